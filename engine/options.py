@@ -1,0 +1,235 @@
+"""Flags: groups that scripts choose from, options read from the chosen loss's signature, replay of a config.json."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from engine.device import PRECISIONS
+from engine.optim import OPTIMISERS, STRATEGIES
+from errors import InputError, near_match
+
+
+def boolean(text):
+    """True/False/1/0 as the ancestor's recipes spell them."""
+    values = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of True, False, 1, 0")
+    return values[text.lower()]
+
+
+def integers(text):
+    """A comma-separated tuple of integers."""
+    try:
+        return tuple(int(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 15000,25000") from None
+
+
+def image_shape(text):
+    """`3,height,width` in pixels."""
+    shape = integers(text)
+    if len(shape) != 3 or shape[0] != 3 or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 3,height,width such as 3,224,224")
+    return shape
+
+
+def fractions(text):
+    """Two comma-separated numbers 0 < low <= high <= 1."""
+    try:
+        low, high = (float(word) for word in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not 0 < low <= high <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not low,high with 0 < low <= high <= 1")
+    return low, high
+
+
+def positive(text):
+    """An integer above zero."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer above 0")
+    return int(text)
+
+
+def one_of(names):
+    """A flag's type that takes one of `names` and offers the near match."""
+
+    def check(text):
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}.{near_match(text, names)}")
+        return text
+
+    return check
+
+
+UNREPLAYED = ("config", "checkpoint", "overwrite")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise InputError(f"{message} (see --help)")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action):
+        shown = action.default not in (None, argparse.SUPPRESS) and action.option_strings
+        return f"{action.help} (default: {plain(action.default)})" if shown else action.help
+
+
+def plain(value):
+    """A flag's value as one would type it."""
+    return ",".join(str(part) for part in value) if isinstance(value, (tuple, list)) else str(value)
+
+
+def new_parser(doc):
+    """An empty parser; `doc` is the script's docstring."""
+    parser = _Parser(description=doc, formatter_class=_Help, usage="%(prog)s [--flag=value ...]", allow_abbrev=False)
+    parser.add_argument("--config", help="replay the flags of a run's config.json; flags on the line win")
+    return parser
+
+
+def add_data_flags(parser):
+    group = parser.add_argument_group("data")
+    group.add_argument("--data_dir", help="folder that the lists' paths start from (default: the embedded emoji set)")
+    group.add_argument("--test_list", default="Ebay_test.txt", help="SOP list or csv of the test images")
+    group.add_argument("--num_workers", type=int, default=2, help="processes that load images; 0: none beside this one")
+    return group
+
+
+def add_train_data_flags(parser, parse_augment):
+    group = add_data_flags(parser)
+    group.add_argument("--train_list", default="Ebay_train.txt", help="SOP list or csv of the training images")
+    group.add_argument("--val_classes", type=int, default=0, help="hold out so many train labels and test on them instead")
+    group.add_argument("--augment", type=parse_augment, default=("crop", "flip"), help="comma-separated, see README; none")
+    group.add_argument("--crop_scale", type=fractions, default=(0.08, 1.0), help="share of the area that crop keeps")
+    group.add_argument("--train_batch_size", type=positive, help="images in a training batch")
+    group.add_argument("--test_batch_size", type=positive, default=50, help="images in a test batch")
+
+
+def add_model_flags(parser, models, poolings):
+    group = parser.add_argument_group("model (what is left open comes from the --pretrained_model run, if it is one)")
+    group.add_argument("--model", help=f"one of {', '.join(models)} (default: ResNet50)")
+    group.add_argument("--image_shape", type=image_shape, help="input as 3,height,width in pixels (default: 3,224,224)")
+    group.add_argument("--resize_short_size", type=int, help="short side before the test crop (default 0: the crop size)")
+    group.add_argument("--embedding_size", type=int, help="width of a linear layer (default 0: the pooled feature itself)")
+    group.add_argument("--pooling", type=one_of(poolings), help=f"one of {', '.join(poolings)} (default: avg)")
+    group.add_argument("--pretrained_model", help="a run folder, a weights file, or imagenet; empty: random weights")
+    return group
+
+
+def add_training_model_flags(parser, models, poolings):
+    group = add_model_flags(parser, models, poolings)
+    group.add_argument("--freeze_bn", type=boolean, default=False, help="keep BatchNorm at its stored statistics")
+    group.add_argument("--freeze_stages", type=int, default=0, help="leave so many first stages of the backbone as they are")
+
+
+def add_device_flags(parser, precision):
+    group = parser.add_argument_group("device")
+    group.add_argument("--use_gpu", type=boolean, help="True insists on an accelerator, False avoids it (default: if any)")
+    group.add_argument("--precision", type=one_of(PRECISIONS), default=precision, help=f"one of {', '.join(PRECISIONS)}")
+    return group
+
+
+def add_optimiser_flags(parser):
+    group = parser.add_argument_group("optimisation")
+    group.add_argument("--optimiser", type=one_of(OPTIMISERS), default="momentum", help=f"one of {', '.join(OPTIMISERS)}")
+    group.add_argument("--lr", type=float, help="learning rate")
+    group.add_argument("--lr_strategy", type=one_of(STRATEGIES), default="piecewise_decay", help=", ".join(STRATEGIES))
+    group.add_argument("--lr_steps", type=integers, help="steps at which piecewise_decay multiplies by 0.1")
+    group.add_argument("--warmup_steps", type=int, default=0, help="steps of linear rise to --lr")
+    group.add_argument("--weight_decay", type=float, default=1e-4, help="L2 (momentum) or decoupled (adamw)")
+    group.add_argument("--momentum", type=float, default=0.9, help="of SGD")
+    group.add_argument("--clip_norm", type=float, default=0.0, help="largest norm of the gradient; 0: no clipping")
+    group.add_argument("--total_iter_num", type=positive, help="steps of the whole run")
+    return group
+
+
+def add_run_flags(parser):
+    group = parser.add_argument_group("run")
+    group.add_argument("--model_save_dir", default="output", help="the run's folder")
+    group.add_argument("--overwrite", type=boolean, default=False, help="replace a run that is in that folder")
+    group.add_argument("--checkpoint", help="go on with this run (its folder); its own flags are taken over")
+    group.add_argument("--seed", type=int, default=0, help="of weights, batches and augmentations")
+    group.add_argument("--display_iter_step", type=positive, default=10, help="steps between two lines")
+    group.add_argument("--test_iter_step", type=positive, help="steps between two tests; the last step is always tested")
+    group.add_argument("--save_iter_step", type=positive, help="steps between two checkpoints; the last is always saved")
+    group.add_argument("--with_mem_opt", type=boolean, default=True, help="accepted for the ancestor's recipes; no effect")
+    group.add_argument("--enable_ce", type=boolean, default=False, help="print the ancestor's `kpis` lines at the end")
+
+
+def add_loss_flags(parser, losses, name, stage):
+    """--loss_name and the options of the chosen loss, straight from its signature; returns their group."""
+    group = parser.add_argument_group(f"loss: {name}")
+    group.add_argument("--loss_name", default=name, help=f"one of {', '.join(losses.names(stage=stage))}")
+    for option in losses.options(name):
+        kind = boolean if isinstance(option.default, bool) else type(option.default)
+        group.add_argument(f"--{option.name}", type=kind, default=option.default, help=option.help)
+    return group
+
+
+def choose_loss(argv, losses, stage, default):
+    """The first pass: which loss `argv` names. Raises InputError for an unknown one or one of the other stage."""
+    first = _Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--loss_name", default=default)
+    name = first.parse_known_args(argv)[0].loss_name
+    if name not in losses.names(stage=stage):
+        own = losses.fact(name, "stage")
+        raise InputError(
+            f"{name} is a loss of train_{own}.py; train_{stage}.py has {', '.join(losses.names(stage=stage))}"
+        )
+    return name
+
+
+def parse(parser, argv, owners=None):
+    """Parse all of `argv`. Raises InputError for an unknown flag, with its near match or the losses that own it."""
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        word = unknown[0].split("=")[0]
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        own = [name for name in (owners.names() if owners else ()) if word[2:] in {o.name for o in owners.options(name)}]
+        hint = f" It is an option of {', '.join(own)}." if own else near_match(word, flags)
+        raise InputError(f"unknown flag {unknown[0]!r}.{hint} (see --help)")
+    return args
+
+
+def replayed(argv, parser=None):
+    """`argv` with the flags of --config or of the --checkpoint run's config.json put before it.
+
+    parser: leave out the flags that this parser does not have, so that eval.py can replay a training run.
+    """
+    first = _Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    first.add_argument("--checkpoint")
+    chosen = first.parse_known_args(argv)[0]
+    if not (chosen.config or chosen.checkpoint):
+        return argv
+    flags = read_flags(chosen.config or run_folder(chosen.checkpoint) / "config.json")
+    kept = {name: value for name, value in flags.items() if value is not None and name not in UNREPLAYED}
+    if parser:
+        kept = {name: value for name, value in kept.items() if f"--{name}" in parser._option_string_actions}
+    return [f"--{name}={plain(value)}" for name, value in kept.items()] + list(argv)
+
+
+def read_flags(file):
+    """The flags in a run's config.json, {name: value}. Raises InputError when it is none."""
+    try:
+        flags = json.loads(Path(file).read_text())["flags"]
+        return dict(flags)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read flags from {str(file)!r}: {error!r}") from None
+
+
+def run_folder(checkpoint):
+    """The folder of a run, given itself or one of its .pt files."""
+    path = Path(checkpoint)
+    return path if path.is_dir() else path.parent
+
+
+def run_script(main):
+    """Call main(argv); a user's mistake ends in one sentence on stderr and exit status 2."""
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,93 @@
+"""A run's folder: config.json, metrics.jsonl, result.json, TensorBoard files, and the lines on the console."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+from errors import InputError
+
+PACKAGES = ("torch", "torchvision", "numpy")
+
+
+def versions():
+    """Versions of Python and the packages that decide figures, and the repository's git revision (None outside git)."""
+    root = Path(__file__).parent
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
+    revision = git.stdout.strip() if git.returncode == 0 else None
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}, "git": revision}
+
+
+def checksum(path):
+    """SHA-256 of a file, hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def write_json(path, content):
+    """Write indented JSON, whole or not at all."""
+    temporary = Path(f"{path}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def make_folder(path):
+    """Create a folder to write into. Raises InputError when that cannot be."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to folder {str(path)!r}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write to folder {str(path)!r}: permission denied")
+    return folder
+
+
+class Run:
+    """One training run's folder. A new run refuses a folder that holds one; a resumed run appends."""
+
+    def __init__(self, folder, config, resumed=False, overwrite=False):
+        holder = Path(folder) / "config.json"
+        if holder.exists() and not (resumed or overwrite):
+            raise InputError(
+                f"{str(folder)!r} already holds a run: go on with it by --checkpoint={folder}, choose another "
+                "--model_save_dir, or give --overwrite=True"
+            )
+        self.folder = make_folder(folder)
+        if not resumed:
+            self._clear()
+            write_json(holder, config)
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so not for --help
+
+        self.board = SummaryWriter(self.folder)
+        self.metrics = open(self.folder / "metrics.jsonl", "a", buffering=1)
+
+    def _clear(self):
+        stale = ("*.pt", "metrics.jsonl", "result.json", "events.out.tfevents.*")
+        for file in (file for pattern in stale for file in self.folder.glob(pattern)):
+            file.unlink()
+
+    def log(self, line, step, figures, group):
+        """Print `line`; append `figures` (name -> float) to metrics.jsonl and to TensorBoard under `group`/name."""
+        say(line)
+        self.metrics.write(json.dumps({"step": step, "group": group, **figures}) + "\n")
+        for name, value in figures.items():
+            self.board.add_scalar(f"{group}/{name}", value, step)
+
+    def finish(self, result):
+        """Write result.json and close the logs."""
+        write_json(self.folder / "result.json", result)
+        self.board.close()
+        self.metrics.close()
+
+
+def say(line):
+    """One time-stamped line that does not break a progress bar."""
+    tqdm.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {line}", file=sys.stdout)
+    sys.stdout.flush()

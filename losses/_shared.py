@@ -1,0 +1,114 @@
+"""What several losses need: checked float32 input, unit vectors, squared distances, masks of pairs, class figures."""
+
+import functools
+import math
+
+import torch
+
+from errors import InputError
+
+SHORTEST = 1e-12  # a row shorter than this has no direction
+
+
+def full_precision(method):
+    """Decorate `method(self, embeddings[, labels])`: check both, switch autocast off, lift half types to float32.
+
+    float64 stays float64; labels arrive as int64. Raises InputError for wrong types and shapes.
+    """
+
+    @functools.wraps(method)
+    def in_full_precision(self, embeddings, labels=None):
+        check_embeddings(embeddings)
+        arguments = [embeddings.float() if embeddings.dtype.itemsize < 4 else embeddings]
+        if labels is not None:
+            check_labels(labels, len(embeddings))
+            arguments.append(labels.long())
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return method(self, *arguments)
+
+    return in_full_precision
+
+
+def check_embeddings(embeddings):
+    """Raise InputError unless `embeddings` is a floating (B, D) tensor with at least one row."""
+    if embeddings.ndim != 2 or not len(embeddings):
+        raise InputError(f"embeddings have shape {tuple(embeddings.shape)}; a loss takes (B, D) with B >= 1")
+    if not embeddings.is_floating_point():
+        raise InputError(f"embeddings are {embeddings.dtype}; a loss takes floating-point numbers")
+
+
+def check_labels(labels, rows):
+    """Raise InputError unless `labels` is an integer tensor of shape (rows,)."""
+    if labels.shape != (rows,):
+        raise InputError(f"labels have shape {tuple(labels.shape)}; {rows} rows of embeddings need ({rows},)")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise InputError(f"labels are {labels.dtype}; a loss takes integers")
+
+
+def check_option(name, value, low, high=math.inf):
+    """Raise InputError unless low <= value <= high and value is finite."""
+    if not (low <= value <= high and math.isfinite(value)):
+        raise InputError(f"{name}={value} is outside what the loss allows: {low} to {high}, finite")
+
+
+def check_classes(embeddings, labels, weight):
+    """Raise InputError unless embeddings (B, D) fit the class weights (C, D) and labels lie in 0..C-1.
+
+    Labels are looked at on the CPU only: elsewhere it would stall the device in every step, and cross-entropy
+    stops there by itself, with a less friendly message.
+    """
+    classes, width = weight.shape
+    if embeddings.shape[1] != width:
+        raise InputError(f"embeddings have {embeddings.shape[1]} columns; the class weights have {width}")
+    if labels.device.type == "cpu":
+        outside = labels[(labels < 0) | (labels >= classes)]
+        if len(outside):
+            raise InputError(f"label {outside[0]} is outside 0..{classes - 1}, the {classes} classes of the loss")
+
+
+def class_figures(logits, labels):
+    """Share of rows whose own class is the first (acc1) or among the first five (acc5) of `logits` (B, C)."""
+    with torch.no_grad():
+        hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        return {"acc1": hits[:, 0].float().mean(), "acc5": hits.any(1).float().mean()}
+
+
+def unit(rows):
+    """Rows (N, D) scaled to length one; a row shorter than 1e-12 becomes zero and gets no gradient (never NaN)."""
+    return rows / lengths(rows)[:, None]
+
+
+def lengths(rows):
+    """Divisors (N,) that scale rows (N, D) to length one: their lengths, or infinity below 1e-12."""
+    found = torch.linalg.vector_norm(rows, dim=1)
+    return torch.where(found > SHORTEST, found, math.inf)
+
+
+def squared_distances(embeddings):
+    """Squared Euclidean distances (B, B) between all rows of `embeddings` (B, D), never negative."""
+    # Moving the origin into the middle leaves distances and gradients alone and takes most of the rounding away.
+    centred = embeddings - embeddings.detach().mean(0)
+    squares = centred.square().sum(1)
+    return (squares[:, None] + squares - 2 * centred @ centred.T).clamp_min(0)
+
+
+def pair_masks(labels):
+    """Boolean (B, B) masks of the positive pairs (same label, another row) and of the negative pairs.
+
+    Raises InputError when the batch has none of either. The check reads one flag pair back from the device: without
+    it such a batch would train on nonsense in silence.
+    """
+    same = labels[:, None] == labels
+    negatives = ~same
+    positives = same.fill_diagonal_(False)
+    has_positive, has_negative = torch.stack([positives.any(), negatives.any()]).tolist()
+    if not has_positive:
+        raise InputError(f"no label occurs twice among the {len(labels)} rows; a pair loss needs two images of a label")
+    if not has_negative:
+        raise InputError(f"all {len(labels)} rows have label {labels[0]}; a pair loss needs two labels in a batch")
+    return positives, negatives
+
+
+def masked_mean(values, mask):
+    """Mean of `values` where `mask` is set (NaN when it is set nowhere), without gradient."""
+    return torch.where(mask, values.detach(), 0).sum() / mask.sum()

@@ -1,0 +1,63 @@
+"""ArcFace, the additive angular margin softmax (Deng et al., 2018, arXiv 1801.07698, equation 3)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from losses import LOSSES
+from losses._shared import check_classes, check_option, class_figures, full_precision, lengths, unit
+
+
+@LOSSES.register("arcmargin", stage="elem", batch="shuffled")
+class ArcMarginLoss(nn.Module):
+    """Cross-entropy over scaled cosines to the class weights (C, D), the own class being put off by an angle.
+
+    The own class scores s cos(theta + m) in place of s cos(theta) as long as theta + m stays below pi, and
+    s (cos(theta) - m sin m) beyond, so that the score still falls with the angle.
+
+    Options:
+        arc_scale: factor s on the cosines
+        arc_margin: angle m in radians, 0 to pi
+        arc_easy_margin: apply the margin only where the cosine is positive, else keep the plain cosine
+
+    `logs` after a call: acc1 and acc5 of the batch, by cosines without the margin.
+    """
+
+    def __init__(self, embedding_size, num_classes, arc_scale=80.0, arc_margin=0.15, arc_easy_margin=False):
+        super().__init__()
+        check_option("arc_scale", arc_scale, 0)
+        check_option("arc_margin", arc_margin, 0, math.pi)
+        self.arc_scale, self.arc_margin, self.arc_easy_margin = arc_scale, arc_margin, arc_easy_margin
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_classes, embedding_size)))
+        self.logs = {}
+
+    def cosines(self, embeddings):
+        """Cosines (B, C) of embeddings (B, D) to the class weights."""
+        # Dividing the products, not the weights, spares a copy of the weights and of its gradient.
+        return F.linear(unit(embeddings), self.weight) / lengths(self.weight)
+
+    @full_precision
+    def scores(self, embeddings):
+        """Class scores (B, C) of embeddings (B, D): scaled cosines, no margin."""
+        return self.arc_scale * self.cosines(embeddings)
+
+    @full_precision
+    def forward(self, embeddings, labels):
+        """Scalar loss of embeddings (B, D) and labels (B,) in 0..C-1. Raises InputError for labels outside (CPU)."""
+        check_classes(embeddings, labels, self.weight)
+        cosines = self.cosines(embeddings)
+        self.logs = class_figures(cosines, labels)
+        own = labels[:, None]
+        with_margin = self.put_off(cosines.gather(1, own))
+        return F.cross_entropy(self.arc_scale * cosines.scatter(1, own, with_margin), labels)
+
+    def put_off(self, cosine):
+        """The cosine after the margin was added to its angle; the small term keeps the root's slope finite."""
+        sine = ((1 - cosine.square()).clamp_min(0) + 1e-6).sqrt()
+        turned = cosine * math.cos(self.arc_margin) - sine * math.sin(self.arc_margin)
+        if self.arc_easy_margin:
+            return torch.where(cosine > 0, turned, cosine)
+        beyond = cosine - self.arc_margin * math.sin(self.arc_margin)
+        return torch.where(cosine > -math.cos(self.arc_margin), turned, beyond)

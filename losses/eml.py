@@ -1,0 +1,60 @@
+"""The "eml" loss of PaddlePaddle's metric learning models (after Huang et al., 2012, arXiv 1212.6094)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from losses import LOSSES
+from losses._shared import full_precision, masked_mean, pair_masks, squared_distances
+
+BETA = 1e5
+
+
+@LOSSES.register("eml", stage="pair", batch="pk")
+class EmlLoss(nn.Module):
+    """Mean over rows of log(1 + beta * mean_p exp(d_p) * mean_n exp(-d_n)) / log(1 + beta), with beta = 1e5.
+
+    d_p and d_n are squared Euclidean distances of the raw embeddings (not scaled to unit length) from the row to its
+    positives and negatives. Taken as a softplus of log-mean-exps, the formula holds at every distance; Paddle's code
+    approximates it where max d_p - min d_n exceeds its `thresh` of 20, and the two differ by less than 1e-8.
+    A row whose label occurs once has no positive: it serves as a negative of others and has no term of its own.
+
+    `logs` after a call: active_share (rows whose farthest positive lies beyond their nearest negative), mean squared
+    positive_distance and negative_distance.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.logs = {}
+
+    @full_precision
+    def forward(self, embeddings, labels):
+        """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
+        positives, negatives = pair_masks(labels)
+        distances = squared_distances(embeddings)
+        farness = masked_log_mean_exp(distances, positives)
+        nearness = masked_log_mean_exp(-distances, negatives)
+        exponents = math.log(BETA) + farness + nearness
+        losses = F.softplus(exponents) / math.log1p(BETA)
+        paired = positives.any(1)
+        self.logs = eml_figures(distances.detach(), positives, negatives, paired)
+        return torch.where(paired, losses, 0).sum() / paired.sum()
+
+
+def masked_log_mean_exp(values, mask):
+    """log of the mean of exp(values) over the set columns of each row (B, B) -> (B,); a row without any is finite."""
+    # Finite in place of -inf, so that a row without any set column needs no care in the gradient.
+    outside = torch.finfo(values.dtype).min
+    return values.masked_fill(~mask, outside).logsumexp(1) - mask.sum(1, dtype=values.dtype).clamp_min(1).log()
+
+
+def eml_figures(distances, positives, negatives, paired):
+    farthest = distances.masked_fill(~positives, -torch.inf).amax(1)
+    nearest = distances.masked_fill(~negatives, torch.inf).amin(1)
+    return {
+        "active_share": masked_mean((farthest > nearest).float(), paired),
+        "positive_distance": masked_mean(distances, positives),
+        "negative_distance": masked_mean(distances, negatives),
+    }

@@ -1,0 +1,36 @@
+"""Softmax cross-entropy over a linear layer of class weights: the plain classification baseline of stage 1."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from losses import LOSSES
+from losses._shared import check_classes, class_figures, full_precision
+
+
+@LOSSES.register("softmax", stage="elem", batch="shuffled")
+class SoftmaxLoss(nn.Module):
+    """Mean cross-entropy of x W^T + b, with W (C, D) drawn from U(-1/sqrt(D), 1/sqrt(D)) and b (C,) zero.
+
+    `logs` after a call: acc1 and acc5 of the batch.
+    """
+
+    def __init__(self, embedding_size, num_classes):
+        super().__init__()
+        bound = embedding_size**-0.5
+        self.weight = nn.Parameter(torch.empty(num_classes, embedding_size).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+        self.logs = {}
+
+    @full_precision
+    def scores(self, embeddings):
+        """Class scores (B, C) of embeddings (B, D)."""
+        return F.linear(embeddings, self.weight, self.bias)
+
+    @full_precision
+    def forward(self, embeddings, labels):
+        """Scalar loss of embeddings (B, D) and labels (B,) in 0..C-1. Raises InputError for labels outside (CPU)."""
+        check_classes(embeddings, labels, self.weight)
+        logits = self.scores(embeddings)
+        self.logs = class_figures(logits, labels)
+        return F.cross_entropy(logits, labels)

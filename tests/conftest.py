@@ -1,0 +1,71 @@
+"""A data set of 60 little pictures in SOP's format, made once per test session, learnable by shape and colour."""
+
+import csv
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+LABELS, SAMPLES, SIDE = 20, 3, 40  # labels 1 … 10 are train, 11 … 20 are test
+SHAPES = ("disc", "square", "triangle", "cross")
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def sop_tree(tmp_path_factory):
+    """The folder with Ebay_train.txt, Ebay_test.txt (10 labels x 3 pictures each), shapes.csv (the same) and pictures.
+
+    Read only: a test that changes files takes `sop_copy`.
+    """
+    folder = tmp_path_factory.mktemp("sop")
+    rng = np.random.default_rng(0)
+    rows = [_picture(folder, rng, label, sample) for label in range(1, LABELS + 1) for sample in range(SAMPLES)]
+    for name, split in (("Ebay_train.txt", "train"), ("Ebay_test.txt", "validation")):
+        lines = ["image_id class_id super_class_id path"]
+        chosen = [row for row in rows if row["split"] == split]
+        lines += [f"{i} {r['label']} {1 + SHAPES.index(r['category'])} {r['path']}" for i, r in enumerate(chosen, 1)]
+        (folder / name).write_text("\n".join(lines) + "\n")
+    with open(folder / "shapes.csv", "w", newline="") as stream:
+        table = csv.DictWriter(stream, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    return folder
+
+
+@pytest.fixture
+def sop_copy(sop_tree, tmp_path):
+    """A copy of the tree that the test may damage."""
+    return shutil.copytree(sop_tree, tmp_path / "sop")
+
+
+def _picture(folder, rng, label, sample):
+    """Draw sample `sample` of `label`: its shape and hue are the label's, place, size and brightness the sample's."""
+    shape = SHAPES[label % len(SHAPES)]
+    path = f"{shape}_final/{label}_{sample}.jpg"
+    (folder / path).parent.mkdir(exist_ok=True)
+    hsv = np.uint8([[[(label * 9) % 180, 220, rng.integers(170, 240)]]])
+    colour = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].tolist()
+    image = np.full((SIDE, SIDE + label % 3 * 8, 3), 245, np.uint8)
+    centre = np.array([image.shape[1] // 2, SIDE // 2]) + rng.integers(-4, 5, 2)
+    _draw(image, shape, centre, int(rng.integers(9, 14)), colour)
+    cv2.imwrite(str(folder / path), image)
+    split = "train" if label <= LABELS // 2 else "validation"
+    flag = "" if split == "train" else "True"
+    return {"label": label, "path": path, "split": split, "is_query": flag, "is_gallery": flag, "category": shape}
+
+
+def _draw(image, shape, centre, radius, colour):
+    x, y = centre.tolist()
+    if shape == "disc":
+        cv2.circle(image, (x, y), radius, colour, -1)
+    elif shape == "square":
+        cv2.rectangle(image, (x - radius, y - radius), (x + radius, y + radius), colour, -1)
+    elif shape == "triangle":
+        corners = [[x, y - radius], [x - radius, y + radius], [x + radius, y + radius]]
+        cv2.fillPoly(image, [np.array(corners, np.int32)], colour)
+    else:
+        cv2.line(image, (x - radius, y), (x + radius, y), colour, 5)
+        cv2.line(image, (x, y - radius), (x, y + radius), colour, 5)

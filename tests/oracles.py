@@ -1,0 +1,152 @@
+"""Slow twins of the losses and of recall: the formulas as published, in loops over plain numbers.
+
+Numbers are decimals of 50 digits, so that no formula needs a stabilising rewrite (exp(50000) is just a number), and
+gradients are finite differences, exact to some 20 digits. Nothing here uses torch or anything of the repository.
+"""
+
+import math
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
+
+DIGITS = Context(prec=50, Emax=MAX_EMAX, Emin=MIN_EMIN)
+STEP = Decimal("1e-12")
+
+
+def dot(left, right):
+    return sum(a * b for a, b in zip(left, right, strict=True))
+
+
+def squared_distance(left, right):
+    return sum((a - b) ** 2 for a, b in zip(left, right, strict=True))
+
+
+def unit(row):
+    length = dot(row, row).sqrt()
+    return [value / length for value in row]
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def cross_entropy(logits, target):
+    return -(logits[target].exp() / sum(logit.exp() for logit in logits)).ln()
+
+
+def softmax(embeddings, labels, weight, bias):
+    return mean(
+        cross_entropy([dot(row, column) + offset for column, [offset] in zip(weight, bias, strict=True)], label)
+        for row, label in zip(embeddings, labels, strict=True)
+    )
+
+
+def arcmargin(embeddings, labels, weight, arc_scale=80.0, arc_margin=0.15, arc_easy_margin=False):
+    scale, margin = Decimal(arc_scale), Decimal(arc_margin)
+    cos_margin, sin_margin = Decimal(math.cos(arc_margin)), Decimal(math.sin(arc_margin))
+    losses = []
+    for row, label in zip(embeddings, labels, strict=True):
+        logits = []
+        for number, column in enumerate(weight):
+            cosine = dot(unit(row), unit(column))
+            if number == label:
+                phi = cosine * cos_margin - (1 - cosine**2 + Decimal("1e-6")).sqrt() * sin_margin
+                if arc_easy_margin:
+                    cosine = phi if cosine > 0 else cosine
+                else:
+                    cosine = phi if cosine > -cos_margin else cosine - margin * sin_margin
+            logits.append(scale * cosine)
+        losses.append(cross_entropy(logits, label))
+    return mean(losses)
+
+
+def triplet(embeddings, labels, margin=0.1):
+    losses = []
+    for start in range(0, len(labels), 3):
+        anchor, positive, negative = (unit(row) for row in embeddings[start : start + 3])
+        gap = squared_distance(anchor, positive) - squared_distance(anchor, negative) + Decimal(margin)
+        losses.append(max(gap, Decimal(0)))
+    return mean(losses)
+
+
+def quadruplet(embeddings, labels, margin=0.1):
+    positives, negatives = [], []
+    for i in range(len(labels)):
+        for j in range(i):
+            distance = squared_distance(unit(embeddings[i]), unit(embeddings[j]))
+            (positives if labels[i] == labels[j] else negatives).append(distance)
+    return max(Decimal(0), max(positives) - min(negatives) + Decimal(margin))
+
+
+def eml(embeddings, labels):
+    beta = Decimal(100000)
+    losses = []
+    for i, row in enumerate(embeddings):
+        far, near = [], []
+        for j, other in enumerate(embeddings):
+            if j != i and labels[j] == labels[i]:
+                far.append(squared_distance(row, other).exp())
+            elif j != i:
+                near.append((-squared_distance(row, other)).exp())
+        if far:
+            losses.append((1 + beta * mean(far) * mean(near)).ln() / (1 + beta).ln())
+    return mean(losses)
+
+
+def npairs(embeddings, labels, npairs_reg_lambda=0.01):
+    images = {}
+    for row, label in zip(embeddings, labels, strict=True):
+        images.setdefault(label, []).append(row)
+    images = {label: rows for label, rows in images.items() if len(rows) > 1}
+    columns = [(row, label) for label, rows in images.items() for row in rows[1:]]
+    losses = []
+    for label, rows in images.items():
+        logits = [dot(rows[0], column) for column, _ in columns]
+        own = [number for number, (_, other) in enumerate(columns) if other == label]
+        losses.append(mean(cross_entropy(logits, number) for number in own))
+    return mean(losses) + Decimal(npairs_reg_lambda) / 2 * mean(dot(row, row) for row in embeddings)
+
+
+LOSS_ORACLES = {
+    "softmax": softmax,
+    "arcmargin": arcmargin,
+    "triplet": triplet,
+    "quadruplet": quadruplet,
+    "eml": eml,
+    "npairs": npairs,
+}
+
+
+def value_and_gradients(oracle, matrices, labels, options):
+    """The oracle's value at `matrices` (lists of rows of floats; embeddings first) and its slope at every number."""
+    with localcontext(DIGITS):
+        exact = [[[Decimal(number) for number in row] for row in matrix] for matrix in matrices]
+
+        def value():
+            return oracle(exact[0], labels, *exact[1:], **options)
+
+        def slope(row, column):
+            middle = row[column]
+            row[column] = middle + STEP
+            above = value()
+            row[column] = middle - STEP
+            below = value()
+            row[column] = middle
+            return float((above - below) / (2 * STEP))
+
+        gradients = [[[slope(row, column) for column in range(len(row))] for row in matrix] for matrix in exact]
+        return float(value()), gradients
+
+
+def recall(embeddings, labels, k):
+    """Recall@k by sorting all others of each row by (cosine, index); embeddings are lists of floats."""
+    hits = 0
+    for query, row in enumerate(embeddings):
+        others = [index for index in range(len(labels)) if index != query]
+        others.sort(key=lambda index: (-cosine(row, embeddings[index]), index))
+        hits += any(labels[index] == labels[query] for index in others[:k])
+    return hits / len(labels)
+
+
+def cosine(left, right):
+    lengths = math.sqrt(math.fsum(a * a for a in left) * math.fsum(b * b for b in right))
+    return math.fsum(a * b for a, b in zip(left, right, strict=True)) / lengths if lengths else 0.0

@@ -1,0 +1,56 @@
+"""Stage 1: train an embedding by classifying the train labels (softmax, arcmargin).
+
+python train_elem.py --loss_name=arcmargin
+python train_elem.py --loss_name=arcmargin --data_dir=data/Stanford_Online_Products --pretrained_model=imagenet
+python train_elem.py --checkpoint=output
+"""
+
+from functools import partial
+
+from engine import options
+from errors import InputError
+from losses import LOSSES
+from models import BACKBONES
+from models.embedder import POOLINGS
+from samplers import ShuffledSampler
+from session import Training, finish
+from transforms import parse_augment
+
+DEFAULTS = {
+    "train_batch_size": 256,
+    "lr": 0.01,
+    "lr_steps": (15000, 25000),
+    "total_iter_num": 30000,
+    "test_iter_step": 1000,
+    "save_iter_step": 1000,
+}
+
+
+def parse(argv):
+    """All flags of stage 1; the chosen loss brings its own."""
+    argv = options.replayed(argv)
+    loss_name = options.choose_loss(argv, LOSSES, "elem", default="softmax")
+    parser = options.new_parser(__doc__)
+    options.add_loss_flags(parser, LOSSES, loss_name, "elem")
+    options.add_training_model_flags(parser, BACKBONES, POOLINGS)
+    options.add_train_data_flags(parser, parse_augment)
+    optimisation = options.add_optimiser_flags(parser)
+    optimisation.add_argument("--class_lr", type=float, help="learning rate of the loss's own weights (default: --lr)")
+    optimisation.add_argument("--class_dim", type=int, help="checked against the number of train labels (default: no check)")
+    options.add_device_flags(parser, precision="auto")
+    options.add_run_flags(parser)
+    parser.set_defaults(**DEFAULTS)
+    return options.parse(parser, argv, LOSSES)
+
+
+def main(argv):
+    args = parse(argv)
+    sampler = partial(ShuffledSampler, batch_size=args.train_batch_size, seed=args.seed)
+    training = Training(args, "elem", sampler)
+    if args.class_dim and args.class_dim != training.num_classes:
+        raise InputError(f"class_dim is {args.class_dim}, but the train list has {training.num_classes} labels")
+    finish(training)
+
+
+if __name__ == "__main__":
+    options.run_script(main)

@@ -1,0 +1,137 @@
+"""Pictures to network inputs: the test geometry, the training crop, and augmentations by name; uint8 in, uint8 out."""
+
+import math
+
+import cv2
+import numpy as np
+import torch
+from torchvision.transforms import v2
+
+from errors import InputError, near_match
+
+# In the order in which they are applied, whatever the order in which they are named.
+AUGMENTATIONS = {
+    "crop": "random resized crop, --crop_scale of the area, aspect 3/4 to 4/3",
+    "flip": "left-right, half of the time",
+    "affine": "rotation to 15 degrees, scale 0.8 to 1.25, shift to 12 %, white outside",
+    "colour": "brightness and contrast 0.7 to 1.3, saturation 0.5 to 1.5, hue to 0.5 radian",
+    "grey": "to grey, one time in five",
+    "randaugment": "two random operations of magnitude 9 (arXiv 1909.13719)",
+    "erasing": "a random rectangle set to grey, one time in four (arXiv 1708.04896)",
+}
+WHITE, GREY = 255, 128
+LOG_SCALE = math.log(1.25)
+TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+FROM_YIQ = np.linalg.inv(TO_YIQ)
+
+
+def parse_augment(text):
+    """A comma-separated list of AUGMENTATIONS, or `none`, as a tuple of names. Raises InputError for an unknown one."""
+    names = [] if text in ("", "none") else text.split(",")
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise InputError(
+                f"unknown augmentation {name!r}; there are: {', '.join(AUGMENTATIONS)}.{near_match(name, AUGMENTATIONS)}"
+            )
+    return tuple(name for name in AUGMENTATIONS if name in names)
+
+
+def resize(image, width, height):
+    """Resize (H, W, 3) uint8: area-averaged when it shrinks, so that nothing aliases, else bicubic."""
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+class TestTransform:
+    """Short side to `short_side` pixels, then the centre crop of `height` x `width` pixels."""
+
+    def __init__(self, height, width, short_side=0):
+        self.height, self.width = height, width
+        self.short_side = short_side or max(height, width)
+        if self.short_side < max(height, width):
+            raise InputError(
+                f"resize_short_size is {short_side}, smaller than the crop {height}x{width} of image_shape"
+            )
+
+    def __call__(self, image):
+        """(H, W, 3) uint8 array -> (height, width, 3) uint8 tensor."""
+        scale = self.short_side / min(image.shape[:2])
+        width = max(self.width, round(image.shape[1] * scale))
+        height = max(self.height, round(image.shape[0] * scale))
+        left, top = (width - self.width) // 2, (height - self.height) // 2
+        image = resize(image, width, height)[top : top + self.height, left : left + self.width]
+        return torch.from_numpy(np.ascontiguousarray(image))
+
+
+class TrainTransform:
+    """The named augmentations, drawn from torch's default generator; without "crop" the test geometry comes first."""
+
+    def __init__(self, height, width, short_side=0, augment=("crop", "flip"), crop_scale=(0.08, 1.0)):
+        self.height, self.width, self.crop_scale = height, width, crop_scale
+        self.augment = frozenset(augment)
+        self.centre_crop = TestTransform(height, width, short_side)
+        self.randaugment = v2.RandAugment(num_ops=2, magnitude=9, fill=WHITE)
+        self.erasing = v2.RandomErasing(0.25, value=GREY)
+
+    def __call__(self, image):
+        """(H, W, 3) uint8 array -> (height, width, 3) uint8 tensor."""
+        image = self._crop(image) if "crop" in self.augment else self.centre_crop(image).numpy()
+        if "flip" in self.augment and torch.rand(()) < 0.5:
+            image = np.ascontiguousarray(image[:, ::-1])
+        if "affine" in self.augment:
+            image = random_affine(image)
+        if self.augment & {"colour", "grey"}:
+            image = random_colour(image, "colour" in self.augment, "grey" in self.augment)
+        image = torch.from_numpy(image)
+        for name, step in (("randaugment", self.randaugment), ("erasing", self.erasing)):
+            if name in self.augment:
+                image = step(image.permute(2, 0, 1)).permute(1, 2, 0)
+        return image.contiguous()
+
+    def _crop(self, image):
+        """A crop of random area and aspect (arXiv 1409.4842 §6); after ten misfits the largest centred one."""
+        full_height, full_width = image.shape[:2]
+        for _ in range(10):
+            draw = torch.rand(4, dtype=torch.float64).tolist()
+            low, high = self.crop_scale
+            area = full_height * full_width * (low + (high - low) * draw[0])
+            aspect = math.exp(math.log(4 / 3) * (2 * draw[1] - 1))
+            width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < width <= full_width and 0 < height <= full_height:
+                top = int(draw[2] * (full_height - height + 1))
+                left = int(draw[3] * (full_width - width + 1))
+                break
+        else:
+            width = min(full_width, round(full_height * 4 / 3))
+            height = min(full_height, round(full_width * 4 / 3))
+            top, left = (full_height - height) // 2, (full_width - width) // 2
+        return resize(image[top : top + height, left : left + width], self.width, self.height)
+
+
+def uniform(low, high):
+    """Numbers between each of `low` and `high`, from torch's default generator."""
+    low = np.asarray(low)
+    return low + (np.asarray(high) - low) * torch.rand(len(low), dtype=torch.float64).numpy()
+
+
+def random_affine(image):
+    """Rotate by up to 15 degrees, scale by 0.8 to 1.25, shift by up to 12 % of each side; white comes in from outside."""
+    height, width = image.shape[:2]
+    angle, log_scale, right, down = uniform([-15, -LOG_SCALE, -0.12, -0.12], [15, LOG_SCALE, 0.12, 0.12])
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, math.exp(log_scale))
+    matrix[:, 2] += right * width, down * height
+    border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (WHITE, WHITE, WHITE)}
+    return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, **border)
+
+
+def random_colour(image, jitter, grey):
+    """Brightness, contrast, saturation and hue as one matrix on RGB (hue turns the chroma plane of YIQ); grey at 0.2."""
+    hue, saturation, contrast, brightness = uniform([-0.5, 0.5, 0.7, 0.7], [0.5, 1.5, 1.3, 1.3]) if jitter else (0, 1, 1, 1)
+    if grey and torch.rand(()) < 0.2:
+        saturation = 0
+    turn = np.array([[math.cos(hue), -math.sin(hue)], [math.sin(hue), math.cos(hue)]])
+    chroma = np.eye(3)
+    chroma[1:, 1:] = saturation * turn
+    linear = brightness * contrast * (FROM_YIQ @ chroma @ TO_YIQ)
+    offset = np.full((3, 1), 128 * brightness * (1 - contrast))
+    return cv2.transform(image, np.hstack([linear, offset]))
