@@ -252,8 +252,7 @@ def main():
     args.work_dir.mkdir(parents=True, exist_ok=True)
     samples, files = build(args.work_dir)
     write_zip(files, args.output)
-    megabytes = args.output.stat().st_size / 1e6
-    print(f"{args.output}: {len(samples)} images of {samples[-1].label} labels, {megabytes:.1f} MB")
+    print(f"{args.output}: {len(samples)} images of {samples[-1].label} labels, {args.output.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

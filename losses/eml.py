@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from losses import LOSSES
-from losses._shared import full_precision, masked_mean, pair_masks, squared_distances
+from losses._shared import check_option, full_precision, masked_mean, pair_masks, squared_distances
 
 BETA = 1e5
 
@@ -21,19 +21,27 @@ class EmlLoss(nn.Module):
     approximates it where max d_p - min d_n exceeds its `thresh` of 20, and the two differ by less than 1e-8.
     A row whose label occurs once has no positive: it serves as a negative of others and has no term of its own.
 
+    Where distances are in the hundreds (wide pooled features), shrinking everything towards one point is the quickest
+    way down and ends in a collapse at loss 1: scale the features until the loss starts near or below 1.
+
+    Options:
+        feature_scale: factor on the embeddings before distances are taken
+
     `logs` after a call: active_share (rows whose farthest positive lies beyond their nearest negative), mean squared
     positive_distance and negative_distance.
     """
 
-    def __init__(self):
+    def __init__(self, feature_scale=1.0):
         super().__init__()
+        check_option("feature_scale", feature_scale, 0)
+        self.feature_scale = feature_scale
         self.logs = {}
 
     @full_precision
     def forward(self, embeddings, labels):
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
         positives, negatives = pair_masks(labels)
-        distances = squared_distances(embeddings)
+        distances = squared_distances(self.feature_scale * embeddings)
         farness = masked_log_mean_exp(distances, positives)
         nearness = masked_log_mean_exp(-distances, negatives)
         exponents = math.log(BETA) + farness + nearness

@@ -1,0 +1,61 @@
+"""Runs of the scripts that take a blink: a network of one layer, few steps, and what they print."""
+
+import contextlib
+import importlib
+import io
+import json
+from collections import OrderedDict
+from unittest import mock
+
+from torch import nn
+
+from models.backbones import BACKBONES, IMAGENET, Backbone
+
+SCRIPTS = {name: importlib.import_module(name) for name in ("train_elem", "train_pair", "eval", "infer")}
+
+
+def tiny_net(imagenet):
+    layers = [("conv1", nn.Conv2d(3, 8, 5, stride=4)), ("bn1", nn.BatchNorm2d(8)), ("relu", nn.ReLU())]
+    return nn.Sequential(OrderedDict(layers))
+
+
+def tiny_backbone():
+    """A context in which the models have one more: `Tiny`, 8 numbers an image, for which ImageNet has no weights."""
+    return mock.patch.dict(BACKBONES, Tiny=Backbone(tiny_net, 8, (("conv1", "bn1"),), **IMAGENET))
+
+
+def as_line(flags):
+    """{"lr": 0.1} as ["--lr=0.1"]; a flag that is None is left out."""
+    return [f"--{name}={value}" for name, value in flags.items() if value is not None]
+
+
+def train_flags(data_dir, run_dir, **flags):
+    """A command line of either training script: three steps of six images through Tiny on the CPU."""
+    common = {
+        "data_dir": data_dir,
+        "model_save_dir": run_dir,
+        "model": "Tiny",
+        "image_shape": "3,32,32",
+        "train_batch_size": 6,
+        "total_iter_num": 3,
+        "display_iter_step": 1,
+        "num_workers": 0,
+        "use_gpu": False,
+    }
+    return as_line({**common, **flags})
+
+
+def run(script, line):
+    """Call the script's main in this process; returns what it printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        SCRIPTS[script].main([str(word) for word in line])
+    return printed.getvalue()
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def read_metrics(run_dir):
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

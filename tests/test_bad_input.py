@@ -1,0 +1,351 @@
+"""A user's mistake: exit status 2, one sentence on stderr that names the value and what is allowed, nothing written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from runs import SCRIPTS, as_line, run, tiny_backbone, train_flags
+
+from engine import options
+
+ROOT = Path(__file__).parents[1]
+TRAINING = ("train_elem", "train_pair")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    with tiny_backbone():
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished_run(sop_tree, tmp_path_factory):
+    """The folder of a stage 1 run of three steps. Read only."""
+    run_dir = tmp_path_factory.mktemp("run") / "softmax"
+    run("train_elem", train_flags(sop_tree, run_dir))
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def finished_pair_run(sop_tree, tmp_path_factory):
+    """The folder of a stage 2 run of three steps. Read only."""
+    run_dir = tmp_path_factory.mktemp("run") / "triplet"
+    run("train_pair", train_flags(sop_tree, run_dir))
+    return run_dir
+
+
+@pytest.fixture
+def sentence(monkeypatch, capsys):
+    """Call a script with a mistaken line; returns its sentence once status and form are right."""
+
+    def call(script, line):
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, line)])
+        with pytest.raises(SystemExit) as end:
+            options.run_script(SCRIPTS[script].main)
+        assert end.value.code == 2
+        return one_sentence(script, capsys.readouterr().err)
+
+    return call
+
+
+def one_sentence(script, stderr):
+    assert stderr.startswith(f"{script}.py: ") and stderr.endswith("\n") and stderr.count("\n") == 1, stderr
+    return stderr.removeprefix(f"{script}.py: ").rstrip("\n")
+
+
+def line_of(script, data_dir, output, **flags):
+    """A line that would work but for `flags`, writing to `output`."""
+    if script in TRAINING:
+        return train_flags(data_dir, output, **flags)
+    result = {"eval": {"output_dir": output}, "infer": {"output": output / "x.npz"}}[script]
+    model = {"model": "Tiny", "image_shape": "3,32,32", "use_gpu": False, "num_workers": 0}
+    return as_line({"data_dir": data_dir, **model, **result, **flags})
+
+
+def contents(folder):
+    """{file: (its change time, its size)} of everything in `folder`."""
+    return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(Path(folder).rglob("*"))}
+
+
+MISTAKES = [
+    # every script
+    ("all", {"data_dir": "/nowhere/sop"}, "'/nowhere/sop' is not a folder"),
+    ("all", {"test_list": "Ebay_tset.txt"}, "no list 'Ebay_tset.txt'"),
+    ("all", {"model": "ResNet5"}, "unknown model 'ResNet5'", "ResNet50", "Did you mean 'ResNet"),
+    ("all", {"pooling": "gen"}, "--pooling", "'gen' is not one of avg, max, gem, avg+max. Did you mean 'gem'?"),
+    ("all", {"image_shape": "224,224"}, "--image_shape", "'224,224' is not 3,height,width"),
+    ("all", {"image_shape": "1,32,32"}, "'1,32,32' is not 3,height,width"),
+    ("all", {"resize_short_size": 16}, "resize_short_size is 16", "32x32"),
+    ("all", {"resize_short_size": -1}, "-1"),
+    ("all", {"embedding_size": -1}, "-1"),
+    ("all", {"embedding_size": "many"}, "--embedding_size", "'many'"),
+    ("all", {"num_workers": -1}, "--num_workers", "-1"),
+    ("all", {"pretrained_model": "/nowhere/run"}, "'/nowhere/run'", "a run folder, a weights file or 'imagenet'"),
+    ("all", {"precision": "fp64"}, "'fp64' is not one of auto, fp32, bf16, fp16"),
+    ("all", {"precision": "fp16"}, "fp16 needs an accelerator"),
+    ("all", {"use_gpu": "yes"}, "'yes' is not one of True, False, 1, 0"),
+    ("all", {"modle": "ResNet50"}, "unknown flag '--modle=ResNet50'", "Did you mean '--model'?"),
+    ("all", {"config": "/nowhere/config.json"}, "'/nowhere/config.json'"),
+    # training scripts
+    ("train", {"train_list": "train.txt"}, "no list 'train.txt'"),
+    ("train", {"loss_name": "softmx"}, "unknown loss 'softmx'", "Did you mean 'softmax'?"),
+    ("train", {"loss_name": "tripelt"}, "unknown loss 'tripelt'", "Did you mean 'triplet'?"),
+    ("train", {"augment": "crop,colur"}, "unknown augmentation 'colur'", "Did you mean 'colour'?", "erasing"),
+    ("train", {"crop_scale": "0.5"}, "'0.5' is not low,high"),
+    ("train", {"crop_scale": "0.5,0.2"}, "'0.5,0.2' is not low,high"),
+    ("train", {"train_batch_size": 0}, "'0' is not an integer above 0"),
+    ("train", {"train_batch_size": 36}, "train_batch_size", "36", "30 images|10 labels"),
+    ("train", {"total_iter_num": -3}, "'-3' is not an integer above 0"),
+    ("train", {"lr_strategy": "cosin"}, "'cosin' is not one of", "Did you mean 'cosine'?"),
+    ("train", {"lr_steps": "1;2"}, "'1;2' is not a list of integers"),
+    ("train", {"optimiser": "adam"}, "'adam' is not one of momentum, adamw. Did you mean 'adamw'?"),
+    ("train", {"lr": "fast"}, "--lr", "'fast'"),
+    ("train", {"lr": -0.1}, "lr", "-0.1"),
+    ("train", {"lr": 0}, "lr", "0"),
+    ("train", {"momentum": -0.9}, "momentum", "-0.9"),
+    ("train", {"weight_decay": -1e-4}, "weight_decay", "-0.0001"),
+    ("train", {"clip_norm": -1}, "clip_norm", "-1"),
+    ("train", {"warmup_steps": -5}, "warmup_steps", "-5"),
+    ("train", {"seed": -1}, "seed", "-1"),
+    ("train", {"val_classes": 10}, "val_classes is 10; with 10 train labels it can be 1 to 9"),
+    ("train", {"val_classes": -1}, "val_classes", "-1"),
+    ("train", {"freeze_stages": 2}, "freeze_stages is 2; Tiny has 1 stages"),
+    ("train", {"freeze_stages": -1}, "freeze_stages", "-1"),
+    ("train", {"checkpoint": "/nowhere/run"}, "/nowhere"),
+    # one of them
+    ("train_elem", {"loss_name": "triplet"}, "triplet is a loss of train_pair.py", "softmax, arcmargin|arcmargin, softmax"),
+    ("train_pair", {"loss_name": "softmax"}, "softmax is a loss of train_elem.py", "triplet", "eml"),
+    ("train_elem", {"arc_margin": 0.2}, "unknown flag '--arc_margin=0.2'", "It is an option of arcmargin."),
+    ("train_pair", {"npairs_reg_lambda": 1}, "unknown flag '--npairs_reg_lambda=1'", "It is an option of npairs."),
+    ("train_elem", {"loss_name": "arcmargin", "arc_margin": 4}, "arc_margin=4.0", "0 to 3.14"),
+    ("train_elem", {"loss_name": "arcmargin", "arc_easy_margin": "no"}, "'no' is not one of True, False, 1, 0"),
+    ("train_pair", {"margin": -1}, "margin=-1.0"),
+    ("train_elem", {"class_dim": 11318}, "class_dim is 11318", "10 labels"),
+    ("train_elem", {"class_lr": -1}, "class_lr", "-1"),
+    ("train_pair", {"class_dim": 10}, "unknown flag '--class_dim=10'"),
+    ("train_pair", {"train_batch_size": 8}, "8 is not divisible by 3"),
+    ("train_pair", {"loss_name": "eml", "train_batch_size": 7}, "7 is not divisible by samples_each_class 2"),
+    ("train_pair", {"loss_name": "eml", "samples_each_class": 4}, "6 is not divisible by samples_each_class 4"),
+    ("train_pair", {"loss_name": "npairs", "samples_each_class": 1}, "samples_each_class is 1", "at least 2"),
+    ("train_pair", {"loss_name": "quadruplet", "train_batch_size": 22}, "needs 11 labels, but the train list has 10"),
+    ("train_pair", {"loss_name": "eml", "samples_each_class": 6}, "holds one label only"),
+    ("eval", {"batch_size": 0}, "'0' is not an integer above 0"),
+    ("infer", {"input": "/nowhere/cat.jpg"}, "no file or folder '/nowhere/cat.jpg'"),
+    ("infer", {"input": "/nowhere/list.txt"}, "no list '/nowhere/list.txt'"),
+]
+GROUPS = {"all": tuple(SCRIPTS), "train": TRAINING}
+CASES = [
+    pytest.param(script, flags, words, id=f"{script} {' '.join(f'{k}={v}' for k, v in flags.items())}")
+    for scripts, flags, *words in MISTAKES
+    for script in GROUPS.get(scripts, (scripts,))
+]
+
+
+@pytest.mark.parametrize("script, flags, words", CASES)
+def test_mistaken_flag(sentence, sop_tree, tmp_path, script, flags, words):
+    if script == "train_pair" and flags.get("loss_name") == "softmx":
+        words = ["unknown loss 'softmx'"]
+    said = sentence(script, line_of(script, sop_tree, tmp_path / "out", **flags))
+    for word in words:
+        assert any(choice in said for choice in word.split("|")), said
+    assert not (tmp_path / "out").exists()
+
+
+def test_in_a_process(sop_tree, tmp_path):
+    """What run_script promises holds in the shell too."""
+    line = train_flags(sop_tree, tmp_path / "out", model="ResNet18", loss_name="arcmagrin")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, "train_elem.py", *line], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 2 and process.stdout == ""
+    assert "unknown loss 'arcmagrin'" in one_sentence("train_elem", process.stderr)
+    assert "Did you mean 'arcmargin'?" in process.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_gpu_wanted_where_there_is_none(sentence, sop_tree, tmp_path, script):
+    said = sentence(script, line_of(script, sop_tree, tmp_path / "out", use_gpu=True))
+    assert "use_gpu is True, but torch sees no accelerator" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("31 4 disc_final/x.jpg", ["expected 4 columns (image_id class_id super_class_id path), got 3"]),
+        ("31 four 1 disc_final/4_0.jpg", ["class_id is 'four', expected an integer"]),
+        ("31 4 1 disc_final/none.jpg", ["no image", "disc_final/none.jpg", "1 of 31 are missing"]),
+    ],
+)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_wrong_list_line(sentence, sop_copy, tmp_path, script, line, words):
+    name = "Ebay_train.txt" if script in TRAINING else "Ebay_test.txt"
+    with open(sop_copy / name, "a") as file:
+        file.write(line + "\n")
+    said = sentence(script, line_of(script, sop_copy, tmp_path / "out"))
+    assert said.startswith(f"{sop_copy / name}:32: ")
+    assert all(word in said for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("script", ["train_elem", "infer"])
+def test_file_that_is_no_image(sentence, sop_copy, tmp_path, script, workers):
+    """Found only when it is loaded, by a worker or by the script itself: still one sentence."""
+    for picture in sop_copy.rglob("*_0.jpg"):
+        picture.write_text("not an image")
+    said = sentence(script, line_of(script, sop_copy, tmp_path / "out", num_workers=workers))
+    assert "_0.jpg' is not an image that OpenCV can decode (12 bytes)" in said and said.startswith("'")
+    assert not (tmp_path / "out" / "result.json").exists() and not (tmp_path / "out" / "x.npz").exists()
+
+
+def test_loss_that_is_not_finite(sentence, sop_tree, tmp_path):
+    said = sentence("train_elem", train_flags(sop_tree, tmp_path / "out", lr=1e30))
+    assert "the loss is" in said and "lr 1e+30" in said and "smaller --lr" in said
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "script, flag",
+    [
+        ("train_elem", "model_save_dir"),
+        ("train_pair", "model_save_dir"),
+        ("eval", "output_dir"),
+        ("eval", "save_embeddings"),
+        ("eval", "picture"),
+        ("infer", "output"),
+    ],
+)
+def test_unwritable_output(sentence, sop_tree, tmp_path, script, flag):
+    """A folder cannot be made below a file, not even by root; found before the work, so that no other file is written."""
+    (tmp_path / "file").write_text("a file")
+    path = tmp_path / "file" / {"save_embeddings": "x.npz", "picture": "x.png", "output": "x.npz"}.get(flag, "run")
+    said = sentence(script, line_of(script, sop_tree, tmp_path / "out", **{flag: path}))
+    assert "cannot write" in said and str(tmp_path / "file") in said
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "script, flag, name", [("infer", "output", "x.csv"), ("eval", "save_embeddings", "x.npy"), ("eval", "picture", "x.pdf")]
+)
+def test_output_of_another_kind(sentence, sop_tree, tmp_path, script, flag, name):
+    said = sentence(script, line_of(script, sop_tree, tmp_path / "out", **{flag: tmp_path / "out" / name}))
+    assert f"--{flag}" in said and name in said and {"picture": ".png"}.get(flag, ".npz") in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_without_images(sentence, sop_tree, tmp_path):
+    (tmp_path / "photos").mkdir()
+    said = sentence("infer", line_of("infer", sop_tree, tmp_path / "out", input=tmp_path / "photos"))
+    assert "no image (.jpg" in said and str(tmp_path / "photos") in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("script", TRAINING)
+def test_existing_run_is_kept(sentence, sop_tree, tmp_path, script):
+    run("train_elem", train_flags(sop_tree, tmp_path / "run", total_iter_num=1))
+    before = contents(tmp_path / "run")
+    said = sentence(script, train_flags(sop_tree, tmp_path / "run"))
+    assert f"{str(tmp_path / 'run')!r} already holds a run" in said
+    assert f"--checkpoint={tmp_path / 'run'}" in said and "--overwrite=True" in said
+    assert contents(tmp_path / "run") == before
+
+
+def test_broken_run_is_not_cleared_by_a_mistake(sentence, sop_tree, finished_run):
+    """--overwrite=True removes the old run only once everything else is right."""
+    before = contents(finished_run)
+    said = sentence("train_elem", train_flags(sop_tree, finished_run, overwrite=True, class_dim=7))
+    assert "class_dim is 7" in said
+    assert contents(finished_run) == before
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({"total_iter_num": 3}, ["last.pt is at step 3 already; --total_iter_num=3 asks for no more"]),
+        ({"total_iter_num": 6, "pooling": "max"}, ["last.pt holds the model", "'pooling': 'avg'", "'pooling': 'max'"]),
+        ({"total_iter_num": 6, "model": "ResNet18"}, ["last.pt holds the model", "Tiny", "ResNet18"]),
+        ({"total_iter_num": 6, "loss_name": "arcmargin"}, ["last.pt", "another loss"]),
+        ({"total_iter_num": 6, "optimiser": "adamw"}, ["last.pt", "optimiser"]),
+        ({"total_iter_num": 6, "val_classes": 3}, ["last.pt", "10", "7"]),
+    ],
+)
+def test_checkpoint_that_does_not_fit(sentence, finished_run, flags, words):
+    before = contents(finished_run)
+    said = sentence("train_elem", as_line({"checkpoint": finished_run, **flags}))
+    assert all(word in said for word in words), said
+    assert contents(finished_run) == before
+
+
+def test_checkpoint_of_the_other_stage(sentence, finished_run):
+    before = contents(finished_run)
+    said = sentence("train_pair", as_line({"checkpoint": finished_run, "total_iter_num": 6}))
+    assert "softmax is a loss of train_elem.py" in said
+    assert contents(finished_run) == before
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_weights_of_another_architecture(sentence, sop_tree, finished_run, tmp_path, script):
+    said = sentence(script, line_of(script, sop_tree, tmp_path / "out", model="ResNet18", pretrained_model=finished_run))
+    assert "last.pt' holds a Tiny, but the model is ResNet18: give --model=Tiny" in said
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "weights.pt")
+    said = sentence(script, line_of(script, sop_tree, tmp_path / "out", pretrained_model=tmp_path / "weights.pt"))
+    assert "weights.pt' does not hold a Tiny" in said and "expected (8, 3, 5, 5), got (1,)" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ["text", "list", "tensor", "empty"])
+@pytest.mark.parametrize("flag", ["pretrained_model", "checkpoint"])
+def test_file_that_holds_no_weights(sentence, sop_tree, finished_run, tmp_path, flag, content):
+    """As --pretrained_model and as the last.pt of a run that is to go on."""
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    file = folder / "last.pt"
+    if content in ("list", "tensor"):
+        torch.save([1, 2] if content == "list" else torch.zeros(3), file)
+    else:
+        file.write_text("hello\n" if content == "text" else "")
+    before = contents(folder)
+    if flag == "pretrained_model":
+        said = sentence("train_elem", train_flags(sop_tree, tmp_path / "out", pretrained_model=file))
+    else:
+        said = sentence("train_elem", [f"--checkpoint={folder}", "--total_iter_num=6"])
+    assert str(file) in said
+    assert not (tmp_path / "out").exists() and contents(folder) == before
+
+
+@pytest.mark.parametrize("content", ["{", "[1, 2]", "{}", '{"flags": 3}'])
+@pytest.mark.parametrize("flag", ["config", "checkpoint", "pretrained_model"])
+def test_broken_config(sentence, sop_tree, finished_run, tmp_path, flag, content):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    (folder / "config.json").write_text(content)
+    source = folder / "config.json" if flag == "config" else folder
+    said = sentence("train_elem", train_flags(sop_tree, tmp_path / "out", **{flag: source}))
+    assert f"cannot read flags from {str(folder / 'config.json')!r}" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_config_with_an_impossible_value(sentence, sop_tree, finished_run, tmp_path):
+    config = json.loads((finished_run / "config.json").read_text())
+    config["flags"]["image_shape"] = "wide"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    said = sentence("train_elem", [f"--config={tmp_path / 'config.json'}", f"--model_save_dir={tmp_path / 'out'}"])
+    assert "'wide' is not 3,height,width" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["nothing", "a stage 2 run", "a weights file"])
+def test_scores_need_a_stage_1_run(sentence, sop_tree, finished_pair_run, tmp_path, source):
+    shutil.copy(finished_pair_run / "last.pt", tmp_path / "weights.pt")
+    sources = {"nothing": None, "a stage 2 run": finished_pair_run, "a weights file": tmp_path / "weights.pt"}
+    line = line_of("infer", sop_tree, tmp_path / "out", pretrained_model=sources[source])
+    said = sentence("infer", [*line, "--scores"])
+    assert "--scores needs a run of train_elem.py as --pretrained_model" in said
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,176 @@
+"""The shape of the repository: who may import whom, no work at import time, nothing long, no second copy."""
+
+import ast
+import difflib
+from pathlib import Path
+
+import pytest
+
+from losses import LOSSES
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = {"train_elem", "train_pair", "eval", "infer"}
+LIBRARY = {"errors", "registry", "losses", "models", "samplers", "transforms", "reader", "retrieval", "engine"}
+MAY_IMPORT = {
+    "errors": set(),
+    "registry": {"errors"},
+    "losses": {"errors", "registry", "losses"},
+    "models": {"errors", "models"},
+    "samplers": {"errors", "registry"},
+    "transforms": {"errors"},
+    "reader": {"errors", "samplers"},
+    "retrieval": {"errors", "retrieval"},
+    "engine": {"errors", "engine", "retrieval"},
+    "session": LIBRARY,
+    "recipes": {"errors", "retrieval"},
+    "data": set(),
+    **{script: LIBRARY | {"session"} for script in SCRIPTS},
+}
+CODE = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0] in {f"{m}.py" for m in MAY_IMPORT} | MAY_IMPORT.keys()]
+# Programs of their own: they parse their own flags.
+PROGRAMS = {"data/build_emoji.py", *(f"recipes/{path.name}" for path in (ROOT / "recipes").glob("*.py"))}
+KNOW_ARGS = {f"{script}.py" for script in SCRIPTS} | {"session.py", "engine/options.py"} | PROGRAMS
+LONGEST_LINE, LONGEST_FUNCTION, LONGEST_FILE, LONGEST_SCRIPT = 120, 60, 260, 140
+LIKEST_TWINS = 0.6
+# What a constant may be made by, besides classes (whose names begin with a capital).
+PURE_CALLS = {"partial", "frozenset", "array", "inv", "log", "tuple", "set", "dict", "with_suffix"}
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def each_file(test):
+    return pytest.mark.parametrize("path", CODE, ids=name_of)(test)
+
+
+def tree_of(path):
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def module_of(path):
+    """The row of MAY_IMPORT that a file stands in: its folder, or itself."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(tree):
+    """(line, top-level name) of every import, wherever it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.split(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            yield node.lineno, node.module.split(".")[0]
+
+
+def test_every_file_stands_in_the_table():
+    known = {path for path in CODE} | set((ROOT / "tests").glob("*.py"))
+    ignored = {".venv", "output", ".git"}
+    others = [p for p in ROOT.rglob("*.py") if p not in known and not ignored & set(p.relative_to(ROOT).parts)]
+    assert not others
+    assert {module_of(path) for path in CODE} == MAY_IMPORT.keys()
+
+
+@each_file
+def test_imports(path):
+    ours = MAY_IMPORT.keys() | {"tests"}
+    wrong = [(line, name) for line, name in imported(tree_of(path)) if name in ours - MAY_IMPORT[module_of(path)]]
+    assert not wrong
+
+
+def test_no_import_cycle():
+    """A folder counts as one module here: its own files are its own affair."""
+    uses = {module: set() for module in MAY_IMPORT}
+    for path in CODE:
+        uses[module_of(path)] |= {name for _, name in imported(tree_of(path))} & MAY_IMPORT.keys() - {module_of(path)}
+    while uses:
+        leaves = {module for module, names in uses.items() if not names}
+        assert leaves, f"a cycle among {sorted(uses)}"
+        uses = {module: names - leaves for module, names in uses.items() if module not in leaves}
+
+
+@each_file
+def test_nothing_runs_at_import(path):
+    """Module level holds imports, definitions and constants; in losses/__init__.py also the import of its folder."""
+    body = tree_of(path).body
+    assert isinstance(body[0], ast.Expr) and isinstance(body[0].value.value, str), "no docstring"
+    for node in body[1:]:
+        if name_of(path) == "losses/__init__.py" and ast.unparse(node).startswith(("for _module in", "globals().update")):
+            continue
+        allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AugAssign)
+        assert isinstance(node, allowed) or is_main_block(node), f"line {node.lineno}: {ast.unparse(node)[:60]}"
+        if isinstance(node, (ast.Assign, ast.AugAssign)):
+            doers = [call for call in ast.walk(node.value) if isinstance(call, ast.Call) and not is_pure(call)]
+            assert not doers, f"line {node.lineno}: {ast.unparse(doers[0])[:60]}"
+
+
+def is_main_block(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+
+
+def is_pure(call):
+    name = ast.unparse(call.func).split(".")[-1]
+    return name[0].isupper() or name in PURE_CALLS
+
+
+@each_file
+def test_only_scripts_know_args(path):
+    if name_of(path) in KNOW_ARGS:
+        return
+    named = [n.lineno for n in ast.walk(tree_of(path)) if isinstance(n, ast.Name) and n.id == "args"]
+    passed = [n.lineno for n in ast.walk(tree_of(path)) if isinstance(n, ast.arg) and n.arg == "args"]
+    assert not named + passed
+
+
+@each_file
+def test_args_are_never_written(path):
+    """Derived values get new names: what config.json shows is what the user gave."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            assert ast.unparse(node.value) not in ("args", "self.args", "training.args"), f"line {node.lineno}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
+            assert ast.unparse(node.args[0]) != "args", f"line {node.lineno}"
+
+
+@each_file
+def test_no_bad_manners(path):
+    tree = tree_of(path)
+    handled = {node for handler in ast.walk(tree) if isinstance(handler, ast.ExceptHandler) for node in ast.walk(handler)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise):
+            assert node.exc is not None or node in handled, f"line {node.lineno}: raises nothing"
+            assert not isinstance(node.exc, ast.Name) or node.exc.id.islower(), f"line {node.lineno}: raises without a word"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"line {node.lineno}: catches everything"
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in ("chdir", "simplefilter", "filterwarnings", "cuda_is_available"), f"line {node.lineno}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            assert node.func.attr != "cuda", f"line {node.lineno}: .cuda() is not device-agnostic"
+    assert "warnings" not in {name for _, name in imported(tree)}
+
+
+@each_file
+def test_nothing_is_long(path):
+    lines = path.read_text().splitlines()
+    wide = [number for number, line in enumerate(lines, 1) if len(line) > LONGEST_LINE]
+    assert not wide, f"lines over {LONGEST_LINE} characters"
+    assert len(lines) <= (LONGEST_SCRIPT if path.stem in SCRIPTS and path.parent == ROOT else LONGEST_FILE)
+    functions = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.FunctionDef)]
+    long = {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno - f.lineno >= LONGEST_FUNCTION}
+    assert not long
+
+
+def test_training_scripts_are_no_twins():
+    elem, pair = ([line.strip() for line in (ROOT / f"train_{stage}.py").read_text().splitlines()] for stage in ("elem", "pair"))
+    elem, pair = ([line for line in lines if line] for lines in (elem, pair))
+    blocks = difflib.SequenceMatcher(None, elem, pair, autojunk=False).get_matching_blocks()
+    share = sum(block.size for block in blocks) / min(len(elem), len(pair))
+    assert share <= LIKEST_TWINS, f"{share:.0%} of the shorter training script is in the other"
+
+
+def test_names():
+    assert not [path for path in CODE if path.stem.strip("_") in ("util", "utils", "misc", "common", "helpers")]
+    files = {path.stem for path in (ROOT / "losses").glob("[!_]*.py")}
+    assert files == set(LOSSES.names())
+    for name in LOSSES.names():
+        assert LOSSES[name].__module__ == f"losses.{name}"

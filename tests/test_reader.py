@@ -1,0 +1,186 @@
+"""Lists in both formats and every mistake in them, splits and codes, the embedded archive, what infer.py opens."""
+
+import re
+import zipfile
+
+import numpy as np
+import pytest
+
+import reader
+from errors import InputError
+
+HEADER = "label,path,split,is_query,is_gallery,category,sequence,x_1,x_2,y_1,y_2"
+
+
+@pytest.fixture
+def write_list(tmp_path):
+    """Write lines to a list beside empty files a.jpg … c.jpg; returns the list's path."""
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").touch()
+
+    def write(name, *lines, encoding="utf-8"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding=encoding)
+        return tmp_path / name
+
+    return write
+
+
+def refusal(*arguments, opener=reader.open_list):
+    with pytest.raises(InputError) as caught:
+        opener(*arguments)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("split, labels", [("train", range(1, 11)), ("test", range(11, 21))])
+def test_sop_and_csv_hold_the_same(sop_tree, split, labels):
+    sop = reader.open_list(f"Ebay_{split}.txt", sop_tree, split)
+    table = reader.open_list(sop_tree / "shapes.csv", sop_tree, split)
+    assert len(sop) == len(table) == 30
+    assert sop.labels.tolist() == np.repeat(labels, 3).tolist() and sop.labels.dtype == np.int64
+    assert sop.paths.tolist() == table.paths.tolist() and sop.labels.tolist() == table.labels.tolist()
+    assert sop.paths[0] == str(sop_tree / ["square_final/1_0.jpg", "cross_final/11_0.jpg"][split == "test"])
+    assert len(set(zip(sop.categories, table.categories))) == len(set(table.categories)) == 4
+    assert sop.is_query.all() and sop.is_gallery.all() and table.is_query.all() and table.is_gallery.all()
+    assert sop.boxes is None and sop.sequences is None and sop.source == str(sop_tree / f"Ebay_{split}.txt")
+
+
+def test_sop_lists_may_lack_the_header_and_paths_may_hold_blanks(write_list):
+    file = write_list("list.txt", "1 7 2 a.jpg", "", "2 -3 9 b c.jpg")
+    (file.parent / "b c.jpg").touch()
+    images = reader.open_list("list.txt", file.parent, "train")
+    assert images.labels.tolist() == [7, -3] and images.paths[1] == str(file.parent / "b c.jpg")
+    assert images.categories.tolist() == ["2", "9"]
+
+
+def test_csv_columns(write_list):
+    file = write_list(
+        "list.csv",
+        HEADER,
+        "5,a.jpg,validation,True,0,cats,s1,1,30,2,40",
+        "5,b.jpg,validation,false,1.0,dogs,s2,,,,",
+        "6,c.jpg,train,,,cats,,nan,nan,nan,nan",
+    )
+    test = reader.open_list(file, file.parent, "test")
+    assert test.labels.tolist() == [5, 5]
+    assert test.is_query.tolist() == [True, False] and test.is_gallery.tolist() == [False, True]
+    assert test.categories.tolist() == ["cats", "dogs"] and test.sequences.tolist() == ["s1", "s2"]
+    assert test.boxes[0].tolist() == [1, 2, 30, 40] and np.isnan(test.boxes[1]).all()
+    train = reader.open_list(file, file.parent, "train")
+    assert train.paths.tolist() == [str(file.parent / "c.jpg")] and np.isnan(train.boxes).all()
+    second = test.take([1])
+    assert len(second) == 1 and second.categories.tolist() == ["dogs"] and second.source == str(file)
+
+
+@pytest.mark.parametrize("name, lines", [("list.csv", ("label,path,split", "1,a.jpg,train")), ("list.txt", ("1 1 1 a.jpg",))])
+def test_a_byte_order_mark_is_no_content(write_list, name, lines):
+    file = write_list(name, *lines, encoding="utf-8-sig")
+    assert reader.open_list(file, file.parent, "train").labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "name, lines, place, message",
+    [
+        ("l.txt", ["1 1 1 a.jpg", "2 1 a.jpg"], 2, "expected 4 columns .*class_id.*, got 3: '2 1 a.jpg'"),
+        ("l.txt", ["", "1 one 1 a.jpg"], 2, "class_id is 'one', expected an integer"),
+        ("l.txt", ["1 1 1 a.jpg", "1 1 1 z.jpg", "1 1 1 y.jpg"], 2, r"no image '.*z.jpg' \(2 of 3 are missing\)"),
+        ("l.txt", ["image_id class_id super_class_id path"], None, "no image of the wanted split"),
+        ("l.csv", ["lable,path,split", "1,a.jpg,train"], 1, "no column 'label' .* Did you mean 'lable'?"),
+        ("l.csv", [], 1, "no column 'label'"),
+        ("l.csv", ["label,path,split", "1,a.jpg,train", "1,b.jpg,test"], 3, "split is 'test', expected train or validation"),
+        ("l.csv", ["label,path,split", "1,a.jpg,validation"], None, "no image of the wanted split"),
+        ("l.csv", ["label,path,split", "1,a.jpg,train", "", "x,b.jpg,train"], 4, "label is 'x', expected an integer"),
+        ("l.csv", ["label,path,split", "1,z.jpg,train"], 2, "no image '.*z.jpg'"),
+        ("l.csv", ["split,label,path", "train,1,a.jpg", "train,1"], 3, "path"),
+        ("l.csv", ["split,path,label", "train,a.jpg,1", "train,a.jpg"], 3, "label"),
+        ("l.csv", [HEADER, "1,a.jpg,train,,,c,s,5,4,0,9"], 2, r"box \[5.0, 0.0, 4.0, 9.0\] is not left < right"),
+        ("l.csv", [HEADER, "1,a.jpg,train,,,c,s,5,,0,9"], 2, "is not left < right"),
+        ("l.csv", [HEADER, "1,a.jpg,train,,,c,s,-1,4,0,9"], 2, "is not left < right"),
+        ("l.csv", [HEADER, "1,a.jpg,train,,,c,s,0,inf,0,9"], 2, "box"),
+        ("l.csv", [HEADER, "1,a.jpg,train,,,c,s,five,6,0,9"], 2, "box .* is not four numbers"),
+    ],
+)
+def test_mistakes_are_named_with_their_line(write_list, name, lines, place, message):
+    file = write_list(name, *lines)
+    found = refusal(file, file.parent, "train")
+    assert found.startswith(f"{file}:{place}: " if place else f"{file}: ")
+    assert re.search(message, found)
+
+
+def test_query_flags_are_booleans(write_list):
+    file = write_list("l.csv", "label,path,split,is_query", "1,a.jpg,validation,1", "1,b.jpg,validation,maybe")
+    assert refusal(file, file.parent, "test") == f"{file}:3: is_query is 'maybe', expected True or False"
+
+
+def test_a_list_that_is_no_text_is_refused(tmp_path):
+    for name in ("l.txt", "l.csv"):
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff\xe0 \x00")
+        assert str(tmp_path / name) in refusal(name, tmp_path, "train")
+
+
+def test_where_lists_and_folders_are_looked_for(sop_tree, tmp_path, monkeypatch):
+    assert "download_sop.sh" in refusal("Ebay_train.txt", tmp_path / "nothing", "train")
+    assert "no list 'Ebay_tain.txt'" in refusal("Ebay_tain.txt", sop_tree, "train")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("1 1 1 disc_final/4_0.jpg\n")
+    assert reader.open_list("mine.txt", sop_tree, "train").paths.tolist() == [str(sop_tree / "disc_final/4_0.jpg")]
+    image = sop_tree / "disc_final" / "4_1.jpg"
+    (tmp_path / "mine.txt").write_text(f"1 1 1 {image}\n")
+    assert reader.open_list("mine.txt", sop_tree, "train").paths.tolist() == [str(image)]
+
+
+def test_the_embedded_set_unpacks_once(sop_tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "EMBEDDED", tmp_path / "shapes")
+    assert "shapes.zip" in refusal("Ebay_train.txt", None, "train")
+    with zipfile.ZipFile(tmp_path / "shapes.zip", "w") as archive:
+        for file in (file for file in sop_tree.rglob("*") if file.is_file()):
+            archive.write(file, file.relative_to(sop_tree))
+    assert len(reader.open_list("Ebay_train.txt", None, "train")) == 30
+    (tmp_path / "shapes.zip").unlink()
+    assert len(reader.open_list("Ebay_test.txt", None, "test")) == 30
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+
+
+def test_hold_out_splits_by_label_and_repeats(sop_tree):
+    images = reader.open_list("Ebay_train.txt", sop_tree, "train")
+    train, held = reader.hold_out(images, 3, seed=1)
+    assert len(set(held.labels)) == 3 and not set(train.labels) & set(held.labels)
+    assert sorted([*train.paths, *held.paths]) == sorted(images.paths)
+    again = reader.hold_out(images, 3, seed=1)[1]
+    assert again.paths.tolist() == held.paths.tolist()
+    assert {tuple(set(reader.hold_out(images, 3, seed)[1].labels)) for seed in range(5)} != {tuple(set(held.labels))}
+    for count in (10, 11, -1):
+        assert "1 to 9" in refusal(images, count, opener=reader.hold_out)
+
+
+def few(labels, is_query=None, is_gallery=None):
+    everyone = np.ones(len(labels), dtype=bool)
+    flags = [everyone if flag is None else np.array(flag, dtype=bool) for flag in (is_query, is_gallery)]
+    return reader.ImageList("few.txt", np.array([f"{i}.jpg" for i in range(len(labels))]), np.array(labels), *flags)
+
+
+def test_class_codes_are_dense_and_ascending():
+    codes, count = reader.class_codes(few([30, 7, 7, 100, 30]))
+    assert codes.tolist() == [1, 0, 0, 2, 1] and codes.dtype == np.int64 and count == 3
+
+
+def test_lone_queries():
+    assert reader.lone_queries(few([1, 1, 2, 3, 3, 3])) == 1
+    assert reader.lone_queries(few([1, 1, 2, 2], is_query=[1, 0, 1, 0], is_gallery=[1, 0, 0, 1])) == 1
+    assert reader.lone_queries(few([1, 1], is_query=[1, 0], is_gallery=[0, 1])) == 0
+
+
+def test_what_infer_opens(sop_tree, tmp_path):
+    listed = reader.open_inputs([str(sop_tree / "Ebay_test.txt")], sop_tree)
+    assert len(listed) == 30 and listed.labels.min() == 11
+    found = reader.open_inputs([str(sop_tree)], None)
+    assert len(found) == 60 and set(found.labels) == {-1} and found.paths.tolist() == sorted(found.paths)
+    one = str(sop_tree / "disc_final" / "4_0.jpg")
+    mixed = reader.open_inputs([one, str(sop_tree / "cross_final")], None)
+    assert mixed.paths[0] == one and len(mixed) == 1 + 15
+    assert "no file or folder" in refusal([one, str(tmp_path / "gone.jpg")], None, opener=reader.open_inputs)
+    assert "no image (.jpg, " in refusal([str(tmp_path)], None, opener=reader.open_inputs)
+
+
+def test_in_order_covers_the_list_and_ends_with_a_short_batch():
+    batches = reader.in_order(7, 3)
+    assert [[draw.index for draw in batch] for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]

@@ -1,0 +1,75 @@
+"""The README's commands parse and run, its flags and files exist, and it stays short."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+
+def shell_lines():
+    """Every command of the README's shell blocks, continued lines joined, comments gone."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, flags=re.DOTALL)).replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in blocks.splitlines() if line.strip()]
+
+
+PYTHON_COMMANDS = [words[1:] for words in shell_lines() if words[0] == "python"]
+
+
+def script(name):
+    return importlib.import_module(name.removesuffix(".py"))
+
+
+def test_every_kind_of_command_is_shown():
+    assert {words[0] for words in PYTHON_COMMANDS} == {"train_elem.py", "train_pair.py", "eval.py", "infer.py"}
+
+
+@pytest.mark.parametrize("words", PYTHON_COMMANDS, ids=" ".join)
+def test_command_parses(words):
+    script(words[0]).parse(words[1:])
+
+
+def test_train_finetune_evaluate_use_runs_as_printed(sop_tree, tmp_path, monkeypatch, capsys):
+    """The four commands in a row, with the small data set, fewer steps and an empty folder put behind their flags."""
+    pytest.importorskip("timm", reason="EfficientNetLite0 needs requirements-demo.txt")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "emoji").mkdir(parents=True)
+    (tmp_path / "data" / "emoji" / "food-fruit").symlink_to(sop_tree)
+    first = [words for words in PYTHON_COMMANDS if "Stanford" not in " ".join(words)]
+    for words in first:
+        extra = [f"--data_dir={sop_tree}", "--num_workers=0"]
+        if words[0].startswith("train"):
+            extra += ["--total_iter_num=2", "--train_batch_size=8"]
+        script(words[0]).main(words[1:] + extra)
+    assert (tmp_path / "output" / "neighbours.png").is_file()
+    assert (tmp_path / "output" / "fruit.npz").is_file()
+    printed = capsys.readouterr().out
+    assert re.search(r"End test 30, test_recall 0\.\d{5}|End test 30, test_recall 1\.00000", printed)
+
+
+def test_flags_named_in_the_readme_exist():
+    known = set()
+    for name in ("train_elem", "train_pair", "eval", "infer"):
+        for path in (ROOT / f"{name}.py", ROOT / "engine" / "options.py"):
+            known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', path.read_text()))
+    losses = importlib.import_module("losses").LOSSES
+    known |= {f"--{option.name}" for name in losses.names() for option in losses.options(name)}
+    named = set(re.findall(r"(--[a-z]\w+)", TEXT)) - {"--logdir", "--help"}
+    assert named - known - {"--loss_name"} == set()
+
+
+def test_files_named_in_the_readme_exist():
+    tree = TEXT.split("## Where things are")[1].split("```")[1]
+    names = re.findall(r"\b(\w+\.py|\w+/)(?=\s|,|$)", tree)
+    assert len(names) > 10
+    assert [name for name in names if not (ROOT / name).exists()] == []
+    linked = re.findall(r"\]\(([^)#:]+)\)", TEXT)
+    assert [name for name in linked if not (ROOT / name).exists()] == []
+
+
+def test_the_readme_is_short():
+    assert len(TEXT.splitlines()) <= 220

@@ -1,0 +1,78 @@
+"""The registry: names, facts, options from signatures, near matches, and that every registered class keeps its rules."""
+
+import pytest
+
+from errors import InputError, near_match
+from losses import LOSSES
+from registry import Option, Registry
+from samplers import SAMPLERS
+
+
+@pytest.fixture
+def dishes():
+    dishes = Registry("dish")
+
+    @dishes.register("soup", course=1, hot=True)
+    class Soup:
+        """Something to begin with.
+
+        salt: grams a plate.
+        """
+
+        def __init__(self, guests, salt=1.5, bread=True):
+            pass
+
+    @dishes.register("cake", course=2, hot=False)
+    class Cake:
+        pass
+
+    return dishes
+
+
+def test_names_by_facts(dishes):
+    assert dishes.names() == ["soup", "cake"]
+    assert dishes.names(course=2) == ["cake"]
+    assert dishes.names(course=1, hot=True) == ["soup"]
+    assert dishes.names(course=1, hot=False) == dishes.names(colour="red") == []
+    assert dishes.fact("cake", "course") == 2
+    assert dishes["soup"].__name__ == "Soup"
+
+
+def test_the_signature_is_the_list_of_options(dishes):
+    assert dishes.requirements("soup") == ["guests"]
+    assert dishes.options("soup") == [Option("salt", 1.5, "grams a plate."), Option("bread", True, "")]
+    assert dishes.requirements("cake") == dishes.options("cake") == []
+
+
+@pytest.mark.parametrize("ask", [lambda r: r["suop"], lambda r: r.fact("suop", "hot"), lambda r: r.options("suop")])
+def test_an_unknown_name_meets_what_there_is_and_the_nearest(dishes, ask):
+    with pytest.raises(InputError, match="unknown dish 'suop'; there are: soup, cake. Did you mean 'soup'?"):
+        ask(dishes)
+
+
+def test_a_name_is_given_once(dishes):
+    with pytest.raises(RuntimeError, match="dish 'soup' is registered twice"):
+        dishes.register("soup")(int)
+
+
+@pytest.mark.parametrize(
+    "name, meant", [("resnet50", "ResNet50"), ("ResNet5", "ResNet50"), ("Reznet18", "ResNet18"), ("xyz", None)]
+)
+def test_near_match(name, meant):
+    expected = f" Did you mean {meant!r}?" if meant else ""
+    assert near_match(name, ["ResNet18", "ResNet50"]) == expected
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_losses_ask_only_for_facts_that_the_scripts_have_and_explain_their_options(name):
+    assert set(LOSSES.requirements(name)) <= {"embedding_size", "num_classes"}
+    assert LOSSES.fact(name, "stage") in ("elem", "pair")
+    for option in LOSSES.options(name):
+        assert option.help, f"--{option.name} has no line in the docstring"
+        assert isinstance(option.default, (bool, int, float, str))
+
+
+@pytest.mark.parametrize("name", SAMPLERS.names())
+def test_samplers_share_a_signature(name):
+    assert SAMPLERS.requirements(name) == ["labels", "batch_size"]
+    assert {"seed", "start_step"} <= {option.name for option in SAMPLERS.options(name)}
