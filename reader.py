@@ -1,6 +1,7 @@
 """Lists and images: SOP lists and csv files to ImageList, images to uint8 batches. Nothing else opens either."""
 
 import csv
+import hashlib
 import os
 import shutil
 import tempfile
@@ -74,21 +75,25 @@ def open_list(path, data_dir, split):
 
 
 def embedded_data():
-    """The folder of the embedded emoji set, unpacked beside its archive the first time."""
-    if not EMBEDDED.is_dir():
-        archive = EMBEDDED.with_suffix(".zip")
-        if not archive.is_file():
-            raise InputError(f"the embedded data set {str(archive)!r} is missing; clone the repository whole")
-        folder = tempfile.mkdtemp(dir=EMBEDDED.parent, prefix=".unpacking-")
-        try:
-            with zipfile.ZipFile(archive) as file:
-                file.extractall(folder)
-            os.chmod(folder, 0o755)
-            os.rename(folder, EMBEDDED)
-        except OSError:
-            shutil.rmtree(folder)
-            if not EMBEDDED.is_dir():  # else another process was faster, and its copy is whole
-                raise
+    """The folder of the embedded emoji set, unpacked beside its archive the first time and when the archive changed."""
+    archive, stamp = EMBEDDED.with_suffix(".zip"), EMBEDDED / ".archive"
+    if not archive.is_file():
+        raise InputError(f"the embedded data set {str(archive)!r} is missing; clone the repository whole")
+    checksum = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == checksum:
+        return EMBEDDED
+    folder = Path(tempfile.mkdtemp(dir=EMBEDDED.parent, prefix=".unpacking-"))
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(folder / "new")
+    (folder / "new" / stamp.name).write_text(checksum)
+    try:
+        if EMBEDDED.exists():
+            os.rename(EMBEDDED, folder / "old")
+        os.rename(folder / "new", EMBEDDED)
+    except OSError:
+        if not stamp.is_file():  # else another process was faster, and its copy is whole
+            raise
+    shutil.rmtree(folder)
     return EMBEDDED
 
 

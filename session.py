@@ -80,7 +80,7 @@ def list_facts(images):
 
 def recalls(embeddings, images):
     """Recall@1, 5, 10 of embedded images, {k: float}; one against the rest, or the list's queries against its gallery."""
-    return recall_at_k(embeddings, images.labels, RECALLS)
+    return recall_at_k(embeddings, images.labels, RECALLS, is_query=images.is_query, is_gallery=images.is_gallery)
 
 
 class Training:

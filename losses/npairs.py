@@ -20,14 +20,17 @@ class NpairsLoss(nn.Module):
 
     Options:
         npairs_reg_lambda: weight of the regularisation
+        feature_scale: factor on the embeddings in the dot products; its square is the inverse temperature
 
     `logs` after a call: active_share (anchors that score a column of another label highest), mean positive_similarity
     and negative_similarity (dot products).
     """
 
-    def __init__(self, npairs_reg_lambda=0.01):
+    def __init__(self, npairs_reg_lambda=0.01, feature_scale=1.0):
         super().__init__()
         check_option("npairs_reg_lambda", npairs_reg_lambda, 0)
+        check_option("feature_scale", feature_scale, 0)
+        self.feature_scale = feature_scale
         self.npairs_reg_lambda = npairs_reg_lambda
         self.logs = {}
 
@@ -37,7 +40,7 @@ class NpairsLoss(nn.Module):
         pairs, _ = pair_masks(labels)
         later = pairs.tril().any(1)
         first = pairs.any(1) & ~later
-        anchors, positives = embeddings[first], embeddings[later]
+        anchors, positives = self.feature_scale * embeddings[first], self.feature_scale * embeddings[later]
         if len(anchors) < 2:
             raise InputError(f"only label {labels[first].item()} occurs twice; the npairs loss needs two such labels")
         similarities = anchors @ positives.T

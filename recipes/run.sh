@@ -13,9 +13,10 @@ case $name in *+*) second=${name#*+} ;; esac
 
 [ -f "$run/result.json" ] && { echo "done already: $run"; exit 0; }
 script=train_elem.py
+eval "own=\${elem_$first:-}"
 case $second in
-    "") flags="$common $elem --loss_name=$first" ;;
-    longer) flags="$common $elem --loss_name=$first $longer" ;;
+    "") flags="$common $elem --loss_name=$first $own" ;;
+    longer) flags="$common $elem --loss_name=$first $own $longer" ;;
     *)
         script=train_pair.py
         eval "own=\${pair_$second}"

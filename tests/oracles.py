@@ -77,8 +77,9 @@ def quadruplet(embeddings, labels, margin=0.1):
     return max(Decimal(0), max(positives) - min(negatives) + Decimal(margin))
 
 
-def eml(embeddings, labels):
+def eml(embeddings, labels, feature_scale=1.0):
     beta = Decimal(100000)
+    embeddings = [[Decimal(feature_scale) * value for value in row] for row in embeddings]
     losses = []
     for i, row in enumerate(embeddings):
         far, near = [], []
@@ -92,9 +93,10 @@ def eml(embeddings, labels):
     return mean(losses)
 
 
-def npairs(embeddings, labels, npairs_reg_lambda=0.01):
+def npairs(embeddings, labels, npairs_reg_lambda=0.01, feature_scale=1.0):
+    scaled = [[Decimal(feature_scale) * number for number in row] for row in embeddings]
     images = {}
-    for row, label in zip(embeddings, labels, strict=True):
+    for row, label in zip(scaled, labels, strict=True):
         images.setdefault(label, []).append(row)
     images = {label: rows for label, rows in images.items() if len(rows) > 1}
     columns = [(row, label) for label, rows in images.items() for row in rows[1:]]

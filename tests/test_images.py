@@ -108,7 +108,7 @@ def test_the_loader_names_a_broken_image(sop_copy, num_workers):
     images = reader.open_list("Ebay_train.txt", sop_copy, "train").take(range(4))
     (sop_copy / images.paths[2]).write_bytes(b"broken")
     loader = reader.open_loader(images, images.labels, TrainTransform(8, 8), reader.in_order(4, 2), num_workers)
-    with pytest.raises(InputError, match="1_2.jpg|2_2.jpg|_2.jpg"):
+    with pytest.raises(InputError, match="1_2.jpg' is not an image"):
         list(loader)
 
 

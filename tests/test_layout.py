@@ -33,7 +33,7 @@ KNOW_ARGS = {f"{script}.py" for script in SCRIPTS} | {"session.py", "engine/opti
 LONGEST_LINE, LONGEST_FUNCTION, LONGEST_FILE, LONGEST_SCRIPT = 120, 60, 260, 140
 LIKEST_TWINS = 0.6
 # What a constant may be made by, besides classes (whose names begin with a capital).
-PURE_CALLS = {"partial", "frozenset", "array", "inv", "log", "tuple", "set", "dict", "with_suffix"}
+PURE_CALLS = {"partial", "frozenset", "array", "inv", "log", "tuple", "set", "dict", "range", "with_suffix"}
 
 
 def name_of(path):

@@ -71,7 +71,9 @@ def test_value_and_gradient_equal_the_oracle(name, labels, scale):
         ("triplet", {"margin": 2.0}),
         ("triplet", {"margin": 0.0}),
         ("quadruplet", {"margin": 1.5}),
+        ("eml", {"feature_scale": 0.3}),
         ("npairs", {"npairs_reg_lambda": 3.0}),
+        ("npairs", {"feature_scale": 0.5}),
     ],
 )
 def test_options_reach_the_formula(name, options):

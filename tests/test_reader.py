@@ -71,7 +71,13 @@ def test_csv_columns(write_list):
     assert len(second) == 1 and second.categories.tolist() == ["dogs"] and second.source == str(file)
 
 
-@pytest.mark.parametrize("name, lines", [("list.csv", ("label,path,split", "1,a.jpg,train")), ("list.txt", ("1 1 1 a.jpg",))])
+@pytest.mark.parametrize(
+    "name, lines",
+    [
+        ("list.csv", ("label,path,split", "1,a.jpg,train")),
+        ("list.txt", ("image_id class_id super_class_id path", "1 1 1 a.jpg")),
+    ],
+)
 def test_a_byte_order_mark_is_no_content(write_list, name, lines):
     file = write_list(name, *lines, encoding="utf-8-sig")
     assert reader.open_list(file, file.parent, "train").labels.tolist() == [1]
