@@ -28,7 +28,9 @@ def parse(argv):
     group.add_argument("--batch_size", type=options.positive, default=50, help="images in a batch")
     options.add_device_flags(parser, precision="fp32")
     group = parser.add_argument_group("results")
-    group.add_argument("--output_dir", help="folder of result.json (default: eval/ in the run's folder, else output/eval)")
+    group.add_argument(
+        "--output_dir", help="folder of result.json (default: eval/ in the run's folder, else output/eval)"
+    )
     group.add_argument("--save_embeddings", help="write paths, labels and embeddings to this .npz")
     group.add_argument("--picture", help="write some queries with their five nearest to this .png")
     group.add_argument("--picture_queries", type=options.positive, default=8, help="rows of the picture")
@@ -95,7 +97,10 @@ def report(result, files):
     print(f"{'metric':<12} {'%':>7}")
     for k, value in result["recall"].items():
         print(f"{'Recall@' + k:<12} {100 * value:7.2f}")
-    print(f"{result['images']} images, {result['queries_without_positive']} queries without a positive (counted as misses)")
+    print(
+        f"{result['images']} images, {result['queries_without_positive']} queries without a positive "
+        "(counted as misses)"
+    )
     print(f"written: {', '.join(str(file) for file in files if file)}")
     print(f"End test {result['images']}, test_recall {result['recall']['1']:.5f}")
 

@@ -86,7 +86,9 @@ def main(argv):
     if args.scores:
         for i, (names, values) in enumerate(zip(*best_scores(classifier, labels, embeddings))):
             print(f"Test-{i}-scores: {', '.join(f'{n} {v:.4f}' for n, v in zip(names.tolist(), values.tolist()))}")
-    print(f"{len(images)} images, {embeddings.shape[1]} numbers each{f', written: {args.output}' if args.output else ''}")
+    print(
+        f"{len(images)} images, {embeddings.shape[1]} numbers each{f', written: {args.output}' if args.output else ''}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Lists and images: SOP lists and csv files to ImageList, images to uint8 batches. Nothing else opens either."""
+"""Lists and images: SOP lists and csv files to ImageList, image files to arrays. Nothing else opens either."""
 
 import csv
 import hashlib
@@ -11,11 +11,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from errors import InputError, near_match
-from samplers import Draw
 
 EMBEDDED = Path(__file__).parent / "data" / "emoji"
 SOP_COLUMNS = ["image_id", "class_id", "super_class_id", "path"]
@@ -61,15 +58,21 @@ def open_list(path, data_dir, split):
     """
     folder = embedded_data() if data_dir is None else Path(data_dir)
     if not folder.is_dir():
-        raise InputError(f"data_dir {str(folder)!r} is not a folder (Stanford Online Products: sh data/download_sop.sh)")
+        raise InputError(
+            f"data_dir {str(folder)!r} is not a folder (Stanford Online Products: sh data/download_sop.sh)"
+        )
     file = folder / path if (folder / path).is_file() else Path(path)
     if not file.is_file():
         raise InputError(f"no list {str(path)!r}, neither in {str(folder)!r} nor from here")
-    images, lines = (_read_csv if file.suffix == ".csv" else _read_sop)(file, folder, split)
+    try:
+        images, lines = (_read_csv if file.suffix == ".csv" else _read_sop)(file, folder, split)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not a list, nor any text in UTF-8: {error.reason} at byte {error.start}") from None
     missing = [i for i, image in enumerate(images.paths) if not os.path.isfile(image)]
     if missing:
         raise InputError(
-            f"{file}:{lines[missing[0]]}: no image {images.paths[missing[0]]!r} ({len(missing)} of {len(images)} are missing)"
+            f"{file}:{lines[missing[0]]}: no image {str(images.paths[missing[0]])!r} "
+            f"({len(missing)} of {len(images)} are missing)"
         )
     return images
 
@@ -106,12 +109,14 @@ def _integer(text, column, place):
 
 def _read_sop(file, folder, split):
     labels, paths, categories, lines = [], [], [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
         words = line.split(maxsplit=3)
         if not words or words == SOP_COLUMNS:
             continue
         if len(words) != 4:
-            raise InputError(f"{file}:{number}: expected 4 columns ({' '.join(SOP_COLUMNS)}), got {len(words)}: {line!r}")
+            raise InputError(
+                f"{file}:{number}: expected 4 columns ({' '.join(SOP_COLUMNS)}), got {len(words)}: {line!r}"
+            )
         labels.append(_integer(words[1], "class_id", f"{file}:{number}"))
         categories.append(words[2])
         paths.append(str(folder / words[3].strip()))
@@ -121,7 +126,7 @@ def _read_sop(file, folder, split):
 
 def _read_csv(file, folder, split):
     wanted = {"train": "train", "test": "validation"}[split]
-    with open(file, newline="", encoding="utf-8") as stream:
+    with open(file, newline="", encoding="utf-8-sig") as stream:
         table = csv.DictReader(stream)
         header = table.fieldnames or []
         for column in CSV_REQUIRED:
@@ -129,6 +134,8 @@ def _read_csv(file, folder, split):
                 raise InputError(f"{file}:1: no column {column!r} in {header}.{near_match(column, header)}")
         rows = [(table.line_num, row) for row in table]
     for number, row in rows:
+        if None in row.values():
+            raise InputError(f"{file}:{number}: expected {len(header)} columns ({', '.join(header)}), got fewer")
         if row["split"] not in ("train", "validation"):
             raise InputError(f"{file}:{number}: split is {row['split']!r}, expected train or validation")
     rows = [(number, row) for number, row in rows if row["split"] == wanted]
@@ -148,7 +155,7 @@ def _read_csv(file, folder, split):
 
 
 def _boolean(text, column, place):
-    if (text or "").lower() not in BOOLEANS:
+    if text.lower() not in BOOLEANS:
         raise InputError(f"{place}: {column} is {text!r}, expected True or False")
     return BOOLEANS[text.lower()]
 
@@ -159,7 +166,7 @@ def _box(row, place):
         left, top, right, bottom = box = [float(text) for text in texts]
     except ValueError:
         raise InputError(f"{place}: box {texts} is not four numbers ({', '.join(CSV_BOX)})") from None
-    if not np.isnan(box).all() and not (0 <= left < right and 0 <= top < bottom):
+    if not np.isnan(box).all() and not (0 <= left < right < np.inf and 0 <= top < bottom < np.inf):
         raise InputError(f"{place}: box {box} is not left < right, top < bottom (all empty: no box)")
     return box
 
@@ -221,7 +228,10 @@ def read_image(path, box=None):
         encoded = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise InputError(f"cannot read image {str(path)!r}: {error.strerror}") from None
-    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    try:
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    except cv2.error:  # more than 2^30 pixels, or a header that lies
+        image = None
     if image is None:
         raise InputError(f"{str(path)!r} is not an image that OpenCV can decode ({encoded.size} bytes)")
     if box is not None and not np.isnan(box).any():
@@ -235,46 +245,3 @@ def read_image(path, box=None):
 def load(images, index):
     """Image `index` of a list, (H, W, 3) uint8 RGB, cropped to its box."""
     return read_image(images.paths[index], None if images.boxes is None else images.boxes[index])
-
-
-class ImageDataset(Dataset):
-    """Draws to (uint8 tensor (height, width, 3), label, index); each draw's augmentation follows from its own seed."""
-
-    def __init__(self, images, labels, transform):
-        self.images, self.labels, self.transform = images, labels, transform
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, draw):
-        image = load(self.images, draw.index)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(draw.seed)
-            return self.transform(image), self.labels[draw.index], draw.index
-
-
-def collate(samples):
-    """Samples to (images (B, 3, H, W) uint8 in channels_last memory, labels (B,) int64, indices (B,) int64)."""
-    images, labels, indices = zip(*samples)
-    return torch.stack(images).permute(0, 3, 1, 2), torch.tensor(labels), torch.tensor(indices)
-
-
-def in_order(count, batch_size):
-    """Batches of draws over 0 … count-1 in order, the last one short: what evaluation loads."""
-    return [[Draw(i, 0) for i in range(s, min(s + batch_size, count))] for s in range(0, count, batch_size)]
-
-
-def open_loader(images, labels, transform, batches, num_workers=0, pin_memory=False):
-    """A DataLoader over `batches` (an iterable of lists of Draw), decoding in `num_workers` processes."""
-    return DataLoader(
-        ImageDataset(images, labels, transform),
-        batch_sampler=batches,
-        num_workers=num_workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        worker_init_fn=_single_thread,
-    )
-
-
-def _single_thread(worker):
-    cv2.setNumThreads(0)

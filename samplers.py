@@ -1,4 +1,4 @@
-"""What enters a batch: shuffled, pk (P labels with K samples each) or triplets; any step's batch follows from the seed alone."""
+"""What enters a batch: shuffled, pk (P labels with K samples each) or triplets; every batch follows from the seed."""
 
 from typing import NamedTuple
 
@@ -89,7 +89,9 @@ class PKSampler(_LabelledSampler):
         if samples_each_class < 2:
             raise InputError(f"samples_each_class is {samples_each_class}, but a pair needs at least 2")
         if batch_size % samples_each_class:
-            raise InputError(f"train_batch_size {batch_size} is not divisible by samples_each_class {samples_each_class}")
+            raise InputError(
+                f"train_batch_size {batch_size} is not divisible by samples_each_class {samples_each_class}"
+            )
         self.samples = samples_each_class
         self.labels_in_batch = batch_size // samples_each_class
         if self.labels_in_batch < 2:

@@ -13,7 +13,7 @@ from losses import LOSSES
 from models import BACKBONES
 from models.embedder import POOLINGS
 from samplers import ShuffledSampler
-from session import Training, finish
+from training import Training, finish
 from transforms import parse_augment
 
 DEFAULTS = {
@@ -36,7 +36,9 @@ def parse(argv):
     options.add_train_data_flags(parser, parse_augment)
     optimisation = options.add_optimiser_flags(parser)
     optimisation.add_argument("--class_lr", type=float, help="learning rate of the loss's own weights (default: --lr)")
-    optimisation.add_argument("--class_dim", type=int, help="checked against the number of train labels (default: no check)")
+    optimisation.add_argument(
+        "--class_dim", type=int, help="checked against the number of train labels (default: no check)"
+    )
     options.add_device_flags(parser, precision="auto")
     options.add_run_flags(parser)
     parser.set_defaults(**DEFAULTS)

@@ -11,7 +11,7 @@ from losses import LOSSES
 from models import BACKBONES
 from models.embedder import POOLINGS
 from samplers import SAMPLERS
-from session import Training, finish
+from training import Training, finish
 from transforms import parse_augment
 
 DEFAULTS = {
@@ -30,7 +30,9 @@ def parse(argv):
     loss_name = options.choose_loss(argv, LOSSES, "pair", default="triplet")
     parser = options.new_parser(__doc__)
     group = options.add_loss_flags(parser, LOSSES, loss_name, "pair")
-    group.add_argument("--samples_each_class", type=int, default=2, help="images of each label in a batch (not triplet)")
+    group.add_argument(
+        "--samples_each_class", type=int, default=2, help="images of each label in a batch (not triplet)"
+    )
     options.add_training_model_flags(parser, BACKBONES, POOLINGS)
     options.add_train_data_flags(parser, parse_augment)
     options.add_optimiser_flags(parser)

@@ -31,7 +31,8 @@ def parse_augment(text):
     for name in names:
         if name not in AUGMENTATIONS:
             raise InputError(
-                f"unknown augmentation {name!r}; there are: {', '.join(AUGMENTATIONS)}.{near_match(name, AUGMENTATIONS)}"
+                f"unknown augmentation {name!r}; there are: {', '.join(AUGMENTATIONS)}."
+                f"{near_match(name, AUGMENTATIONS)}"
             )
     return tuple(name for name in AUGMENTATIONS if name in names)
 
@@ -115,7 +116,7 @@ def uniform(low, high):
 
 
 def random_affine(image):
-    """Rotate by up to 15 degrees, scale by 0.8 to 1.25, shift by up to 12 % of each side; white comes in from outside."""
+    """Rotate to 15 degrees, scale by 0.8 to 1.25, shift to 12 % of each side; white comes in from outside."""
     height, width = image.shape[:2]
     angle, log_scale, right, down = uniform([-15, -LOG_SCALE, -0.12, -0.12], [15, LOG_SCALE, 0.12, 0.12])
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, math.exp(log_scale))
@@ -125,8 +126,10 @@ def random_affine(image):
 
 
 def random_colour(image, jitter, grey):
-    """Brightness, contrast, saturation and hue as one matrix on RGB (hue turns the chroma plane of YIQ); grey at 0.2."""
-    hue, saturation, contrast, brightness = uniform([-0.5, 0.5, 0.7, 0.7], [0.5, 1.5, 1.3, 1.3]) if jitter else (0, 1, 1, 1)
+    """Brightness, contrast, saturation, hue as one matrix on RGB (hue turns the chroma of YIQ); grey at 0.2."""
+    hue, saturation, contrast, brightness = (
+        uniform([-0.5, 0.5, 0.7, 0.7], [0.5, 1.5, 1.3, 1.3]) if jitter else (0, 1, 1, 1)
+    )
     if grey and torch.rand(()) < 0.2:
         saturation = 0
     turn = np.array([[math.cos(hue), -math.sin(hue)], [math.sin(hue), math.cos(hue)]])

@@ -36,7 +36,9 @@ def restore(state, objective, optimiser, scaler, file):
         objective.loss.load_state_dict(state["loss"])
         optimiser.load_state_dict(state["optimiser"])
     except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"{file} belongs to another loss or optimiser: {str(error).splitlines()[-1].strip()}") from None
+        raise InputError(
+            f"{file} belongs to another loss or optimiser: {str(error).splitlines()[-1].strip()}"
+        ) from None
     scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(state["rng"])
     if state["device_rng"] is not None and torch.accelerator.is_available():

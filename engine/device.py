@@ -46,7 +46,7 @@ def autocast(device, precision):
 
 
 def keep_freed_memory():
-    """Let glibc keep freed blocks for the next step; mapping them anew costs a CPU run a fifth of its time in page faults."""
+    """Let glibc keep freed blocks for the next step: mapping them anew costs a CPU run a fifth of its time."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):  # not in musl

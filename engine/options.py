@@ -100,8 +100,12 @@ def add_data_flags(parser):
 def add_train_data_flags(parser, parse_augment):
     group = add_data_flags(parser)
     group.add_argument("--train_list", default="Ebay_train.txt", help="SOP list or csv of the training images")
-    group.add_argument("--val_classes", type=int, default=0, help="hold out so many train labels and test on them instead")
-    group.add_argument("--augment", type=parse_augment, default=("crop", "flip"), help="comma-separated, see README; none")
+    group.add_argument(
+        "--val_classes", type=int, default=0, help="hold out so many train labels and test on them instead"
+    )
+    group.add_argument(
+        "--augment", type=parse_augment, default=("crop", "flip"), help="comma-separated, see README; none"
+    )
     group.add_argument("--crop_scale", type=fractions, default=(0.08, 1.0), help="share of the area that crop keeps")
     group.add_argument("--train_batch_size", type=positive, help="images in a training batch")
     group.add_argument("--test_batch_size", type=positive, default=50, help="images in a test batch")
@@ -111,8 +115,12 @@ def add_model_flags(parser, models, poolings):
     group = parser.add_argument_group("model (what is left open comes from the --pretrained_model run, if it is one)")
     group.add_argument("--model", help=f"one of {', '.join(models)} (default: ResNet50)")
     group.add_argument("--image_shape", type=image_shape, help="input as 3,height,width in pixels (default: 3,224,224)")
-    group.add_argument("--resize_short_size", type=int, help="short side before the test crop (default 0: the crop size)")
-    group.add_argument("--embedding_size", type=int, help="width of a linear layer (default 0: the pooled feature itself)")
+    group.add_argument(
+        "--resize_short_size", type=int, help="short side before the test crop (default 0: the crop size)"
+    )
+    group.add_argument(
+        "--embedding_size", type=int, help="width of a linear layer (default 0: the pooled feature itself)"
+    )
     group.add_argument("--pooling", type=one_of(poolings), help=f"one of {', '.join(poolings)} (default: avg)")
     group.add_argument("--pretrained_model", help="a run folder, a weights file, or imagenet; empty: random weights")
     return group
@@ -121,19 +129,27 @@ def add_model_flags(parser, models, poolings):
 def add_training_model_flags(parser, models, poolings):
     group = add_model_flags(parser, models, poolings)
     group.add_argument("--freeze_bn", type=boolean, default=False, help="keep BatchNorm at its stored statistics")
-    group.add_argument("--freeze_stages", type=int, default=0, help="leave so many first stages of the backbone as they are")
+    group.add_argument(
+        "--freeze_stages", type=int, default=0, help="leave so many first stages of the backbone as they are"
+    )
 
 
 def add_device_flags(parser, precision):
     group = parser.add_argument_group("device")
-    group.add_argument("--use_gpu", type=boolean, help="True insists on an accelerator, False avoids it (default: if any)")
-    group.add_argument("--precision", type=one_of(PRECISIONS), default=precision, help=f"one of {', '.join(PRECISIONS)}")
+    group.add_argument(
+        "--use_gpu", type=boolean, help="True insists on an accelerator, False avoids it (default: if any)"
+    )
+    group.add_argument(
+        "--precision", type=one_of(PRECISIONS), default=precision, help=f"one of {', '.join(PRECISIONS)}"
+    )
     return group
 
 
 def add_optimiser_flags(parser):
     group = parser.add_argument_group("optimisation")
-    group.add_argument("--optimiser", type=one_of(OPTIMISERS), default="momentum", help=f"one of {', '.join(OPTIMISERS)}")
+    group.add_argument(
+        "--optimiser", type=one_of(OPTIMISERS), default="momentum", help=f"one of {', '.join(OPTIMISERS)}"
+    )
     group.add_argument("--lr", type=float, help="learning rate")
     group.add_argument("--lr_strategy", type=one_of(STRATEGIES), default="piecewise_decay", help=", ".join(STRATEGIES))
     group.add_argument("--lr_steps", type=integers, help="steps at which piecewise_decay multiplies by 0.1")
@@ -152,9 +168,15 @@ def add_run_flags(parser):
     group.add_argument("--checkpoint", help="go on with this run (its folder); its own flags are taken over")
     group.add_argument("--seed", type=int, default=0, help="of weights, batches and augmentations")
     group.add_argument("--display_iter_step", type=positive, default=10, help="steps between two lines")
-    group.add_argument("--test_iter_step", type=positive, help="steps between two tests; the last step is always tested")
-    group.add_argument("--save_iter_step", type=positive, help="steps between two checkpoints; the last is always saved")
-    group.add_argument("--with_mem_opt", type=boolean, default=True, help="accepted for the ancestor's recipes; no effect")
+    group.add_argument(
+        "--test_iter_step", type=positive, help="steps between two tests; the last step is always tested"
+    )
+    group.add_argument(
+        "--save_iter_step", type=positive, help="steps between two checkpoints; the last is always saved"
+    )
+    group.add_argument(
+        "--with_mem_opt", type=boolean, default=True, help="accepted for the ancestor's recipes; no effect"
+    )
     group.add_argument("--enable_ce", type=boolean, default=False, help="print the ancestor's `kpis` lines at the end")
 
 
@@ -187,7 +209,9 @@ def parse(parser, argv, owners=None):
     if unknown:
         word = unknown[0].split("=")[0]
         flags = [flag for action in parser._actions for flag in action.option_strings]
-        own = [name for name in (owners.names() if owners else ()) if word[2:] in {o.name for o in owners.options(name)}]
+        own = [
+            name for name in (owners.names() if owners else ()) if word[2:] in {o.name for o in owners.options(name)}
+        ]
         hint = f" It is an option of {', '.join(own)}." if own else near_match(word, flags)
         raise InputError(f"unknown flag {unknown[0]!r}.{hint} (see --help)")
     return args

@@ -43,9 +43,13 @@ class Embedder(nn.Module):
     def __init__(self, model, embedding_size=0, pooling="avg", freeze_bn=False, freeze_stages=0, imagenet=False):
         super().__init__()
         if model not in BACKBONES:
-            raise InputError(f"unknown model {model!r}; there are: {', '.join(BACKBONES)}.{near_match(model, BACKBONES)}")
+            raise InputError(
+                f"unknown model {model!r}; there are: {', '.join(BACKBONES)}.{near_match(model, BACKBONES)}"
+            )
         if pooling not in POOLINGS:
-            raise InputError(f"unknown pooling {pooling!r}; there are: {', '.join(POOLINGS)}.{near_match(pooling, POOLINGS)}")
+            raise InputError(
+                f"unknown pooling {pooling!r}; there are: {', '.join(POOLINGS)}.{near_match(pooling, POOLINGS)}"
+            )
         row = BACKBONES[model]
         if not 0 <= freeze_stages <= len(row.stages):
             raise InputError(f"freeze_stages is {freeze_stages}; {model} has {len(row.stages)} stages")

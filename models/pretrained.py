@@ -12,7 +12,9 @@ def weights_file(source):
     path = Path(source)
     file = path / "last.pt" if path.is_dir() else path
     if not file.is_file():
-        raise InputError(f"pretrained_model {str(source)!r}: no file {str(file)!r} (a run folder, a weights file or 'imagenet')")
+        raise InputError(
+            f"pretrained_model {str(source)!r}: no file {str(file)!r} (a run folder, a weights file or 'imagenet')"
+        )
     return file
 
 

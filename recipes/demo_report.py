@@ -1,6 +1,6 @@
 """The demo's closing words: Recall@1 untrained, after stage 1, after stage 2, and the same queries before and after.
 
-    python recipes/demo_report.py output/demo arcmargin arcmargin+eml
+python recipes/demo_report.py output/demo arcmargin arcmargin+eml
 """
 
 import json

@@ -29,7 +29,7 @@ def as_line(flags):
     return [f"--{name}={value}" for name, value in flags.items() if value is not None]
 
 
-def train_flags(data_dir, run_dir, **flags):
+def train_flags(data_dir, run_dir, /, **flags):
     """A command line of either training script: three steps of six images through Tiny on the CPU."""
     common = {
         "data_dir": data_dir,

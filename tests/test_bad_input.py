@@ -58,7 +58,7 @@ def one_sentence(script, stderr):
     return stderr.removeprefix(f"{script}.py: ").rstrip("\n")
 
 
-def line_of(script, data_dir, output, **flags):
+def line_of(script, data_dir, output, /, **flags):
     """A line that would work but for `flags`, writing to `output`."""
     if script in TRAINING:
         return train_flags(data_dir, output, **flags)
@@ -99,7 +99,6 @@ MISTAKES = [
     ("train", {"crop_scale": "0.5"}, "'0.5' is not low,high"),
     ("train", {"crop_scale": "0.5,0.2"}, "'0.5,0.2' is not low,high"),
     ("train", {"train_batch_size": 0}, "'0' is not an integer above 0"),
-    ("train", {"train_batch_size": 36}, "train_batch_size", "36", "30 images|10 labels"),
     ("train", {"total_iter_num": -3}, "'-3' is not an integer above 0"),
     ("train", {"lr_strategy": "cosin"}, "'cosin' is not one of", "Did you mean 'cosine'?"),
     ("train", {"lr_steps": "1;2"}, "'1;2' is not a list of integers"),
@@ -128,6 +127,8 @@ MISTAKES = [
     ("train_elem", {"class_dim": 11318}, "class_dim is 11318", "10 labels"),
     ("train_elem", {"class_lr": -1}, "class_lr", "-1"),
     ("train_pair", {"class_dim": 10}, "unknown flag '--class_dim=10'"),
+    ("train_elem", {"train_batch_size": 36}, "train_batch_size is 36, but the train list has only 30 images"),
+    ("train_pair", {"train_batch_size": 93}, "needs 31 anchors", "only 30 images"),
     ("train_pair", {"train_batch_size": 8}, "8 is not divisible by 3"),
     ("train_pair", {"loss_name": "eml", "train_batch_size": 7}, "7 is not divisible by samples_each_class 2"),
     ("train_pair", {"loss_name": "eml", "samples_each_class": 4}, "6 is not divisible by samples_each_class 4"),
@@ -238,7 +239,7 @@ def test_unwritable_output(sentence, sop_tree, tmp_path, script, flag):
 )
 def test_output_of_another_kind(sentence, sop_tree, tmp_path, script, flag, name):
     said = sentence(script, line_of(script, sop_tree, tmp_path / "out", **{flag: tmp_path / "out" / name}))
-    assert f"--{flag}" in said and name in said and {"picture": ".png"}.get(flag, ".npz") in said
+    assert name in said and {"picture": ".png"}.get(flag, ".npz") in said
     assert not (tmp_path / "out").exists()
 
 
@@ -337,7 +338,7 @@ def test_config_with_an_impossible_value(sentence, sop_tree, finished_run, tmp_p
     config["flags"]["image_shape"] = "wide"
     (tmp_path / "config.json").write_text(json.dumps(config))
     said = sentence("train_elem", [f"--config={tmp_path / 'config.json'}", f"--model_save_dir={tmp_path / 'out'}"])
-    assert "'wide' is not 3,height,width" in said
+    assert "--image_shape: 'wide' is not" in said
     assert not (tmp_path / "out").exists()
 
 

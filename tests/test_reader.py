@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
+import loader
 import reader
 from errors import InputError
 
@@ -134,16 +135,22 @@ def test_where_lists_and_folders_are_looked_for(sop_tree, tmp_path, monkeypatch)
     assert reader.open_list("mine.txt", sop_tree, "train").paths.tolist() == [str(image)]
 
 
-def test_the_embedded_set_unpacks_once(sop_tree, tmp_path, monkeypatch):
+def test_the_embedded_set_unpacks_once_and_again_when_the_archive_changes(sop_tree, tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "EMBEDDED", tmp_path / "shapes")
     assert "shapes.zip" in refusal("Ebay_train.txt", None, "train")
-    with zipfile.ZipFile(tmp_path / "shapes.zip", "w") as archive:
-        for file in (file for file in sop_tree.rglob("*") if file.is_file()):
-            archive.write(file, file.relative_to(sop_tree))
-    assert len(reader.open_list("Ebay_train.txt", None, "train")) == 30
-    (tmp_path / "shapes.zip").unlink()
-    assert len(reader.open_list("Ebay_test.txt", None, "test")) == 30
-    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+
+    def pack(lines):
+        with zipfile.ZipFile(tmp_path / "shapes.zip", "w") as archive:
+            archive.writestr("Ebay_train.txt", "1 1 1 a.jpg\n" * lines)
+            archive.writestr("a.jpg", "")
+
+    pack(3)
+    assert len(reader.open_list("Ebay_train.txt", None, "train")) == 3
+    (tmp_path / "shapes" / "mark").touch()
+    assert reader.embedded_data() == tmp_path / "shapes" and (tmp_path / "shapes" / "mark").exists()
+    pack(5)
+    assert len(reader.open_list("Ebay_train.txt", None, "train")) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shapes", "shapes.zip"]
 
 
 def test_hold_out_splits_by_label_and_repeats(sop_tree):
@@ -188,5 +195,5 @@ def test_what_infer_opens(sop_tree, tmp_path):
 
 
 def test_in_order_covers_the_list_and_ends_with_a_short_batch():
-    batches = reader.in_order(7, 3)
+    batches = loader.in_order(7, 3)
     assert [[draw.index for draw in batch] for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]

@@ -50,7 +50,17 @@ def weights(file):
 
 
 def assert_bit_equal(left, right):
-    torch.testing.assert_close(left, right, rtol=0, atol=0)
+    """Compare nested dicts, lists and tensors to the last bit."""
+    assert type(left) is type(right)
+    if torch.is_tensor(left):
+        assert torch.equal(left, right)
+    elif isinstance(left, (dict, list, tuple)):
+        pairs = left.items() if isinstance(left, dict) else enumerate(left)
+        assert len(left) == len(right)
+        for key, value in pairs:
+            assert_bit_equal(value, right[key])
+    else:
+        assert left == right
 
 
 def untimed(run_dir):

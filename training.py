@@ -1,0 +1,197 @@
+"""One training run, from its flags to its result.json."""
+
+import itertools
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import reader
+from engine.checkpoint import restore, save, save_step, training_state
+from engine.device import choose_device, choose_precision
+from engine.embed import embed
+from engine.fit import fit
+from engine.objective import Objective
+from engine.optim import build_optimiser, learning_rate
+from engine.options import run_folder
+from engine.run import Run, say, versions
+from errors import InputError
+from loader import open_loader
+from losses import LOSSES
+from models.pretrained import read_weights, weights_file
+from session import list_facts, model_flags, open_model, open_test_loader, recalls
+from transforms import TrainTransform
+
+
+class Training:
+    """One run of either stage; `stage` and `make_sampler` (labels, start_step -> sampler) are what stages differ in."""
+
+    def __init__(self, args, stage, make_sampler):
+        self.args = args
+        self.device = choose_device(args.use_gpu)
+        self.precision = choose_precision(args.precision, self.device)
+        self.train = reader.open_list(args.train_list, args.data_dir, "train")
+        self.test = reader.open_list(args.test_list, args.data_dir, "test")
+        self.tested_on = f"the test list {Path(self.test.source).name}"
+        if args.val_classes:
+            self.train, self.test = reader.hold_out(self.train, args.val_classes, args.seed)
+            self.tested_on = f"{args.val_classes} train labels held out"
+        self.labels, self.num_classes = reader.class_codes(self.train)
+        self.flags = model_flags(args)
+        self.objective = self._build_objective(stage)
+        self.optimiser = build_optimiser(
+            args.optimiser,
+            self.objective.model,
+            self.objective.loss,
+            args.lr,
+            getattr(args, "class_lr", None),
+            args.weight_decay,
+            args.momentum,
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.start, self.best = self._resume() if args.checkpoint else (0, None)
+        self.loader = self._open_train_loader(make_sampler(self.labels, start_step=self.start))
+        self.test_loader = open_test_loader(self.test, self.flags, args.test_batch_size, args.num_workers, self.device)
+        self.seconds = {"train": 0.0, "test": 0.0}
+
+    def _build_objective(self, stage):
+        args = self.args
+        torch.manual_seed(args.seed)
+        source = None if args.checkpoint else args.pretrained_model
+        model = open_model(source, self.flags, freeze_bn=args.freeze_bn, freeze_stages=args.freeze_stages)
+        facts = {"embedding_size": model.embedding_size, "num_classes": self.num_classes}
+        facts = {name: facts[name] for name in LOSSES.requirements(args.loss_name)}
+        options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
+        loss = LOSSES[args.loss_name](**facts, **options)
+        objective = Objective(model, loss, batch_recall=stage == "pair").to(self.device)
+        return objective.to(memory_format=torch.channels_last)
+
+    def _resume(self):
+        file = weights_file(self.args.checkpoint)
+        state = read_weights(file)
+        step, best = restore(state, self.objective, self.optimiser, self.scaler, file)
+        if step >= self.args.total_iter_num:
+            raise InputError(
+                f"{file} is at step {step} already; --total_iter_num={self.args.total_iter_num} asks for no more"
+            )
+        return step, best
+
+    def _open_train_loader(self, sampler):
+        args = self.args
+        height, width = self.flags["image_shape"][1:]
+        transform = TrainTransform(height, width, self.flags["resize_short_size"], args.augment, args.crop_scale)
+        pin = self.device.type == "cuda"
+        return open_loader(self.train, self.labels, transform, sampler, args.num_workers, pin)
+
+    def _open_run(self):
+        args = self.args
+        config = {
+            "flags": {**vars(args), **self.flags},
+            "versions": versions(),
+            "device": str(self.device),
+            "precision": self.precision,
+            "lists": {"train": list_facts(self.train), "test": list_facts(self.test)},
+        }
+        folder = run_folder(args.checkpoint) if args.checkpoint else args.model_save_dir
+        return Run(folder, config, resumed=bool(args.checkpoint), overwrite=args.overwrite)
+
+    def fit(self):
+        """Train to the last step, testing and saving on the way; returns what result.json holds."""
+        args = self.args
+        self.run = self._open_run()
+        say(
+            f"{args.loss_name} on {len(self.train)} images of {self.num_classes} labels, tested on {self.tested_on}; "
+            f"{self.device}, {self.precision}; writes to {self.run.folder}"
+        )
+        rate = partial(
+            learning_rate,
+            lr=args.lr,
+            strategy=args.lr_strategy,
+            lr_steps=args.lr_steps,
+            total=args.total_iter_num,
+            warmup=args.warmup_steps,
+        )
+        self.recall = None
+        began = time.perf_counter()
+        fit(
+            self.objective,
+            self.loader,
+            self.optimiser,
+            self.scaler,
+            rate,
+            steps=(self.start, args.total_iter_num),
+            device=self.device,
+            precision=self.precision,
+            clip_norm=args.clip_norm,
+            every=args.display_iter_step,
+            on_display=self._display,
+            on_step=self._after_step,
+        )
+        self.seconds["train"] = time.perf_counter() - began - self.seconds["test"]
+        result = self._result()
+        self.run.finish(result)
+        return result
+
+    def _display(self, step, figures):
+        words = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
+        images_per_second = self.args.train_batch_size / figures["time"]
+        self.figures = figures
+        self.run.log(
+            f"trainbatch {step}, {words} sec", step, {**figures, "images_per_second": images_per_second}, "train"
+        )
+
+    def _after_step(self, step):
+        last = step == self.args.total_iter_num
+        if last or step % self.args.test_iter_step == 0:
+            self._test(step)
+        if last or step % self.args.save_iter_step == 0:
+            save_step(self._state(step), self.run.folder)
+
+    def _state(self, step):
+        classes = torch.from_numpy(np.unique(self.train.labels))
+        return training_state(self.objective, self.optimiser, self.scaler, step, self.best, classes)
+
+    def _test(self, step):
+        began = time.perf_counter()
+        embeddings = embed(self.objective.model, self.test_loader, self.device)
+        self.recall = recalls(embeddings, self.test)
+        self.seconds["test"] += time.perf_counter() - began
+        figures = {f"recall@{k}": value for k, value in self.recall.items()}
+        line = f"test_img_num {len(self.test)}, trainbatch {step}, test_recall {self.recall[1]:.5f}"
+        self.run.log(line, step, figures, "test")
+        if self.best is None or self.recall[1] > self.best["recall"]["1"]:
+            self.best = {
+                "step": step,
+                "recall": {str(k): v for k, v in self.recall.items()},
+                "chosen_on": self.tested_on,
+            }
+            save(self._state(step), self.run.folder / "best.pt")
+
+    def _result(self):
+        args = self.args
+        return {
+            "recall": {str(k): value for k, value in self.recall.items()},
+            "step": args.total_iter_num,
+            "tested_on": self.tested_on,
+            "images": len(self.test),
+            "best": self.best,
+            "train": self.figures,
+            "seconds": self.seconds,
+            "flags": {name: getattr(args, name) for name in ("loss_name", "seed", "pretrained_model")},
+            "model": self.objective.model.facts,
+            "versions": versions(),
+        }
+
+
+def finish(training):
+    """Train, then say where everything is; `--enable_ce` adds the ancestor's machine-read lines."""
+    result = training.fit()
+    folder = training.run.folder
+    say(f"Recall@1 {100 * result['recall']['1']:.2f} % on {result['tested_on']}")
+    say(f"run: {folder}  (weights last.pt, figures result.json, curves: tensorboard --logdir {folder})")
+    if training.args.enable_ce:
+        for name, value in itertools.islice(result["train"].items(), 1, None):
+            print(f"kpis\ttrain_{name}\t{value}")
+        print(f"kpis\ttest_recall\t{result['recall']['1']}")
