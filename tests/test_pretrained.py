@@ -85,15 +85,16 @@ def test_torchvision_weights(tmp_path, counted):
 
 
 def test_another_architecture_is_refused(run_dir, tmp_path, stored):
-    before = {name: value.clone() for name, value in (embedder := fresh("ResNet34")).state_dict().items()}
+    embedder = fresh("ResNet34")
+    before = {name: value.clone() for name, value in embedder.state_dict().items()}
     with pytest.raises(InputError, match="last.pt' holds a ResNet18, but the model is ResNet34: give --model=ResNet18"):
         load_pretrained(embedder, run_dir)
     torch.save(stored, tmp_path / "plain.pth")
-    with pytest.raises(InputError, match=r"does not hold a ResNet34: \d+ .* first 'backbone.layer1.2.conv1.weight': .* got nothing"):
+    with pytest.raises(InputError, match=r"not hold a ResNet34: .* 'backbone.layer1.2.conv1.weight': .* got nothing"):
         load_pretrained(embedder, tmp_path / "plain.pth")
     with torch.device("meta"):
         other = Embedder("ResNet50")
-    with pytest.raises(InputError, match=r"'backbone.layer1.0.conv1.weight': expected \(64, 64, 1, 1\), got \(64, 64, 3, 3\)"):
+    with pytest.raises(InputError, match=r"layer1.0.conv1.weight': expected \(64, 64, 1, 1\), got \(64, 64, 3, 3\)"):
         load_pretrained(other, tmp_path / "plain.pth")
     assert_equal(embedder.state_dict(), before)
 

@@ -177,7 +177,7 @@ def test_pair_run_from_elem_run(pair_runs, elem_runs, loss):
     run_dir, printed = pair_runs[loss]
     source = str(elem_runs["softmax"][0])
     assert f"{source}: not used: loss.weight, loss.bias\n" in printed
-    for flag in ("--model=Tiny", "--image_shape=3,32,32", "--embedding_size=0", "--pooling=avg", "--resize_short_size=0"):
+    for flag in ("--model=Tiny", "--image_shape=3,32,32", "--resize_short_size=0", "--embedding_size=0", "--pooling=avg"):
         assert f"{flag} taken from {source}\n" in printed
     flags = read_json(run_dir / "config.json")["flags"]
     assert flags["model"] == "Tiny" and flags["image_shape"] == [3, 32, 32]
@@ -191,7 +191,8 @@ def test_pair_starts_from_the_elem_weights(elem_runs, sop_tree, tmp_path):
     source = elem_runs["arcmargin"][0]
     still = {"lr": 1e-20, "freeze_bn": True, "total_iter_num": 1, "model": None, "image_shape": None}
     run("train_pair", train_flags(sop_tree, tmp_path / "run", pretrained_model=source, **still))
-    before, after = (torch.load(folder / "last.pt", weights_only=True)["model"] for folder in (source, tmp_path / "run"))
+    files = (source / "last.pt", tmp_path / "run" / "last.pt")
+    before, after = (torch.load(file, weights_only=True)["model"] for file in files)
     assert before.keys() == after.keys()
     for name in before:
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-12)
@@ -203,7 +204,8 @@ def test_flag_on_the_line_wins_over_the_elem_run(elem_runs, sop_tree, tmp_path):
     printed = run("train_pair", train_flags(sop_tree, tmp_path / "run", **own))
     assert f"{source}: starts afresh: head.weight, head.bias\n" in printed
     assert "--pooling" not in printed and "--embedding_size" not in printed
-    assert read_json(tmp_path / "run" / "result.json")["model"] == {"model": "Tiny", "embedding_size": 4, "pooling": "max"}
+    facts = {"model": "Tiny", "embedding_size": 4, "pooling": "max"}
+    assert read_json(tmp_path / "run" / "result.json")["model"] == facts
 
 
 def test_eval_repeats_the_figure_of_training(elem_runs, sop_tree):
@@ -217,9 +219,9 @@ def test_eval_repeats_the_figure_of_training(elem_runs, sop_tree):
 
 
 def test_eval_embeddings_and_picture(pair_runs, sop_tree, tmp_path):
-    outputs = {"save_embeddings": tmp_path / "a" / "x.npz", "picture": tmp_path / "b" / "x.png", "picture_queries": 3}
-    line = as_line({"data_dir": sop_tree, "pretrained_model": pair_runs["eml"][0], "output_dir": tmp_path, **CPU, **outputs})
-    printed = run("eval", line)
+    outputs = {"save_embeddings": tmp_path / "a" / "x.npz", "picture": tmp_path / "b" / "x.png", "output_dir": tmp_path}
+    source = {"data_dir": sop_tree, "pretrained_model": pair_runs["eml"][0]}
+    printed = run("eval", as_line({**source, **outputs, "picture_queries": 3, **CPU}))
     saved = np.load(tmp_path / "a" / "x.npz")
     assert saved["embeddings"].shape == (30, 8) and saved["labels"].tolist() == sorted(3 * list(range(11, 21)))
     assert all(Path(path).is_file() for path in saved["paths"])

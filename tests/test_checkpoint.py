@@ -1,0 +1,112 @@
+"""Checkpoints: complete, plain, whole or absent, and refused where they do not belong."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from engine import checkpoint
+from engine.checkpoint import restore, save, save_step, training_state
+from engine.objective import Objective
+from engine.optim import build_optimiser
+from errors import InputError
+
+
+class Model(nn.Linear):
+    facts = {"model": "Line", "embedding_size": 2, "pooling": "avg"}
+
+
+def training(seed=0, classes=3, optimiser="momentum"):
+    """An objective and its optimiser after two steps, so that every state is in use."""
+    torch.manual_seed(seed)
+    objective = Objective(Model(4, 2), nn.Linear(2, classes))
+    optimiser = build_optimiser(optimiser, objective.model, objective.loss, lr=0.1, class_lr=0.5)
+    for _ in range(2):
+        step(objective, optimiser)
+    return objective, optimiser, torch.amp.GradScaler("cpu", enabled=False)
+
+
+def step(objective, optimiser):
+    """One step on noise from the global generator, as dropout would take it."""
+    optimiser.zero_grad()
+    objective.loss(objective.model(torch.randn(5, 4))).square().mean().backward()
+    optimiser.step()
+
+
+def state_of(parts, number=2, best=None):
+    return training_state(*parts, number, best, torch.arange(3))
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw"])
+def test_a_restored_training_goes_on_as_if_nothing_had_happened(tmp_path, name):
+    best = {"step": 1, "recall": {"1": 0.5}, "chosen_on": "the test list"}
+    parts = training(optimiser=name)
+    save(state_of(parts, best=best), tmp_path / "a.pt")
+    step(*parts[:2])
+    other = training(seed=7, optimiser=name)
+    state = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert restore(state, *other, "a.pt") == (2, best)
+    step(*other[:2])
+    for name, value in parts[0].state_dict().items():
+        assert torch.equal(other[0].state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"classes": 4}, "a.pt belongs to another loss or optimiser: .*weight"),
+        ({"optimiser": "adamw"}, "a.pt belongs to another loss or optimiser"),
+    ],
+)
+def test_a_state_of_another_training_is_refused(options, message):
+    state = state_of(training())
+    with pytest.raises(InputError, match=message):
+        restore(state, *training(**options), "a.pt")
+
+
+@pytest.mark.parametrize("facts", [{"model": "Curve", "embedding_size": 2, "pooling": "avg"}, None])
+def test_a_state_of_another_model_is_refused(facts):
+    state = {**state_of(training()), "facts": facts}
+    with pytest.raises(InputError, match="a.pt holds the model .*, but the flags ask for {'model': 'Line'"):
+        restore(state, *training(), "a.pt")
+
+
+def test_a_failing_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    save({"step": 1}, tmp_path / "a.pt")
+
+    def fail(state, path):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint.torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save({"step": 2}, tmp_path / "a.pt")
+    assert torch.load(tmp_path / "a.pt", weights_only=True) == {"step": 1}
+
+
+def no_links(*paths):
+    raise OSError("no hard links here")
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_last_is_the_newest_step_and_the_older_steps_stay(tmp_path, monkeypatch, linked):
+    if not linked:
+        monkeypatch.setattr(os, "link", no_links)
+    for number in (3, 6, 6):
+        path = save_step({"step": number}, str(tmp_path))
+        assert os.path.basename(path) == f"step_{number}.pt"
+        assert torch.load(tmp_path / "last.pt", weights_only=True) == {"step": number}
+        assert os.path.samefile(path, tmp_path / "last.pt") == linked
+    assert torch.load(tmp_path / "step_3.pt", weights_only=True) == {"step": 3}
+    assert sorted(os.listdir(tmp_path)) == ["last.pt", "step_3.pt", "step_6.pt"]
+
+
+def test_a_crash_before_the_rename_harms_no_older_step(tmp_path, monkeypatch):
+    """The left-over last.pt.tmp is a link to step_3.pt: whoever writes into it writes into that."""
+    save_step({"step": 3}, tmp_path)
+    os.link(tmp_path / "step_3.pt", tmp_path / "last.pt.tmp")
+    save_step({"step": 6}, tmp_path)
+    assert torch.load(tmp_path / "step_3.pt", weights_only=True) == {"step": 3}
+    assert torch.load(tmp_path / "last.pt", weights_only=True) == {"step": 6}

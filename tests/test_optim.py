@@ -1,0 +1,102 @@
+"""The learning rate in closed form, parameter groups, and one step of each optimiser by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from engine.optim import OPTIMISERS, STRATEGIES, build_optimiser, learning_rate, set_rate
+from errors import InputError
+
+ANCESTOR = {"lr": 0.01, "strategy": "piecewise_decay", "lr_steps": (15000, 25000), "total": 30000}
+
+
+@pytest.mark.parametrize(
+    "step, rate", [(0, 0.01), (14999, 0.01), (15000, 0.001), (24999, 0.001), (25000, 0.0001), (29999, 0.0001)]
+)
+def test_piecewise_decay(step, rate):
+    assert learning_rate(step, **ANCESTOR) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("warmup", [0, 20])
+def test_cosine(warmup):
+    rates = [learning_rate(step, 0.3, "cosine", (), 100, warmup) for step in range(100)]
+    length = 100 - warmup
+    for step in range(warmup, 100):
+        assert rates[step] == pytest.approx(0.3 * math.cos(math.pi * (step - warmup) / length / 2) ** 2)
+    assert rates[warmup] == 0.3 and rates[warmup + length // 2] == pytest.approx(0.15)
+    assert all(early > late for early, late in zip(rates[warmup:], rates[warmup + 1 :]))
+    assert learning_rate(100, 0.3, "cosine", (), 100, warmup) == pytest.approx(0) and rates[-1] > 0
+
+
+def test_constant():
+    assert {learning_rate(step, 0.2, "constant", (5,), 10) for step in range(10)} == {0.2}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_warm_up_rises_linearly_to_what_the_strategy_gives(strategy):
+    rates = [learning_rate(step, 1.0, strategy, (50,), 100, warmup=8) for step in range(100)]
+    assert rates[:8] == pytest.approx([(step + 1) / 8 for step in range(8)])
+    assert rates[8] == 1.0
+    unwarmed = [learning_rate(step, 1.0, strategy, (50,), 100) for step in range(100)]
+    if strategy != "cosine":
+        assert rates[8:] == unwarmed[8:]
+
+
+def small():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[0].requires_grad_(False)
+    return model, nn.Linear(2, 5)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("class_lr, ratio", [(None, 1.0), (0.5, 5.0), (0.01, 0.1), (0.0, 0.0)])
+def test_class_weights_keep_their_ratio_at_every_rate(name, class_lr, ratio):
+    model, loss = small()
+    optimiser = build_optimiser(name, model, loss, lr=0.1, class_lr=class_lr)
+    for rate in (0.1, 0.003):
+        set_rate(optimiser, rate)
+        assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([rate, rate * ratio])
+    groups = [{id(p) for p in group["params"]} for group in optimiser.param_groups]
+    assert groups == [{id(p) for p in model[1].parameters()}, {id(p) for p in loss.parameters()}]  # not the frozen layer
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_losses_without_weights_have_no_group(name):
+    optimiser = build_optimiser(name, small()[0], nn.Identity(), lr=0.1, class_lr=0.5)
+    assert [group["ratio"] for group in optimiser.param_groups] == [1.0]
+
+
+def test_nothing_to_train_is_refused():
+    with pytest.raises(InputError, match="nothing"):
+        build_optimiser("momentum", nn.Identity(), nn.Identity(), lr=0.1)
+
+
+def steps(name, gradients, **options):
+    """What one weight of value 1 becomes after each of the gradients, at a rate of 0.1."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    optimiser = build_optimiser(name, model, nn.Identity(), lr=0.1, **options)
+    values = []
+    for gradient in gradients:
+        model.weight.grad = torch.full((1, 1), gradient)
+        optimiser.step()
+        values.append(model.weight.item())
+    return values
+
+
+def test_momentum_sgd_by_hand():
+    """v = 0.9 v + (g + 0.01 w); w = w - 0.1 v: the decay is part of the gradient, as the ancestor's L2."""
+    weight, velocity, expected = 1.0, 0.0, []
+    for gradient in (2.0, -1.0, 0.5):
+        velocity = 0.9 * velocity + gradient + 0.01 * weight
+        weight -= 0.1 * velocity
+        expected.append(weight)
+    assert steps("momentum", (2.0, -1.0, 0.5), weight_decay=0.01, momentum=0.9) == pytest.approx(expected)
+
+
+def test_adamw_by_hand():
+    """Decay beside the gradient (arXiv 1711.05101): the first step is 0.1 sign(g) after w shrank by 0.1 * 0.01."""
+    assert steps("adamw", (7.0,), weight_decay=0.01) == pytest.approx([1 - 0.1 * 0.01 - 0.1])
