@@ -19,7 +19,7 @@ case $second in
     longer) flags="$common $elem --loss_name=$first $own $longer" ;;
     *)
         script=train_pair.py
-        eval "own=\${pair_$second}"
+        eval "own=\"\${pair_$second} \${pair_${first}_$second:-}\""
         flags="$common $pair --loss_name=$second --pretrained_model=$root/seed$seed/$first $own"
         ;;
 esac

@@ -53,16 +53,17 @@ def test_a_restored_training_goes_on_as_if_nothing_had_happened(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "saved, asked",
     [
-        ({"classes": 4}, "a.pt belongs to another loss or optimiser: .*weight"),
-        ({"optimiser": "adamw"}, "a.pt belongs to another loss or optimiser"),
+        ({"classes": 3}, {"classes": 4}),
+        ({"optimiser": "momentum"}, {"optimiser": "adamw"}),
+        ({"optimiser": "adamw"}, {"optimiser": "momentum"}),
     ],
 )
-def test_a_state_of_another_training_is_refused(options, message):
-    state = state_of(training())
-    with pytest.raises(InputError, match=message):
-        restore(state, *training(**options), "a.pt")
+def test_a_state_of_another_training_is_refused(saved, asked):
+    state = state_of(training(**saved))
+    with pytest.raises(InputError, match="a.pt belongs to another loss or optimiser: ."):
+        restore(state, *training(**asked), "a.pt")
 
 
 @pytest.mark.parametrize("facts", [{"model": "Curve", "embedding_size": 2, "pooling": "avg"}, None])

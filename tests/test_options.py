@@ -64,7 +64,7 @@ def test_every_default_survives_a_replay(built):
 
 
 def test_every_flag_is_read(built):
-    """`args.name` or getattr(args, "name") occurs in the script or in what it takes from session.py."""
+    """`args.name` or getattr(args, "name") occurs in the script or in what it takes from session.py and training.py."""
     script, loss, parser = built
     own = {option.name for option in LOSSES.options(loss)} if loss else set()
     dead = flags_of(parser).keys() - own - UNREAD - flags_read(script)
@@ -72,7 +72,7 @@ def test_every_flag_is_read(built):
 
 
 def test_every_flag_read_exists():
-    """The other way round: session.py reads no flag that its scripts lack."""
+    """The other way round: session.py and training.py read no flag that their scripts lack."""
     parsers = {script: SCRIPTS[script].parse([]) for script in SCRIPTS}
     for script, args in parsers.items():
         optional = {"class_lr", "class_dim", "samples_each_class"}  # one training script has it
@@ -80,9 +80,9 @@ def test_every_flag_read_exists():
 
 
 def flags_read(script):
-    """Names of the flags that a script reads, itself or through the definitions of session.py that it uses."""
+    """Names of the flags that a script reads, itself or through the definitions of session.py and training.py."""
     tree = ast.parse((ROOT / f"{script}.py").read_text())
-    parts = ast.parse((ROOT / "session.py").read_text()).body
+    parts = [part for name in ("session.py", "training.py") for part in ast.parse((ROOT / name).read_text()).body]
     definitions = {part.name: part for part in parts if isinstance(part, (ast.FunctionDef, ast.ClassDef))}
     reached, pending = set(), [tree]
     names = set(session.MODEL_DEFAULTS)
@@ -126,7 +126,8 @@ def test_ancestors_defaults():
     arc = SCRIPTS["train_elem"].parse(["--loss_name=arcmargin"])
     npairs = SCRIPTS["train_pair"].parse(["--loss_name=npairs"])
     both = {"test_batch_size": 50, "display_iter_step": 10, "model_save_dir": "output"}
-    both |= {"lr_strategy": "piecewise_decay", "with_mem_opt": True, "checkpoint": None, "enable_ce": False, "pretrained_model": None}
+    both |= {"lr_strategy": "piecewise_decay", "with_mem_opt": True, "enable_ce": False}
+    both |= {"checkpoint": None, "pretrained_model": None}
     expected = [
         (elem, {"loss_name": "softmax", "train_batch_size": 256, "lr": 0.01, "lr_steps": (15000, 25000), **both}),
         (elem, {"total_iter_num": 30000, "test_iter_step": 1000, "save_iter_step": 1000}),
@@ -144,8 +145,8 @@ def test_ancestors_defaults():
 
 def test_ancestors_command_line():
     line = "--model=ResNet50 --train_batch_size=160 --test_batch_size=50 --lr=0.0001 --total_iter_num=100000"
-    line += " --use_gpu=True --loss_name=eml --samples_each_class=2 --pretrained_model=output/arc --model_save_dir=output/eml"
-    line += " --image_shape=3,224,224 --lr_steps=50000,80000 --with_mem_opt=0 --enable_ce=1"
+    line += " --use_gpu=True --loss_name=eml --samples_each_class=2 --pretrained_model=output/arc"
+    line += " --model_save_dir=output/eml --image_shape=3,224,224 --lr_steps=50000,80000 --with_mem_opt=0 --enable_ce=1"
     args = SCRIPTS["train_pair"].parse(line.split())
     assert (args.use_gpu, args.with_mem_opt, args.enable_ce) == (True, False, True)
     assert (args.lr_steps, args.image_shape) == ((50000, 80000), (3, 224, 224))

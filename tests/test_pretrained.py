@@ -106,7 +106,7 @@ class Trap:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"hello", b"PK\x03\x04", pickle.dumps({"backbone.x": Trap()}), torch.ones(3), [1, 2], {"model": 1}, {}],
+    [b"", b"hello", b"PK\x03\x04", pickle.dumps({"backbone.x": Trap()}, protocol=2), torch.ones(3), [1, 2], {"model": 1}, {}],
     ids=["empty", "text", "half a zip", "code", "tensor", "list", "number", "nothing"],
 )
 def test_what_holds_no_weights_is_refused(tmp_path, content):

@@ -46,7 +46,7 @@ def go_on(loss, checkpoint, steps):
 def weights(file):
     """Everything in a checkpoint that the next step depends on."""
     state = torch.load(file, weights_only=True)
-    return {name: state[name] for name in ("model", "loss", "optimiser", "step", "best", "classes")}
+    return {name: state[name] for name in ("model", "loss", "optimiser", "step", "best", "classes", "rng")}
 
 
 def assert_bit_equal(left, right):
@@ -102,13 +102,14 @@ def test_resumed_run_keeps_its_record(train):
     run("train_elem", [f"--checkpoint={parts}", "--total_iter_num=3", f"--model_save_dir={parts / 'elsewhere'}"])
     assert [line["step"] for line in read_metrics(parts) if line["group"] == "test"] == [1, 2, 3]
     assert read_json(parts / "result.json")["step"] == 3
+    assert read_json(parts / "config.json")["flags"]["total_iter_num"] == 3
     assert not (parts / "elsewhere").exists()
     assert len(list(parts.glob("events.out.tfevents.*"))) == 2
 
 
 def test_stopped_run_goes_on_to_its_own_total(train, monkeypatch):
     """A run that died at step 4 (here by its own test at that step) goes on from step 3 to the total it was given."""
-    from session import Training
+    from training import Training
 
     whole = train("whole", "softmax", 6)
     test = Training._test

@@ -177,8 +177,8 @@ def test_pair_run_from_elem_run(pair_runs, elem_runs, loss):
     run_dir, printed = pair_runs[loss]
     source = str(elem_runs["softmax"][0])
     assert f"{source}: not used: loss.weight, loss.bias\n" in printed
-    for flag in ("--model=Tiny", "--image_shape=3,32,32", "--resize_short_size=0", "--embedding_size=0", "--pooling=avg"):
-        assert f"{flag} taken from {source}\n" in printed
+    for flag in ("model=Tiny", "image_shape=3,32,32", "resize_short_size=0", "embedding_size=0", "pooling=avg"):
+        assert f"--{flag} taken from {source}\n" in printed
     flags = read_json(run_dir / "config.json")["flags"]
     assert flags["model"] == "Tiny" and flags["image_shape"] == [3, 32, 32]
     last = [line for line in read_metrics(run_dir) if line["group"] == "train"][-1]
