@@ -33,7 +33,14 @@ def parse(argv):
     options.add_device_flags(parser, precision="fp32")
     group = parser.add_argument_group("results")
     group.add_argument("--output", help="write paths and embeddings to this .npz, or {path: embedding} to this .json")
-    group.add_argument("--scores", action="store_true", help="print the five likeliest train labels (stage 1 runs)")
+    group.add_argument(
+        "--scores",
+        type=options.boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        help="print the five likeliest train labels (stage 1 runs)",
+    )
     return options.parse(parser, options.replayed(argv, parser))
 
 

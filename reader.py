@@ -201,7 +201,10 @@ def open_inputs(inputs, data_dir):
 
 
 def hold_out(images, count, seed=0):
-    """Split a list by label: `count` random labels for validation. Returns (train, validation)."""
+    """Split a list by label: `count` random labels for validation. Returns (train, validation).
+
+    Which labels depends on `count` and `seed` alone, so that two stages of any --seed hold out the same.
+    """
     labels = np.unique(images.labels)
     if not 0 < count < len(labels):
         raise InputError(f"val_classes is {count}; with {len(labels)} train labels it can be 1 to {len(labels) - 1}")

@@ -36,7 +36,7 @@ class Training:
         self.test = reader.open_list(args.test_list, args.data_dir, "test")
         self.tested_on = f"the test list {Path(self.test.source).name}"
         if args.val_classes:
-            self.train, self.test = reader.hold_out(self.train, args.val_classes, args.seed)
+            self.train, self.test = reader.hold_out(self.train, args.val_classes)
             self.tested_on = f"{args.val_classes} train labels held out"
         self.labels, self.num_classes = reader.class_codes(self.train)
         self.flags = model_flags(args)
@@ -95,7 +95,7 @@ class Training:
             "lists": {"train": list_facts(self.train), "test": list_facts(self.test)},
         }
         folder = run_folder(args.checkpoint) if args.checkpoint else args.model_save_dir
-        return Run(folder, config, resumed=bool(args.checkpoint), overwrite=args.overwrite)
+        return Run(folder, config, self.start, resumed=bool(args.checkpoint), overwrite=args.overwrite)
 
     def fit(self):
         """Train to the last step, testing and saving on the way; returns what result.json holds."""

@@ -50,9 +50,9 @@ def make_folder(path):
 
 
 class Run:
-    """One training run's folder. A new run refuses a folder that holds one; a resumed run appends."""
+    """One training run's folder. A new run refuses a folder that holds one; a resumed one goes on after step `start`."""
 
-    def __init__(self, folder, config, resumed=False, overwrite=False):
+    def __init__(self, folder, config, start=0, resumed=False, overwrite=False):
         holder = Path(folder) / "config.json"
         if holder.exists() and not (resumed or overwrite):
             raise InputError(
@@ -60,13 +60,23 @@ class Run:
                 "--model_save_dir, or give --overwrite=True"
             )
         self.folder = make_folder(folder)
-        if not resumed:
+        if resumed:
+            self._forget_after(start)
+        else:
             self._clear()
-            write_json(holder, config)
+        write_json(holder, config)
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so not for --help
 
-        self.board = SummaryWriter(self.folder)
+        self.board = SummaryWriter(self.folder, purge_step=start + 1 if resumed else None)
         self.metrics = open(self.folder / "metrics.jsonl", "a", buffering=1)
+
+    def _forget_after(self, start):
+        """Drop the figures of steps that the interrupted run made after its last checkpoint."""
+        file = self.folder / "metrics.jsonl"
+        if file.exists():
+            lines = file.read_text().splitlines()
+            whole = [line for line in lines if line.endswith("}")]  # a killed run may have torn its last line
+            file.write_text("".join(f"{line}\n" for line in whole if json.loads(line)["step"] <= start))
 
     def _clear(self):
         stale = ("*.pt", "metrics.jsonl", "result.json", "events.out.tfevents.*")
