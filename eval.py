@@ -13,6 +13,7 @@ import reader
 from engine import options
 from engine.device import choose_device, choose_precision
 from engine.embed import embed
+from engine.flag_types import positive
 from engine.run import make_folder, versions, write_json
 from models import BACKBONES
 from models.embedder import POOLINGS
@@ -25,7 +26,7 @@ def parse(argv):
     parser = options.new_parser(__doc__)
     options.add_model_flags(parser, BACKBONES, POOLINGS)
     group = options.add_data_flags(parser)
-    group.add_argument("--batch_size", type=options.positive, default=50, help="images in a batch")
+    group.add_argument("--batch_size", type=positive, default=50, help="images in a batch")
     options.add_device_flags(parser, precision="fp32")
     group = parser.add_argument_group("results")
     group.add_argument(
@@ -33,8 +34,8 @@ def parse(argv):
     )
     group.add_argument("--save_embeddings", help="write paths, labels and embeddings to this .npz")
     group.add_argument("--picture", help="write some queries with their five nearest to this .png")
-    group.add_argument("--picture_queries", type=options.positive, default=8, help="rows of the picture")
-    return options.parse(parser, options.replayed(argv, parser))
+    group.add_argument("--picture_queries", type=positive, default=8, help="rows of the picture")
+    return options.parse(parser, argv)
 
 
 def result_folder(args):
@@ -65,8 +66,9 @@ def main(argv):
     images = reader.open_list(args.test_list, args.data_dir, "test")
     flags = model_flags(args)
     model = open_model(args.pretrained_model, flags).to(device)
-    folder = make_folder(result_folder(args))
     loader = open_test_loader(images, flags, args.batch_size, args.num_workers, device)
+    table, picture = open_output(args.save_embeddings, (".npz",)), open_output(args.picture, (".png",))
+    folder = make_folder(result_folder(args))
     began = time.perf_counter()
     embeddings = embed(model, loader, device, precision)
     embedded = time.perf_counter()
@@ -84,12 +86,12 @@ def main(argv):
         "versions": versions(),
     }
     write_json(folder / "result.json", result)
-    if args.save_embeddings:
+    if table:
         columns = {"paths": images.paths, "labels": images.labels, "embeddings": embeddings.numpy()}
-        np.savez(open_output(args.save_embeddings), **columns)
-    if args.picture:
-        draw(open_output(args.picture), embeddings, images, args.picture_queries)
-    report(result, [folder / "result.json", args.save_embeddings, args.picture])
+        np.savez(table, **columns)
+    if picture:
+        draw(picture, embeddings, images, args.picture_queries)
+    report(result, [folder / "result.json", table, picture])
 
 
 def report(result, files):

@@ -5,7 +5,6 @@ python infer.py --pretrained_model=output --input cat.jpg dog.jpg --scores
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ import reader
 from engine import options
 from engine.device import choose_device, choose_precision
 from engine.embed import embed
+from engine.flag_types import boolean, positive
 from errors import InputError
 from losses import LOSSES
 from models import BACKBONES
@@ -21,36 +21,35 @@ from models.embedder import POOLINGS
 from models.pretrained import read_weights, weights_file
 from session import model_flags, open_model, open_output, open_test_loader
 
-WRITERS = (".npz", ".json")
-
 
 def parse(argv):
     parser = options.new_parser(__doc__)
     options.add_model_flags(parser, BACKBONES, POOLINGS)
     group = options.add_data_flags(parser)
     group.add_argument("--input", nargs="+", help="a folder, image files, or a list (default: the --test_list)")
-    group.add_argument("--batch_size", type=options.positive, default=1, help="images in a batch")
+    group.add_argument("--batch_size", type=positive, default=1, help="images in a batch")
     options.add_device_flags(parser, precision="fp32")
     group = parser.add_argument_group("results")
     group.add_argument("--output", help="write paths and embeddings to this .npz, or {path: embedding} to this .json")
     group.add_argument(
         "--scores",
-        type=options.boolean,
+        type=boolean,
         nargs="?",
         const=True,
         default=False,
         help="print the five likeliest train labels (stage 1 runs)",
     )
-    return options.parse(parser, options.replayed(argv, parser))
+    return options.parse(parser, argv)
 
 
 def open_classifier(source):
     """The loss of a stage 1 run as a classifier, and the labels of its classes. Raises InputError for anything else."""
-    state = read_weights(weights_file(source)) if source and source != "imagenet" else {}
-    flags = options.read_flags(options.run_folder(source) / "config.json") if state else {}
+    config = options.run_folder(weights_file(source)) / "config.json" if source and source != "imagenet" else None
+    flags = options.read_flags(config) if config and config.is_file() else {}
     name = flags.get("loss_name")
     if name not in LOSSES.names(stage="elem"):
         raise InputError(f"--scores needs a run of train_elem.py as --pretrained_model, got {source!r}")
+    state = read_weights(weights_file(source))
     classes, width = state["loss"]["weight"].shape
     chosen = {option.name: flags[option.name] for option in LOSSES.options(name)}
     loss = LOSSES[name](embedding_size=width, num_classes=classes, **chosen)
@@ -67,7 +66,6 @@ def best_scores(classifier, labels, embeddings):
 
 def write(path, images, embeddings):
     """Save as .npz (paths, labels, embeddings) or as .json ({path: embedding})."""
-    path = open_output(path)
     if path.suffix == ".json":
         path.write_text(json.dumps(dict(zip(images.paths.tolist(), embeddings.tolist()))))
     else:
@@ -76,8 +74,6 @@ def write(path, images, embeddings):
 
 def main(argv):
     args = parse(argv)
-    if args.output and Path(args.output).suffix not in WRITERS:
-        raise InputError(f"--output={args.output} has to end in one of {', '.join(WRITERS)}")
     device = choose_device(args.use_gpu)
     precision = choose_precision(args.precision, device)
     images = reader.open_inputs(args.input or [args.test_list], args.data_dir)
@@ -85,17 +81,16 @@ def main(argv):
     model = open_model(args.pretrained_model, flags).to(device)
     classifier, labels = open_classifier(args.pretrained_model) if args.scores else (None, None)
     loader = open_test_loader(images, flags, args.batch_size, args.num_workers, device)
+    output = open_output(args.output, (".npz", ".json"))
     embeddings = embed(model, loader, device, precision)
-    if args.output:
-        write(args.output, images, embeddings)
+    if output:
+        write(output, images, embeddings)
     for i, embedding in enumerate(embeddings):
         print(f"Test-{i}-feature: {[round(value, 6) for value in embedding[:5].tolist()]}")
     if args.scores:
         for i, (names, values) in enumerate(zip(*best_scores(classifier, labels, embeddings))):
             print(f"Test-{i}-scores: {', '.join(f'{n} {v:.4f}' for n, v in zip(names.tolist(), values.tolist()))}")
-    print(
-        f"{len(images)} images, {embeddings.shape[1]} numbers each{f', written: {args.output}' if args.output else ''}"
-    )
+    print(f"{len(images)} images, {embeddings.shape[1]} numbers each{f', written: {output}' if output else ''}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from engine.options import read_flags, run_folder
+from engine.options import plain, read_flags, run_folder
 from engine.run import checksum, make_folder, say
+from errors import InputError
 from loader import in_order, open_loader
 from models import Embedder, load_pretrained
 from models.pretrained import weights_file
@@ -31,7 +32,7 @@ def model_flags(args):
     for name, default in MODEL_DEFAULTS.items():
         given = getattr(args, name)
         if given is None and name in run:
-            say(f"--{name}={run[name]} taken from {args.pretrained_model}")
+            say(f"--{name}={plain(run[name])} taken from {args.pretrained_model}")
         flags[name] = given if given is not None else run.get(name, default)
     return flags
 
@@ -69,7 +70,11 @@ def recalls(embeddings, images):
     return recall_at_k(embeddings, images.labels, RECALLS, is_query=images.is_query, is_gallery=images.is_gallery)
 
 
-def open_output(path):
-    """A path to write a file to, its folder made. Raises InputError when that cannot be."""
+def open_output(path, suffixes):
+    """A path to write a file to, its folder made; None for None. Raises InputError when that cannot be."""
+    if path is None:
+        return None
+    if Path(path).suffix not in suffixes:
+        raise InputError(f"cannot write {str(path)!r}: it has to end in {' or '.join(suffixes)}")
     make_folder(Path(path).parent)
     return Path(path)

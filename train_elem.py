@@ -8,6 +8,7 @@ python train_elem.py --checkpoint=output
 from functools import partial
 
 from engine import options
+from engine.flag_types import count, number
 from errors import InputError
 from losses import LOSSES
 from models import BACKBONES
@@ -28,16 +29,17 @@ DEFAULTS = {
 
 def parse(argv):
     """All flags of stage 1; the chosen loss brings its own."""
-    argv = options.replayed(argv)
     loss_name = options.choose_loss(argv, LOSSES, "elem", default="softmax")
     parser = options.new_parser(__doc__)
     options.add_loss_flags(parser, LOSSES, loss_name, "elem")
     options.add_training_model_flags(parser, BACKBONES, POOLINGS)
     options.add_train_data_flags(parser, parse_augment)
     optimisation = options.add_optimiser_flags(parser)
-    optimisation.add_argument("--class_lr", type=float, help="learning rate of the loss's own weights (default: --lr)")
     optimisation.add_argument(
-        "--class_dim", type=int, help="checked against the number of train labels (default: no check)"
+        "--class_lr", type=number(0), help="learning rate of the loss's own weights (default: --lr)"
+    )
+    optimisation.add_argument(
+        "--class_dim", type=count, help="checked against the number of train labels (default: no check)"
     )
     options.add_device_flags(parser, precision="auto")
     options.add_run_flags(parser)

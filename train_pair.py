@@ -26,7 +26,6 @@ DEFAULTS = {
 
 def parse(argv):
     """All flags of stage 2; the chosen loss brings its own."""
-    argv = options.replayed(argv)
     loss_name = options.choose_loss(argv, LOSSES, "pair", default="triplet")
     parser = options.new_parser(__doc__)
     group = options.add_loss_flags(parser, LOSSES, loss_name, "pair")

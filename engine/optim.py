@@ -15,7 +15,7 @@ def build_optimiser(name, model, loss, lr, class_lr=None, weight_decay=1e-4, mom
     the ancestor's regulariser) and decoupled under adamw. Each group carries `ratio`, its rate over the scheduled one.
     """
     groups = []
-    for module, ratio in ((model, 1.0), (loss, (class_lr or lr) / lr)):
+    for module, ratio in ((model, 1.0), (loss, 1.0 if class_lr is None else class_lr / lr)):
         parameters = [p for p in module.parameters() if p.requires_grad]
         if parameters:
             groups.append({"params": parameters, "ratio": ratio})

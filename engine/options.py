@@ -6,62 +6,20 @@ import sys
 from pathlib import Path
 
 from engine.device import PRECISIONS
+from engine.flag_types import (
+    boolean,
+    count,
+    fractions,
+    image_shape,
+    in_argparse,
+    integers,
+    number,
+    one_of,
+    plain,
+    positive,
+)
 from engine.optim import OPTIMISERS, STRATEGIES
 from errors import InputError, near_match
-
-
-def boolean(text):
-    """True/False/1/0 as the ancestor's recipes spell them."""
-    values = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of True, False, 1, 0")
-    return values[text.lower()]
-
-
-def integers(text):
-    """A comma-separated tuple of integers."""
-    try:
-        return tuple(int(word) for word in text.split(",") if word.strip())
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 15000,25000") from None
-
-
-def image_shape(text):
-    """`3,height,width` in pixels."""
-    shape = integers(text)
-    if len(shape) != 3 or shape[0] != 3 or min(shape) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not 3,height,width such as 3,224,224")
-    return shape
-
-
-def fractions(text):
-    """Two comma-separated numbers 0 < low <= high <= 1."""
-    try:
-        low, high = (float(word) for word in text.split(","))
-    except ValueError:
-        low, high = 0.0, 0.0
-    if not 0 < low <= high <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not low,high with 0 < low <= high <= 1")
-    return low, high
-
-
-def positive(text):
-    """An integer above zero."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer above 0")
-    return int(text)
-
-
-def one_of(names):
-    """A flag's type that takes one of `names` and offers the near match."""
-
-    def check(text):
-        if text not in names:
-            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}.{near_match(text, names)}")
-        return text
-
-    return check
-
 
 UNREPLAYED = ("config", "checkpoint", "overwrite")
 
@@ -77,11 +35,6 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} (default: {plain(action.default)})" if shown else action.help
 
 
-def plain(value):
-    """A flag's value as one would type it."""
-    return ",".join(str(part) for part in value) if isinstance(value, (tuple, list)) else str(value)
-
-
 def new_parser(doc):
     """An empty parser; `doc` is the script's docstring."""
     parser = _Parser(description=doc, formatter_class=_Help, usage="%(prog)s [--flag=value ...]", allow_abbrev=False)
@@ -93,7 +46,9 @@ def add_data_flags(parser):
     group = parser.add_argument_group("data")
     group.add_argument("--data_dir", help="folder that the lists' paths start from (default: the embedded emoji set)")
     group.add_argument("--test_list", default="Ebay_test.txt", help="SOP list or csv of the test images")
-    group.add_argument("--num_workers", type=int, default=2, help="processes that load images; 0: none beside this one")
+    group.add_argument(
+        "--num_workers", type=count, default=2, help="processes that load images; 0: none beside this one"
+    )
     return group
 
 
@@ -101,10 +56,10 @@ def add_train_data_flags(parser, parse_augment):
     group = add_data_flags(parser)
     group.add_argument("--train_list", default="Ebay_train.txt", help="SOP list or csv of the training images")
     group.add_argument(
-        "--val_classes", type=int, default=0, help="hold out so many train labels and test on them instead"
+        "--val_classes", type=count, default=0, help="hold out so many train labels and test on them instead"
     )
     group.add_argument(
-        "--augment", type=parse_augment, default=("crop", "flip"), help="comma-separated, see README; none"
+        "--augment", type=in_argparse(parse_augment), default=("crop", "flip"), help="comma-separated, see README; none"
     )
     group.add_argument("--crop_scale", type=fractions, default=(0.08, 1.0), help="share of the area that crop keeps")
     group.add_argument("--train_batch_size", type=positive, help="images in a training batch")
@@ -116,10 +71,10 @@ def add_model_flags(parser, models, poolings):
     group.add_argument("--model", help=f"one of {', '.join(models)} (default: ResNet50)")
     group.add_argument("--image_shape", type=image_shape, help="input as 3,height,width in pixels (default: 3,224,224)")
     group.add_argument(
-        "--resize_short_size", type=int, help="short side before the test crop (default 0: the crop size)"
+        "--resize_short_size", type=count, help="short side before the test crop (default 0: the crop size)"
     )
     group.add_argument(
-        "--embedding_size", type=int, help="width of a linear layer (default 0: the pooled feature itself)"
+        "--embedding_size", type=count, help="width of a linear layer (default 0: the pooled feature itself)"
     )
     group.add_argument("--pooling", type=one_of(poolings), help=f"one of {', '.join(poolings)} (default: avg)")
     group.add_argument("--pretrained_model", help="a run folder, a weights file, or imagenet; empty: random weights")
@@ -130,7 +85,7 @@ def add_training_model_flags(parser, models, poolings):
     group = add_model_flags(parser, models, poolings)
     group.add_argument("--freeze_bn", type=boolean, default=False, help="keep BatchNorm at its stored statistics")
     group.add_argument(
-        "--freeze_stages", type=int, default=0, help="leave so many first stages of the backbone as they are"
+        "--freeze_stages", type=count, default=0, help="leave so many first stages of the backbone as they are"
     )
 
 
@@ -150,13 +105,13 @@ def add_optimiser_flags(parser):
     group.add_argument(
         "--optimiser", type=one_of(OPTIMISERS), default="momentum", help=f"one of {', '.join(OPTIMISERS)}"
     )
-    group.add_argument("--lr", type=float, help="learning rate")
+    group.add_argument("--lr", type=number(0, above=True), help="learning rate")
     group.add_argument("--lr_strategy", type=one_of(STRATEGIES), default="piecewise_decay", help=", ".join(STRATEGIES))
     group.add_argument("--lr_steps", type=integers, help="steps at which piecewise_decay multiplies by 0.1")
-    group.add_argument("--warmup_steps", type=int, default=0, help="steps of linear rise to --lr")
-    group.add_argument("--weight_decay", type=float, default=1e-4, help="L2 (momentum) or decoupled (adamw)")
-    group.add_argument("--momentum", type=float, default=0.9, help="of SGD")
-    group.add_argument("--clip_norm", type=float, default=0.0, help="largest norm of the gradient; 0: no clipping")
+    group.add_argument("--warmup_steps", type=count, default=0, help="steps of linear rise to --lr")
+    group.add_argument("--weight_decay", type=number(0), default=1e-4, help="L2 (momentum) or decoupled (adamw)")
+    group.add_argument("--momentum", type=number(0), default=0.9, help="of SGD")
+    group.add_argument("--clip_norm", type=number(0), default=0.0, help="largest norm of the gradient; 0: no clipping")
     group.add_argument("--total_iter_num", type=positive, help="steps of the whole run")
     return group
 
@@ -166,7 +121,7 @@ def add_run_flags(parser):
     group.add_argument("--model_save_dir", default="output", help="the run's folder")
     group.add_argument("--overwrite", type=boolean, default=False, help="replace a run that is in that folder")
     group.add_argument("--checkpoint", help="go on with this run (its folder); its own flags are taken over")
-    group.add_argument("--seed", type=int, default=0, help="of weights, batches and augmentations")
+    group.add_argument("--seed", type=count, default=0, help="of weights, batches and augmentations")
     group.add_argument("--display_iter_step", type=positive, default=10, help="steps between two lines")
     group.add_argument(
         "--test_iter_step", type=positive, help="steps between two tests; the last step is always tested"
@@ -193,7 +148,7 @@ def add_loss_flags(parser, losses, name, stage):
 def choose_loss(argv, losses, stage, default):
     """The first pass: which loss `argv` names. Raises InputError for an unknown one or one of the other stage."""
     first = _Parser(add_help=False, allow_abbrev=False)
-    first.add_argument("--loss_name", default=default)
+    first.add_argument("--loss_name", default=replayed(argv).get("loss_name", default))
     name = first.parse_known_args(argv)[0].loss_name
     if name not in losses.names(stage=stage):
         own = losses.fact(name, "stage")
@@ -203,36 +158,42 @@ def choose_loss(argv, losses, stage, default):
     return name
 
 
-def parse(parser, argv, owners=None):
-    """Parse all of `argv`. Raises InputError for an unknown flag, with its near match or the losses that own it."""
-    args, unknown = parser.parse_known_args(argv)
+def parse(parser, argv, losses=None):
+    """Parse `argv` on top of the flags that it replays.
+
+    Replayed flags that the parser lacks are left out if they are options of one of `losses`, so that a run can be
+    replayed with another loss; without `losses` all are, so that eval.py can replay a training run.
+    Raises InputError for an unknown flag, with its near match or the losses whose option it is.
+    """
+    known = parser._option_string_actions
+    owners = {}
+    for name in losses.names() if losses else ():
+        for option in losses.options(name):
+            owners.setdefault(f"--{option.name}", []).append(name)
+    replay = {f"--{name}": value for name, value in replayed(argv).items()}
+    if losses:
+        replay = {flag: value for flag, value in replay.items() if flag in known or flag not in owners}
+    else:
+        replay = {flag: value for flag, value in replay.items() if flag in known}
+    words = [f"{flag}={plain(value)}" for flag, value in replay.items()]
+    args, unknown = parser.parse_known_args(words + list(argv))
     if unknown:
         word = unknown[0].split("=")[0]
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        own = [
-            name for name in (owners.names() if owners else ()) if word[2:] in {o.name for o in owners.options(name)}
-        ]
-        hint = f" It is an option of {', '.join(own)}." if own else near_match(word, flags)
+        hint = f" It is an option of {', '.join(owners[word])}." if word in owners else near_match(word, known)
         raise InputError(f"unknown flag {unknown[0]!r}.{hint} (see --help)")
     return args
 
 
-def replayed(argv, parser=None):
-    """`argv` with the flags of --config or of the --checkpoint run's config.json put before it.
-
-    parser: leave out the flags that this parser does not have, so that eval.py can replay a training run.
-    """
+def replayed(argv):
+    """The flags of --config, or of the --checkpoint run's config.json, {name: value}; none without either."""
     first = _Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     first.add_argument("--checkpoint")
     chosen = first.parse_known_args(argv)[0]
     if not (chosen.config or chosen.checkpoint):
-        return argv
+        return {}
     flags = read_flags(chosen.config or run_folder(chosen.checkpoint) / "config.json")
-    kept = {name: value for name, value in flags.items() if value is not None and name not in UNREPLAYED}
-    if parser:
-        kept = {name: value for name, value in kept.items() if f"--{name}" in parser._option_string_actions}
-    return [f"--{name}={plain(value)}" for name, value in kept.items()] + list(argv)
+    return {name: value for name, value in flags.items() if value is not None and name not in UNREPLAYED}
 
 
 def read_flags(file):
@@ -255,5 +216,7 @@ def run_script(main):
     try:
         main(sys.argv[1:])
     except InputError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        # A loader's worker wraps its error into a traceback, whose last line is the sentence.
+        sentence = str(error).strip().splitlines()[-1].removeprefix("errors.InputError: ")
+        print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
         sys.exit(2)

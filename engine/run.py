@@ -50,7 +50,7 @@ def make_folder(path):
 
 
 class Run:
-    """One training run's folder. A new run refuses a folder that holds one; a resumed one goes on after step `start`."""
+    """One run's folder. A new run refuses a folder that holds one; a resumed one goes on after step `start`."""
 
     def __init__(self, folder, config, start=0, resumed=False, overwrite=False):
         holder = Path(folder) / "config.json"

@@ -21,9 +21,13 @@ def weights_file(source):
 def read_weights(file):
     """Load plain tensors and dicts only, so a stranger's file executes nothing. Raises InputError if it is not that."""
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"{str(file)!r} is not a file of plain weights: {str(error).splitlines()[0]}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{str(file)!r} is not a file of plain weights: {reason}") from None
+    if not isinstance(state, dict):
+        raise InputError(f"{str(file)!r} is not a file of plain weights: it holds a {type(state).__name__}")
+    return state
 
 
 def load_pretrained(embedder, source):

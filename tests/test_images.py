@@ -1,5 +1,6 @@
 """Image files to pixels: grey, alpha and turned pictures, boxes, and files that are none."""
 
+import gc
 import struct
 import zlib
 
@@ -75,9 +76,11 @@ def test_a_list_gives_each_image_its_box(tmp_path):
 
 def bomb():
     """A png whose header promises 200000 x 200000 pixels."""
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", 200000, 200000, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"0")), (b"IEND", b"")]
-    chunks = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    header = struct.pack(">IIBBBBB", 200000, 200000, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b"0")), (b"IEND", b"")):
+        png += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return png
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
@@ -111,6 +114,7 @@ def test_the_loader_names_a_broken_image(sop_copy, num_workers):
     batches = loader.open_loader(images, images.labels, TrainTransform(8, 8), loader.in_order(4, 2), num_workers)
     with pytest.raises(InputError, match="1_2.jpg' is not an image"):
         list(batches)
+    gc.collect()  # ends the workers here, not somewhere in a later test
 
 
 def test_batches_hold_pixels_labels_and_places(sop_tree):

@@ -59,8 +59,9 @@ def test_class_weights_keep_their_ratio_at_every_rate(name, class_lr, ratio):
     for rate in (0.1, 0.003):
         set_rate(optimiser, rate)
         assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([rate, rate * ratio])
+    # the model's first layer is frozen
     groups = [{id(p) for p in group["params"]} for group in optimiser.param_groups]
-    assert groups == [{id(p) for p in model[1].parameters()}, {id(p) for p in loss.parameters()}]  # not the frozen layer
+    assert groups == [{id(p) for p in model[1].parameters()}, {id(p) for p in loss.parameters()}]
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)

@@ -8,7 +8,7 @@ import pytest
 from runs import SCRIPTS
 
 import session
-from engine import options
+from engine import flag_types, options
 from losses import LOSSES
 from transforms import AUGMENTATIONS, parse_augment
 
@@ -52,14 +52,14 @@ def test_help_shows_every_default(built):
     words = " ".join(parser.format_help().split())
     for name, action in flags_of(parser).items():
         if action.default is not None:
-            assert f"(default: {options.plain(action.default)})" in words, name
+            assert f"(default: {flag_types.plain(action.default)})" in words, name
 
 
 def test_every_default_survives_a_replay(built):
     """config.json is replayed by typing its values: each default has to come back as it was."""
     for name, action in flags_of(built[2]).items():
         if action.default is not None and action.nargs is None:
-            value = (action.type or str)(options.plain(action.default))
+            value = (action.type or str)(flag_types.plain(action.default))
             assert value == action.default and type(value) is type(action.default), name
 
 
@@ -153,30 +153,30 @@ def test_ancestors_command_line():
 
 
 GOOD = [
-    (options.boolean, "True", True),
-    (options.boolean, "true", True),
-    (options.boolean, "1", True),
-    (options.boolean, "False", False),
-    (options.boolean, "0", False),
-    (options.integers, "15000,25000", (15000, 25000)),
-    (options.integers, "7", (7,)),
-    (options.integers, "", ()),
-    (options.image_shape, "3,224,192", (3, 224, 192)),
-    (options.fractions, "0.08,1", (0.08, 1.0)),
-    (options.positive, "12", 12),
-    (options.one_of(("fp32", "bf16")), "bf16", "bf16"),
+    (flag_types.boolean, "True", True),
+    (flag_types.boolean, "true", True),
+    (flag_types.boolean, "1", True),
+    (flag_types.boolean, "False", False),
+    (flag_types.boolean, "0", False),
+    (flag_types.integers, "15000,25000", (15000, 25000)),
+    (flag_types.integers, "7", (7,)),
+    (flag_types.integers, "", ()),
+    (flag_types.image_shape, "3,224,192", (3, 224, 192)),
+    (flag_types.fractions, "0.08,1", (0.08, 1.0)),
+    (flag_types.positive, "12", 12),
+    (flag_types.one_of(("fp32", "bf16")), "bf16", "bf16"),
     (parse_augment, "none", ()),
     (parse_augment, "", ()),
     (parse_augment, "flip,crop", ("crop", "flip")),
     (parse_augment, ",".join(reversed(AUGMENTATIONS)), tuple(AUGMENTATIONS)),
 ]
 BAD = [
-    (options.boolean, ["", "2", "yes", "None"]),
-    (options.integers, ["a", "1.5", "1 2"]),
-    (options.image_shape, ["", "224", "1,224,224", "3,0,224", "3,-1,8", "3,2,2,2"]),
-    (options.fractions, ["", "1", "0,1", "0.5,0.4", "0.5,1.1", "nan,1", "a,b", "0.1,0.2,0.3"]),
-    (options.positive, ["0", "-1", "1.5", ""]),
-    (options.one_of(("fp32", "bf16")), ["", "fp16", "BF16"]),
+    (flag_types.boolean, ["", "2", "yes", "None"]),
+    (flag_types.integers, ["a", "1.5", "1 2"]),
+    (flag_types.image_shape, ["", "224", "1,224,224", "3,0,224", "3,-1,8", "3,2,2,2"]),
+    (flag_types.fractions, ["", "1", "0,1", "0.5,0.4", "0.5,1.1", "nan,1", "a,b", "0.1,0.2,0.3"]),
+    (flag_types.positive, ["0", "-1", "1.5", ""]),
+    (flag_types.one_of(("fp32", "bf16")), ["", "fp16", "BF16"]),
 ]
 
 
@@ -195,5 +195,5 @@ def test_refused_value(kind, text):
 @pytest.mark.parametrize("value", [(3, 224, 224), (0.08, 1.0), (), 7, 1e-4, True, "a,b"])
 def test_plain_is_what_one_types(value):
     typed = {(): "", (3, 224, 224): "3,224,224", (0.08, 1.0): "0.08,1.0"}.get(value, str(value))
-    assert options.plain(value) == typed
-    assert options.plain(list(value) if isinstance(value, tuple) else value) == typed  # as JSON gives it back
+    assert flag_types.plain(value) == typed
+    assert flag_types.plain(list(value) if isinstance(value, tuple) else value) == typed  # as JSON gives it back

@@ -1,4 +1,4 @@
-"""Hand-over of weights: from a run, a state dict of ours, torchvision's names; every gap named, the wrong one refused."""
+"""Hand-over of weights: from a run, a state dict or torchvision's names; gaps are named, the wrong one refused."""
 
 import pickle
 
@@ -58,7 +58,8 @@ def test_another_embedding_size_starts_its_layer_afresh(run_dir, stored):
 
 
 def test_the_pooled_feature_leaves_the_layer_behind(run_dir):
-    assert load_pretrained(fresh(embedding_size=0), run_dir) == ["not used: loss.weight, loss.bias, head.weight, head.bias"]
+    notes = load_pretrained(fresh(embedding_size=0), run_dir)
+    assert notes == ["not used: loss.weight, loss.bias, head.weight, head.bias"]
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -106,7 +107,7 @@ class Trap:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"hello", b"PK\x03\x04", pickle.dumps({"backbone.x": Trap()}, protocol=2), torch.ones(3), [1, 2], {"model": 1}, {}],
+    [b"", b"hello", b"PK\x03\x04", pickle.dumps({"x": Trap()}, protocol=2), torch.ones(3), [1, 2], {"model": 1}, {}],
     ids=["empty", "text", "half a zip", "code", "tensor", "list", "number", "nothing"],
 )
 def test_what_holds_no_weights_is_refused(tmp_path, content):
@@ -115,7 +116,8 @@ def test_what_holds_no_weights_is_refused(tmp_path, content):
         file.write_bytes(content)
     else:
         torch.save(content, file)
-    with pytest.raises(InputError, match="weights.pth' (is not a file of plain weights|does not hold a ResNet18)") as caught:
+    refusal = "weights.pth' (is not a file of plain weights|does not hold a ResNet18)"
+    with pytest.raises(InputError, match=refusal) as caught:
         load_pretrained(fresh(), file)
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""The registry: names, facts, options from signatures, near matches, and that every registered class keeps its rules."""
+"""The registry: names, facts, options from signatures, near matches, and that registered classes keep the rules."""
 
 import pytest
 

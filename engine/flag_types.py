@@ -1,0 +1,88 @@
+"""What a flag's text may be: functions from text to value for argparse, and back."""
+
+import argparse
+import math
+
+from errors import InputError, near_match
+
+
+def boolean(text):
+    """True/False/1/0 as the ancestor's recipes spell them."""
+    values = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of True, False, 1, 0")
+    return values[text.lower()]
+
+
+def integers(text):
+    """A comma-separated tuple of integers."""
+    try:
+        return tuple(int(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 15000,25000") from None
+
+
+def image_shape(text):
+    """`3,height,width` in pixels."""
+    shape = integers(text)
+    if len(shape) != 3 or shape[0] != 3 or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 3,height,width such as 3,224,224")
+    return shape
+
+
+def fractions(text):
+    """Two comma-separated numbers 0 < low <= high <= 1."""
+    try:
+        low, high = (float(word) for word in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not 0 < low <= high <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not low,high with 0 < low <= high <= 1")
+    return low, high
+
+
+def number(least, kind=float, above=False):
+    """A flag's type: a finite `kind` of at least `least`, or above it."""
+
+    def check(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (least < value if above else least <= value) or math.isinf(value):
+            word = "an integer" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {word} {'above' if above else 'of at least'} {least}")
+        return value
+
+    return check
+
+
+positive, count = number(0, int, above=True), number(0, int)
+
+
+def one_of(names):
+    """A flag's type that takes one of `names` and offers the near match."""
+
+    def check(text):
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}.{near_match(text, names)}")
+        return text
+
+    return check
+
+
+def in_argparse(check):
+    """`check` (text -> value) as a flag's type, whose own InputError reaches the user."""
+
+    def checked(text):
+        try:
+            return check(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
+
+
+def plain(value):
+    """A flag's value as one would type it."""
+    return ",".join(str(part) for part in value) if isinstance(value, (tuple, list)) else str(value)
