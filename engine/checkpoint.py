@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import torch
 
@@ -17,7 +18,7 @@ def training_state(objective, optimiser, scaler, step, best, classes):
         "model": objective.model.state_dict(),
         "facts": objective.model.facts,
         "loss": objective.loss.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "optimiser": {"kind": type(optimiser).__name__, **optimiser.state_dict()},
         "scaler": scaler.state_dict(),
         "step": step,
         "best": best,
@@ -34,6 +35,9 @@ def restore(state, objective, optimiser, scaler, file):
     try:
         objective.model.load_state_dict(state["model"])
         objective.loss.load_state_dict(state["loss"])
+        kind = state["optimiser"]["kind"]
+        if kind != type(optimiser).__name__:
+            raise ValueError(f"it trained by {kind}, the flags ask for {type(optimiser).__name__}")
         optimiser.load_state_dict(state["optimiser"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise InputError(
@@ -57,7 +61,8 @@ def save_step(state, run_dir):
     """Save `step_N.pt` and make `last.pt` the same file (a hard link where the file system has them)."""
     path = os.path.join(run_dir, f"step_{state['step']}.pt")
     save(state, path)
-    temporary = os.path.join(run_dir, "last.pt.tmp")
+    temporary = Path(run_dir, "last.pt.tmp")
+    temporary.unlink(missing_ok=True)  # left by a crash, it may be a link to an older step
     try:
         os.link(path, temporary)
     except OSError:

