@@ -56,7 +56,7 @@ def draw(path, embeddings, images, rows):
         right = images.labels[hits] == images.labels[query]
         shown = [(reader.load(images, i), bool(r), score) for i, r, score in zip(hits, right, values)]
         sheet.append((reader.load(images, query), shown))
-    neighbour_sheet(sheet, path, title="Five nearest by cosine")
+    neighbour_sheet(sheet, path)
 
 
 def main(argv):
