@@ -1,6 +1,6 @@
-"""The demo's closing words: Recall@1 untrained, after stage 1, after stage 2, and the same queries before and after.
+"""The demo's closing words: Recall@1 of its three models, and the same queries before and after training.
 
-python recipes/demo_report.py output/demo arcmargin arcmargin+eml
+    python recipes/demo_report.py output/demo untrained arcmargin arcmargin+eml
 """
 
 import json
@@ -12,19 +12,18 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
 from retrieval.picture import side_by_side  # noqa: E402
 
 
-def main(root, first, second):
+def main(root, untrained, first, second):
     root = Path(root)
-    rows = {"untrained (ImageNet weights)": root / "untrained", f"stage 1: {first}": root / first / "eval"}
-    rows[f"stage 2: {second}"] = root / second / "eval"
+    rows = {"untrained (ImageNet weights)": untrained, f"stage 1: {first}": first, f"stage 2: {second}": second}
     print(f"\n{'':<30} Recall@1  Recall@10")
-    for title, folder in rows.items():
-        recall = json.loads((folder / "result.json").read_text())["recall"]
+    for title, run in rows.items():
+        recall = json.loads((root / "seed0" / run / "eval" / "result.json").read_text())["recall"]
         print(f"{title:<30} {100 * recall['1']:7.2f} % {100 * recall['10']:8.2f} %")
-    sheets = [root / "untrained" / "neighbours.png", root / second / "eval" / "neighbours.png"]
+    sheets = [root / "seed0" / run / "eval" / "neighbours.png" for run in (untrained, second)]
     side_by_side(sheets, ["Before training", "After both stages"], root / "before_after.png")
     print(f"\nneighbours   {root / 'before_after.png'}")
-    print(f"embeddings   {root / second / 'embeddings.npz'}")
-    print(f"runs         {root / first}, {root / second}")
+    print(f"embeddings   {root / 'embeddings.npz'} (paths, labels, embeddings)")
+    print(f"runs         {root / 'seed0' / first}, {root / 'seed0' / second}")
     print(f"curves       tensorboard --logdir {root}")
 
 
