@@ -38,7 +38,10 @@ def restore(state, objective, optimiser, scaler, file):
         kind = state["optimiser"]["kind"]
         if kind != type(optimiser).__name__:
             raise ValueError(f"it trained by {kind}, the flags ask for {type(optimiser).__name__}")
+        asked = [{name: group[name] for name in group if name != "params"} for group in optimiser.param_groups]
         optimiser.load_state_dict(state["optimiser"])
+        for group, options in zip(optimiser.param_groups, asked):
+            group.update(options)  # the flags' rates and decays hold, the checkpoint gives the momenta
     except (RuntimeError, ValueError, KeyError) as error:
         raise InputError(
             f"{file} belongs to another loss or optimiser: {str(error).splitlines()[-1].strip()}"

@@ -35,15 +35,21 @@ class Backbone:
 
 def torchvision_resnet(imagenet, name):
     """A torchvision ResNet (arXiv 1512.03385) without pooling and classifier; its state-dict names are kept."""
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1 if imagenet else None
+    net = torchvision.models.get_model(name)
+    if imagenet:
+        net.load_state_dict(download(torchvision.models.get_model_weights(name).IMAGENET1K_V1))
+    return nn.Sequential(OrderedDict(list(net.named_children())[:-2]))
+
+
+def download(weights):
+    """The state dict of a torchvision weights entry. Raises InputError with its address when it cannot be had."""
     try:
-        net = torchvision.models.get_model(name, weights=weights)
+        return weights.get_state_dict(check_hash=True)
     except (OSError, HTTPException, RuntimeError) as error:  # no network, a cut answer, a wrong checksum
         raise InputError(
             f"the ImageNet weights could not be downloaded from {weights.url} ({error}); fetch the file by other means "
             "and give it as --pretrained_model=FILE, or leave --pretrained_model empty to start from random weights"
         ) from None
-    return nn.Sequential(OrderedDict(list(net.named_children())[:-2]))
 
 
 def timm_efficientnet_lite0(imagenet):

@@ -28,14 +28,16 @@ def test_equals_a_loop_over_queries(seed):
 
 def test_a_query_whose_label_is_not_in_the_gallery_is_a_miss():
     embeddings = np.eye(3, dtype=np.float32)
-    assert recall_at_k(embeddings, np.array([0, 0, 1]), (1, 5), is_query=[True, False, True], is_gallery=[False, True, False]) == {1: 0.5, 5: 0.5}
+    flags = {"is_query": [True, False, True], "is_gallery": [False, True, False]}
+    assert recall_at_k(embeddings, np.array([0, 0, 1]), (1, 5), **flags) == {1: 0.5, 5: 0.5}
 
 
 def test_all_queries_and_gallery_is_one_against_the_rest():
     rng = np.random.default_rng(0)
     embeddings, labels = rng.standard_normal((40, 4)), rng.integers(0, 8, 40)
     everyone = np.ones(40, dtype=bool)
-    assert recall_at_k(embeddings, labels, (1, 2), is_query=everyone, is_gallery=everyone) == recall_at_k(embeddings, labels, (1, 2))
+    chosen = recall_at_k(embeddings, labels, (1, 2), is_query=everyone, is_gallery=everyone)
+    assert chosen == recall_at_k(embeddings, labels, (1, 2))
 
 
 @pytest.mark.parametrize("mask", [[False, False], [True]])
