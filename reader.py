@@ -145,7 +145,10 @@ def _read_csv(file, folder, split):
     for column, name in (("category", "categories"), ("sequence", "sequences")):
         if column in present:
             optional[name] = np.array([row[column] for _, row in rows])
-    if all(column in present for column in CSV_BOX):
+    absent = [column for column in CSV_BOX if column not in present]
+    if 0 < len(absent) < len(CSV_BOX):
+        raise InputError(f"{file}:1: a box needs {', '.join(CSV_BOX)}; there is no {', '.join(absent)}")
+    if not absent:
         optional["boxes"] = np.array([_box(row, f"{file}:{number}") for number, row in rows]).reshape(-1, 4)
     for column in ("is_query", "is_gallery"):
         if column in present and wanted == "validation":

@@ -93,6 +93,7 @@ def test_a_byte_order_mark_is_no_content(write_list, name, lines):
         ("l.txt", ["image_id class_id super_class_id path"], None, "no image of the wanted split"),
         ("l.csv", ["lable,path,split", "1,a.jpg,train"], 1, "no column 'label' .* Did you mean 'lable'?"),
         ("l.csv", [], 1, "no column 'label'"),
+        ("l.csv", ["label,path,split,x_1,x_2", "1,a.jpg,train,0,5"], 1, "a box needs .*; there is no y_1, y_2"),
         ("l.csv", ["label,path,split", "1,a.jpg,train", "1,b.jpg,test"], 3, "split is 'test', expected train or"),
         ("l.csv", ["label,path,split", "1,a.jpg,validation"], None, "no image of the wanted split"),
         ("l.csv", ["label,path,split", "1,a.jpg,train", "", "x,b.jpg,train"], 4, "label is 'x', expected an integer"),
