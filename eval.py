@@ -77,6 +77,7 @@ def main(argv):
     result = {
         "recall": {str(k): value for k, value in recall.items()},
         "images": len(images),
+        "queries": int(images.is_query.sum()),
         "queries_without_positive": reader.lone_queries(images),
         "pretrained_model": args.pretrained_model,
         "model": flags,
@@ -100,8 +101,8 @@ def report(result, files):
     for k, value in result["recall"].items():
         print(f"{'Recall@' + k:<12} {100 * value:7.2f}")
     print(
-        f"{result['images']} images, {result['queries_without_positive']} queries without a positive "
-        "(counted as misses)"
+        f"{result['images']} images, {result['queries']} queries, {result['queries_without_positive']} of them without "
+        "a positive (counted as misses)"
     )
     print(f"written: {', '.join(str(file) for file in files if file)}")
     print(f"End test {result['images']}, test_recall {result['recall']['1']:.5f}")

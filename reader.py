@@ -139,6 +139,8 @@ def _read_csv(file, folder, split):
         if row["split"] not in ("train", "validation"):
             raise InputError(f"{file}:{number}: split is {row['split']!r}, expected train or validation")
     rows = [(number, row) for number, row in rows if row["split"] == wanted]
+    if not rows:
+        raise InputError(f"{file}: no row in it has the split {wanted}")
     present = [column for column in CSV_COLUMNS if column in header]
     lines = [number for number, _ in rows]
     optional = {}
@@ -176,7 +178,7 @@ def _box(row, place):
 
 def _assemble(file, paths, labels, lines, **optional):
     if not paths:
-        raise InputError(f"{file}: no image of the wanted split in it")
+        raise InputError(f"{file}: no image in it")
     everyone = np.ones(len(paths), dtype=bool)
     columns = {"is_query": everyone, "is_gallery": everyone, **optional}
     return ImageList(str(file), np.array(paths), np.array(labels, dtype=np.int64), **columns), lines

@@ -24,7 +24,7 @@ class Objective(nn.Module):
 
     def figures(self):
         """Named floats of the last batch; reading them waits for the device, so ask only at display steps."""
-        figures = {name: float(value) for name, value in self.loss.logs.items()}
+        figures = {name: float(value.detach()) for name, value in getattr(self.loss, "logs", {}).items()}
         if self.batch_recall:
             figures["recall"] = recall_at_k(*self._last, ks=(1,))[1]
         return figures
