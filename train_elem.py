@@ -52,7 +52,7 @@ def main(argv):
     sampler = partial(ShuffledSampler, batch_size=args.train_batch_size, seed=args.seed)
     training = Training(args, "elem", sampler)
     if args.class_dim and args.class_dim != training.num_classes:
-        raise InputError(f"class_dim is {args.class_dim}, but the train list has {training.num_classes} labels")
+        raise InputError(f"class_dim is {args.class_dim}, but training uses {training.num_classes} labels")
     finish(training)
 
 

@@ -18,10 +18,13 @@ PACKAGES = ("torch", "torchvision", "numpy")
 
 
 def versions():
-    """Versions of Python and the packages that decide figures, and the repository's git revision (None outside git)."""
-    root = Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
-    revision = git.stdout.strip() if git.returncode == 0 else None
+    """Versions of Python and the packages that decide figures, and the repository's git revision (None without git)."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+        revision = git.stdout.strip() or None
+    except OSError:  # no git on this machine
+        revision = None
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}, "git": revision}
 
 
