@@ -18,7 +18,8 @@ from engine.run import make_folder, versions, write_json
 from models import BACKBONES
 from models.embedder import POOLINGS
 from retrieval.picture import neighbour_sheet
-from retrieval.search import nearest
+from retrieval.results import RetrievalResults
+from retrieval.task import Task
 from session import list_facts, model_flags, open_model, open_output, open_test_loader, recalls
 
 
@@ -50,11 +51,13 @@ def draw(path, embeddings, images, rows):
     """Evenly spaced queries with their five nearest; the same queries for every model of the same list."""
     candidates = np.flatnonzero(images.is_query)
     queries = candidates[np.linspace(0, len(candidates) - 1, min(rows, len(candidates)), dtype=int)]
-    indices, scores = nearest(embeddings, queries, 5, images.is_gallery)
+    asked = np.zeros(len(images), dtype=bool)
+    asked[queries] = True
+    results = RetrievalResults.from_task(Task.of(embeddings, images.labels, asked, images.is_gallery), 5)
     sheet = []
-    for query, hits, values in zip(queries, indices.tolist(), scores.tolist()):
-        right = images.labels[hits] == images.labels[query]
-        shown = [(reader.load(images, i), bool(r), score) for i, r, score in zip(hits, right, values)]
+    for query, found, distances in zip(queries, results.retrieved_ids, results.distances):
+        right = images.labels[found.numpy()] == images.labels[query]
+        shown = [(reader.load(images, i), bool(r), 1 - d) for i, r, d in zip(found, right, distances.tolist())]
         sheet.append((reader.load(images, query), shown))
     neighbour_sheet(sheet, path)
 

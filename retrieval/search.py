@@ -1,23 +1,251 @@
-"""Exact search for chosen queries."""
+"""The k nearest gallery items of every query: exact, in blocks, a symmetric matrix multiplied once."""
+
+import math
 
 import torch
-import torch.nn.functional as F
+
+from retrieval.blocks import products
+from retrieval.ranks import MEMORY, fast_dtype
+from retrieval.space import Space, pieces
+
+GROUP = 32  # scores are looked through by the greatest of so many
+NOWHERE = -1  # fills the places behind the last item of a query that can find fewer than k
+MORE, ROOM = 16, 96  # candidates kept beyond k, and room for new ones before the worst are dropped
+FEWEST = 64  # queries are searched for in parts no smaller than this
 
 
-def nearest(embeddings, queries, k, is_gallery=None):
-    """The k nearest gallery rows of some rows, by cosine, a row never finding itself.
+@torch.no_grad()
+def search(task, k, distance="cosine", memory=MEMORY, dtype=None):
+    """The k nearest items of each query, nearest first: rows (Q, k) int64 of the gallery's table, scores float32.
 
-    embeddings (N, D); queries (Q,) indices into it; is_gallery (N,) bool or None for all. k is clipped to the gallery.
-    Returns (indices (Q, k) int64, scores (Q, k) float32), best first.
+    Larger scores are closer (retrieval/space.py). A query finds neither itself nor an item of its own sequence; where
+    it can find fewer than k, rows end in -1 and scores in -infinity. k beyond the gallery means all of it. The order is
+    that of exact scores, equal ones by the smaller row; the scores returned are within float32 rounding of them.
+    memory: bytes beside the embeddings, the result and a few numbers a row. dtype: of the products that choose the
+    candidates, None for what the device multiplies fastest; the result is the same.
     """
-    embeddings = F.normalize(torch.as_tensor(embeddings, dtype=torch.float32), dim=1)
-    queries = torch.as_tensor(queries)
-    scores = embeddings[queries] @ embeddings.T
-    scores[torch.arange(len(queries)), queries] = -torch.inf
-    gallery = len(embeddings) - 1
-    if is_gallery is not None:
-        is_gallery = torch.as_tensor(is_gallery)
-        scores[:, ~is_gallery] = -torch.inf
-        gallery = int((is_gallery.sum() - is_gallery[queries].long()).min())
-    scores, indices = scores.topk(min(k, gallery), dim=1)
-    return indices, scores
+    found = [(rows, scores) for _, rows, scores in search_in_parts(task, k, distance, memory, dtype)]
+    return tuple(torch.cat(column) for column in zip(*found))
+
+
+@torch.no_grad()
+def search_in_parts(task, k, distance="cosine", memory=MEMORY, dtype=None, gallery_lengths=None):
+    """`search`, yielding (queries, rows, scores) for a slice of queries at a time, so that nothing is held for all.
+
+    gallery_lengths: space.row_lengths of the gallery's table, where they are known from an earlier search.
+    """
+    space, dtype = Space(task, distance, gallery_lengths), dtype or fast_dtype(task.device)
+    k, queries = min(k, len(task.gallery_rows)), torch.arange(len(task.query_rows), device=task.device)
+    most = max(FEWEST, memory // 2 // (8 * (_kept(k, dtype) + ROOM)))
+    for part in queries.tensor_split(-(-len(queries) // most)):
+        candidates = _Candidates(task, space, part, k, dtype)
+        candidates.collect(memory, guess=True)
+        for few in pieces(len(part), 64 * candidates.kept):
+            chosen = slice(int(part[0]) + few.start, int(part[0]) + few.stop)
+            yield chosen, *candidates.nearest(few, memory)
+
+
+def _kept(k, dtype):
+    """Candidates to keep for k: bfloat16 leaves more of them in doubt."""
+    return k + MORE + (k // 2 if dtype == torch.bfloat16 else 0)
+
+
+class _Candidates:
+    """The best fast scores so far of some queries, more than k of each, so that rounding hides none of the k nearest.
+
+    values (m, room) float32 and places (m, room) int32 in the gallery, of which each row's first `filled` are in use;
+    `floor` (m,): scores no better than this were dropped.
+    """
+
+    def __init__(self, task, space, queries, k, dtype):
+        self.task, self.space, self.queries, self.k, self.dtype = task, space, queries, k, dtype
+        self.kept = min(_kept(k, dtype), len(task.gallery_rows))
+        size, device = (len(queries), self.kept + ROOM), task.device
+        self.values = torch.full(size, -math.inf, device=device)
+        self.places = torch.full(size, NOWHERE, dtype=torch.int32, device=device)
+        self.filled = torch.zeros(len(queries), dtype=torch.int64, device=device)
+        self.floor = torch.full((len(queries),), -math.inf, device=device)
+        self.own = task.own_places()
+
+    def collect(self, memory, guess):
+        """Look at all scores. Within one-against-rest the queries' own square is symmetric.
+
+        guess: choose the first floor from the first block, a random sample, such that about as many items as are wanted
+        will be above it. A guess too high shows in `nearest`.
+        """
+        self.guess = guess
+        total = len(self.task.gallery_rows)
+        shuffled = torch.randperm(total, generator=torch.Generator().manual_seed(0)).to(self.queries.device)
+        queries, gallery = torch.arange(len(self.queries), device=self.queries.device), shuffled
+        sweeps = [(queries, gallery, False)]
+        if self.task.one_against_rest and len(queries) > 1:
+            inside = torch.isin(shuffled, self.queries)
+            place = torch.full((total,), NOWHERE, device=shuffled.device)
+            place[self.queries] = queries
+            queries = place[shuffled[inside]]
+            sweeps = [(queries, shuffled[inside], True), (queries, shuffled[~inside], False)]
+        for queries, gallery, symmetric in sweeps:
+            for block in products(self.space, self.queries[queries], gallery, self.dtype, memory, symmetric):
+                rows, columns = queries[block.rows], gallery[block.columns]
+                self._hide(block.scores, self.queries[rows], columns)
+                self._add(block.scores, 1, rows, columns)
+                if block.twice:
+                    self._add(block.scores, 0, queries[block.columns], gallery[block.rows])
+
+    def _hide(self, scores, queries, gallery):
+        """Set to -infinity what a query must not find: itself, and items of its sequence."""
+        order = gallery.argsort()
+        own = torch.searchsorted(gallery[order], self.own[queries]).clamp_max(len(gallery) - 1)
+        itself = (gallery[order[own]] == self.own[queries]).nonzero().flatten()
+        scores[itself, order[own[itself]]] = -math.inf
+        if self.task.query_sequences is not None:
+            asked, found = self.task.query_sequences[queries], self.task.gallery_sequences[gallery]
+            if torch.isin(asked, found).any():
+                scores.masked_fill_(asked[:, None] == found, -math.inf)
+
+    def _add(self, scores, axis, rows, gallery):
+        """Add a block's scores, items of `gallery` along `axis`, for the queries numbered `rows` (n,)."""
+        if not self.filled[rows].any():
+            self._begin(scores, axis, rows, gallery)
+            return
+        row, column, value = _above(scores, axis, self.floor[rows])
+        room, used = self.values.shape[1], self.filled[rows]
+        crowded = (used + row.bincount(minlength=len(rows)) > room).nonzero().flatten()
+        if len(crowded):
+            self._keep(rows[crowded], self.values[rows[crowded]], self.places[rows[crowded]])
+            better = value > self.floor[rows][row]
+            row, column, value = row[better], column[better], value[better]
+            crowded = crowded[self.filled[rows[crowded]] + row.bincount(minlength=len(rows))[crowded] > room]
+            if len(crowded):
+                self._merge(scores, axis, crowded, rows[crowded], gallery)
+                others = ~torch.isin(row, crowded)
+                row, column, value = row[others], column[others], value[others]
+        counts = row.bincount(minlength=len(rows))
+        number = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        slot = rows[row] * room + self.filled[rows][row] + number
+        self.values.view(-1)[slot] = value
+        self.places.view(-1)[slot] = gallery[column].int()
+        self.filled[rows] += counts
+
+    def _begin(self, scores, axis, rows, gallery):
+        """Take the best of the first block of scores."""
+        total = len(self.task.gallery_rows)
+        expected = self.kept * len(gallery) / total
+        first = math.ceil(expected + 3 * math.sqrt(expected)) if self.guess and len(gallery) < total else self.kept
+        value, column = _top(scores, axis, min(first, self.kept, len(gallery)))
+        self.values[rows, : value.shape[1]] = value
+        self.places[rows, : value.shape[1]] = gallery[column].int()
+        self.filled[rows] = (value > -math.inf).sum(1)
+        if value.shape[1] < len(gallery):
+            self.floor[rows] = value[:, -1]
+
+    def _merge(self, scores, axis, places, rows, gallery):
+        """Keep the best of what `rows` have and of their whole share of a block, which stands at its `places`."""
+        for part, row in zip(places.split(1024), rows.split(1024)):
+            value, column = _top(scores.index_select(1 - axis, part), axis, min(self.kept, len(gallery)))
+            value = torch.cat([self.values[row], value], dim=1)
+            place = torch.cat([self.places[row], gallery[column].int()], dim=1)
+            self._keep(row, value, place)
+
+    def _keep(self, rows, value, place):
+        """Fill `rows` with the best of some candidates; the worst of them becomes the floor."""
+        value, chosen = value.topk(self.kept, dim=1)
+        self.values[rows, : self.kept], self.values[rows, self.kept :] = value, -math.inf
+        self.places[rows, : self.kept] = place.gather(1, chosen)
+        self.filled[rows] = (value > -math.inf).sum(1)
+        self.floor[rows] = self.floor[rows].maximum(value[:, -1])
+
+    def nearest(self, part, memory):
+        """Rows and scores (n, k) of the queries in the slice `part`, ordered by exact scores."""
+        return _unpack(self._keys(part, memory))
+
+    def _keys(self, part, memory):
+        queries = self.queries[part]
+        value, chosen = self.values[part].topk(self.kept, dim=1)
+        place = self.places[part].long().gather(1, chosen)
+        query_error = self.space.rounding_errors("query", self.dtype)[queries]
+        gallery_error = self.space.rounding_errors("gallery", self.dtype).max()
+        least, _ = self.space.exact_range(value[:, self.k - 1], query_error, gallery_error, self.dtype)
+        _, most = self.space.exact_range(self.floor[part], query_error, gallery_error, self.dtype)
+        hidden = ((most >= least) & (self.floor[part] > -math.inf)).nonzero().flatten()
+        if self.dtype != torch.float32:
+            value = self.space.fast_pairs(queries, place).masked_fill_(place == NOWHERE, -math.inf)
+        key = self._ordered(queries, value, place)
+        if len(hidden) and self.guess:
+            again = _Candidates(self.task, self.space, queries[hidden], self.k, self.dtype)
+            again.collect(memory, guess=False)
+            key[hidden] = again._keys(slice(None), memory)
+        elif len(hidden):
+            key[hidden] = self._ordered_exactly(queries[hidden], memory)
+        return key
+
+    def _ordered(self, queries, value, place):
+        """Keys (n, k) of candidates with float32 scores, those too close to call scored exactly."""
+        value, order = value.sort(1, descending=True)
+        place = place.gather(1, order)
+        error = self.space.rounding_errors("query", torch.float32)[queries, None]
+        gallery_error = self.space.rounding_errors("gallery", torch.float32).max()
+        low, high = self.space.exact_range(value, error, gallery_error, torch.float32)
+        close = low[:, :-1] <= high[:, 1:]
+        close[:, self.k :] = high[:, self.k + 1 :] >= low[:, self.k - 1 : self.k]
+        unsure = torch.zeros_like(value, dtype=torch.bool)
+        unsure[:, 1:] |= close
+        unsure[:, :-1] |= close
+        unsure &= place != NOWHERE
+        row, column = unsure.nonzero(as_tuple=True)
+        score = self.space.slow_units(value)
+        score[row, column] = self.space.exact_pairs(queries[row], place[row, column])
+        return _pack(score, self._table_rows(place)).sort(1).values[:, : self.k]
+
+    def _ordered_exactly(self, queries, memory):
+        """Keys (n, k) from exact scores of all items: for queries with many equal or nearly equal candidates."""
+        everyone = torch.arange(len(self.task.gallery_rows), device=queries.device)
+        key = torch.full((len(queries), self.k), torch.iinfo(torch.int64).max, device=queries.device)
+        for block in products(self.space, queries, everyone, torch.float64, memory):
+            gallery = everyone[block.columns]
+            self._hide(block.scores, queries[block.rows], gallery)
+            new = _pack(block.scores, self._table_rows(gallery).expand_as(block.scores))
+            key[block.rows] = torch.cat([key[block.rows], new], dim=1).topk(self.k, dim=1, largest=False).values
+        return key.sort(1).values
+
+    def _table_rows(self, places):
+        return self.task.gallery_rows[places.clamp_min(0)].where(places != NOWHERE, NOWHERE)
+
+
+def _top(scores, axis, k):
+    """The k greatest scores along `axis` and where they stand, (n, k) each."""
+    scores = scores.float() if axis else scores.float().T.contiguous()
+    return scores.topk(k, dim=1)
+
+
+def _above(scores, axis, floor):
+    """Scores above floor (n,) along `axis`: (row, column, value), ordered by row; columns count along `axis`."""
+    short = -scores.shape[axis] % GROUP
+    if short:
+        filling = (0, short) if axis else (0, 0, 0, short)
+        scores = torch.nn.functional.pad(scores, filling, value=-math.inf)
+    groups = scores.unflatten(axis, (-1, GROUP))
+    if axis:
+        row, group = (groups.amax(2) > floor[:, None]).nonzero(as_tuple=True)
+        values = groups[row, group]
+    else:
+        row, group = (groups.amax(1) > floor).T.nonzero(as_tuple=True)
+        values = groups[group, :, row]
+    pair, lane = (values > floor[row, None]).nonzero(as_tuple=True)
+    return row[pair], group[pair] * GROUP + lane, values[pair, lane].float()
+
+
+def _pack(scores, rows):
+    """Scores and rows as int64 that sort by falling score, then by rising row; -infinity loses its row."""
+    bits = (scores + 0.0).view(torch.int32)  # adding zero turns -0 into 0
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    rows = rows.masked_fill(scores == -math.inf, 2**32 - 1)
+    return (~ordered).long() << 32 | rows & 0xFFFFFFFF
+
+
+def _unpack(keys):
+    """(rows, scores) of packed keys."""
+    ordered = ~(keys >> 32).int()
+    scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    rows = keys & 0xFFFFFFFF
+    return rows.masked_fill(scores == -math.inf, NOWHERE), scores

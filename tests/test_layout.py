@@ -10,7 +10,7 @@ from losses import LOSSES
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {"train_elem", "train_pair", "eval", "infer"}
-LIBRARY = {"errors", "registry", "losses", "models", "samplers", "transforms", "reader", "retrieval", "engine"}
+LIBRARY = {"errors", "registry", "losses", "models", "samplers", "transforms", "reader", "retrieval", "engine", "storage"}
 MAY_IMPORT = {
     "errors": set(),
     "registry": {"errors"},
@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "samplers": {"errors", "registry"},
     "transforms": {"errors"},
     "reader": {"errors"},
-    "retrieval": {"errors", "retrieval"},
+    "storage": {"errors"},
+    "retrieval": {"errors", "registry", "retrieval", "storage"},
     "engine": {"errors", "engine", "retrieval"},
     "loader": {"reader", "samplers"},
     "session": LIBRARY | {"loader"},

@@ -1,0 +1,240 @@
+"""What a score is: cosine or squared Euclidean distance of two rows, fast to within a proven band, or exact.
+
+The exact score of two rows does not depend on block sizes, threads or devices. Rows are scaled (cosine: to length one;
+squared Euclidean: moved to the middle of their box and divided by a power of two, so that the longest is at most one),
+rounded to a grid of 2^-26 (2^-25), and then multiplied in float64, where sums of such numbers are exact in any order.
+The result is rounded to float32 once. The grid moves a row by less than float32 rounding moves its numbers.
+
+A fast score comes from a matrix product in float32 or bfloat16 and differs from the exact one by less than a `band`,
+which follows from the rounding of the numbers (measured, row by row, for bfloat16) and of the sums (arXiv 1306.0571,
+eq. 3.5: at most D units in the last place for D terms, whatever their order; here four, for products that truncate).
+"""
+
+import contextlib
+import math
+
+import torch
+
+from errors import InputError
+
+DISTANCES = ("cosine", "squared_euclidean")
+BLOCK_NUMBERS = 2**20  # rows are prepared in pieces of so many numbers, which stay in the cache
+
+
+class Space:
+    """Scores of a task's queries against its gallery, larger being closer: the cosine, or minus the squared distance.
+
+    gallery_lengths: (N,) float64 as row_lengths gives them for the gallery's table, where they are known from before.
+    Raises InputError for an unknown distance and for NaN or infinite embeddings, naming the rows.
+    """
+
+    def __init__(self, task, distance="cosine", gallery_lengths=None):
+        if distance not in DISTANCES:
+            raise InputError(f"unknown distance {distance!r}; there are: {', '.join(DISTANCES)}")
+        self.euclidean = distance == "squared_euclidean"
+        self.tables = {"query": task.query_table, "gallery": task.gallery_table}
+        self.rows = {"query": task.query_rows, "gallery": task.gallery_rows}
+        self.width = task.gallery_table.shape[1]
+        self._errors = {}
+        self._twins = task.one_against_rest
+        tables = {"gallery": task.gallery_table, "query": task.query_table}
+        lengths = {"gallery": gallery_lengths if gallery_lengths is not None else row_lengths(task.gallery_table)}
+        lengths["query"] = lengths["gallery"] if task.one_table else row_lengths(task.query_table, "query embeddings")
+        self.centre = _middle(list(tables.values())) if self.euclidean else None
+        if self.euclidean:
+            lengths = {side: _lengths(table, self.centre) for side, table in tables.items()}
+        longest = max(length.max().item() for length in lengths.values())
+        self.scale = 2.0 ** math.ceil(math.log2(longest)) if longest > 0 else 1.0
+        self.divisors = {side: torch.where(length > 0, length, math.inf) for side, length in lengths.items()}
+        shortest = self.scale if self.euclidean else min(one.min().item() for one in self.divisors.values())
+        ordinary = (
+            2.0**-60 < shortest and longest < 2.0**60 and all(table.dtype.itemsize <= 4 for table in tables.values())
+        )
+        self.fast_type = torch.float32 if ordinary else torch.float64
+
+    def unit(self, side, places, dtype=torch.float64):
+        """Scaled rows (n, D) of some `places` (slice or (n,) int64) among the side's rows, reckoned in `dtype`."""
+        rows = self.rows[side][places]
+        numbers = self.tables[side][rows].to(dtype)
+        if self.euclidean:
+            return numbers.sub_(self.centre.to(dtype)).mul_(1 / self.scale)
+        return numbers.mul_((1 / self.divisors[side][rows, None]).to(dtype))
+
+    def _grid(self, side, places):
+        """Scaled rows as whole multiples of the grid, (n, D) float64."""
+        return self.unit(side, places).mul_(2.0**25 if self.euclidean else 2.0**26).round_()
+
+    def score(self, whole):
+        """Exact scores, float32, from exact sums of whole (or half) numbers, float64: rounded here and nowhere else."""
+        return (whole * (2.0**-49 * self.scale**2 if self.euclidean else 2.0**-52)).float()
+
+    def exact_pairs(self, queries, gallery):
+        """Exact scores (n,) float32 of the pairs of places queries (n,) and gallery (n,)."""
+        scores = torch.empty(len(queries), device=self.tables["gallery"].device)
+        for part in pieces(len(queries), 4 * self.width):
+            asked, number = queries[part].unique_consecutive(return_inverse=True)
+            left, right = self._grid("query", asked)[number], self._grid("gallery", gallery[part])
+            terms = left.sub_(right).square_().mul_(-0.5) if self.euclidean else left.mul_(right)
+            scores[part] = self.score(terms.sum(1))
+        return scores
+
+    def rounding_errors(self, side, dtype):
+        """(n,) float64: how far a fast factor's rows may be from the scaled rows of a side (Euclidean length)."""
+        if dtype == torch.float32:  # the divisor, the quotient and the factor are rounded once each
+            return torch.full_like(self.divisors[side][self.rows[side]], 2.0**-22)
+        key = "both" if self._twins else side
+        if key not in self._errors:
+            errors = []
+            for part in pieces(len(self.rows[side]), self.width):
+                rounded = self.operand(side, part, dtype)[:, : self.width]
+                errors.append(torch.linalg.vector_norm(self.unit(side, part).sub_(rounded), dim=1))
+            self._errors[key] = torch.cat(errors) * 1.001 + 2.0**-40
+        return self._errors[key]
+
+    def operand(self, side, places, dtype):
+        """The rows of `places` as a factor of a matrix product that scores them.
+
+        float64: the product has whole numbers, which `score` turns into exact scores. Else: fast scores, in fast_units.
+        (n, D) for cosine. For squared Euclidean further columns carry half the squared length, negated, beside ones, in
+        the other order on the query's side, so that the product itself is minus half the squared distance.
+        """
+        exact = dtype == torch.float64
+        rows = self._grid(side, places) if exact else self.unit(side, places, self.fast_type).to(dtype)
+        if not self.euclidean:
+            return rows
+        rest = rows.double().square().sum(1).mul_(-0.5)
+        parts = []
+        for _ in range(3 if dtype == torch.bfloat16 else 1):  # three bfloat16 hold the digits of a float32
+            parts.append(rest.to(dtype))
+            rest = rest - parts[-1].double()
+        lengths = torch.stack(parts, dim=1)
+        factor = torch.cat([rows, lengths, torch.ones_like(lengths)], dim=1)
+        return self.turned(factor) if side == "query" else factor
+
+    def turned(self, factor):
+        """A factor of the gallery's side as one of the query's side, and back."""
+        if not self.euclidean:
+            return factor
+        parts = (factor.shape[1] - self.width) // 2
+        rows, lengths, ones = factor.split([self.width, parts, parts], dim=1)
+        return torch.cat([rows, ones, lengths], dim=1)
+
+    def fast_units(self, scores):
+        """Scores in the units of the fast product: the same for cosine, minus half the scaled squared distance else."""
+        return scores / (2 * self.scale**2) if self.euclidean else scores
+
+    def slack(self, dtype):
+        """What sums, the grid and the last rounding add to the difference of fast and exact scores, in fast units."""
+        sums = (self.width + 8) * (2.0**-24 if dtype == torch.float32 else 2.0**-22)
+        grid = 2.0**-24 * math.sqrt(self.width)
+        return (2 * sums if self.euclidean else sums) + grid + 2.0**-23
+
+    def slow_units(self, values):
+        """Fast values as scores, the inverse of fast_units."""
+        return values * (2 * self.scale**2) if self.euclidean else values.clone()
+
+    def doubt(self):
+        """By how much any fast float32 score may differ from the exact one, in scores."""
+        error = self.rounding_errors("gallery", torch.float32)[:1]
+        least = torch.full_like(error, -2.0 if self.euclidean else -1.0)
+        low, high = self.fast_range(least, error, error, torch.float32)
+        return self.slow_units(high - low).item()
+
+    def fast_pairs(self, queries, gallery):
+        """Fast float32 values (n, c) of each of the places queries (n,) with its own row of places gallery (n, c)."""
+        values = torch.empty(gallery.shape, device=gallery.device)
+        for part in pieces(len(queries), gallery.shape[1] * self.width):
+            asking = self.operand("query", queries[part], torch.float32)
+            found = self.operand("gallery", gallery[part].clamp_min(0).flatten(), torch.float32)
+            with true_float32():
+                products = found.view(*gallery[part].shape, -1) @ asking[:, :, None]
+            values[part] = products[:, :, 0]
+        return values
+
+    def fast_range(self, exact, query_errors, gallery_error, dtype):
+        """The least and the greatest fast value (n,) `dtype` that pairs of the scores `exact` can have.
+
+        exact: (n,) in fast units; query_errors: (n,), gallery_error: a number, as rounding_errors gives them. Both ends
+        rise with the score, so a pair above the range of a score has a greater one itself. Products are rounded to
+        `dtype` to nearest, which keeps the order, so the ends may be rounded likewise.
+        """
+        exact, slack = exact.double(), self.slack(dtype)
+        if self.euclidean:  # the triangle inequality: a distance moves by no more than both ends of it
+            distance, move = (-2 * exact).clamp_min(0).sqrt(), query_errors + gallery_error
+            low, high = -0.5 * (distance + move) ** 2, -0.5 * (distance - move).clamp_min(0) ** 2
+        else:
+            move = query_errors + gallery_error + query_errors * gallery_error
+            low, high = exact - move, exact + move
+        return (low - slack).to(dtype), (high + slack).to(dtype)
+
+    def exact_range(self, fast, query_errors, gallery_error, dtype):
+        """The least and the greatest score (n,) float64, in fast units, behind fast values of `dtype`."""
+        rounding = 2.0**-8 * fast.double().abs() if dtype == torch.bfloat16 else 0
+        low, high = fast.double() - self.slack(dtype) - rounding, fast.double() + self.slack(dtype) + rounding
+        if self.euclidean:
+            nearest, farthest = (-2 * high).clamp_min(0).sqrt(), (-2 * low).clamp_min(0).sqrt()
+            move = query_errors + gallery_error
+            return -0.5 * (farthest + move) ** 2, -0.5 * (nearest - move).clamp_min(0) ** 2
+        move = query_errors + gallery_error + query_errors * gallery_error
+        return low - move, high + move
+
+
+def row_lengths(table, name="embeddings"):
+    """Euclidean length (N,) float64 of each row. Raises InputError, naming rows, where one holds NaN or infinity."""
+    lengths = _lengths(table, None)
+    broken = (~lengths.isfinite()).nonzero().flatten().tolist()
+    if broken:
+        raise InputError(f"{len(broken)} of {len(table)} {name} are NaN or infinite, first in rows {broken[:5]}")
+    return lengths
+
+
+def _middle(tables):
+    """The middle of the box around all rows, (D,) float64, as float32 can hold it: it does not depend on any order."""
+    least = torch.stack([table.amin(0) for table in tables]).amin(0).double()
+    middle = (least + torch.stack([table.amax(0) for table in tables]).amax(0).double()) / 2
+    return middle.float().double()
+
+
+def _lengths(table, centre):
+    """Euclidean length (N,) float64 of each row less `centre`, summed in one fixed order on every device."""
+    lengths = []
+    for part in pieces(*table.shape):
+        numbers = table[part].double()
+        numbers = (numbers if centre is None else numbers - centre).square()
+        while numbers.shape[1] > 1:
+            half = numbers.shape[1] // 2
+            odd = numbers[:, 2 * half :]
+            numbers = numbers[:, :half] + numbers[:, half : 2 * half]
+            numbers[:, : odd.shape[1]] += odd
+        lengths.append(numbers[:, 0].sqrt())
+    return torch.cat(lengths)
+
+
+def pieces(rows, width):
+    """Slices that cut so many rows into pieces of BLOCK_NUMBERS numbers or fewer."""
+    step = max(1, BLOCK_NUMBERS // width)
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+@contextlib.contextmanager
+def true_float32():
+    """Products of float32 in float32: no TF32, no bfloat16 inside, whatever the caller allows elsewhere."""
+    switches = [torch.backends.cuda.matmul]
+    if hasattr(torch.backends.mkldnn, "matmul"):
+        switches.append(torch.backends.mkldnn.matmul)
+    reduced = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        before = [switch.fp32_precision for switch in switches]
+        names = ["fp32_precision"] * len(switches)
+        values = ["ieee"] * len(switches)
+    else:
+        before, names, values = [torch.backends.cuda.matmul.allow_tf32], ["allow_tf32"], [False]
+    try:
+        for switch, name, value in zip(switches, names, values):
+            setattr(switch, name, value)
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        yield
+    finally:
+        for switch, name, value in zip(switches, names, before):
+            setattr(switch, name, value)
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced
