@@ -53,7 +53,7 @@ class PairHistogram:
         return float((precision * np.diff(np.r_[0.0, recall])).sum())
 
     def best_threshold(self):
-        """(threshold, F1, precision, recall) where calling positive what scores the threshold or more has the best F1."""
+        """(threshold, F1, precision, recall) where calling positive what scores so much has the best F1."""
         self._require()
         precision, recall, edges = self.curve()
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
@@ -130,7 +130,7 @@ class _Tally:
                 held[:] = [_united(held)]
 
     def not_matched(self, place):
-        """How many positives are no closer than the negatives' quantile at `place`: 0 the closest, fractions between."""
+        """How many positives are no closer than the negatives' quantile at `place` (0: the closest)."""
         scores, numbers = _united(self.inside[0]).flip(1)
         closer = self.negatives_above + numbers.cumsum(0)
         index = torch.tensor([math.floor(place), math.ceil(place)], dtype=torch.float64, device=closer.device)

@@ -25,9 +25,10 @@ MAY_IMPORT = {
     "loader": {"reader", "samplers"},
     "session": LIBRARY | {"loader"},
     "training": LIBRARY | {"loader", "session"},
+    "embedding": LIBRARY | {"loader", "session"},
     "recipes": {"errors", "retrieval"},
     "data": set(),
-    **{script: LIBRARY | {"session", "training"} for script in SCRIPTS},
+    **{script: LIBRARY | {"session", "training", "embedding"} for script in SCRIPTS},
 }
 CODE = [path for module in MAY_IMPORT for path in sorted((*ROOT.glob(f"{module}.py"), *ROOT.glob(f"{module}/**/*.py")))]
 # Programs of their own: they parse their own flags.
