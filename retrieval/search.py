@@ -161,13 +161,15 @@ class _Candidates:
 
     def _keys(self, part, memory):
         queries = self.queries[part]
-        value, chosen = self.values[part].topk(self.kept, dim=1)
-        place = self.places[part].long().gather(1, chosen)
+        value, chosen = self.values[part].topk(self.kept + 1, dim=1)
+        floor = self.floor[part].maximum(value[:, -1])  # what comes behind the candidates kept is dropped here
+        value, place = value[:, :-1], self.places[part].long().gather(1, chosen[:, :-1])
+        place.masked_fill_(value == -math.inf, NOWHERE)
         query_error = self.space.rounding_errors("query", self.dtype)[queries]
         gallery_error = self.space.rounding_errors("gallery", self.dtype).max()
         least, _ = self.space.exact_range(value[:, self.k - 1], query_error, gallery_error, self.dtype)
-        _, most = self.space.exact_range(self.floor[part], query_error, gallery_error, self.dtype)
-        hidden = ((most >= least) & (self.floor[part] > -math.inf)).nonzero().flatten()
+        _, most = self.space.exact_range(floor, query_error, gallery_error, self.dtype)
+        hidden = ((most >= least) & (floor > -math.inf)).nonzero().flatten()
         if self.dtype != torch.float32:
             value = self.space.fast_pairs(queries, place).masked_fill_(place == NOWHERE, -math.inf)
         key = self._ordered(queries, value, place)

@@ -15,7 +15,7 @@ import math
 
 import torch
 
-from errors import InputError
+from errors import InputError, near_match
 
 DISTANCES = ("cosine", "squared_euclidean")
 BLOCK_NUMBERS = 2**20  # rows are prepared in pieces of so many numbers, which stay in the cache
@@ -30,7 +30,8 @@ class Space:
 
     def __init__(self, task, distance="cosine", gallery_lengths=None):
         if distance not in DISTANCES:
-            raise InputError(f"unknown distance {distance!r}; there are: {', '.join(DISTANCES)}")
+            near = near_match(distance, DISTANCES)
+            raise InputError(f"unknown distance {distance!r}; there are: {', '.join(DISTANCES)}.{near}")
         self.euclidean = distance == "squared_euclidean"
         self.tables = {"query": task.query_table, "gallery": task.gallery_table}
         self.rows = {"query": task.query_rows, "gallery": task.gallery_rows}

@@ -1,0 +1,206 @@
+"""Search and ranks beside a sort of all exact scores: blocks, types, duplicates, sequences, query and gallery flags."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from errors import InputError
+from retrieval.ranks import positive_ranks
+from retrieval.search import search, search_in_parts
+from retrieval.space import DISTANCES, Space
+from retrieval.task import Task
+
+ROOT = Path(__file__).parents[1]
+FAST = (torch.float32, torch.bfloat16)
+MEMORIES = (1, 2**16, 2**28)  # blocks of 16 rows and up
+
+
+def clusters(count, width, labels, seed=0):
+    """Rows around a centre for each label, with exact and near duplicates among them."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(labels, (count,), generator=generator)
+    rows = torch.randn(labels, width, generator=generator)[codes] + torch.randn(count, width, generator=generator)
+    for start in range(0, count - 20, 50):
+        rows[start + 10 : start + 13] = rows[start]
+        rows[start + 13] = rows[start] * (1 + 2.0**-20)
+    return rows, codes
+
+
+def tasks():
+    """{name: Task} of one against the rest, flags that overlap, sequences, and two tables."""
+    rows, labels = clusters(150, 8, 30)
+    generator = torch.Generator().manual_seed(1)
+    is_query, is_gallery = (torch.rand(150, generator=generator) < part for part in (0.4, 0.7))
+    sequences = torch.randint(60, (150,), generator=generator)
+    few = torch.randint(3, (150,), generator=generator)
+    return {
+        "rest": Task.of(rows, labels),
+        "alone": Task.of(rows[:40], torch.arange(40) // 3 * (torch.arange(40) < 30) + torch.arange(40)),
+        "flags": Task.of(rows, labels, is_query, is_gallery),
+        "sequences": Task.of(rows, labels, sequences=sequences),
+        "few sequences": Task.of(rows, labels, is_query, is_gallery, sequences=few),
+        "apart": Task.apart(rows[:50], rows[40:], labels[:50], labels[40:]),
+        "same": Task.of(torch.ones(70, 3), torch.arange(70) // 2),
+        "one": Task.of(rows[:1], labels[:1]),
+    }
+
+
+TASKS = tasks()
+
+
+def by_sorting(task, distance):
+    """For each query: (score, row, right) of all it can find, best first, ties by the smaller row."""
+    space = Space(task, distance)
+    found = []
+    for place, row in enumerate(task.query_rows.tolist()):
+        items = []
+        for other, gallery_row in enumerate(task.gallery_rows.tolist()):
+            own = task.one_table and gallery_row == row
+            sequence = task.query_sequences is not None and bool(
+                task.query_sequences[place] == task.gallery_sequences[other]
+            )
+            if not own and not sequence:
+                score = space.exact_pairs(torch.tensor([place]), torch.tensor([other])).item()
+                items.append((-score, gallery_row, bool(task.query_labels[place] == task.gallery_labels[other])))
+        found.append([(-score, row, right) for score, row, right in sorted(items)])
+    return found
+
+
+@pytest.fixture(scope="module")
+def sorted_tasks():
+    return {(name, distance): by_sorting(TASKS[name], distance) for name in TASKS for distance in DISTANCES}
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("dtype", FAST)
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("name", TASKS)
+def test_search_equals_a_sort(sorted_tasks, name, distance, dtype, memory):
+    task, expected = TASKS[name], sorted_tasks[name, distance]
+    for k in (1, 3, 20, 1000):
+        rows, scores = search(task, k, distance, memory, dtype)
+        assert rows.shape == scores.shape == (len(task.query_rows), min(k, len(task.gallery_rows)))
+        assert rows.dtype == torch.int64 and scores.dtype == torch.float32
+        for query, items in enumerate(expected):
+            nearest = items[: rows.shape[1]]
+            padding = rows.shape[1] - len(nearest)
+            assert rows[query].tolist() == [row for _, row, _ in nearest] + [-1] * padding
+            exact = [score for score, _, _ in nearest] + [-torch.inf] * padding
+            assert scores[query].tolist() == pytest.approx(exact, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("dtype", FAST)
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("name", TASKS)
+def test_ranks_equal_a_sort(sorted_tasks, name, distance, dtype, memory):
+    task = TASKS[name]
+    rights = [[right for _, _, right in items] for items in sorted_tasks[name, distance]]
+    expected = torch.tensor([items.index(True) if True in items else torch.inf for items in rights])
+    assert torch.equal(positive_ranks(task, None, distance, memory, dtype), expected.double())
+    for ks in ((1,), (1, 5, 20)):
+        found = positive_ranks(task, ks, distance, memory, dtype)
+        assert all(torch.equal(found < k, expected < k) for k in ks)
+    assert task.positives().tolist() == [sum(items) for items in rights]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_parts_make_up_the_whole(name):
+    task = TASKS[name]
+    parts = list(search_in_parts(task, 5, memory=1))
+    assert [part[0].start for part in parts] == [0] + [part[0].stop for part in parts[:-1]]
+    assert parts[-1][0].stop == len(task.query_rows)
+    rows, _ = search(task, 5)
+    assert torch.equal(torch.cat([part[1] for part in parts]), rows)
+
+
+@pytest.mark.parametrize("dtype", FAST)
+@pytest.mark.parametrize("labels", [2, 40, 3000])
+def test_thousands_of_rows_in_many_blocks(labels, dtype):
+    """Enough rows for guessed floors, full buffers and queries that are searched for again."""
+    rows, codes = clusters(3000, 16, labels, seed=labels)
+    rows[100:160] = rows[99]  # more duplicates than candidates are kept
+    task = Task.of(rows, codes)
+    space, everyone = Space(task), torch.arange(3000)
+    score = torch.cat(
+        [
+            space.score(
+                space.operand("query", part, torch.float64) @ space.operand("gallery", everyone, torch.float64).T
+            )
+            for part in everyone.split(500)
+        ]
+    )
+    score.fill_diagonal_(-torch.inf)
+    order = torch.sort(score, dim=1, descending=True, stable=True).indices
+    found, _ = search(task, 7, memory=2**21, dtype=dtype)
+    assert torch.equal(found, order[:, :7])
+    first = (codes[order] == codes[:, None]).double().argmax(1)
+    first = torch.where(task.positives() > 0, first.double(), torch.inf)
+    assert torch.equal(positive_ranks(task, None, memory=2**21, dtype=dtype), first)
+
+
+def test_the_same_on_one_thread_and_two():
+    rows, codes = clusters(2000, 32, 300)
+    task, threads, found = Task.of(rows, codes), torch.get_num_threads(), []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        try:
+            found.append((search(task, 10)[0], positive_ranks(task)))
+        finally:
+            torch.set_num_threads(threads)
+    assert all(torch.equal(one, two) for one, two in zip(*found))
+
+
+def test_memory_stays_within_the_budget():
+    """40,000 x 40,000 scores are 6.4 GB; a process of its own, since its greatest size never falls again."""
+    program = """
+import resource, sys, torch
+from retrieval.ranks import positive_ranks
+from retrieval.search import search_in_parts
+from retrieval.task import Task
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def run(count):
+    task = Task.of(torch.randn(count, 16), torch.arange(count) // 5)
+    positive_ranks(task, (1, 10), memory=64 * 2**20)
+    for part in search_in_parts(task, 10, memory=64 * 2**20):
+        pass
+run(3000)
+before = peak()
+run(40000)
+print(peak() - before)
+"""
+    finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(finished.stdout) < 64 + 40  # the budget; embeddings, numbers a row and the allocator's leftovers
+
+
+def test_bad_tasks_are_refused():
+    rows, labels = torch.randn(4, 3), torch.arange(4)
+    cases = {
+        r"embeddings have shape \(0, 3\)": lambda: Task.of(rows[:0]),
+        r"embeddings have shape \(4,\)": lambda: Task.of(rows[:, 0]),
+        "embeddings are torch.int64": lambda: Task.of(rows.long()),
+        r"labels have shape \(3,\); 4 embeddings need \(4,\)": lambda: Task.of(rows, labels[:3]),
+        r"labels are torch.float32": lambda: Task.of(rows, labels.float()),
+        r"labels are torch.bool": lambda: Task.of(rows, labels > 2),
+        r"labels are object": lambda: Task.of(rows, [1, "a", None, 2.5]),
+        r"sequences have shape \(5,\)": lambda: Task.of(rows, labels, sequences=torch.arange(5)),
+        r"categories have shape \(1,\)": lambda: Task.of(rows, labels, categories=["a"]),
+        r"is_gallery has shape \(4,\) with 0 set": lambda: Task.of(rows, labels, None, [False] * 4),
+        r"is_query has shape \(4,\) with torch.int64 values set": lambda: Task.of(rows, labels, labels),
+        "query embeddings have 3 columns, the gallery's have 2": lambda: Task.apart(rows, rows[:, :2]),
+        "the gallery have shape": lambda: Task.apart(rows, rows[:0]),
+        "labels are given for queries or gallery only": lambda: Task.apart(rows, rows, labels),
+        "labels are unknown": lambda: Task.of(rows).positives(),
+    }
+    for sentence, call in cases.items():
+        with pytest.raises(InputError, match=sentence):
+            call()
+
+
+def test_labels_may_be_strings():
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+    assert positive_ranks(Task.of(rows, ["cat", "cat", "dog"])).tolist() == [0, 0, torch.inf]
