@@ -1,0 +1,274 @@
+"""Every metric beside a loop over queries written from its definition, and the rules for queries that find nothing."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from errors import InputError
+from retrieval.metrics import (
+    DEFAULT,
+    DEFINITIONS,
+    METRICS,
+    Found,
+    parse_metric,
+    recall_at_k,
+    summary,
+    task_values,
+    values,
+)
+from retrieval.pairs import fnmr_at_fmr, pair_histogram
+from retrieval.results import RetrievalResults
+from retrieval.shape import clustering, component_fractions
+from retrieval.task import Task
+
+NAMES = (*DEFAULT, "cmc@3", "precision@1", "precision@5", "map@1", "map@5", "map@100", "knn@1", "knn@5", "upper_bound")
+
+
+def example(queries=40, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 12, queries)
+    labels[:3] = [50, 51, 52]  # alone with their labels
+    rows = rng.normal(size=(12, 4))[labels % 12] + 0.8 * rng.normal(size=(queries, 4))
+    return rows.astype(np.float32), labels
+
+
+def ranking(rows, labels, query):
+    """(label of each other row, whether it is right), nearest first."""
+    unit = rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    others = [i for i in range(len(rows)) if i != query]
+    others.sort(key=lambda i: (-unit[query] @ unit[i], i))
+    return [labels[i] for i in others], [bool(labels[i] == labels[query]) for i in others]
+
+
+def naive(name, ranked, hits, positives, own):
+    """One query's figure, from the definitions in docs/metrics.md."""
+    kind, k = name.split("@") if "@" in name else (name, None)
+    k = positives if k == "r" else int(k) if k else None
+    precisions = [sum(hits[: i + 1]) / (i + 1) for i in range(len(hits))]
+    if kind in ("recall", "cmc"):
+        return float(any(hits[:k]))
+    if kind == "precision":
+        return sum(hits[:k]) / min(k, len(hits))
+    if kind == "map":
+        most = min(positives, k) if name != "map@r" else positives
+        return sum(p for p, hit in zip(precisions[:k], hits) if hit) / most if most else 0.0
+    if kind == "r_precision":
+        return sum(hits[:positives]) / positives if positives else 0.0
+    if kind == "mrr":
+        return 1 / (1 + hits.index(True)) if True in hits else 0.0
+    if kind == "knn":
+        votes = [ranked[:k].count(label) for label in ranked[:k]]
+        return float(ranked[votes.index(max(votes))] == own)
+    return float(positives > 0)
+
+
+@pytest.mark.parametrize("memory", [1, 2**28])
+def test_task_values_equal_a_loop(memory):
+    rows, labels = example()
+    figures = task_values(Task.of(rows, labels), NAMES, memory=memory)
+    assert list(figures) == list(NAMES)
+    for query in range(len(rows)):
+        ranked, hits = ranking(rows, labels, query)
+        for name in NAMES:
+            assert figures[name][query].item() == pytest.approx(naive(name, ranked, hits, sum(hits), labels[query])), (
+                name
+            )
+
+
+def test_results_give_the_same_values():
+    rows, labels = example()
+    results = RetrievalResults.from_embeddings(rows, labels, k=39)
+    names = [name for name in NAMES if not name.startswith("knn")]
+    for name, column in values(Found.of(results), names).items():
+        torch.testing.assert_close(column, task_values(Task.of(rows, labels), [name])[name])
+
+
+def test_ranks_and_lists_agree_on_recall():
+    rows, labels = example(200)
+    by_rank = task_values(Task.of(rows, labels), ("recall@1", "recall@7", "mrr"))
+    by_list = task_values(Task.of(rows, labels), ("recall@1", "recall@7", "mrr", "precision@2"))
+    assert all(torch.equal(by_rank[name], by_list[name]) for name in by_rank)
+    assert recall_at_k(rows, labels, (7,)) == {7: by_rank["recall@7"].mean().item()}
+
+
+def test_a_worked_example():
+    """The example of docs/metrics.md: four right items there are, three are found, in places 1, 3 and 4 of 5."""
+    found = Found(torch.tensor([[1, 0, 1, 1, 0]]).bool(), torch.tensor([5]), torch.tensor([4]))
+    expected = {
+        "recall@1": (1, 1, 1),
+        "precision@5": (0.6, 0.75, 0.6),
+        "precision@2": (0.5, 0.5, 0.5),
+        "map@5": ((1 + 2 / 3 + 3 / 4) / 4, (1 + 2 / 3 + 3 / 4) / 3, (1 + 2 / 3 + 3 / 4) / 4),
+        "map@3": ((1 + 2 / 3) / 3, (1 + 2 / 3) / 2, (1 + 2 / 3) / 4),
+        "map@r": ((1 + 2 / 3 + 3 / 4) / 4,) * 3,
+        "r_precision": (0.75,) * 3,
+        "mrr": (1,) * 3,
+    }
+    for number, definition in enumerate(DEFINITIONS):
+        figures = values(found, tuple(expected), definition)
+        for name, by_definition in expected.items():
+            assert figures[name].item() == pytest.approx(by_definition[number]), (name, definition)
+
+
+def test_queries_that_find_nothing_or_have_nothing_to_find():
+    """Rows: nothing found of two right ones; nothing found, nothing right; two wrong found, nothing right."""
+    found = Found(torch.zeros(3, 2).bool(), torch.tensor([0, 0, 2]), torch.tensor([2, 0, 0]))
+    for definition in DEFINITIONS:
+        for name, column in values(
+            found, ("recall@1", "precision@2", "map@2", "map@r", "r_precision", "mrr"), definition
+        ).items():
+            perfect = definition == "oml" and name in ("recall@1", "precision@2", "map@2")
+            assert column.tolist() == [0, float(perfect), 0], (definition, name)
+
+
+def test_summary_means_by_category_and_lone_queries():
+    figures = {"recall@1": torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0])}
+    positives = torch.tensor([1, 1, 2, 0, 0])
+    found = summary(figures, positives, ["a", "b", "b", "b", "c"])
+    assert found["overall"] == {"recall@1": 0.4, "queries": 5, "lone_queries": 2}
+    assert found["categories"]["b"] == {"recall@1": pytest.approx(1 / 3), "queries": 3, "lone_queries": 1}
+    skipped = summary(figures, positives, ["a", "b", "b", "b", "c"], skip_lone=True)
+    assert skipped["overall"] == {"recall@1": pytest.approx(2 / 3), "queries": 3, "lone_queries": 2}
+    assert skipped["categories"]["c"] == {"recall@1": None, "queries": 0, "lone_queries": 1}
+    assert summary(figures, torch.zeros(5), skip_lone=True)["overall"]["recall@1"] is None
+
+
+def test_k_beyond_the_gallery_means_all_of_it():
+    rows, labels = example()
+    names = ("recall@1000", "precision@1000", "map@1000", "knn@1000")
+    clipped = [name.replace("1000", "40") for name in names]
+    beyond, whole = task_values(Task.of(rows, labels), names), task_values(Task.of(rows, labels), clipped)
+    assert all(torch.equal(beyond[name], whole[other]) for name, other in zip(names, clipped))
+
+
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        ("recal@1", r"unknown metric 'recal@1'; there are: recall@k, .*Did you mean 'recall@k'\?"),
+        ("map", "unknown metric 'map'"),
+        ("recall@k", "unknown metric 'recall@k'"),
+        ("recall@0", "k has to be 1 or more"),
+        ("mrr@5", "unknown metric 'mrr@5'"),
+    ],
+)
+def test_mistyped_metrics_are_named(name, sentence):
+    with pytest.raises(InputError, match=sentence):
+        parse_metric(name)
+
+
+def test_other_mistakes():
+    found = Found(torch.zeros(1, 1).bool(), torch.tensor([1]), torch.tensor([1]))
+    with pytest.raises(InputError, match=r"unknown definition 'olm'.*Did you mean 'oml'\?"):
+        values(found, ("mrr",), "olm")
+    with pytest.raises(InputError, match="labels are unknown"):
+        task_values(Task.of(torch.randn(3, 2)))
+    with pytest.raises(InputError, match="needs the items' labels"):
+        values(found, ("knn@1",))
+
+
+@pytest.mark.parametrize("name", [name.replace("@k", "@3") for name in METRICS])
+def test_every_metric_lies_between_0_and_1_and_is_never_nan(name):
+    rows, labels = example()
+    for task in (Task.of(rows, labels), Task.of(rows[:1], labels[:1]), Task.of(rows, np.arange(40))):
+        for definition in DEFINITIONS:
+            column = task_values(task, (name,), definition)[name]
+            assert ((column >= 0) & (column <= 1)).all()
+
+
+def pair_distances(rows, labels, distance):
+    rows = rows.astype(np.float64)
+    if distance == "cosine":
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        matrix = 1 - rows @ rows.T
+    else:
+        matrix = ((rows[:, None] - rows) ** 2).sum(2)
+    others, same = ~np.eye(len(rows), dtype=bool), labels[:, None] == labels
+    return matrix[others & same], matrix[others & ~same]
+
+
+@pytest.mark.parametrize("memory", [1, 2**28])
+@pytest.mark.parametrize("distance", ["cosine", "squared_euclidean"])
+def test_fnmr_is_that_of_all_pairs(distance, memory):
+    rows, labels = example(90)
+    positive, negative = pair_distances(rows, labels, distance)
+    rates = (0, 0.001, 0.01, 0.1, 0.5, 0.9, 1)
+    expected = {rate: (positive >= np.quantile(negative, rate)).mean() for rate in rates}
+    assert fnmr_at_fmr(Task.of(rows, labels), rates, distance, memory) == pytest.approx(expected)
+
+
+def test_fnmr_of_a_collapsed_set_is_one():
+    assert fnmr_at_fmr(Task.of(torch.ones(60, 3), torch.arange(60) // 2), (0.1, 0.5)) == {0.1: 1.0, 0.5: 1.0}
+
+
+@pytest.mark.parametrize(
+    "labels, sentence", [([0, 1, 2], "0 are positive and 6 negative"), ([0, 0, 0], "6 are positive and 0 negative")]
+)
+def test_fnmr_needs_pairs_of_both_kinds(labels, sentence):
+    with pytest.raises(InputError, match=sentence):
+        fnmr_at_fmr(Task.of(torch.randn(3, 2), labels))
+    with pytest.raises(InputError, match="outside 0 to 1"):
+        fnmr_at_fmr(Task.of(torch.randn(3, 2), [0, 0, 1]), (1.5,))
+
+
+@pytest.mark.parametrize("distance", ["cosine", "squared_euclidean"])
+def test_histogram_counts_every_pair_once_each_way(distance):
+    rows, labels = example(90)
+    positive, negative = pair_distances(rows, labels, distance)
+    histogram = pair_histogram(Task.of(rows, labels), distance, memory=2**14)
+    assert histogram.positive.sum() == len(positive) and histogram.negative.sum() == len(negative)
+    scores = 1 - positive if distance == "cosine" else -positive
+    middles = np.repeat((histogram.edges[:-1] + histogram.edges[1:]) / 2, histogram.positive)
+    width = histogram.edges[1] - histogram.edges[0]
+    np.testing.assert_allclose(middles, np.sort(scores), atol=width / 2 + histogram.doubt)
+
+
+def test_areas_and_threshold_equal_scikit_learns():
+    metrics = pytest.importorskip("sklearn.metrics")
+    rows, labels = example(90)
+    positive, negative = pair_distances(rows, labels, "cosine")
+    truth, scores = np.r_[np.ones(len(positive)), np.zeros(len(negative))], 1 - np.r_[positive, negative]
+    histogram = pair_histogram(Task.of(rows, labels))
+    precision, recall, thresholds = metrics.precision_recall_curve(truth, scores)
+    assert histogram.pr_auc() == pytest.approx(metrics.auc(recall, precision), abs=2e-3)
+    assert histogram.average_precision() == pytest.approx(metrics.average_precision_score(truth, scores), abs=2e-3)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+    threshold, best, precision_there, recall_there = histogram.best_threshold()
+    assert best == pytest.approx(f1.max(), abs=2e-3)
+    assert threshold == pytest.approx(thresholds[f1[:-1].argmax()], abs=1e-3)
+    assert best == pytest.approx(2 * precision_there * recall_there / (precision_there + recall_there))
+    with pytest.raises(InputError, match="no two items have the same label"):
+        pair_histogram(Task.of(rows, np.arange(90))).pr_auc()
+
+
+def test_sequences_and_flags_leave_pairs_out():
+    rows, labels = torch.randn(6, 3), [0, 0, 0, 1, 1, 1]
+    task = Task.of(rows, labels, [True] * 3 + [False] * 3, sequences=[0, 0, 1, 2, 1, 3])
+    histogram = pair_histogram(task)
+    assert histogram.positive.sum() == 4  # 0 and 1 share a sequence: 0-2, 1-2, 2-0, 2-1
+    assert histogram.negative.sum() == 8  # 2 and 4 share one
+
+
+def test_component_fractions():
+    assert component_fractions(torch.eye(4, 10), (0.5, 1)) == {0.5: pytest.approx(0.2), 1: pytest.approx(0.3)}
+    assert component_fractions(torch.eye(4, 10), (0.5, 1), "oml") == {0.5: pytest.approx(0.2), 1: pytest.approx(0.5)}
+    line = torch.arange(6.0)[:, None] * torch.tensor([1.0, 2.0, 3.0])
+    assert component_fractions(line, (0, 0.5, 1)) == {0: 0, 0.5: pytest.approx(1 / 3), 1: pytest.approx(1 / 3)}
+    for rows in (torch.ones(5, 3), torch.ones(1, 3)):
+        assert component_fractions(rows, (0.9,)) == {0.9: 0.0}
+    many = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    assert component_fractions(many, (1,))[1] == 1
+    with pytest.raises(InputError, match="between 0 and 1"):
+        component_fractions(many, (1.2,))
+
+
+def test_clustering_of_clear_clusters_is_perfect():
+    pytest.importorskip("sklearn")
+    labels = np.repeat([3, 7, 9], 10)
+    rows = np.eye(3)[np.repeat([0, 1, 2], 10)] + 0.01 * np.random.default_rng(0).normal(size=(30, 3))
+    assert clustering(rows, labels) == {
+        name: pytest.approx(1) for name in ("nmi", "ami", "homogeneity", "completeness", "v_measure")
+    }
+    mixed = clustering(np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 3)
+    assert all(not math.isnan(value) and value < 0.3 for value in mixed.values())
