@@ -29,9 +29,8 @@ class Relevance:
         if task.query_labels is None:
             return None
         keys, order = (task.gallery_labels << 32 | task.gallery_rows).sort()
-        own = torch.where(task.own_places() >= 0, task.query_rows, NOWHERE)
         sequences = None if task.gallery_sequences is None else task.gallery_sequences[order]
-        return cls(keys, task.query_labels, own, task.positives(), task.query_sequences, sequences)
+        return cls(keys, task.query_labels, task.own_rows, task.positives(), task.query_sequences, sequences)
 
     @classmethod
     def of_lists(cls, lists):

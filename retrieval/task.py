@@ -13,8 +13,8 @@ class Task:
     """Queries against a gallery; `Task.of` (one table, the usual case) and `Task.apart` (two tables) make one.
 
     query_table, gallery_table: (N, D) floating tensors on one device; the same object where queries and gallery are
-    rows of one table, and then a query never finds its own row.
-    query_rows (Q,), gallery_rows (G,): int64, ascending, the rows that ask and that can be found.
+    rows of one table. query_rows (Q,), gallery_rows (G,): int64, ascending, the rows that ask and that can be found.
+    own_rows (Q,): int64, the row of the gallery's table that is the query itself and that it never finds, -1 for none.
     query_labels (Q,), gallery_labels (G,): int64 codes that both share, or None where labels are unknown.
     query_sequences, gallery_sequences: likewise, or None; a query never finds an item of its own sequence.
     query_categories: (Q,) array of anything, or None; figures can be had for each.
@@ -24,6 +24,7 @@ class Task:
     gallery_table: torch.Tensor
     query_rows: torch.Tensor
     gallery_rows: torch.Tensor
+    own_rows: torch.Tensor
     query_labels: torch.Tensor | None = None
     gallery_labels: torch.Tensor | None = None
     query_sequences: torch.Tensor | None = None
@@ -53,6 +54,7 @@ class Task:
             table,
             queries,
             gallery,
+            queries,
             *(None if labels is None else labels[rows] for rows in (queries, gallery)),
             *(None if sequences is None else sequences[rows] for rows in (queries, gallery)),
             categories,
@@ -83,7 +85,8 @@ class Task:
         device = tables[1].device
         rows = [torch.arange(size, device=device) for size in sizes]
         both = [None if code is None else code.to(device) for code in (*labels, *sequences)]
-        return cls(tables[0].to(device), tables[1], *rows, *both, query_categories)
+        nothing = torch.full_like(rows[0], -1)
+        return cls(tables[0].to(device), tables[1], *rows, nothing, *both, query_categories)
 
     @property
     def device(self):
@@ -100,10 +103,8 @@ class Task:
 
     def own_places(self):
         """(Q,) int64: where in `gallery_rows` each query itself stands, -1 where it does not."""
-        if not self.one_table:
-            return torch.full_like(self.query_rows, -1)
-        places = torch.searchsorted(self.gallery_rows, self.query_rows).clamp_max(len(self.gallery_rows) - 1)
-        return torch.where(self.gallery_rows[places] == self.query_rows, places, -1)
+        places = torch.searchsorted(self.gallery_rows, self.own_rows).clamp_max(len(self.gallery_rows) - 1)
+        return torch.where(self.gallery_rows[places] == self.own_rows, places, -1)
 
     def positives(self):
         """(Q,) int64: how many gallery items of its label each query can find. Raises InputError without labels."""
@@ -125,7 +126,7 @@ class Task:
         """The same task for some of its queries: a slice or (M,) int64 places in `query_rows`, ascending."""
         part = {
             name: None if column is None else column[queries if torch.is_tensor(column) else _numpy(queries)]
-            for name in ("query_rows", "query_labels", "query_sequences", "query_categories")
+            for name in ("query_rows", "own_rows", "query_labels", "query_sequences", "query_categories")
             for column in [getattr(self, name)]
         }
         columns = {name: getattr(self, name) for name in self.__dataclass_fields__}
