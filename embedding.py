@@ -11,7 +11,6 @@ from engine.embed import embed
 from engine.run import PACKAGES, say, versions
 from errors import InputError
 from reader import ImageList
-from session import open_test_loader
 from storage import read_npz, write_npz
 
 COLUMNS = ("paths", "labels", "is_query", "is_gallery", "categories", "sequences", "boxes")
@@ -30,26 +29,33 @@ def fingerprint(model, flags):
     return {**model.facts, "weights": digest.hexdigest(), **transform}
 
 
-def embed_list(images, model, flags, loading, device, precision, cache=None):
-    """Embeddings (N, D) float32 of an ImageList on the CPU.
+def embed_list(images, loader, model, flags, device, precision, cache=None):
+    """Embeddings (N, D) float32 of an ImageList, which `loader` loads in the geometry of `flags`, on the CPU.
 
-    loading: {"batch_size", "num_workers"}. cache: a file to take them from if it holds those of the same weights,
-    transform, precision, packages and image contents, and to write them to if not; None for neither.
+    cache: a file to take them from if it holds those of the same weights, transform, precision, packages and image
+    contents, and to write them to if not; None for neither.
     """
     key = None
     if cache is not None:
         facts = {**fingerprint(model, flags), "precision": precision, "device": device.type}
         facts |= {"images": _contents(images), **{name: versions()[name] for name in PACKAGES}}
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        kept = read_npz(cache) if Path(cache).is_file() else {}
+        kept = _read_cache(cache)
         if str(kept.get("key")) == key:
             say(f"embeddings taken from {cache} (same weights, transform and images)")
             return torch.from_numpy(kept["embeddings"])
-    loader = open_test_loader(images, flags, loading["batch_size"], loading["num_workers"], device)
     embeddings = embed(model, loader, device, precision)
     if cache is not None:
         write_npz(cache, {"key": np.array(key), "embeddings": embeddings.numpy()})
     return embeddings
+
+
+def _read_cache(file):
+    """What a cache holds; nothing for one that is not there or cannot be read."""
+    try:
+        return read_npz(file, ("key", "embeddings"))
+    except InputError:
+        return {}
 
 
 def _contents(images):

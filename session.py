@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from engine.options import plain, read_flags, run_folder
 from engine.run import checksum, make_folder, say
 from errors import InputError
 from loader import in_order, open_loader
 from models import Embedder, load_pretrained
 from models.pretrained import weights_file
-from retrieval import recall_at_k
+from retrieval import Task
+from retrieval.ranks import positive_ranks
 from transforms import TestTransform
 
 RECALLS = (1, 5, 10)
@@ -65,9 +68,20 @@ def list_facts(images):
     }
 
 
+def task_of(embeddings, images):
+    """The list's queries against its gallery, as a retrieval Task; an image without a sequence is one of its own."""
+    sequences = images.sequences
+    if sequences is not None:
+        own = np.array([f"image {i}" for i in range(len(images))])
+        sequences = np.where(sequences == "", own, np.char.add("sequence ", sequences.astype(str)))
+    flags = {"is_query": images.is_query, "is_gallery": images.is_gallery}
+    return Task.of(embeddings, images.labels, **flags, sequences=sequences, categories=images.categories)
+
+
 def recalls(embeddings, images):
     """Recall@1, 5, 10 of embedded images, {k: float}: the list's queries against its gallery."""
-    return recall_at_k(embeddings, images.labels, RECALLS, is_query=images.is_query, is_gallery=images.is_gallery)
+    ranks = positive_ranks(task_of(embeddings, images), RECALLS)
+    return {k: (ranks < k).double().mean().item() for k in RECALLS}
 
 
 def open_output(path, suffixes):

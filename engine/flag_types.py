@@ -41,6 +41,17 @@ def fractions(text):
     return low, high
 
 
+def rates(text):
+    """A comma-separated tuple of numbers from 0 to 1."""
+    try:
+        values = tuple(float(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        values = (math.nan,)
+    if not all(0 <= value <= 1 for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers from 0 to 1 such as 0.1,0.01")
+    return values
+
+
 def number(least, kind=float, above=False):
     """A flag's type: a finite `kind` of at least `least`, or above it."""
 
@@ -69,6 +80,19 @@ def one_of(names):
         return text
 
     return check
+
+
+def names(allowed):
+    """A flag's type: a comma-separated tuple of some of `allowed`, in the order given."""
+    check = one_of(allowed)
+
+    def distinct(text):
+        words = tuple(check(word) for word in text.split(",") if word)
+        if len(set(words)) < len(words):
+            raise argparse.ArgumentTypeError(f"{text!r} names one of them twice")
+        return words
+
+    return distinct
 
 
 def in_argparse(check):

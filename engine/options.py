@@ -13,6 +13,7 @@ from engine.flag_types import (
     image_shape,
     in_argparse,
     integers,
+    names,
     number,
     one_of,
     plain,
@@ -135,14 +136,43 @@ def add_run_flags(parser):
     group.add_argument("--enable_ce", type=boolean, default=False, help="print the ancestor's `kpis` lines at the end")
 
 
+def add_search_flags(parser, distances):
+    group = parser.add_argument_group("search")
+    group.add_argument("--distance", type=one_of(distances), default="cosine", help=f"one of {', '.join(distances)}")
+    group.add_argument(
+        "--search_memory_mb", type=number(1, int), default=256, help="memory of a search beside the embeddings, in MB"
+    )
+    return group
+
+
 def add_loss_flags(parser, losses, name, stage):
-    """--loss_name and the options of the chosen loss, straight from its signature; returns their group."""
+    """--loss_name and the options of the chosen loss; returns their group."""
     group = parser.add_argument_group(f"loss: {name}")
     group.add_argument("--loss_name", default=name, help=f"one of {', '.join(losses.names(stage=stage))}")
-    for option in losses.options(name):
+    add_option_flags(group, losses, name)
+    return group
+
+
+def add_option_flags(group, registry, name):
+    """The options of a registered class, straight from its signature."""
+    for option in registry.options(name):
         kind = boolean if isinstance(option.default, bool) else type(option.default)
         group.add_argument(f"--{option.name}", type=kind, default=option.default, help=option.help)
-    return group
+
+
+def add_postprocess_flags(parser, registry, argv):
+    """--postprocess and the options of the post-processors that `argv` names."""
+    first = _Parser(add_help=False, allow_abbrev=False)
+    group = parser.add_argument_group("post-processing")
+    for each in (first, group):
+        each.add_argument(
+            "--postprocess",
+            type=names(registry.names()),
+            default=(),
+            help=f"comma-separated, one after the other: {', '.join(registry.names())}",
+        )
+    for name in dict.fromkeys(first.parse_known_args(argv)[0].postprocess):
+        add_option_flags(group, registry, name)
 
 
 def choose_loss(argv, losses, stage, default):
@@ -158,23 +188,20 @@ def choose_loss(argv, losses, stage, default):
     return name
 
 
-def parse(parser, argv, losses=None):
+def parse(parser, argv, registry=None, foreign=False):
     """Parse `argv` on top of the flags that it replays.
 
-    Replayed flags that the parser lacks are left out if they are options of one of `losses`, so that a run can be
-    replayed with another loss; without `losses` all are, so that eval.py can replay a training run.
-    Raises InputError for an unknown flag, with its near match or the losses whose option it is.
+    Replayed flags that the parser lacks are left out if they are options of a class in `registry`, so that a run can be
+    replayed with another loss; with `foreign` all of them are, so that eval.py can replay a training run.
+    Raises InputError for an unknown flag, with its near match or the classes whose option it is.
     """
     known = parser._option_string_actions
     owners = {}
-    for name in losses.names() if losses else ():
-        for option in losses.options(name):
+    for name in registry.names() if registry else ():
+        for option in registry.options(name):
             owners.setdefault(f"--{option.name}", []).append(name)
     replay = {f"--{name}": value for name, value in replayed(argv).items()}
-    if losses:
-        replay = {flag: value for flag, value in replay.items() if flag in known or flag not in owners}
-    else:
-        replay = {flag: value for flag, value in replay.items() if flag in known}
+    replay = {flag: value for flag, value in replay.items() if flag in known or not (foreign or flag in owners)}
     words = [f"{flag}={plain(value)}" for flag, value in replay.items()]
     args, unknown = parser.parse_known_args(words + list(argv))
     if unknown:

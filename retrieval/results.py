@@ -203,15 +203,19 @@ class RetrievalResults:
         except TypeError as error:
             raise InputError(f"{str(path)!r} holds no retrieval results: {error}") from None
 
-    def to_json(self):
-        """One object a query: ids, distances, and where labels are known right_ids (those it should have found)."""
+    def to_dicts(self):
+        """One dict a query, of lists: ids, distances, and where labels are known right_ids, which it should find."""
         found = [
             {"ids": ids.tolist(), "distances": distances.tolist()}
             for ids, distances in zip(self.retrieved_ids, self.distances)
         ]
         for query, right in zip(found, self.gt_ids or ()):
             query["right_ids"] = right.tolist()
-        return json.dumps(found)
+        return found
+
+    def to_json(self):
+        """`to_dicts` as JSON."""
+        return json.dumps(self.to_dicts())
 
 
 def as_distances(scores, distance):

@@ -10,7 +10,18 @@ from losses import LOSSES
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {"train_elem", "train_pair", "eval", "infer"}
-LIBRARY = {"errors", "registry", "losses", "models", "samplers", "transforms", "reader", "retrieval", "engine", "storage"}
+LIBRARY = {
+    "errors",
+    "registry",
+    "losses",
+    "models",
+    "samplers",
+    "transforms",
+    "reader",
+    "retrieval",
+    "engine",
+    "storage",
+}
 MAY_IMPORT = {
     "errors": set(),
     "registry": {"errors"},
@@ -26,14 +37,19 @@ MAY_IMPORT = {
     "session": LIBRARY | {"loader"},
     "training": LIBRARY | {"loader", "session"},
     "embedding": LIBRARY | {"loader", "session"},
+    "evaluation": LIBRARY | {"session"},
     "recipes": {"errors", "retrieval"},
     "data": set(),
-    **{script: LIBRARY | {"session", "training", "embedding"} for script in SCRIPTS},
+    **{script: LIBRARY | {"session", "training", "embedding", "evaluation"} for script in SCRIPTS},
 }
 CODE = [path for module in MAY_IMPORT for path in sorted((*ROOT.glob(f"{module}.py"), *ROOT.glob(f"{module}/**/*.py")))]
 # Programs of their own: they parse their own flags.
 PROGRAMS = {"data/build_emoji.py", *(f"recipes/{path.name}" for path in (ROOT / "recipes").glob("*.py"))}
-KNOW_ARGS = {f"{script}.py" for script in SCRIPTS} | {"session.py", "training.py", "engine/options.py"} | PROGRAMS
+KNOW_ARGS = (
+    {f"{script}.py" for script in SCRIPTS}
+    | {"session.py", "training.py", "evaluation.py", "engine/options.py"}
+    | PROGRAMS
+)
 LONGEST_LINE, LONGEST_FUNCTION, LONGEST_FILE, LONGEST_SCRIPT = 120, 60, 260, 140
 LIKEST_TWINS = 0.6
 # What a constant may be made by, besides classes (whose names begin with a capital).

@@ -7,17 +7,8 @@ import pytest
 import torch
 
 from errors import InputError
-from retrieval.metrics import (
-    DEFAULT,
-    DEFINITIONS,
-    METRICS,
-    Found,
-    parse_metric,
-    recall_at_k,
-    summary,
-    task_values,
-    values,
-)
+from retrieval.measure import recall_at_k, summary, task_values
+from retrieval.metrics import DEFAULT, DEFINITIONS, METRICS, Found, parse_metric, values
 from retrieval.pairs import fnmr_at_fmr, pair_histogram
 from retrieval.results import RetrievalResults
 from retrieval.shape import clustering, component_fractions

@@ -10,6 +10,7 @@ from runs import SCRIPTS
 import session
 from engine import flag_types, options
 from losses import LOSSES
+from retrieval.postprocess import POSTPROCESSORS
 from transforms import AUGMENTATIONS, parse_augment
 
 ROOT = Path(__file__).parents[1]
@@ -18,13 +19,14 @@ CHOICES = [("eval", None), ("infer", None)]
 CHOICES += [(f"train_{LOSSES.fact(name, 'stage')}", name) for name in LOSSES.names()]
 # Read by engine/options.py itself, or accepted for the ancestor's recipes only.
 UNREAD = {"config", "with_mem_opt"}
+FOR_SCRIPTS = ("session.py", "training.py", "evaluation.py")
 
 
 @pytest.fixture(params=CHOICES, ids=lambda choice: f"{choice[0]} {choice[1]}")
 def built(request, monkeypatch):
     """(script, loss name or None, parser) for each script, the training scripts once for each of their losses."""
     script, loss = request.param
-    monkeypatch.setattr(options, "parse", lambda parser, *rest: parser)
+    monkeypatch.setattr(options, "parse", lambda parser, *rest, **more: parser)
     return script, loss, SCRIPTS[script].parse([f"--loss_name={loss}"] if loss else [])
 
 
@@ -64,7 +66,7 @@ def test_every_default_survives_a_replay(built):
 
 
 def test_every_flag_is_read(built):
-    """`args.name` or getattr(args, "name") occurs in the script or in what it takes from session.py and training.py."""
+    """`args.name` or getattr(args, "name") occurs in the script or in what it takes from FOR_SCRIPTS."""
     script, loss, parser = built
     own = {option.name for option in LOSSES.options(loss)} if loss else set()
     dead = flags_of(parser).keys() - own - UNREAD - flags_read(script)
@@ -72,7 +74,7 @@ def test_every_flag_is_read(built):
 
 
 def test_every_flag_read_exists():
-    """The other way round: session.py and training.py read no flag that their scripts lack."""
+    """The other way round: FOR_SCRIPTS read no flag that their scripts lack."""
     parsers = {script: SCRIPTS[script].parse([]) for script in SCRIPTS}
     for script, args in parsers.items():
         optional = {"class_lr", "class_dim", "samples_each_class"}  # one training script has it
@@ -80,9 +82,9 @@ def test_every_flag_read_exists():
 
 
 def flags_read(script):
-    """Names of the flags that a script reads, itself or through the definitions of session.py and training.py."""
+    """Names of the flags that a script reads, itself or through the definitions of FOR_SCRIPTS."""
     tree = ast.parse((ROOT / f"{script}.py").read_text())
-    parts = [part for name in ("session.py", "training.py") for part in ast.parse((ROOT / name).read_text()).body]
+    parts = [part for name in FOR_SCRIPTS for part in ast.parse((ROOT / name).read_text()).body]
     definitions = {part.name: part for part in parts if isinstance(part, (ast.FunctionDef, ast.ClassDef))}
     reached, pending = set(), [tree]
     names = set(session.MODEL_DEFAULTS)
@@ -104,9 +106,11 @@ def is_args(node):
     return isinstance(node, ast.Name) and node.id == "args" or isinstance(node, ast.Attribute) and node.attr == "args"
 
 
-@pytest.mark.parametrize("name", LOSSES.names())
-def test_loss_options_are_typed_and_documented(name):
-    for option in LOSSES.options(name):
+@pytest.mark.parametrize(
+    "registry, name", [(registry, name) for registry in (LOSSES, POSTPROCESSORS) for name in registry.names()]
+)
+def test_options_are_typed_and_documented(registry, name):
+    for option in registry.options(name):
         assert isinstance(option.default, (bool, int, float, str)), f"{name}: {option.name} has no typed default"
         assert len(option.help) > 10, f"{name}: {option.name} has no line in the docstring"
 

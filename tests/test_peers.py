@@ -12,7 +12,7 @@ from retrieval.easydl import (
     create_pairwise_similarity_ground_truth_matrix,
     evaluate_pairwise_score_matrix_with_true_label,
 )
-from retrieval.metrics import summary, task_values
+from retrieval.measure import summary, task_values
 from retrieval.oml import calc_fnmr_at_fmr_rr, calc_retrieval_metrics_rr, calc_topological_metrics
 from retrieval.pairs import fnmr_at_fmr
 from retrieval.results import RetrievalResults

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from errors import InputError
-from retrieval.metrics import Found, summary, values
+from retrieval.measure import summary
+from retrieval.metrics import Found, values
 from retrieval.postprocess import POSTPROCESSORS
 from retrieval.results import RetrievalResults
 from retrieval.task import Task

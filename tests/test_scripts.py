@@ -214,7 +214,7 @@ def test_eval_repeats_the_figure_of_training(elem_runs, sop_tree):
     result = read_json(run_dir / "eval" / "result.json")
     assert result["recall"] == read_json(run_dir / "result.json")["recall"]
     assert result["images"] == 30 and result["queries_without_positive"] == 0
-    assert re.search(rf"^Recall@10 +{100 * result['recall']['10']:.2f}$", printed, re.M)
+    assert re.search(rf"^recall@10 +{100 * result['recall']['10']:.2f} ", printed, re.M)
     assert printed.endswith(f"\nEnd test 30, test_recall {result['recall']['1']:.5f}\n")
 
 

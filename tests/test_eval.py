@@ -1,0 +1,222 @@
+"""eval.py as a user runs it: figures, saved embeddings, the cache, the list's columns, post-processing."""
+
+import csv
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from runs import as_line, read_json, run, tiny_backbone, train_flags
+
+from retrieval.measure import summary, task_values
+from retrieval.postprocess import POSTPROCESSORS
+from retrieval.results import RetrievalResults
+from retrieval.task import Task
+
+CPU = {"use_gpu": False, "num_workers": 0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    with tiny_backbone():
+        yield
+
+
+@pytest.fixture(scope="module")
+def run_dir(sop_tree, tmp_path_factory):
+    """A finished stage 1 run. Read only."""
+    folder = tmp_path_factory.mktemp("eval") / "run"
+    run("train_elem", train_flags(sop_tree, folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embeddings(sop_tree, run_dir, tmp_path_factory):
+    """The test list's embeddings as --save_embeddings writes them. Read only."""
+    folder = tmp_path_factory.mktemp("embeddings")
+    evaluate(folder, data_dir=sop_tree, pretrained_model=run_dir, save_embeddings=folder / "x.npz", **CPU)
+    return folder / "x.npz"
+
+
+def evaluate(folder, **flags):
+    """(what eval.py printed, its result.json)."""
+    printed = run("eval", as_line({"output_dir": folder, **flags}))
+    return printed, read_json(folder / "result.json")
+
+
+def same_figures(one, other):
+    return all(one[name] == other[name] for name in ("metrics", "categories", "recall", "queries", "gallery"))
+
+
+def test_saved_embeddings_give_the_models_figures(sop_tree, run_dir, embeddings, tmp_path):
+    _, of_model = evaluate(tmp_path / "model", data_dir=sop_tree, pretrained_model=run_dir, **CPU)
+    _, of_file = evaluate(tmp_path / "file", embeddings=embeddings)
+    assert same_figures(of_model, of_file)
+    assert of_file["embeddings"] == str(embeddings) and "pretrained_model" not in of_file
+    saved = dict(np.load(embeddings))
+    assert saved.keys() >= {"paths", "labels", "is_query", "is_gallery", "categories", "embeddings", "model"}
+    assert json.loads(str(saved["model"])).keys() >= {"model", "weights", "image_shape", "resize_short_size"}
+
+
+def test_embeddings_of_anybody(tmp_path):
+    """An .npz with embeddings and labels is enough; the figures are those of the metrics themselves."""
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=(50, 6)), rng.integers(0, 12, 50)
+    np.savez(tmp_path / "mine.npz", embeddings=rows, labels=labels)
+    names = ("recall@1", "precision@3", "map@5", "knn@5", "mrr")
+    _, result = evaluate(tmp_path / "out", embeddings=tmp_path / "mine.npz", metrics=",".join(names[1:]))
+    task = Task.of(rows, labels)
+    expected = summary(task_values(task, names), task.positives())["overall"]
+    assert result["metrics"] == {name: expected[name] for name in names}
+    assert result["definitions"]["precision@3"].startswith("Share of right items among the first 3")
+
+
+def test_result_tells_how_its_figures_are_made(embeddings, tmp_path):
+    flags = {"pairs": True, "fmr": "0.1,0.01", "pcf": 0.5, "distance": "squared_euclidean", "definition": "oml"}
+    printed, result = evaluate(tmp_path, embeddings=embeddings, metrics="recall@1,map@5", **flags)
+    assert result["metrics"].keys() == {
+        *(
+            "recall@1",
+            "map@5",
+            "pr_auc",
+            "average_precision",
+            "best_threshold",
+            "fnmr@fmr=0.1",
+            "fnmr@fmr=0.01",
+            "pcf@0.5",
+        )
+    }
+    assert result["definition"] == "oml" and result["distance"] == "squared_euclidean"
+    assert "over the right ones that are found" in result["definitions"]["map@5"]
+    assert result["images"] == result["queries"] == result["gallery"] == 30
+    assert result["categories"].keys() == {"1", "2", "3", "4"}
+    assert {"python", "torch", "git"} <= result["versions"].keys() and result["seconds"].keys() == {"embed", "search"}
+    assert "chosen on these very data" in printed
+    for name, figure in result["metrics"].items():
+        if name != "best_threshold":
+            assert re.search(rf"^{re.escape(name)} +{100 * figure:.2f}", printed, re.M), name
+
+
+def test_clustering_figures(embeddings, tmp_path):
+    pytest.importorskip("sklearn", reason="clustering figures need scikit-learn")
+    _, result = evaluate(tmp_path, embeddings=embeddings, clustering=True)
+    assert {"nmi", "ami", "homogeneity", "completeness", "v_measure"} <= result["metrics"].keys()
+
+
+def with_columns(folder, change):
+    """shapes.csv with changed rows; `change` takes the validation rows (dicts) and may set columns."""
+    with open(folder / "shapes.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    change([row for row in rows if row["split"] == "validation"])
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with open(folder / "changed.csv", "w", newline="") as stream:
+        table = csv.DictWriter(stream, names, restval="")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def test_query_gallery_category_and_sequence_columns(sop_copy, run_dir, tmp_path):
+    def change(rows):
+        for number, row in enumerate(rows):
+            row["is_query"], row["is_gallery"] = number % 3 == 0, number % 3 != 0
+            row["sequence"] = "" if number > 20 else f"film {number // 2}"
+
+    with_columns(sop_copy, change)
+    flags = {"data_dir": sop_copy, "test_list": "changed.csv", "pretrained_model": run_dir, **CPU}
+    _, result = evaluate(tmp_path, **flags, save_embeddings=tmp_path / "x.npz")
+    saved = dict(np.load(tmp_path / "x.npz"))
+    sequences = [f"own {i}" if name == "" else name for i, name in enumerate(saved["sequences"].tolist())]
+    columns = {name: saved[name] for name in ("is_query", "is_gallery")}
+    task = Task.of(saved["embeddings"], saved["labels"], **columns, sequences=sequences, categories=saved["categories"])
+    names = ("recall@1", "recall@5", "recall@10", "map@r", "r_precision", "mrr")
+    expected = summary(task_values(task, names), task.positives(), task.query_categories)
+    assert result["metrics"] == {name: expected["overall"][name] for name in names}
+    assert result["categories"] == expected["categories"]
+    assert (result["queries"], result["gallery"]) == (10, 20)
+    assert same_figures(result, evaluate(tmp_path / "again", embeddings=tmp_path / "x.npz")[1])
+
+
+@pytest.mark.parametrize(
+    "flags, counted", [({}, 1.0), ({"skip_lone_queries": True}, 0.9), ({"definition": "pml"}, 0.9)]
+)
+def test_lone_queries(embeddings, tmp_path, flags, counted):
+    saved = dict(np.load(embeddings))
+    saved["labels"][:3] = [900, 901, 902]
+    np.savez(tmp_path / "x.npz", **saved)
+    printed, result = evaluate(tmp_path, embeddings=tmp_path / "x.npz", **flags)
+    assert result["queries"] == round(30 * counted) and result["queries_without_positive"] == 3
+    assert ("left out" if counted < 1 else "counted as misses") in printed
+
+
+def test_k_beyond_the_gallery_is_said_once(embeddings, tmp_path):
+    printed, result = evaluate(tmp_path, embeddings=embeddings, metrics="recall@1,recall@100,precision@500")
+    assert printed.count("the gallery has 30 items, so k is 30") == 1
+    assert result["metrics"]["recall@100"] == 1.0
+
+
+def test_the_cache_is_used_for_the_same_and_for_nothing_else(sop_copy, run_dir, tmp_path):
+    def again(**changes):
+        flags = {"data_dir": sop_copy, "pretrained_model": run_dir, "model": None, **CPU, **changes}
+        return "embeddings taken from" in evaluate(tmp_path / "out", **flags)[0]
+
+    assert not again() and again() and again(batch_size=7)
+    assert not again(resize_short_size=40) and not again() and again()
+    image = next(sop_copy.rglob("15_1.jpg"))
+    shutil.copyfile(next(sop_copy.rglob("14_1.jpg")), image)
+    assert not again() and again()
+    weights = torch.load(run_dir / "last.pt", weights_only=True)
+    weights["model"]["backbone.conv1.bias"] += 1e-3
+    torch.save(weights, tmp_path / "other.pt")
+    same = {"pretrained_model": tmp_path / "other.pt", "model": "Tiny", "image_shape": "3,32,32"}
+    assert not again(**same) and again(**same) and not again()
+    assert not again(cache=False) and again()
+    (tmp_path / "out" / "embeddings.npz").write_bytes(b"torn")
+    assert not again() and again()
+
+
+@pytest.mark.parametrize("name", POSTPROCESSORS.names())
+def test_every_post_processor_runs_with_its_flags(embeddings, tmp_path, name):
+    options = {option.name: option.default for option in POSTPROCESSORS.options(name)}
+    printed, result = evaluate(tmp_path, embeddings=embeddings, postprocess=name, top=9, **options)
+    assert result["postprocess"]["options"] == options and result["postprocess"]["items"] == 9
+    before, after = result["postprocess"]["metrics"]["top 9"], result["postprocess"]["metrics"][name]
+    assert before.keys() == after.keys() and "recall@1" in before
+    assert f"+ {name}" in printed.splitlines()[0]
+
+
+def test_a_chain_and_what_it_found(embeddings, tmp_path):
+    flags = {"postprocess": "k_reciprocal,constant_threshold", "k1": 4, "threshold": 0.05, "top": 12}
+    for name in ("found.npz", "found.json"):
+        _, result = evaluate(tmp_path, embeddings=embeddings, save_results=tmp_path / name, **flags)
+    results = RetrievalResults.load(tmp_path / "found.npz")
+    assert results.padded_distances[results.padded_ids >= 0].max() < 0.05
+    listed = read_json(tmp_path / "found.json")
+    assert [one["ids"] for one in listed["found"]] == [ids.tolist() for ids in results.retrieved_ids]
+    assert len(listed["paths"]) == 30 and listed["queries"] == list(range(30))
+    assert list(result["postprocess"]["metrics"]) == ["top 12", "k_reciprocal", "constant_threshold"]
+
+
+def test_search_memory_changes_nothing(embeddings, tmp_path):
+    found = [evaluate(tmp_path, embeddings=embeddings, search_memory_mb=size)[1] for size in (1, 1000)]
+    assert same_figures(*found)
+
+
+@pytest.mark.parametrize(
+    "arrays, sentence",
+    [
+        ({"labels": np.zeros(3, int)}, "there is no embeddings"),
+        ({"embeddings": np.ones((3, 2))}, "there is no labels"),
+        ({"embeddings": np.ones((3, 2)), "labels": np.zeros(2, int)}, "2 labels for 3 embeddings"),
+        ({"embeddings": np.ones((3, 2)), "labels": np.full(3, -1)}, "unknown"),
+        ({"embeddings": np.ones((3, 2)), "labels": np.zeros(3)}, "the labels are float64"),
+        ({"embeddings": np.full((3, 2), np.inf), "labels": np.zeros(3, int)}, "3 of 3 embeddings are NaN or infinite"),
+        ({"embeddings": np.ones((3, 2)), "labels": np.zeros(3, int), "is_query": np.zeros(3, bool)}, "is_query"),
+        ({"embeddings": np.array([{}]), "labels": np.zeros(1, int)}, "no .npz file of plain arrays"),
+    ],
+)
+def test_broken_embedding_files(tmp_path, arrays, sentence):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(Exception, match=sentence):
+        evaluate(tmp_path / "out", embeddings=tmp_path / "x.npz")
