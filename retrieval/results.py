@@ -3,7 +3,6 @@
 import json
 import math
 from functools import cached_property
-from itertools import zip_longest
 
 import torch
 
@@ -113,7 +112,8 @@ class RetrievalResults:
             "distances are not ascending": (distances[:, 1:] < distances[:, :-1]).any(1),
             "distances hold NaN": distances.isnan().any(1),
             "an id is found twice": _repeats(ids),
-            "ids are below 0": (ids < NOWHERE).any(1) | ((ids == NOWHERE) != distances.isposinf()).any(1),
+            "ids are below 0": (ids < NOWHERE).any(1),
+            "an item is infinitely far": ((ids == NOWHERE) != distances.isposinf()).any(1),
         }
         for fault, rows in checks.items():
             if rows.any():
@@ -174,11 +174,10 @@ class RetrievalResults:
 
     def __str__(self):
         lines = [f"{len(self)} queries, at most {self.n_retrieved_items} items each, nearest first"]
-        for query, (distances, ids) in enumerate(zip(self.distances[:SHOWN], self.retrieved_ids)):
-            marks = self.hits[query].tolist() if self.relevance is not None else []
-            items = [
-                f"{i}{'+' * right} {d:.4g}" for i, d, right in zip_longest(ids.tolist(), distances.tolist(), marks)
-            ][:SHOWN]
+        right = torch.zeros_like(self.padded_ids) if self.relevance is None else self.hits
+        for query, count in enumerate(self.counts[:SHOWN].clamp_max(SHOWN).tolist()):
+            columns = (column[query, :count].tolist() for column in (self.padded_ids, right, self.padded_distances))
+            items = [f"{row}{'+' * hit} {distance:.4g}" for row, hit, distance in zip(*columns)]
             lines.append(f"query {query}: {', '.join(items) or 'nothing'}")
         if self.relevance is not None:
             lines.append("(id distance; + is right)")
