@@ -1,6 +1,8 @@
 """Every metric beside a loop over queries written from its definition, and the rules for queries that find nothing."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,25 +84,6 @@ def test_ranks_and_lists_agree_on_recall():
     by_list = task_values(Task.of(rows, labels), ("recall@1", "recall@7", "mrr", "precision@2"))
     assert all(torch.equal(by_rank[name], by_list[name]) for name in by_rank)
     assert recall_at_k(rows, labels, (7,)) == {7: by_rank["recall@7"].mean().item()}
-
-
-def test_a_worked_example():
-    """The example of docs/metrics.md: four right items there are, three are found, in places 1, 3 and 4 of 5."""
-    found = Found(torch.tensor([[1, 0, 1, 1, 0]]).bool(), torch.tensor([5]), torch.tensor([4]))
-    expected = {
-        "recall@1": (1, 1, 1),
-        "precision@5": (0.6, 0.75, 0.6),
-        "precision@2": (0.5, 0.5, 0.5),
-        "map@5": ((1 + 2 / 3 + 3 / 4) / 4, (1 + 2 / 3 + 3 / 4) / 3, (1 + 2 / 3 + 3 / 4) / 4),
-        "map@3": ((1 + 2 / 3) / 3, (1 + 2 / 3) / 2, (1 + 2 / 3) / 4),
-        "map@r": ((1 + 2 / 3 + 3 / 4) / 4,) * 3,
-        "r_precision": (0.75,) * 3,
-        "mrr": (1,) * 3,
-    }
-    for number, definition in enumerate(DEFINITIONS):
-        figures = values(found, tuple(expected), definition)
-        for name, by_definition in expected.items():
-            assert figures[name].item() == pytest.approx(by_definition[number]), (name, definition)
 
 
 def test_queries_that_find_nothing_or_have_nothing_to_find():
@@ -263,3 +246,19 @@ def test_clustering_of_clear_clusters_is_perfect():
     }
     mixed = clustering(np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 3)
     assert all(not math.isnan(value) and value < 0.3 for value in mixed.values())
+
+
+def test_the_documents_worked_example():
+    """docs/metrics.md: R = 4; right, wrong, right, right, wrong."""
+    text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| ([\w@]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.M)
+    assert len(rows) == 8
+    found = Found(torch.tensor([[1, 0, 1, 1, 0]]).bool(), torch.tensor([5]), torch.tensor([4]))
+    for name, *columns in rows:
+        for definition, printed in zip(DEFINITIONS, columns):
+            assert f"{values(found, (name,), definition)[name].item():.4f}" == printed, (name, definition)
+
+
+def test_every_metric_stands_in_the_documents():
+    text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    assert [name for name in METRICS if f"`{name}`" not in text] == []
