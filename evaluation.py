@@ -1,5 +1,6 @@
 """What eval.py tells of an embedded list: its flags, the figures, post-processing, the table."""
 
+from engine.device import choose_device
 from engine.flag_types import boolean, in_argparse, one_of, rates
 from engine.run import say
 from errors import InputError
@@ -54,7 +55,8 @@ class Evaluation:
     """
 
     def __init__(self, args, images, embeddings):
-        self.args, self.images, self.task = args, images, task_of(embeddings, images)
+        self.args, self.images = args, images
+        self.task = task_of(embeddings, images, choose_device(args.use_gpu))
         self.metrics = args.metrics if "recall@1" in args.metrics else ("recall@1", *args.metrics)
         self.skip_lone = args.definition == "pml" if args.skip_lone_queries is None else args.skip_lone_queries
         self.memory = args.search_memory_mb * 2**20

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.device import search_device
 from engine.options import plain, read_flags, run_folder
 from engine.run import checksum, make_folder, say
 from errors import InputError
@@ -68,19 +69,23 @@ def list_facts(images):
     }
 
 
-def task_of(embeddings, images):
-    """The list's queries against its gallery, as a retrieval Task; an image without a sequence is one of its own."""
+def task_of(embeddings, images, device):
+    """The list's queries against its gallery, as a retrieval Task; an image without a sequence is one of its own.
+
+    device: the one in use; the search runs there if it can (engine/device.py).
+    """
     sequences = images.sequences
     if sequences is not None:
         own = np.array([f"image {i}" for i in range(len(images))])
         sequences = np.where(sequences == "", own, np.char.add("sequence ", sequences.astype(str)))
     flags = {"is_query": images.is_query, "is_gallery": images.is_gallery}
+    embeddings = embeddings.to(search_device(device, embeddings))
     return Task.of(embeddings, images.labels, **flags, sequences=sequences, categories=images.categories)
 
 
-def recalls(embeddings, images):
+def recalls(embeddings, images, device):
     """Recall@1, 5, 10 of embedded images, {k: float}: the list's queries against its gallery."""
-    ranks = positive_ranks(task_of(embeddings, images), RECALLS)
+    ranks = positive_ranks(task_of(embeddings, images, device), RECALLS)
     return {k: (ranks < k).double().mean().item() for k in RECALLS}
 
 

@@ -156,7 +156,7 @@ class Training:
     def _test(self, step):
         began = time.perf_counter()
         embeddings = embed(self.objective.model, self.test_loader, self.device)
-        self.recall = recalls(embeddings, self.test)
+        self.recall = recalls(embeddings, self.test, self.device)
         self.seconds["test"] += time.perf_counter() - began
         figures = {f"recall@{k}": value for k, value in self.recall.items()}
         line = f"test_img_num {len(self.test)}, trainbatch {step}, test_recall {self.recall[1]:.5f}"

@@ -25,6 +25,16 @@ def choose_device(use_gpu=None):
     return accelerator
 
 
+def search_device(device, embeddings):
+    """Where embeddings (N, D) are searched: a CUDA `device` on which they take less than half of the free memory.
+
+    Elsewhere the CPU: other accelerators lack the float64 in which close scores are settled.
+    """
+    if device.type == "cuda" and 2 * embeddings.nbytes < torch.cuda.mem_get_info(device)[0]:
+        return device
+    return torch.device("cpu")
+
+
 def choose_precision(precision, device):
     """`auto` becomes bf16 where the device multiplies it natively, else fp32. Raises InputError for fp16 on a CPU."""
     if precision == "fp16" and device.type == "cpu":

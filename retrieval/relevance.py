@@ -54,7 +54,8 @@ class Relevance:
 
     def rows(self, query):
         """The gallery rows that are right for one query, (P,) int64, ascending."""
-        start, stop = torch.searchsorted(self.keys, (self.group[query] + torch.tensor([0, 1])) << 32).tolist()
+        ends = torch.stack([self.group[query], self.group[query] + 1]) << 32
+        start, stop = torch.searchsorted(self.keys, ends).tolist()
         rows = self.keys[start:stop] & 0xFFFFFFFF
         right = rows != self.own[query]
         if self.sequences is not None:

@@ -82,7 +82,9 @@ class Space:
     def rounding_errors(self, side, dtype):
         """(n,) float64: how far a fast factor's rows may be from the scaled rows of a side (Euclidean length)."""
         if dtype == torch.float32:  # the divisor, the quotient and the factor are rounded once each
-            return torch.full_like(self.divisors[side][self.rows[side]], 2.0**-22)
+            return torch.tensor(2.0**-22, dtype=torch.float64, device=self.rows[side].device).expand(
+                len(self.rows[side])
+            )
         key = "both" if self._twins else side
         if key not in self._errors:
             errors = []

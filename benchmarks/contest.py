@@ -1,0 +1,93 @@
+"""Contenders timed in turn in one process: seconds and peak memory of each, medians over rounds, as Markdown and JSON."""
+
+import json
+import platform
+import statistics
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+PACKAGES = ("torch", "numpy", "faiss-cpu", "pytorch-metric-learning", "open-metric-learning")
+
+
+def contest(contenders, rounds):
+    """{name: {"seconds": median, "spread": [least, most], "peak_mb": most, "note": text, "value": last}}.
+
+    contenders: {name: function() -> value}; a function may have an attribute `scale` (its seconds stand for so many
+    times as many) and `note`. One after the other in each round, so that a machine whose speed drifts is fair to all.
+    One whose package is missing raises ImportError: it is left out, with its name.
+    """
+    found = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name in tqdm(list(found), desc="contenders", leave=False, disable=None):
+            try:
+                found[name].append(timed(contenders[name]))
+            except ImportError as error:
+                print(f"left out: {name} ({error})", flush=True)
+                del found[name]
+    table = {}
+    for name, runs in found.items():
+        scale, note = getattr(contenders[name], "scale", 1), getattr(contenders[name], "note", "")
+        seconds = [scale * run["seconds"] for run in runs]
+        table[name] = {
+            "seconds": statistics.median(seconds),
+            "spread": [min(seconds), max(seconds)],
+            "peak_mb": max(run["peak_mb"] for run in runs),
+            "note": note,
+            "value": runs[-1]["value"],
+        }
+    return table
+
+
+def timed(contender):
+    """One run: its seconds, the greatest memory of this process above what it held before, and what came out."""
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the greatest size so far
+    began = time.perf_counter()
+    value = contender()
+    return {"seconds": time.perf_counter() - began, "peak_mb": memory("VmHWM") - before, "value": value}
+
+
+def memory(field):
+    """A line of /proc/self/status in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def machine():
+    """What the figures were measured on, in one line."""
+    model = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    amx = "with" if capabilities.get("amx_bf16") else "without"
+    return f"{model[0]}, {torch.get_num_threads()} threads, {amx} AMX, Python {platform.python_version()}"
+
+
+def versions():
+    """Versions of what takes part, those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def markdown(columns, rows):
+    """A Markdown table: first column left, the others right."""
+    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+def write(folder, name, content, text):
+    """Save figures as JSON and print them as text."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    (path / f"{name}.md").write_text(text + "\n")
+    print(f"{text}\n\nwritten: {path / name}.json, {path / name}.md")

@@ -1,0 +1,208 @@
+"""Exact evaluation beside its limit and its peers: Recall@1 and the 100 nearest, one against the rest.
+
+    python benchmarks/search_speed.py                      # everything: two hours and more on 2 cores
+    python benchmarks/search_speed.py --rows=5000 --widths=128 --curve= --rounds=1
+
+Rows are clusters in super-clusters, 5.3 rows a label as in Stanford Online Products' test list. All contenders run in
+turn in one process; their Recall@1 is printed to see that they did the same.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.contest import contest, machine, markdown, versions, write  # noqa: E402
+from retrieval.ranks import fast_dtype, positive_ranks  # noqa: E402
+from retrieval.search import search_in_parts  # noqa: E402
+from retrieval.task import Task  # noqa: E402
+
+SIDE = 4096
+ANCESTOR_CHUNK = 605  # rows of a chunk of PaddlePaddle's recall_topk, at 60,502 rows in 100 chunks
+NOISE = {512: 2.0, 2048: 3.0}  # so that Recall@1 is about 0.95
+
+
+def clusters(rows, width, seed=0):
+    """(unit rows (N, D) float32, labels (N,)) around 12 categories and N / 5.3 labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = max(2, round(rows * 11316 / 60502))
+    codes = torch.randperm(rows, generator=generator) % labels
+    centres = torch.randn(labels, width, generator=generator)
+    centres += torch.randn(12, width, generator=generator)[torch.arange(labels) % 12]
+    noise = NOISE.get(width, 2.0)
+    table = torch.nn.functional.normalize(centres[codes] + noise * torch.randn(rows, width, generator=generator), dim=1)
+    return table, codes
+
+
+def bare_product(table, dtype):
+    """All scores, block by block into one buffer, and nothing done with them: the limit."""
+    table = table.to(dtype)
+    buffer = torch.empty(SIDE * SIDE, dtype=dtype)
+    for left in table.split(SIDE):
+        for right in table.split(SIDE):
+            torch.mm(left, right.T, out=buffer[: len(left) * len(right)].view(len(left), len(right)))
+
+
+def ours_recall(table, labels, dtype):
+    return (positive_ranks(Task.of(table, labels), (1, 10, 100), dtype=dtype) < 1).double().mean().item()
+
+
+def ours_top(table, labels, k, dtype):
+    hits = 0
+    for queries, rows, _ in search_in_parts(Task.of(table, labels), k, dtype=dtype):
+        hits += int((labels[rows[:, 0]] == labels[queries]).sum())
+    return hits / len(table)
+
+
+def faiss_top(table, labels, k):
+    import faiss
+
+    index = faiss.IndexFlatIP(table.shape[1])
+    index.add(table.numpy())
+    found = torch.from_numpy(index.search(table.numpy(), k + 1)[1])
+    others = torch.where(found[:, 0] == torch.arange(len(table)), found[:, 1], found[:, 0])
+    return (labels[others] == labels).double().mean().item()
+
+
+def pml_precision(table, labels, k):
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+
+    names = ("precision_at_1",) if k == 1 else ("precision_at_1", "mean_average_precision_at_r")
+    calculator = AccuracyCalculator(include=names, k=k, device=torch.device("cpu"))
+    return calculator.get_accuracy(table, labels)["precision_at_1"]
+
+
+def oml_cmc(table, labels, k):
+    from oml.functional.knn import batched_knn
+    from oml.functional.metrics import calc_retrieval_metrics
+
+    everyone = torch.arange(len(table))
+    _, found, right = batched_knn(table, everyone, everyone, k, labels_gt=labels)
+    precision = (5,) if k > 1 else ()
+    figures = calc_retrieval_metrics(found, right, None, (1,), precision, precision, verbose=False)
+    return figures["cmc"][1].item()
+
+
+def ancestor_recall(table, labels, chunks):
+    """PaddlePaddle's metric_learning/utility.py: squared distances of a chunk, the diagonal put away, a full argsort."""
+    features, hits = table.numpy(), 0
+    squares = (features**2).sum(1)
+    for start in range(0, chunks * ANCESTOR_CHUNK, ANCESTOR_CHUNK):
+        part = np.arange(start, min(start + ANCESTOR_CHUNK, len(features)))
+        distances = squares[part][:, None] + squares - 2 * features[part] @ features.T
+        distances[np.arange(len(part)), part] += 1e8
+        order = distances.argsort(1)
+        hits += (labels.numpy()[order[:, 0]] == labels.numpy()[part]).sum()
+    return hits / (chunks * ANCESTOR_CHUNK)
+
+
+def scaled(function, scale, note):
+    """`function` with the remark that its seconds stand for `scale` times as many."""
+
+    def run():
+        return function()
+
+    run.scale, run.note = scale, note
+    return run
+
+
+def contenders(table, labels, fast):
+    """Both lanes: {lane: {name: function}}."""
+    chunks = min(4, len(table) // ANCESTOR_CHUNK)
+    share = len(table) / (chunks * ANCESTOR_CHUNK) if chunks else 0
+    recall = {
+        "bare product, float32": lambda: bare_product(table, torch.float32),
+        "bare product, bfloat16": lambda: bare_product(table, torch.bfloat16),
+        f"ours ({str(fast).removeprefix('torch.')})": lambda: ours_recall(table, labels, fast),
+        "faiss IndexFlatIP, k=2": lambda: faiss_top(table, labels, 1),
+        "PML precision_at_1": lambda: pml_precision(table, labels, 1),
+        "OML knn + cmc@1": lambda: oml_cmc(table, labels, 1),
+    }
+    if fast != torch.float32:
+        recall["ours (float32)"] = lambda: ours_recall(table, labels, torch.float32)
+    if chunks:
+        note = f"extrapolated from {chunks} chunks of {ANCESTOR_CHUNK} rows, one process"
+        recall["ancestor's argsort"] = scaled(lambda: ancestor_recall(table, labels, chunks), share, note)
+    top = {
+        f"ours ({str(fast).removeprefix('torch.')})": lambda: ours_top(table, labels, 100, fast),
+        "faiss IndexFlatIP, k=101": lambda: faiss_top(table, labels, 100),
+        "PML P@1 + MAP@R, k=100": lambda: pml_precision(table, labels, 100),
+        "OML knn + cmc, precision, map": lambda: oml_cmc(table, labels, 100),
+    }
+    return {"Recall@1 (and @10, @100)": recall, "100 nearest": top}
+
+
+def lane_table(figures, limits):
+    """One lane as Markdown: seconds, their spread, times the limits, peak memory, Recall@1."""
+    rows = []
+    for name, own in figures.items():
+        times = [f"{own['seconds'] / limit:.2f}" for limit in limits.values()]
+        spread = f"{own['spread'][0]:.1f}–{own['spread'][1]:.1f}"
+        value = "" if own["value"] is None else f"{own['value']:.6f}"
+        note = f" ({own['note']})" if own["note"] else ""
+        rows.append([f"{name}{note}", f"{own['seconds']:.1f}", spread, *times, f"{own['peak_mb']:.0f}", value])
+    return markdown(["", "seconds", "least–most", *(f"× {name}" for name in limits), "peak MB", "Recall@1"], rows)
+
+
+def curve(sizes, width, rounds, fast):
+    """Ours over the number of rows: [{rows, lane: figures}]."""
+    found = []
+    for rows in sizes:
+        table, labels = clusters(rows, width)
+        lanes = {
+            "Recall@1": lambda: ours_recall(table, labels, fast),
+            "100 nearest": lambda: ours_top(table, labels, 100, fast),
+        }
+        found.append({"rows": rows, **contest(lanes, rounds)})
+        print(f"{rows} rows done", flush=True)
+    return found
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=60502, help="embeddings (default: 60502, SOP's test list)")
+    parser.add_argument("--widths", default="512,2048", help="their dimensions (default: 512,2048)")
+    parser.add_argument(
+        "--curve", default="10000,30000,60000,120000,240000", help="numbers of rows of the curve, or none"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each contender (default: 5)")
+    parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
+    args = parser.parse_args(argv)
+    fast, numbers = fast_dtype(torch.device("cpu")), lambda text: [int(word) for word in text.split(",") if word]
+    result = {"machine": machine(), "versions": versions(), "rows": args.rows, "rounds": args.rounds, "widths": {}}
+    parts = [f"{machine()}; {', '.join(f'{n} {v}' for n, v in versions().items())}; medians of {args.rounds} rounds"]
+    for width in numbers(args.widths):
+        table, labels = clusters(args.rows, width)
+        lanes, limits = {}, {}
+        for lane, entrants in contenders(table, labels, fast).items():
+            lanes[lane] = contest(entrants, args.rounds)
+            for name, own in lanes[lane].items():
+                if name.startswith("bare"):
+                    limits[name.removeprefix("bare product, ")] = own["seconds"]
+            parts.append(f"### {lane}, N = {args.rows:,}, D = {width}\n\n{lane_table(lanes[lane], limits)}")
+            print(parts[-1], flush=True)
+        result["widths"][width] = lanes
+    sizes = numbers(args.curve)
+    if sizes:
+        width = numbers(args.widths)[0]
+        result["curve"] = curve(sizes, width, args.rounds, fast)
+        cells = [
+            [f"{one['rows']:,}"]
+            + [
+                text
+                for lane in ("Recall@1", "100 nearest")
+                for text in (f"{one[lane]['seconds']:.1f}", f"{one[lane]['peak_mb']:.0f}")
+            ]
+            for one in result["curve"]
+        ]
+        head = ["N", "Recall@1, s", "peak MB", "100 nearest, s", "peak MB"]
+        parts.append(f"### Ours over N, D = {width}\n\n{markdown(head, cells)}")
+    write(args.output, "search_speed", result, "\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
