@@ -1,0 +1,124 @@
+"""retrieval/projection.py and retrieval/duplicates.py against the same things done the long way."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from reports import clusters
+
+from errors import InputError
+from retrieval.duplicates import closest_across_labels, closest_across_lists, median_positive
+from retrieval.pairs import pair_histogram
+from retrieval.projection import TOGETHER, project, sample_rows
+from retrieval.results import RetrievalResults
+from retrieval.task import Task
+
+LABELS = np.repeat(np.arange(12), 5)
+
+
+def cosines(one, other):
+    one, other = (table / np.linalg.norm(table, axis=1, keepdims=True) for table in (one, other))
+    return one @ other.T
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 90])
+def test_pca_is_the_best_plane(width):
+    table = np.random.default_rng(width).normal(size=(50, width)) * np.arange(1, width + 1)
+    points, said = project(table, distance="squared_euclidean")
+    centred = table - table.mean(0)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    expected = (left * values)[:, :2]
+    assert points.shape == (50, 2)
+    np.testing.assert_allclose(np.abs(points[:, : expected.shape[1]]), np.abs(expected), atol=1e-8)
+    assert f"{(values[:2] ** 2).sum() / (values**2).sum():.0%}" in said
+    np.testing.assert_allclose(project(table, distance="squared_euclidean")[0], points)
+
+
+def test_cosine_leaves_lengths_out():
+    table = np.random.default_rng(0).normal(size=(30, 6))
+    scaled = table * np.random.default_rng(1).uniform(0.1, 9, (30, 1))
+    np.testing.assert_allclose(project(table)[0], project(scaled)[0], atol=1e-12)
+
+
+def test_points_that_are_all_the_same():
+    for rows in (1, 4):
+        points, _ = project(np.zeros((rows, 3)))
+        np.testing.assert_array_equal(points, np.zeros((rows, 2)))
+
+
+def test_umap_is_asked_for_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    table = np.random.default_rng(0).normal(size=(30, 6))
+    with pytest.raises(InputError, match="pip install umap-learn"):
+        project(table, "umap")
+    assert project(table[:9], "umap")[1].startswith("PCA")
+    with pytest.raises(InputError, match="unknown projection 'umpa'; there are: pca, umap"):
+        project(table, "umpa")
+
+
+def test_samples_take_labels_whole():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(300), 5))
+    rows = sample_rows(labels, 200)
+    assert len(set(rows)) == 200 and (np.diff(rows) > 0).all()
+    assert (np.bincount(labels[rows], minlength=300) % 5 == 0).all()
+    np.testing.assert_array_equal(sample_rows(labels, 200), rows)
+    np.testing.assert_array_equal(sample_rows(labels, 1500), np.arange(1500))
+
+
+def test_samples_are_not_filled_by_a_large_label():
+    labels = np.array(["huge"] * 5000 + ["small"] * 20 + [f"lone{i}" for i in range(30)])
+    names, counts = np.unique(labels[sample_rows(labels, 30 + 2 * TOGETHER)], return_counts=True)
+    assert len(names) == 32 and counts.max() == TOGETHER
+
+
+@pytest.mark.parametrize("distance", ["cosine", "squared_euclidean"])
+def test_lookalikes_of_different_labels(distance):
+    embeddings = clusters(LABELS, spread=1)
+    results = RetrievalResults.from_embeddings(embeddings, LABELS, 59, distance)
+    pairs = closest_across_labels(results, np.arange(60), LABELS, distance=distance, most=10)
+    table = embeddings.double().numpy()
+    scores = cosines(table, table) if distance == "cosine" else -((table[:, None] - table) ** 2).sum(2)
+    best = {}
+    for one in range(60):
+        for other in range(one):
+            both = tuple(sorted((LABELS[one], LABELS[other])))
+            if both[0] != both[1] and scores[one, other] > best.get(both, (-np.inf,))[0]:
+                best[both] = scores[one, other], other, one
+    expected = sorted(best.values(), reverse=True)
+    assert pairs.total == len(expected) == 66 and len(pairs.left) == 10
+    assert list(zip(pairs.left, pairs.right)) == [(left, right) for _, left, right in expected[:10]]
+    np.testing.assert_allclose(pairs.scores, [score for score, _, _ in expected[:10]], atol=1e-5)
+    floor = expected[4][0] - 1e-4
+    assert closest_across_labels(results, np.arange(60), LABELS, floor, distance).total == 5
+
+
+def test_rows_are_those_of_the_queries():
+    embeddings = torch.tensor([[1.0, 0], [0, 1], [1, 0.1], [-1, 0]])
+    task = Task.of(embeddings, [1, 2, 3, 4], np.array([False, False, True, False]))
+    pairs = closest_across_labels(RetrievalResults.from_task(task, 3), [2], np.arange(4), most=1)
+    assert (pairs.left.tolist(), pairs.right.tolist(), pairs.total) == ([0], [2], 3)
+
+
+def test_lookalikes_in_another_list():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(30, 6)).astype(np.float32), rng.normal(size=(50, 6)).astype(np.float32)
+    other[7] = 2 * one[3]
+    scores = cosines(one.astype(float), other.astype(float))
+    pairs = closest_across_lists(one, other, floor=0.5, most=5)
+    order = np.argsort(-scores.max(1))
+    assert (pairs.left[0], pairs.right[0]) == (3, 7) and pairs.scores[0] == pytest.approx(1)
+    np.testing.assert_array_equal(pairs.left, order[:5])
+    np.testing.assert_array_equal(pairs.right, scores.argmax(1)[order[:5]])
+    assert pairs.total == (scores.max(1) >= 0.5).sum()
+    with pytest.raises(InputError, match="query embeddings have 6 columns, the gallery's have 5"):
+        closest_across_lists(one, other[:, :5])
+
+
+def test_half_of_the_positive_pairs_are_closer_than_the_median():
+    embeddings = clusters(LABELS)
+    floor = median_positive(pair_histogram(Task.of(embeddings, LABELS)))
+    same = (LABELS[:, None] == LABELS) & ~np.eye(60, dtype=bool)
+    scores = cosines(embeddings.numpy(), embeddings.numpy())[same]
+    assert floor == pytest.approx(np.median(scores), abs=2e-3)
+    assert median_positive(pair_histogram(Task.of(embeddings, np.arange(60)))) == -np.inf
