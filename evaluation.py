@@ -9,7 +9,6 @@ from retrieval.metrics import (
     DEFAULT,
     DEFINITIONS,
     Found,
-    describe,
     parse_metric,
     parse_metrics,
     values,
@@ -18,6 +17,7 @@ from retrieval.pairs import fnmr_at_fmr, pair_histogram
 from retrieval.postprocess import POSTPROCESSORS
 from retrieval.results import RetrievalResults
 from retrieval.shape import clustering, component_fractions
+from retrieval.wording import describe
 from session import task_of
 
 MOST_CATEGORIES = 12  # printed; all of them are in result.json
@@ -116,7 +116,7 @@ class Evaluation:
             "categories": self.categories,
             "postprocess": {"options": options, "items": args.top, "metrics": self.links} if args.postprocess else None,
             "definition": args.definition,
-            "definitions": {name: describe(name, args.definition) for name in self.metrics},
+            "definitions": {name: describe(name, args.definition)[1] for name in self.metrics},
             "distance": args.distance,
             "images": len(self.images),
             "gallery": len(self.task.gallery_rows),

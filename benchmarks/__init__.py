@@ -1,0 +1,1 @@
+"""Speed beside limits and peers; each file a program of its own."""

@@ -1,4 +1,4 @@
-"""Contenders timed in turn in one process: seconds and peak memory of each, medians over rounds, as Markdown and JSON."""
+"""Contenders timed in turn in one process: medians of seconds and peak memory, as Markdown and JSON."""
 
 import json
 import platform

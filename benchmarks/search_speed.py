@@ -88,7 +88,7 @@ def oml_cmc(table, labels, k):
 
 
 def ancestor_recall(table, labels, chunks):
-    """PaddlePaddle's metric_learning/utility.py: squared distances of a chunk, the diagonal put away, a full argsort."""
+    """PaddlePaddle's way (metric_learning/utility.py): squared distances of a chunk, a full argsort of every row."""
     features, hits = table.numpy(), 0
     squares = (features**2).sum(1)
     for start in range(0, chunks * ANCESTOR_CHUNK, ANCESTOR_CHUNK):

@@ -59,8 +59,9 @@ def task_values(task, names=DEFAULT, definition="standard", distance="cosine", m
         labels = label_of_row[rows.clamp_min(0)].masked_fill(rows < 0, -1)
         hits = labels == task.query_labels[queries, None]
         found = Found(hits, (rows >= 0).sum(1), positives[queries], labels)
-        for name, column in zip(names, values(found, clipped, definition).values()):
-            figures[name].append(column)
+        part = values(found, dict.fromkeys(clipped), definition)
+        for name, clip in zip(chosen, clipped):
+            figures[name].append(part[clip])
     figures = {name: torch.cat(columns) for name, columns in figures.items()}
     for name in [name for name, (function, _) in chosen.items() if function is reciprocal_rank]:
         missed = ((figures[name] == 0) & (positives > 0)).nonzero().flatten()

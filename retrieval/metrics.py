@@ -128,16 +128,6 @@ def parse_metrics(text):
     return names
 
 
-def describe(name, definition="standard"):
-    """What a metric's figure for one query is, in a sentence or two."""
-    function, k = parse_metric(name)
-    text = " ".join(function.__doc__.split())
-    base, *peers = re.split(r" (?=oml: |pml: )", text)
-    own = [peer for peer in peers if peer.startswith(f"{definition}: ")]
-    sentence = " ".join([base, *(f"Here {peer[5:]}" for peer in own)])
-    return sentence if k is None else re.sub(r"\bk\b", str(k), sentence)
-
-
 def values(found, names=DEFAULT, definition="standard"):
     """{name: (Q,) float64} of the metrics `names` such as recall@10 or map@r.
 

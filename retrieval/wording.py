@@ -19,13 +19,25 @@ WORDS = {
     "mrr": ("MRR", "One over the place of the first right item: first 100, second 50, third 33."),
     "upper_bound": ("Upper bound", "Queries that have any right item at all: the most that recall can reach."),
 }
+# What the peers' definitions (docs/metrics.md) say otherwise.
+OTHERWISE = {
+    ("precision@k", "oml"): "Right items among a query's {k} nearest, as a share of {k}, or of R if fewer are right.",
+    (
+        "map@k",
+        "oml",
+    ): "The precision at each right item among the {k} nearest, averaged over those that are found there.",
+    (
+        "map@k",
+        "pml",
+    ): "The precision at each right item among the {k} nearest, averaged over all right items there are.",
+}
 
 
-def describe(metric):
+def describe(metric, definition="standard"):
     """(title, meaning) of a metric such as recall@10; an unknown one is its own title and has no meaning."""
     if re.fullmatch(r"(recall|cmc)@1", metric):
         return WORDS[metric.replace("@1", "@k")][0].format(k=1), "Queries whose nearest item is right."
     form = metric if metric in WORDS else re.sub(r"@\d+$", "@k", metric)
     title, meaning = WORDS.get(form, (metric, ""))
     k = metric.rpartition("@")[2]
-    return title.format(k=k), meaning.format(k=k)
+    return title.format(k=k), OTHERWISE.get((form, definition), meaning).format(k=k)

@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 import torch
 
-from retrieval.album import Images
-from retrieval.metrics import DEFAULT, summary, task_values
+from retrieval.measure import summary, task_values
+from retrieval.metrics import DEFAULT
 from retrieval.pairs import pair_histogram
-from retrieval.report import Report
+from retrieval.report.album import Images
+from retrieval.report.report import Report
 from retrieval.results import RetrievalResults
 from retrieval.task import Task
 

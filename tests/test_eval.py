@@ -70,7 +70,7 @@ def test_embeddings_of_anybody(tmp_path):
     task = Task.of(rows, labels)
     expected = summary(task_values(task, names), task.positives())["overall"]
     assert result["metrics"] == {name: expected[name] for name in names}
-    assert result["definitions"]["precision@3"].startswith("Share of right items among the first 3")
+    assert result["definitions"]["precision@3"] == "Right items among a query's 3 nearest, as a share of 3."
 
 
 def test_result_tells_how_its_figures_are_made(embeddings, tmp_path):
@@ -89,7 +89,7 @@ def test_result_tells_how_its_figures_are_made(embeddings, tmp_path):
         )
     }
     assert result["definition"] == "oml" and result["distance"] == "squared_euclidean"
-    assert "over the right ones that are found" in result["definitions"]["map@5"]
+    assert "averaged over those that are found" in result["definitions"]["map@5"]
     assert result["images"] == result["queries"] == result["gallery"] == 30
     assert result["categories"].keys() == {"1", "2", "3", "4"}
     assert {"python", "torch", "git"} <= result["versions"].keys() and result["seconds"].keys() == {"embed", "search"}

@@ -39,12 +39,15 @@ MAY_IMPORT = {
     "embedding": LIBRARY | {"loader", "session"},
     "evaluation": LIBRARY | {"session"},
     "recipes": {"errors", "retrieval"},
+    "benchmarks": LIBRARY | {"benchmarks"},
     "data": set(),
     **{script: LIBRARY | {"session", "training", "embedding", "evaluation"} for script in SCRIPTS},
 }
 CODE = [path for module in MAY_IMPORT for path in sorted((*ROOT.glob(f"{module}.py"), *ROOT.glob(f"{module}/**/*.py")))]
 # Programs of their own: they parse their own flags.
-PROGRAMS = {"data/build_emoji.py", *(f"recipes/{path.name}" for path in (ROOT / "recipes").glob("*.py"))}
+PROGRAMS = {"data/build_emoji.py"} | {
+    path.relative_to(ROOT).as_posix() for folder in ("recipes", "benchmarks") for path in (ROOT / folder).glob("*.py")
+}
 KNOW_ARGS = (
     {f"{script}.py" for script in SCRIPTS}
     | {"session.py", "training.py", "evaluation.py", "engine/options.py"}

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
+from oracles import LOSS_ORACLES, value_and_gradients
 
 from losses import LOSSES, ArcMarginLoss, EmlLoss, NpairsLoss, QuadrupletLoss, SoftmaxLoss, TripletLoss
 from losses._shared import squared_distances, unit
-from oracles import LOSS_ORACLES, value_and_gradients
 
 FACTS = {"embedding_size": 4, "num_classes": 7}
 BATCHES = {

@@ -14,6 +14,7 @@ from retrieval.metrics import DEFAULT, DEFINITIONS, METRICS, Found, parse_metric
 from retrieval.pairs import fnmr_at_fmr, pair_histogram
 from retrieval.results import RetrievalResults
 from retrieval.shape import clustering, component_fractions
+from retrieval.space import Space
 from retrieval.task import Task
 
 NAMES = (*DEFAULT, "cmc@3", "precision@1", "precision@5", "map@1", "map@5", "map@100", "knn@1", "knn@5", "upper_bound")
@@ -111,10 +112,12 @@ def test_summary_means_by_category_and_lone_queries():
 
 def test_k_beyond_the_gallery_means_all_of_it():
     rows, labels = example()
-    names = ("recall@1000", "precision@1000", "map@1000", "knn@1000")
-    clipped = [name.replace("1000", "40") for name in names]
+    names = ("recall@1000", "recall@2000", "precision@1000", "map@1000", "map@3000", "knn@1000")
+    clipped = [name.split("@")[0] + "@40" for name in names]
     beyond, whole = task_values(Task.of(rows, labels), names), task_values(Task.of(rows, labels), clipped)
     assert all(torch.equal(beyond[name], whole[other]) for name, other in zip(names, clipped))
+    few = task_values(Task.of(rows[:4], labels[:4]))
+    assert all(len(column) == 4 for column in few.values())
 
 
 @pytest.mark.parametrize(
@@ -214,6 +217,20 @@ def test_areas_and_threshold_equal_scikit_learns():
     assert best == pytest.approx(2 * precision_there * recall_there / (precision_there + recall_there))
     with pytest.raises(InputError, match="no two items have the same label"):
         pair_histogram(Task.of(rows, np.arange(90))).pr_auc()
+
+
+def test_fnmr_where_rounding_sorts_pairs_into_the_wrong_bin():
+    """Hundreds of cosines within 2e-7 of 0.5, an edge of the histogram's bins."""
+    rng = np.random.default_rng(0)
+    cosines = 0.5 + rng.uniform(-2e-7, 2e-7, 600)
+    gallery = np.stack([cosines, np.sqrt(1 - cosines**2)], axis=1).astype(np.float32)
+    task = Task.apart(np.array([[1.0, 0.0]], np.float32), gallery, [0], rng.integers(0, 2, 600))
+    exact = Space(task).exact_pairs(torch.zeros(600, dtype=torch.int64), torch.arange(600)).double().numpy()
+    right = (task.gallery_labels == task.query_labels[0]).numpy()
+    rates = tuple(np.linspace(0, 1, 41).tolist())
+    expected = {rate: (1 - exact[right] >= np.quantile(1 - exact[~right], rate)).mean() for rate in rates}
+    assert len(set(exact.tolist())) < 20  # many ties, too
+    assert fnmr_at_fmr(task, rates) == pytest.approx(expected, abs=1e-12)
 
 
 def test_sequences_and_flags_leave_pairs_out():

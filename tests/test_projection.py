@@ -8,9 +8,9 @@ import torch
 from reports import clusters
 
 from errors import InputError
-from retrieval.duplicates import closest_across_labels, closest_across_lists, median_positive
 from retrieval.pairs import pair_histogram
-from retrieval.projection import TOGETHER, project, sample_rows
+from retrieval.report.duplicates import closest_across_labels, closest_across_lists, median_positive
+from retrieval.report.projection import TOGETHER, project, sample_rows
 from retrieval.results import RetrievalResults
 from retrieval.task import Task
 

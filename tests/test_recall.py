@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from oracles import recall
 
 from errors import InputError
-from oracles import recall
 from retrieval import recall_at_k
 
 KS = (1, 2, 5, 10, 100)

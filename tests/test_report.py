@@ -13,13 +13,14 @@ import torch
 from reports import HOSTILE, clusters, colour_of, data_of, load, make_report
 
 from errors import InputError
-from retrieval import album, report_map
-from retrieval.album import Images
-from retrieval.duplicates import closest_across_labels, closest_across_lists, median_positive
 from retrieval.metrics import METRICS
 from retrieval.pairs import PairHistogram
 from retrieval.relevance import Relevance
-from retrieval.report import BARS, FOUND, MISSED, QUERIES, write_report
+from retrieval.report import album
+from retrieval.report import map as report_map
+from retrieval.report.album import Images
+from retrieval.report.duplicates import closest_across_labels, closest_across_lists, median_positive
+from retrieval.report.report import BARS, FOUND, MISSED, QUERIES, write_report
 from retrieval.results import RetrievalResults
 from retrieval.task import Task
 from retrieval.wording import describe

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from reports import HOSTILE, clusters, colour_of, load, make_report
 
-from retrieval.album import Images, shortened
-from retrieval.duplicates import closest_across_labels, closest_across_lists
-from retrieval.report import write_report
+from retrieval.report.album import Images, shortened
+from retrieval.report.duplicates import closest_across_labels, closest_across_lists
+from retrieval.report.report import write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

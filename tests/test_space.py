@@ -5,9 +5,9 @@ from decimal import Decimal, localcontext
 
 import pytest
 import torch
+from oracles import DIGITS, dot, squared_distance, unit
 
 from errors import InputError
-from oracles import DIGITS, dot, squared_distance, unit
 from retrieval.blocks import products
 from retrieval.space import DISTANCES, Space
 from retrieval.task import Task

@@ -1,4 +1,4 @@
-"""A page in one file that needs nothing else: report.html with its style, script and data put in.
+"""A page in one file that needs nothing else: page.html with its style, script and data put in.
 
 Whatever a list may hold reaches the page as data only. It stands in a block that is not executed, and the script makes
 text of it, never markup. Were there a mistake in that, the page's policy still runs no script but ours, known by its
@@ -15,7 +15,7 @@ from pathlib import Path
 from errors import InputError
 
 HERE = Path(__file__).parent
-SCRIPTS = ("report.js", "report_map.js")  # one script, in this order
+SCRIPTS = ("page.js", "map.js")  # one script, in this order
 
 
 def write_page(path, data):
@@ -32,13 +32,13 @@ def write_page(path, data):
 
 
 def _page(data):
-    style, script = _text("report.css"), "".join(map(_text, SCRIPTS))
+    style, script = _text("page.css"), "".join(map(_text, SCRIPTS))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_checksum(style)}; script-src {_checksum(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
     parts = {"policy": policy, "style": style, "script": script, "data": _json(data)}
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _text("report.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _text("page.html"))
 
 
 def _text(name):

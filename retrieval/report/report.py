@@ -1,6 +1,6 @@
 """A report in one HTML file: figures, queries, scores, a map, look-alikes. Arrays in, a file out.
 
-Its size does not grow with N: constants here, in album.py and in report_map.py say how many of everything are shown,
+Its size does not grow with N: constants here, in album.py and in map.py say how many of everything are shown,
 and the page says where there are more.
 """
 
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from errors import InputError
-from retrieval.album import Album, Images, shortened
-from retrieval.duplicates import Pairs
-from retrieval.page import write_page
 from retrieval.pairs import PairHistogram
-from retrieval.report_map import map_data
+from retrieval.report.album import Album, Images, shortened
+from retrieval.report.duplicates import Pairs
+from retrieval.report.map import map_data
+from retrieval.report.page import write_page
 from retrieval.results import RetrievalResults
 from retrieval.space import Space
 from retrieval.task import Task
@@ -28,12 +28,13 @@ BARS, BINS = 200, 80  # categories shown; bins of the scores
 class Report:
     """What the page shows of N images, of which Q ask.
 
-    title: one line; facts: {name: value}, such as list, model, versions. figures: as retrieval.metrics.summary gives
+    title: one line; facts: {name: value}, such as list, model, versions. figures: as retrieval.measure.summary gives
     them; its first metric is the categories'. images: the list. embeddings: (N, D). query_rows: (Q,) the rows that ask.
     results: what each query found, as the search gives it; its ids are rows of the list. query_values (Q,): the metric
     `query_metric` of each query, by which they are the worst and the best. histogram: scores of all pairs. distance: as
-    retrieval.search takes it. projection: pca or umap. label_pairs: near-duplicates of different labels, from
-    duplicates.closest_across_labels. leaks: those in another list, from closest_across_lists, with that list: `others`.
+    retrieval.search takes it; definition: whose the figures are, as retrieval.metrics takes it. projection: pca or
+    umap. label_pairs: near-duplicates of different labels, from duplicates.closest_across_labels. leaks: those in
+    another list, from duplicates.closest_across_lists, with that list: `others`.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Report:
     query_metric: str
     histogram: PairHistogram
     distance: str = "cosine"
+    definition: str = "standard"
     projection: str = "pca"
     label_pairs: Pairs | None = None
     leaks: Pairs | None = None
@@ -64,7 +66,7 @@ def write_report(path, report):
     data = {
         "title": report.title,
         "facts": [[str(name), str(value)] for name, value in _facts(report).items()],
-        "metrics": _metrics(report.figures["overall"]),
+        "metrics": _metrics(report.figures["overall"], report.definition),
         "counts": {name: report.figures["overall"][name] for name in ("queries", "lone_queries")},
         "categories": _categories(report.figures),
         "score": "cosine similarity" if report.distance == "cosine" else "squared distance with a minus sign",
@@ -98,8 +100,8 @@ def _facts(report):
     return report.facts | folder
 
 
-def _metrics(overall):
-    described = {name: describe(name) for name in overall if name not in ("queries", "lone_queries")}
+def _metrics(overall, definition):
+    described = {name: describe(name, definition) for name in overall if name not in ("queries", "lone_queries")}
     return [{"name": title, "meaning": text, "value": overall[name]} for name, (title, text) in described.items()]
 
 

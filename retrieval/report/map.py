@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from retrieval.album import TILE, sheet, shortened
-from retrieval.projection import project, sample_rows
+from retrieval.report.album import TILE, sheet, shortened
+from retrieval.report.projection import project, sample_rows
 
 POINTS, CATEGORIES = 4500, 100
 SPAN = 10_000  # points come in whole numbers from 0 to this

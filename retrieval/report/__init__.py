@@ -1,0 +1,6 @@
+"""The report of an evaluation: one HTML file with figures, queries, scores, a map and look-alikes."""
+
+from retrieval.report.album import Images
+from retrieval.report.report import Report, write_report
+
+__all__ = ["Images", "Report", "write_report"]
