@@ -51,7 +51,8 @@ class Evaluation:
     """The figures of one embedded list, made by the flags `args`.
 
     figures: {name: figure} overall; categories: {category: {name: figure}}; values: {metric: (Q,)}, a figure a query;
-    results: what each query found, and links: {post-processor: figures after it}, where they were asked for.
+    found: what each query found; results: the same after post-processing; links: {post-processor: figures after it};
+    histogram: scores of all pairs; these where they were asked for.
     """
 
     def __init__(self, args, images, embeddings):
@@ -69,22 +70,22 @@ class Evaluation:
         self.figures, self.categories = means["overall"], means["categories"]
         self.queries, self.lone = self.figures.pop("queries"), self.figures.pop("lone_queries")
         self.figures |= self._further(embeddings)
-        self.results, self.links = None, {}
-        if args.postprocess or args.save_results:
-            self.results = RetrievalResults.from_task(self.task, args.top, args.distance, self.memory)
-            self._postprocess()
+        self.found, self.results, self.links = None, None, {}
+        if args.postprocess or args.save_results or args.report:
+            self.found = RetrievalResults.from_task(self.task, args.top, args.distance, self.memory)
+            self.results, self.links = self._postprocess(self.found)
 
     def _further(self, embeddings):
         """The figures that have flags of their own."""
-        args, found = self.args, {}
-        if args.pairs or args.fmr:
-            histogram = pair_histogram(self.task, args.distance, self.memory)
+        args, found, self.histogram = self.args, {}, None
+        if args.pairs or args.fmr or args.report:
+            self.histogram = pair_histogram(self.task, args.distance, self.memory)
         if args.pairs:
-            score, f1, precision, recall = histogram.best_threshold()
-            found["pr_auc"], found["average_precision"] = histogram.pr_auc(), histogram.average_precision()
+            score, f1, precision, recall = self.histogram.best_threshold()
+            found["pr_auc"], found["average_precision"] = self.histogram.pr_auc(), self.histogram.average_precision()
             found["best_threshold"] = {"score": score, "f1": f1, "precision": precision, "recall": recall}
         if args.fmr:
-            fnmr = fnmr_at_fmr(self.task, args.fmr, args.distance, self.memory, histogram)
+            fnmr = fnmr_at_fmr(self.task, args.fmr, args.distance, self.memory, self.histogram)
             found |= {f"fnmr@fmr={rate:g}": value for rate, value in fnmr.items()}
         if args.pcf:
             definition = "oml" if args.definition == "oml" else "standard"
@@ -92,18 +93,20 @@ class Evaluation:
             found |= {f"pcf@{variance:g}": value for variance, value in fractions.items()}
         return found | (clustering(embeddings, self.images.labels) if args.clustering else {})
 
-    def _postprocess(self):
+    def _postprocess(self, results):
         """The chain, link by link; all figures, the first too, are over the items that results hold."""
-        self.links[f"top {self.args.top}"] = self._of_results()
+        links = {f"top {self.args.top}": self._of_results(results)}
         for number, processor in enumerate(open_chain(self.args)):
-            self.results = processor.process(self.results, self.task)
-            self.links[self.args.postprocess[number]] = self._of_results()
+            results = processor.process(results, self.task)
+            links[self.args.postprocess[number]] = self._of_results(results)
+        return results, links
 
-    def _of_results(self):
+    def _of_results(self, results):
         names = [name for name in self.metrics if not name.startswith("knn")]
-        figures = values(Found.of(self.results), names, self.args.definition)
-        overall = summary(figures, self.results.positives, None, self.skip_lone)["overall"]
-        return {name: overall[name] for name in names}
+        overall = summary(
+            values(Found.of(results), names, self.args.definition), results.positives, None, self.skip_lone
+        )
+        return {name: overall["overall"][name] for name in names}
 
     def result(self):
         """What result.json holds of it."""

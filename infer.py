@@ -39,7 +39,7 @@ def parse(argv):
         default=False,
         help="print the five likeliest train labels (stage 1 runs)",
     )
-    return options.parse(parser, argv)
+    return options.parse(parser, argv, foreign=())
 
 
 def open_classifier(source):

@@ -93,6 +93,7 @@ def open_output(path, suffixes):
     """A path to write a file to, its folder made; None for None. Raises InputError when that cannot be."""
     if path is None:
         return None
+    suffixes = (suffixes,) if isinstance(suffixes, str) else suffixes
     if Path(path).suffix not in suffixes:
         raise InputError(f"cannot write {str(path)!r}: it has to end in {' or '.join(suffixes)}")
     make_folder(Path(path).parent)

@@ -21,7 +21,8 @@ from errors import InputError
 from loader import open_loader
 from losses import LOSSES
 from models.pretrained import read_weights, weights_file
-from session import list_facts, model_flags, open_model, open_test_loader, recalls
+from reporting import show_on_board
+from session import list_facts, model_flags, open_model, open_test_loader, recalls, task_of
 from transforms import TrainTransform
 
 
@@ -161,6 +162,8 @@ class Training:
         figures = {f"recall@{k}": value for k, value in self.recall.items()}
         line = f"test_img_num {len(self.test)}, trainbatch {step}, test_recall {self.recall[1]:.5f}"
         self.run.log(line, step, figures, "test")
+        if self.args.report:
+            show_on_board(self.run.board, step, task_of(embeddings, self.test, self.device), self.test)
         if self.best is None or self.recall[1] > self.best["recall"]["1"]:
             self.best = {
                 "step": step,

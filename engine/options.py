@@ -122,6 +122,9 @@ def add_run_flags(parser):
     group.add_argument("--model_save_dir", default="output", help="the run's folder")
     group.add_argument("--overwrite", type=boolean, default=False, help="replace a run that is in that folder")
     group.add_argument("--checkpoint", help="go on with this run (its folder); its own flags are taken over")
+    group.add_argument(
+        "--report", type=boolean, default=False, help="show worst queries and embeddings on TensorBoard at each test"
+    )
     group.add_argument("--seed", type=count, default=0, help="of weights, batches and augmentations")
     group.add_argument("--display_iter_step", type=positive, default=10, help="steps between two lines")
     group.add_argument(
@@ -188,11 +191,12 @@ def choose_loss(argv, losses, stage, default):
     return name
 
 
-def parse(parser, argv, registry=None, foreign=False):
+def parse(parser, argv, registry=None, foreign=None):
     """Parse `argv` on top of the flags that it replays.
 
     Replayed flags that the parser lacks are left out if they are options of a class in `registry`, so that a run can be
-    replayed with another loss; with `foreign` all of them are, so that eval.py can replay a training run.
+    replayed with another loss. `foreign`: flags of the parser's own that mean something else in a training run; where
+    it is given all flags that the parser lacks are left out, and these, so that eval.py can replay a training run.
     Raises InputError for an unknown flag, with its near match or the classes whose option it is.
     """
     known = parser._option_string_actions
@@ -201,7 +205,11 @@ def parse(parser, argv, registry=None, foreign=False):
         for option in registry.options(name):
             owners.setdefault(f"--{option.name}", []).append(name)
     replay = {f"--{name}": value for name, value in replayed(argv).items()}
-    replay = {flag: value for flag, value in replay.items() if flag in known or not (foreign or flag in owners)}
+    if foreign is None:
+        replay = {flag: value for flag, value in replay.items() if flag in known or flag not in owners}
+    else:
+        own = known.keys() - {f"--{name}" for name in foreign}
+        replay = {flag: value for flag, value in replay.items() if flag in own}
     words = [f"{flag}={plain(value)}" for flag, value in replay.items()]
     args, unknown = parser.parse_known_args(words + list(argv))
     if unknown:

@@ -220,3 +220,43 @@ def test_broken_embedding_files(tmp_path, arrays, sentence):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(Exception, match=sentence):
         evaluate(tmp_path / "out", embeddings=tmp_path / "x.npz")
+
+
+def test_report_is_one_page(sop_tree, run_dir, tmp_path):
+    """The page holds this evaluation's figures and look-alikes in the list it is held against."""
+    flags = {"data_dir": sop_tree, "pretrained_model": run_dir, "leaks_from": "Ebay_train.txt", **CPU}
+    printed, result = evaluate(tmp_path, **flags, report=tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    data = json.loads(re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', page, re.S)[1])
+    figures = {one["name"]: one["value"] for one in data["metrics"]}
+    assert figures["Recall@1"] == result["metrics"]["recall@1"] and figures["MAP@R"] == result["metrics"]["map@r"]
+    assert data["lists"] == ["Ebay_test.txt", "Ebay_train.txt"] and data["leaks"] is not None
+    assert str(tmp_path / "report.html") in printed
+
+
+def test_report_of_saved_embeddings_and_other_leaks(embeddings, sop_tree, tmp_path):
+    saved = dict(np.load(embeddings))
+    flags = {"embeddings": embeddings, "leaks_from": embeddings, "report": tmp_path / "r.html"}
+    evaluate(tmp_path, **flags, distance="squared_euclidean", definition="oml")
+    assert (tmp_path / "r.html").stat().st_size > 20000
+    with pytest.raises(Exception, match="has to be embeddings"):
+        evaluate(tmp_path, **{**flags, "leaks_from": "Ebay_train.txt"})
+    saved["paths"] = np.array([f"moved/{i}.jpg" for i in range(30)])
+    np.savez(tmp_path / "moved.npz", **saved)
+    for output in ({"report": tmp_path / "moved.html"}, {"picture": tmp_path / "moved.png"}):
+        with pytest.raises(Exception, match="cannot read image 'moved/"):
+            evaluate(tmp_path, embeddings=tmp_path / "moved.npz", **output)
+        assert not list(tmp_path.glob("moved.[hp]*"))
+
+
+def test_training_shows_worst_queries_and_embeddings_on_tensorboard(sop_tree, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = {"report": True, "test_iter_step": 2, "total_iter_num": 3}
+    run("train_elem", train_flags(sop_tree, tmp_path / "run", **flags))
+    board = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert [event.step for event in board.Images("test/worst_queries")] == [2, 3]
+    projector = (tmp_path / "run" / "projector_config.pbtxt").read_text()
+    assert projector.count("tensor_path") == 2
+    names = next((tmp_path / "run").glob("*/test/metadata.tsv")).read_text().splitlines()
+    assert names[0] == "label\tfile" and len(names) == 31 and names[1] == "11\t11_0.jpg"

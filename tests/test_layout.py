@@ -35,13 +35,14 @@ MAY_IMPORT = {
     "engine": {"errors", "engine", "retrieval"},
     "loader": {"reader", "samplers"},
     "session": LIBRARY | {"loader"},
-    "training": LIBRARY | {"loader", "session"},
+    "training": LIBRARY | {"loader", "session", "reporting"},
     "embedding": LIBRARY | {"loader", "session"},
     "evaluation": LIBRARY | {"session"},
+    "reporting": LIBRARY,
     "recipes": {"errors", "retrieval"},
     "benchmarks": LIBRARY | {"benchmarks"},
     "data": set(),
-    **{script: LIBRARY | {"session", "training", "embedding", "evaluation"} for script in SCRIPTS},
+    **{script: LIBRARY | {"session", "training", "embedding", "evaluation", "reporting"} for script in SCRIPTS},
 }
 CODE = [path for module in MAY_IMPORT for path in sorted((*ROOT.glob(f"{module}.py"), *ROOT.glob(f"{module}/**/*.py")))]
 # Programs of their own: they parse their own flags.
@@ -50,7 +51,7 @@ PROGRAMS = {"data/build_emoji.py"} | {
 }
 KNOW_ARGS = (
     {f"{script}.py" for script in SCRIPTS}
-    | {"session.py", "training.py", "evaluation.py", "engine/options.py"}
+    | {"session.py", "training.py", "evaluation.py", "reporting.py", "engine/options.py"}
     | PROGRAMS
 )
 LONGEST_LINE, LONGEST_FUNCTION, LONGEST_FILE, LONGEST_SCRIPT = 120, 60, 260, 140

@@ -54,7 +54,12 @@ def test_train_finetune_evaluate_use_runs_as_printed(sop_tree, tmp_path, monkeyp
 def test_flags_named_in_the_readme_exist():
     known = set()
     for name in ("train_elem", "train_pair", "eval", "infer"):
-        for path in (ROOT / f"{name}.py", ROOT / "engine" / "options.py"):
+        for path in (
+            ROOT / f"{name}.py",
+            ROOT / "engine" / "options.py",
+            ROOT / "evaluation.py",
+            ROOT / "reporting.py",
+        ):
             known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', path.read_text()))
     losses = importlib.import_module("losses").LOSSES
     known |= {f"--{option.name}" for name in losses.names() for option in losses.options(name)}

@@ -119,13 +119,10 @@ def _categories(figures):
 def _queries(report, album):
     """Worst, best and random queries, each with what it found; the first two one query a label."""
     results, values = report.results, np.asarray(report.query_values, dtype=np.float64)
-    positives = results.positives.cpu().numpy()
-    wrong = ~results.hits & (results.padded_ids >= 0)
-    nearest_wrong = results.padded_distances.masked_fill(~wrong, torch.inf).amin(1).cpu().numpy()
     labels = np.asarray(report.images.labels)[report.query_rows]
-    askers = np.flatnonzero(positives)  # a query with nothing right to find says nothing about the model
-    worst = askers[np.lexsort((askers, nearest_wrong[askers], values[askers]))]
-    best = askers[np.lexsort((askers, -nearest_wrong[askers], -positives[askers], -values[askers]))]
+    worst = worst_queries(results, values)
+    positives = results.positives.cpu().numpy()[worst]
+    best = worst[np.lexsort((worst, -_nearest_wrong(results)[worst], -positives, -values[worst]))]
     chance = np.random.default_rng(0).permutation(len(values))[:QUERIES]
     kinds = {"Worst": _one_a_label(worst, labels), "Best": _one_a_label(best, labels), "Random": chance}
     space = Space(Task.of(report.embeddings), report.distance)
@@ -137,6 +134,18 @@ def _queries(report, album):
             for kind, chosen in kinds.items()
         ],
     }
+
+
+def worst_queries(results, values):
+    """Places of the queries that have something to find, by rising values (Q,), the surest mistakes first."""
+    askers = np.flatnonzero(results.positives.cpu().numpy())
+    return askers[np.lexsort((askers, _nearest_wrong(results)[askers], values[askers]))]
+
+
+def _nearest_wrong(results):
+    """(Q,) the distance of each query's nearest wrong item."""
+    wrong = ~results.hits & (results.padded_ids >= 0)
+    return results.padded_distances.masked_fill(~wrong, torch.inf).amin(1).cpu().numpy()
 
 
 def _one_a_label(queries, labels):
