@@ -1,5 +1,7 @@
-"""Arrays on disk: .npz files written whole or not at all, read without executing anything."""
+"""Arrays on disk: files written whole or not at all, read without executing anything."""
 
+import contextlib
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -34,3 +36,49 @@ def read_npz(path, required=()):
     if missing:
         raise InputError(f"{str(path)!r} holds {', '.join(arrays) or 'nothing'}; there is no {', '.join(missing)}")
     return arrays
+
+
+def read_npy(path, mmap_mode=None):
+    """Read one array, or map it (numpy's mmap_mode). Raises InputError for no .npy and for pickles in it.
+
+    A file that is not there raises FileNotFoundError, so that a reader of changing files can look again.
+    """
+    try:
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{str(path)!r} is no .npy file of a plain array: {str(error).splitlines()[0]}") from None
+
+
+def write_npy(path, array):
+    """Write one array, and return when it is on the disk."""
+    with synced(path) as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def replace_json(path, content):
+    """Write indented JSON in place of what is there; whatever happens meanwhile, the old or the new one is there."""
+    temporary = f"{path}.tmp"
+    with synced(temporary) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+    os.replace(temporary, path)
+    sync(Path(path).parent)
+
+
+@contextlib.contextmanager
+def synced(path):
+    """A file to write bytes to, which is on the disk when the context ends."""
+    with open(path, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(path):
+    """Return when a file, or the names of a folder's files, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from losses import LOSSES
+from retrieval.backends import BACKENDS
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {"train_elem", "train_pair", "eval", "infer"}
@@ -39,10 +40,14 @@ MAY_IMPORT = {
     "embedding": LIBRARY | {"loader", "session"},
     "evaluation": LIBRARY | {"session"},
     "reporting": LIBRARY,
+    "indexing": {"errors", "engine", "reader", "retrieval", "session"},
     "recipes": {"errors", "retrieval"},
     "benchmarks": LIBRARY | {"benchmarks"},
     "data": set(),
-    **{script: LIBRARY | {"session", "training", "embedding", "evaluation", "reporting"} for script in SCRIPTS},
+    **{
+        script: LIBRARY | {"session", "training", "embedding", "evaluation", "reporting", "indexing"}
+        for script in SCRIPTS
+    },
 }
 CODE = [path for module in MAY_IMPORT for path in sorted((*ROOT.glob(f"{module}.py"), *ROOT.glob(f"{module}/**/*.py")))]
 # Programs of their own: they parse their own flags.
@@ -51,9 +56,11 @@ PROGRAMS = {"data/build_emoji.py"} | {
 }
 KNOW_ARGS = (
     {f"{script}.py" for script in SCRIPTS}
-    | {"session.py", "training.py", "evaluation.py", "reporting.py", "engine/options.py"}
+    | {"session.py", "training.py", "evaluation.py", "reporting.py", "indexing.py", "engine/options.py"}
     | PROGRAMS
 )
+# Folders of which every file registers a class.
+REGISTRIES = {"losses": LOSSES, "retrieval/backends": BACKENDS}
 LONGEST_LINE, LONGEST_FUNCTION, LONGEST_FILE, LONGEST_SCRIPT = 120, 60, 260, 140
 LIKEST_TWINS = 0.6
 # What a constant may be made by, besides classes (whose names begin with a capital).
@@ -115,13 +122,14 @@ def test_no_import_cycle():
 
 @each_file
 def test_nothing_runs_at_import(path):
-    """Module level holds imports, definitions and constants; in losses/__init__.py also the import of its folder."""
+    """Module level holds imports, definitions and constants; a registry's __init__.py also imports its folder."""
     body = tree_of(path).body
     assert isinstance(body[0], ast.Expr) and isinstance(body[0].value.value, str), "no docstring"
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AugAssign)
+    fills = path.name == "__init__.py" and name_of(path.parent) in REGISTRIES
     for node in body[1:]:
         text = ast.unparse(node)
-        if name_of(path) == "losses/__init__.py" and text.startswith(("for _module in", "globals().update")):
+        if fills and text.startswith(("for _module in", "globals().update")):
             continue
         assert isinstance(node, allowed) or is_main_block(node), f"line {node.lineno}: {text[:60]}"
         if isinstance(node, (ast.Assign, ast.AugAssign)):
@@ -195,7 +203,8 @@ def test_training_scripts_are_no_twins():
 
 def test_names():
     assert not [path for path in CODE if path.stem.strip("_") in ("util", "utils", "misc", "common", "helpers")]
-    files = {path.stem for path in (ROOT / "losses").glob("[!_]*.py")}
-    assert files == set(LOSSES.names())
-    for name in LOSSES.names():
-        assert LOSSES[name].__module__ == f"losses.{name}"
+    for folder, registry in REGISTRIES.items():
+        files = {path.stem for path in (ROOT / folder).glob("[!_]*.py")}
+        assert files == set(registry.names())
+        for name in registry.names():
+            assert registry[name].__module__ == f"{folder}.{name}".replace("/", ".")

@@ -1,0 +1,99 @@
+"""A change of an index: what it writes, in which order, and what is cleared away."""
+
+import contextlib
+
+import numpy as np
+import torch
+
+from retrieval.backends import make_backend
+from retrieval.index_folder import CARD, sweep, writing
+from retrieval.nearest import nearest
+from retrieval.ranks import MEMORY
+from retrieval.segments import Rows, write_segment
+from storage import read_npy, replace_json, write_npy
+
+COPIED = 64 * 2**20  # bytes of embeddings copied at a time
+SAMPLE, RECALL_AT = 1000, 10  # items that recall is measured on, and at which k
+
+
+def open_rows(folder, card):
+    """The items that a card names, as Rows. Raises FileNotFoundError where a file of them is missing."""
+    deleted = read_npy(folder / card["deleted"]) if card["deleted"] else np.zeros(0, np.int64)
+    return Rows(folder, card["segments"], card["width"], deleted)
+
+
+def change(folder, card, rows, new=None, gone=()):
+    """Write the generation after `card` and its `rows` and put it in their place; returns its own card and rows.
+
+    new: (embeddings (n, D), paths, labels) to add, or None; gone: ids to delete. The folder is locked by the caller.
+    Whatever fails, the old generation stays.
+    """
+    backend, _ = make_backend(card["backend"], card["options"])
+    card, old_state = {**card, "generation": card["generation"] + 1}, card["state"]
+    sweep(folder)
+    try:
+        with writing(folder):
+            _write_items(folder, card, rows, new, np.union1d(rows.deleted, gone).astype(np.int64))
+            rows = open_rows(folder, card)
+            state = card["state"] = backend.update(folder, card["generation"], rows, old_state)
+            if _is_new(state, card):
+                card["recall"] = _recall(backend, folder, state, rows) if state["approximate"] else None
+            replace_json(folder / CARD, card)
+    except BaseException:
+        with contextlib.suppress(Exception):  # what went wrong first is what the user has to know
+            there = sweep(folder) or {"generation": 0}
+            if there["generation"] < card["generation"] and _is_new(card["state"], card):
+                backend.discard(card["state"])
+        raise
+    with contextlib.suppress(Exception):  # the change is made; what is left over the next one clears away
+        if state:
+            backend.settle(state, rows)
+        sweep(folder)
+    return card, rows
+
+
+def _is_new(state, card):
+    return state is not None and state["built"] == card["generation"]
+
+
+def _write_items(folder, card, rows, new, deleted):
+    """Write the new items' segment and the deleted ids, and name them in the new card.
+
+    A new segment absorbs the last ones that are no longer than itself, so that there are never many; when more than
+    half of what is stored is deleted, one segment takes over all that lives.
+    """
+    names, generation, first = card["segments"], card["generation"], card["next_id"]
+    embeddings, paths, labels = new or (np.zeros((0, card["width"]), np.float32), [], np.zeros(0, np.int64))
+    lives = [int((~np.isin(segment.ids, deleted)).sum()) for segment in rows.segments]
+    stored, keep, size = sum(len(segment.ids) for segment in rows.segments), len(names), len(paths)
+    while keep and (2 * len(deleted) > stored or len(paths) and lives[keep - 1] <= size):
+        keep -= 1
+        size += lives[keep]
+    card["segments"] = list(names[:keep])
+    if size:
+        absorbed = Rows(folder, names[keep:], card["width"], deleted)
+        new = np.arange(first, first + len(paths)), labels, paths, embeddings
+        card["segments"].append(f"segment-{generation:06d}")
+        write_segment(folder / card["segments"][-1], absorbed, new, COPIED)
+    kept = [segment.ids for segment in rows.segments[:keep]]
+    deleted = deleted[np.isin(deleted, np.concatenate(kept))] if kept else deleted[:0]
+    card["deleted"] = f"deleted-{generation:06d}.npy" if len(deleted) else None
+    if len(deleted):
+        write_npy(folder / card["deleted"], deleted)
+    card["items"], card["next_id"] = sum(lives) + len(paths), first + len(paths)
+
+
+def _recall(backend, folder, state, rows):
+    """Recall of a backend: the share of the nearest items, of some items that are themselves left out, that it finds.
+
+    What is as near as the last of them counts as one of them.
+    """
+    backend.open(folder, state, rows)
+    asking = np.sort(np.random.default_rng(0).choice(rows.ids, min(SAMPLE, len(rows)), replace=False))
+    queries, k = torch.from_numpy(rows.take(asking)[0]), min(RECALL_AT + 1, len(rows))
+    right, cosines = nearest(rows, queries, k, MEMORY)
+    found, found_cosines = backend.search(rows, queries, k, MEMORY)
+    expected = (right != asking[:, None]).sum(1)
+    hits = ((found != asking[:, None]) & (found_cosines >= cosines[:, -1:])).sum(1).clip(max=expected)
+    share = float(hits.sum() / expected.sum()) if expected.any() else 1.0
+    return {"at": RECALL_AT, "value": share, "queries": len(asking), "items": len(rows)}

@@ -1,0 +1,124 @@
+"""The folder of an index: its card, its lock, and which of its files count."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from types import NoneType
+
+from errors import InputError
+from retrieval.backends import BACKENDS
+
+CARD, LOCK, FORMAT = "index.json", ".lock", 1
+FACTS = {
+    "format": int,
+    "backend": str,
+    "options": dict,
+    "items": int,
+    "width": int,
+    "distance": str,
+    "fingerprint": (dict, NoneType),
+    "origin": object,
+    "recall": (dict, NoneType),
+    "generation": int,
+    "next_id": int,
+    "segments": list,
+    "deleted": (str, NoneType),
+    "state": (dict, NoneType),
+}
+
+
+def read_card(folder):
+    """The facts in an index's card. Raises InputError where there is none, and for one that is not ours."""
+    path = Path(folder) / CARD
+    try:
+        card = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{str(folder)!r} is no index: there is no {str(path)!r}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {str(path)!r}: {error}") from None
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        version = card.get("format") if isinstance(card, dict) else None
+        raise InputError(f"{str(path)!r} has the format {version!r}; this program reads format {FORMAT}")
+    wrong = [name for name, kind in FACTS.items() if not isinstance(card.get(name), kind) or name not in card]
+    strangers = [name for name in files_of(card) if not _is_ours(name)] if not wrong else []
+    if wrong or strangers:
+        raise InputError(f"{str(path)!r} is damaged: {', '.join(wrong) or f'it names {strangers[0]!r}'}")
+    return card
+
+
+def files_of(card):
+    """Names of the files and folders that a card names."""
+    return [name for name in (*card["segments"], card["deleted"], (card["state"] or {}).get("file")) if name]
+
+
+def _is_ours(name):
+    kinds = "|".join(["segment", "deleted", *BACKENDS.names()])
+    return (
+        re.fullmatch(rf"(({kinds})-\d{{6,}}(\.\w+)?)|{re.escape(CARD)}(\.tmp)?|{re.escape(LOCK)}", str(name))
+        is not None
+    )
+
+
+def check_free(folder, overwrite):
+    """The card of the index in `folder`, None where there is none. Raises InputError where none can be built there."""
+    folder = Path(folder)
+    if (folder / CARD).exists():
+        if not overwrite:
+            raise InputError(f"{str(folder)!r} already holds an index; add to it, or replace it with --overwrite=True")
+        return read_card(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"cannot make an index of {str(folder)!r}: it is a file")
+    others = [path.name for path in sorted(folder.iterdir()) if not _is_ours(path.name)] if folder.is_dir() else []
+    if others:
+        raise InputError(f"{str(folder)!r} holds {others[0]!r}; an index takes a folder of its own")
+    return None
+
+
+def sweep(folder):
+    """Remove what changes that died, or old generations, left behind; returns the card, None where there is none."""
+    card = read_card(folder) if (folder / CARD).exists() else None
+    counted = {CARD, LOCK, *(files_of(card) if card else ())}
+    for path in folder.iterdir():
+        if _is_ours(path.name) and path.name not in counted:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return card
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """The folder, made if need be, for one process that changes it. Raises InputError where another one does.
+
+    A folder that was made for an index which then failed is removed again.
+    """
+    import fcntl  # not on Windows, where an index can be searched all the same
+
+    folder = Path(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / LOCK, "a")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK)):
+                raise OSError("removed by the process that held it")
+        except OSError:
+            raise InputError(f"another process is changing index {str(folder)!r}; try again when it is done") from None
+        try:
+            yield
+        finally:
+            if not (folder / CARD).exists():
+                with contextlib.suppress(OSError):
+                    (folder / LOCK).unlink()
+                    folder.rmdir()
+
+
+@contextlib.contextmanager
+def writing(folder):
+    """Failures of the disk in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to index {str(folder)!r}: {error.strerror or error}") from None

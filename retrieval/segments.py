@@ -1,0 +1,169 @@
+"""The items of an index on disk: segments of rows, each written once, and a list of the ids deleted from them.
+
+A segment is a folder of plain arrays: ids (N,) int64 rising, labels (N,) int64, lengths (N,) float64 (row_lengths of
+the embeddings), paths (UTF-8, one after the other) with path_ends (N,), and embeddings (N, D) float32, mapped when
+they are needed.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from errors import InputError
+from retrieval.space import row_lengths
+from storage import read_npy, sync, synced, write_npy
+
+
+class Segment:
+    """One segment as it stands on the disk. Its files stay open, so that it can be read even after it was replaced.
+
+    `live` (M,) int64: the rows that are not deleted; `ids`, `labels` (N,) are of all rows.
+    """
+
+    def __init__(self, folder, width, deleted):
+        self.folder, self.width = Path(folder), width
+        self.ids, self.labels, self.lengths = (self._column(name) for name in ("ids", "labels", "lengths"))
+        self._path_ends, self._text = self._column("path_ends"), read_npy(self.folder / "paths.npy", "r")
+        embeddings = read_npy(self.folder / "embeddings.npy", "r")
+        if embeddings.shape != (len(self.ids), width) or embeddings.dtype != np.float32:
+            raise InputError(
+                f"{str(self.folder)!r} is damaged: embeddings {embeddings.shape} {embeddings.dtype} for "
+                f"{len(self.ids)} ids and width {width}"
+            )
+        self._start, self._file = embeddings.offset, open(self.folder / "embeddings.npy", "rb")
+        self.live = np.flatnonzero(~np.isin(self.ids, deleted))
+
+    def _column(self, name):
+        return read_npy(self.folder / f"{name}.npy")
+
+    def embeddings(self, start=0, stop=None):
+        """Rows start to stop, (n, D) float32, mapped: they leave memory with the last reference to them."""
+        stop = len(self.ids) if stop is None else stop
+        place = self._start + 4 * self.width * start
+        return np.memmap(self._file, np.float32, "c", place, (stop - start, self.width))
+
+    def paths(self, rows):
+        """The paths of some rows, a list of str."""
+        ends = self._path_ends
+        starts = np.where(rows > 0, ends[rows - 1], 0)
+        return [
+            self._text[start:end].tobytes().decode(errors="surrogateescape") for start, end in zip(starts, ends[rows])
+        ]
+
+
+class Rows:
+    """The live items of some segments, ordered by id: `ids` (N,) int64, `labels` (N,) int64.
+
+    `deleted` (M,) int64: ids that still stand in the segments but are no items any more. Raises InputError for damaged
+    files, FileNotFoundError where one is missing.
+    """
+
+    def __init__(self, folder, names, width, deleted):
+        self.width, self.deleted = width, deleted
+        self.segments = [Segment(folder / name, width, deleted) for name in names]
+        none = np.zeros(0, np.int64)
+        self.ids = np.concatenate([none, *(one.ids[one.live] for one in self.segments)])
+        self.labels = np.concatenate([none, *(one.labels[one.live] for one in self.segments)])
+        self._starts = np.cumsum([0, *(len(one.live) for one in self.segments)])
+
+    def __len__(self):
+        return len(self.ids)
+
+    def has(self, ids):
+        """Which of `ids` (any shape) are items, bool of that shape."""
+        if not len(self):
+            return np.zeros(ids.shape, dtype=bool)
+        return self.ids[np.searchsorted(self.ids, ids).clip(max=len(self) - 1)] == ids
+
+    def places(self, ids):
+        """Where `ids` stand among the items."""
+        return np.searchsorted(self.ids, ids)
+
+    def take(self, ids):
+        """Embeddings (n, D) float32 and lengths (n,) float64 of items, in the order of `ids` (n,)."""
+        embeddings, lengths = np.empty((len(ids), self.width), np.float32), np.empty(len(ids))
+        for segment, chosen, rows in self._by_segment(ids):
+            embeddings[chosen], lengths[chosen] = segment.embeddings()[rows], segment.lengths[rows]
+        return embeddings, lengths
+
+    def unit(self, ids):
+        """Embeddings (n, D) of items, scaled to length one."""
+        return unit(*self.take(ids))
+
+    def paths(self, ids=None):
+        """The paths of items in the order of `ids` (n,), or of all, a list of str."""
+        ids = self.ids if ids is None else ids
+        paths = [""] * len(ids)
+        for segment, chosen, rows in self._by_segment(ids):
+            for place, path in zip(chosen.tolist(), segment.paths(rows)):
+                paths[place] = path
+        return paths
+
+    def _by_segment(self, ids):
+        """(segment, which of the ids, their rows in it) for each segment that holds some of them."""
+        places = self.places(ids)
+        numbers = np.searchsorted(self._starts, places, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            segment, chosen = self.segments[number], np.flatnonzero(numbers == number)
+            yield segment, chosen, segment.live[places[chosen] - self._starts[number]]
+
+    def blocks(self, memory):
+        """Yield (segment, slice of its rows, those of them that live (m,), counted from the slice's start)."""
+        for segment in self.segments:
+            for part in parts(len(segment.ids), self.width, memory):
+                first, last = np.searchsorted(segment.live, [part.start, part.stop])
+                if first < last:
+                    yield segment, part, segment.live[first:last] - part.start
+
+    def unit_blocks(self, memory, after=-1):
+        """Yield (ids (m,), embeddings (m, D) float32 scaled to length one) of the items with ids above `after`."""
+        for segment, part, live in self.blocks(memory):
+            ids = segment.ids[part][live]
+            live = live[ids > after]
+            if len(live):
+                numbers = segment.embeddings(part.start, part.stop)[live]
+                yield ids[ids > after], unit(numbers, segment.lengths[part][live])
+
+
+def unit(embeddings, lengths):
+    """Rows (n, D) divided by their lengths (n,), float32; rows of length 0 stay as they are."""
+    return (embeddings / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
+
+
+def write_segment(folder, kept, new, memory):
+    """Write a segment: the items of `kept` (Rows), then new ones; it is on the disk when this returns.
+
+    new: ids (n,) int64, labels (n,) int64, paths (a list), embeddings (n, D) float32; n may be 0. memory: bytes to copy
+    at a time. Raises OSError where it cannot be written.
+    """
+    ids, labels, paths, embeddings = new
+    folder.mkdir()
+    lengths = [*(one.lengths[one.live] for one in kept.segments)]
+    if len(ids):
+        lengths.append(row_lengths(torch.from_numpy(embeddings)).numpy())
+        ids, labels = np.concatenate([kept.ids, ids]), np.concatenate([kept.labels, labels])
+    else:
+        ids, labels = kept.ids, kept.labels
+    texts = [path.encode(errors="surrogateescape") for path in [*kept.paths(), *paths]]
+    columns = {"ids": ids, "labels": labels, "lengths": np.concatenate(lengths)}
+    columns |= {
+        "path_ends": np.cumsum([len(text) for text in texts]),
+        "paths": np.frombuffer(b"".join(texts), np.uint8),
+    }
+    for name, column in columns.items():
+        write_npy(folder / f"{name}.npy", column)
+    with synced(folder / "embeddings.npy") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), kept.width)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for segment, part, live in kept.blocks(memory):
+            file.write(segment.embeddings(part.start, part.stop)[live].tobytes())
+        for part in parts(len(paths), kept.width, memory):
+            file.write(embeddings[part].tobytes())
+    sync(folder)
+
+
+def parts(rows, width, memory):
+    """Slices of so many rows whose embeddings take `memory` bytes or less."""
+    step = max(1, memory // (4 * width))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
