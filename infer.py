@@ -1,25 +1,42 @@
-"""Embed images: those of a list, of a folder, or single files.
+"""Embed images, those of a list, of a folder, or single files; keep them in an index and find them again.
 
 python infer.py --pretrained_model=output --input photos/ --output=embeddings.npz
 python infer.py --pretrained_model=output --input cat.jpg dog.jpg --scores
+python infer.py --pretrained_model=output --input photos/ --build_index=photos.index
+python infer.py --search=photos.index --input cat.jpg --output hits.json hits.png
+python infer.py --add_to=photos.index --input more/
+python infer.py --delete_from=photos.index --input photos/blurred.jpg
 """
 
 import json
 
-import numpy as np
 import torch
 
 import reader
+from embedding import fingerprint, save_embeddings
 from engine import options
 from engine.device import choose_device, choose_precision
 from engine.embed import embed
 from engine.flag_types import boolean, positive
 from errors import InputError
+from indexing import (
+    add_index_flags,
+    add_to_index,
+    build_index,
+    chosen_mode,
+    delete_from_index,
+    model_of,
+    open_index,
+    search_index,
+)
 from losses import LOSSES
 from models import BACKBONES
 from models.embedder import POOLINGS
 from models.pretrained import read_weights, weights_file
-from session import model_flags, open_model, open_output, open_test_loader
+from retrieval.backends import BACKENDS
+from session import open_model, open_output, open_test_loader
+
+PRINTED = 1000  # images whose features are printed
 
 
 def parse(argv):
@@ -30,7 +47,12 @@ def parse(argv):
     group.add_argument("--batch_size", type=positive, default=1, help="images in a batch")
     options.add_device_flags(parser, precision="fp32")
     group = parser.add_argument_group("results")
-    group.add_argument("--output", help="write paths and embeddings to this .npz, or {path: embedding} to this .json")
+    group.add_argument(
+        "--output",
+        nargs="+",
+        help="files to write: embeddings with their list and model as .npz, {path: embedding} as .json; of a --search "
+        "its hits as .json, a picture of them as .png",
+    )
     group.add_argument(
         "--scores",
         type=boolean,
@@ -39,7 +61,8 @@ def parse(argv):
         default=False,
         help="print the five likeliest train labels (stage 1 runs)",
     )
-    return options.parse(parser, argv, foreign=())
+    add_index_flags(parser, argv)
+    return options.parse(parser, argv, BACKENDS, foreign=())
 
 
 def open_classifier(source):
@@ -64,33 +87,56 @@ def best_scores(classifier, labels, embeddings):
     return labels[codes], values
 
 
-def write(path, images, embeddings):
-    """Save as .npz (paths, labels, embeddings) or as .json ({path: embedding})."""
+def write(path, images, embeddings, card):
+    """Save as .npz (embedding.save_embeddings) or as .json ({path: embedding})."""
     if path.suffix == ".json":
         path.write_text(json.dumps(dict(zip(images.paths.tolist(), embeddings.tolist()))))
     else:
-        np.savez(path, paths=images.paths, labels=images.labels, embeddings=embeddings.numpy())
+        save_embeddings(path, images, embeddings, card)
+
+
+def report(images, embeddings, classifier, labels, outputs):
+    """The first numbers of the first images, their likeliest labels if asked for, and where everything went."""
+    for i, embedding in enumerate(embeddings[:PRINTED]):
+        print(f"Test-{i}-feature: {[round(value, 6) for value in embedding[:5].tolist()]}")
+    if classifier:
+        for i, (names, values) in enumerate(zip(*best_scores(classifier, labels, embeddings[:PRINTED]))):
+            print(f"Test-{i}-scores: {', '.join(f'{n} {v:.4f}' for n, v in zip(names.tolist(), values.tolist()))}")
+    written = f", written: {', '.join(map(str, outputs))}" if outputs else ""
+    print(f"{len(images)} images, {embeddings.shape[1]} numbers each{written}")
 
 
 def main(argv):
     args = parse(argv)
+    mode = chosen_mode(args)
+    if mode == "delete_from":
+        delete_from_index(args.delete_from, args.input)
+        return
     device = choose_device(args.use_gpu)
     precision = choose_precision(args.precision, device)
+    index = open_index(args, mode) if mode else None
     images = reader.open_inputs(args.input or [args.test_list], args.data_dir)
-    flags = model_flags(args)
-    model = open_model(args.pretrained_model, flags).to(device)
-    classifier, labels = open_classifier(args.pretrained_model) if args.scores else (None, None)
+    source, flags = model_of(args, index)
+    model = open_model(source, flags).to(device)
+    card = fingerprint(model, flags)
+    if index:
+        index.refuse_others(card)
+    classifier, labels = open_classifier(source) if args.scores else (None, None)
     loader = open_test_loader(images, flags, args.batch_size, args.num_workers, device)
-    output = open_output(args.output, (".npz", ".json"))
+    suffixes = (".json", ".png") if mode == "search" else (".npz", ".json")
+    outputs = [open_output(path, suffixes) for path in args.output or ()]
     embeddings = embed(model, loader, device, precision)
-    if output:
-        write(output, images, embeddings)
-    for i, embedding in enumerate(embeddings):
-        print(f"Test-{i}-feature: {[round(value, 6) for value in embedding[:5].tolist()]}")
-    if args.scores:
-        for i, (names, values) in enumerate(zip(*best_scores(classifier, labels, embeddings))):
-            print(f"Test-{i}-scores: {', '.join(f'{n} {v:.4f}' for n, v in zip(names.tolist(), values.tolist()))}")
-    print(f"{len(images)} images, {embeddings.shape[1]} numbers each{f', written: {output}' if output else ''}")
+    if mode == "search":
+        search_index(index, images, embeddings, card, args, outputs)
+        return
+    for output in outputs:
+        write(output, images, embeddings, card)
+    if mode == "build_index":
+        build_index(args, images, embeddings, card)
+    elif mode == "add_to":
+        add_to_index(index, images, embeddings, card)
+    else:
+        report(images, embeddings, classifier, labels, outputs)
 
 
 if __name__ == "__main__":

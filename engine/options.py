@@ -178,6 +178,17 @@ def add_postprocess_flags(parser, registry, argv):
         add_option_flags(group, registry, name)
 
 
+def add_backend_flags(parser, registry, argv):
+    """--backend and the options of the one that `argv` names."""
+    first = _Parser(add_help=False, allow_abbrev=False)
+    group = parser.add_argument_group("backend of a new index")
+    for each in (first, group):
+        each.add_argument("--backend", help=f"one of {', '.join(registry.names())} (default: exact)")
+    name = first.parse_known_args(argv)[0].backend
+    if name is not None:
+        add_option_flags(group, registry, name)
+
+
 def choose_loss(argv, losses, stage, default):
     """The first pass: which loss `argv` names. Raises InputError for an unknown one or one of the other stage."""
     first = _Parser(add_help=False, allow_abbrev=False)

@@ -9,7 +9,7 @@ import numpy as np
 from errors import InputError
 
 SCALE = 2  # everything is drawn at twice its size, so that small text and thin lines stay clear
-WHITE, INK, FAINT = (255, 255, 255), (31, 35, 40), (110, 118, 129)
+WHITE, INK, FAINT, NEUTRAL = (255, 255, 255), (31, 35, 40), (110, 118, 129), (190, 196, 203)
 QUERY, RIGHT, WRONG = (47, 110, 220), (36, 154, 84), (214, 57, 57)
 FRAME, PAD, RADIUS = 3, 3, 7  # pixels before scaling: frame, air between frame and image, rounding
 GAP, QUERY_GAP, MARGIN, CAPTION = 12, 26, 22, 24  # between neighbours, after the query, around the sheet, for text
@@ -20,9 +20,10 @@ def neighbour_sheet(rows, path=None, title="", captions=None, thumbnail=96):
     """Draw each query (blue frame) with its neighbours (green where right, red where wrong), nearest first.
 
     rows: list of (query, neighbours); query is a uint8 image (H, W, 3) in RGB of any size, neighbours a list of
-    (image, is_right, score). captions: one text a row, written below the query. thumbnail: pixels before the sheet's
-    twofold scale. Returns the sheet as uint8 (H, W, 3) in RGB and, given `path`, writes it there as PNG.
-    Raises InputError where there are no rows or the file cannot be written.
+    (image, is_right, score), where is_right None means unknown: a grey frame, no sign. captions: one text a row,
+    written below the query. thumbnail: pixels before the sheet's twofold scale. Returns the sheet as uint8 (H, W, 3) in
+    RGB and, given `path`, writes it there as PNG. Raises InputError where there are no rows or the file cannot be
+    written.
     """
     if not rows:
         raise InputError("a picture of neighbours needs at least one query")
@@ -32,15 +33,18 @@ def neighbour_sheet(rows, path=None, title="", captions=None, thumbnail=96):
     head = MARGIN + (36 if title else 0) + 48
     width = max(lefts[-1] + side + MARGIN, 2 * MARGIN + 240)
     sheet = _blank(head + len(rows) * (side + CAPTION + GAP) - GAP + MARGIN, width)
-    _draw_head(sheet, title, [left + side / 2 for left in lefts])
+    known = any(is_right is not None for _, neighbours in rows for _, is_right, _ in neighbours)
+    _draw_head(sheet, title, [left + side / 2 for left in lefts], known)
     for i, (query, neighbours) in enumerate(rows):
         top = head + i * (side + CAPTION + GAP)
         _draw_tile(sheet, query, lefts[0], top, thumbnail, QUERY)
         if captions:
             _draw_centred(sheet, captions[i], lefts[0] + side / 2, top + side + 15, INK, side)
         for left, (image, is_right, score) in zip(lefts[1:], neighbours):
-            _draw_tile(sheet, image, left, top, thumbnail, RIGHT if is_right else WRONG)
-            _draw_badge(sheet, left + side - 4, top + 4, is_right)
+            colour = NEUTRAL if is_right is None else RIGHT if is_right else WRONG
+            _draw_tile(sheet, image, left, top, thumbnail, colour)
+            if is_right is not None:
+                _draw_badge(sheet, left + side - 4, top + 4, is_right)
             _draw_centred(sheet, f"{score:.2f}", left + side / 2, top + side + 15, FAINT)
     if path is not None:
         write_png(sheet, path)
@@ -104,14 +108,15 @@ def _point(x, y):
     return round(SCALE * x), round(SCALE * y)
 
 
-def _draw_head(sheet, title, centres):
-    """The title, the legend, and above each column what it holds."""
+def _draw_head(sheet, title, centres, known):
+    """The title, the legend (of right and wrong where any is known), and above each column what it holds."""
     y = MARGIN
     if title:
         _draw_text(sheet, title, MARGIN, y + 14, INK, TITLE_SIZE, bold=True)
         y += 36
     x = MARGIN
-    for word, colour in (("query", QUERY), ("right", RIGHT), ("wrong", WRONG)):
+    legend = (("query", QUERY), ("right", RIGHT), ("wrong", WRONG))
+    for word, colour in legend if known else legend[:1]:
         _draw_rounded(sheet, x, y, 12, 12, 3, colour)
         _draw_text(sheet, word, x + 18, y + 10, INK)
         x += 18 + _text_width(word) + 20

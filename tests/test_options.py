@@ -19,7 +19,7 @@ CHOICES = [("eval", None), ("infer", None)]
 CHOICES += [(f"train_{LOSSES.fact(name, 'stage')}", name) for name in LOSSES.names()]
 # Read by engine/options.py itself, or accepted for the ancestor's recipes only.
 UNREAD = {"config", "with_mem_opt"}
-FOR_SCRIPTS = ("session.py", "training.py", "evaluation.py", "reporting.py")
+FOR_SCRIPTS = ("session.py", "training.py", "evaluation.py", "reporting.py", "indexing.py")
 
 
 @pytest.fixture(params=CHOICES, ids=lambda choice: f"{choice[0]} {choice[1]}")
