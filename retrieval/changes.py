@@ -30,10 +30,11 @@ def change(folder, card, rows, new=None, gone=()):
     """
     backend, _ = make_backend(card["backend"], card["options"])
     card, old_state = {**card, "generation": card["generation"] + 1}, card["state"]
+    deleted = np.union1d(rows.deleted, gone).astype(np.int64)
     sweep(folder)
     try:
         with writing(folder):
-            _write_items(folder, card, rows, new, np.union1d(rows.deleted, gone).astype(np.int64))
+            _write_items(folder, card, rows, new, deleted)
             rows = open_rows(folder, card)
             state = card["state"] = backend.update(folder, card["generation"], rows, old_state)
             if _is_new(state, card):
@@ -47,7 +48,7 @@ def change(folder, card, rows, new=None, gone=()):
         raise
     with contextlib.suppress(Exception):  # the change is made; what is left over the next one clears away
         if state:
-            backend.settle(state, rows)
+            backend.settle(state, deleted)
         sweep(folder)
     return card, rows
 

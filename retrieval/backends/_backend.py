@@ -32,8 +32,8 @@ class Backend:
         """
         return {"built": generation, "approximate": False}
 
-    def settle(self, state, rows):
-        """The card names `state` now: drop outside of the folder what stands for rows.deleted."""
+    def settle(self, state, deleted):
+        """The card names `state` now: drop outside of the folder what stands for the ids `deleted` (n,)."""
 
     def discard(self, state):
         """The index was replaced: drop what `state` names outside of the folder."""

@@ -12,6 +12,7 @@ from storage import sync
 KINDS = ("auto", "flat", "ivf", "ivfpq", "hnsw")
 FLAT_UP_TO, IVF_UP_TO = 10_000, 1_000_000  # items up to which `auto` is flat, then ivf, then ivfpq
 FEWEST, MOST = 39, 64  # items a list to train on: FAISS's least, and enough
+MOST_BYTES = 64  # of a code by default: each one more costs as much training
 REFINED = 8  # times as many candidates where the codes are coarse
 GROWTH = 4  # made anew when the items are so many times as many
 BLOCK = 64 * 2**20  # bytes of embeddings added at a time
@@ -25,7 +26,7 @@ class FaissBackend(Backend):
         faiss_kind: flat (compares all), ivf (lists), ivfpq (lists of short codes), hnsw (a graph), or auto: by size
         lists: how many lists of ivf and ivfpq (0: by size)
         probes: lists that a query looks through, or items that it follows in hnsw (0: by size)
-        code_bytes: bytes of an item's code in ivfpq, which have to divide the width (0: one for four numbers)
+        code_bytes: bytes of an item's code in ivfpq, which have to divide the width (0: one for four numbers, to 64)
         links: links of an item in hnsw
     """
 
@@ -74,12 +75,13 @@ class FaissBackend(Backend):
             factory = f"IDMap,HNSW{self.links},Flat"
             return {"factory": factory, "approximate": True, "probes": self.probes or 128, "refined": 1}
         lists = min(self.lists or max(1, min(round(4 * math.sqrt(items)), items // FEWEST)), items)
-        probes = min(self.probes or max(8, lists // 16), lists)
+        probes = min(self.probes or max(16, lists // 16), lists)
         if kind == "ivf":
             return {"factory": f"IVF{lists},Flat", "approximate": True, "probes": probes, "refined": 1}
-        codes = self.code_bytes or max(n for n in range(1, max(1, width // 4) + 1) if width % n == 0)
+        codes = self.code_bytes or max(n for n in range(1, min(max(1, width // 4), MOST_BYTES) + 1) if width % n == 0)
+        # np: without polysemous training, which nothing here uses and which takes most of the time
         bits = max(1, min(8, int(math.log2(max(2, items / FEWEST)))))
-        return {"factory": f"IVF{lists},PQ{codes}x{bits}", "approximate": True, "probes": probes, "refined": REFINED}
+        return {"factory": f"IVF{lists},PQ{codes}x{bits}np", "approximate": True, "probes": probes, "refined": REFINED}
 
     def _trained(self, rows, design):
         index = self.faiss.index_factory(rows.width, design["factory"], self.faiss.METRIC_INNER_PRODUCT)
@@ -89,7 +91,7 @@ class FaissBackend(Backend):
                 index.pq.cp.min_points_per_centroid = 1
             wanted = min(len(rows), MOST * max(index.nlist, 256))
             sample = np.random.default_rng(0).choice(rows.ids, wanted, replace=False)
-            index.train(rows.unit(np.sort(sample)))
+            index.train(rows.unit(np.resize(np.sort(sample), max(2, wanted))))  # codes take two to train on
         return index
 
     def _write(self, index, path):

@@ -55,10 +55,10 @@ class QdrantBackend(Backend):
                 raise
         return {**(state or new), "last": int(rows.ids[-1]) if len(rows) else (state or new)["last"]}
 
-    def settle(self, state, rows):
-        if self.url and len(rows.deleted):
+    def settle(self, state, deleted):
+        if self.url and len(deleted):
             with self._asking() as client:
-                client.delete(state["collection"], self.models.PointIdsList(points=rows.deleted.tolist()))
+                client.delete(state["collection"], self.models.PointIdsList(points=deleted.tolist()))
 
     def discard(self, state):
         if self.url:

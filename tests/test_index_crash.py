@@ -1,0 +1,203 @@
+"""An index whose process is killed at each step of a change, and a Qdrant server that does not do as it is asked."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_index import MODEL, assert_finds, data, on_disk
+
+from errors import InputError
+from retrieval.index import Index
+from retrieval.index_folder import CARD, LOCK, files_of
+
+ROOT = Path(__file__).parents[1]
+
+# Kills itself just before the n-th call of anything that changes a file, in a fork of its own for each n; after each,
+# the index has to be the old one or the new one, and the next change has to work and to clear away.
+KILLER = textwrap.dedent(
+    """
+    import json, os, shutil, signal, sys
+    from pathlib import Path
+
+    import numpy as np
+    from retrieval.index import Index
+    from retrieval.index_folder import CARD, LOCK, files_of
+
+    root, backend = Path(sys.argv[1]), sys.argv[2]
+
+
+    def data(count, seed):
+        embeddings = np.random.default_rng(seed).standard_normal((count, 8)).astype(np.float32)
+        return embeddings, [f"/{seed}/{i}.jpg" for i in range(count)], [0] * count
+
+
+    def in_a_fork(act):
+        child = os.fork()
+        if not child:
+            act()
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+    def killed_at(step, act):
+        calls = []
+
+        def counting(original):
+            def call(*words, **more):
+                calls.append(original)
+                if len(calls) == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return original(*words, **more)
+
+            return call
+
+        def patched():
+            for place, name in ((os, "fsync"), (os, "replace"), (os, "mkdir"), (os, "unlink"), (shutil, "rmtree")):
+                setattr(place, name, counting(getattr(place, name)))
+            np.save = counting(np.save)
+            act()
+
+        return in_a_fork(patched) == -signal.SIGKILL
+
+
+    def paths(folder):
+        return Index.open(folder).rows.paths() if (folder / CARD).exists() else None
+
+
+    def tidy(folder):
+        return {p.name for p in folder.iterdir()} == {CARD, LOCK, *files_of(json.loads((folder / CARD).read_text()))}
+
+
+    ten = data(10, 0)
+    in_a_fork(lambda: Index.build(root / "old", *ten, None, backend))
+    changes = {
+        "build": lambda folder: Index.build(folder, *data(4, 1), None, backend),
+        "build over": lambda folder: Index.build(folder, *data(4, 1), None, backend, overwrite=True),
+        "add": lambda folder: Index.open(folder).add(*data(12, 1)),
+        "delete": lambda folder: Index.open(folder).delete([1, 2]),
+        "delete most": lambda folder: Index.open(folder).delete(list(range(8))),
+    }
+    for name, change in changes.items():
+        if backend != "exact" and name in ("build", "delete"):
+            continue  # as much as exact's
+        step, survivors, fresh = 0, [], root / f"{name} done"
+        old = None if name == "build" else ten[1]
+        if old:
+            shutil.copytree(root / "old", fresh)
+        assert in_a_fork(lambda: change(fresh)) == 0
+        new, killed = paths(fresh), True
+        while killed:
+            step, folder = step + 1, root / f"{name} {step + 1}"
+            if old:
+                shutil.copytree(root / "old", folder)
+            killed = killed_at(step, lambda: change(folder))
+            survivors.append(paths(folder))
+            assert survivors[-1] in (old, new), (name, step, survivors[-1])
+            again = (lambda: Index.open(folder).add(*data(2, 5))) if survivors[-1] else (lambda: change(folder))
+            assert in_a_fork(again) == 0, (name, step)
+            assert tidy(folder) and len(paths(folder)) == len(survivors[-1] or data(2, 1)[1]) + 2, (name, step)
+        assert survivors[0] == old and survivors[-1] == new
+        print(f"{name}: {step - 1} steps, new from step {survivors.index(new) + 1}")
+    """
+)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.parametrize("backend", ["exact", "faiss"])
+def test_killed_at_every_step(tmp_path, backend):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    words = [sys.executable, "-c", KILLER, tmp_path, backend]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == (5 if backend == "exact" else 3) and all(
+        int(line.split(": ")[1].split()[0]) > 5 for line in lines
+    ), done.stdout
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Qdrant's own implementation in this process in place of a server, the same one at each connection."""
+    qdrant = pytest.importorskip("qdrant_client")
+    client = qdrant.QdrantClient(":memory:")
+    monkeypatch.setattr(qdrant, "QdrantClient", lambda *words, **more: client)
+    return client
+
+
+SERVER = ("qdrant", {"qdrant_url": "http://localhost:6333"})
+
+
+def stored(server, index):
+    """{id: payload} of an index's points on the server."""
+    points, _ = server.scroll(index.card["state"]["collection"], limit=1000)
+    return {point.id: point.payload for point in points}
+
+
+def test_a_server_holds_what_the_index_holds(server, tmp_path):
+    index = Index.build(tmp_path / "index", *data(60), MODEL, *SERVER)
+    assert index.card["recall"]["value"] == 1 and index.card["options"] == SERVER[1]
+    assert stored(server, index)[7] == {"id": 7, "label": 1, "path": "/photos/0/7.jpg"}
+    index.add(*data(20, seed=1))
+    index.delete([3, 70])
+    live = [i for i in range(80) if i not in (3, 70)]
+    assert list(stored(server, index)) == live
+    everything = np.concatenate([data(60)[0], data(20, seed=1)[0]])
+    assert_finds(Index.open(tmp_path / "index"), everything[live], live, data(3, seed=2)[0], 9)
+    index.delete(live[:59])
+    assert list(stored(server, index)) == live[59:]
+    assert_finds(index, everything[live[59:]], live[59:], data(3)[0], 9)
+    on_disk(tmp_path / "index")
+
+
+def test_a_server_keeps_one_collection_an_index(server, tmp_path):
+    for _ in range(2):
+        index = Index.build(tmp_path / "index", *data(9), MODEL, *SERVER, overwrite=True)
+        assert [one.name for one in server.get_collections().collections] == [index.card["state"]["collection"]]
+    Index.build(tmp_path / "index", *data(9), MODEL, overwrite=True)
+    assert not server.get_collections().collections
+
+
+def test_a_server_that_fails_changes_nothing(server, tmp_path, monkeypatch):
+    index = Index.build(tmp_path / "index", *data(20), MODEL, *SERVER)
+    before = on_disk(tmp_path / "index")
+
+    def failing(*words, upsert=server.upsert, **more):
+        upsert(*words, **more)
+        raise ValueError("out of disk\nmore")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "upsert", failing)
+        with pytest.raises(InputError, match="Qdrant at http://localhost:6333 does not answer: out of disk$"):
+            index.add(*data(9, seed=1))
+        with pytest.raises(InputError, match="out of disk"):
+            Index.build(tmp_path / "other", *data(9), MODEL, *SERVER)
+    assert not (tmp_path / "other").exists() and on_disk(tmp_path / "index") == before
+    assert len(server.get_collections().collections) == 1 and len(stored(server, index)) == 29
+    assert_finds(index, data(20)[0], range(20), data(3, seed=2)[0], 9)  # strays are no items, and displace none
+    index.add(*data(2, seed=3))
+    assert len(stored(server, index)) == 22
+
+
+def test_embedded_qdrant_gives_advice_in_our_words(tmp_path, monkeypatch, recwarn):
+    pytest.importorskip("qdrant_client")
+    from qdrant_client.local.local_collection import LocalCollection
+
+    from retrieval.backends import qdrant
+
+    monkeypatch.setattr(LocalCollection, "LARGE_DATA_THRESHOLD", 50)
+    monkeypatch.setattr(qdrant, "FEW", 50)
+    index = Index.build(tmp_path / "index", *data(60), MODEL, "qdrant")
+    assert "embedded Qdrant is made for 50 items; for 60 run a server" in index.advice()
+    index.search(data(1)[0])
+    assert not [str(warning.message) for warning in recwarn if "Local mode" in str(warning.message)]
+
+
+def test_lock_and_card_are_all_that_a_card_does_not_name(tmp_path):
+    index = Index.build(tmp_path / "index", *data(3), MODEL)
+    names = {path.name for path in index.folder.iterdir()} - {*files_of(json.loads((index.folder / CARD).read_text()))}
+    assert names == {CARD, LOCK}
