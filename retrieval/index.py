@@ -173,6 +173,8 @@ class Index:
             if path not in known:
                 known.add(path)
                 chosen.append(row)
+        if len(chosen) == len(paths):
+            return embeddings, paths, labels
         return embeddings[chosen], [paths[row] for row in chosen], labels[chosen]
 
     def _advance(self, new=None, gone=()):
@@ -200,7 +202,7 @@ def _checked(embeddings, paths=None, labels=None):
         shape = f"{tuple(embeddings.shape)} {embeddings.dtype}"
         raise InputError(f"embeddings are {shape}; an index takes floating-point (N, D), N and D being 1 or more")
     embeddings = np.ascontiguousarray(embeddings.float().numpy())
-    broken = np.flatnonzero(~np.isfinite(embeddings).all(1))
+    broken = np.flatnonzero(~np.isfinite([embeddings.min(1), embeddings.max(1)]).all(0))
     if len(broken):
         names = [f"query {row}" if paths is None else repr(str(paths[row])) for row in broken[:3]]
         names = ", ".join(names + ["..."] * (len(broken) > 3))

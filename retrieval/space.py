@@ -200,7 +200,7 @@ def _middle(tables):
 
 def _lengths(table, centre):
     """Euclidean length (N,) float64 of each row less `centre`, summed in one fixed order on every device."""
-    lengths = []
+    lengths = torch.empty(len(table), dtype=torch.float64, device=table.device)
     for part in pieces(*table.shape):
         numbers = table[part].double()
         numbers = (numbers if centre is None else numbers - centre).square()
@@ -209,8 +209,8 @@ def _lengths(table, centre):
             odd = numbers[:, 2 * half :]
             numbers = numbers[:, :half] + numbers[:, half : 2 * half]
             numbers[:, : odd.shape[1]] += odd
-        lengths.append(numbers[:, 0].sqrt())
-    return torch.cat(lengths)
+        lengths[part] = numbers[:, 0].sqrt()
+    return lengths
 
 
 def pieces(rows, width):
