@@ -8,7 +8,8 @@ demo: install
 	PYTHON=$(PYTHON) sh recipes/demo.sh
 
 test: install
-	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt -r requirements-test.txt
+	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt -r requirements-search.txt
+	$(PYTHON) -m pip install --quiet -r requirements-test.txt
 	$(PYTHON) -m pytest
 
 install: $(filter .venv/bin/python,$(PYTHON))

@@ -21,7 +21,7 @@ UNKNOWN = -1  # the label of an image that came without a list
 SHOWN, DRAWN, DRAWN_HITS = 100, 50, 20  # queries in the tables and in the picture, and items a query there
 
 
-def add_index_flags(parser, argv):
+def add_flags(parser, argv):
     """Flags of an index, and the options of the backend that `argv` names, straight from its signature."""
     group = parser.add_argument_group("index (cosine; one of the first four)")
     group.add_argument("--build_index", help="make an index of the --input in this folder")
@@ -31,7 +31,10 @@ def add_index_flags(parser, argv):
     group.add_argument("--k", type=positive, help="items to find (default: 10)")
     group.add_argument("--search_memory_mb", type=positive, help="memory that a search may take (default: 256)")
     group.add_argument("--overwrite", type=boolean, default=False, help="replace an index that is in that folder")
-    options.add_backend_flags(parser, BACKENDS, argv)
+    group.add_argument("--backend", help=f"one of {', '.join(BACKENDS.names())} (default: exact)")
+    name = options.first_pass(argv, backend={}).backend
+    if name is not None:
+        options.add_option_flags(parser.add_argument_group(f"backend: {name}"), BACKENDS, name)
 
 
 def chosen_mode(args):
@@ -83,7 +86,7 @@ def model_of(args, index):
     return source, {name: made.get(name) if value is None else value for name, value in flags.items()}
 
 
-def build_index(args, images, embeddings, fingerprint):
+def build(args, images, embeddings, fingerprint):
     """Make the index of embedded images and say what it is."""
     source = args.pretrained_model
     origin = {"pretrained_model": source if source == "imagenet" else os.path.abspath(source)}
@@ -97,7 +100,7 @@ def build_index(args, images, embeddings, fingerprint):
         print(f"recall@{recall['at']} against exact search: {recall['value']:.4f} ({recall['queries']} queries)")
 
 
-def add_to_index(index, images, embeddings, fingerprint):
+def add(index, images, embeddings, fingerprint):
     """Add embedded images to an index and say how many are new."""
     ids, skipped = index.add(embeddings, absolute(images.paths), images.labels, fingerprint)
     _say_size(f"{len(ids)} images added to {index.folder}, which now holds {len(index)}", skipped, index)
@@ -109,7 +112,7 @@ def _say_size(text, skipped, index):
         print(index.advice())
 
 
-def delete_from_index(folder, inputs):
+def delete(folder, inputs):
     """Delete images, or all that lie below a folder, from an index; they need not exist any more."""
     index = Index.open(folder)
     known, wanted = np.array(index.rows.paths()), []
@@ -119,7 +122,7 @@ def delete_from_index(folder, inputs):
     print(f"{index.delete(wanted)} images deleted from {folder}, which now holds {len(index)}")
 
 
-def search_index(index, images, embeddings, fingerprint, args, outputs):
+def search(index, images, embeddings, fingerprint, args, outputs):
     """Print the nearest items of each image as a table; write them to .json, and as a picture to .png."""
     k, memory = args.k or 10, (args.search_memory_mb or 256) * 2**20
     hits = index.search(embeddings, k, fingerprint, memory)

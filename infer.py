@@ -12,6 +12,7 @@ import json
 
 import torch
 
+import indexing
 import reader
 from embedding import fingerprint, save_embeddings
 from engine import options
@@ -19,16 +20,6 @@ from engine.device import choose_device, choose_precision
 from engine.embed import embed
 from engine.flag_types import boolean, positive
 from errors import InputError
-from indexing import (
-    add_index_flags,
-    add_to_index,
-    build_index,
-    chosen_mode,
-    delete_from_index,
-    model_of,
-    open_index,
-    search_index,
-)
 from losses import LOSSES
 from models import BACKBONES
 from models.embedder import POOLINGS
@@ -61,7 +52,7 @@ def parse(argv):
         default=False,
         help="print the five likeliest train labels (stage 1 runs)",
     )
-    add_index_flags(parser, argv)
+    indexing.add_flags(parser, argv)
     return options.parse(parser, argv, BACKENDS, foreign=())
 
 
@@ -108,15 +99,15 @@ def report(images, embeddings, classifier, labels, outputs):
 
 def main(argv):
     args = parse(argv)
-    mode = chosen_mode(args)
+    mode = indexing.chosen_mode(args)
     if mode == "delete_from":
-        delete_from_index(args.delete_from, args.input)
+        indexing.delete(args.delete_from, args.input)
         return
     device = choose_device(args.use_gpu)
     precision = choose_precision(args.precision, device)
-    index = open_index(args, mode) if mode else None
+    index = indexing.open_index(args, mode) if mode else None
     images = reader.open_inputs(args.input or [args.test_list], args.data_dir)
-    source, flags = model_of(args, index)
+    source, flags = indexing.model_of(args, index)
     model = open_model(source, flags).to(device)
     card = fingerprint(model, flags)
     if index:
@@ -127,14 +118,14 @@ def main(argv):
     outputs = [open_output(path, suffixes) for path in args.output or ()]
     embeddings = embed(model, loader, device, precision)
     if mode == "search":
-        search_index(index, images, embeddings, card, args, outputs)
+        indexing.search(index, images, embeddings, card, args, outputs)
         return
     for output in outputs:
         write(output, images, embeddings, card)
     if mode == "build_index":
-        build_index(args, images, embeddings, card)
+        indexing.build(args, images, embeddings, card)
     elif mode == "add_to":
-        add_to_index(index, images, embeddings, card)
+        indexing.add(index, images, embeddings, card)
     else:
         report(images, embeddings, classifier, labels, outputs)
 

@@ -165,35 +165,25 @@ def add_option_flags(group, registry, name):
 
 def add_postprocess_flags(parser, registry, argv):
     """--postprocess and the options of the post-processors that `argv` names."""
-    first = _Parser(add_help=False, allow_abbrev=False)
     group = parser.add_argument_group("post-processing")
-    for each in (first, group):
-        each.add_argument(
-            "--postprocess",
-            type=names(registry.names()),
-            default=(),
-            help=f"comma-separated, one after the other: {', '.join(registry.names())}",
-        )
-    for name in dict.fromkeys(first.parse_known_args(argv)[0].postprocess):
+    kind = {"type": names(registry.names()), "default": ()}
+    help = f"comma-separated, one after the other: {', '.join(registry.names())}"
+    group.add_argument("--postprocess", **kind, help=help)
+    for name in dict.fromkeys(first_pass(argv, postprocess=kind).postprocess):
         add_option_flags(group, registry, name)
 
 
-def add_backend_flags(parser, registry, argv):
-    """--backend and the options of the one that `argv` names."""
-    first = _Parser(add_help=False, allow_abbrev=False)
-    group = parser.add_argument_group("backend of a new index")
-    for each in (first, group):
-        each.add_argument("--backend", help=f"one of {', '.join(registry.names())} (default: exact)")
-    name = first.parse_known_args(argv)[0].backend
-    if name is not None:
-        add_option_flags(group, registry, name)
+def first_pass(argv, **flags):
+    """A few flags of `argv`, {name: settings of add_argument}, before the parser that knows them all can be made."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    for name, settings in flags.items():
+        parser.add_argument(f"--{name}", **settings)
+    return parser.parse_known_args(argv)[0]
 
 
 def choose_loss(argv, losses, stage, default):
-    """The first pass: which loss `argv` names. Raises InputError for an unknown one or one of the other stage."""
-    first = _Parser(add_help=False, allow_abbrev=False)
-    first.add_argument("--loss_name", default=replayed(argv).get("loss_name", default))
-    name = first.parse_known_args(argv)[0].loss_name
+    """Which loss `argv` names. Raises InputError for an unknown one or one of the other stage."""
+    name = first_pass(argv, loss_name={"default": replayed(argv).get("loss_name", default)}).loss_name
     if name not in losses.names(stage=stage):
         own = losses.fact(name, "stage")
         raise InputError(
@@ -232,10 +222,7 @@ def parse(parser, argv, registry=None, foreign=None):
 
 def replayed(argv):
     """The flags of --config, or of the --checkpoint run's config.json, {name: value}; none without either."""
-    first = _Parser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config")
-    first.add_argument("--checkpoint")
-    chosen = first.parse_known_args(argv)[0]
+    chosen = first_pass(argv, config={}, checkpoint={})
     if not (chosen.config or chosen.checkpoint):
         return {}
     flags = read_flags(chosen.config or run_folder(chosen.checkpoint) / "config.json")

@@ -1,6 +1,7 @@
 """The nearest items of an index's rows, exactly: part by part, each mapped, searched and let go again."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ def nearest(rows, queries, k, memory):
     for segment, part, live in rows.blocks(memory // 8):
         table = torch.from_numpy(segment.embeddings(part.start, part.stop))
         lengths = torch.from_numpy(segment.lengths[part])
-        task = Task(queries, table, torch.arange(len(queries)), torch.from_numpy(live))
+        task = replace(Task.apart(queries, table), gallery_rows=torch.from_numpy(live))
         found = search_in_parts(task, k, "cosine", memory // 2, gallery_lengths=lengths)
         places = torch.cat([places for _, places, _ in found])
         new = segment.ids[part][places.numpy()], _cosines(queries, table, lengths, places)
@@ -52,7 +53,7 @@ def best_of(rows, queries, candidates, k):
 
 def _cosines(queries, table, lengths, places):
     """Exact cosines (Q, n) of each query with its own places (Q, n) in a table."""
-    space = Space(Task(queries, table, *(torch.arange(len(one)) for one in (queries, table))), "cosine", lengths)
+    space = Space(Task.apart(queries, table), "cosine", lengths)
     asking = torch.arange(len(queries)).repeat_interleave(places.shape[1])
     return space.exact_pairs(asking, places.flatten()).view(places.shape).numpy()
 

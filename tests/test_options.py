@@ -10,6 +10,7 @@ from runs import SCRIPTS
 import session
 from engine import flag_types, options
 from losses import LOSSES
+from retrieval.backends import BACKENDS
 from retrieval.postprocess import POSTPROCESSORS
 from transforms import AUGMENTATIONS, parse_augment
 
@@ -95,9 +96,12 @@ def flags_read(script):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
                 if is_args(node.args[0]) and isinstance(node.args[1], ast.Constant):
                     names.add(node.args[1].value)
-            if isinstance(node, ast.Name) and node.id in definitions.keys() - reached:
-                reached.add(node.id)
-                pending.append(definitions[node.id])
+            name = node.id if isinstance(node, ast.Name) else None
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "indexing":
+                name = node.attr
+            if name in definitions.keys() - reached:
+                reached.add(name)
+                pending.append(definitions[name])
     return names
 
 
@@ -107,7 +111,7 @@ def is_args(node):
 
 
 @pytest.mark.parametrize(
-    "registry, name", [(registry, name) for registry in (LOSSES, POSTPROCESSORS) for name in registry.names()]
+    "registry, name", [(registry, name) for registry in (LOSSES, POSTPROCESSORS, BACKENDS) for name in registry.names()]
 )
 def test_options_are_typed_and_documented(registry, name):
     for option in registry.options(name):

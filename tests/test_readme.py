@@ -3,9 +3,13 @@
 import importlib
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+
+from losses import LOSSES
+from retrieval.backends import BACKENDS
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -34,11 +38,14 @@ def test_command_parses(words):
 
 
 def test_train_finetune_evaluate_use_runs_as_printed(sop_tree, tmp_path, monkeypatch, capsys):
-    """The four commands in a row, with the small data set, fewer steps and an empty folder put behind their flags."""
+    """The commands in a row, with the small data set, fewer steps and an empty folder put behind their flags."""
     pytest.importorskip("timm", reason="EfficientNetLite0 needs requirements-demo.txt")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "emoji").mkdir(parents=True)
-    (tmp_path / "data" / "emoji" / "food-fruit").symlink_to(sop_tree)
+    (tmp_path / "data" / "emoji" / "animal-mammal").symlink_to(sop_tree)
+    fruit = shutil.copytree(sop_tree, tmp_path / "data" / "emoji" / "food-fruit")
+    (fruit / "banana").mkdir()
+    shutil.copy(next(fruit.glob("*/*.jpg")), fruit / "banana" / "noto.webp")
     first = [words for words in PYTHON_COMMANDS if "Stanford" not in " ".join(words)]
     for words in first:
         extra = [f"--data_dir={sop_tree}", "--num_workers=0"]
@@ -47,6 +54,7 @@ def test_train_finetune_evaluate_use_runs_as_printed(sop_tree, tmp_path, monkeyp
         script(words[0]).main(words[1:] + extra)
     assert (tmp_path / "output" / "neighbours.png").is_file()
     assert (tmp_path / "output" / "fruit.npz").is_file()
+    assert (tmp_path / "output" / "hits.json").is_file() and (tmp_path / "output" / "hits.png").is_file()
     printed = capsys.readouterr().out
     assert re.search(r"End test 30, test_recall 0\.\d{5}|End test 30, test_recall 1\.00000", printed)
 
@@ -59,10 +67,11 @@ def test_flags_named_in_the_readme_exist():
             ROOT / "engine" / "options.py",
             ROOT / "evaluation.py",
             ROOT / "reporting.py",
+            ROOT / "indexing.py",
         ):
             known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', path.read_text()))
-    losses = importlib.import_module("losses").LOSSES
-    known |= {f"--{option.name}" for name in losses.names() for option in losses.options(name)}
+    for registry in (LOSSES, BACKENDS):
+        known |= {f"--{option.name}" for name in registry.names() for option in registry.options(name)}
     named = set(re.findall(r"(--[a-z]\w+)", TEXT)) - {"--logdir", "--help"}
     assert named - known - {"--loss_name"} == set()
 
