@@ -1,8 +1,11 @@
 """An index whose process is killed at each step of a change, and a Qdrant server that does not do as it is asked."""
 
+import http.server
+import json
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +182,60 @@ def test_a_server_that_fails_changes_nothing(server, tmp_path, monkeypatch):
     assert_finds(index, data(20)[0], range(20), data(3, seed=2)[0], 9)  # strays are no items, and displace none
     index.add(*data(2, seed=3))
     assert len(stored(server, index)) == 22
+
+
+class Recorder(http.server.BaseHTTPRequestHandler):
+    """Answers what a Qdrant server would to each kind of request, and keeps what was asked."""
+
+    def answer(self):
+        body = json.loads(self.rfile.read(int(self.headers.get("content-length") or 0)) or "{}")
+        self.server.asked.append((self.command, self.path.partition("/points")[1:], body))
+        result = {"operation_id": 0, "status": "completed"} if "points" in self.path else True
+        if self.path.endswith("/query/batch"):
+            near = [{"id": number, "version": 0, "score": 0.5} for number in range(60)]
+            result = [{"points": near[: search["limit"]]} for search in body["searches"]]
+        if self.command == "GET":
+            hnsw = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000}
+            optimiser = {"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000, "default_segment_number": 0}
+            config = {"params": {}, "hnsw_config": hnsw, "optimizer_config": {**optimiser, "flush_interval_sec": 5}}
+            result = {"status": "green", "optimizer_status": "ok", "segments_count": 1, "config": config}
+            result["payload_schema"] = {}
+        content = json.dumps({"result": result, "status": "ok", "time": 0.0}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_PUT = do_POST = do_DELETE = answer
+
+    def log_message(self, *words):
+        pass
+
+
+def test_a_server_is_asked_over_http(tmp_path):
+    """Its recall, of answers that do not care for the question, is measured, and what is missing searched for here."""
+    pytest.importorskip("qdrant_client")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
+    server.asked = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    options = {"qdrant_url": f"http://127.0.0.1:{server.server_port}"}
+    index = Index.build(tmp_path / "index", *data(60), MODEL, "qdrant", options)
+    assert 0.2 < index.card["recall"]["value"] < 0.7
+    index.add(*data(4, seed=1))
+    index.delete([0, 63])
+    assert len(index.search(data(2, seed=2)[0], 62).ids[0]) == 62
+    Index.build(tmp_path / "index", *data(3), MODEL, overwrite=True)
+    server.shutdown()
+    server.server_close()
+    kinds = [(method, path) for method, (_, path), _ in server.asked]
+    changes = [("PUT", ""), ("PUT", "?wait=true"), ("GET", ""), ("POST", "/query/batch")]
+    stray, deleted = ("POST", "/delete?wait=true"), ("POST", "/delete?wait=true")
+    assert kinds == [*changes, stray, ("PUT", "?wait=true"), stray, deleted, ("POST", "/query/batch"), ("DELETE", "")]
+    assert server.asked[0][2] == {"vectors": {"size": 16, "distance": "Cosine"}}
+    assert server.asked[1][2]["batch"]["payloads"][5] == {"id": 5, "label": -1, "path": "/photos/0/5.jpg"}
+    assert server.asked[4][2] == {"filter": {"must": [{"key": "id", "range": {"gt": 59}}]}}
+    assert server.asked[5][2]["batch"]["ids"] == [60, 61, 62, 63] and server.asked[7][2] == {"points": [0, 63]}
 
 
 def test_embedded_qdrant_gives_advice_in_our_words(tmp_path, monkeypatch, recwarn):

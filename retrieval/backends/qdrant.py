@@ -31,7 +31,8 @@ class QdrantBackend(Backend):
 
     def __init__(self, qdrant_url=""):
         self.qdrant, self.url = require("qdrant_client", *PACKAGE), qdrant_url
-        self.models = self.qdrant.models
+        self.models = require("qdrant_client.models", *PACKAGE)
+        self.refusals = require("qdrant_client.http.exceptions", *PACKAGE).ApiException
         if qdrant_url and not qdrant_url.startswith(("http://", "https://")):
             raise InputError(f"qdrant_url {qdrant_url!r} is no address such as http://localhost:6333")
 
@@ -47,7 +48,7 @@ class QdrantBackend(Backend):
                     after = self.models.FieldCondition(key="id", range=self.models.Range(gt=state["last"]))
                     client.delete(state["collection"], self.models.Filter(must=[after]))
                 self._upsert(client, rows, state or new)
-                while state is None and client.get_collection(new["collection"]).status != "green":
+                while state is None and client.get_collection(new["collection"]).status == "yellow":
                     time.sleep(1)  # the server builds its graph, whose recall will be measured
             except BaseException:
                 if state is None:
@@ -104,7 +105,7 @@ class QdrantBackend(Backend):
         """A client, whose refusals come in one sentence."""
         try:
             yield client or self._connect()
-        except (self.qdrant.http.exceptions.ApiException, ValueError) as error:
+        except (self.refusals, ValueError) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(f"Qdrant{f' at {self.url}' if self.url else ''} does not answer: {reason[0]}") from None
 
