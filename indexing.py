@@ -47,7 +47,7 @@ def chosen_mode(args):
         if getattr(args, name) and mode != owner:
             raise InputError(f"--{name} goes with --{owner} only")
     if mode in ("add_to", "delete_from", "search") and not args.input:
-        raise InputError(f"--{mode} needs --input: images, folders or a list")
+        raise InputError(f"--{mode} needs --input")
     if mode == "delete_from" and args.output:
         raise InputError("--output does not go with --delete_from, which writes none")
     if mode == "build_index" and not args.pretrained_model:
@@ -95,9 +95,6 @@ def build(args, images, embeddings, fingerprint):
         args.build_index, embeddings, paths, images.labels, fingerprint, backend, own, args.overwrite, origin
     )
     _say_size(f"{len(index)} images in {index.folder}, backend {backend}", len(images) - len(index), index)
-    recall = index.card["recall"]
-    if recall:
-        print(f"recall@{recall['at']} against exact search: {recall['value']:.4f} ({recall['queries']} queries)")
 
 
 def add(index, images, embeddings, fingerprint):
@@ -108,6 +105,9 @@ def add(index, images, embeddings, fingerprint):
 
 def _say_size(text, skipped, index):
     print(text + (f"; {skipped} skipped, whose path was there already" if skipped else ""))
+    recall = index.card["recall"]
+    if recall and index.card["state"]["built"] == index.card["generation"]:
+        print(f"recall@{recall['at']} against exact search: {recall['value']:.4f} ({recall['queries']} queries)")
     if index.advice():
         print(index.advice())
 
@@ -135,6 +135,8 @@ def search(index, images, embeddings, fingerprint, args, outputs):
             print(f"{rank:>6} {score:>8.4f} {'-' if label == UNKNOWN else label:>8}  {shown(path)}")
     if len(images) > SHOWN:
         print(f"tables of {len(images) - SHOWN} more queries are left out; --output=hits.json takes them all")
+    if len(images) > DRAWN and any(output.suffix == ".png" for output in outputs):
+        print(f"the picture shows {DRAWN} of {len(images)} queries")
     for output in sorted(outputs, key=lambda path: path.suffix):  # .json first: for a picture an image may be missing
         (_draw if output.suffix == ".png" else _write)(output, images, hits)
     if outputs:

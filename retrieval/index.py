@@ -124,8 +124,6 @@ class Index:
         self._refuse_width(queries)
         if k < 1:
             raise InputError(f"k is {k}; at least one item has to be looked for")
-        if not len(self):
-            raise InputError(f"index {str(self.folder)!r} is empty: there is nothing to find")
         backend = self._ready()
         ids, scores = backend.search(self.rows, torch.from_numpy(queries), min(k, len(self)), memory)
         paths = np.array(self.rows.paths(ids.ravel())).reshape(ids.shape)
@@ -155,6 +153,8 @@ class Index:
     def _ready(self):
         """The backend, ready for search; where its files were replaced meanwhile, the index moves on to newer ones."""
         while self._backend is None:
+            if not len(self):
+                raise InputError(f"index {str(self.folder)!r} is empty: there is nothing to find")
             backend, _ = make_backend(self.card["backend"], self.card["options"])
             try:
                 backend.open(self.folder, self.card["state"], self.rows)

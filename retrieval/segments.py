@@ -26,11 +26,16 @@ class Segment:
         self.ids, self.labels, self.lengths = (self._column(name) for name in ("ids", "labels", "lengths"))
         self._path_ends, self._text = self._column("path_ends"), read_npy(self.folder / "paths.npy", "r")
         embeddings = read_npy(self.folder / "embeddings.npy", "r")
-        shapes = {(len(column),) for column in (self.ids, self.labels, self.lengths, self._path_ends)}
-        if embeddings.shape != (len(self.ids), width) or embeddings.dtype != np.float32 or len(shapes) > 1:
+        columns = (self.ids, self.labels, self.lengths, self._path_ends)
+        shapes, kinds = {column.shape for column in columns}, "".join(column.dtype.kind for column in columns)
+        if (
+            {(len(embeddings),)} != shapes
+            or embeddings.shape[1:] != (width,)
+            or kinds + embeddings.dtype.str != "iifi<f4"
+        ):
             raise InputError(
                 f"{str(self.folder)!r} is damaged: embeddings {embeddings.shape} {embeddings.dtype} for width {width}, "
-                f"columns of {sorted(shapes)}"
+                f"columns {sorted(shapes)}"
             )
         self._start, self._file = embeddings.offset, open(self.folder / "embeddings.npy", "rb")
         self.live = np.flatnonzero(~np.isin(self.ids, deleted))

@@ -210,7 +210,10 @@ def test_a_model_that_is_gone_or_changed(sentence, sop_tree, trained, tmp_path):
 
 def test_tables_of_many_queries_are_left_out(index, sop_tree, tmp_path, monkeypatch):
     monkeypatch.setattr("indexing.SHOWN", 2)
-    printed = infer(data_dir=sop_tree, search=index, input="Ebay_test.txt", k=99, output=tmp_path / "hits.json")
+    monkeypatch.setattr("indexing.DRAWN", 3)
+    flags = {"data_dir": sop_tree, "search": index, "input": "Ebay_test.txt"}
+    assert "the picture shows 3 of 30 queries" in infer(**flags, output=tmp_path / "hits.png")
+    printed = infer(**flags, k=99, output=tmp_path / "hits.json")
     assert len(table(printed)) == 60 and "tables of 28 more queries are left out" in printed
     assert printed.count("holds 30 images, and all of them are shown") == 1
     assert [len(answer["hits"]) for answer in read_json(tmp_path / "hits.json")] == [30] * 30
@@ -232,7 +235,7 @@ MISTAKES = [
     ({"build_index": "new", "search": "index"}, "--build_index and --search exclude each other; give one"),
     ({"add_to": "index", "delete_from": "index"}, "--add_to and --delete_from exclude each other"),
     ({"search": "index", "scores": True}, "--search and --scores exclude each other"),
-    ({"search": "index"}, "--search needs --input: images, folders or a list"),
+    ({"search": "index"}, "--search needs --input"),
     ({"add_to": "index"}, "--add_to needs --input"),
     ({"delete_from": "index"}, "--delete_from needs --input"),
     ({"build_index": "new", "pretrained_model": None}, "--build_index needs --pretrained_model"),
