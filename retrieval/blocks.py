@@ -1,10 +1,11 @@
 """Scores of all pairs, block by block, within a budget of memory; a symmetric matrix is multiplied once."""
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
 
-from retrieval.space import pieces, true_float32
+from retrieval.space import pieces
 
 LARGEST_SIDE, SMALLEST_SIDE = 4096, 16  # rows of a block: below 1024 products lose speed, above 4096 they gain none
 
@@ -90,3 +91,27 @@ def overlap(left, right):
     """Whether two columns of codes have a value in common; cheap where one lies above the other."""
     apart = (left.min() > right.max()) | (right.min() > left.max())
     return not apart and bool(torch.isin(left, right).any())
+
+
+@contextlib.contextmanager
+def true_float32():
+    """Products of float32 in float32: no TF32, no bfloat16 inside, whatever the caller allows elsewhere."""
+    switches = [torch.backends.cuda.matmul]
+    if hasattr(torch.backends.mkldnn, "matmul"):
+        switches.append(torch.backends.mkldnn.matmul)
+    reduced = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        before = [switch.fp32_precision for switch in switches]
+        names = ["fp32_precision"] * len(switches)
+        values = ["ieee"] * len(switches)
+    else:
+        before, names, values = [torch.backends.cuda.matmul.allow_tf32], ["allow_tf32"], [False]
+    try:
+        for switch, name, value in zip(switches, names, values):
+            setattr(switch, name, value)
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        yield
+    finally:
+        for switch, name, value in zip(switches, names, before):
+            setattr(switch, name, value)
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced

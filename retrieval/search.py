@@ -6,11 +6,12 @@ import torch
 
 from retrieval.blocks import products
 from retrieval.ranks import MEMORY, fast_dtype
-from retrieval.space import Space, pieces
+from retrieval.space import CHUNK, Space, pieces
 
 GROUP = 32  # scores are looked through by the greatest of so many
 NOWHERE = -1  # fills the places behind the last item of a query that can find fewer than k
 MORE, ROOM = 16, 96  # candidates kept beyond k, and room for new ones before the worst are dropped
+MOST_UNSURE = 1 / 3  # of candidates; where it is more, all are scored closely before some are exactly
 FEWEST = 64  # queries are searched for in parts no smaller than this
 
 
@@ -170,8 +171,6 @@ class _Candidates:
         least, _ = self.space.exact_range(value[:, self.k - 1], query_error, gallery_error, self.dtype)
         _, most = self.space.exact_range(floor, query_error, gallery_error, self.dtype)
         hidden = ((most >= least) & (floor > -math.inf)).nonzero().flatten()
-        if self.dtype != torch.float32:
-            value = self.space.fast_pairs(queries, place).masked_fill_(place == NOWHERE, -math.inf)
         key = self._ordered(queries, value, place)
         if len(hidden) and self.guess:
             again = _Candidates(self.task, self.space, queries[hidden], self.k, self.dtype)
@@ -182,22 +181,28 @@ class _Candidates:
         return key
 
     def _ordered(self, queries, value, place):
-        """Keys (n, k) of candidates with float32 scores, those too close to call scored exactly."""
-        value, order = value.sort(1, descending=True)
-        place = place.gather(1, order)
-        error = self.space.rounding_errors("query", torch.float32)[queries, None]
-        gallery_error = self.space.rounding_errors("gallery", torch.float32).max()
-        low, high = self.space.exact_range(value, error, gallery_error, torch.float32)
-        close = low[:, :-1] <= high[:, 1:]
-        close[:, self.k :] = high[:, self.k + 1 :] >= low[:, self.k - 1 : self.k]
-        unsure = torch.zeros_like(value, dtype=torch.bool)
-        unsure[:, 1:] |= close
-        unsure[:, :-1] |= close
-        unsure &= place != NOWHERE
-        row, column = unsure.nonzero(as_tuple=True)
+        """Keys (n, k) of candidates (n, c), best first, those too close to call scored exactly."""
+        terms = None
+        if self.dtype != torch.float32 or self._unsure(queries, value, place).double().mean() > MOST_UNSURE:
+            value = self.space.close_pairs(queries, place.clamp_min(0)).masked_fill_(place == NOWHERE, -math.inf)
+            value, order = value.sort(1, descending=True)
+            place, terms = place.gather(1, order), CHUNK
+        row, column = self._unsure(queries, value, place, terms).nonzero(as_tuple=True)
         score = self.space.slow_units(value)
         score[row, column] = self.space.exact_pairs(queries[row], place[row, column])
         return _pack(score, self._table_rows(place)).sort(1).values[:, : self.k]
+
+    def _unsure(self, queries, value, place, terms=None):
+        """(n, c) bool: candidates, best first, whose float32 values cannot tell their order among the first k."""
+        error = self.space.rounding_errors("query", torch.float32)[queries, None]
+        gallery_error = self.space.rounding_errors("gallery", torch.float32).max()
+        low, high = self.space.exact_range(value, error, gallery_error, torch.float32, terms)
+        close = low[:, :-1] <= high[:, 1:]
+        close[:, self.k :] &= high[:, self.k + 1 :] >= low[:, self.k - 1 : self.k]  # only k of them are wanted
+        unsure = torch.zeros_like(value, dtype=torch.bool)
+        unsure[:, 1:] |= close
+        unsure[:, :-1] |= close
+        return unsure & (place != NOWHERE)
 
     def _ordered_exactly(self, queries, memory):
         """Keys (n, k) from exact scores of all items: for queries with many equal or nearly equal candidates."""

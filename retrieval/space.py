@@ -10,7 +10,6 @@ which follows from the rounding of the numbers (measured, row by row, for bfloat
 eq. 3.5: at most D units in the last place for D terms, whatever their order; here four, for products that truncate).
 """
 
-import contextlib
 import math
 
 import torch
@@ -18,7 +17,9 @@ import torch
 from errors import InputError, near_match
 
 DISTANCES = ("cosine", "squared_euclidean")
-BLOCK_NUMBERS = 2**20  # rows are prepared in pieces of so many numbers, which stay in the cache
+BLOCK_NUMBERS = 2**20  # rows are prepared in pieces of so many numbers
+CACHED_NUMBERS = 2**19  # and looked at again and again in pieces that stay in the cache
+CHUNK = 32  # terms that close scores add in float32
 
 
 class Space:
@@ -46,6 +47,7 @@ class Space:
             lengths = {side: _lengths(table, self.centre) for side, table in tables.items()}
         longest = max(length.max().item() for length in lengths.values())
         self.scale = 2.0 ** math.ceil(math.log2(longest)) if longest > 0 else 1.0
+        self.lengths = lengths
         self.divisors = {side: torch.where(length > 0, length, math.inf) for side, length in lengths.items()}
         shortest = self.scale if self.euclidean else min(one.min().item() for one in self.divisors.values())
         ordinary = (
@@ -63,7 +65,11 @@ class Space:
 
     def _grid(self, side, places):
         """Scaled rows as whole multiples of the grid, (n, D) float64."""
-        return self.unit(side, places).mul_(2.0**25 if self.euclidean else 2.0**26).round_()
+        rows = self.rows[side][places]
+        numbers = self.tables[side][rows].double()
+        if self.euclidean:
+            return numbers.sub_(self.centre).mul_(2.0**25 / self.scale).round_()
+        return numbers.mul_(2.0**26 / self.divisors[side][rows, None]).round_()
 
     def score(self, whole):
         """Exact scores, float32, from exact sums of whole (or half) numbers, float64: rounded here and nowhere else."""
@@ -72,7 +78,7 @@ class Space:
     def exact_pairs(self, queries, gallery):
         """Exact scores (n,) float32 of the pairs of places queries (n,) and gallery (n,)."""
         scores = torch.empty(len(queries), device=self.tables["gallery"].device)
-        for part in pieces(len(queries), 4 * self.width):
+        for part in pieces(len(queries), self.width, CACHED_NUMBERS // 4):
             asked, number = queries[part].unique_consecutive(return_inverse=True)
             left, right = self._grid("query", asked)[number], self._grid("gallery", gallery[part])
             terms = left.sub_(right).square_().mul_(-0.5) if self.euclidean else left.mul_(right)
@@ -126,11 +132,37 @@ class Space:
         """Scores in the units of the fast product: the same for cosine, minus half the scaled squared distance else."""
         return scores / (2 * self.scale**2) if self.euclidean else scores
 
-    def slack(self, dtype):
-        """What sums, the grid and the last rounding add to the difference of fast and exact scores, in fast units."""
-        sums = (self.width + 8) * (2.0**-24 if dtype == torch.float32 else 2.0**-22)
-        grid = 2.0**-24 * math.sqrt(self.width)
-        return (2 * sums if self.euclidean else sums) + grid + 2.0**-23
+    def close_pairs(self, queries, gallery):
+        """Fast values (n, c) float32 of the places queries (n,), each with its own row of places gallery (n, c).
+
+        Sums of CHUNK terms in float32, then of these in float64: a band (`slack` with terms=CHUNK) so narrow that few
+        neighbours are left to exact scores.
+        """
+        asking, found = self.unit("query", queries, self.fast_type), self.rows["gallery"][gallery]
+        sums = torch.empty(gallery.shape, dtype=torch.float64, device=gallery.device)
+        whole = self.width // CHUNK * CHUNK
+        for part in pieces(len(queries), gallery.shape[1] * self.width, CACHED_NUMBERS):
+            terms = self.tables["gallery"][found[part].flatten()].to(self.fast_type)
+            if self.euclidean:
+                terms.sub_(self.centre.to(terms.dtype)).mul_(1 / self.scale)
+            terms = terms.view(-1, gallery.shape[1], self.width).mul_(asking[part, None])
+            sums[part] = terms[..., :whole].unflatten(-1, (-1, CHUNK)).sum(-1).double().sum(-1) if whole else 0
+            if whole < self.width:
+                sums[part] += terms[..., whole:].sum(-1)
+        if not self.euclidean:
+            return (sums / self.divisors["gallery"][found]).float()
+        own, other = self.lengths["query"][self.rows["query"][queries]], self.lengths["gallery"][found]
+        return (sums - ((own / self.scale).square()[:, None] + (other / self.scale).square()) / 2).float()
+
+    def slack(self, dtype, terms=None):
+        """What sums, the grid and the last rounding add to the difference of fast and exact scores, in fast units.
+
+        terms: how many numbers are added in `dtype`; all of a row, if nothing is said.
+        """
+        sums = ((terms or self.width) + 8) * (2.0**-24 if dtype == torch.float32 else 2.0**-22)
+        if self.euclidean:  # distances of rows of length 1 are up to 2, and their grid is twice as wide
+            return 2 * sums + 2.0**-24 * math.sqrt(self.width) + 2.0**-23
+        return sums + 2.0**-26 * math.sqrt(self.width) + 2.0**-24
 
     def slow_units(self, values):
         """Fast values as scores, the inverse of fast_units."""
@@ -142,17 +174,6 @@ class Space:
         least = torch.full_like(error, -2.0 if self.euclidean else -1.0)
         low, high = self.fast_range(least, error, error, torch.float32)
         return self.slow_units(high - low).item()
-
-    def fast_pairs(self, queries, gallery):
-        """Fast float32 values (n, c) of each of the places queries (n,) with its own row of places gallery (n, c)."""
-        values = torch.empty(gallery.shape, device=gallery.device)
-        for part in pieces(len(queries), gallery.shape[1] * self.width):
-            asking = self.operand("query", queries[part], torch.float32)
-            found = self.operand("gallery", gallery[part].clamp_min(0).flatten(), torch.float32)
-            with true_float32():
-                products = found.view(*gallery[part].shape, -1) @ asking[:, :, None]
-            values[part] = products[:, :, 0]
-        return values
 
     def fast_range(self, exact, query_errors, gallery_error, dtype):
         """The least and the greatest fast value (n,) `dtype` that pairs of the scores `exact` can have.
@@ -170,10 +191,10 @@ class Space:
             low, high = exact - move, exact + move
         return (low - slack).to(dtype), (high + slack).to(dtype)
 
-    def exact_range(self, fast, query_errors, gallery_error, dtype):
-        """The least and the greatest score (n,) float64, in fast units, behind fast values of `dtype`."""
-        rounding = 2.0**-8 * fast.double().abs() if dtype == torch.bfloat16 else 0
-        low, high = fast.double() - self.slack(dtype) - rounding, fast.double() + self.slack(dtype) + rounding
+    def exact_range(self, fast, query_errors, gallery_error, dtype, terms=None):
+        """The least and the greatest score (n,) float64, in fast units, behind fast values; terms: see `slack`."""
+        slack = self.slack(dtype, terms) + (2.0**-8 * fast.double().abs() if dtype == torch.bfloat16 else 0)
+        low, high = fast.double() - slack, fast.double() + slack
         if self.euclidean:
             nearest, farthest = (-2 * high).clamp_min(0).sqrt(), (-2 * low).clamp_min(0).sqrt()
             move = query_errors + gallery_error
@@ -213,31 +234,7 @@ def _lengths(table, centre):
     return lengths
 
 
-def pieces(rows, width):
-    """Slices that cut so many rows into pieces of BLOCK_NUMBERS numbers or fewer."""
-    step = max(1, BLOCK_NUMBERS // width)
+def pieces(rows, width, numbers=BLOCK_NUMBERS):
+    """Slices that cut so many rows of `width` numbers into pieces of so many numbers or fewer."""
+    step = max(1, numbers // width)
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-
-
-@contextlib.contextmanager
-def true_float32():
-    """Products of float32 in float32: no TF32, no bfloat16 inside, whatever the caller allows elsewhere."""
-    switches = [torch.backends.cuda.matmul]
-    if hasattr(torch.backends.mkldnn, "matmul"):
-        switches.append(torch.backends.mkldnn.matmul)
-    reduced = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        before = [switch.fp32_precision for switch in switches]
-        names = ["fp32_precision"] * len(switches)
-        values = ["ieee"] * len(switches)
-    else:
-        before, names, values = [torch.backends.cuda.matmul.allow_tf32], ["allow_tf32"], [False]
-    try:
-        for switch, name, value in zip(switches, names, values):
-            setattr(switch, name, value)
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-        yield
-    finally:
-        for switch, name, value in zip(switches, names, before):
-            setattr(switch, name, value)
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced
