@@ -1,5 +1,7 @@
 """Contenders timed in turn in one process: medians of seconds and peak memory, as Markdown and JSON."""
 
+import ctypes
+import gc
 import json
 import platform
 import statistics
@@ -44,6 +46,8 @@ def contest(contenders, rounds):
 
 def timed(contender):
     """One run: its seconds, the greatest memory of this process above what it held before, and what came out."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # glibc: what others freed must not hide what this one takes
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the greatest size so far
     began = time.perf_counter()
