@@ -1,7 +1,7 @@
 # `make demo` and `make test` make .venv and use it; `make demo PYTHON=python` uses an environment of your own.
 PYTHON = .venv/bin/python
 
-.PHONY: demo test install
+.PHONY: demo test test_peers install
 
 demo: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt
@@ -11,6 +11,12 @@ test: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt -r requirements-search.txt
 	$(PYTHON) -m pip install --quiet -r requirements-test.txt
 	$(PYTHON) -m pytest
+
+# In an environment of its own: Open Metric Learning wants an older numpy.
+test_peers:
+	test -x .venv-peers/bin/python || python3 -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet -r requirements.txt -r requirements-peers.txt -r requirements-test.txt
+	.venv-peers/bin/python -m pytest tests/test_peers.py tests/test_postprocess.py
 
 install: $(filter .venv/bin/python,$(PYTHON))
 
