@@ -101,7 +101,6 @@ class Contest:
 
     def plain_steps(self, objective, optimiser):
         model = torch.nn.Sequential(objective.model.backbone, objective.model.pooling, objective.model.head)
-        model.train()
         loader = torch.utils.data.DataLoader(
             PlainImages(self.train, self.codes), BATCH, shuffle=True, num_workers=1, drop_last=True
         )
