@@ -4,8 +4,8 @@
     python benchmarks/against_peers.py --seconds=5
 
 Trained on the embedded set's train list, tested on its test list (labels never trained on) with our own evaluation. The
-peers' loop is what their READMEs show: PIL, torchvision transforms, float32, contiguous; only the rate of all contenders
-falls as half a cosine over the seconds. Each peer's loss also runs in our loop, so that losses alone are compared.
+peers' loop is what their READMEs show: PIL, torchvision transforms, float32, contiguous; only the rate of all falls as
+half a cosine over the seconds. Each peer's loss also runs in our loop, so that losses alone are compared.
 """
 
 import argparse
@@ -38,7 +38,6 @@ from samplers import ShuffledSampler
 from transforms import TestTransform, TrainTransform
 
 NETWORK, FROZEN, PIXELS, BATCH, LR, CLASS_LR = "EfficientNetLite0", 5, 80, 64, 0.003, 0.03
-CPU = torch.device("cpu")
 
 
 class PlainImages(torch.utils.data.Dataset):
@@ -61,7 +60,7 @@ class Contest:
     """The lists, and one training of so many seconds for each contender."""
 
     def __init__(self, seconds):
-        self.seconds = seconds
+        self.seconds, self.device = seconds, choose_device(use_gpu=False)
         self.train = reader.open_list("Ebay_train.txt", None, "train")
         self.test = reader.open_list("Ebay_test.txt", None, "test")
         self.codes, self.classes = reader.class_codes(self.train)
@@ -93,10 +92,10 @@ class Contest:
     def our_steps(self, objective, optimiser):
         sampler = ShuffledSampler(self.codes, batch_size=BATCH, seed=0)
         loader = open_loader(self.train, self.codes, TrainTransform(PIXELS, PIXELS), sampler, num_workers=1)
-        scaler, precision = torch.amp.GradScaler("cpu", enabled=False), choose_precision("auto", CPU)
+        scaler, precision = torch.amp.GradScaler("cpu", enabled=False), choose_precision("auto", self.device)
         for images, labels, _ in loader:
             optimiser.zero_grad(set_to_none=True)
-            yield backward(objective, images, labels, scaler, CPU, precision)
+            yield backward(objective, images, labels, scaler, self.device, precision)
             update(objective, optimiser, scaler, 0)
 
     def plain_steps(self, objective, optimiser):
@@ -115,7 +114,7 @@ class Contest:
     def recall(self, model):
         batches = in_order(len(self.test), 64)
         loader = open_loader(self.test, self.test.labels, TestTransform(PIXELS, PIXELS), batches, num_workers=1)
-        ranks = positive_ranks(Task.of(embed(model, loader, CPU), torch.from_numpy(self.test.labels)), (1,))
+        ranks = positive_ranks(Task.of(embed(model, loader, self.device), torch.from_numpy(self.test.labels)), (1,))
         return (ranks < 1).double().mean().item()
 
 
@@ -124,7 +123,6 @@ def main(argv=None):
     parser.add_argument("--seconds", type=float, default=60, help="of training for each (default: 60)")
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
-    choose_device(use_gpu=False)
     contest, figures = Contest(args.seconds), {}
     for name, build, ours in (
         ("ours", contest.our_loss, True),
@@ -144,7 +142,9 @@ def main(argv=None):
         for name, own in figures.items()
     ]
     table = markdown([f"{args.seconds:g} s of training", "steps", "images/s", "Recall@1, %"], rows)
-    text = f"{heading(1)}\n\n### {NETWORK}, {PIXELS} px, batch {BATCH}, {contest.classes} labels, one run each\n\n{table}"
+    text = (
+        f"{heading(1)}\n\n### {NETWORK}, {PIXELS} px, batch {BATCH}, {contest.classes} labels, one run each\n\n{table}"
+    )
     write(args.output, "against_peers", {"seconds": args.seconds, "contenders": figures}, text)
 
 

@@ -6,12 +6,12 @@ python benchmarks/collect.py
 import argparse
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+PAGE = Path(__file__).with_name("README.md")
 INTRODUCTION = """# How fast
 
-Each file here is one lane, runs alone, prints one table and leaves it in `output/benchmarks/` with every figure as JSON.
-Contenders take turns in one process; a table gives the median, the least and the most seconds, and the limit measured in
-the same minutes. `make bench` runs all lanes in 20 minutes on 2 cores and writes this page (`benchmarks/collect.py`); a
+Each file here is one lane, runs alone, prints one table and leaves it in `output/benchmarks/`, with every figure as
+JSON. Contenders take turns in one process; a table gives the median, the least and the most seconds, and the limit
+measured in the same minutes. `make bench` runs all lanes in 20 minutes on 2 cores and writes this page (`benchmarks/collect.py`); a
 peer that is not installed (`requirements-peers.txt`) is left out by name.
 """
 LANES = {
@@ -36,8 +36,8 @@ def main(argv=None):
             parts.append(f"## {title} (`{lane}.py`)\n\n{table.read_text()}")
         else:
             print(f"left out: {lane}, there is no {table}")
-    (HERE / "README.md").write_text("\n".join(parts))
-    print(f"written: {HERE / 'README.md'}")
+    PAGE.write_text("\n".join(parts))
+    print(f"written: {PAGE}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python benchmarks/head.py                                  # six minutes on 2 cores
     python benchmarks/head.py --sizes=5000x128 --rounds=1
 
-Batch 256. A size is classes x dimensions. Memory is what a step takes above the weights and their gradient. Where a peer
-would need more than --peer_classes classes, it is given so many, and its seconds are multiplied: they are proportional.
+Batch 256. A size is classes x dimensions. Memory is what a step takes above the weights and their gradient. A peer is
+given no more than --peer_classes classes, and its seconds are multiplied: they are proportional to the classes.
 """
 
 import argparse
@@ -111,7 +111,9 @@ def lane_table(figures, weights_mb):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="11318x2048,100000x512,1000000x512", help="classes x dimensions")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each contender (default: 5), after one to warm up")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="runs of each contender (default: 5), after one to warm up"
+    )
     parser.add_argument("--peer_classes", type=int, default=100_000, help="most classes a peer is given")
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)

@@ -3,9 +3,9 @@
     python benchmarks/step.py                                  # four minutes on 2 cores
     python benchmarks/step.py --networks=ResNet18:96:64 --rounds=1
 
-A network is name:pixels:batch. The plain loop is that of the peers' examples: float32, contiguous, no autocast. The whole
-step is our loop with everything in it: images of the embedded set loaded by a worker, loss, displayed figures, the
-checkpoint's seconds spread over 1,000 steps.
+A network is name:pixels:batch. The plain loop is that of the peers' examples: float32, contiguous, no autocast. The
+whole step is our loop with everything in it: images of the embedded set loaded by a worker, loss, displayed figures,
+the checkpoint's seconds spread over 1,000 steps.
 """
 
 import argparse
@@ -32,7 +32,6 @@ from models import Embedder
 from samplers import ShuffledSampler
 from transforms import TrainTransform
 
-CPU = torch.device("cpu")
 STEPS = 10  # of the whole loop in one run
 
 
@@ -41,6 +40,7 @@ class Bench:
 
     def __init__(self, network, classes, channels_last):
         torch.manual_seed(0)
+        self.device = torch.device("cpu")
         model = Embedder(network)
         self.objective = Objective(model, ArcMarginLoss(model.embedding_size, classes))
         if channels_last:
@@ -51,7 +51,7 @@ class Bench:
 
     def step(self, images, labels, precision):
         self.optimiser.zero_grad(set_to_none=True)
-        loss = backward(self.objective, images, labels, self.scaler, CPU, precision)
+        loss = backward(self.objective, images, labels, self.scaler, self.device, precision)
         update(self.objective, self.optimiser, self.scaler, 0)
         return loss.item()
 
@@ -65,7 +65,7 @@ class Bench:
             self.scaler,
             lambda step: 1e-4,
             steps=(0, STEPS),
-            device=CPU,
+            device=self.device,
             precision=precision,
             clip_norm=0,
             micro_batch=0,
@@ -91,7 +91,7 @@ def contenders(network, pixels, batch, images, labels):
     pictures = torch.randint(256, (batch, pixels, pixels, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     codes = torch.randint(classes, (batch,))
     plain = pictures.contiguous()
-    auto = choose_precision("auto", CPU)
+    auto = choose_precision("auto", torch.device("cpu"))
     sampler = ShuffledSampler(labels, batch_size=batch, seed=0)
     loader = open_loader(images, labels, TrainTransform(pixels, pixels), sampler, num_workers=1)
 
@@ -120,7 +120,9 @@ def lane_table(figures, batch):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default="ResNet50:224:16,ResNet18:96:64", help="name:pixels:batch")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each contender (default: 3), after one to warm up")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="runs of each contender (default: 3), after one to warm up"
+    )
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)

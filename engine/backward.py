@@ -9,10 +9,12 @@ from engine.device import autocast
 
 
 def backward(objective, images, labels, scaler, device, precision, micro_batch=0):
-    """Add the loss's gradient to the parameters'; images (B, 3, H, W) uint8 and labels (B,) on the host. Returns the loss.
+    """Add the loss's gradient to the parameters'; images (B, 3, H, W) uint8 and labels (B,) are on the host.
 
-    micro_batch: images of which activations are held at a time, 0 for all. The embeddings of all are made first without
-    a graph, the loss is differentiated by them, and every micro-batch runs again to carry its share into the weights
+    Returns the loss, detached.
+
+    micro_batch: images of which activations are held at a time, 0 for all. Embeddings of all are made first without a
+    graph, the loss is differentiated by them, and every micro-batch runs again to carry its share into the weights
     (Gao et al., 2021, arXiv 2101.06983). The gradient is the one of the whole batch, for losses that compare all its
     images, too, at the price of a second forward pass. Only BatchNorm that is being trained sees a difference: its
     statistics are those of a micro-batch. They enter the running ones once.

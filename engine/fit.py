@@ -30,8 +30,9 @@ def fit(
     """Train from step steps[0] (done) to steps[1].
 
     loader: endless batches (images, labels, indices). rate: step (0-based) -> learning rate. clip_norm: largest norm of
-    the gradient, 0 for no clipping. micro_batch: see engine/backward.py. every `every` steps and after the last one on_display(step, figures) gets lr, loss,
-    the objective's figures and seconds per step; on_step(step) is called after each step.
+    the gradient, 0 for no clipping. micro_batch: see engine/backward.py. every `every` steps and after
+    the last one on_display(step, figures) gets lr, loss, the objective's figures and seconds per step; on_step(step) is
+    called after each step.
     Raises InputError when a displayed loss is not finite.
     """
     start, total = steps

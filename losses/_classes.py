@@ -1,7 +1,7 @@
 """Cross-entropy over many classes without their scores in memory: what softmax and arcmargin share.
 
-Scores are made a few thousand classes at a time, which stay in the cache while they are scaled, summed and counted. What
-crosses from forward to backward is one number per row, and the scores themselves only while they are small.
+Scores are made a few thousand classes at a time, which stay in the cache while they are scaled, summed and counted.
+What crosses from forward to backward is one number per row, and the scores themselves only while they are small.
 """
 
 import torch
@@ -108,7 +108,7 @@ def _own_scores(rows, own_weight, bias, labels, scale, put_off):
 
 
 def _scores(rows, weight, bias, factors, chunk, table):
-    """Scores (classes, rows) of the classes of `chunk`, in `table`: at their place in a whole one, else at its start."""
+    """Scores (classes, rows) of the classes of `chunk`, in `table`: in their place if it is whole, else first."""
     whole = len(table) == len(weight)
     scores = table[chunk] if whole else table[: chunk.stop - chunk.start]
     torch.mm(weight[chunk], rows.T, out=scores)
