@@ -91,7 +91,7 @@ def peers():
 def contenders(size):
     """{name: function}: the bare products, every pair loss of ours, the peers'."""
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(size, WIDTH, generator=generator, requires_grad=True)
+    rows = torch.nn.functional.normalize(torch.randn(size, WIDTH, generator=generator)).requires_grad_()
     labels = {"pk": torch.arange(size) // IMAGES, "triplet": torch.tensor([0, 0, 1]).repeat(size // 3)}
     found = {"bare Gram matrix": repeated(gram(rows))}
     for name in LOSSES.names(stage="pair"):

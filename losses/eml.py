@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from losses import LOSSES
-from losses._shared import check_option, full_precision, masked_mean, pair_masks, squared_distances
+from losses._pairs import LogMeanExps, pair_counts
+from losses._shared import check_option, full_precision
 
 BETA = 1e5
 
@@ -40,29 +41,15 @@ class EmlLoss(nn.Module):
     @full_precision
     def forward(self, embeddings, labels):
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        positives, negatives = pair_masks(labels)
-        distances = squared_distances(self.feature_scale * embeddings)
-        farness = masked_log_mean_exp(distances, positives)
-        nearness = masked_log_mean_exp(-distances, negatives)
-        exponents = math.log(BETA) + farness + nearness
-        losses = F.softplus(exponents) / math.log1p(BETA)
-        paired = positives.any(1)
-        self.logs = eml_figures(distances.detach(), positives, negatives, paired)
+        positives, negatives = pair_counts(labels)
+        farness, nearness, farthest, nearest, positive_sum, negative_sum = LogMeanExps.apply(
+            self.feature_scale * embeddings, labels, positives, negatives
+        )
+        losses = F.softplus(math.log(BETA) + farness + nearness) / math.log1p(BETA)
+        paired = positives > 0
+        self.logs = {
+            "active_share": ((farthest > nearest) & paired).sum() / paired.sum(),
+            "positive_distance": positive_sum.sum() / positives.sum(),
+            "negative_distance": negative_sum.sum() / negatives.sum(),
+        }
         return torch.where(paired, losses, 0).sum() / paired.sum()
-
-
-def masked_log_mean_exp(values, mask):
-    """log of the mean of exp(values) over the set columns of each row (B, B) -> (B,); a row without any is finite."""
-    # Finite in place of -inf, so that a row without any set column needs no care in the gradient.
-    outside = torch.finfo(values.dtype).min
-    return values.masked_fill(~mask, outside).logsumexp(1) - mask.sum(1, dtype=values.dtype).clamp_min(1).log()
-
-
-def eml_figures(distances, positives, negatives, paired):
-    farthest = distances.masked_fill(~positives, -torch.inf).amax(1)
-    nearest = distances.masked_fill(~negatives, torch.inf).amin(1)
-    return {
-        "active_share": masked_mean((farthest > nearest).float(), paired),
-        "positive_distance": masked_mean(distances, positives),
-        "negative_distance": masked_mean(distances, negatives),
-    }

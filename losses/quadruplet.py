@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from losses import LOSSES
-from losses._shared import check_option, full_precision, masked_mean, pair_masks, squared_distances, unit
+from losses._pairs import centred, distance_blocks, pair_counts
+from losses._shared import check_option, full_precision, unit
 
 
 @LOSSES.register("quadruplet", stage="pair", batch="pk")
@@ -29,22 +30,35 @@ class QuadrupletLoss(nn.Module):
     @full_precision
     def forward(self, embeddings, labels):
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        positives, negatives = pair_masks(labels)
+        positives, negatives = pair_counts(labels)
         points = unit(embeddings)
         # Mined without a graph: only two of the B x B distances ever receive a gradient.
-        with torch.no_grad():
-            distances = squared_distances(points)
-            farthest = distances.masked_fill(~positives, -torch.inf).argmax()
-            nearest = distances.masked_fill(~negatives, torch.inf).argmin()
-        mined = torch.stack([farthest, nearest])
-        pairs = points[mined // len(points)] - points[mined % len(points)]
+        mined, positive_sum, negative_sum = hardest_pairs(points.detach(), labels)
+        pairs = points[mined[:, 0]] - points[mined[:, 1]]
         hardest_positive, hardest_negative = pairs.square().sum(1)
         loss = torch.relu(hardest_positive - hardest_negative + self.margin)
         self.logs = {
             "active_share": (loss > 0).float(),
             "hardest_positive": hardest_positive.detach(),
             "hardest_negative": hardest_negative.detach(),
-            "positive_distance": masked_mean(distances, positives),
-            "negative_distance": masked_mean(distances, negatives),
+            "positive_distance": positive_sum / positives.sum(),
+            "negative_distance": negative_sum / negatives.sum(),
         }
         return loss
+
+
+def hardest_pairs(points, labels):
+    """Of points (B, D): rows (2, 2) of the farthest positive pair and of the nearest negative pair; sums of the squared
+    distances of all positive and of all negative pairs."""
+    points = centred(points)
+    best, partner = points.new_empty(2, len(points)), labels.new_empty(2, len(points))
+    positive_sum = negative_sum = 0
+    for rows, distances, positives, negatives in distance_blocks(points, labels):
+        far = torch.where(positives, distances, -torch.inf)
+        positive_sum = positive_sum + torch.where(positives, distances, 0).sum()
+        negative_sum = negative_sum + torch.where(negatives, distances, 0).sum()
+        near = distances.neg_().masked_fill_(~negatives, -torch.inf)
+        for side, values in enumerate((far, near)):
+            best[side, rows], partner[side, rows] = values.max(1)
+    anchors = best.argmax(1)
+    return torch.stack([anchors, partner.gather(1, anchors[:, None])[:, 0]], 1), positive_sum, negative_sum
