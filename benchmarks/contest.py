@@ -71,10 +71,10 @@ def machine():
     return f"{model[0]}, {torch.get_num_threads()} threads, {amx} AMX, Python {platform.python_version()}"
 
 
-def versions():
+def versions(packages=PACKAGES):
     """Versions of what takes part, those that are installed."""
     found = {}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

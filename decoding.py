@@ -1,0 +1,195 @@
+"""Image files to pixels: whole and exact, or of a JPEG what a crop needs, decoded at the smallest scale that does."""
+
+import importlib.util
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from errors import InputError
+
+DECODERS = ("auto", "exact", "opencv", "simplejpeg")
+FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2}
+FLAGS |= {4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers SOF0 … SOF15 (ITU T.81, table B.1)
+BARE = frozenset(range(0xD0, 0xD8)) | {0x01}  # markers without a length
+SCAN, APP1 = 0xDA, 0xE1
+ORIENTATION = 0x0112
+UNITS = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)  # bytes of TIFF's types 1 to 12
+
+
+def choose_decoder(name):
+    """`auto` becomes simplejpeg where that is installed, else opencv. Raises InputError for simplejpeg without it."""
+    installed = importlib.util.find_spec("simplejpeg") is not None
+    if name == "simplejpeg" and not installed:
+        raise InputError("--decode=simplejpeg needs the package simplejpeg: pip install -r requirements-speed.txt")
+    return ("simplejpeg" if installed else "opencv") if name == "auto" else name
+
+
+class Header(NamedTuple):
+    """What a JPEG says of itself before its pixels; `height` and `width` are those before the turn."""
+
+    height: int
+    width: int
+    components: int
+    orientation: int  # 1 to 8 as in Exif; from 5 on the sides are exchanged
+
+    @property
+    def turned(self):
+        """Height and width after the turn by the orientation."""
+        return (self.width, self.height) if self.orientation > 4 else (self.height, self.width)
+
+
+def read_header(encoded):
+    """The Header of a JPEG, (N,) uint8; None for anything else, and for a JPEG that is odd in any way."""
+    data, at, frame, attached = memoryview(encoded), 2, None, []
+    if bytes(data[:3]) != b"\xff\xd8\xff":
+        return None
+    try:
+        while (marker := data[at + 1]) != SCAN:
+            if data[at] != 0xFF:
+                return None
+            if marker == 0xFF or marker in BARE:  # a fill byte
+                at += 1 if marker == 0xFF else 2
+                continue
+            end = at + 2 + _number(data, at + 2, 2)
+            if marker in FRAMES and frame is None:
+                bits, components = data[at + 4], data[at + 9]
+                frame = _number(data, at + 5, 2), _number(data, at + 7, 2), components
+                if bits != 8 or not all(frame):
+                    return None
+            elif marker == APP1:
+                attached.append(bytes(data[at + 4 : end]))
+            at = end
+        return None if frame is None else Header(*frame, _orientation(attached))
+    except (IndexError, ValueError):
+        return None
+
+
+def _number(data, at, size, order="big"):
+    if at + size > len(data):
+        raise IndexError(at)
+    return int.from_bytes(data[at : at + size], order)
+
+
+def _orientation(attached):
+    """1 to 8 by the first APP1 segment, the only one that OpenCV looks at. Raises IndexError, ValueError if unsure."""
+    if any(segment.startswith(b"Exif\0\0") for segment in attached[1:]):
+        raise ValueError("Exif data in a later segment: some versions of OpenCV heed it")
+    tiff = attached[0][6:] if attached else b""
+    order = {b"II*\0": "little", b"MM\0*": "big"}.get(tiff[:4])
+    if order is None:
+        return 1
+    at = _number(tiff, 4, 4, order)
+    for entry in range(at + 2, at + 2 + 12 * _number(tiff, at, 2, order), 12):
+        if _number(tiff, entry, 2, order) == ORIENTATION:
+            value = _number(tiff, entry + 8, 2, order)
+            return value if value in range(1, 9) else 1
+        # OpenCV gives up at an entry that points out of the segment, and never sees the orientation behind it.
+        size = UNITS[_number(tiff, entry + 2, 2, order)] * _number(tiff, entry + 4, 4, order)
+        if size > 4:
+            _number(tiff, _number(tiff, entry + 8, 4, order), size, order)
+    return 1
+
+
+def decode_whole(encoded, path, box=None):
+    """An image file's bytes as (H, W, 3) uint8 RGB, turned by its EXIF orientation, cropped to `box` if given.
+
+    encoded: (N,) uint8. box: (4,) left, top, right, bottom in pixels, NaN for none. Raises InputError, naming `path`,
+    for what is no image and for a box outside of it.
+    """
+    image = _opencv(encoded, path)
+    left, top, right, bottom = _inside(box, *image.shape[:2], path)
+    return cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_BGR2RGB)
+
+
+def _opencv(encoded, path, scale=1):
+    """BGR, turned; JPEGs only at scales other than 1."""
+    try:
+        image = cv2.imdecode(encoded, FLAGS[scale]) if encoded.size else None
+    except cv2.error:  # more than 2^30 pixels, or a header that lies
+        image = None
+    if image is None:
+        raise InputError(f"{str(path)!r} is not an image that OpenCV can decode ({encoded.size} bytes)")
+    return image
+
+
+def _inside(box, height, width, path):
+    """`box` as integers within a picture: left, top, right, bottom."""
+    if box is None or np.isnan(box).any():
+        return 0, 0, width, height
+    left, top, right, bottom = (int(side) for side in box)
+    right, bottom = min(right, width), min(bottom, height)
+    if left >= right or top >= bottom:
+        raise InputError(f"box {box.tolist()} lies outside of image {str(path)!r}")
+    return left, top, right, bottom
+
+
+def resize(image, width, height):
+    """Resize (H, W, 3) uint8: area-averaged when it shrinks, so that nothing aliases, else bicubic."""
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def resize_fast(image, width, height):
+    """As `resize`, but bilinear where no side shrinks to half or less: no pixel is passed over, at a fifth the cost."""
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    if shrinks and image.shape[0] < 2 * height and image.shape[1] < 2 * width:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return resize(image, width, height)
+
+
+class Decoder:
+    """Opens the images of one data set; `name` is exact, opencv or simplejpeg."""
+
+    def __init__(self, name="exact"):
+        self.name = name
+        self.pixels = np.empty(0, np.uint8)  # written to again and again: fresh memory costs a tenth of a decode
+
+    def open(self, encoded, path, box=None):
+        """An image of which a crop is wanted: a Jpeg, still encoded; or its pixels, where the route is the exact one."""
+        header = None if self.name == "exact" else read_header(encoded)
+        return decode_whole(encoded, path, box) if header is None else Jpeg(self, encoded, header, path, box)
+
+    def scaled(self, encoded, header, path, scale):
+        """A JPEG decoded to 1/`scale` of its sides, rounded up: (H, W, 3) uint8 BGR, turned, until the next call."""
+        image = None
+        if self.name == "simplejpeg" and header.orientation == 1 and header.components in (1, 3):
+            image = self._simplejpeg(encoded, -(-header.height // scale), -(-header.width // scale))
+        image = _opencv(encoded, path, scale) if image is None else image
+        if image.shape[:2] != tuple(-(-side // scale) for side in header.turned):
+            raise InputError(f"{str(path)!r} is {image.shape[1]}x{image.shape[0]} at 1/{scale}, unlike its header")
+        return image
+
+    def _simplejpeg(self, encoded, height, width):
+        """By libjpeg-turbo's fast DCT and upsampling; None for what only OpenCV may know to read."""
+        import simplejpeg
+
+        if self.pixels.size < height * width * 3:
+            self.pixels = np.empty(height * width * 3, np.uint8)
+        size = {"min_height": height, "min_width": width, "buffer": self.pixels}
+        try:
+            return simplejpeg.decode_jpeg(encoded, "BGR", fastdct=True, fastupsample=True, **size)
+        except ValueError:
+            return None
+
+
+class Jpeg:
+    """A JPEG of which nothing is decoded yet; `shape` (H, W, 3), turned and within its box, is its header's."""
+
+    def __init__(self, decoder, encoded, header, path, box=None):
+        self.decoder, self.encoded, self.header, self.path = decoder, encoded, header, path
+        self.left, self.top, right, bottom = _inside(box, *header.turned, path)
+        self.shape = (bottom - self.top, right - self.left, 3)
+
+    def resized(self, left, top, width, height, to_width, to_height):
+        """The crop of `width` x `height` pixels at (left, top), resized: (to_height, to_width, 3) uint8 RGB.
+
+        Decoded at 1/2, 1/4 or 1/8 where the crop then still has the pixels that are asked for.
+        """
+        scale = next((s for s in (8, 4, 2) if width >= s * to_width and height >= s * to_height), 1)
+        image = self.decoder.scaled(self.encoded, self.header, self.path, scale)
+        left, top = self.left + left, self.top + top
+        right, bottom = round((left + width) / scale), round((top + height) / scale)
+        image = image[round(top / scale) : bottom, round(left / scale) : right]
+        return cv2.cvtColor(resize_fast(image, to_width, to_height), cv2.COLOR_BGR2RGB)
