@@ -1,6 +1,7 @@
 """Image files to pixels: whole and exact, or of a JPEG what a crop needs, decoded at the smallest scale that does."""
 
 import importlib.util
+import struct
 from typing import NamedTuple
 
 import cv2
@@ -13,7 +14,7 @@ FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2}
 FLAGS |= {4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers SOF0 … SOF15 (ITU T.81, table B.1)
 BARE = frozenset(range(0xD0, 0xD8)) | {0x01}  # markers without a length
-SCAN, APP1 = 0xDA, 0xE1
+SCAN, APP1 = b"\xff\xda", 0xE1
 ORIENTATION = 0x0112
 UNITS = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)  # bytes of TIFF's types 1 to 12
 
@@ -42,53 +43,52 @@ class Header(NamedTuple):
 
 def read_header(encoded):
     """The Header of a JPEG, (N,) uint8; None for anything else, and for a JPEG that is odd in any way."""
-    data, at, frame, attached = memoryview(encoded), 2, None, []
+    data = memoryview(encoded)
     if bytes(data[:3]) != b"\xff\xd8\xff":
         return None
     try:
-        while (marker := data[at + 1]) != SCAN:
-            if data[at] != 0xFF:
-                return None
-            if marker == 0xFF or marker in BARE:  # a fill byte
-                at += 1 if marker == 0xFF else 2
-                continue
-            end = at + 2 + _number(data, at + 2, 2)
-            if marker in FRAMES and frame is None:
-                bits, components = data[at + 4], data[at + 9]
-                frame = _number(data, at + 5, 2), _number(data, at + 7, 2), components
-                if bits != 8 or not all(frame):
-                    return None
-            elif marker == APP1:
-                attached.append(bytes(data[at + 4 : end]))
-            at = end
-        return None if frame is None else Header(*frame, _orientation(attached))
-    except (IndexError, ValueError):
+        segments = list(_segments(data))
+        frame = next(content for marker, content in segments if marker in FRAMES)
+        bits, *size_and_components = struct.unpack_from(">BHHB", frame)
+        orientation = _orientation([bytes(content) for marker, content in segments if marker == APP1])
+    except (ValueError, IndexError, StopIteration, struct.error):
         return None
+    return Header(*size_and_components, orientation) if bits == 8 and all(size_and_components) else None
 
 
-def _number(data, at, size, order="big"):
-    if at + size > len(data):
-        raise IndexError(at)
-    return int.from_bytes(data[at : at + size], order)
+def _segments(data):
+    """(marker, content) of each segment before the first scan. Raises ValueError or IndexError where one is broken."""
+    at = 2
+    while data[at : at + 2] != SCAN:
+        marker = data[at + 1]
+        if data[at] != 0xFF:
+            raise ValueError(f"byte {at} is no marker")
+        if marker == 0xFF or marker in BARE:
+            at += 1 if marker == 0xFF else 2  # 0xFF before a marker fills up
+        else:
+            end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            yield marker, data[at + 4 : end]
+            at = end
 
 
 def _orientation(attached):
-    """1 to 8 by the first APP1 segment, the only one that OpenCV looks at. Raises IndexError, ValueError if unsure."""
+    """1 to 8 by the first APP1 segment, the only one that OpenCV looks at. Raises ValueError or struct.error in doubt."""
     if any(segment.startswith(b"Exif\0\0") for segment in attached[1:]):
-        raise ValueError("Exif data in a later segment: some versions of OpenCV heed it")
+        raise ValueError("Exif data in a later segment: not every version of OpenCV looks there")
     tiff = attached[0][6:] if attached else b""
-    order = {b"II*\0": "little", b"MM\0*": "big"}.get(tiff[:4])
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return 1
-    at = _number(tiff, 4, 4, order)
-    for entry in range(at + 2, at + 2 + 12 * _number(tiff, at, 2, order), 12):
-        if _number(tiff, entry, 2, order) == ORIENTATION:
-            value = _number(tiff, entry + 8, 2, order)
+    (start,) = struct.unpack_from(order + "I", tiff, 4)
+    (entries,) = struct.unpack_from(order + "H", tiff, start)
+    for at in range(start + 2, start + 2 + 12 * entries, 12):
+        tag, kind, count, offset = struct.unpack_from(order + "HHII", tiff, at)
+        if tag == ORIENTATION:
+            (value,) = struct.unpack_from(order + "H", tiff, at + 8)
             return value if value in range(1, 9) else 1
-        # OpenCV gives up at an entry that points out of the segment, and never sees the orientation behind it.
-        size = UNITS[_number(tiff, entry + 2, 2, order)] * _number(tiff, entry + 4, 4, order)
-        if size > 4:
-            _number(tiff, _number(tiff, entry + 8, 4, order), size, order)
+        size = UNITS[kind] * count
+        if size > 4 and offset + size > len(tiff):
+            raise ValueError("an entry points out of the segment: OpenCV gives up there and sees none that follows")
     return 1
 
 

@@ -76,7 +76,10 @@ positive, count = number(0, int, above=True), number(0, int)
 
 def workers(text):
     """A number of processes, or `auto`."""
-    return text if text == "auto" else count(text)
+    try:
+        return text if text == "auto" else count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or auto") from None
 
 
 def byte_size(text):
