@@ -28,12 +28,14 @@ from benchmarks.contest import contest, machine, markdown, versions, write
 from benchmarks.jpegs import dense, make_set, product
 from decoding import choose_decoder
 from engine.device import choose_device
-from loader import Draw, open_loader
+from loader import open_loader
+from samplers import Draw
 from transforms import TrainTransform
 
 SIDE, CROP_SCALE = 224, (0.2, 1.0)
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "simplejpeg", "scikit-learn")
+OURS = "ours, --decode="
 ANCESTOR, TORCHVISION = "the ancestor's: OpenCV, Lanczos, float", "torchvision: decode_image, v2, antialias"
 
 
@@ -87,37 +89,39 @@ def bare(path, crop, flip):
     return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
 
 
+def ours(paths, transform, decode):
+    """The crops as training gets them, one by one: (SIDE, SIDE, 3) uint8."""
+    loader = open_loader(list_of(paths), [0] * len(paths), transform, [], decode=decode)
+    for row in range(len(paths)):
+        yield loader.dataset[Draw(row, row)][0].numpy()
+
+
 def contenders(paths, transform):
-    """{name: function() -> crops or None}, each over all images."""
+    """{name: function()}, each over all images."""
     draws = draws_of(paths, transform)
 
-    def peer(function):
+    def each(function):
         def run():
             for draw in draws:
                 function(*draw)
 
         return run
 
-    def ours(decode):
+    def own(decode):
         def run():
-            loader = open_loader(list_of(paths), [0] * len(paths), transform, [], decode=choose_decoder(decode))
-            return [loader.dataset[Draw(row, row)][0].numpy() for row in range(len(paths))]
+            if decode == "simplejpeg":
+                import simplejpeg  # noqa: F401
+            for _ in ours(paths, transform, decode):
+                pass
 
-        def with_simplejpeg():
-            import simplejpeg  # noqa: F401
-
-            return run()
-
-        return with_simplejpeg if decode == "simplejpeg" else run
+        return run
 
     return {
-        "bare decode: OpenCV, whole": peer(bare),
-        ANCESTOR: peer(ancestor),
-        "Pillow, torchvision v1, float": peer(pillow),
-        TORCHVISION: peer(torchvision_v2),
-        "ours, --decode=exact": ours("exact"),
-        "ours, --decode=opencv": ours("opencv"),
-        "ours, --decode=simplejpeg": ours("simplejpeg"),
+        "bare decode: OpenCV, whole": each(bare),
+        ANCESTOR: each(ancestor),
+        "Pillow, torchvision v1, float": each(pillow),
+        TORCHVISION: each(torchvision_v2),
+        **{f"{OURS}{decode}": own(decode) for decode in ("exact", "opencv", "simplejpeg")},
     }
 
 
@@ -148,11 +152,10 @@ def set_table(figures, count):
 def measure(paths, transform, rounds):
     """One set: {contender: figures}, ours with their likeness to the exact route."""
     figures = contest(contenders(paths, transform), rounds)
-    exact = figures["ours, --decode=exact"]["value"]
-    for own in figures.values():
-        crops = own.pop("value")
-        if crops is not None:
-            own["likeness"] = likeness(crops, exact)
+    for name in figures:
+        if name.startswith(OURS):
+            crops, exact = (ours(paths, transform, decode) for decode in (name.removeprefix(OURS), "exact"))
+            figures[name]["likeness"] = likeness(crops, exact)
     return figures
 
 
