@@ -72,7 +72,7 @@ def _segments(data):
 
 
 def _orientation(attached):
-    """1 to 8 by the first APP1 segment, the only one that OpenCV looks at. Raises ValueError or struct.error in doubt."""
+    """1 to 8 by the first APP1 segment, which OpenCV looks at alone. Raises ValueError or struct.error in doubt."""
     if any(segment.startswith(b"Exif\0\0") for segment in attached[1:]):
         raise ValueError("Exif data in a later segment: not every version of OpenCV looks there")
     tiff = attached[0][6:] if attached else b""
@@ -147,7 +147,7 @@ class Decoder:
         self.pixels = np.empty(0, np.uint8)  # written to again and again: fresh memory costs a tenth of a decode
 
     def open(self, encoded, path, box=None):
-        """An image of which a crop is wanted: a Jpeg, still encoded; or its pixels, where the route is the exact one."""
+        """An image of which a crop is wanted: a Jpeg, still encoded; or its pixels, by the exact route."""
         header = None if self.name == "exact" else read_header(encoded)
         return decode_whole(encoded, path, box) if header is None else Jpeg(self, encoded, header, path, box)
 
