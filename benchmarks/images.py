@@ -142,8 +142,9 @@ def set_table(figures, count):
     for name, own in figures.items():
         times = [f"{figures[peer]['seconds'] / own['seconds']:.2f}" for peer in (ANCESTOR, TORCHVISION)]
         spread = "–".join(f"{count / seconds:.0f}" for seconds in reversed(own["spread"]))
-        alike = own.get("likeness")
-        words = [f"{alike['psnr']:.1f} ({alike['least_psnr']:.1f})", f"{alike['difference']:.2f}"] if alike else ["", ""]
+        words = ["", ""]
+        if alike := own.get("likeness"):
+            words = [f"{alike['psnr']:.1f} ({alike['least_psnr']:.1f})", f"{alike['difference']:.2f}"]
         rows.append([name, f"{count / own['seconds']:.0f}", spread, *times, f"{own['peak_mb']:.0f}", *words])
     columns = ["", "images/s", "least–most", "× ancestor", "× torchvision", "peak MB", "PSNR, dB (least)", "difference"]
     return markdown(columns, rows)
