@@ -132,53 +132,26 @@ def resize(image, width, height):
 
 
 def resize_fast(image, width, height):
-    """As `resize`, but bilinear where no side shrinks to half or less: no pixel is passed over, at a fifth the cost."""
-    shrinks = height <= image.shape[0] and width <= image.shape[1]
-    if shrinks and image.shape[0] < 2 * height and image.shape[1] < 2 * width:
+    """As `resize`, but bilinear where both sides shrink to more than a third: 34 dB and more from it, 0.8 ms less."""
+    if 1 <= image.shape[0] / height < 3 and 1 <= image.shape[1] / width < 3:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     return resize(image, width, height)
 
 
-class Decoder:
-    """Opens the images of one data set; `name` is exact, opencv or simplejpeg."""
+def open_image(decode, encoded, path, box=None):
+    """An image of which a crop is wanted: a Jpeg, still encoded; or its pixels, by the exact route.
 
-    def __init__(self, name="exact"):
-        self.name = name
-        self.pixels = np.empty(0, np.uint8)  # written to again and again: fresh memory costs a tenth of a decode
-
-    def open(self, encoded, path, box=None):
-        """An image of which a crop is wanted: a Jpeg, still encoded; or its pixels, by the exact route."""
-        header = None if self.name == "exact" else read_header(encoded)
-        return decode_whole(encoded, path, box) if header is None else Jpeg(self, encoded, header, path, box)
-
-    def scaled(self, encoded, header, path, scale):
-        """A JPEG decoded to 1/`scale` of its sides, rounded up: (H, W, 3) uint8 BGR, turned, until the next call."""
-        image = None
-        if self.name == "simplejpeg" and header.orientation == 1 and header.components in (1, 3):
-            image = self._simplejpeg(encoded, -(-header.height // scale), -(-header.width // scale))
-        image = _opencv(encoded, path, scale) if image is None else image
-        if image.shape[:2] != tuple(-(-side // scale) for side in header.turned):
-            raise InputError(f"{str(path)!r} is {image.shape[1]}x{image.shape[0]} at 1/{scale}, unlike its header")
-        return image
-
-    def _simplejpeg(self, encoded, height, width):
-        """By libjpeg-turbo's fast DCT and upsampling; None for what only OpenCV may know to read."""
-        import simplejpeg
-
-        if self.pixels.size < height * width * 3:
-            self.pixels = np.empty(height * width * 3, np.uint8)
-        size = {"min_height": height, "min_width": width, "buffer": self.pixels}
-        try:
-            return simplejpeg.decode_jpeg(encoded, "BGR", fastdct=True, fastupsample=True, **size)
-        except ValueError:
-            return None
+    decode: exact, opencv or simplejpeg; the rest as for `decode_whole`.
+    """
+    header = None if decode == "exact" else read_header(encoded)
+    return decode_whole(encoded, path, box) if header is None else Jpeg(decode, encoded, header, path, box)
 
 
 class Jpeg:
     """A JPEG of which nothing is decoded yet; `shape` (H, W, 3), turned and within its box, is its header's."""
 
-    def __init__(self, decoder, encoded, header, path, box=None):
-        self.decoder, self.encoded, self.header, self.path = decoder, encoded, header, path
+    def __init__(self, decode, encoded, header, path, box=None):
+        self.decode, self.encoded, self.header, self.path = decode, encoded, header, path
         self.left, self.top, right, bottom = _inside(box, *header.turned, path)
         self.shape = (bottom - self.top, right - self.left, 3)
 
@@ -188,8 +161,38 @@ class Jpeg:
         Decoded at 1/2, 1/4 or 1/8 where the crop then still has the pixels that are asked for.
         """
         scale = next((s for s in (8, 4, 2) if width >= s * to_width and height >= s * to_height), 1)
-        image = self.decoder.scaled(self.encoded, self.header, self.path, scale)
-        left, top = self.left + left, self.top + top
-        right, bottom = round((left + width) / scale), round((top + height) / scale)
-        image = image[round(top / scale) : bottom, round(left / scale) : right]
-        return cv2.cvtColor(resize_fast(image, to_width, to_height), cv2.COLOR_BGR2RGB)
+        image = self.scaled(scale)
+        left, top = (self.left + left) / scale, (self.top + top) / scale
+        across, down = width / scale / to_width, height / scale / to_height  # its pixels for one of the crop's
+        if scale > 1 and max(across, down) < 3:
+            # The crop's edges fall between pixels here; rounded, they would cost 7 dB (0.2 ms less).
+            matrix = np.array([[across, 0, left + (across - 1) / 2], [0, down, top + (down - 1) / 2]])
+            flags = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
+            crop = cv2.warpAffine(image, matrix, (to_width, to_height), **flags)
+        else:
+            right, bottom = left + width / scale, top + height / scale
+            crop = resize_fast(image[round(top) : round(bottom), round(left) : round(right)], to_width, to_height)
+        return cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)
+
+    def scaled(self, scale):
+        """All of it at 1/`scale` of its sides, rounded up: (H, W, 3) uint8 BGR, turned."""
+        image = None
+        if self.decode == "simplejpeg" and self.header.orientation == 1 and self.header.components in (1, 3):
+            image = self._simplejpeg(scale)
+        image = _opencv(self.encoded, self.path, scale) if image is None else image
+        if image.shape[:2] != tuple(-(-side // scale) for side in self.header.turned):
+            raise InputError(f"{str(self.path)!r} is {image.shape[1]}x{image.shape[0]} at 1/{scale}, unlike its header")
+        return image
+
+    def _simplejpeg(self, scale):
+        """By libjpeg-turbo; None for what only OpenCV may know to read.
+
+        Colours are upsampled the fast way. The fast DCT would be 3 % faster and a grey level darker than evaluation's.
+        """
+        import simplejpeg
+
+        least = {"min_height": -(-self.header.height // scale), "min_width": -(-self.header.width // scale)}
+        try:
+            return simplejpeg.decode_jpeg(self.encoded, "BGR", fastupsample=True, **least)
+        except ValueError:
+            return None

@@ -7,8 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cache import ByteCache
-from decoding import Decoder
-from engine.device import keep_freed_memory
+from decoding import open_image
 from reader import box_of
 from samplers import Draw
 
@@ -18,16 +17,16 @@ TINY, MOST_WORKERS = 500, 8
 class ImageDataset(Dataset):
     """Draws to (uint8 tensor (height, width, 3), label, index); each draw's augmentation follows from its own seed."""
 
-    def __init__(self, images, labels, transform, decoder, cache):
+    def __init__(self, images, labels, transform, decode, cache):
         self.images, self.labels, self.transform = images, labels, transform
-        self.decoder, self.cache = decoder, cache
+        self.decode, self.cache = decode, cache
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, draw):
         path, box = self.images.paths[draw.index], box_of(self.images, draw.index)
-        image = self.decoder.open(self.cache.read(path), path, box)
+        image = open_image(self.decode, self.cache.read(path), path, box)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(draw.seed)
             return self.transform(image), self.labels[draw.index], draw.index
@@ -59,23 +58,21 @@ def worker_count(asked, count):
 def open_loader(images, labels, transform, batches, num_workers=0, pin_memory=False, decode="exact", cache_bytes=0):
     """A DataLoader over `batches` (an iterable of lists of Draw), decoding in `num_workers` processes (or "auto").
 
-    decode: how JPEGs become pixels, by the name of a decoding.Decoder; anything but "exact" needs a transform that
-    crops. cache_bytes: memory for encoded images, shared by the processes.
+    decode: how a JPEG is opened (decoding.open_image); anything but "exact" needs a transform that crops.
+    cache_bytes: memory for encoded images, shared by the processes.
     The processes live as long as one pass over `batches`, so an endless one, as in training, keeps them. Tests start
     theirs anew: idle ones would hold on to the training process's memory as it was when they were forked.
     """
-    decoder, cache = Decoder(decode), ByteCache(images.paths, cache_bytes)
     return DataLoader(
-        ImageDataset(images, labels, transform, decoder, cache),
+        ImageDataset(images, labels, transform, decode, ByteCache(images.paths, cache_bytes)),
         batch_sampler=batches,
         num_workers=worker_count(num_workers, len(images)),
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
+        worker_init_fn=_single_thread,
         generator=torch.Generator(),  # else every new iterator draws from the run's own random numbers
     )
 
 
-def _start_worker(worker):
+def _single_thread(worker):
     cv2.setNumThreads(0)
-    keep_freed_memory()  # a fresh map for each decoded image costs a third of the time

@@ -33,7 +33,7 @@ from samplers import Draw
 from transforms import TrainTransform
 
 SIDE, CROP_SCALE = 224, (0.2, 1.0)
-MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "simplejpeg", "scikit-learn")
 OURS = "ours, --decode="
 ANCESTOR, TORCHVISION = "the ancestor's: OpenCV, Lanczos, float", "torchvision: decode_image, v2, antialias"

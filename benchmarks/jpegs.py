@@ -32,7 +32,7 @@ def dense(rng, height, width, photos, drawings):
         size = int(rng.integers(300, 420))
         top, left = rng.integers(photo.shape[0] - size), rng.integers(photo.shape[1] - size)
         image = cv2.resize(photo[top : top + size, left : left + size], (width, height), interpolation=cv2.INTER_CUBIC)
-        image = image + rng.normal(scale=4, size=(height, width, 1))
+        image = image + rng.normal(scale=2, size=(height, width, 1))
     else:
         image = 128 + texture(rng, height, width)
     size = min(height, width) // 3
@@ -49,7 +49,7 @@ def product(rng, height, width, photos, drawings):
     image = np.full((height, width, 3), 255, np.float32)
     drawing = cv2.resize(drawings[rng.integers(len(drawings))], (size, size), interpolation=cv2.INTER_CUBIC)
     inside = drawing.min(axis=2, keepdims=True) < 245
-    image[top : top + size, left : left + size] = drawing + inside * texture(rng, size, size) / 3
+    image[top : top + size, left : left + size] = drawing + inside * texture(rng, size, size, 9) / 1.05
     return image
 
 

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "storage": {"errors"},
     "retrieval": {"errors", "registry", "retrieval", "storage"},
     "engine": {"errors", "engine", "retrieval"},
-    "loader": {"cache", "decoding", "engine", "reader", "samplers"},
+    "loader": {"cache", "decoding", "reader", "samplers"},
     "session": LIBRARY | {"loader"},
     "training": LIBRARY | {"loader", "session", "reporting"},
     "embedding": LIBRARY | {"loader", "session"},
