@@ -49,7 +49,7 @@ def product(rng, height, width, photos, drawings):
     image = np.full((height, width, 3), 255, np.float32)
     drawing = cv2.resize(drawings[rng.integers(len(drawings))], (size, size), interpolation=cv2.INTER_CUBIC)
     inside = drawing.min(axis=2, keepdims=True) < 245
-    image[top : top + size, left : left + size] = drawing + inside * texture(rng, size, size, 9) / 1.05
+    image[top : top + size, left : left + size] = drawing + inside * texture(rng, size, size, 9) / 0.8
     return image
 
 
