@@ -132,7 +132,7 @@ def resize(image, width, height):
 
 
 def resize_fast(image, width, height):
-    """As `resize`, but bilinear where both sides shrink to more than a third: 34 dB and more from it, 0.8 ms less."""
+    """As `resize`, but bilinear where both sides shrink to more than a third: 33 dB and more from it, 0.8 ms less."""
     if 1 <= image.shape[0] / height < 3 and 1 <= image.shape[1] / width < 3:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     return resize(image, width, height)

@@ -1,6 +1,6 @@
 """From image files to training crops beside the peers: images a second in one thread, and how alike the crops are.
 
-    python benchmarks/images.py                       # 6 minutes on 2 cores
+    python benchmarks/images.py                       # 2 minutes on 2 cores
     python benchmarks/images.py --folder=DIR          # JPEGs of your own
     python benchmarks/images.py --images=20 --rounds=1
 
