@@ -9,7 +9,7 @@ demo: install
 
 test: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt -r requirements-search.txt
-	$(PYTHON) -m pip install --quiet -r requirements-test.txt
+	$(PYTHON) -m pip install --quiet -r requirements-speed.txt -r requirements-test.txt
 	$(PYTHON) -m pytest
 
 # In an environment of its own: Open Metric Learning wants an older numpy.

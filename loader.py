@@ -1,33 +1,44 @@
 """Batches for the device: images of a list, transformed and stacked as uint8, loaded by worker processes."""
 
+import os
+
 import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from reader import load
+from cache import ByteCache
+from decoding import open_image
+from reader import box_of
 from samplers import Draw
+
+TINY, MOST_WORKERS = 500, 8
 
 
 class ImageDataset(Dataset):
     """Draws to (uint8 tensor (height, width, 3), label, index); each draw's augmentation follows from its own seed."""
 
-    def __init__(self, images, labels, transform):
+    def __init__(self, images, labels, transform, decode, cache):
         self.images, self.labels, self.transform = images, labels, transform
+        self.decode, self.cache = decode, cache
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, draw):
-        image = load(self.images, draw.index)
+        path, box = self.images.paths[draw.index], box_of(self.images, draw.index)
+        image = open_image(self.decode, self.cache.read(path), path, box)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(draw.seed)
             return self.transform(image), self.labels[draw.index], draw.index
 
 
 def collate(samples):
-    """Samples to (images (B, 3, H, W) uint8 in channels_last memory, labels (B,) int64, indices (B,) int64)."""
+    """Samples to (images (B, 3, H, W) uint8 in channels_last memory, labels (B,) int64, indices (B,) int64).
+
+    A worker stacks them straight into the memory that it shares with the training process.
+    """
     images, labels, indices = zip(*samples)
-    return torch.stack(images).permute(0, 3, 1, 2), torch.tensor(labels), torch.tensor(indices)
+    return default_collate(images).permute(0, 3, 1, 2), torch.tensor(labels), torch.tensor(indices)
 
 
 def in_order(count, batch_size):
@@ -35,12 +46,27 @@ def in_order(count, batch_size):
     return [[Draw(i, 0) for i in range(s, min(s + batch_size, count))] for s in range(0, count, batch_size)]
 
 
-def open_loader(images, labels, transform, batches, num_workers=0, pin_memory=False):
-    """A DataLoader over `batches` (an iterable of lists of Draw), decoding in `num_workers` processes."""
+def worker_count(asked, count):
+    """Processes to load `count` images: as asked, or for "auto" one a core beside the training thread, at least one
+    and at most eight, and none for so few images that starting one takes longer than loading them."""
+    if asked != "auto":
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 0 if count < TINY else max(1, min(cores - 1, MOST_WORKERS))
+
+
+def open_loader(images, labels, transform, batches, num_workers=0, pin_memory=False, decode="exact", cache_bytes=0):
+    """A DataLoader over `batches` (an iterable of lists of Draw), decoding in `num_workers` processes (or "auto").
+
+    decode: how a JPEG is opened (decoding.open_image); anything but "exact" needs a transform that crops.
+    cache_bytes: memory for encoded images, shared by the processes.
+    The processes live as long as one pass over `batches`, so an endless one, as in training, keeps them. Tests start
+    theirs anew: idle ones would hold on to the training process's memory as it was when they were forked.
+    """
     return DataLoader(
-        ImageDataset(images, labels, transform),
+        ImageDataset(images, labels, transform, decode, ByteCache(images.paths, cache_bytes)),
         batch_sampler=batches,
-        num_workers=num_workers,
+        num_workers=worker_count(num_workers, len(images)),
         collate_fn=collate,
         pin_memory=pin_memory,
         worker_init_fn=_single_thread,

@@ -9,9 +9,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from decoding import decode_whole
 from errors import InputError, near_match
 
 EMBEDDED = Path(__file__).parent / "data" / "emoji"
@@ -230,26 +230,24 @@ def lone_queries(images):
     return int((positives[images.is_query] == 0).sum())
 
 
-def read_image(path, box=None):
-    """An image file as (H, W, 3) uint8 RGB, turned by its EXIF orientation, cropped to `box` (pixels) if given."""
+def read_bytes(path):
+    """A file as (N,) uint8. Raises InputError when it cannot be read."""
     try:
-        encoded = np.fromfile(path, dtype=np.uint8)
+        return np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise InputError(f"cannot read image {str(path)!r}: {error.strerror}") from None
-    try:
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-    except cv2.error:  # more than 2^30 pixels, or a header that lies
-        image = None
-    if image is None:
-        raise InputError(f"{str(path)!r} is not an image that OpenCV can decode ({encoded.size} bytes)")
-    if box is not None and not np.isnan(box).any():
-        left, top, right, bottom = (int(side) for side in box)
-        image = image[top:bottom, left:right]
-        if not image.size:
-            raise InputError(f"box {box.tolist()} lies outside of image {str(path)!r}")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_image(path, box=None):
+    """An image file as (H, W, 3) uint8 RGB, turned by its EXIF orientation, cropped to `box` (pixels) if given."""
+    return decode_whole(read_bytes(path), path, box)
+
+
+def box_of(images, index):
+    """The box of image `index` of a list, (4,) float64; None if the list has none."""
+    return None if images.boxes is None else images.boxes[index]
 
 
 def load(images, index):
     """Image `index` of a list, (H, W, 3) uint8 RGB, cropped to its box."""
-    return read_image(images.paths[index], None if images.boxes is None else images.boxes[index])
+    return read_image(images.paths[index], box_of(images, index))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import reader
+from decoding import choose_decoder
 from engine.checkpoint import restore, save, save_step, training_state
 from engine.device import choose_device, choose_precision
 from engine.embed import embed
@@ -41,6 +42,7 @@ class Training:
             self.tested_on = f"{args.val_classes} train labels held out"
         self.labels, self.num_classes = reader.class_codes(self.train)
         self.flags = model_flags(args)
+        self.decode = choose_decoder(args.decode)
         self.objective = self._build_objective(stage)
         self.optimiser = build_optimiser(
             args.optimiser,
@@ -89,12 +91,14 @@ class Training:
         height, width = self.flags["image_shape"][1:]
         transform = TrainTransform(height, width, self.flags["resize_short_size"], args.augment, args.crop_scale)
         pin = self.device.type == "cuda"
-        return open_loader(self.train, self.labels, transform, sampler, args.num_workers, pin)
+        decode = self.decode if "crop" in args.augment else "exact"  # only a crop can do with a coarser picture
+        loading = {"decode": decode, "cache_bytes": args.cache_bytes}
+        return open_loader(self.train, self.labels, transform, sampler, args.num_workers, pin, **loading)
 
     def _open_run(self):
         args = self.args
         config = {
-            "flags": {**vars(args), **self.flags},
+            "flags": {**vars(args), **self.flags, "decode": self.decode},
             "versions": versions(),
             "device": str(self.device),
             "precision": self.precision,

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
+from decoding import Jpeg, resize
 from errors import InputError, near_match
 
 # In the order in which they are applied, whatever the order in which they are named.
@@ -35,12 +36,6 @@ def parse_augment(text):
                 f"{near_match(name, AUGMENTATIONS)}"
             )
     return tuple(name for name in AUGMENTATIONS if name in names)
-
-
-def resize(image, width, height):
-    """Resize (H, W, 3) uint8: area-averaged when it shrinks, so that nothing aliases, else bicubic."""
-    shrinks = height <= image.shape[0] and width <= image.shape[1]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 class TestTransform:
@@ -75,10 +70,10 @@ class TrainTransform:
         self.erasing = v2.RandomErasing(0.25, value=GREY)
 
     def __call__(self, image):
-        """(H, W, 3) uint8 array -> (height, width, 3) uint8 tensor."""
+        """(H, W, 3) uint8 array, or a Jpeg if "crop" is named -> (height, width, 3) uint8 tensor."""
         image = self._crop(image) if "crop" in self.augment else self.centre_crop(image).numpy()
         if "flip" in self.augment and torch.rand(()) < 0.5:
-            image = np.ascontiguousarray(image[:, ::-1])
+            image = cv2.flip(image, 1)
         if "affine" in self.augment:
             image = random_affine(image)
         if self.augment & {"colour", "grey"}:
@@ -90,8 +85,16 @@ class TrainTransform:
         return image.contiguous()
 
     def _crop(self, image):
-        """A crop of random area and aspect (arXiv 1409.4842 §6); after ten misfits the largest centred one."""
-        full_height, full_width = image.shape[:2]
+        left, top, width, height = self.draw_crop(*image.shape[:2])
+        if isinstance(image, Jpeg):
+            return image.resized(left, top, width, height, self.width, self.height)
+        return resize(image[top : top + height, left : left + width], self.width, self.height)
+
+    def draw_crop(self, full_height, full_width):
+        """A crop of random area and aspect (arXiv 1409.4842 §6), else after ten misfits the largest centred one.
+
+        Returns left, top, width, height.
+        """
         for _ in range(10):
             draw = torch.rand(4, dtype=torch.float64).tolist()
             low, high = self.crop_scale
@@ -101,12 +104,10 @@ class TrainTransform:
             if 0 < width <= full_width and 0 < height <= full_height:
                 top = int(draw[2] * (full_height - height + 1))
                 left = int(draw[3] * (full_width - width + 1))
-                break
-        else:
-            width = min(full_width, round(full_height * 4 / 3))
-            height = min(full_height, round(full_width * 4 / 3))
-            top, left = (full_height - height) // 2, (full_width - width) // 2
-        return resize(image[top : top + height, left : left + width], self.width, self.height)
+                return left, top, width, height
+        width = min(full_width, round(full_height * 4 / 3))
+        height = min(full_height, round(full_width * 4 / 3))
+        return (full_width - width) // 2, (full_height - height) // 2, width, height
 
 
 def uniform(low, high):

@@ -72,9 +72,9 @@ def machine():
     return f"{model[0]}, {torch.get_num_threads()} threads, {amx} AMX, Python {platform.python_version()}"
 
 
-def heading(rounds):
+def heading(rounds, packages=PACKAGES):
     """What was measured where and when, the line above a benchmark's tables."""
-    named = ", ".join(f"{name} {version}" for name, version in versions().items())
+    named = ", ".join(f"{name} {version}" for name, version in versions(packages).items())
     return f"{machine()}; {named}; {datetime.date.today()}; medians of {rounds} rounds; peak MB above what was there."
 
 
@@ -92,10 +92,10 @@ def seconds_text(seconds):
     return f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.3f}"
 
 
-def versions():
+def versions(packages):
     """Versions of what takes part, those that are installed."""
     found = {}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

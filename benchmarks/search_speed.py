@@ -18,7 +18,7 @@ import torch
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.contest import contest, heading, machine, markdown, scaled, seconds_text, versions, write
+from benchmarks.contest import PACKAGES, contest, heading, machine, markdown, scaled, seconds_text, versions, write
 from engine.device import choose_device
 from retrieval.ranks import fast_dtype, positive_ranks
 from retrieval.search import search_in_parts
@@ -185,7 +185,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     device, numbers = choose_device(use_gpu=False), lambda text: [int(word) for word in text.split(",") if word]
     fast = fast_dtype(device)
-    result = {"machine": machine(), "versions": versions(), "rows": args.rows, "rounds": args.rounds, "widths": {}}
+    result = {"machine": machine(), "versions": versions(PACKAGES), "rows": args.rows, "rounds": args.rounds, "widths": {}}
     parts = [heading(args.rounds)]
     for width in numbers(args.widths):
         table, labels = clusters(args.rows, width)

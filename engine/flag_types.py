@@ -2,8 +2,11 @@
 
 import argparse
 import math
+import re
 
 from errors import InputError, near_match
+
+BYTES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def boolean(text):
@@ -69,6 +72,22 @@ def number(least, kind=float, above=False):
 
 
 positive, count = number(0, int, above=True), number(0, int)
+
+
+def workers(text):
+    """A number of processes, or `auto`."""
+    try:
+        return text if text == "auto" else count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or auto") from None
+
+
+def byte_size(text):
+    """Bytes as 500MB or 2GB (powers of ten), or a bare number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(KB|MB|GB|)", text.upper())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 2GB")
+    return int(float(match[1]) * BYTES[match[2]])
 
 
 def one_of(names):

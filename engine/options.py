@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.device import PRECISIONS
 from engine.flag_types import (
     boolean,
+    byte_size,
     count,
     fractions,
     image_shape,
@@ -18,6 +19,7 @@ from engine.flag_types import (
     one_of,
     plain,
     positive,
+    workers,
 )
 from engine.optim import OPTIMISERS, STRATEGIES
 from errors import InputError, near_match
@@ -48,12 +50,12 @@ def add_data_flags(parser):
     group.add_argument("--data_dir", help="folder that the lists' paths start from (default: the embedded emoji set)")
     group.add_argument("--test_list", default="Ebay_test.txt", help="SOP list or csv of the test images")
     group.add_argument(
-        "--num_workers", type=count, default=2, help="processes that load images; 0: none beside this one"
+        "--num_workers", type=workers, default=2, help="processes that load images; 0: none beside this one; or auto"
     )
     return group
 
 
-def add_train_data_flags(parser, parse_augment):
+def add_train_data_flags(parser, parse_augment, decoders):
     group = add_data_flags(parser)
     group.add_argument("--train_list", default="Ebay_train.txt", help="SOP list or csv of the training images")
     group.add_argument(
@@ -63,10 +65,10 @@ def add_train_data_flags(parser, parse_augment):
         "--augment", type=in_argparse(parse_augment), default=("crop", "flip"), help="comma-separated, see README; none"
     )
     group.add_argument("--crop_scale", type=fractions, default=(0.08, 1.0), help="share of the area that crop keeps")
+    group.add_argument("--decode", type=one_of(decoders), default="auto", help=f"JPEGs: one of {', '.join(decoders)}")
+    group.add_argument("--cache_bytes", type=byte_size, default=0, help="memory for encoded train images, as 2GB")
     group.add_argument("--train_batch_size", type=positive, help="images in a training batch")
-    group.add_argument(
-        "--micro_batch", type=count, default=0, help="images of it that are in the network at a time (0: all)"
-    )
+    group.add_argument("--micro_batch", type=count, default=0, help="images of it in the network at a time; 0: all")
     group.add_argument("--test_batch_size", type=positive, default=50, help="images in a test batch")
 
 
@@ -131,15 +133,9 @@ def add_run_flags(parser):
     )
     group.add_argument("--seed", type=count, default=0, help="of weights, batches and augmentations")
     group.add_argument("--display_iter_step", type=positive, default=10, help="steps between two lines")
-    group.add_argument(
-        "--test_iter_step", type=positive, help="steps between two tests; the last step is always tested"
-    )
-    group.add_argument(
-        "--save_iter_step", type=positive, help="steps between two checkpoints; the last is always saved"
-    )
-    group.add_argument(
-        "--with_mem_opt", type=boolean, default=True, help="accepted for the ancestor's recipes; no effect"
-    )
+    group.add_argument("--test_iter_step", type=positive, help="steps between two tests; the last is always tested")
+    group.add_argument("--save_iter_step", type=positive, help="steps between two checkpoints; the last is always saved")
+    group.add_argument("--with_mem_opt", type=boolean, default=True, help="of the ancestor's recipes; no effect")
     group.add_argument("--enable_ce", type=boolean, default=False, help="print the ancestor's `kpis` lines at the end")
 
 

@@ -173,6 +173,12 @@ GOOD = [
     (flag_types.image_shape, "3,224,192", (3, 224, 192)),
     (flag_types.fractions, "0.08,1", (0.08, 1.0)),
     (flag_types.positive, "12", 12),
+    (flag_types.workers, "auto", "auto"),
+    (flag_types.workers, "3", 3),
+    (flag_types.byte_size, "0", 0),
+    (flag_types.byte_size, "2GB", 2 * 10**9),
+    (flag_types.byte_size, "1.5mb", 1500000),
+    (flag_types.byte_size, "2000000000", 2 * 10**9),
     (flag_types.one_of(("fp32", "bf16")), "bf16", "bf16"),
     (parse_augment, "none", ()),
     (parse_augment, "", ()),
@@ -185,6 +191,8 @@ BAD = [
     (flag_types.image_shape, ["", "224", "1,224,224", "3,0,224", "3,-1,8", "3,2,2,2"]),
     (flag_types.fractions, ["", "1", "0,1", "0.5,0.4", "0.5,1.1", "nan,1", "a,b", "0.1,0.2,0.3"]),
     (flag_types.positive, ["0", "-1", "1.5", ""]),
+    (flag_types.workers, ["", "-1", "many", "1.5"]),
+    (flag_types.byte_size, ["", "GB", "-1", "2 GB", "2TB", "nan", "1e9"]),
     (flag_types.one_of(("fp32", "bf16")), ["", "fp16", "BF16"]),
 ]
 

@@ -1,0 +1,374 @@
+"""Crops of JPEGs decoded at a smaller scale: headers held against OpenCV's decoder, crops against the exact route."""
+
+import io
+import pickle
+import struct
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import read_json, run, tiny_backbone, train_flags
+
+import decoding
+import loader
+import reader
+from cache import ByteCache
+from decoding import Jpeg, choose_decoder, decode_whole, open_image, read_header
+from errors import InputError
+from samplers import Draw
+from transforms import TrainTransform
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+NEEDS_SIMPLEJPEG = pytest.mark.skipif(simplejpeg is None, reason="needs requirements-speed.txt")
+FAST = ["opencv", pytest.param("simplejpeg", marks=NEEDS_SIMPLEJPEG)]
+
+
+def smooth(height, width, seed=0):
+    """A picture without hard edges: coarse noise enlarged, (H, W, 3) uint8."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def jpeg(image, **options):
+    """A JPEG by Pillow, (N,) uint8; `options` are those of its save()."""
+    stream = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(stream, "JPEG", **{"quality": 92, **options})
+    return np.frombuffer(stream.getvalue(), np.uint8)
+
+
+def exif(orientation, order="<", make=b"maker\0", offset=None):
+    """An APP1 segment: the camera's make, then the orientation. `offset`: where it says that the make stands."""
+    start = 8 + 2 + 2 * 12 + 4
+    entries = struct.pack(order + "HHII", 0x010F, 2, len(make), start if offset is None else offset)
+    entries += struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0)
+    tiff = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8)
+    tiff += struct.pack(order + "H", 2) + entries + struct.pack(order + "I", 0) + make
+    return segment(0xE1, b"Exif\0\0" + tiff)
+
+
+def segment(marker, content):
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def attach(encoded, *segments):
+    """The JPEG with segments put in after its first two bytes."""
+    data = encoded.tobytes()
+    return np.frombuffer(data[:2] + b"".join(segments) + data[2:], np.uint8)
+
+
+def whole(image):
+    return cv2.imdecode(image, cv2.IMREAD_COLOR)
+
+
+KINDS = {
+    "colour": lambda image: jpeg(image),
+    "4:4:4": lambda image: jpeg(image, subsampling=0),
+    "progressive": lambda image: jpeg(image, progressive=True),
+    "grey": lambda image: jpeg(Image.fromarray(image).convert("L")),
+    "CMYK": lambda image: jpeg(Image.fromarray(image).convert("CMYK")),
+    "comment, fill bytes": lambda image: attach(jpeg(image), segment(0xFE, b"\xff\xd9 hello"), b"\xff\xff"),
+}
+SIZES = [(1, 1), (7, 16), (33, 20), (250, 131)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("height, width", SIZES)
+def test_headers_say_what_opencv_decodes(kind, height, width):
+    plain = KINDS[kind](smooth(height, width))
+    for orientation in range(1, 9):
+        for order in "<>":
+            encoded = attach(plain, exif(orientation, order))
+            header = read_header(encoded)
+            assert header == (height, width, {"grey": 1, "CMYK": 4}.get(kind, 3), orientation)
+            assert header.turned == whole(encoded).shape[:2]
+    for scale, flag in decoding.FLAGS.items():
+        assert cv2.imdecode(plain, flag).shape[:2] == (-(-height // scale), -(-width // scale))
+    assert read_header(plain) == (height, width, header.components, 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("decode", FAST)
+def test_turned_pictures_are_cropped_as_they_are_shown(decode, orientation):
+    encoded = attach(jpeg(smooth(120, 200)), exif(orientation))
+    shown = decode_whole(encoded, "a.jpg")
+    opened = open_image(decode, encoded, "a.jpg")
+    assert opened.shape == shown.shape
+    crop = opened.resized(30, 50, 60, 40, 60, 40).astype(int)
+    limit = 0 if decode == "opencv" or orientation != 1 else 24  # the fast upsampling of colours blurs less
+    assert np.abs(crop - shown[50:90, 30:90]).max() <= limit
+
+
+def test_a_truncated_header_is_odd():
+    encoded = attach(jpeg(smooth(20, 30)), exif(6))
+    scan = encoded.tobytes().index(b"\xff\xda")
+    assert read_header(encoded[: scan + 2]) == (20, 30, 3, 6)
+    assert all(read_header(encoded[:length]) is None for length in range(scan + 1))
+
+
+XMP = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>")
+PLAIN = jpeg(smooth(40, 60))
+FRAME = PLAIN.tobytes().index(b"\xff\xc0")
+ODD = {
+    "empty": np.empty(0, np.uint8),
+    "text": np.frombuffer(b"not an image at all", np.uint8),
+    "png": cv2.imencode(".png", smooth(40, 60))[1],
+    "webp": cv2.imencode(".webp", smooth(40, 60))[1],
+    "Exif second": attach(PLAIN, XMP, exif(6)),
+    "make out of the segment": attach(PLAIN, exif(6, offset=9999)),
+    "12 bits": np.r_[PLAIN[: FRAME + 4], np.uint8(12), PLAIN[FRAME + 5 :]],
+    "no height": np.r_[PLAIN[: FRAME + 5], np.uint8([0, 0]), PLAIN[FRAME + 7 :]],
+    "no frame": np.r_[PLAIN[:FRAME], PLAIN[PLAIN.tobytes().index(b"\xff\xda") :]],
+    "no marker": attach(PLAIN, b"\x00\x00"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("decode", FAST)
+def test_what_is_odd_takes_the_exact_route(decode, name):
+    assert read_header(ODD[name]) is None
+    try:
+        expected = decode_whole(ODD[name], name)
+    except InputError as error:
+        with pytest.raises(InputError) as refused:
+            open_image(decode, ODD[name], name)
+        assert str(refused.value) == str(error)
+    else:
+        assert np.array_equal(open_image(decode, ODD[name], name), expected)
+
+
+@pytest.mark.parametrize(
+    "segments, orientation",
+    [((XMP,), 1), ((exif(6), XMP), 6), ((exif(0),), 1), ((exif(9),), 1), ((segment(0xE1, b"Exif\0\0?!"),), 1)],
+    ids=["XMP", "Exif, XMP", "0", "9", "no TIFF"],
+)
+def test_orientations_that_are_none(segments, orientation):
+    encoded = attach(PLAIN, *segments)
+    assert read_header(encoded).orientation == orientation
+    assert read_header(encoded).turned == whole(encoded).shape[:2]
+
+
+def test_a_damaged_header_is_odd_or_right():
+    """Any byte of it changed: what is read from it then is what OpenCV makes of it, if that makes anything."""
+    rng, read = np.random.default_rng(0), 0
+    intact = attach(PLAIN, exif(6))
+    for place in range(2, intact.tobytes().index(b"\xff\xda") + 2):
+        for value in rng.integers(0, 256, 3, dtype=np.uint8):
+            damaged = intact.copy()
+            damaged[place] = value
+            header, image = read_header(damaged), None
+            if header and max(header.height, header.width) < 2000:
+                image = whole(damaged)
+            if image is not None:
+                assert header.turned == image.shape[:2], f"byte {place} = {value}"
+                read += 1
+    assert read > 500
+
+
+def test_the_scale_is_the_smallest_that_leaves_the_crop_its_pixels(monkeypatch):
+    asked = []
+
+    def scaled(self, scale):
+        asked.append(scale)
+        return np.zeros((-(-2000 // scale), -(-2000 // scale), 3), np.uint8)
+
+    monkeypatch.setattr(Jpeg, "scaled", scaled)
+    image = Jpeg("opencv", None, decoding.Header(2000, 2000, 3, 1), "a.jpg")
+    crops = {(447, 900): 1, (448, 448): 2, (895, 2000): 2, (896, 896): 4, (1792, 1800): 8, (1791, 1800): 4, (9, 9): 1}
+    for (width, height), scale in crops.items():
+        assert image.resized(3, 5, width, height, 224, 224).shape == (224, 224, 3)
+        assert asked.pop() == scale, (width, height)
+    image.resized(0, 0, 200, 400, 100, 50)
+    assert asked == [2]
+
+
+@pytest.mark.parametrize("decode", FAST)
+@pytest.mark.parametrize("shrink", [1.3, 1.9, 2.0, 2.7, 3.7, 4.5, 9.0])
+def test_crops_are_close_to_the_exact_ones(decode, shrink):
+    rng = np.random.default_rng(0)
+    grain = cv2.resize(rng.normal(scale=30, size=(300, 333, 3)), (1000, 900), interpolation=cv2.INTER_CUBIC)
+    encoded, side = jpeg(np.clip(smooth(900, 1000) + grain, 0, 255).astype(np.uint8)), 96
+    opened, exact = open_image(decode, encoded, "a.jpg"), decode_whole(encoded, "a.jpg")
+    for left, top in ((0, 0), (1, 2), (5, 9), (33, 31)):
+        size = int(side * shrink)
+        crop = opened.resized(left, top, size, size, side, side)
+        error = (crop.astype(float) - decoding.resize(exact[top : top + size, left : left + size], side, side)) ** 2
+        assert 10 * np.log10(255**2 / error.mean()) > 32
+
+
+@pytest.mark.parametrize("decode", FAST)
+@pytest.mark.parametrize("width", [100, 170, 195, 201, 250, 400, 700])
+def test_crops_sit_where_they_were_drawn(decode, width):
+    """A pixel of the crop is as bright as its place is far to the right, and half as bright as it is far down."""
+    height = width - 9
+    rows, columns = np.mgrid[:800, :800]
+    ramp = np.stack([columns * 0.3, rows * 0.3, 0 * rows], axis=2)
+    opened = open_image(decode, jpeg(np.round(ramp).astype(np.uint8), quality=95, subsampling=0), "a.jpg")
+    for left, top in ((0, 0), (1, 6), (34, 51), (97, 99)):
+        crop = opened.resized(left, top, width, height, 96, 80)
+        across = 0.3 * (left + (np.arange(96) + 0.5) * width / 96 - 0.5)
+        down = 0.3 * (top + (np.arange(80) + 0.5) * height / 80 - 0.5)
+        assert abs(crop[:, 2:-2, 0].mean(axis=0) - across[2:-2]).max() < 0.6  # of a grey level, which is 3 pixels
+        assert abs(np.mean(crop[:, :, 0].mean(axis=0) - across)) < 0.15  # half a pixel
+        assert abs(np.mean(crop[:, :, 1].mean(axis=1) - down)) < 0.15
+
+
+def write_set(folder):
+    """A list of six images: JPEGs large and small, one turned, one progressive, one grey; a webp; half with a box."""
+    big = smooth(400, 500)
+    files = {
+        "big.jpg": jpeg(big),
+        "turned.jpg": attach(jpeg(smooth(390, 310, 1)), exif(6)),
+        "progressive.jpg": jpeg(smooth(300, 450, 2), progressive=True),
+        "grey.jpg": jpeg(Image.fromarray(smooth(280, 320, 3)).convert("L")),
+        "small.jpg": jpeg(smooth(30, 40, 4)),
+        "drawing.webp": cv2.imencode(".webp", big)[1],
+    }
+    lines = ["label,path,split,x_1,y_1,x_2,y_2"]
+    for number, (name, encoded) in enumerate(files.items()):
+        (folder / name).write_bytes(encoded.tobytes())
+        lines.append(f"{number % 2},{name},train," + ("10,5,300,280" if number % 2 else ",,,"))
+    (folder / "list.csv").write_text("\n".join(lines))
+    return reader.open_list("list.csv", folder, "train")
+
+
+def batches(images, draws=24, num_workers=0, **loading):
+    """The batches of `draws` images in turn, seeded 0, 1, …: crops of 64 x 56 pixels."""
+    transform = TrainTransform(56, 64, crop_scale=(0.3, 1.0))
+    table = [[Draw(i % len(images), i) for i in range(s, s + 4)] for s in range(0, draws, 4)]
+    return list(loader.open_loader(images, images.labels, transform, table, num_workers, **loading))
+
+
+@pytest.mark.parametrize("decode", FAST)
+def test_the_same_numbers_are_drawn_whatever_the_decoder(tmp_path, monkeypatch, decode):
+    images, drawn = write_set(tmp_path), []
+    draw_crop = TrainTransform.draw_crop
+
+    def record(self, height, width):
+        drawn.append(((height, width), draw_crop(self, height, width)))
+        return drawn[-1][1]
+
+    monkeypatch.setattr(TrainTransform, "draw_crop", record)
+    exact = batches(images)
+    expected = drawn.copy()
+    drawn.clear()
+    crops = batches(images, decode=decode)
+    assert drawn == expected and len({size for size, _ in drawn}) == 4
+    for crop, other in zip(torch.cat([b[0] for b in crops]), torch.cat([b[0] for b in exact]), strict=True):
+        apart, flipped = ((crop.float() - picture.float()).abs().mean() for picture in (other, other.flip(2)))
+        assert apart < flipped / 4
+
+
+@pytest.mark.parametrize("decode", FAST)
+def test_formats_without_scales_are_left_alone(tmp_path, decode):
+    images = write_set(tmp_path).take([5])
+    for ours, exact in zip(batches(images, decode=decode), batches(images), strict=True):
+        assert torch.equal(ours[0], exact[0])
+
+
+@pytest.mark.parametrize("decode", ["exact", *FAST])
+def test_boxes_are_cropped_first(tmp_path, decode):
+    quarters = np.zeros((300, 400, 3), np.uint8)
+    quarters[:150, :200], quarters[:150, 200:], quarters[150:, :200] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+    encoded, transform = jpeg(quarters, subsampling=0), TrainTransform(32, 32)
+    for box, colour in (([200, 0, 400, 150], 1), ([208, 8, 999, 142], 1), ([0, 158, 192, 300], 2)):
+        opened = open_image(decode, encoded, "a.jpg", np.array(box, dtype=float))
+        for _ in range(20):
+            means = transform(opened).float().mean(dim=(0, 1))
+            assert means[colour] > 235 and means.sum() - means[colour] < 20
+    with pytest.raises(InputError, match=r"box \[400.0, 0.0, 500.0, 10.0\] lies outside of image 'a.jpg'"):
+        open_image(decode, encoded, "a.jpg", np.array([400.0, 0, 500, 10]))
+
+
+@pytest.mark.parametrize("decode", FAST)
+@pytest.mark.parametrize("size", [400, 40])
+def test_a_jpeg_that_ends_too_early_is_refused(decode, size):
+    encoded = jpeg(smooth(450, 450))
+    opened = open_image(decode, encoded[: len(encoded) * 2 // 3], "half.jpg")
+    with pytest.raises(InputError, match="'half.jpg' is not an image that OpenCV can decode"):
+        opened.resized(0, 0, size, size, 40, 40)
+
+
+@NEEDS_SIMPLEJPEG
+@pytest.mark.parametrize("kind, orientation", [("CMYK", 1), ("colour", 6), ("grey", 3)])
+def test_simplejpeg_leaves_to_opencv_what_it_cannot_do(kind, orientation):
+    encoded = attach(KINDS[kind](smooth(200, 230)), exif(orientation))
+    crops = [open_image(name, encoded, "a.jpg").resized(3, 5, 180, 170, 64, 64) for name in ("opencv", "simplejpeg")]
+    assert np.array_equal(*crops)
+
+
+def test_files_are_kept_within_the_limit(tmp_path):
+    images = write_set(tmp_path)
+    sizes = [(tmp_path / path).stat().st_size for path in images.paths]
+    everything = sum(sizes) + len(sizes)
+    for limit in (0, 1, sizes[0], sizes[0] + 1, everything - 1, everything, 10**9):
+        cache = ByteCache(images.paths, limit)
+        assert cache.nbytes <= limit
+        for _ in range(2):
+            assert all(cache.read(path).tobytes() == reader.read_bytes(path).tobytes() for path in images.paths)
+    assert cache.nbytes == everything
+    (tmp_path / "big.jpg").unlink()
+    assert cache.read(images.paths[0]).size == sizes[0]
+    with pytest.raises(InputError, match="cannot read image '.*big.jpg'"):
+        ByteCache(images.paths[1:], 10**9).read(images.paths[0])
+    assert ByteCache([images.paths[1]] * 3, 10**9).nbytes == sizes[1] + 1
+
+
+def test_a_file_that_has_changed_is_not_kept(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"first")
+    cache = ByteCache([path], 100)
+    for content in (b"longer", b"short", b"longer"):
+        path.write_bytes(content)
+        assert cache.read(path).tobytes() == (content if content != b"longer" or not cache.is_kept[0] else b"short")
+
+
+def test_forked_workers_share_what_is_kept_and_others_keep_nothing(tmp_path):
+    images = write_set(tmp_path)
+    transform = TrainTransform(8, 8)
+    draws = [[Draw(i, i)] for i in range(6)]
+    feed = loader.open_loader(images, images.labels, transform, draws, 2, cache_bytes=10**6)
+    if feed.multiprocessing_context is None and torch.multiprocessing.get_start_method() == "fork":
+        list(feed)
+        assert feed.dataset.cache.is_kept.all()
+    assert pickle.loads(pickle.dumps(feed.dataset.cache)).nbytes == 0
+
+
+@pytest.mark.parametrize("decode", ["exact", *FAST])
+def test_workers_and_cache_leave_the_batches_alone(tmp_path, decode):
+    images = write_set(tmp_path)
+    alone = batches(images, decode=decode)
+    half = sum((tmp_path / path).stat().st_size for path in images.paths) // 2
+    for num_workers, cache_bytes in ((0, half), (0, 10**9), (2, 0), (2, half), (2, 10**9)):
+        helped = batches(images, num_workers=num_workers, decode=decode, cache_bytes=cache_bytes)
+        for mine, theirs in zip(alone, helped, strict=True):
+            assert all(torch.equal(*columns) for columns in zip(mine, theirs, strict=True))
+            assert theirs[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("cores, counts", [(1, (0, 1)), (2, (0, 1)), (6, (0, 5)), (64, (0, 8))])
+def test_automatic_workers(monkeypatch, cores, counts):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores), raising=False)
+    assert tuple(loader.worker_count("auto", images) for images in (60, 60000)) == counts
+    assert loader.worker_count(3, 60) == 3
+
+
+def test_a_missing_package_is_named(monkeypatch, sop_tree, tmp_path):
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    assert [choose_decoder(name) for name in ("auto", "opencv", "exact")] == ["opencv", "opencv", "exact"]
+    with tiny_backbone(), pytest.raises(InputError, match="simplejpeg: pip install -r requirements-speed.txt$"):
+        run("train_elem", train_flags(sop_tree, tmp_path / "run", decode="simplejpeg"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_remembers_its_decoder(sop_tree, tmp_path):
+    with tiny_backbone():
+        run("train_elem", train_flags(sop_tree, tmp_path / "run", cache_bytes="1MB"))
+    flags = read_json(tmp_path / "run" / "config.json")["flags"]
+    assert flags["decode"] == choose_decoder("auto") and flags["cache_bytes"] == 10**6
