@@ -16,7 +16,7 @@ import torch
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.contest import contest, heading, markdown, seconds_text, write
+from benchmarks.contest import contest, heading, markdown, write
 from engine.device import choose_device
 from losses import LOSSES
 

@@ -1,6 +1,5 @@
 """Multi-class N-pair loss (Sohn, NIPS 2016, N-pair-mc) with L2 regularisation of the embeddings."""
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
