@@ -185,7 +185,13 @@ def main(argv=None):
     args = parser.parse_args(argv)
     device, numbers = choose_device(use_gpu=False), lambda text: [int(word) for word in text.split(",") if word]
     fast = fast_dtype(device)
-    result = {"machine": machine(), "versions": versions(PACKAGES), "rows": args.rows, "rounds": args.rounds, "widths": {}}
+    result = {
+        "machine": machine(),
+        "versions": versions(PACKAGES),
+        "rows": args.rows,
+        "rounds": args.rounds,
+        "widths": {},
+    }
     parts = [heading(args.rounds)]
     for width in numbers(args.widths):
         table, labels = clusters(args.rows, width)

@@ -134,7 +134,7 @@ def add_run_flags(parser):
     group.add_argument("--seed", type=count, default=0, help="of weights, batches and augmentations")
     group.add_argument("--display_iter_step", type=positive, default=10, help="steps between two lines")
     group.add_argument("--test_iter_step", type=positive, help="steps between two tests; the last is always tested")
-    group.add_argument("--save_iter_step", type=positive, help="steps between two checkpoints; the last is always saved")
+    group.add_argument("--save_iter_step", type=positive, help="steps between checkpoints; the last is always saved")
     group.add_argument("--with_mem_opt", type=boolean, default=True, help="of the ancestor's recipes; no effect")
     group.add_argument("--enable_ce", type=boolean, default=False, help="print the ancestor's `kpis` lines at the end")
 
