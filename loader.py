@@ -5,7 +5,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from reader import load
-from samplers import Draw
 
 
 class ImageDataset(Dataset):
@@ -28,11 +27,6 @@ def collate(samples):
     """Samples to (images (B, 3, H, W) uint8 in channels_last memory, labels (B,) int64, indices (B,) int64)."""
     images, labels, indices = zip(*samples)
     return torch.stack(images).permute(0, 3, 1, 2), torch.tensor(labels), torch.tensor(indices)
-
-
-def in_order(count, batch_size):
-    """Batches of draws over 0 … count-1 in order, the last one short: what evaluation loads."""
-    return [[Draw(i, 0) for i in range(s, min(s + batch_size, count))] for s in range(0, count, batch_size)]
 
 
 def open_loader(images, labels, transform, batches, num_workers=0, pin_memory=False):
