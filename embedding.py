@@ -82,9 +82,10 @@ def rows_on_disk(path, made, width, go_on=False):
     made: plain JSON on all that decides the rows. go_on: keep those that a stopped process left. Raises InputError
     where those are made of something else, or are there unasked.
     """
-    path, line = Path(path), json.dumps(made, sort_keys=True).encode() + b"\n"
+    path, text = Path(path), json.dumps(made, sort_keys=True).encode()
+    line = text + b" " * (-(len(text) + 1) % 64) + b"\n"  # the numbers behind it stand as arrays in memory do
     try:
-        file = open(path, "r+b" if path.exists() else "w+b")
+        file = open(path, "r+b" if path.exists() else "w+b", buffering=0)
     except OSError as error:
         raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from None
     with file:
@@ -107,7 +108,7 @@ def rows_on_disk(path, made, width, go_on=False):
 def unnamed_rows(folder, width):
     """A RowFile in `folder` (None: that of temporary files) that is gone with its context, or with its process."""
     try:
-        file = tempfile.TemporaryFile(dir=folder)
+        file = tempfile.TemporaryFile(dir=folder, buffering=0)
     except OSError as error:
         raise InputError(f"cannot write to folder {str(folder)!r}: {error.strerror}") from None
     with file:
@@ -157,7 +158,7 @@ def save_json(path, images, rows):
     """Write a RowFile as {path: embedding}; a path that comes twice is written twice, and readers take the last."""
     done = 0
     with replacing(path) as file:
-        for block in rows.blocks(memory=2**20):
+        for block in rows.blocks(memory=2**18):
             names = images.paths[done : done + len(block)].tolist()
             lines = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in zip(names, block.tolist()))
             file.write((("{", ", ")[done > 0] + ", ".join(lines)).encode())

@@ -12,7 +12,7 @@ from errors import InputError
 
 
 class RowFile:
-    """A table (N, width) of float32 in an open binary file, that grows row by row and is read block by block.
+    """A table (N, width) of float32 in an open unbuffered file, that grows row by row and is read block by block.
 
     place: the file's path, or its folder where it has no name. The rows begin at byte `start`; part of a row at the
     end, as a killed process leaves it, does not count.
@@ -32,10 +32,11 @@ class RowFile:
 
     def append(self, rows):
         """Write rows (n, width) behind the others. Raises InputError where the disk refuses."""
+        left = memoryview(np.ascontiguousarray(rows, "<f4").tobytes())
         try:
             self.file.seek(self.start + 4 * self.width * self.rows)
-            self.file.write(np.ascontiguousarray(rows, "<f4").tobytes())
-            self.file.flush()
+            while left:
+                left = left[self.file.write(left) :]
         except OSError as error:
             raise InputError(f"cannot write {str(self.place)!r}: {error.strerror}") from None
         self.rows += len(rows)
@@ -44,7 +45,7 @@ class RowFile:
         """The first rows, (n, width) with n up to `rows`."""
         return self._read(0, min(rows, self.rows))
 
-    def blocks(self, memory=2**24):
+    def blocks(self, memory=2**22):
         """Yield all rows in arrays (n, width) of `memory` bytes or less, one row at least."""
         step = max(1, memory // (4 * self.width))
         for first in range(0, self.rows, step):

@@ -17,9 +17,9 @@ HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def fast_model(model, precision, runtime, image_shape):
     """What embeds uint8 images (B, 3, H, W) in place of an Embedder, which stays as it is.
 
-    precision: fp32, bf16 or fp16. runtime: one of RUNTIMES; image_shape: (3, H, W) of all images. fp32 with torch is the
-    network as it was trained, on which the other ways differ by rounding alone. Raises InputError without the package
-    openvino.
+    precision: fp32, bf16 or fp16; runtime: one of RUNTIMES; image_shape: (3, H, W) of all images. fp32 with torch is
+    the network as it was trained; the other ways differ from it by rounding alone. Raises InputError where the package
+    openvino is missing.
     """
     if runtime == "openvino":
         return OpenVino(model, precision, image_shape)

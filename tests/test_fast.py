@@ -1,4 +1,4 @@
-"""Faster copies of the network: folding against the network itself, half types, OpenVINO, and what each leaves alone."""
+"""Faster copies of the network: folding against the network itself, half types, OpenVINO; what each leaves alone."""
 
 import sys
 
@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from errors import InputError
 from models import BACKBONES, Embedder, fast_model
+from models.embedder import POOLINGS
 from models.fast import folded
 
 SHAPE = (3, 64, 64)
@@ -24,7 +25,7 @@ def model(request):
     BatchNorm's statistics are near those of some pictures, as after training.
     """
     torch.manual_seed(0)
-    model = Embedder(available(request.param), embedding_size=16, pooling="gem")
+    model = Embedder(available(request.param), embedding_size=16, pooling="avg+max")
     norms = norms_of(model)
     for norm in norms:
         norm.momentum = 1.0
@@ -156,6 +157,15 @@ def test_openvino_embeds_alike(model, precision):
         found, expected = embed(fast, images), embed(model, images)
         assert found.dtype == torch.float32 and found.shape == expected.shape
         assert angles(found, expected) >= (0.999 if precision == "bf16" else 1 - 1e-6)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_openvino_pools_alike(pooling):
+    pytest.importorskip("openvino", reason="requirements-openvino.txt is not installed")
+    with tiny_backbone():
+        model = Embedder("Tiny", pooling=pooling)
+    found = embed(fast_model(model, "fp32", "openvino", SHAPE))
+    torch.testing.assert_close(found, embed(model), rtol=1e-4, atol=1e-4)
 
 
 def test_openvino_that_is_missing_is_one_sentence(monkeypatch):
