@@ -1,5 +1,6 @@
 """An Embedder as it embeds fastest, for where nothing is learned: BatchNorm folded, half types, OpenVINO."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -68,7 +69,9 @@ class OpenVino(nn.Module):
         self.embedding_size = model.embedding_size
         example = torch.zeros(2, *image_shape, dtype=torch.uint8)
         net = copy.deepcopy(model).cpu().eval()
-        net = openvino.convert_model(net, example_input=example, input=openvino.PartialShape([-1, *image_shape]))
+        shape = openvino.PartialShape([-1, *image_shape])
+        with contextlib.redirect_stderr(None):  # it traces the network, of which newer torch warns; errors are raised
+            net = openvino.convert_model(net, example_input=example, input=shape)
         hint = {"fp32": "f32"}.get(precision, precision)
         self.compiled = openvino.compile_model(net, "CPU", {"INFERENCE_PRECISION_HINT": hint})
 

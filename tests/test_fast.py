@@ -39,6 +39,13 @@ def model(request):
     return model
 
 
+@pytest.fixture(scope="module", params=BACKBONES)
+def fresh(request):
+    """Each row of BACKBONES as it is built; random statistics would make a deep one enlarge every rounding. Read only."""
+    torch.manual_seed(0)
+    return Embedder(available(request.param))
+
+
 def norms_of(net):
     return [module for module in net.modules() if isinstance(module, _BatchNorm)]
 
@@ -72,11 +79,11 @@ def test_fp32_is_the_network_itself(model):
     torch.testing.assert_close(embed(fast), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 
 
-def test_bf16_points_the_same_way(model):
-    fast = fast_model(model, "bf16", "torch", SHAPE)
-    assert {p.dtype for p in fast.backbone.parameters()} == {torch.bfloat16} and fast.head.weight.dtype == torch.float32
+def test_bf16_points_the_same_way(fresh):
+    fast = fast_model(fresh, "bf16", "torch", SHAPE)
+    assert {p.dtype for p in fast.backbone.parameters()} == {torch.bfloat16} and not norms_of(fast)
     found = embed(fast)
-    assert found.dtype == torch.float32 and angles(found, embed(model)) >= 0.999
+    assert found.dtype == torch.float32 and angles(found, embed(fresh)) >= 0.9999
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -147,16 +154,16 @@ def test_pixels_are_scaled_before_they_are_rounded():
     assert torch.equal(seen[0], ((pictures(3) - model.mean) / model.std).bfloat16())
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_openvino_embeds_alike(model, precision):
+def test_openvino_embeds_alike(fresh):
     pytest.importorskip("openvino", reason="requirements-openvino.txt is not installed")
-    fast = fast_model(model, precision, "openvino", SHAPE)
-    assert fast.embedding_size == 16
-    for count in (3, 1):
-        images = pictures(count).contiguous(memory_format=torch.channels_last)
-        found, expected = embed(fast, images), embed(model, images)
-        assert found.dtype == torch.float32 and found.shape == expected.shape
-        assert angles(found, expected) >= (0.999 if precision == "bf16" else 1 - 1e-6)
+    for precision, least in (("fp32", 1 - 1e-9), ("bf16", 0.9999)):
+        fast = fast_model(fresh, precision, "openvino", SHAPE)
+        assert fast.embedding_size == fresh.embedding_size
+        for count in (3, 1):
+            images = pictures(count).contiguous(memory_format=torch.channels_last)
+            found, expected = embed(fast, images), embed(fresh, images)
+            assert found.dtype == torch.float32 and found.shape == expected.shape
+            assert angles(found, expected) >= least
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

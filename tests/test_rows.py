@@ -35,7 +35,9 @@ def numbers(rows, width=3):
 
 def rows_of(table, folder, start=0):
     """A RowFile that holds a table, written in two parts."""
-    rows = RowFile(open(folder / "rows", "w+b", buffering=0), table.shape[1], folder / "rows", start)
+    file = open(folder / "rows", "w+b", buffering=0)
+    file.write(bytes(start))
+    rows = RowFile(file, table.shape[1], folder / "rows", start)
     rows.append(table[:5])
     rows.append(table[5:])
     return rows
@@ -94,7 +96,10 @@ def test_a_torn_row_does_not_count(tmp_path):
 def test_a_full_disk_is_one_sentence():
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
-    with open("/dev/full", "wb", buffering=0) as file, pytest.raises(InputError, match="cannot write 'there': No space left"):
+    with (
+        open("/dev/full", "wb", buffering=0) as file,
+        pytest.raises(InputError, match="cannot write 'there': No space left"),
+    ):
         RowFile(file, 3, "there").append(numbers(4000))
 
 
