@@ -23,6 +23,8 @@ from retrieval.postprocess import POSTPROCESSORS
 from retrieval.space import DISTANCES
 from session import choose_place, list_facts, model_flags, open_model, open_output, open_test_loader
 
+EXACT = {"precision": "fp32", "runtime": "torch"}  # figures are those of the very network unless asked otherwise
+
 
 def parse(argv):
     parser = options.new_parser(__doc__)
@@ -55,7 +57,8 @@ def open_embedder(args):
     flags = model_flags(args)
     model = open_model(args.pretrained_model, flags).to(device)
     card, way = fingerprint(model, flags), {"precision": precision, "runtime": args.runtime}
-    model = fast_model(model, precision, args.runtime, flags["image_shape"])
+    if way != EXACT:
+        model = fast_model(model, precision, args.runtime, flags["image_shape"])
 
     def open_images(images):
         loader = open_test_loader(images, flags, args.batch_size, args.num_workers, device)

@@ -36,7 +36,7 @@ def parse(argv):
     group = options.add_data_flags(parser)
     group.add_argument("--input", nargs="+", help="a folder, image files, or a list (default: the --test_list)")
     group.add_argument("--batch_size", type=positive, default=1, help="images in a batch")
-    options.add_device_flags(parser, precision="auto", runtimes=RUNTIMES)
+    options.add_device_flags(parser, precision="fp32", runtimes=RUNTIMES)
     group = parser.add_argument_group("results")
     group.add_argument(
         "--output",

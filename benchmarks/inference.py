@@ -3,7 +3,7 @@
     python benchmarks/inference.py                        # 3 minutes on 2 cores
     python benchmarks/inference.py --model=EfficientNetLite0 --side=80 --images=512
 
-Weights are random, BatchNorm's statistics those of the images. Images are in memory, so that decoding takes no part.
+Weights and images are random, and in memory, so that decoding takes no part.
 All contenders run in turn in one process, each over all images in every round.
 """
 
@@ -22,21 +22,8 @@ from benchmarks.contest import contest, machine, markdown, versions, write
 from engine.device import autocast, choose_device
 from errors import InputError
 from models import BACKBONES, Embedder, fast_model
-from models.fast import folded
 
 REFERENCE = "float32, NCHW"
-
-
-def random_model(name, images):
-    """An Embedder with random weights, in evaluation mode; BatchNorm as after training on `images` alone."""
-    torch.manual_seed(0)
-    model = Embedder(name)
-    for layer in model.modules():
-        if hasattr(layer, "momentum"):
-            layer.momentum = 1.0
-    with torch.no_grad():
-        model.train()(images)
-    return model.eval()
 
 
 def contenders(model, images):
@@ -44,9 +31,9 @@ def contenders(model, images):
     shape = images.shape[1:]
     ways = {
         REFERENCE: lambda: copy.deepcopy(model),
-        "float32, channels_last": lambda: fast_model(model, "fp32", "torch", shape),
+        "float32, channels_last": lambda: copy.deepcopy(model).to(memory_format=torch.channels_last),
         "bf16 by autocast, channels_last": lambda: copy.deepcopy(model).to(memory_format=torch.channels_last),
-        "float32, channels_last, folded": lambda: with_folded(model),
+        "ours: --precision=fp32": lambda: fast_model(model, "fp32", "torch", shape),
         "ours: --precision=bf16": lambda: fast_model(model, "bf16", "torch", shape),
         "ours: --runtime=openvino --precision=fp32": lambda: fast_model(model, "fp32", "openvino", shape),
         "ours: --runtime=openvino --precision=bf16": lambda: fast_model(model, "bf16", "openvino", shape),
@@ -58,12 +45,6 @@ def contenders(model, images):
         except InputError as error:
             print(f"left out: {name} ({error})", flush=True)
     return built
-
-
-def with_folded(model):
-    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    model.backbone = folded(model.backbone)
-    return model
 
 
 def run(name, net, batches):
@@ -85,10 +66,11 @@ def main(argv=None):
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
+    torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (args.images, args.side, args.side, 3), generator=generator, dtype=torch.uint8)
     batches = images.permute(0, 3, 1, 2).split(args.batch)
-    nets = contenders(random_model(args.model, batches[0]), batches[0])
+    nets = contenders(Embedder(args.model).eval(), batches[0])
     for name, net in nets.items():  # what is made at the first batch of a shape is not timed
         run(name, net, batches[:1])
     figures = contest({name: lambda n=name: run(n, nets[n], batches) for name in nets}, args.rounds)

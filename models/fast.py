@@ -16,17 +16,17 @@ HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def fast_model(model, precision, runtime, image_shape):
-    """What embeds uint8 images (B, 3, H, W) in place of an Embedder, which stays as it is.
+    """What embeds uint8 images (B, 3, H, W) in place of an Embedder, which stays as it is and differs by rounding alone.
 
-    precision: fp32, bf16 or fp16; runtime: one of RUNTIMES; image_shape: (3, H, W) of all images. fp32 with torch is
-    the network as it was trained; the other ways differ from it by rounding alone. Raises InputError where the package
-    openvino is missing.
+    precision: fp32, bf16 or fp16; runtime: one of RUNTIMES; image_shape: (3, H, W) of all images. Half types pay where
+    the device has matrix units for them (AMX, a GPU). Raises InputError where the package openvino is missing.
     """
     if runtime == "openvino":
         return OpenVino(model, precision, image_shape)
     model = copy.deepcopy(model).eval()
+    model.backbone = folded(model.backbone)
     if precision in HALF_TYPES:
-        model.backbone = HalfType(folded(model.backbone), HALF_TYPES[precision])
+        model.backbone = HalfType(model.backbone, HALF_TYPES[precision])
     return model.to(memory_format=torch.channels_last)
 
 

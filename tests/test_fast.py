@@ -1,5 +1,6 @@
 """Faster copies of the network: folding against the network itself, half types, OpenVINO; what each leaves alone."""
 
+import copy
 import sys
 
 import pytest
@@ -65,18 +66,17 @@ def angles(ours, theirs):
 
 
 def test_every_batchnorm_is_folded_and_nothing_changes(model):
-    exact = fast_model(model, "fp32", "torch", SHAPE).double()
+    exact = copy.deepcopy(model).double()
     expected = embed(exact)
     exact.backbone = folded(exact.backbone)
     assert norms_of(model) and not norms_of(exact.backbone)
     torch.testing.assert_close(embed(exact), expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
 
 
-def test_fp32_is_the_network_itself(model):
-    fast = fast_model(model, "fp32", "torch", SHAPE)
-    assert len(norms_of(fast)) == len(norms_of(model))
-    expected = embed(model)
-    torch.testing.assert_close(embed(fast), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+def test_fp32_differs_by_rounding_alone(fresh):
+    fast, expected = fast_model(fresh, "fp32", "torch", SHAPE), embed(fresh)
+    assert norms_of(fresh) and not norms_of(fast)
+    torch.testing.assert_close(embed(fast), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
 def test_bf16_points_the_same_way(fresh):
@@ -132,10 +132,10 @@ WAYS = {
 def test_only_what_can_be_folded_is(way, left):
     torch.manual_seed(0)
     net, x = Net(way).double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.double)
-    copy = folded(net)
+    ours = folded(net)
     with torch.no_grad():
-        torch.testing.assert_close(copy(x), net(x), rtol=1e-12, atol=1e-12)
-    assert (len(norms_of(copy)), len(norms_of(net))) == (left, 2)
+        torch.testing.assert_close(ours(x), net(x), rtol=1e-12, atol=1e-12)
+    assert (len(norms_of(ours)), len(norms_of(net))) == (left, 2)
 
 
 def test_a_batchnorm_without_statistics_stays():
