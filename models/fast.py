@@ -16,7 +16,7 @@ HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def fast_model(model, precision, runtime, image_shape):
-    """What embeds uint8 images (B, 3, H, W) in place of an Embedder, which stays as it is and differs by rounding alone.
+    """What embeds uint8 images (B, 3, H, W) in place of an Embedder, which stays as it is; they differ by rounding.
 
     precision: fp32, bf16 or fp16; runtime: one of RUNTIMES; image_shape: (3, H, W) of all images. Half types pay where
     the device has matrix units for them (AMX, a GPU). Raises InputError where the package openvino is missing.
