@@ -50,6 +50,7 @@ class Training:
             getattr(args, "class_lr", None),
             args.weight_decay,
             args.momentum,
+            fused=self.device.type == "cuda",
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.start, self.best = self._resume() if args.checkpoint else (0, None)
@@ -67,7 +68,11 @@ class Training:
         options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
         loss = LOSSES[args.loss_name](**facts, **options)
         objective = Objective(model, loss, batch_recall=stage == "pair").to(self.device)
-        return objective.to(memory_format=torch.channels_last)
+        objective = objective.to(memory_format=torch.channels_last)
+        if args.compile:
+            say("the network is compiled in the first steps, which takes minutes")
+            objective.model.compile()
+        return objective
 
     def _resume(self):
         file = weights_file(self.args.checkpoint)
@@ -126,6 +131,7 @@ class Training:
             device=self.device,
             precision=self.precision,
             clip_norm=args.clip_norm,
+            micro_batch=args.micro_batch,
             every=args.display_iter_step,
             on_display=self._display,
             on_step=self._after_step,

@@ -1,6 +1,7 @@
 """Contenders timed in turn in one process: medians of seconds and peak memory, as Markdown and JSON."""
 
 import ctypes
+import datetime
 import gc
 import json
 import platform
@@ -69,6 +70,26 @@ def machine():
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     amx = "with" if capabilities.get("amx_bf16") else "without"
     return f"{model[0]}, {torch.get_num_threads()} threads, {amx} AMX, Python {platform.python_version()}"
+
+
+def heading(rounds):
+    """What was measured where and when, the line above a benchmark's tables."""
+    named = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return f"{machine()}; {named}; {datetime.date.today()}; medians of {rounds} rounds; peak MB above what was there."
+
+
+def scaled(function, scale, note):
+    """`function` with the remark that its seconds stand for `scale` times as many."""
+
+    def run():
+        return function()
+
+    run.scale, run.note = scale, note
+    return run
+
+
+def seconds_text(seconds):
+    return f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.3f}"
 
 
 def versions():

@@ -10,7 +10,6 @@ queries, so by default it answers one in ten and its seconds are multiplied; the
 """
 
 import argparse
-import datetime
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import torch
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.contest import contest, machine, markdown, versions, write
+from benchmarks.contest import contest, heading, machine, markdown, scaled, seconds_text, versions, write
 from engine.device import choose_device
 from retrieval.ranks import fast_dtype, positive_ranks
 from retrieval.search import search_in_parts
@@ -105,16 +104,6 @@ def ancestor_recall(table, labels, chunks):
     return hits / (chunks * ANCESTOR_CHUNK)
 
 
-def scaled(function, scale, note):
-    """`function` with the remark that its seconds stand for `scale` times as many."""
-
-    def run():
-        return function()
-
-    run.scale, run.note = scale, note
-    return run
-
-
 def contenders(table, labels, fast, peer_share):
     """Both lanes: {lane: {name: function}}."""
     name = str(fast).removeprefix("torch.")
@@ -159,10 +148,6 @@ def lane_table(figures, limits):
     return markdown(["", "seconds", "least–most", *limits, "peak MB", "Recall@1"], rows)
 
 
-def seconds_text(seconds):
-    return f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.3f}"
-
-
 def curve(sizes, width, rounds, fast):
     """Ours over the number of rows: [{rows, lane: figures}]."""
     found = []
@@ -201,10 +186,7 @@ def main(argv=None):
     device, numbers = choose_device(use_gpu=False), lambda text: [int(word) for word in text.split(",") if word]
     fast = fast_dtype(device)
     result = {"machine": machine(), "versions": versions(), "rows": args.rows, "rounds": args.rounds, "widths": {}}
-    named = ", ".join(f"{name} {version}" for name, version in versions().items())
-    parts = [
-        f"{machine()}; {named}; {datetime.date.today()}; medians of {args.rounds} rounds; peak MB above the embeddings."
-    ]
+    parts = [heading(args.rounds)]
     for width in numbers(args.widths):
         table, labels = clusters(args.rows, width)
         lanes, limits = {}, {}

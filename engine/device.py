@@ -22,6 +22,7 @@ def choose_device(use_gpu=None):
     if use_gpu is False or accelerator is None:
         keep_freed_memory()
         return torch.device("cpu")
+    torch.backends.cudnn.benchmark = True  # images are all of one size, so the fastest convolutions are looked for once
     return accelerator
 
 

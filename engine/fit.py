@@ -6,17 +6,33 @@ import time
 import torch
 from tqdm import tqdm
 
-from engine.device import autocast
+from engine.backward import backward
 from engine.optim import set_rate
 from errors import InputError
 
 
-def fit(objective, loader, optimiser, scaler, rate, *, steps, device, precision, clip_norm, every, on_display, on_step):
+def fit(
+    objective,
+    loader,
+    optimiser,
+    scaler,
+    rate,
+    *,
+    steps,
+    device,
+    precision,
+    clip_norm,
+    micro_batch,
+    every,
+    on_display,
+    on_step,
+):
     """Train from step steps[0] (done) to steps[1].
 
     loader: endless batches (images, labels, indices). rate: step (0-based) -> learning rate. clip_norm: largest norm of
-    the gradient, 0 for no clipping. every `every` steps and after the last one on_display(step, figures) gets lr, loss,
-    the objective's figures and seconds per step; on_step(step) is called after each step.
+    the gradient, 0 for no clipping. micro_batch: see engine/backward.py. every `every` steps and after
+    the last one on_display(step, figures) gets lr, loss, the objective's figures and seconds per step; on_step(step) is
+    called after each step.
     Raises InputError when a displayed loss is not finite.
     """
     start, total = steps
@@ -26,10 +42,9 @@ def fit(objective, loader, optimiser, scaler, rate, *, steps, device, precision,
     for step, (images, labels, _) in zip(range(start + 1, total + 1), loader):
         lr = rate(step - 1)
         set_rate(optimiser, lr)
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        with autocast(device, precision):
-            loss = objective(images, labels)
-        update(loss, objective, optimiser, scaler, clip_norm)
+        optimiser.zero_grad(set_to_none=True)
+        loss = backward(objective, images, labels, scaler, device, precision, micro_batch)
+        update(objective, optimiser, scaler, clip_norm)
         counted += 1
         bar.update()
         if step % every == 0 or step == total:
@@ -44,10 +59,8 @@ def fit(objective, loader, optimiser, scaler, rate, *, steps, device, precision,
     bar.close()
 
 
-def update(loss, objective, optimiser, scaler, clip_norm):
-    """One step down the gradient of `loss`."""
-    optimiser.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
+def update(objective, optimiser, scaler, clip_norm):
+    """One step down the gradient that the parameters hold."""
     if clip_norm:
         scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(objective.parameters(), clip_norm)

@@ -18,7 +18,10 @@ class Objective(nn.Module):
 
     def forward(self, images, labels):
         """uint8 images (B, 3, H, W), labels (B,) -> scalar."""
-        embeddings = self.model(images)
+        return self.compare(self.model(images), labels)
+
+    def compare(self, embeddings, labels):
+        """Embeddings (B, D), labels (B,) -> scalar."""
         self._last = (embeddings.detach(), labels)
         return self.loss(embeddings, labels)
 

@@ -10,12 +10,12 @@ STRATEGIES = ("piecewise_decay", "cosine", "constant")
 OPTIMISERS = ("momentum", "adamw")
 
 
-def build_optimiser(name, model, loss, lr, class_lr=None, weight_decay=1e-4, momentum=0.9):
+def build_optimiser(name, model, loss, lr, class_lr=None, weight_decay=1e-4, momentum=0.9, fused=False):
     """SGD with momentum or AdamW over two groups, the model's and the loss's own weights.
 
     class_lr: learning rate of the loss's weights (class centres), default `lr`. Weight decay is L2 under momentum (as
     the ancestor's regulariser) and decoupled under adamw. Each group carries `ratio`, its rate over the scheduled one.
-    Raises InputError when every weight is frozen.
+    fused: one kernel for all weights, for accelerators. Raises InputError when every weight is frozen.
     """
     groups = []
     for module, ratio in ((model, 1.0), (loss, 1.0 if class_lr is None else class_lr / lr)):
@@ -25,8 +25,8 @@ def build_optimiser(name, model, loss, lr, class_lr=None, weight_decay=1e-4, mom
     if not groups:
         raise InputError("there is nothing to train: every weight of model and loss is frozen")
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused or None)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused or None)
 
 
 def learning_rate(step, lr, strategy, lr_steps, total, warmup=0):

@@ -64,6 +64,9 @@ def add_train_data_flags(parser, parse_augment):
     )
     group.add_argument("--crop_scale", type=fractions, default=(0.08, 1.0), help="share of the area that crop keeps")
     group.add_argument("--train_batch_size", type=positive, help="images in a training batch")
+    group.add_argument(
+        "--micro_batch", type=count, default=0, help="images of it that are in the network at a time (0: all)"
+    )
     group.add_argument("--test_batch_size", type=positive, default=50, help="images in a test batch")
 
 
@@ -88,6 +91,7 @@ def add_training_model_flags(parser, models, poolings):
     group.add_argument(
         "--freeze_stages", type=count, default=0, help="leave so many first stages of the backbone as they are"
     )
+    group.add_argument("--compile", type=boolean, default=False, help="torch.compile the network")
 
 
 def add_device_flags(parser, precision, runtimes=()):

@@ -1,4 +1,4 @@
-"""What several losses need: checked float32 input, unit vectors, squared distances, masks of pairs, class figures."""
+"""What several losses need: checked float32 input, unit vectors, squared distances, masks of pairs."""
 
 import functools
 import math
@@ -66,13 +66,6 @@ def check_classes(embeddings, labels, weight):
             raise InputError(f"label {outside[0]} is outside 0..{classes - 1}, the {classes} classes of the loss")
 
 
-def class_figures(logits, labels):
-    """Share of rows whose own class is the first (acc1) or among the first five (acc5) of `logits` (B, C)."""
-    with torch.no_grad():
-        hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        return {"acc1": hits[:, 0].float().mean(), "acc5": hits.any(1).float().mean()}
-
-
 def unit(rows):
     """Rows (N, D) scaled to length one; a row shorter than 1e-12 becomes zero and gets no gradient (never NaN)."""
     return rows / lengths(rows)[:, None]
@@ -95,16 +88,15 @@ def squared_distances(embeddings):
 def pair_masks(labels):
     """Boolean (B, B) masks of the positive pairs (same label, another row) and of the negative pairs.
 
-    Raises InputError when the batch has none of either. The check reads one flag pair back from the device: without
-    it such a batch would train on nonsense in silence.
+    On the CPU raises InputError when the batch has none of either, since it would train on nonsense in silence;
+    elsewhere reading that back would stall the device in every step, and the samplers make no such batch.
     """
     same = labels[:, None] == labels
     negatives = ~same
     positives = same.fill_diagonal_(False)
-    has_positive, has_negative = torch.stack([positives.any(), negatives.any()]).tolist()
-    if not has_positive:
+    if labels.device.type == "cpu" and not positives.any():
         raise InputError(f"no label occurs twice among the {len(labels)} rows; a pair loss needs two images of a label")
-    if not has_negative:
+    if labels.device.type == "cpu" and not negatives.any():
         raise InputError(f"all {len(labels)} rows have label {labels[0]}; a pair loss needs two labels in a batch")
     return positives, negatives
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from losses import LOSSES
-from losses._shared import check_classes, check_option, class_figures, full_precision, lengths, unit
+from losses._classes import check_chunk, class_cross_entropy
+from losses._shared import check_classes, check_option, full_precision, lengths, unit
 
 
 @LOSSES.register("arcmargin", stage="elem", batch="shuffled")
@@ -21,37 +22,47 @@ class ArcMarginLoss(nn.Module):
         arc_scale: factor s on the cosines
         arc_margin: angle m in radians, 0 to pi
         arc_easy_margin: apply the margin only where the cosine is positive, else keep the plain cosine
+        chunk_classes: classes whose scores exist at a time; auto: all while they are 100 MiB or less
 
     `logs` after a call: acc1 and acc5 of the batch, by cosines without the margin.
     """
 
-    def __init__(self, embedding_size, num_classes, arc_scale=80.0, arc_margin=0.15, arc_easy_margin=False):
+    def __init__(
+        self,
+        embedding_size,
+        num_classes,
+        arc_scale=80.0,
+        arc_margin=0.15,
+        arc_easy_margin=False,
+        chunk_classes="auto",
+    ):
         super().__init__()
+        check_chunk(chunk_classes)
         check_option("arc_scale", arc_scale, 0)
         check_option("arc_margin", arc_margin, 0, math.pi)
         self.arc_scale, self.arc_margin, self.arc_easy_margin = arc_scale, arc_margin, arc_easy_margin
+        self.chunk_classes = chunk_classes
         self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_classes, embedding_size)))
         self.logs = {}
-
-    def cosines(self, embeddings):
-        """Cosines (B, C) of embeddings (B, D) to the class weights."""
-        # Dividing the products, not the weights, spares a copy of the weights and of its gradient.
-        return F.linear(unit(embeddings), self.weight) / lengths(self.weight)
 
     @full_precision
     def scores(self, embeddings):
         """Class scores (B, C) of embeddings (B, D): scaled cosines, no margin."""
-        return self.arc_scale * self.cosines(embeddings)
+        return self.arc_scale * (F.linear(unit(embeddings), self.weight) / lengths(self.weight))
 
     @full_precision
     def forward(self, embeddings, labels):
         """Scalar loss of embeddings (B, D) and labels (B,) in 0..C-1. Raises InputError for labels outside (CPU)."""
         check_classes(embeddings, labels, self.weight)
-        cosines = self.cosines(embeddings)
-        self.logs = class_figures(cosines, labels)
-        own = labels[:, None]
-        with_margin = self.put_off(cosines.gather(1, own))
-        return F.cross_entropy(self.arc_scale * cosines.scatter(1, own, with_margin), labels)
+        loss, self.logs = class_cross_entropy(
+            unit(embeddings),
+            self.weight,
+            labels,
+            scale=self.arc_scale,
+            put_off=self.put_off,
+            chunk_classes=self.chunk_classes,
+        )
+        return loss
 
     def put_off(self, cosine):
         """The cosine after the margin was added to its angle; the small term keeps the root's slope finite."""

@@ -5,18 +5,24 @@ import torch.nn.functional as F
 from torch import nn
 
 from losses import LOSSES
-from losses._shared import check_classes, class_figures, full_precision
+from losses._classes import check_chunk, class_cross_entropy
+from losses._shared import check_classes, full_precision
 
 
 @LOSSES.register("softmax", stage="elem", batch="shuffled")
 class SoftmaxLoss(nn.Module):
     """Mean cross-entropy of x W^T + b, with W (C, D) drawn from U(-1/sqrt(D), 1/sqrt(D)) and b (C,) zero.
 
+    Options:
+        chunk_classes: classes whose scores exist at a time; auto: all while they are 100 MiB or less
+
     `logs` after a call: acc1 and acc5 of the batch.
     """
 
-    def __init__(self, embedding_size, num_classes):
+    def __init__(self, embedding_size, num_classes, chunk_classes="auto"):
         super().__init__()
+        check_chunk(chunk_classes)
+        self.chunk_classes = chunk_classes
         bound = embedding_size**-0.5
         self.weight = nn.Parameter(torch.empty(num_classes, embedding_size).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(num_classes))
@@ -31,6 +37,7 @@ class SoftmaxLoss(nn.Module):
     def forward(self, embeddings, labels):
         """Scalar loss of embeddings (B, D) and labels (B,) in 0..C-1. Raises InputError for labels outside (CPU)."""
         check_classes(embeddings, labels, self.weight)
-        logits = self.scores(embeddings)
-        self.logs = class_figures(logits, labels)
-        return F.cross_entropy(logits, labels)
+        loss, self.logs = class_cross_entropy(
+            embeddings, self.weight, labels, bias=self.bias, chunk_classes=self.chunk_classes
+        )
+        return loss

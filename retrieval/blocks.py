@@ -33,12 +33,13 @@ def products(space, queries, gallery, dtype, memory, symmetric=False, wanted=Non
     """
     side = block_side(space.width, dtype.itemsize, memory)
     buffer = torch.empty(side * side, dtype=dtype, device=gallery.device)
-    for start, stop in _spans(0, len(gallery), side * max(1, memory // 4 // (side * space.width * dtype.itemsize))):
+    for start, stop in _spans(0, len(gallery), side * max(1, memory // 16 // (side * space.width * dtype.itemsize))):
         panel = None
         for rows, columns in _pairs(len(queries), start, stop, side, symmetric):
             columns = [one for one in columns if wanted is None or wanted(rows, one)]
             if not columns:
                 continue
+            own = None  # given back before the next is made
             if panel is None:
                 panel = operand(space, "gallery", gallery[start:stop], dtype)
             if symmetric and rows.start >= start:

@@ -8,7 +8,7 @@ from retrieval.blocks import block_side, overlap, products
 from retrieval.space import Space
 
 MEMORY = 256 * 2**20
-COUNTED_BYTES = 16 * 2**20  # rows that are counted are copied in pieces of so many bytes
+COUNTED_BYTES = 8 * 2**20  # rows that are counted are copied in pieces of so many bytes
 MOST_APART = 0.5  # where more than this share is undecided all are counted again, for the sake of the symmetry
 PRECISIONS = [torch.bfloat16, torch.float32, torch.float64]
 NONE = 2**62  # a row that stands behind all others

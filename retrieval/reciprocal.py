@@ -96,7 +96,7 @@ def scaled(keys, space, size):
     row, column = keys // size, keys % size
     values = (
         torch.cat(
-            [space.fast_pairs(one, other[:, None])[:, 0] for one, other in zip(row.split(CHUNK), column.split(CHUNK))]
+            [space.close_pairs(one, other[:, None])[:, 0] for one, other in zip(row.split(CHUNK), column.split(CHUNK))]
         )
         .sub_(1)
         .exp_()

@@ -10,8 +10,9 @@ from retrieval.space import CHUNK, Space, pieces
 
 GROUP = 32  # scores are looked through by the greatest of so many
 NOWHERE = -1  # fills the places behind the last item of a query that can find fewer than k
-MORE, ROOM = 16, 96  # candidates kept beyond k, and room for new ones before the worst are dropped
+MORE, ROOM = 16, 24  # candidates kept beyond k, and room for new ones before the worst are dropped
 MOST_UNSURE = 1 / 3  # of candidates; where it is more, all are scored closely before some are exactly
+TURNED = 1024  # rows whose scores are copied at once
 FEWEST = 64  # queries are searched for in parts no smaller than this
 
 
@@ -37,11 +38,11 @@ def search_in_parts(task, k, distance="cosine", memory=MEMORY, dtype=None, galle
     """
     space, dtype = Space(task, distance, gallery_lengths), dtype or fast_dtype(task.device)
     k, queries = min(k, len(task.gallery_rows)), torch.arange(len(task.query_rows), device=task.device)
-    most = max(FEWEST, memory // 2 // (8 * (_kept(k, dtype) + ROOM)))
+    most = max(FEWEST, memory // 3 // (8 * (_kept(k, dtype) + ROOM)))
     for part in queries.tensor_split(-(-len(queries) // most)):
         candidates = _Candidates(task, space, part, k, dtype)
         candidates.collect(memory, guess=True)
-        for few in pieces(len(part), 64 * candidates.kept):
+        for few in pieces(len(part), 16 * candidates.kept):
             chosen = slice(int(part[0]) + few.start, int(part[0]) + few.stop)
             yield chosen, *candidates.nearest(few, memory)
 
@@ -142,7 +143,7 @@ class _Candidates:
 
     def _merge(self, scores, axis, places, rows, gallery):
         """Keep the best of what `rows` have and of their whole share of a block, which stands at its `places`."""
-        for part, row in zip(places.split(1024), rows.split(1024)):
+        for part, row in zip(places.split(TURNED), rows.split(TURNED)):
             value, column = _top(scores.index_select(1 - axis, part), axis, min(self.kept, len(gallery)))
             value = torch.cat([self.values[row], value], dim=1)
             place = torch.cat([self.places[row], gallery[column].int()], dim=1)
@@ -221,8 +222,9 @@ class _Candidates:
 
 def _top(scores, axis, k):
     """The k greatest scores along `axis` and where they stand, (n, k) each."""
-    scores = scores.float() if axis else scores.float().T.contiguous()
-    return scores.topk(k, dim=1)
+    parts = (scores if axis else scores.T).split(TURNED)
+    values, columns = zip(*(part.float().contiguous().topk(k, dim=1) for part in parts))
+    return torch.cat(values), torch.cat(columns)
 
 
 def _above(scores, axis, floor):

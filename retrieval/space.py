@@ -17,7 +17,7 @@ import torch
 from errors import InputError, near_match
 
 DISTANCES = ("cosine", "squared_euclidean")
-BLOCK_NUMBERS = 2**20  # rows are prepared in pieces of so many numbers
+BLOCK_NUMBERS = 2**18  # rows are prepared in pieces of so many numbers
 CACHED_NUMBERS = 2**19  # and looked at again and again in pieces that stay in the cache
 CHUNK = 32  # terms that close scores add in float32
 

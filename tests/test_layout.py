@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "reporting": LIBRARY,
     "indexing": {"errors", "engine", "reader", "retrieval", "session"},
     "recipes": {"errors", "retrieval"},
-    "benchmarks": LIBRARY | {"benchmarks"},
+    "benchmarks": LIBRARY | {"benchmarks", "loader"},
     "data": set(),
     **{
         script: LIBRARY | {"session", "training", "embedding", "evaluation", "reporting", "indexing"}
@@ -64,7 +64,7 @@ REGISTRIES = {"losses": LOSSES, "retrieval/backends": BACKENDS}
 LONGEST_LINE, LONGEST_FUNCTION, LONGEST_FILE, LONGEST_SCRIPT = 120, 60, 260, 140
 LIKEST_TWINS = 0.6
 # What a constant may be made by, besides classes (whose names begin with a capital).
-PURE_CALLS = {"partial", "frozenset", "array", "inv", "log", "tuple", "set", "dict", "range", "number", "with_suffix"}
+PURE_CALLS = {"partial", "frozenset", "array", "inv", "log", "tuple", "set", "dict", "range", "number", "with_suffix", "with_name"}
 
 
 def name_of(path):

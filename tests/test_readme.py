@@ -10,6 +10,7 @@ import pytest
 
 from losses import LOSSES
 from retrieval.backends import BACKENDS
+from retrieval.postprocess import POSTPROCESSORS
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -70,7 +71,7 @@ def test_flags_named_in_the_readme_exist():
             ROOT / "indexing.py",
         ):
             known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', path.read_text()))
-    for registry in (LOSSES, BACKENDS):
+    for registry in (LOSSES, BACKENDS, POSTPROCESSORS):
         known |= {f"--{option.name}" for name in registry.names() for option in registry.options(name)}
     named = set(re.findall(r"(--[a-z]\w+)", TEXT)) - {"--logdir", "--help"}
     assert named - known - {"--loss_name"} == set()

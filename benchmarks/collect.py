@@ -1,0 +1,44 @@
+"""Write benchmarks/README.md out of the tables that the benchmarks left in output/benchmarks.
+
+python benchmarks/collect.py
+"""
+
+import argparse
+from pathlib import Path
+
+PAGE = Path(__file__).with_name("README.md")
+INTRODUCTION = """# How fast
+
+Each file here is one lane, runs alone, prints one table and leaves it in `output/benchmarks/`, with every figure as
+JSON. Contenders take turns in one process; a table gives the median, the least and the most seconds, and the limit
+measured in the same minutes. `make bench` runs all lanes and writes this page (`benchmarks/collect.py`); a peer that is
+not installed (`requirements-peers.txt`) is left out by name.
+"""
+LANES = {
+    "search_speed": "Exact evaluation",
+    "images": "Images",
+    "step": "Training step",
+    "head": "Class head",
+    "pairs": "Pair losses",
+    "inference": "Inference",
+    "against_peers": "End to end",
+}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", default="output/benchmarks", help="folder of the tables")
+    args = parser.parse_args(argv)
+    parts = [INTRODUCTION]
+    for lane, title in LANES.items():
+        table = Path(args.input) / f"{lane}.md"
+        if table.is_file():
+            parts.append(f"## {title} (`{lane}.py`)\n\n{table.read_text()}")
+        else:
+            print(f"left out: {lane}, there is no {table}")
+    PAGE.write_text("\n".join(parts))
+    print(f"written: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()

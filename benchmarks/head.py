@@ -1,0 +1,135 @@
+"""The class head: forward and backward of arcmargin beside its three products and the peers' ArcFace.
+
+    python benchmarks/head.py                                  # six minutes on 2 cores
+    python benchmarks/head.py --sizes=5000x128 --rounds=1
+
+Batch 256. A size is classes x dimensions. Memory is what a step takes above the weights and their gradient. A peer is
+given no more than --peer_classes classes, and its seconds are multiplied: they are proportional to the classes.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.contest import contest, heading, markdown, scaled, seconds_text, write
+from engine.device import choose_device
+from losses import ArcMarginLoss
+
+BATCH, SCALE, MARGIN = 256, 30.0, 0.5
+
+
+def step(loss, rows, labels):
+    """Gradients of one batch to embeddings and weights; returns the loss."""
+    for parameter in loss.parameters():
+        parameter.grad = None
+    rows.grad = None
+    value = loss(rows, labels)
+    value.backward()
+    return value.item()
+
+
+def products(weight, rows, slopes):
+    """The three products no head can do without: scores, gradient to the rows, gradient to the weights."""
+    torch.mm(rows, weight.T, out=slopes)
+    slopes @ weight
+    slopes.T @ rows
+
+
+class PlainArcFace(ArcMarginLoss):
+    """The same loss by autograd over all scores at once."""
+
+    def forward(self, embeddings, labels):
+        cosines = F.normalize(embeddings) @ F.normalize(self.weight).T
+        own = labels[:, None]
+        return F.cross_entropy(self.arc_scale * cosines.scatter(1, own, self.put_off(cosines.gather(1, own))), labels)
+
+
+def pml_loss(classes, width):
+    from pytorch_metric_learning.losses import ArcFaceLoss
+
+    return ArcFaceLoss(classes, width, margin=180 * MARGIN / torch.pi, scale=SCALE)
+
+
+def oml_loss(classes, width):
+    from oml.losses.arcface import ArcFaceLoss
+
+    return ArcFaceLoss(in_features=width, num_classes=classes, m=MARGIN, s=SCALE)
+
+
+def contenders(classes, width, peer_classes):
+    """{name: function}; all losses are made the first time they run, which the first round pays for."""
+    rows = torch.randn(BATCH, width, requires_grad=True)
+    labels = torch.randint(classes, (BATCH,), generator=torch.Generator().manual_seed(0))
+    fewer = min(classes, peer_classes)
+    note = f"{fewer:,} classes, seconds × {classes / fewer:g}" if fewer < classes else ""
+    made = {}
+
+    def run(build, count):
+        if build not in made:
+            made[build] = build(count, width)
+        return step(made[build], rows, labels % count)
+
+    def floor():
+        if "floor" not in made:
+            made["floor"] = torch.randn(classes, width), torch.empty(BATCH, classes)
+        weight, slopes = made["floor"]
+        products(weight, rows.detach(), slopes)
+
+    def ours(count, width):
+        return ArcMarginLoss(width, count, SCALE, MARGIN)
+
+    def plain(count, width):
+        return PlainArcFace(width, count, SCALE, MARGIN)
+
+    return {
+        "three products": floor,
+        "ours": lambda: run(ours, classes),
+        "all scores, autograd": scaled(lambda: run(plain, fewer), classes / fewer, note),
+        "PML ArcFaceLoss": scaled(lambda: run(pml_loss, fewer), classes / fewer, note),
+        "OML ArcFaceLoss": scaled(lambda: run(oml_loss, fewer), classes / fewer, note),
+    }
+
+
+def lane_table(figures, weights_mb):
+    """One size as Markdown: milliseconds, times the products, times ours, memory above weights and gradient."""
+    rows = []
+    limit, ours = figures["three products"]["seconds"], figures["ours"]["seconds"]
+    for name, own in figures.items():
+        note = f" ({own['note']})" if own["note"] else ""
+        extra = "" if name == "three products" or own["note"] else f"{max(0, own['peak_mb'] - weights_mb):.0f}"
+        spread = "–".join(seconds_text(seconds) for seconds in own["spread"])
+        times = [f"{own['seconds'] / limit:.2f}", f"{own['seconds'] / ours:.2f}"]
+        rows.append([f"{name}{note}", seconds_text(own["seconds"]), spread, *times, extra])
+    return markdown(["", "seconds", "least–most", "× three products", "× ours", "extra MB"], rows)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="11318x2048,100000x512,1000000x512", help="classes x dimensions")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="runs of each contender (default: 5), after one to warm up"
+    )
+    parser.add_argument("--peer_classes", type=int, default=100_000, help="most classes a peer is given")
+    parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
+    args = parser.parse_args(argv)
+    choose_device(use_gpu=False)
+    result, parts = {"rounds": args.rounds, "sizes": {}}, [heading(args.rounds)]
+    for size in args.sizes.split(","):
+        classes, width = map(int, size.split("x"))
+        entrants = contenders(classes, width, args.peer_classes)
+        contest(entrants, 1)
+        figures = contest(entrants, args.rounds)
+        result["sizes"][size] = figures
+        weights_mb = classes * width * 4 / 2**20
+        parts.append(f"### {classes:,} classes, D = {width}, batch {BATCH}\n\n{lane_table(figures, weights_mb)}")
+        print(parts[-1], flush=True)
+    write(args.output, "head", result, "\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Pair losses: forward and backward beside the bare Gram matrix and the peers' losses.
+
+    python benchmarks/pairs.py                                 # two minutes on 2 cores
+    python benchmarks/pairs.py --sizes=160 --rounds=1
+
+512 dimensions, 4 images a label (triplets for the loss that takes them). The bare Gram matrix is X X^T and the two
+products that carry a gradient back through it.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.contest import contest, heading, markdown, seconds_text, write
+from engine.device import choose_device
+from losses import LOSSES
+
+WIDTH, IMAGES = 512, 4
+
+
+def repeated(function, seconds=0.2):
+    """`function` as often as fills about so many seconds, its time being that of one."""
+    function()
+    began = time.perf_counter()
+    function()
+    times = max(1, round(seconds / (time.perf_counter() - began)))
+
+    def run():
+        for _ in range(times):
+            value = function()
+        return value
+
+    run.scale = 1 / times
+    return run
+
+
+def gradient(loss, rows, labels):
+    def run():
+        (slope,) = torch.autograd.grad(loss(rows, labels), rows)
+        return slope.norm().item()
+
+    return run
+
+
+def gram(rows):
+    table, upstream = rows.detach(), torch.rand(len(rows), len(rows))
+
+    def run():
+        torch.mm(table, table.T)
+        torch.mm(upstream, table)
+        torch.mm(upstream.T, table)
+
+    return run
+
+
+def peers():
+    """{name: function that makes the loss}; PML's and OML's names."""
+
+    def pml(name, miner=None):
+        def make():
+            from pytorch_metric_learning import losses, miners
+
+            loss = getattr(losses, name)()
+            mine = getattr(miners, miner)() if miner else None
+            return (lambda rows, labels: loss(rows, labels, mine(rows, labels))) if mine else loss
+
+        return make
+
+    def oml(miner):
+        def make():
+            from oml import miners
+            from oml.losses import TripletLossWithMiner
+
+            return TripletLossWithMiner(margin=0.1, miner=getattr(miners, miner)())
+
+        return make
+
+    return {
+        "PML NPairsLoss": pml("NPairsLoss"),
+        "PML MultiSimilarityLoss": pml("MultiSimilarityLoss"),
+        "PML TripletMarginLoss + BatchHardMiner": pml("TripletMarginLoss", "BatchHardMiner"),
+        "OML TripletLossWithMiner + HardTripletsMiner": oml("HardTripletsMiner"),
+    }
+
+
+def contenders(size):
+    """{name: function}: the bare products, every pair loss of ours, the peers'."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(size, WIDTH, generator=generator, requires_grad=True)
+    labels = {"pk": torch.arange(size) // IMAGES, "triplet": torch.tensor([0, 0, 1]).repeat(size // 3)}
+    found = {"bare Gram matrix": repeated(gram(rows))}
+    for name in LOSSES.names(stage="pair"):
+        own = labels[LOSSES.fact(name, "batch")]
+        found[f"ours: {name}"] = repeated(gradient(LOSSES[name](), rows[: len(own)].detach().requires_grad_(), own))
+    for name, make in peers().items():
+        try:
+            loss = make()
+        except ImportError as error:
+            print(f"left out: {name} ({error})", flush=True)
+            continue
+        found[name] = repeated(gradient(loss, rows, labels["pk"]))
+    return found
+
+
+def lane_table(figures):
+    limit = figures["bare Gram matrix"]["seconds"]
+    rows = []
+    for name, own in figures.items():
+        spread = "–".join(f"{1000 * seconds:.1f}" for seconds in own["spread"])
+        rows.append(
+            [name, f"{1000 * own['seconds']:.1f}", spread, f"{own['seconds'] / limit:.2f}", f"{own['peak_mb']:.0f}"]
+        )
+    return markdown(["", "ms", "least–most", "× Gram", "peak MB"], rows)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="160,1024,4096", help="images in a batch")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each contender (default: 5)")
+    parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
+    args = parser.parse_args(argv)
+    choose_device(use_gpu=False)
+    result, parts = {"rounds": args.rounds, "sizes": {}}, [heading(args.rounds)]
+    for size in map(int, args.sizes.split(",")):
+        figures = contest(contenders(size), args.rounds)
+        result["sizes"][size] = figures
+        parts.append(f"### Batch {size:,}, D = {WIDTH}\n\n{lane_table(figures)}")
+        print(parts[-1], flush=True)
+    write(args.output, "pairs", result, "\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()

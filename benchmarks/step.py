@@ -1,0 +1,148 @@
+"""The training step: precisions and layouts beside the plain loop, and what our loop adds to the bare step.
+
+    python benchmarks/step.py                                  # four minutes on 2 cores
+    python benchmarks/step.py --networks=ResNet18:96:64 --rounds=1
+
+A network is name:pixels:batch. The plain loop is that of the peers' examples: float32, contiguous, no autocast. The
+whole step is our loop with everything in it: images of the embedded set loaded by a worker, loss, displayed figures,
+the checkpoint's seconds spread over 1,000 steps.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import reader
+from benchmarks.contest import contest, heading, markdown, seconds_text, write
+from engine.backward import backward
+from engine.checkpoint import save_step, training_state
+from engine.device import choose_device, choose_precision
+from engine.fit import fit, update
+from engine.objective import Objective
+from engine.optim import build_optimiser
+from loader import open_loader
+from losses import ArcMarginLoss
+from models import Embedder
+from samplers import ShuffledSampler
+from transforms import TrainTransform
+
+STEPS = 10  # of the whole loop in one run
+
+
+class Bench:
+    """One network with arcmargin over `classes` classes and SGD, in one memory layout."""
+
+    def __init__(self, network, classes, channels_last):
+        torch.manual_seed(0)
+        self.device = torch.device("cpu")
+        model = Embedder(network)
+        self.objective = Objective(model, ArcMarginLoss(model.embedding_size, classes))
+        if channels_last:
+            self.objective.to(memory_format=torch.channels_last)
+        self.optimiser = build_optimiser("momentum", model, self.objective.loss, 1e-4)
+        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
+        self.objective.train()
+
+    def step(self, images, labels, precision):
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = backward(self.objective, images, labels, self.scaler, self.device, precision)
+        update(self.objective, self.optimiser, self.scaler, 0)
+        return loss.item()
+
+    def whole(self, loader, precision):
+        """STEPS steps of the real loop."""
+        shown = []
+        fit(
+            self.objective,
+            loader,
+            self.optimiser,
+            self.scaler,
+            lambda step: 1e-4,
+            steps=(0, STEPS),
+            device=self.device,
+            precision=precision,
+            clip_norm=0,
+            micro_batch=0,
+            every=STEPS,
+            on_display=lambda step, figures: shown.append(figures),
+            on_step=lambda step: None,
+        )
+        return shown[-1]["loss"]
+
+    def save_seconds(self):
+        """Of one checkpoint."""
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            state = training_state(self.objective, self.optimiser, self.scaler, 1, None, torch.arange(2))
+            save_step(state, Path(folder))
+            return time.perf_counter() - began
+
+
+def contenders(network, pixels, batch, images, labels):
+    """{name: function}: one step each, and the whole loop with its seconds for one step."""
+    classes = int(labels.max()) + 1
+    made = {layout: Bench(network, classes, layout == "channels_last") for layout in ("contiguous", "channels_last")}
+    pictures = torch.randint(256, (batch, pixels, pixels, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    codes = torch.randint(classes, (batch,))
+    plain = pictures.contiguous()
+    auto = choose_precision("auto", torch.device("cpu"))
+    sampler = ShuffledSampler(labels, batch_size=batch, seed=0)
+    loader = open_loader(images, labels, TrainTransform(pixels, pixels), sampler, num_workers=1)
+
+    def whole():
+        return made["channels_last"].whole(loader, auto)
+
+    whole.scale = 1 / STEPS
+    return {
+        "plain loop: float32, contiguous": lambda: made["contiguous"].step(plain, codes, "fp32"),
+        "float32, channels_last": lambda: made["channels_last"].step(pictures, codes, "fp32"),
+        "bfloat16, channels_last": lambda: made["channels_last"].step(pictures, codes, "bf16"),
+        f"whole step, --precision=auto ({auto})": whole,
+    }, made["channels_last"]
+
+
+def lane_table(figures, batch):
+    limit = next(iter(figures.values()))["seconds"]
+    rows = []
+    for name, own in figures.items():
+        spread = "–".join(seconds_text(seconds) for seconds in own["spread"])
+        speed = [f"{batch / own['seconds']:.1f}", f"{limit / own['seconds']:.2f}"]
+        rows.append([name, seconds_text(own["seconds"]), spread, *speed, f"{own['peak_mb']:.0f}"])
+    return markdown(["", "seconds a step", "least–most", "images/s", "× plain", "peak MB"], rows)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default="ResNet50:224:16,ResNet18:96:64", help="name:pixels:batch")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="runs of each contender (default: 3), after one to warm up"
+    )
+    parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
+    args = parser.parse_args(argv)
+    choose_device(use_gpu=False)
+    images = reader.open_list("Ebay_train.txt", None, "train")
+    labels, _ = reader.class_codes(images)
+    result, parts = {"rounds": args.rounds, "networks": {}}, [heading(args.rounds)]
+    for text in args.networks.split(","):
+        network, pixels, batch = text.split(":")
+        entrants, bench = contenders(network, int(pixels), int(batch), images, labels)
+        contest(entrants, 1)
+        figures = contest(entrants, args.rounds)
+        saving = bench.save_seconds() / 1000
+        result["networks"][text] = {**figures, "checkpoint_seconds_per_step": saving}
+        parts.append(
+            f"### {network}, {pixels} px, batch {batch}\n\n{lane_table(figures, int(batch))}\n\n"
+            f"A checkpoint every 1,000 steps adds {1000 * saving:.2f} ms a step."
+        )
+        print(parts[-1], flush=True)
+    write(args.output, "step", result, "\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The class head in chunks: values, gradients and shares as of the plain formula, whatever the chunk."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from errors import InputError
+from losses import ArcMarginLoss, SoftmaxLoss
+from losses._classes import CHUNK
+
+ROWS, CLASSES, WIDTH = 9, 23, 6
+CHUNKS = ["auto", "1", "4", "22", "23", "100"]
+
+
+def losses(classes=CLASSES, chunk_classes="auto", dtype=torch.float64):
+    torch.manual_seed(0)
+    made = {
+        "softmax": SoftmaxLoss(WIDTH, classes, chunk_classes),
+        "arcmargin": ArcMarginLoss(WIDTH, classes, 7.0, 0.4, chunk_classes=chunk_classes),
+        "arcmargin, easy": ArcMarginLoss(WIDTH, classes, 7.0, 0.4, True, chunk_classes),
+    }
+    torch.nn.init.normal_(made["softmax"].bias)
+    return {name: loss.to(dtype) for name, loss in made.items()}
+
+
+def plain(loss, embeddings, labels):
+    """All scores at once, with autograd: (loss, acc1, acc5)."""
+    if isinstance(loss, SoftmaxLoss):
+        shares = scores = embeddings @ loss.weight.T + loss.bias
+    else:
+        shares = F.normalize(embeddings) @ F.normalize(loss.weight).T
+        own = F.one_hot(labels, len(loss.weight)).bool()
+        scores = loss.arc_scale * torch.where(own, loss.put_off(shares), shares)
+    best = shares.topk(5, 1).indices == labels[:, None]
+    return F.cross_entropy(scores, labels), best[:, 0].double().mean(), best.any(1).double().mean()
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+@pytest.mark.parametrize("name", losses())
+def test_chunks_equal_the_plain_formula(name, chunk):
+    loss = losses(chunk_classes=chunk)[name]
+    embeddings = torch.randn(ROWS, WIDTH, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 22, 5, 5, 3, 4, 21, 8, 0])
+    with torch.no_grad():
+        embeddings[:4] += 2 * loss.weight[labels[:4]]
+    expected, acc1, acc5 = plain(loss, embeddings, labels)
+    tensors = [embeddings, *loss.parameters()]
+    slopes = torch.autograd.grad(3 * expected, tensors)
+    value = loss(embeddings, labels)
+    found = torch.autograd.grad(3 * value, tensors)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    for one, other in zip(found, slopes):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    assert loss.logs["acc1"].item() == pytest.approx(acc1.item()) and loss.logs["acc5"].item() == pytest.approx(
+        acc5.item()
+    )
+    assert 0 < acc1 < acc5 < 1
+
+
+@pytest.mark.parametrize("name", losses())
+def test_more_classes_than_a_chunk_in_float32(name):
+    loss = losses(CHUNK + 300, dtype=torch.float32)[name]
+    embeddings, labels = torch.randn(5, WIDTH, requires_grad=True), torch.tensor([0, CHUNK - 1, CHUNK, CHUNK + 299, 7])
+    tensors = [embeddings, *loss.parameters()]
+    found = torch.autograd.grad(loss(embeddings, labels), tensors)
+    for one, other in zip(found, torch.autograd.grad(plain(loss, embeddings, labels)[0], tensors)):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", ["auto", "4"])
+def test_a_second_pass_through_the_same_graph(chunk):
+    loss = losses(chunk_classes=chunk)["arcmargin"]
+    embeddings = torch.randn(ROWS, WIDTH, dtype=torch.float64, requires_grad=True)
+    value = loss(embeddings, torch.arange(ROWS))
+    first = torch.autograd.grad(value, [embeddings, loss.weight], retain_graph=True)
+    second = torch.autograd.grad(value, [embeddings, loss.weight])
+    for one, other in zip(first, second):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+def test_large_scores_neither_overflow_nor_vanish():
+    loss = SoftmaxLoss(2, 4, "2")
+    loss.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 0.0]])
+    embeddings = torch.tensor([[1e4, -1e4], [-1e4, 0.0]], requires_grad=True)
+    value = loss(embeddings, torch.tensor([1, 0]))
+    value.backward()
+    assert value.item() == pytest.approx((2e4 + 2e4) / 2)
+    assert embeddings.grad.isfinite().all() and loss.weight.grad.isfinite().all()
+
+
+def test_an_equal_score_counts_as_better():
+    loss = SoftmaxLoss(2, 8)
+    loss(torch.zeros(3, 2), torch.tensor([0, 1, 7]))
+    assert loss.logs == {"acc1": 0.0, "acc5": 0.0}  # all classes score alike: nothing has been recognised
+
+
+@pytest.mark.parametrize("chunk", ["0", "-3", "some", "1.5", ""])
+def test_what_is_no_chunk(chunk):
+    with pytest.raises(InputError, match="chunk_classes"):
+        SoftmaxLoss(2, 3, chunk)
