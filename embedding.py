@@ -1,17 +1,21 @@
 """Embeddings of a list: made by a model, kept with what they belong to, and used again only for the very same."""
 
+import contextlib
 import hashlib
 import json
+import os
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from engine.embed import embed
-from engine.run import PACKAGES, say, versions
+from engine.embed import embed, embed_batches
+from engine.run import PACKAGES, say
 from errors import InputError
 from reader import ImageList
-from storage import read_npz, write_npz
+from storage import RowFile, read_npz, replacing, write_npz
 
 COLUMNS = ("paths", "labels", "is_query", "is_gallery", "categories", "sequences", "boxes")
 
@@ -29,22 +33,23 @@ def fingerprint(model, flags):
     return {**model.facts, "weights": digest.hexdigest(), **transform}
 
 
-def embed_list(images, loader, model, flags, device, precision, cache=None):
-    """Embeddings (N, D) float32 of an ImageList, which `loader` loads in the geometry of `flags`, on the CPU.
+def embed_list(images, loader, model, device, made, cache=None):
+    """Embeddings (N, D) float32 of an ImageList, which `loader` loads, on the CPU.
 
-    cache: a file to take them from if it holds those of the same weights, transform, precision, packages and image
-    contents, and to write them to if not; None for neither.
+    made: plain JSON on all else that decides them: the model's fingerprint, precision, runtime. cache: a file to take
+    them from if it holds those of the same packages, image contents and `made`, and to write them to if not; None for
+    neither.
     """
     key = None
     if cache is not None:
-        facts = {**fingerprint(model, flags), "precision": precision, "device": device.type}
-        facts |= {"images": _contents(images), **{name: versions()[name] for name in PACKAGES}}
+        facts = {**made, "device": device.type, "images": _contents(images)}
+        facts |= {name: version(name) for name in (*PACKAGES, made["runtime"])}
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         kept = _read_cache(cache)
         if str(kept.get("key")) == key:
             say(f"embeddings taken from {cache} (same weights, transform and images)")
             return torch.from_numpy(kept["embeddings"])
-    embeddings = embed(model, loader, device, precision)
+    embeddings = embed(model, loader, device)
     if cache is not None:
         write_npz(cache, {"key": np.array(key), "embeddings": embeddings.numpy()})
     return embeddings
@@ -70,10 +75,95 @@ def _contents(images):
     return digest.hexdigest()
 
 
+@contextlib.contextmanager
+def rows_on_disk(path, made, width, go_on=False):
+    """A RowFile in the file `path`, behind a line of JSON that tells what its rows are; removed when all went well.
+
+    made: plain JSON on all that decides the rows. go_on: keep those that a stopped process left. Raises InputError
+    where those are made of something else, or are there unasked.
+    """
+    path, text = Path(path), json.dumps(made, sort_keys=True).encode()
+    line = text + b" " * (-(len(text) + 1) % 64) + b"\n"  # the numbers behind it stand as arrays in memory do
+    try:
+        file = open(path, "r+b" if path.exists() else "w+b", buffering=0)
+    except OSError as error:
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    with file:
+        there = file.readline()
+        rows = RowFile(file, width, path, len(there))
+        if not len(rows):
+            file.seek(0)
+            file.truncate()
+            file.write(line)
+            rows = RowFile(file, width, path, len(line))
+        elif not go_on:
+            raise InputError(f"{str(path)!r} is what a stopped run has done; go on with --continue, or remove it")
+        elif there != line:
+            raise InputError(f"{str(path)!r} cannot be continued; what differs: {_differences(there, made)}")
+        yield rows
+    path.unlink()
+
+
+@contextlib.contextmanager
+def unnamed_rows(folder, width):
+    """A RowFile in `folder` (None: that of temporary files) that is gone with its context, or with its process."""
+    try:
+        file = tempfile.TemporaryFile(dir=folder, buffering=0)
+    except OSError as error:
+        raise InputError(f"cannot write to folder {str(folder)!r}: {error.strerror}") from None
+    with file:
+        yield RowFile(file, width, folder or tempfile.gettempdir())
+
+
+def _differences(line, made):
+    """Names of the facts in a line of JSON, whatever it holds, that are not those of `made`."""
+    try:
+        theirs = dict(json.loads(line))
+    except (ValueError, TypeError):
+        return "it is no file of ours"
+    return ", ".join(name for name in {**theirs, **made} if theirs.get(name) != made.get(name))
+
+
+def embed_rows(rows, images, open_images, model, device, batch_size):
+    """Append to a RowFile the embeddings of those of `images` that it lacks, batch by batch.
+
+    open_images: function from ImageList to loader, in batches of `batch_size`. They begin where they would have begun,
+    so that the rows are the same as if nothing had stopped.
+    """
+    rows.cut(len(rows) - len(rows) % batch_size)
+    if len(rows):
+        say(f"{len(rows)} of {len(images)} images are embedded already")
+    rest = images.take(slice(len(rows), None))
+    for _, batch in embed_batches(model, open_images(rest), device) if len(rest) else ():
+        rows.append(batch.numpy())
+
+
+def list_digest(images):
+    """SHA-256 over the paths and boxes of a list, in order, hexadecimal."""
+    digest = hashlib.sha256()
+    for path in images.paths.tolist():
+        digest.update(os.fsencode(path) + b"\0")
+    digest.update(b"" if images.boxes is None else images.boxes.tobytes())
+    return digest.hexdigest()
+
+
 def save_embeddings(path, images, embeddings, card):
-    """Write embeddings with the columns of their list and the fingerprint of their model as .npz."""
+    """Write embeddings, a tensor or a RowFile, with the columns of their list and the model's fingerprint as .npz."""
     columns = {name: getattr(images, name) for name in COLUMNS if getattr(images, name) is not None}
-    write_npz(path, {**columns, "embeddings": embeddings.numpy(), "model": np.array(json.dumps(card))})
+    embeddings = embeddings.numpy() if torch.is_tensor(embeddings) else embeddings
+    write_npz(path, {**columns, "embeddings": embeddings, "model": np.array(json.dumps(card))})
+
+
+def save_json(path, images, rows):
+    """Write a RowFile as {path: embedding}; a path that comes twice is written twice, and readers take the last."""
+    done = 0
+    with replacing(path) as file:
+        for block in rows.blocks(memory=2**18):
+            names = images.paths[done : done + len(block)].tolist()
+            lines = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in zip(names, block.tolist()))
+            file.write((("{", ", ")[done > 0] + ", ".join(lines)).encode())
+            done += len(block)
+        file.write(b"}")
 
 
 def load_embeddings(path):

@@ -12,17 +12,18 @@ from pathlib import Path
 import reader
 from embedding import embed_list, fingerprint, load_embeddings, save_embeddings
 from engine import options
-from engine.device import choose_device, choose_precision
 from engine.flag_types import boolean, positive
 from engine.run import make_folder, versions, write_json
 from errors import InputError
 from evaluation import Evaluation, add_figure_flags, open_chain
-from models import BACKBONES
+from models import BACKBONES, RUNTIMES, fast_model
 from models.embedder import POOLINGS
 from reporting import add_result_flags, draw_evenly, save_found, write_page
 from retrieval.postprocess import POSTPROCESSORS
 from retrieval.space import DISTANCES
-from session import list_facts, model_flags, open_model, open_output, open_test_loader
+from session import choose_place, list_facts, model_flags, open_model, open_output, open_test_loader
+
+EXACT = {"precision": "fp32", "runtime": "torch"}  # figures are those of the very network unless asked otherwise
 
 
 def parse(argv):
@@ -34,7 +35,7 @@ def parse(argv):
     group.add_argument(
         "--cache", type=boolean, default=True, help="keep embeddings beside result.json for the next time"
     )
-    options.add_device_flags(parser, precision="fp32")
+    options.add_device_flags(parser, precision="fp32", runtimes=RUNTIMES)
     add_figure_flags(parser)
     options.add_search_flags(parser, DISTANCES)
     options.add_postprocess_flags(parser, POSTPROCESSORS, argv)
@@ -52,17 +53,18 @@ def result_folder(args):
 
 def open_embedder(args):
     """(function from ImageList to a function from cache file to embeddings, facts for result.json, fingerprint)."""
-    device = choose_device(args.use_gpu)
-    precision = choose_precision(args.precision, device)
+    device, precision = choose_place(args)
     flags = model_flags(args)
     model = open_model(args.pretrained_model, flags).to(device)
+    card, way = fingerprint(model, flags), {"precision": precision, "runtime": args.runtime}
+    if way != EXACT:
+        model = fast_model(model, precision, args.runtime, flags["image_shape"])
 
     def open_images(images):
         loader = open_test_loader(images, flags, args.batch_size, args.num_workers, device)
-        return partial(embed_list, images, loader, model, flags, device, precision)
+        return partial(embed_list, images, loader, model, device, {**card, **way})
 
-    facts = {"pretrained_model": args.pretrained_model, "model": flags, "precision": precision}
-    return open_images, facts, fingerprint(model, flags)
+    return open_images, {"pretrained_model": args.pretrained_model, "model": flags, **way}, card
 
 
 def open_sources(args):

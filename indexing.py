@@ -86,6 +86,14 @@ def model_of(args, index):
     return source, {name: made.get(name) if value is None else value for name, value in flags.items()}
 
 
+def folder_for_rows(args):
+    """Where embeddings wait for the index to build or to add to: a folder on its disk; None without such an index."""
+    if not (args.build_index or args.add_to):
+        return None
+    folder = Path(os.path.abspath(args.build_index or args.add_to))
+    return next(place for place in (folder, *folder.parents) if place.is_dir())
+
+
 def build(args, images, embeddings, fingerprint):
     """Make the index of embedded images and say what it is."""
     source = args.pretrained_model

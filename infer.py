@@ -8,24 +8,24 @@ python infer.py --add_to=photos.index --input more/
 python infer.py --delete_from=photos.index --input photos/blurred.jpg
 """
 
-import json
+from functools import partial
 
 import torch
 
 import indexing
 import reader
-from embedding import fingerprint, save_embeddings
+from embedding import embed_rows, fingerprint, list_digest, rows_on_disk, save_embeddings, save_json, unnamed_rows
 from engine import options
-from engine.device import choose_device, choose_precision
 from engine.embed import embed
 from engine.flag_types import boolean, positive
+from engine.run import say
 from errors import InputError
 from losses import LOSSES
-from models import BACKBONES
+from models import BACKBONES, RUNTIMES, fast_model
 from models.embedder import POOLINGS
 from models.pretrained import read_weights, weights_file
 from retrieval.backends import BACKENDS
-from session import open_model, open_output, open_test_loader
+from session import choose_place, open_model, open_output, open_test_loader
 
 PRINTED = 1000  # images whose features are printed
 
@@ -36,7 +36,7 @@ def parse(argv):
     group = options.add_data_flags(parser)
     group.add_argument("--input", nargs="+", help="a folder, image files, or a list (default: the --test_list)")
     group.add_argument("--batch_size", type=positive, default=1, help="images in a batch")
-    options.add_device_flags(parser, precision="fp32")
+    options.add_device_flags(parser, precision="fp32", runtimes=RUNTIMES)
     group = parser.add_argument_group("results")
     group.add_argument(
         "--output",
@@ -44,14 +44,9 @@ def parse(argv):
         help="files to write: embeddings with their list and model as .npz, {path: embedding} as .json; of a --search "
         "its hits as .json, a picture of them as .png",
     )
-    group.add_argument(
-        "--scores",
-        type=boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        help="print the five likeliest train labels (stage 1 runs)",
-    )
+    switch = {"type": boolean, "nargs": "?", "const": True, "default": False}
+    group.add_argument("--continue", **switch, help="go on with the --output of a run that was stopped")
+    group.add_argument("--scores", **switch, help="print the five likeliest train labels (stage 1 runs)")
     indexing.add_flags(parser, argv)
     return options.parse(parser, argv, BACKENDS, foreign=())
 
@@ -78,33 +73,26 @@ def best_scores(classifier, labels, embeddings):
     return labels[codes], values
 
 
-def write(path, images, embeddings, card):
-    """Save as .npz (embedding.save_embeddings) or as .json ({path: embedding})."""
-    if path.suffix == ".json":
-        path.write_text(json.dumps(dict(zip(images.paths.tolist(), embeddings.tolist()))))
-    else:
-        save_embeddings(path, images, embeddings, card)
-
-
-def report(images, embeddings, classifier, labels, outputs):
+def report(count, embeddings, classifier, labels, outputs):
     """The first numbers of the first images, their likeliest labels if asked for, and where everything went."""
-    for i, embedding in enumerate(embeddings[:PRINTED]):
+    for i, embedding in enumerate(embeddings):
         print(f"Test-{i}-feature: {[round(value, 6) for value in embedding[:5].tolist()]}")
     if classifier:
-        for i, (names, values) in enumerate(zip(*best_scores(classifier, labels, embeddings[:PRINTED]))):
+        for i, (names, values) in enumerate(zip(*best_scores(classifier, labels, embeddings))):
             print(f"Test-{i}-scores: {', '.join(f'{n} {v:.4f}' for n, v in zip(names.tolist(), values.tolist()))}")
     written = f", written: {', '.join(map(str, outputs))}" if outputs else ""
-    print(f"{len(images)} images, {embeddings.shape[1]} numbers each{written}")
+    print(f"{count} images, {embeddings.shape[1]} numbers each{written}")
 
 
 def main(argv):
     args = parse(argv)
-    mode = indexing.chosen_mode(args)
+    mode, go_on = indexing.chosen_mode(args), getattr(args, "continue")
     if mode == "delete_from":
         indexing.delete(args.delete_from, args.input)
         return
-    device = choose_device(args.use_gpu)
-    precision = choose_precision(args.precision, device)
+    if go_on and (mode == "search" or not args.output):
+        raise InputError("--continue goes with --output of embeddings, beside which a stopped run keeps what it has")
+    device, precision = choose_place(args)
     index = indexing.open_index(args, mode) if mode else None
     images = reader.open_inputs(args.input or [args.test_list], args.data_dir)
     source, flags = indexing.model_of(args, index)
@@ -113,21 +101,32 @@ def main(argv):
     if index:
         index.refuse_others(card)
     classifier, labels = open_classifier(source) if args.scores else (None, None)
-    loader = open_test_loader(images, flags, args.batch_size, args.num_workers, device)
     suffixes = (".json", ".png") if mode == "search" else (".npz", ".json")
     outputs = [open_output(path, suffixes) for path in args.output or ()]
-    embeddings = embed(model, loader, device, precision)
+    model = fast_model(model, precision, args.runtime, flags["image_shape"])
+    size = {"batch_size": args.batch_size, "num_workers": args.num_workers}
+    open_images = partial(open_test_loader, flags=flags, **size, device=device)
     if mode == "search":
-        indexing.search(index, images, embeddings, card, args, outputs)
+        indexing.search(index, images, embed(model, open_images(images), device), card, args, outputs)
         return
-    for output in outputs:
-        write(output, images, embeddings, card)
-    if mode == "build_index":
-        indexing.build(args, images, embeddings, card)
-    elif mode == "add_to":
-        indexing.add(index, images, embeddings, card)
+    if not (mode or outputs) and len(images) > PRINTED:
+        say(f"the first {PRINTED} of {len(images)} images are embedded and printed; --output keeps those of all")
+        images = images.take(slice(PRINTED))
+    if outputs:
+        made = {**card, "precision": precision, "runtime": args.runtime, "list": list_digest(images)}
+        place = rows_on_disk(f"{outputs[0]}.rows", made, model.embedding_size, go_on)
     else:
-        report(images, embeddings, classifier, labels, outputs)
+        place = unnamed_rows(indexing.folder_for_rows(args), model.embedding_size)
+    with place as rows:
+        embed_rows(rows, images, open_images, model, device, args.batch_size)
+        for path in outputs:
+            save_json(path, images, rows) if path.suffix == ".json" else save_embeddings(path, images, rows, card)
+        if mode == "build_index":
+            indexing.build(args, images, rows.mapped(), card)
+        elif mode == "add_to":
+            indexing.add(index, images, rows.mapped(), card)
+        else:
+            report(len(rows), torch.from_numpy(rows.head(PRINTED)), classifier, labels, outputs)
 
 
 if __name__ == "__main__":

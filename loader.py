@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from cache import ByteCache
 from decoding import open_image
 from reader import box_of
-from samplers import Draw
 
 TINY, MOST_WORKERS = 500, 8
 
@@ -39,11 +38,6 @@ def collate(samples):
     """
     images, labels, indices = zip(*samples)
     return default_collate(images).permute(0, 3, 1, 2), torch.tensor(labels), torch.tensor(indices)
-
-
-def in_order(count, batch_size):
-    """Batches of draws over 0 … count-1 in order, the last one short: what evaluation loads."""
-    return [[Draw(i, 0) for i in range(s, min(s + batch_size, count))] for s in range(0, count, batch_size)]
 
 
 def worker_count(asked, count):

@@ -17,6 +17,23 @@ class Draw(NamedTuple):
     seed: int
 
 
+class InOrder:
+    """Batches (lists of Draw) over 0 … count-1 in order, the last one short: what evaluation loads.
+
+    Made when they are asked for, so that a million images take no memory here.
+    """
+
+    def __init__(self, count, batch_size):
+        self.count, self.batch_size = count, batch_size
+
+    def __len__(self):
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self):
+        for start in range(0, self.count, self.batch_size):
+            yield [Draw(i, 0) for i in range(start, min(start + self.batch_size, self.count))]
+
+
 class BatchSampler:
     """Yields batches (lists of Draw) without end, from `start_step` on.
 

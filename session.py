@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.device import search_device
+from engine.device import choose_device, choose_precision, search_device
 from engine.options import plain, read_flags, run_folder
 from engine.run import checksum, make_folder, say
 from errors import InputError
-from loader import in_order, open_loader
+from loader import open_loader
 from models import Embedder, load_pretrained
 from models.pretrained import weights_file
 from retrieval import Task
 from retrieval.ranks import positive_ranks
+from samplers import InOrder
 from transforms import TestTransform
 
 RECALLS = (1, 5, 10)
@@ -52,10 +53,18 @@ def open_model(source, flags, **training_flags):
     return model
 
 
+def choose_place(args):
+    """(device, precision) that images are embedded on and in. Raises InputError for an accelerator with openvino."""
+    if args.runtime == "openvino" and args.use_gpu:
+        raise InputError("--runtime=openvino embeds on the CPU; leave --use_gpu out, or take --runtime=torch")
+    device = choose_device(False if args.runtime == "openvino" else args.use_gpu)
+    return device, choose_precision(args.precision, device)
+
+
 def open_test_loader(images, flags, batch_size, num_workers, device):
     """The images in order, in the test geometry."""
     transform = TestTransform(*flags["image_shape"][1:], flags["resize_short_size"])
-    batches = in_order(len(images), batch_size)
+    batches = InOrder(len(images), batch_size)
     return open_loader(images, images.labels, transform, batches, num_workers, device.type == "cuda")
 
 

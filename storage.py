@@ -11,16 +11,87 @@ import numpy as np
 from errors import InputError
 
 
-def write_npz(path, arrays):
-    """Write named arrays. Raises InputError where that cannot be."""
+class RowFile:
+    """A table (N, width) of float32 in an open unbuffered file, that grows row by row and is read block by block.
+
+    place: the file's path, or its folder where it has no name. The rows begin at byte `start`; part of a row at the
+    end, as a killed process leaves it, does not count.
+    """
+
+    def __init__(self, file, width, place, start=0):
+        self.file, self.width, self.place, self.start = file, width, place, start
+        self.rows = (file.seek(0, os.SEEK_END) - start) // (4 * width)
+
+    def __len__(self):
+        return self.rows
+
+    def cut(self, rows):
+        """Forget all but the first rows."""
+        self.rows = rows
+        self.file.truncate(self.start + 4 * self.width * rows)
+
+    def append(self, rows):
+        """Write rows (n, width) behind the others. Raises InputError where the disk refuses."""
+        left = memoryview(np.ascontiguousarray(rows, "<f4").tobytes())
+        try:
+            self.file.seek(self.start + 4 * self.width * self.rows)
+            while left:
+                left = left[self.file.write(left) :]
+        except OSError as error:
+            raise InputError(f"cannot write {str(self.place)!r}: {error.strerror}") from None
+        self.rows += len(rows)
+
+    def head(self, rows):
+        """The first rows, (n, width) with n up to `rows`."""
+        return self._read(0, min(rows, self.rows))
+
+    def blocks(self, memory=2**22):
+        """Yield all rows in arrays (n, width) of `memory` bytes or less, one row at least."""
+        step = max(1, memory // (4 * self.width))
+        for first in range(0, self.rows, step):
+            yield self._read(first, min(step, self.rows - first))
+
+    def mapped(self):
+        """All rows as an array (N, width) that takes no memory of its own: what is read of it can be read again."""
+        return np.memmap(self.file, "<f4", "c", self.start, (self.rows, self.width))
+
+    def _read(self, first, count):
+        self.file.seek(self.start + 4 * self.width * first)
+        return np.fromfile(self.file, "<f4", count * self.width).reshape(count, self.width)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A file to write bytes to, which is in place of `path` when the context ends well, and gone when it does not.
+
+    Raises InputError where that cannot be.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
-        np.savez(temporary, **arrays)
+        with open(temporary, "wb") as file:
+            yield file
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_npz(path, arrays):
+    """Write named arrays and RowFiles, these block by block, as numpy.savez does. Raises InputError if that fails."""
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                if isinstance(array, RowFile):
+                    shape = (len(array), array.width)
+                    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(member, header)
+                    for block in array.blocks():
+                        member.write(block.tobytes())
+                else:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def read_npz(path, required=()):

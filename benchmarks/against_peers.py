@@ -29,12 +29,12 @@ from engine.embed import embed
 from engine.fit import update
 from engine.objective import Objective
 from engine.optim import build_optimiser, set_rate
-from loader import in_order, open_loader
+from loader import open_loader
 from losses import ArcMarginLoss
 from models import BACKBONES, Embedder
 from retrieval import Task
 from retrieval.ranks import positive_ranks
-from samplers import ShuffledSampler
+from samplers import InOrder, ShuffledSampler
 from transforms import TestTransform, TrainTransform
 
 NETWORK, FROZEN, PIXELS, BATCH, LR, CLASS_LR = "EfficientNetLite0", 5, 80, 64, 0.003, 0.03
@@ -112,7 +112,7 @@ class Contest:
                 yield loss
 
     def recall(self, model):
-        batches = in_order(len(self.test), 64)
+        batches = InOrder(len(self.test), 64)
         loader = open_loader(self.test, self.test.labels, TestTransform(PIXELS, PIXELS), batches, num_workers=1)
         ranks = positive_ranks(Task.of(embed(model, loader, self.device), torch.from_numpy(self.test.labels)), (1,))
         return (ranks < 1).double().mean().item()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-PACKAGES = ("torch", "numpy", "faiss-cpu", "pytorch-metric-learning", "open-metric-learning")
+PACKAGES = ("torch", "numpy", "faiss-cpu", "pytorch-metric-learning", "open-metric-learning", "openvino")
 
 
 def contest(contenders, rounds):

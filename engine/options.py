@@ -96,7 +96,7 @@ def add_training_model_flags(parser, models, poolings):
     group.add_argument("--compile", type=boolean, default=False, help="torch.compile the network")
 
 
-def add_device_flags(parser, precision):
+def add_device_flags(parser, precision, runtimes=()):
     group = parser.add_argument_group("device")
     group.add_argument(
         "--use_gpu", type=boolean, help="True insists on an accelerator, False avoids it (default: if any)"
@@ -104,6 +104,8 @@ def add_device_flags(parser, precision):
     group.add_argument(
         "--precision", type=one_of(PRECISIONS), default=precision, help=f"one of {', '.join(PRECISIONS)}"
     )
+    if runtimes:
+        group.add_argument("--runtime", type=one_of(runtimes), default=runtimes[0], help=", ".join(runtimes))
     return group
 
 

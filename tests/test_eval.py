@@ -1,6 +1,7 @@
 """eval.py as a user runs it: figures, saved embeddings, the cache, the list's columns, post-processing."""
 
 import csv
+import importlib.util
 import json
 import re
 import shutil
@@ -171,9 +172,31 @@ def test_the_cache_is_used_for_the_same_and_for_nothing_else(sop_copy, run_dir, 
     torch.save(weights, tmp_path / "other.pt")
     same = {"pretrained_model": tmp_path / "other.pt", "model": "Tiny", "image_shape": "3,32,32"}
     assert not again(**same) and again(**same) and not again()
+    assert not again(precision="bf16") and again(precision="bf16") and not again()
     assert not again(cache=False) and again()
     (tmp_path / "out" / "embeddings.npz").write_bytes(b"torn")
     assert not again() and again()
+
+
+def test_other_ways_to_embed_give_nearly_the_same(sop_tree, run_dir, tmp_path):
+    """bf16 and OpenVINO: the model's own fingerprint, and embeddings of their own that point the same way."""
+
+    def embedded(**flags):
+        file = tmp_path / "x.npz"
+        flags |= {"data_dir": sop_tree, "pretrained_model": run_dir, "save_embeddings": file, **CPU}
+        _, result = evaluate(tmp_path, **flags)
+        saved = dict(np.load(file))
+        return torch.from_numpy(saved["embeddings"]), str(saved["model"]), result
+
+    ways = [{"precision": "bf16"}]
+    if importlib.util.find_spec("openvino"):
+        ways += [{"runtime": "openvino"}, {"runtime": "openvino", "precision": "bf16"}]
+    exact, card, _ = embedded()
+    for way in ways:
+        found, own, result = embedded(**way)
+        assert own == card and {name: result[name] for name in way} == way
+        assert torch.nn.functional.cosine_similarity(found, exact).min() >= 0.999
+        assert way == {"runtime": "openvino"} or not torch.equal(found, exact)
 
 
 @pytest.mark.parametrize("name", POSTPROCESSORS.names())

@@ -12,6 +12,7 @@ import torch
 import loader
 import reader
 from errors import InputError
+from samplers import InOrder
 from transforms import TrainTransform
 
 COLOURS = np.uint8([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [200, 200, 0]]])  # RGB: red, green; blue, olive
@@ -111,7 +112,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
 def test_the_loader_names_a_broken_image(sop_copy, num_workers):
     images = reader.open_list("Ebay_train.txt", sop_copy, "train").take(range(4))
     (sop_copy / images.paths[2]).write_bytes(b"broken")
-    batches = loader.open_loader(images, images.labels, TrainTransform(8, 8), loader.in_order(4, 2), num_workers)
+    batches = loader.open_loader(images, images.labels, TrainTransform(8, 8), InOrder(4, 2), num_workers)
     with pytest.raises(InputError, match="1_2.jpg' is not an image"):
         list(batches)
     gc.collect()  # ends the workers here, not somewhere in a later test
@@ -120,7 +121,7 @@ def test_the_loader_names_a_broken_image(sop_copy, num_workers):
 def test_batches_hold_pixels_labels_and_places(sop_tree):
     images = reader.open_list("Ebay_train.txt", sop_tree, "train")
     transform = TrainTransform(40, 48, augment=())
-    batches = list(loader.open_loader(images, images.labels, transform, loader.in_order(30, 16)))
+    batches = list(loader.open_loader(images, images.labels, transform, InOrder(30, 16)))
     assert [len(batch[0]) for batch in batches] == [16, 14]
     pixels, labels, places = (torch.cat(column) for column in zip(*batches))
     assert pixels.dtype == torch.uint8 and batches[0][0].is_contiguous(memory_format=torch.channels_last)

@@ -191,6 +191,15 @@ def test_the_model_is_the_cards_unless_given(sentence, index, sop_tree, trained,
     assert contents(index) == before
 
 
+@pytest.mark.parametrize("way", [{"precision": "bf16"}, {"precision": "fp32"}, {"runtime": "openvino"}], ids=str)
+def test_the_same_weights_embedded_another_way_are_the_same_model(index, sop_tree, way):
+    if "runtime" in way:
+        pytest.importorskip("openvino", reason="requirements-openvino.txt is not installed")
+    query = sorted(sop_tree.glob("*/1[1-9]_0.jpg"))[0]
+    hits = table(infer(query, search=index, k=1, **way))
+    assert hits[0][1] >= 0.999 and "images added" in infer(query, add_to=index, **way)
+
+
 def test_a_model_that_is_gone_or_changed(sentence, sop_tree, trained, tmp_path):
     model = shutil.copytree(trained, tmp_path / "model")
     infer(data_dir=sop_tree, pretrained_model=model, build_index=tmp_path / "i")

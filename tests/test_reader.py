@@ -6,9 +6,9 @@ import zipfile
 import numpy as np
 import pytest
 
-import loader
 import reader
 from errors import InputError
+from samplers import InOrder
 
 HEADER = "label,path,split,is_query,is_gallery,category,sequence,x_1,x_2,y_1,y_2"
 
@@ -196,5 +196,6 @@ def test_what_infer_opens(sop_tree, tmp_path):
 
 
 def test_in_order_covers_the_list_and_ends_with_a_short_batch():
-    batches = loader.in_order(7, 3)
+    batches = InOrder(7, 3)
+    assert len(batches) == 3
     assert [[draw.index for draw in batch] for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]

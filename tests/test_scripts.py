@@ -81,8 +81,9 @@ def comparable(run_dir):
 
 
 def embeddings_of(sop_tree, run_dir, folder, *words, **flags):
-    """paths, labels, embeddings as infer.py writes them for a run."""
-    line = as_line({"data_dir": sop_tree, "pretrained_model": run_dir, "output": folder / "x.npz", **CPU, **flags})
+    """paths, labels, embeddings in fp32 as infer.py writes them for a run."""
+    flags = {"pretrained_model": run_dir, "output": folder / "x.npz", "precision": "fp32", **CPU, **flags}
+    line = as_line({"data_dir": sop_tree, **flags})
     run("infer", [*line, *words])
     return dict(np.load(folder / "x.npz"))
 

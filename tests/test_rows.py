@@ -1,0 +1,285 @@
+"""Embeddings that go to the disk as they come: as NumPy would write them, in bounded memory, and after a kill."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import tracemalloc
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import SCRIPTS, as_line, run, tiny_backbone
+from torch import nn
+
+from embedding import embed_rows, load_embeddings, rows_on_disk, save_embeddings, save_json, unnamed_rows
+from engine import options
+from errors import InputError
+from models import Embedder
+from reader import ImageList
+from retrieval import changes
+from retrieval.index import Index
+from samplers import InOrder
+from storage import RowFile, write_npz
+
+ROOT = Path(__file__).parents[1]
+MB = 2**20
+
+
+def numbers(rows, width=3):
+    return np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32)
+
+
+def rows_of(table, folder, start=0):
+    """A RowFile that holds a table, written in two parts."""
+    file = open(folder / "rows", "w+b", buffering=0)
+    file.write(bytes(start))
+    rows = RowFile(file, table.shape[1], folder / "rows", start)
+    rows.append(table[:5])
+    rows.append(table[5:])
+    return rows
+
+
+@pytest.mark.parametrize("start", [0, 64])
+def test_rows_come_back_as_they_were_written(tmp_path, start):
+    table = numbers(12)
+    rows = rows_of(table, tmp_path, start)
+    assert len(rows) == 12 and np.array_equal(rows.mapped(), table)
+    assert np.array_equal(rows.head(4), table[:4]) and np.array_equal(rows.head(99), table)
+    for memory in (1, 60, 10**6):
+        blocks = list(rows.blocks(memory))
+        assert np.array_equal(np.concatenate(blocks), table) and all(len(b) == 1 or b.nbytes <= memory for b in blocks)
+    rows.cut(7)
+    assert np.array_equal(rows.mapped(), table[:7])
+    rows.append(table[:1])
+    assert np.array_equal(rows.mapped(), np.concatenate([table[:7], table[:1]]))
+
+
+def test_an_npz_of_rows_is_the_one_of_numpy(tmp_path):
+    table, others = numbers(12), {"labels": np.arange(12), "paths": np.array(["é", "b" * 9] * 6), "one": np.array("x")}
+    np.savez(tmp_path / "theirs.npz", **others, embeddings=table, last=np.ones((2, 3)).T)
+    write_npz(tmp_path / "ours.npz", {**others, "embeddings": rows_of(table, tmp_path), "last": np.ones((2, 3)).T})
+    assert (tmp_path / "ours.npz").read_bytes() == (tmp_path / "theirs.npz").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.npz", "rows", "theirs.npz"]
+
+
+def listed(count):
+    columns = {"paths": np.arange(count).astype(str), "labels": np.zeros(count, np.int64)}
+    everyone = np.ones(count, bool)
+    return ImageList("list", **columns, is_query=everyone, is_gallery=everyone)
+
+
+def test_json_of_rows_is_the_one_of_a_dictionary(tmp_path, monkeypatch):
+    table, images = numbers(12, 9), listed(12)
+    images.paths[3] = 'a "é"'
+    monkeypatch.setattr(RowFile, "blocks", lambda rows, memory, every=RowFile.blocks: every(rows, 100))
+    save_json(tmp_path / "x.json", images, rows_of(table, tmp_path))
+    assert (tmp_path / "x.json").read_text() == json.dumps(dict(zip(images.paths.tolist(), table.tolist())))
+
+
+def test_a_torn_row_does_not_count(tmp_path):
+    with pytest.raises(RuntimeError), rows_on_disk(tmp_path / "x", {"a": 1}, 3) as rows:
+        rows.append(numbers(4))
+        raise RuntimeError
+    with open(tmp_path / "x", "ab") as file:
+        file.write(b"half a r")
+    with rows_on_disk(tmp_path / "x", {"a": 1}, 3, go_on=True) as rows:
+        assert len(rows) == 4
+        rows.append(numbers(2))
+        assert np.array_equal(rows.mapped(), np.concatenate([numbers(4), numbers(2)]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_sentence():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    with (
+        open("/dev/full", "wb", buffering=0) as file,
+        pytest.raises(InputError, match="cannot write 'there': No space left"),
+    ):
+        RowFile(file, 3, "there").append(numbers(4000))
+
+
+class Loader:
+    """Batches of numbers that stand for images; at most two batches may be alive at a time."""
+
+    def __init__(self, images, batch_size):
+        self.dataset, self.batches, self.alive = images, InOrder(len(images), batch_size), []
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        for batch in self.batches:
+            self.alive = [one for one in self.alive if one() is not None]
+            assert len(self.alive) <= 2
+            pixels = torch.tensor([draw.index for draw in batch], dtype=torch.float32)[:, None]
+            self.alive.append(weakref.ref(pixels))
+            yield pixels, None, None
+
+
+class Sixteen(nn.Module):
+    """Sixteen numbers for one: itself, and zeros."""
+
+    embedding_size = 16
+
+    def forward(self, pixels):
+        return nn.functional.pad(pixels, (0, 15))
+
+
+def peak_of(act):
+    """The most memory, in bytes, that Python and NumPy took during act() beyond what they had."""
+    tracemalloc.start()
+    try:
+        act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_million_images_take_no_memory(tmp_path):
+    """Their 64 MB of embeddings are never there at once, be it while they come or while the .npz is written."""
+    count, device, images = 10**6, torch.device("cpu"), listed(10**6)
+
+    def embed():
+        with unnamed_rows(tmp_path, 16) as rows:
+            embed_rows(rows, images, lambda rest: Loader(rest, 1000), Sixteen(), device, 1000)
+            assert len(rows) == count
+            save_embeddings(tmp_path / "x.npz", images, rows, {})
+
+    assert peak_of(embed) < 32 * MB < 64 * count
+    with np.load(tmp_path / "x.npz") as saved:
+        assert np.array_equal(saved["embeddings"][:, 0], np.arange(count)) and not saved["embeddings"][:, 1:].any()
+        assert np.array_equal(saved["paths"], images.paths)
+
+
+def test_json_takes_no_memory(tmp_path):
+    table, images = np.ones((100_000, 4), np.float32), listed(100_000)
+    rows = rows_of(table, tmp_path)
+    assert peak_of(lambda: save_json(tmp_path / "x.json", images, rows)) < 8 * MB
+    assert len(json.loads((tmp_path / "x.json").read_text())) == 100_000
+
+
+def test_an_index_of_rows_takes_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(changes, "COPIED", MB)
+    table = numbers(20_000, 400)
+    rows, paths = rows_of(table, tmp_path), [f"{i}" for i in range(20_000)]
+    build = lambda: Index.build(tmp_path / "index", rows.mapped(), paths, np.zeros(20_000, int), None)  # noqa: E731
+    assert peak_of(build) < 10 * MB < table.nbytes
+    assert np.array_equal(Index.open(tmp_path / "index").rows.take(np.array([7, 19_999]))[0], table[[7, 19_999]])
+
+
+@pytest.fixture
+def sentence(monkeypatch, capsys):
+    """Call infer.py with a mistaken line; returns its sentence."""
+
+    def call(line):
+        monkeypatch.setattr(sys, "argv", ["infer.py", *map(str, line)])
+        with pytest.raises(SystemExit) as end:
+            options.run_script(SCRIPTS["infer"].main)
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and said.startswith("infer.py: ") and said.count("\n") == 1, said
+        return said.removeprefix("infer.py: ").rstrip("\n")
+
+    return call
+
+
+@pytest.fixture
+def stopped(sop_copy, tmp_path):
+    """Flags of a run that stopped at a broken image, 24 of 30 images done in batches of 4; the image is whole again."""
+    with tiny_backbone():
+        torch.manual_seed(0)
+        torch.save(Embedder("Tiny").state_dict(), tmp_path / "weights.pt")
+        flags = {"data_dir": sop_copy, "model": "Tiny", "image_shape": "3,32,32", "use_gpu": False, "num_workers": 0}
+        flags |= {"pretrained_model": tmp_path / "weights.pt", "batch_size": 4, "precision": "fp32"}
+        flags |= {"output": tmp_path / "x.npz"}
+        last = sorted(sop_copy.glob("*/19_0.jpg"))[0]
+        whole = last.read_bytes()
+        last.write_bytes(b"broken")
+        with pytest.raises(InputError, match="is not an image"):
+            run("infer", as_line(flags))
+        last.write_bytes(whole)
+        assert not (tmp_path / "x.npz").exists() and (tmp_path / "x.npz.rows").exists()
+        yield flags
+
+
+def test_a_stopped_run_goes_on_and_only_when_asked(stopped, sentence, tmp_path):
+    before = (tmp_path / "x.npz.rows").read_bytes()
+    said = sentence(as_line(stopped))
+    assert said.endswith("x.npz.rows' is what a stopped run has done; go on with --continue, or remove it")
+    assert (tmp_path / "x.npz.rows").read_bytes() == before
+    assert "24 of 30 images are embedded already" in run("infer", [*as_line(stopped), "--continue"])
+    assert not (tmp_path / "x.npz.rows").exists()
+    run("infer", as_line({**stopped, "output": tmp_path / "whole.npz"}))
+    assert (tmp_path / "x.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert "already" not in run("infer", [*as_line(stopped), "--continue"])
+    assert (tmp_path / "x.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_another_run_is_not_continued(stopped, sentence, sop_copy, tmp_path):
+    before = (tmp_path / "x.npz.rows").read_bytes()
+    weights = torch.load(tmp_path / "weights.pt", weights_only=True)
+    weights["backbone.conv1.bias"] += 1
+    torch.save(weights, tmp_path / "other.pt")
+    lines = (sop_copy / "Ebay_test.txt").read_text().splitlines()
+    (sop_copy / "shorter.txt").write_text("\n".join(lines[:-1]))
+    others = [
+        ({"pretrained_model": tmp_path / "other.pt"}, "weights"),
+        ({"test_list": "shorter.txt"}, "list"),
+        ({"precision": "bf16"}, "precision"),
+        ({"image_shape": "3,40,32", "pooling": "max"}, "image_shape, pooling"),
+    ]
+    for flags, differ in others:
+        said = sentence([*as_line({**stopped, **flags}), "--continue"])
+        assert said.endswith(f"x.npz.rows' cannot be continued; what differs: {differ}")
+    assert (tmp_path / "x.npz.rows").read_bytes() == before
+    (tmp_path / "x.npz.rows").write_bytes(b"a diary\n" + bytes(999))
+    assert "it is no file of ours" in sentence([*as_line(stopped), "--continue"])
+    assert (tmp_path / "x.npz.rows").read_bytes() == b"a diary\n" + bytes(999)
+
+
+@pytest.mark.parametrize("flags", [{}, {"search": "index", "input": "x.jpg", "output": "x.json"}])
+def test_continue_needs_embeddings_to_write(sentence, flags):
+    assert "--continue goes with --output of embeddings" in sentence([*as_line(flags), "--continue"])
+
+
+def test_images_that_are_neither_kept_nor_printed_are_not_embedded(sop_tree, monkeypatch):
+    monkeypatch.setattr("infer.PRINTED", 5)
+    line = {"data_dir": sop_tree, "model": "Tiny", "image_shape": "3,32,32", "use_gpu": False, "num_workers": 0}
+    with tiny_backbone():
+        printed = run("infer", as_line(line))
+    assert "the first 5 of 30 images are embedded and printed; --output keeps those of all" in printed
+    assert printed.count("-feature") == 5 and printed.endswith("5 images, 8 numbers each\n")
+
+
+def test_a_killed_process_goes_on(sop_tree, tmp_path):
+    """What it wrote after --continue is, byte by byte, what it writes undisturbed."""
+    count, width = 240, 512
+    torch.manual_seed(0)
+    torch.save(Embedder("ResNet18").state_dict(), tmp_path / "weights.pt")
+    lines = (sop_tree / "Ebay_test.txt").read_text().splitlines()[1:] * (count // 30)
+    (tmp_path / "many.txt").write_text("\n".join(lines))
+    flags = {"data_dir": sop_tree, "test_list": tmp_path / "many.txt", "pretrained_model": tmp_path / "weights.pt"}
+    flags |= {"model": "ResNet18", "image_shape": "3,96,96", "batch_size": 4, "num_workers": 1, "use_gpu": False}
+    words = [sys.executable, ROOT / "infer.py", *as_line(flags), "--output"]
+    outputs = {name: [tmp_path / name / "x.npz", tmp_path / name / "x.json"] for name in ("killed", "whole")}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*words, *outputs["killed"]], env=environment, stdout=subprocess.DEVNULL)
+    rows, deadline = tmp_path / "killed" / "x.npz.rows", time.monotonic() + 120
+    while not (rows.exists() and rows.stat().st_size > 4 * width * count // 4) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["x.npz.rows"]
+    done = {"check": True, "env": environment, "capture_output": True, "text": True}
+    printed = subprocess.run([*words, *outputs["killed"], "--continue"], **done).stdout
+    assert f"of {count} images are embedded already" in printed
+    subprocess.run([*words, *outputs["whole"]], **done)
+    for ours, theirs in zip(*outputs.values()):
+        assert ours.read_bytes() == theirs.read_bytes()
+    images, embeddings, card = load_embeddings(outputs["killed"][0])
+    assert len(images) == len(embeddings) == count and card["model"] == "ResNet18"
+    assert not rows.exists()
