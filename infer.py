@@ -101,13 +101,14 @@ def main(argv):
     if index:
         index.refuse_others(card)
     classifier, labels = open_classifier(source) if args.scores else (None, None)
+    size = {"batch_size": args.batch_size, "num_workers": args.num_workers}
+    open_images = partial(open_test_loader, flags=flags, **size, device=device)
+    loader = open_images(images)  # a size that cannot be is refused before there is a folder to write to
     suffixes = (".json", ".png") if mode == "search" else (".npz", ".json")
     outputs = [open_output(path, suffixes) for path in args.output or ()]
     model = fast_model(model, precision, args.runtime, flags["image_shape"])
-    size = {"batch_size": args.batch_size, "num_workers": args.num_workers}
-    open_images = partial(open_test_loader, flags=flags, **size, device=device)
     if mode == "search":
-        indexing.search(index, images, embed(model, open_images(images), device), card, args, outputs)
+        indexing.search(index, images, embed(model, loader, device), card, args, outputs)
         return
     if not (mode or outputs) and len(images) > PRINTED:
         say(f"the first {PRINTED} of {len(images)} images are embedded and printed; --output keeps those of all")
