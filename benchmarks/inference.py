@@ -18,7 +18,7 @@ from torch.nn.functional import cosine_similarity
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.contest import contest, machine, markdown, versions, write
+from benchmarks.contest import PACKAGES, contest, machine, markdown, versions, write
 from engine.device import autocast, choose_device
 from errors import InputError
 from models import BACKBONES, Embedder, fast_model
@@ -83,10 +83,10 @@ def main(argv=None):
         speed = f"{own['images_per_second']:.1f}"
         rows.append([name, speed, spread, f"{gain:.2f}", f"{own['cosine']:.6f}", f"{own['peak_mb']:.0f}"])
     columns = ["", "images/s", "least–most", f"× {REFERENCE}", "least cosine to it", "peak MB"]
-    named = ", ".join(f"{name} {version}" for name, version in versions().items())
+    named = ", ".join(f"{name} {version}" for name, version in versions(PACKAGES).items())
     facts = f"{args.model}, {args.side} px, batch {args.batch}, {args.images} images, medians of {args.rounds} rounds"
     text = f"{facts}; {machine()}; {named}; {datetime.date.today()}.\n\n{markdown(columns, rows)}"
-    content = {"machine": machine(), "versions": versions(), **vars(args), "contenders": figures}
+    content = {"machine": machine(), "versions": versions(PACKAGES), **vars(args), "contenders": figures}
     write(args.output, "inference", content, text)
 
 
