@@ -15,7 +15,8 @@ FLAGS |= {4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers SOF0 … SOF15 (ITU T.81, table B.1)
 BARE = frozenset(range(0xD0, 0xD8)) | {0x01}  # markers without a length
 SCAN, APP1 = b"\xff\xda", 0xE1
-ORIENTATION = 0x0112
+ORIENTATION, SHORT = 0x0112, 3  # of TIFF 6.0: a tag and the type of its value
+RATIONALS = frozenset({0x011A, 0x011B, 0x013E, 0x013F, 0x0211, 0x0214})
 UNITS = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)  # bytes of TIFF's types 1 to 12
 
 
@@ -75,18 +76,22 @@ def _orientation(attached):
     """1 to 8 by the first APP1 segment, which OpenCV looks at alone. Raises ValueError or struct.error in doubt."""
     if any(segment.startswith(b"Exif\0\0") for segment in attached[1:]):
         raise ValueError("Exif data in a later segment: not every version of OpenCV looks there")
-    tiff = attached[0][6:] if attached else b""
+    name, tiff = (attached[0][:6], attached[0][6:]) if attached else (b"", b"")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None:
+    if name != b"Exif\0\0" and order is None:
         return 1
+    if name != b"Exif\0\0" or order is None:
+        raise ValueError("half of an Exif segment's name: OpenCV 4 and 5 part here")
     (start,) = struct.unpack_from(order + "I", tiff, 4)
     (entries,) = struct.unpack_from(order + "H", tiff, start)
     for at in range(start + 2, start + 2 + 12 * entries, 12):
         tag, kind, count, offset = struct.unpack_from(order + "HHII", tiff, at)
+        if tag == ORIENTATION and (kind, count) != (SHORT, 1):
+            raise ValueError("an orientation that is not one number")
         if tag == ORIENTATION:
             (value,) = struct.unpack_from(order + "H", tiff, at + 8)
             return value if value in range(1, 9) else 1
-        size = UNITS[kind] * count
+        size = max(UNITS[kind] * count, 8 if tag in RATIONALS else 0)  # OpenCV follows those, whatever their type
         if size > 4 and offset + size > len(tiff):
             raise ValueError("an entry points out of the segment: OpenCV gives up there and sees none that follows")
     return 1
