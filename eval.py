@@ -13,7 +13,7 @@ import reader
 from embedding import embed_list, fingerprint, load_embeddings, save_embeddings
 from engine import options
 from engine.flag_types import boolean, positive
-from engine.run import make_folder, versions, write_json
+from engine.run import make_folder, versions
 from errors import InputError
 from evaluation import Evaluation, add_figure_flags, open_chain
 from models import BACKBONES, RUNTIMES, fast_model
@@ -22,6 +22,7 @@ from reporting import add_result_flags, draw_evenly, save_found, write_page
 from retrieval.postprocess import POSTPROCESSORS
 from retrieval.space import DISTANCES
 from session import choose_place, list_facts, model_flags, open_model, open_output, open_test_loader
+from storage import replace_json
 
 EXACT = {"precision": "fp32", "runtime": "torch"}  # figures are those of the very network unless asked otherwise
 
@@ -113,7 +114,7 @@ def main(argv):
     evaluation = Evaluation(args, images, embeddings)
     seconds = {"embed": done - began, "search": time.perf_counter() - done}
     files["result"] = folder / "result.json"
-    write_json(files["result"], {**evaluation.result(), **facts, "seconds": seconds, "versions": versions()})
+    replace_json(files["result"], {**evaluation.result(), **facts, "seconds": seconds, "versions": versions()})
     if files["embeddings"]:
         save_embeddings(files["embeddings"], images, embeddings, card)
     if files["found"]:

@@ -7,13 +7,14 @@ import numpy as np
 
 from engine import options
 from engine.flag_types import boolean, positive
-from engine.run import say, write_json
+from engine.run import say
 from errors import InputError
 from reader import load, read_image
 from retrieval.backends import BACKENDS, make_backend
 from retrieval.index import Index, check_free
 from retrieval.picture import neighbour_sheet
 from session import MODEL_DEFAULTS, model_flags
+from storage import replace_json
 
 MODES = ("build_index", "add_to", "delete_from", "search")
 BELONGS = {"backend": "build_index", "overwrite": "build_index", "k": "search", "search_memory_mb": "search"}
@@ -160,7 +161,7 @@ def _write(path, images, hits):
         for query in zip(*columns)
     ]
     asked = zip(absolute(images.paths), images.labels.tolist(), found)
-    write_json(path, [{"query": query, "label": label, "hits": own} for query, label, own in asked])
+    replace_json(path, [{"query": query, "label": label, "hits": own} for query, label, own in asked])
 
 
 def _draw(path, images, hits):

@@ -15,7 +15,7 @@ import torch
 import indexing
 import reader
 from embedding import embed_rows, fingerprint, list_digest, rows_on_disk, save_embeddings, save_json, unnamed_rows
-from engine import options
+from engine import options, replay
 from engine.embed import embed
 from engine.flag_types import boolean, positive
 from engine.run import say
@@ -53,8 +53,8 @@ def parse(argv):
 
 def open_classifier(source):
     """The loss of a stage 1 run as a classifier, and the labels of its classes. Raises InputError for anything else."""
-    config = options.run_folder(weights_file(source)) / "config.json" if source and source != "imagenet" else None
-    flags = options.read_flags(config) if config and config.is_file() else {}
+    config = replay.run_folder(weights_file(source)) / "config.json" if source and source != "imagenet" else None
+    flags = replay.read_flags(config) if config and config.is_file() else {}
     name = flags.get("loss_name")
     if name not in LOSSES.names(stage="elem"):
         raise InputError(f"--scores needs a run of train_elem.py as --pretrained_model, got {source!r}")

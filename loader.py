@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cache import ByteCache
 from decoding import open_image
+from engine.stop import leave_signals_to_the_parent
 from reader import box_of
 
 TINY, MOST_WORKERS = 500, 8
@@ -63,10 +64,11 @@ def open_loader(images, labels, transform, batches, num_workers=0, pin_memory=Fa
         num_workers=worker_count(num_workers, len(images)),
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_single_thread,
+        worker_init_fn=_set_up_worker,
         generator=torch.Generator(),  # else every new iterator draws from the run's own random numbers
     )
 
 
-def _single_thread(worker):
+def _set_up_worker(worker):
     cv2.setNumThreads(0)
+    leave_signals_to_the_parent()

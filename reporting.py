@@ -8,13 +8,13 @@ import torch
 
 import reader
 from engine.flag_types import one_of, positive
-from engine.run import write_json
 from retrieval.metrics import Found, values
 from retrieval.picture import letterbox, neighbour_sheet
 from retrieval.report import Images, Report, worst_queries, write_report
 from retrieval.report.duplicates import closest_across_labels, closest_across_lists, median_positive
 from retrieval.report.projection import METHODS, sample_rows
 from retrieval.results import RetrievalResults
+from storage import replace_json
 
 SHOWN, TOP = 5, 10  # nearest items in a picture; items by which the worst queries are chosen
 WORST, PROJECTED, TILE = 8, 1000, 32  # queries and embeddings on TensorBoard; pixels of an image there
@@ -63,7 +63,7 @@ def save_found(path, evaluation):
         results.save(path)
     else:
         rows = evaluation.task.query_rows.tolist()
-        write_json(path, {"paths": evaluation.images.paths.tolist(), "queries": rows, "found": results.to_dicts()})
+        replace_json(path, {"paths": evaluation.images.paths.tolist(), "queries": rows, "found": results.to_dicts()})
 
 
 def write_page(path, evaluation, embeddings, projection="pca", others=None):

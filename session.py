@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from engine.device import choose_device, choose_precision, search_device
-from engine.options import plain, read_flags, run_folder
+from engine.flag_types import plain
+from engine.replay import read_flags, run_folder
 from engine.run import checksum, make_folder, say
 from errors import InputError
 from loader import open_loader
 from models import Embedder, load_pretrained
+from models.export import CARD
 from models.pretrained import weights_file
 from retrieval import Task
 from retrieval.ranks import positive_ranks
@@ -31,8 +33,9 @@ def model_flags(args):
     run = {}
     open_flags = any(getattr(args, name) is None for name in MODEL_DEFAULTS)
     if open_flags and args.pretrained_model and args.pretrained_model != "imagenet":
-        config = run_folder(weights_file(args.pretrained_model)) / "config.json"
-        run = read_flags(config) if config.is_file() else {}
+        folder = run_folder(weights_file(args.pretrained_model))
+        cards = [folder / name for name in ("config.json", CARD) if (folder / name).is_file()]
+        run = read_flags(cards[0]) if cards else {}
     flags = {}
     for name, default in MODEL_DEFAULTS.items():
         given = getattr(args, name)
@@ -76,6 +79,13 @@ def list_facts(images):
         "images": len(images),
         "labels": len(set(images.labels.tolist())),
     }
+
+
+def refuse_other_lists(now, before):
+    """Raise InputError where a list is not the one that an earlier run read; both {split: list_facts}."""
+    for split, facts in now.items():
+        if facts["sha256"] != before[split]["sha256"]:
+            raise InputError(f"the {split} list {facts['file']} is not what it was when the run began")
 
 
 def task_of(embeddings, images, device):

@@ -1,6 +1,7 @@
 """One training run, from its flags to its result.json."""
 
 import itertools
+import json
 import time
 from functools import partial
 from pathlib import Path
@@ -10,20 +11,30 @@ import torch
 
 import reader
 from decoding import choose_decoder
-from engine.checkpoint import restore, save, save_step, training_state
+from engine.checkpoint import Checkpoints, restore, seed_everything, training_state
 from engine.device import choose_device, choose_precision
 from engine.embed import embed
+from engine.finite import FiniteGuard, NotFinite
 from engine.fit import fit
 from engine.objective import Objective
 from engine.optim import build_optimiser, learning_rate
-from engine.options import run_folder
+from engine.replay import run_folder
 from engine.run import Run, say, versions
+from engine.stop import Stopped, StopRequest
 from errors import InputError
 from loader import open_loader
 from losses import LOSSES
+from models.export import export_model
 from models.pretrained import read_weights, weights_file
 from reporting import show_on_board
-from session import list_facts, model_flags, open_model, open_test_loader, recalls, task_of
+from session import (
+    list_facts,
+    model_flags,
+    open_model,
+    open_test_loader,
+    recalls,
+    task_of,
+)
 from transforms import TrainTransform
 
 
@@ -40,29 +51,25 @@ class Training:
         if args.val_classes:
             self.train, self.test = reader.hold_out(self.train, args.val_classes)
             self.tested_on = f"{args.val_classes} train labels held out"
+        self.lists = {"train": list_facts(self.train), "test": list_facts(self.test)}
         self.labels, self.num_classes = reader.class_codes(self.train)
         self.flags = model_flags(args)
         self.decode = choose_decoder(args.decode)
         self.objective = self._build_objective(stage)
-        self.optimiser = build_optimiser(
-            args.optimiser,
-            self.objective.model,
-            self.objective.loss,
-            args.lr,
-            getattr(args, "class_lr", None),
-            args.weight_decay,
-            args.momentum,
-            fused=self.device.type == "cuda",
-        )
+        rates = {"lr": args.lr, "class_lr": getattr(args, "class_lr", None), "momentum": args.momentum}
+        rates |= {"weight_decay": args.weight_decay, "fused": self.device.type == "cuda"}
+        self.optimiser = build_optimiser(args.optimiser, self.objective.model, self.objective.loss, **rates)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.start, self.best = self._resume() if args.checkpoint else (0, None)
+        self.start, self.best, self.record = 0, None, {"figures": {}, "untested": False, "skipped": 0}
+        if args.checkpoint:
+            self._resume()
         self.loader = self._open_train_loader(make_sampler(self.labels, start_step=self.start))
         self.test_loader = open_test_loader(self.test, self.flags, args.test_batch_size, args.num_workers, self.device)
         self.seconds = {"train": 0.0, "test": 0.0}
 
     def _build_objective(self, stage):
         args = self.args
-        torch.manual_seed(args.seed)
+        seed_everything(args.seed)
         source = None if args.checkpoint else args.pretrained_model
         model = open_model(source, self.flags, freeze_bn=args.freeze_bn, freeze_stages=args.freeze_stages)
         facts = {"embedding_size": model.embedding_size, "num_classes": self.num_classes}
@@ -79,12 +86,13 @@ class Training:
     def _resume(self):
         file = weights_file(self.args.checkpoint)
         state = read_weights(file)
-        step, best = restore(state, self.objective, self.optimiser, self.scaler, file)
-        if step >= self.args.total_iter_num:
-            raise InputError(
-                f"{file} is at step {step} already; --total_iter_num={self.args.total_iter_num} asks for no more"
-            )
-        return step, best
+        self.start, self.best = restore(state, self.objective, self.optimiser, self.scaler, file)
+        self.record = {name: state[name] for name in self.record}
+        total, is_whole = self.args.total_iter_num, (run_folder(self.args.checkpoint) / "result.json").exists()
+        if self.start > total or (self.start == total and is_whole):
+            raise InputError(f"{file} is at step {self.start} already; --total_iter_num={total} asks for no more")
+        self.record["untested"] |= self.start == total  # it was killed between its last step and its result
+        refuse_other_lists(self.lists, state["config"]["lists"])
 
     def _open_train_loader(self, sampler):
         args = self.args
@@ -102,10 +110,12 @@ class Training:
             "versions": versions(),
             "device": str(self.device),
             "precision": self.precision,
-            "lists": {"train": list_facts(self.train), "test": list_facts(self.test)},
+            "lists": self.lists,
         }
         folder = run_folder(args.checkpoint) if args.checkpoint else args.model_save_dir
-        return Run(folder, config, self.start, resumed=bool(args.checkpoint), overwrite=args.overwrite)
+        self.config = json.loads(json.dumps(config))
+        resumed = {"resumed": bool(args.checkpoint), "retested": self.record["untested"]}
+        return Run(folder, config, self.start, overwrite=args.overwrite, **resumed)
 
     def fit(self):
         """Train to the last step, testing and saving on the way; returns what result.json holds."""
@@ -115,16 +125,28 @@ class Training:
             f"{args.loss_name} on {len(self.train)} images of {self.num_classes} labels, tested on {self.tested_on}; "
             f"{self.device}, {self.precision}; writes to {self.run.folder}"
         )
-        rate = partial(
-            learning_rate,
-            lr=args.lr,
-            strategy=args.lr_strategy,
-            lr_steps=args.lr_steps,
-            total=args.total_iter_num,
-            warmup=args.warmup_steps,
-        )
+        schedule = {"strategy": args.lr_strategy, "lr_steps": args.lr_steps, "warmup": args.warmup_steps}
+        rate = partial(learning_rate, lr=args.lr, total=args.total_iter_num, **schedule)
         self.recall = None
+        skips = 0 if args.nan == "stop" else int(args.nan.removeprefix("skip:"))
+        scaled = self.precision == "fp16"
+        self.files = Checkpoints(self.run.folder, args.keep_checkpoints)
+        self.guard = FiniteGuard(self.objective, self.device, skips, self.record["skipped"], scaled)
+        with StopRequest() as self.stop:
+            try:
+                self._run_steps(rate)
+            except NotFinite as fault:
+                raise fault.with_images(self.train.paths, self.run.folder) from None
+        result = self._result()
+        self._export(result)
+        self.run.finish(result)
+        return result
+
+    def _run_steps(self, rate):
+        args = self.args
         began = time.perf_counter()
+        if self.record["untested"]:
+            self._after_step(self.start)
         fit(
             self.objective,
             self.loader,
@@ -136,37 +158,59 @@ class Training:
             precision=self.precision,
             clip_norm=args.clip_norm,
             micro_batch=args.micro_batch,
+            guard=self.guard,
             every=args.display_iter_step,
             on_display=self._display,
             on_step=self._after_step,
         )
         self.seconds["train"] = time.perf_counter() - began - self.seconds["test"]
-        result = self._result()
-        self.run.finish(result)
-        return result
 
     def _display(self, step, figures):
         words = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
         images_per_second = self.args.train_batch_size / figures["time"]
-        self.figures = figures
+        self.record["figures"] = figures
         self.run.log(
             f"trainbatch {step}, {words} sec", step, {**figures, "images_per_second": images_per_second}, "train"
         )
 
     def _after_step(self, step):
-        last = step == self.args.total_iter_num
-        if last or step % self.args.test_iter_step == 0:
-            self._test(step)
-        if last or step % self.args.save_iter_step == 0:
-            save_step(self._state(step), self.run.folder)
+        args = self.args
+        last = step == args.total_iter_num
+        due = last or step % args.test_iter_step == 0
+        try:
+            with self.stop.breakable():
+                embeddings = self._embed(step) if due else None
+        except Stopped as stopped:
+            self.record["untested"] = due
+            self.files.save_step(self._state(step), needed=True)
+            sentence = f"after step {step}, which is saved; go on by --checkpoint={self.run.folder}"
+            raise Stopped(stopped.signal, sentence) from None
+        self.record["untested"] = False
+        if due:
+            self._test(step, embeddings)
+        if last or step % args.save_iter_step == 0:
+            self.guard.check()
+            self.files.save_step(self._state(step), needed=last)
+
+    def _embed(self, step):
+        self.guard.check()
+        began = time.perf_counter()
+        embeddings = embed(self.objective.model, self.test_loader, self.device)
+        self.seconds["test"] += time.perf_counter() - began
+        return embeddings
 
     def _state(self, step):
         classes = torch.from_numpy(np.unique(self.train.labels))
-        return training_state(self.objective, self.optimiser, self.scaler, step, self.best, classes)
+        record = {**self.record, "skipped": self.guard.skipped, "config": self.config}
+        return training_state(self.objective, self.optimiser, self.scaler, step, self.best, classes, **record)
 
-    def _test(self, step):
+    def _export(self, result):
+        figures = {name: result[name] for name in ("recall", "step", "tested_on", "versions")}
+        card = {"flags": self.config["flags"], "data": self.config["lists"], **figures}
+        export_model(self.objective.model, self.run.folder, card)
+
+    def _test(self, step, embeddings):
         began = time.perf_counter()
-        embeddings = embed(self.objective.model, self.test_loader, self.device)
         self.recall = recalls(embeddings, self.test, self.device)
         self.seconds["test"] += time.perf_counter() - began
         figures = {f"recall@{k}": value for k, value in self.recall.items()}
@@ -180,7 +224,7 @@ class Training:
                 "recall": {str(k): v for k, v in self.recall.items()},
                 "chosen_on": self.tested_on,
             }
-            save(self._state(step), self.run.folder / "best.pt")
+            self.files.save_best(self._state(step))
 
     def _result(self):
         args = self.args
@@ -190,7 +234,8 @@ class Training:
             "tested_on": self.tested_on,
             "images": len(self.test),
             "best": self.best,
-            "train": self.figures,
+            "skipped": self.guard.skipped,
+            "train": self.record["figures"],
             "seconds": self.seconds,
             "flags": {name: getattr(args, name) for name in ("loss_name", "seed", "pretrained_model")},
             "model": self.objective.model.facts,

@@ -96,7 +96,7 @@ class Contest:
         for images, labels, _ in loader:
             optimiser.zero_grad(set_to_none=True)
             yield backward(objective, images, labels, scaler, self.device, precision)
-            update(objective, optimiser, scaler, 0)
+            update(optimiser, scaler)
 
     def plain_steps(self, objective, optimiser):
         model = torch.nn.Sequential(objective.model.backbone, objective.model.pooling, objective.model.head)

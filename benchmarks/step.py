@@ -21,8 +21,9 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
 import reader
 from benchmarks.contest import contest, heading, markdown, seconds_text, write
 from engine.backward import backward
-from engine.checkpoint import save_step, training_state
+from engine.checkpoint import Checkpoints, training_state
 from engine.device import choose_device, choose_precision
+from engine.finite import FiniteGuard
 from engine.fit import fit, update
 from engine.objective import Objective
 from engine.optim import build_optimiser
@@ -52,7 +53,7 @@ class Bench:
     def step(self, images, labels, precision):
         self.optimiser.zero_grad(set_to_none=True)
         loss = backward(self.objective, images, labels, self.scaler, self.device, precision)
-        update(self.objective, self.optimiser, self.scaler, 0)
+        update(self.optimiser, self.scaler)
         return loss.item()
 
     def whole(self, loader, precision):
@@ -69,6 +70,7 @@ class Bench:
             precision=precision,
             clip_norm=0,
             micro_batch=0,
+            guard=FiniteGuard(self.objective, self.device),
             every=STEPS,
             on_display=lambda step, figures: shown.append(figures),
             on_step=lambda step: None,
@@ -80,7 +82,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             state = training_state(self.objective, self.optimiser, self.scaler, 1, None, torch.arange(2))
-            save_step(state, Path(folder))
+            Checkpoints(folder).save_step(state, needed=True)
             return time.perf_counter() - began
 
 

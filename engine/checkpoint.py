@@ -1,20 +1,25 @@
 """Checkpoints of plain tensors and dicts: whole or absent on disk, complete for a resume."""
 
 import os
+import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from engine.run import say
 from errors import InputError
+from storage import sync, synced
 
 
-def training_state(objective, optimiser, scaler, step, best, classes):
+def training_state(objective, optimiser, scaler, step, best, classes, **record):
     """Everything that the next step depends on; the data position is the step itself (samplers.py).
 
-    classes: (C,) int64, the label that each class of the loss stands for.
+    classes: (C,) int64, the label that each class of the loss stands for. record: plain values that go along.
     """
     return {
+        **record,
         "model": objective.model.state_dict(),
         "facts": objective.model.facts,
         "loss": objective.loss.state_dict(),
@@ -24,12 +29,16 @@ def training_state(objective, optimiser, scaler, step, best, classes):
         "best": best,
         "classes": classes,
         "rng": torch.get_rng_state(),
+        "python_rng": random.getstate(),
+        "numpy_rng": _numpy_state(),
         "device_rng": torch.get_device_module().get_rng_state() if torch.accelerator.is_available() else None,
     }
 
 
 def restore(state, objective, optimiser, scaler, file):
     """Put `state` back (in place). Returns (step, best). Raises InputError when it belongs to another model or loss."""
+    if "facts" in state and "config" not in state:
+        raise InputError(f"{file} is of an older version, which did not save all that a run needs to go on")
     if state.get("facts") != objective.model.facts:
         raise InputError(f"{file} holds the model {state.get('facts')}, but the flags ask for {objective.model.facts}")
     try:
@@ -48,27 +57,93 @@ def restore(state, objective, optimiser, scaler, file):
         ) from None
     scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(state["rng"])
+    random.setstate(state["python_rng"])
+    _set_numpy_state(state["numpy_rng"])
     if state["device_rng"] is not None and torch.accelerator.is_available():
         torch.get_device_module().set_rng_state(state["device_rng"])
     return state["step"], state["best"]
 
 
+def seed_everything(seed):
+    """Seed torch, numpy and python: a loss may draw from any of them."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def _numpy_state():
+    """numpy's generator as plain numbers and one tensor."""
+    state = np.random.get_state(legacy=False)
+    plain = {name: state[name] for name in ("bit_generator", "has_gauss", "gauss")}
+    return {**plain, "pos": state["state"]["pos"], "key": torch.from_numpy(state["state"]["key"].astype(np.int64))}
+
+
+def _set_numpy_state(plain):
+    key = plain["key"].numpy().astype(np.uint32)
+    np.random.set_state({**plain, "state": {"key": key, "pos": plain["pos"]}})
+
+
 def save(state, path):
-    """Write to a temporary file beside `path`, then rename, so that `path` is always the old file or the new one."""
-    temporary = f"{path}.tmp"
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    """Write beside `path`, and rename when it is on the disk, so that `path` is always the old file or the new one.
 
-
-def save_step(state, run_dir):
-    """Save `step_N.pt` and make `last.pt` the same file (a hard link where the file system has them)."""
-    path = os.path.join(run_dir, f"step_{state['step']}.pt")
-    save(state, path)
-    temporary = Path(run_dir, "last.pt.tmp")
-    temporary.unlink(missing_ok=True)  # left by a crash, it may be a link to an older step
+    Raises OSError where the disk refuses; the old file is as it was then.
+    """
+    temporary = Path(f"{path}.tmp")
     try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copyfile(path, temporary)
-    os.replace(temporary, os.path.join(run_dir, "last.pt"))
-    return path
+        with synced(temporary) as file:
+            torch.save(state, file)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a disk's refusal
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {str(path)!r}: {_reason(error)}") from error
+    sync(temporary.parent)
+
+
+def _reason(error):
+    """What the disk said, also where torch's writer hid it behind an error of its own."""
+    while error.__context__ is not None and not getattr(error, "strerror", None):
+        error = error.__context__
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+
+
+class Checkpoints:
+    """The checkpoints in a run's folder: each step_N.pt, last.pt, which is the newest of them, and best.pt.
+
+    keep: how many of the newest step_N.pt stay, 0 for all. A disk that refuses leaves every file as it was.
+    """
+
+    def __init__(self, folder, keep=0):
+        self.folder, self.keep = Path(folder), keep
+
+    def save_step(self, state, needed=False):
+        """Save `step_N.pt` and make it `last.pt`. Where the disk refuses it is said; raises InputError if `needed`."""
+        try:
+            self._save_step(state)
+        except OSError as error:
+            sentence = f"step {state['step']} is not saved: {error}; what was saved before is whole"
+            if needed:
+                raise InputError(sentence) from None
+            say(f"{sentence}, and the run goes on")
+
+    def save_best(self, state):
+        """Save `best.pt`; where the disk refuses it is said."""
+        try:
+            save(state, self.folder / "best.pt")
+        except OSError as error:
+            say(f"the best step so far, {state['step']}, is not saved: {error}; the run goes on")
+
+    def _save_step(self, state):
+        path, last = self.folder / f"step_{state['step']}.pt", self.folder / "last.pt"
+        save(state, path)
+        temporary = Path(f"{last}.tmp")
+        temporary.unlink(missing_ok=True)  # left by a crash, it may be a link to an older step
+        try:
+            os.link(path, temporary)
+        except OSError:  # no hard links here
+            shutil.copyfile(path, temporary)
+            sync(temporary)
+        os.replace(temporary, last)
+        sync(self.folder)
+        steps = sorted(self.folder.glob("step_*.pt"), key=lambda file: int(file.stem.removeprefix("step_")))
+        for old in steps[: -self.keep] if self.keep else ():
+            old.unlink()

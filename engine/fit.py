@@ -1,6 +1,5 @@
 """The one training loop."""
 
-import math
 import time
 
 import torch
@@ -8,7 +7,6 @@ from tqdm import tqdm
 
 from engine.backward import backward
 from engine.optim import set_rate
-from errors import InputError
 
 
 def fit(
@@ -23,6 +21,7 @@ def fit(
     precision,
     clip_norm,
     micro_batch,
+    guard,
     every,
     on_display,
     on_step,
@@ -30,27 +29,28 @@ def fit(
     """Train from step steps[0] (done) to steps[1].
 
     loader: endless batches (images, labels, indices). rate: step (0-based) -> learning rate. clip_norm: largest norm of
-    the gradient, 0 for no clipping. micro_batch: see engine/backward.py. every `every` steps and after
-    the last one on_display(step, figures) gets lr, loss, the objective's figures and seconds per step; on_step(step) is
-    called after each step.
-    Raises InputError when a displayed loss is not finite.
+    the gradient, 0 for no clipping. micro_batch: see engine/backward.py. guard: a FiniteGuard. Every `every` steps and
+    after the last one on_display(step, figures) gets lr, loss, the objective's figures and seconds per step;
+    on_step(step) is called after each step. Raises NotFinite as the guard does.
     """
     start, total = steps
     objective.train()
     clock, counted = time.perf_counter(), 0
     bar = tqdm(total=total, initial=start, desc="training", unit="step", disable=None)
-    for step, (images, labels, _) in zip(range(start + 1, total + 1), loader):
+    for step, (images, labels, indices) in zip(range(start + 1, total + 1), loader):
         lr = rate(step - 1)
         set_rate(optimiser, lr)
         optimiser.zero_grad(set_to_none=True)
+        guard.begin()
         loss = backward(objective, images, labels, scaler, device, precision, micro_batch)
-        update(objective, optimiser, scaler, clip_norm)
+        norm = clipped_norm(objective, optimiser, scaler, clip_norm)
+        if guard.may_update(step, loss, norm, indices):
+            update(optimiser, scaler)
         counted += 1
         bar.update()
         if step % every == 0 or step == total:
+            guard.check()
             figures = {"lr": lr, "loss": loss.item(), **objective.figures()}
-            if not math.isfinite(figures["loss"]):
-                raise InputError(f"the loss is {figures['loss']} at step {step} (lr {lr:g}); try a smaller --lr")
             on_display(step, {**figures, "time": (time.perf_counter() - clock) / counted})
             clock, counted = time.perf_counter(), 0
         pause = time.perf_counter()
@@ -59,10 +59,17 @@ def fit(
     bar.close()
 
 
-def update(objective, optimiser, scaler, clip_norm):
-    """One step down the gradient that the parameters hold."""
+def clipped_norm(objective, optimiser, scaler, clip_norm):
+    """The norm of all gradients, a scalar tensor; they are scaled down to `clip_norm` if that is less and not 0."""
+    scaler.unscale_(optimiser)
+    gradients = [parameter.grad for parameter in objective.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
     if clip_norm:
-        scaler.unscale_(optimiser)
-        torch.nn.utils.clip_grad_norm_(objective.parameters(), clip_norm)
+        torch.nn.utils.clip_grads_with_norm_(objective.parameters(), clip_norm, norm)
+    return norm
+
+
+def update(optimiser, scaler):
+    """One step down the gradient that the parameters hold."""
     scaler.step(optimiser)
     scaler.update()

@@ -114,6 +114,18 @@ def names(allowed):
     return distinct
 
 
+def words(text):
+    """A comma-separated tuple of names."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def nan_policy(text):
+    """`stop`, or `skip:N` with N steps of at least 1."""
+    if not re.fullmatch(r"stop|skip:0*[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither stop nor skip:N, as skip:10")
+    return text
+
+
 def in_argparse(check):
     """`check` (text -> value) as a flag's type, whose own InputError reaches the user."""
 

@@ -1,10 +1,10 @@
 """Flags: groups that scripts choose from, options read from the chosen loss's signature, replay of a config.json."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from engine import replay
 from engine.device import PRECISIONS
 from engine.flag_types import (
     boolean,
@@ -15,16 +15,17 @@ from engine.flag_types import (
     in_argparse,
     integers,
     names,
+    nan_policy,
     number,
     one_of,
     plain,
     positive,
+    words,
     workers,
 )
 from engine.optim import OPTIMISERS, STRATEGIES
+from engine.stop import Stopped
 from errors import InputError, near_match
-
-UNREPLAYED = ("config", "checkpoint", "overwrite")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -131,6 +132,13 @@ def add_run_flags(parser):
     group.add_argument("--overwrite", type=boolean, default=False, help="replace a run that is in that folder")
     group.add_argument("--checkpoint", help="go on with this run (its folder); its own flags are taken over")
     group.add_argument(
+        "--allow_changed", type=words, default=(), help="flags, comma-separated, that may differ from that run's"
+    )
+    group.add_argument("--keep_checkpoints", type=count, default=0, help="newest step_N.pt files to keep; 0: all")
+    group.add_argument(
+        "--nan", type=nan_policy, default="stop", help="at a loss or gradient that is not finite: stop, or skip:N steps"
+    )
+    group.add_argument(
         "--report", type=boolean, default=False, help="show worst queries and embeddings on TensorBoard at each test"
     )
     group.add_argument("--seed", type=count, default=0, help="of weights, batches and augmentations")
@@ -207,51 +215,40 @@ def parse(parser, argv, registry=None, foreign=None):
     for name in registry.names() if registry else ():
         for option in registry.options(name):
             owners.setdefault(f"--{option.name}", []).append(name)
-    replay = {f"--{name}": value for name, value in replayed(argv).items()}
+    earlier = {f"--{name}": value for name, value in replayed(argv).items()}
     if foreign is None:
-        replay = {flag: value for flag, value in replay.items() if flag in known or flag not in owners}
+        earlier = {flag: value for flag, value in earlier.items() if flag in known or flag not in owners}
     else:
         own = known.keys() - {f"--{name}" for name in foreign}
-        replay = {flag: value for flag, value in replay.items() if flag in own}
-    words = [f"{flag}={plain(value)}" for flag, value in replay.items()]
-    args, unknown = parser.parse_known_args(words + list(argv))
+        earlier = {flag: value for flag, value in earlier.items() if flag in own}
+    typed = [f"{flag}={plain(value)}" for flag, value in earlier.items()]
+    args, unknown = parser.parse_known_args(typed + list(argv))
     if unknown:
         word = unknown[0].split("=")[0]
         hint = f" It is an option of {', '.join(owners[word])}." if word in owners else near_match(word, known)
         raise InputError(f"unknown flag {unknown[0]!r}.{hint} (see --help)")
+    if getattr(args, "checkpoint", None):
+        run = parser.parse_known_args(typed)[0]
+        replay.refuse_contradictions(vars(args), vars(run), args.allow_changed)
     return args
 
 
 def replayed(argv):
-    """The flags of --config, or of the --checkpoint run's config.json, {name: value}; none without either."""
+    """The flags that `argv` replays, {name: value}."""
     chosen = first_pass(argv, config={}, checkpoint={})
-    if not (chosen.config or chosen.checkpoint):
-        return {}
-    flags = read_flags(chosen.config or run_folder(chosen.checkpoint) / "config.json")
-    return {name: value for name, value in flags.items() if value is not None and name not in UNREPLAYED}
-
-
-def read_flags(file):
-    """The flags in a run's config.json, {name: value}. Raises InputError when it is none."""
-    try:
-        flags = json.loads(Path(file).read_text())["flags"]
-        return dict(flags)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot read flags from {str(file)!r}: {error!r}") from None
-
-
-def run_folder(checkpoint):
-    """The folder of a run, given itself or one of its .pt files."""
-    path = Path(checkpoint)
-    return path if path.is_dir() else path.parent
+    return replay.replayed(chosen.config, chosen.checkpoint)
 
 
 def run_script(main):
-    """Call main(argv); a user's mistake ends in one sentence on stderr and exit status 2."""
+    """Call main(argv); a user's mistake ends in one sentence on stderr and exit status 2, a signal in 128 + its number."""
+    name = Path(sys.argv[0]).name
     try:
         main(sys.argv[1:])
+    except Stopped as stopped:
+        print(f"{name}: stopped by {stopped.signal.name} {stopped}", file=sys.stderr)
+        sys.exit(128 + stopped.signal)
     except InputError as error:
         # A loader's worker wraps its error into a traceback, whose last line is the sentence.
         sentence = str(error).strip().splitlines()[-1].removeprefix("errors.InputError: ")
-        print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
+        print(f"{name}: {sentence}", file=sys.stderr)
         sys.exit(2)

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from errors import InputError
+from storage import replace_json, synced
 
 PACKAGES = ("torch", "torchvision", "numpy")
 
@@ -33,13 +34,6 @@ def checksum(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def write_json(path, content):
-    """Write indented JSON, whole or not at all."""
-    temporary = Path(f"{path}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
 def make_folder(path):
     """Create a folder to write into. Raises InputError when that cannot be."""
     folder = Path(path)
@@ -53,9 +47,11 @@ def make_folder(path):
 
 
 class Run:
-    """One run's folder. A new run refuses a folder that holds one; a resumed one goes on after step `start`."""
+    """One run's folder. A new run refuses a folder that holds one; a resumed one goes on after step `start`, or with
+    the test of that step (`retested`).
+    """
 
-    def __init__(self, folder, config, start=0, resumed=False, overwrite=False):
+    def __init__(self, folder, config, start=0, resumed=False, overwrite=False, retested=False):
         holder = Path(folder) / "config.json"
         if holder.exists() and not (resumed or overwrite):
             raise InputError(
@@ -64,38 +60,49 @@ class Run:
             )
         self.folder = make_folder(folder)
         if resumed:
-            self._forget_after(start)
+            self._forget_after(start, retested)
         else:
             self._clear()
-        write_json(holder, config)
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so not for --help
+        replace_json(holder, config)
+        from torch.utils.tensorboard import (
+            SummaryWriter,  # takes a second to import, so not for --help
+        )
 
         self.board = SummaryWriter(self.folder, purge_step=start + 1 if resumed else None)
         self.metrics = open(self.folder / "metrics.jsonl", "a", buffering=1)
 
-    def _forget_after(self, start):
-        """Drop the figures of steps that the interrupted run made after its last checkpoint."""
+    def _forget_after(self, start, retested):
+        """Drop the figures of steps that the interrupted run made after its last checkpoint, and what it half wrote."""
+        for torn in self.folder.glob("*.tmp"):
+            torn.unlink()
         file = self.folder / "metrics.jsonl"
         if file.exists():
             lines = file.read_text().splitlines()
             whole = [line for line in lines if line.endswith("}")]  # a killed run may have torn its last line
-            file.write_text("".join(f"{line}\n" for line in whole if json.loads(line)["step"] <= start))
+            places = [(line, json.loads(line)) for line in whole]
+            kept = [line for line, at in places if at["step"] < start + (at["group"] == "train" or not retested)]
+            with synced(f"{file}.tmp") as new:
+                new.write("".join(f"{line}\n" for line in kept).encode())
+            os.replace(f"{file}.tmp", file)
 
     def _clear(self):
-        stale = ("*.pt", "metrics.jsonl", "result.json", "events.out.tfevents.*")
+        stale = ("*.pt", "*.tmp", "model.*", "metrics.jsonl", "result.json", "events.out.tfevents.*")
         for file in (file for pattern in stale for file in self.folder.glob(pattern)):
             file.unlink()
 
     def log(self, line, step, figures, group):
         """Print `line`; append `figures` (name -> float) to metrics.jsonl and to TensorBoard under `group`/name."""
         say(line)
-        self.metrics.write(json.dumps({"step": step, "group": group, **figures}) + "\n")
-        for name, value in figures.items():
-            self.board.add_scalar(f"{group}/{name}", value, step)
+        try:
+            self.metrics.write(json.dumps({"step": step, "group": group, **figures}) + "\n")
+            for name, value in figures.items():
+                self.board.add_scalar(f"{group}/{name}", value, step)
+        except OSError as error:
+            say(f"the figures of step {step} could not be written: {error.strerror}; the run goes on")
 
     def finish(self, result):
         """Write result.json and close the logs."""
-        write_json(self.folder / "result.json", result)
+        replace_json(self.folder / "result.json", result)
         self.board.close()
         self.metrics.close()
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from errors import InputError
 
@@ -21,6 +22,8 @@ def weights_file(source):
 def read_weights(file):
     """Load plain tensors and dicts only, so a stranger's file executes nothing. Raises InputError if it is not that."""
     try:
+        if Path(file).suffix == ".safetensors":
+            return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -228,7 +228,7 @@ def test_file_that_is_no_image(sentence, sop_copy, tmp_path, script, workers):
 
 def test_loss_that_is_not_finite(sentence, sop_tree, tmp_path):
     said = sentence("train_elem", train_flags(sop_tree, tmp_path / "out", lr=1e30))
-    assert "the loss is" in said and "lr 1e+30" in said and "smaller --lr" in said
+    assert "the loss is" in said and "at step" in said and "smaller --lr" in said
     assert not (tmp_path / "out" / "result.json").exists()
 
 
@@ -300,14 +300,39 @@ def test_broken_run_is_not_cleared_by_a_mistake(sentence, sop_tree, finished_run
 )
 def test_checkpoint_that_does_not_fit(sentence, finished_run, flags, words):
     before = contents(finished_run)
-    said = sentence("train_elem", as_line({"checkpoint": finished_run, **flags}))
+    changed = {"allow_changed": ",".join(flags)}
+    said = sentence("train_elem", as_line({"checkpoint": finished_run, **flags, **changed}))
     assert all(word in said for word in words), said
     assert contents(finished_run) == before
 
 
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({"lr": 0.5}, "--lr is 0.5, but the run that goes on has 0.01; leave it out, or give --allow_changed=lr"),
+        ({"total_iter_num": 9, "allow_changed": "lr"}, "--total_iter_num is 9, but the run that goes on has 3"),
+        ({"loss_name": "arcmargin"}, "--loss_name is arcmargin, but the run that goes on has softmax"),
+        ({"allow_changed": "lear"}, "allow_changed names 'lear', which is no flag of the run"),
+    ],
+)
+def test_flags_that_contradict_the_run(sentence, finished_run, flags, words):
+    before = contents(finished_run)
+    assert words in sentence("train_elem", as_line({"checkpoint": finished_run, **flags}))
+    assert contents(finished_run) == before
+
+
+def test_another_list_than_the_runs(sentence, sop_copy, tmp_path):
+    run("train_elem", train_flags(sop_copy, tmp_path / "run", total_iter_num=1))
+    with open(sop_copy / "Ebay_test.txt", "a") as file:
+        file.write("99 20 1 disc_final/4_0.jpg\n")
+    more = ["--total_iter_num=2", "--allow_changed=total_iter_num"]
+    said = sentence("train_elem", [f"--checkpoint={tmp_path / 'run'}", *more])
+    assert "the test list" in said and "is not what it was when the run began" in said
+
+
 def test_checkpoint_of_the_other_stage(sentence, finished_run):
     before = contents(finished_run)
-    said = sentence("train_pair", as_line({"checkpoint": finished_run, "total_iter_num": 6}))
+    said = sentence("train_pair", as_line({"checkpoint": finished_run, "total_iter_num": 6, "allow_changed": "total_iter_num"}))
     assert "softmax is a loss of train_elem.py" in said
     assert contents(finished_run) == before
 
@@ -337,7 +362,7 @@ def test_file_that_holds_no_weights(sentence, sop_tree, finished_run, tmp_path, 
     if flag == "pretrained_model":
         said = sentence("train_elem", train_flags(sop_tree, tmp_path / "out", pretrained_model=file))
     else:
-        said = sentence("train_elem", [f"--checkpoint={folder}", "--total_iter_num=6"])
+        said = sentence("train_elem", [f"--checkpoint={folder}", "--total_iter_num=6", "--allow_changed=total_iter_num"])
     assert str(file) in said
     assert not (tmp_path / "out").exists() and contents(folder) == before
 

@@ -1,13 +1,15 @@
 """Checkpoints: complete, plain, whole or absent, and refused where they do not belong."""
 
 import os
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from engine import checkpoint
-from engine.checkpoint import restore, save, save_step, training_state
+from engine.checkpoint import Checkpoints, restore, save, training_state
 from engine.objective import Objective
 from engine.optim import build_optimiser
 from errors import InputError
@@ -35,7 +37,7 @@ def step(objective, optimiser):
 
 
 def state_of(parts, number=2, best=None):
-    return training_state(*parts, number, best, torch.arange(3))
+    return training_state(*parts, number, best, torch.arange(3), config={})
 
 
 @pytest.mark.parametrize("name", ["momentum", "adamw"])
@@ -76,10 +78,9 @@ def test_a_state_of_another_model_is_refused(facts):
 def test_a_failing_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
     save({"step": 1}, tmp_path / "a.pt")
 
-    def fail(state, path):
-        with open(path, "wb") as file:
-            file.write(b"half")
-        raise OSError("disk full")
+    def fail(state, file):
+        file.write(b"half")
+        raise OSError(28, "disk full")
 
     monkeypatch.setattr(checkpoint.torch, "save", fail)
     with pytest.raises(OSError, match="disk full"):
@@ -96,8 +97,8 @@ def test_last_is_the_newest_step_and_the_older_steps_stay(tmp_path, monkeypatch,
     if not linked:
         monkeypatch.setattr(os, "link", no_links)
     for number in (3, 6, 6):
-        path = save_step({"step": number}, str(tmp_path))
-        assert os.path.basename(path) == f"step_{number}.pt"
+        Checkpoints(tmp_path).save_step({"step": number})
+        path = tmp_path / f"step_{number}.pt"
         assert torch.load(tmp_path / "last.pt", weights_only=True) == {"step": number}
         assert os.path.samefile(path, tmp_path / "last.pt") == linked
     assert torch.load(tmp_path / "step_3.pt", weights_only=True) == {"step": 3}
@@ -106,8 +107,41 @@ def test_last_is_the_newest_step_and_the_older_steps_stay(tmp_path, monkeypatch,
 
 def test_a_crash_before_the_rename_harms_no_older_step(tmp_path, monkeypatch):
     """The left-over last.pt.tmp is a link to step_3.pt: whoever writes into it writes into that."""
-    save_step({"step": 3}, tmp_path)
+    Checkpoints(tmp_path).save_step({"step": 3})
     os.link(tmp_path / "step_3.pt", tmp_path / "last.pt.tmp")
-    save_step({"step": 6}, tmp_path)
+    Checkpoints(tmp_path).save_step({"step": 6})
     assert torch.load(tmp_path / "step_3.pt", weights_only=True) == {"step": 3}
     assert torch.load(tmp_path / "last.pt", weights_only=True) == {"step": 6}
+
+
+def test_only_the_newest_steps_stay(tmp_path):
+    for number in (8, 9, 10, 11):
+        Checkpoints(tmp_path, keep=2).save_step({"step": number})
+    assert sorted(os.listdir(tmp_path)) == ["last.pt", "step_10.pt", "step_11.pt"]
+
+
+def test_a_disk_that_refuses_is_said_or_ends_the_run(tmp_path, monkeypatch, capsys):
+    Checkpoints(tmp_path).save_step({"step": 1})
+
+    def fail(state, file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", fail)
+    Checkpoints(tmp_path).save_step({"step": 2})
+    Checkpoints(tmp_path).save_best({"step": 2})
+    printed = capsys.readouterr().out
+    assert "step 2 is not saved" in printed and "No space left on device" in printed and "step so far, 2," in printed
+    with pytest.raises(InputError, match="step 2 is not saved: .*No space left"):
+        Checkpoints(tmp_path).save_step({"step": 2}, needed=True)
+    assert sorted(os.listdir(tmp_path)) == ["last.pt", "step_1.pt"]
+
+
+def test_numpy_and_python_go_on_where_they_were():
+    """A loss may draw from either."""
+    parts = training()
+    checkpoint.seed_everything(5)
+    state = state_of(parts)
+    drawn = random.random(), np.random.rand(), np.random.randn()
+    checkpoint.seed_everything(6)
+    restore(state, *parts, "a.pt")
+    assert (random.random(), np.random.rand(), np.random.randn()) == drawn

@@ -21,7 +21,7 @@ def run_dir(tmp_path_factory):
     torch.manual_seed(1)
     model, loss = Embedder("ResNet18", embedding_size=8), LOSSES["softmax"](embedding_size=8, num_classes=5)
     optimiser, scaler = build_optimiser("momentum", model, loss, lr=0.1), torch.amp.GradScaler("cpu", enabled=False)
-    save(training_state(Objective(model, loss), optimiser, scaler, 3, None, torch.arange(5)), folder / "last.pt")
+    save(training_state(Objective(model, loss), optimiser, scaler, 3, None, torch.arange(5), config={}), folder / "last.pt")
     return folder
 
 

@@ -40,13 +40,13 @@ def script(loss):
 
 
 def go_on(loss, checkpoint, steps):
-    return run(script(loss), [f"--checkpoint={checkpoint}", f"--total_iter_num={steps}"])
+    return run(script(loss), [f"--checkpoint={checkpoint}", f"--total_iter_num={steps}", "--allow_changed=total_iter_num"])
 
 
 def weights(file):
     """Everything in a checkpoint that the next step depends on."""
     state = torch.load(file, weights_only=True)
-    return {name: state[name] for name in ("model", "loss", "optimiser", "step", "best", "classes", "rng")}
+    return {name: state[name] for name in ("model", "loss", "optimiser", "step", "best", "classes", "rng", "python_rng", "numpy_rng")}
 
 
 def assert_bit_equal(left, right):
@@ -99,7 +99,8 @@ def test_worker_count_changes_nothing(train):
 def test_resumed_run_keeps_its_record(train):
     """A resumed run appends to its logs and writes on into its own folder, whatever --model_save_dir says."""
     parts = train("parts", "softmax", 2)
-    run("train_elem", [f"--checkpoint={parts}", "--total_iter_num=3", f"--model_save_dir={parts / 'elsewhere'}"])
+    changed = ["--total_iter_num=3", "--allow_changed=total_iter_num", f"--model_save_dir={parts / 'elsewhere'}"]
+    run("train_elem", [f"--checkpoint={parts}", *changed])
     assert [line["step"] for line in read_metrics(parts) if line["group"] == "test"] == [1, 2, 3]
     assert read_json(parts / "result.json")["step"] == 3
     assert read_json(parts / "config.json")["flags"]["total_iter_num"] == 3

@@ -1,0 +1,48 @@
+"""The flags of an earlier run: read from its folder, typed again, and held against what is typed now."""
+
+import json
+from pathlib import Path
+
+from engine.flag_types import plain
+from errors import InputError
+
+UNREPLAYED = ("config", "checkpoint", "overwrite", "allow_changed")
+# What may differ from the run that is gone on with: none of it is seen in the weights.
+FREE = ("model_save_dir", "num_workers", "cache_bytes", "test_batch_size", "display_iter_step", "test_iter_step")
+FREE += ("save_iter_step", "keep_checkpoints", "report", "with_mem_opt", "enable_ce")
+
+
+def read_flags(file):
+    """The flags in a run's config.json, {name: value}. Raises InputError when it is none."""
+    try:
+        flags = json.loads(Path(file).read_text())["flags"]
+        return dict(flags)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read flags from {str(file)!r}: {error!r}") from None
+
+
+def run_folder(checkpoint):
+    """The folder of a run, given itself or one of its .pt files."""
+    path = Path(checkpoint)
+    return path if path.is_dir() else path.parent
+
+
+def replayed(config, checkpoint):
+    """The flags of a config.json, or of the run of a checkpoint, {name: value}; none without either."""
+    if not (config or checkpoint):
+        return {}
+    flags = read_flags(config or run_folder(checkpoint) / "config.json")
+    return {name: value for name, value in flags.items() if value is not None and name not in UNREPLAYED}
+
+
+def refuse_contradictions(now, run, allowed):
+    """Raise InputError where flags now, {name: value}, differ from those of the run that is gone on with."""
+    unknown = [name for name in allowed if name not in run]
+    if unknown:
+        raise InputError(f"allow_changed names {unknown[0]!r}, which is no flag of the run")
+    for name, value in now.items():
+        if name in run and value != run[name] and name not in (*UNREPLAYED, *FREE, *allowed):
+            raise InputError(
+                f"--{name} is {plain(value)}, but the run that goes on has {plain(run[name])}; leave it out, or give "
+                f"--allow_changed={name}"
+            )

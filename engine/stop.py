@@ -1,0 +1,57 @@
+"""SIGINT and SIGTERM: a run ends where it can be gone on with."""
+
+import contextlib
+import signal
+import threading
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """A signal ended the run; `signal` is its number."""
+
+    def __init__(self, number, sentence=""):
+        super().__init__(sentence)
+        self.signal = signal.Signals(number)
+
+
+class StopRequest:
+    """While the context is entered, a first signal is only noted, in `signal`; a second one acts as it always did.
+
+    Signals reach a process's main thread; in another thread nothing is caught.
+    """
+
+    def __init__(self):
+        self.signal, self.is_idle, self.former = None, False, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self.former = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        self.signal = number
+        signal.signal(number, self.former[number])
+        if self.is_idle:
+            raise Stopped(number)
+
+    @contextlib.contextmanager
+    def breakable(self):
+        """A context for work that can be done again: raises Stopped at once when a signal has come or comes."""
+        self.is_idle = True
+        try:
+            if self.signal:
+                raise Stopped(self.signal)
+            yield
+        finally:
+            self.is_idle = False
+
+
+def leave_signals_to_the_parent():
+    """For a worker process: Ctrl-C and a scheduler signal all of a group, and the parent still needs its batches."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,22 @@
+"""The model alone, for other programs: safetensors beside a JSON card, which executes nothing anywhere."""
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from storage import replace_json
+
+WEIGHTS, CARD = "model.safetensors", "model.json"
+LICENCE = "that of the data and of the weights it started from (of the embedded data set: data/README.md)"
+
+
+def export_model(embedder, folder, card):
+    """Write model.safetensors (the state dict, contiguous) and model.json: `card`, what the network is, its licence.
+
+    Raises OSError where the disk refuses; what was there before is whole then.
+    """
+    weights, temporary = Path(folder, WEIGHTS), Path(folder, f"{WEIGHTS}.tmp")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}
+    save_file(tensors, temporary, metadata={"format": "pt"})
+    temporary.replace(weights)
+    replace_json(Path(folder, CARD), {"model": embedder.facts, "weights": WEIGHTS, "licence": LICENCE, **card})
