@@ -1,7 +1,7 @@
 # `make demo` and `make test` make .venv and use it; `make demo PYTHON=python` uses an environment of your own.
 PYTHON = .venv/bin/python
 
-.PHONY: demo test test_peers bench peers install
+.PHONY: demo test fuzz test_peers bench peers install
 
 demo: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt
@@ -11,6 +11,10 @@ test: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt -r requirements-search.txt
 	$(PYTHON) -m pip install --quiet -r requirements-speed.txt -r requirements-test.txt
 	$(PYTHON) -m pytest
+
+# A training run killed 20 times at random moments has to end as the undisturbed one.
+fuzz:
+	KILLS=20 $(PYTHON) -m pytest tests/test_stop.py -k random_moments
 
 # With the peers, in an environment of their own: Open Metric Learning wants an older numpy.
 PEERS = .venv-peers/bin/python

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cache import ByteCache
 from decoding import open_image
-from engine.stop import leave_signals_to_the_parent
+from engine.stop import leave_the_group
 from reader import box_of
 
 TINY, MOST_WORKERS = 500, 8
@@ -71,4 +71,4 @@ def open_loader(images, labels, transform, batches, num_workers=0, pin_memory=Fa
 
 def _set_up_worker(worker):
     cv2.setNumThreads(0)
-    leave_signals_to_the_parent()
+    leave_the_group()

@@ -33,6 +33,7 @@ from session import (
     open_model,
     open_test_loader,
     recalls,
+    refuse_other_lists,
     task_of,
 )
 from transforms import TrainTransform

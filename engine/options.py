@@ -240,7 +240,7 @@ def replayed(argv):
 
 
 def run_script(main):
-    """Call main(argv); a user's mistake ends in one sentence on stderr and exit status 2, a signal in 128 + its number."""
+    """Call main(argv); a user's mistake ends in one sentence and exit status 2, a signal in 128 plus its number."""
     name = Path(sys.argv[0]).name
     try:
         main(sys.argv[1:])

@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM: a run ends where it can be gone on with."""
 
 import contextlib
+import os
 import signal
 import threading
 
@@ -51,7 +52,7 @@ class StopRequest:
             self.is_idle = False
 
 
-def leave_signals_to_the_parent():
-    """For a worker process: Ctrl-C and a scheduler signal all of a group, and the parent still needs its batches."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def leave_the_group():
+    """For a worker process: a terminal or a scheduler signals the whole group, and the run still needs its batches."""
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()

@@ -99,8 +99,3 @@ def pair_masks(labels):
     if labels.device.type == "cpu" and not negatives.any():
         raise InputError(f"all {len(labels)} rows have label {labels[0]}; a pair loss needs two labels in a batch")
     return positives, negatives
-
-
-def masked_mean(values, mask):
-    """Mean of `values` where `mask` is set (NaN when it is set nowhere), without gradient."""
-    return torch.where(mask, values.detach(), 0).sum() / mask.sum()

@@ -1,11 +1,11 @@
 """Multi-class N-pair loss (Sohn, NIPS 2016, N-pair-mc) with L2 regularisation of the embeddings."""
 
-import torch.nn.functional as F
+import torch
 from torch import nn
 
 from errors import InputError
 from losses import LOSSES
-from losses._shared import check_option, full_precision, masked_mean, pair_masks
+from losses._shared import check_option, full_precision, pair_masks
 
 
 @LOSSES.register("npairs", stage="pair", batch="pk")
@@ -44,13 +44,15 @@ class NpairsLoss(nn.Module):
             raise InputError(f"only label {labels[first].item()} occurs twice; the npairs loss needs two such labels")
         similarities = anchors @ positives.T
         same = labels[first][:, None] == labels[later]
-        targets = same / same.sum(1, keepdim=True, dtype=similarities.dtype)
-        cross_entropy = F.cross_entropy(similarities, targets)
+        counts = same.sum(1)
+        own_sums = torch.where(same, similarities, 0).sum(1)
+        cross_entropy = (similarities.logsumexp(1) - own_sums / counts).mean()
         regularisation = 0.5 * self.npairs_reg_lambda * embeddings.square().sum(1).mean()
         best_is_own = same.gather(1, similarities.detach().argmax(1, keepdim=True))
+        own, pairs = own_sums.detach().sum(), counts.sum()
         self.logs = {
             "active_share": 1 - best_is_own.float().mean(),
-            "positive_similarity": masked_mean(similarities, same),
-            "negative_similarity": masked_mean(similarities, ~same),
+            "positive_similarity": own / pairs,
+            "negative_similarity": (similarities.detach().sum() - own) / (same.numel() - pairs),
         }
         return cross_entropy + regularisation

@@ -115,10 +115,10 @@ def test_stopped_run_goes_on_to_its_own_total(train, monkeypatch):
     whole = train("whole", "softmax", 6)
     test = Training._test
 
-    def die(self, step):
+    def die(self, step, embeddings):
         if step == 4:
             raise KeyboardInterrupt
-        test(self, step)
+        test(self, step, embeddings)
 
     monkeypatch.setattr(Training, "_test", die)
     with pytest.raises(KeyboardInterrupt):
