@@ -1,6 +1,5 @@
 """An Embedder as it embeds fastest, for where nothing is learned: BatchNorm folded, half types, OpenVINO."""
 
-import contextlib
 import copy
 
 import numpy as np
@@ -67,11 +66,11 @@ class OpenVino(nn.Module):
                 "--runtime=openvino needs the package openvino: pip install -r requirements-openvino.txt"
             ) from None
         self.embedding_size = model.embedding_size
-        example = torch.zeros(2, *image_shape, dtype=torch.uint8)
-        net = copy.deepcopy(model).cpu().eval()
-        shape = openvino.PartialShape([-1, *image_shape])
-        with contextlib.redirect_stderr(None):  # it traces the network, of which newer torch warns; errors are raised
-            net = openvino.convert_model(net, example_input=example, input=shape)
+        example = (torch.zeros(2, *image_shape, dtype=torch.uint8),)
+        with torch.no_grad():
+            batches = {0: torch.export.Dim("batch", min=1)}
+            net = torch.export.export(copy.deepcopy(model).cpu().eval(), example, dynamic_shapes=(batches,))
+        net = openvino.convert_model(net)
         hint = {"fp32": "f32"}.get(precision, precision)
         self.compiled = openvino.compile_model(net, "CPU", {"INFERENCE_PRECISION_HINT": hint})
 
