@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import reader
+from checking import list_notes, lone_notes
 from decoding import choose_decoder
 from engine.checkpoint import restore, save, save_step, training_state
 from engine.device import choose_device, choose_precision
@@ -34,8 +35,8 @@ class Training:
         self.args = args
         self.device = choose_device(args.use_gpu)
         self.precision = choose_precision(args.precision, self.device)
-        self.train = reader.open_list(args.train_list, args.data_dir, "train")
-        self.test = reader.open_list(args.test_list, args.data_dir, "test")
+        lists = [(args.train_list, "train"), (args.test_list, "test")]
+        self.train, self.test = reader.open_lists(lists, args.data_dir)
         self.tested_on = f"the test list {Path(self.test.source).name}"
         if args.val_classes:
             self.train, self.test = reader.hold_out(self.train, args.val_classes)
@@ -56,7 +57,9 @@ class Training:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.start, self.best = self._resume() if args.checkpoint else (0, None)
-        self.loader = self._open_train_loader(make_sampler(self.labels, start_step=self.start))
+        sampler = make_sampler(self.labels, start_step=self.start)
+        self.notes = list_notes(self.train, self.test) + (lone_notes(self.train, sampler.lone) if sampler.lone else [])
+        self.loader = self._open_train_loader(sampler)
         self.test_loader = open_test_loader(self.test, self.flags, args.test_batch_size, args.num_workers, self.device)
         self.seconds = {"train": 0.0, "test": 0.0}
 
@@ -115,6 +118,8 @@ class Training:
             f"{args.loss_name} on {len(self.train)} images of {self.num_classes} labels, tested on {self.tested_on}; "
             f"{self.device}, {self.precision}; writes to {self.run.folder}"
         )
+        for note in self.notes:
+            say(f"note: {note}")
         rate = partial(
             learning_rate,
             lr=args.lr,

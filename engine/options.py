@@ -247,11 +247,11 @@ def run_folder(checkpoint):
 
 
 def run_script(main):
-    """Call main(argv); a user's mistake ends in one sentence on stderr and exit status 2."""
+    """Call main(argv); a user's mistake ends in one sentence on stderr (of a list: one a fault) and exit status 2."""
     try:
         main(sys.argv[1:])
     except InputError as error:
-        # A loader's worker wraps its error into a traceback, whose last line is the sentence.
-        sentence = str(error).strip().splitlines()[-1].removeprefix("errors.InputError: ")
-        print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
+        # A loader's worker wraps its error into a traceback, which ends with the sentence.
+        sentences = str(error).strip().rpartition("errors.InputError: ")[2]
+        print(f"{Path(sys.argv[0]).name}: {sentences}", file=sys.stderr)
         sys.exit(2)

@@ -201,7 +201,7 @@ def test_gpu_wanted_where_there_is_none(sentence, sop_tree, tmp_path, script):
     [
         ("31 4 disc_final/x.jpg", ["expected 4 columns (image_id class_id super_class_id path), got 3"]),
         ("31 four 1 disc_final/4_0.jpg", ["class_id is 'four', expected an integer"]),
-        ("31 4 1 disc_final/none.jpg", ["no image", "disc_final/none.jpg", "1 of 31 are missing"]),
+        ("31 4 1 disc_final/none.jpg", ["no image", "disc_final/none.jpg"]),
     ],
 )
 @pytest.mark.parametrize("script", SCRIPTS)
