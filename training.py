@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import reader
-from checking import list_notes, lone_notes
+from checking import list_notes, lone_notes, place_of
 from decoding import choose_decoder
 from engine.checkpoint import restore, save, save_step, training_state
 from engine.device import choose_device, choose_precision
@@ -56,6 +56,7 @@ class Training:
             fused=self.device.type == "cuda",
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.bad_images = set()  # indices of train images that could not be read
         self.start, self.best = self._resume() if args.checkpoint else (0, None)
         sampler = make_sampler(self.labels, start_step=self.start)
         self.notes = list_notes(self.train, self.test) + (lone_notes(self.train, sampler.lone) if sampler.lone else [])
@@ -83,6 +84,7 @@ class Training:
         file = weights_file(self.args.checkpoint)
         state = read_weights(file)
         step, best = restore(state, self.objective, self.optimiser, self.scaler, file)
+        self.bad_images.update(state.get("bad_images", ()))  # of runs before there was --on_bad_image
         if step >= self.args.total_iter_num:
             raise InputError(
                 f"{file} is at step {step} already; --total_iter_num={self.args.total_iter_num} asks for no more"
@@ -96,7 +98,13 @@ class Training:
         pin = self.device.type == "cuda"
         decode = self.decode if "crop" in args.augment else "exact"  # only a crop can do with a coarser picture
         loading = {"decode": decode, "cache_bytes": args.cache_bytes}
+        loading["on_bad"] = self._skip if args.on_bad_image == "skip" else None
         return open_loader(self.train, self.labels, transform, sampler, args.num_workers, pin, **loading)
+
+    def _skip(self, index, sentence):
+        if index not in self.bad_images:
+            self.bad_images.add(index)
+            say(f"{place_of(self.train, index)}: {sentence}; skipped")
 
     def _open_run(self):
         args = self.args
@@ -167,7 +175,8 @@ class Training:
 
     def _state(self, step):
         classes = torch.from_numpy(np.unique(self.train.labels))
-        return training_state(self.objective, self.optimiser, self.scaler, step, self.best, classes)
+        state = training_state(self.objective, self.optimiser, self.scaler, step, self.best, classes)
+        return {**state, "bad_images": sorted(self.bad_images)}
 
     def _test(self, step):
         began = time.perf_counter()
@@ -196,6 +205,7 @@ class Training:
             "images": len(self.test),
             "best": self.best,
             "train": self.figures,
+            "bad_images": len(self.bad_images),
             "seconds": self.seconds,
             "flags": {name: getattr(args, name) for name in ("loss_name", "seed", "pretrained_model")},
             "model": self.objective.model.facts,

@@ -67,6 +67,8 @@ def add_train_data_flags(parser, parse_augment, decoders):
     group.add_argument("--crop_scale", type=fractions, default=(0.08, 1.0), help="share of the area that crop keeps")
     group.add_argument("--decode", type=one_of(decoders), default="auto", help=f"JPEGs: one of {', '.join(decoders)}")
     group.add_argument("--cache_bytes", type=byte_size, default=0, help="memory for encoded train images, as 2GB")
+    bad = one_of(("stop", "skip"))
+    group.add_argument("--on_bad_image", type=bad, default="stop", help="stop, or skip: another one takes its place")
     group.add_argument("--train_batch_size", type=positive, help="images in a training batch")
     group.add_argument("--micro_batch", type=count, default=0, help="images of it in the network at a time; 0: all")
     group.add_argument("--test_batch_size", type=positive, default=50, help="images in a test batch")

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "storage": {"errors"},
     "retrieval": {"errors", "registry", "retrieval", "storage"},
     "engine": {"errors", "engine", "retrieval"},
-    "loader": {"cache", "decoding", "reader", "samplers"},
+    "loader": {"cache", "decoding", "errors", "reader", "samplers"},
     "session": LIBRARY | {"loader"},
     "training": LIBRARY | {"loader", "session", "reporting"},
     "embedding": LIBRARY | {"loader", "session"},
