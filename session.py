@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from engine.backward import statistics_left_alone
 from engine.device import choose_device, choose_precision, search_device
 from engine.options import plain, read_flags, run_folder
 from engine.run import checksum, make_folder, say
@@ -50,7 +52,22 @@ def open_model(source, flags, **training_flags):
     if source and not imagenet:
         for note in load_pretrained(model, source):
             say(f"{source}: {note}")
+    try_out(model, flags["image_shape"], 1, training=False)
     return model
+
+
+def try_out(model, image_shape, images, training):
+    """Raise InputError unless `model`, on the CPU, takes a batch of so many images; leaves it and all draws as is."""
+    before = model.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), statistics_left_alone(model.train(training)):
+            model(torch.zeros(images, *image_shape, dtype=torch.uint8))
+    except (RuntimeError, ValueError) as error:
+        name, (_, height, width) = model.facts["model"], image_shape
+        text = f"{name} cannot {'train on' if training else 'embed'} {images} at a time of {height}x{width} pixels"
+        raise InputError(f"{text}: {str(error).splitlines()[0]}") from None
+    finally:
+        model.train(before)
 
 
 def choose_place(args):

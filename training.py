@@ -24,7 +24,7 @@ from loader import open_loader
 from losses import LOSSES
 from models.pretrained import read_weights, weights_file
 from reporting import show_on_board
-from session import list_facts, model_flags, open_model, open_test_loader, recalls, task_of
+from session import list_facts, model_flags, open_model, open_test_loader, recalls, task_of, try_out
 from transforms import TrainTransform
 
 
@@ -33,6 +33,9 @@ class Training:
 
     def __init__(self, args, stage, make_sampler):
         self.args = args
+        if args.micro_batch > args.train_batch_size:
+            batch = f"train_batch_size, {args.train_batch_size}"
+            raise InputError(f"micro_batch is {args.micro_batch}, more than {batch}; 0 is all of it")
         self.device = choose_device(args.use_gpu)
         self.precision = choose_precision(args.precision, self.device)
         lists = [(args.train_list, "train"), (args.test_list, "test")]
@@ -69,6 +72,9 @@ class Training:
         torch.manual_seed(args.seed)
         source = None if args.checkpoint else args.pretrained_model
         model = open_model(source, self.flags, freeze_bn=args.freeze_bn, freeze_stages=args.freeze_stages)
+        at_a_time = args.micro_batch or args.train_batch_size
+        if 1 in (at_a_time, args.train_batch_size % at_a_time):  # which BatchNorm cannot do with, unless maps are large
+            try_out(model, self.flags["image_shape"], 1, training=True)
         facts = {"embedding_size": model.embedding_size, "num_classes": self.num_classes}
         facts = {name: facts[name] for name in LOSSES.requirements(args.loss_name)}
         options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}

@@ -6,21 +6,8 @@ import sys
 from pathlib import Path
 
 from engine.device import PRECISIONS
-from engine.flag_types import (
-    boolean,
-    byte_size,
-    count,
-    fractions,
-    image_shape,
-    in_argparse,
-    integers,
-    names,
-    number,
-    one_of,
-    plain,
-    positive,
-    workers,
-)
+from engine.flag_types import boolean, byte_size, count, finite, folder, fractions, image_shape, in_argparse
+from engine.flag_types import names, number, one_of, plain, positive, seed, steps, width, workers
 from engine.optim import OPTIMISERS, STRATEGIES
 from errors import InputError, near_match
 
@@ -82,7 +69,7 @@ def add_model_flags(parser, models, poolings):
         "--resize_short_size", type=count, help="short side before the test crop (default 0: the crop size)"
     )
     group.add_argument(
-        "--embedding_size", type=count, help="width of a linear layer (default 0: the pooled feature itself)"
+        "--embedding_size", type=width, help="width of a linear layer (default 0: the pooled feature itself)"
     )
     group.add_argument("--pooling", type=one_of(poolings), help=f"one of {', '.join(poolings)} (default: avg)")
     group.add_argument("--pretrained_model", help="a run folder, a weights file, or imagenet; empty: random weights")
@@ -118,7 +105,7 @@ def add_optimiser_flags(parser):
     )
     group.add_argument("--lr", type=number(0, above=True), help="learning rate")
     group.add_argument("--lr_strategy", type=one_of(STRATEGIES), default="piecewise_decay", help=", ".join(STRATEGIES))
-    group.add_argument("--lr_steps", type=integers, help="steps at which piecewise_decay multiplies by 0.1")
+    group.add_argument("--lr_steps", type=steps, help="steps at which piecewise_decay multiplies by 0.1")
     group.add_argument("--warmup_steps", type=count, default=0, help="steps of linear rise to --lr")
     group.add_argument("--weight_decay", type=number(0), default=1e-4, help="L2 (momentum) or decoupled (adamw)")
     group.add_argument("--momentum", type=number(0), default=0.9, help="of SGD")
@@ -129,13 +116,13 @@ def add_optimiser_flags(parser):
 
 def add_run_flags(parser):
     group = parser.add_argument_group("run")
-    group.add_argument("--model_save_dir", default="output", help="the run's folder")
+    group.add_argument("--model_save_dir", type=folder, default="output", help="the run's folder")
     group.add_argument("--overwrite", type=boolean, default=False, help="replace a run that is in that folder")
     group.add_argument("--checkpoint", help="go on with this run (its folder); its own flags are taken over")
     group.add_argument(
         "--report", type=boolean, default=False, help="show worst queries and embeddings on TensorBoard at each test"
     )
-    group.add_argument("--seed", type=count, default=0, help="of weights, batches and augmentations")
+    group.add_argument("--seed", type=seed, default=0, help="of weights, batches and augmentations")
     group.add_argument("--display_iter_step", type=positive, default=10, help="steps between two lines")
     group.add_argument("--test_iter_step", type=positive, help="steps between two tests; the last is always tested")
     group.add_argument("--save_iter_step", type=positive, help="steps between checkpoints; the last is always saved")
@@ -163,7 +150,8 @@ def add_loss_flags(parser, losses, name, stage):
 def add_option_flags(group, registry, name):
     """The options of a registered class, straight from its signature."""
     for option in registry.options(name):
-        kind = boolean if isinstance(option.default, bool) else type(option.default)
+        kind = type(option.default)
+        kind = {bool: boolean, float: finite}.get(kind, kind)
         group.add_argument(f"--{option.name}", type=kind, default=option.default, help=option.help)
 
 
