@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from parsing import NO_ROW, Faults, parse
 EMBEDDED = Path(__file__).parent / "data" / "emoji"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 SHOWN_FAULTS = 20
+MOST_UNPACKED = 2**30  # bytes that an archive may become
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,11 @@ def embedded_data():
     if stamp.is_file() and stamp.read_text() == checksum:
         return EMBEDDED
     folder = Path(tempfile.mkdtemp(dir=EMBEDDED.parent, prefix=".unpacking-"))
-    with zipfile.ZipFile(archive) as file:
-        file.extractall(folder / "new")
+    try:
+        _unpack(archive, folder / "new")
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        shutil.rmtree(folder)
+        raise InputError(f"cannot unpack the embedded data set {str(archive)!r}: {error}") from None
     (folder / "new" / stamp.name).write_text(checksum)
     try:
         if EMBEDDED.exists():
@@ -134,6 +139,18 @@ def embedded_data():
             raise
     shutil.rmtree(folder)
     return EMBEDDED
+
+
+def _unpack(archive, folder):
+    """Unpack a zip. Raises BadZipFile, and writes nothing, for names that lead out of `folder` and for a bomb."""
+    with zipfile.ZipFile(archive) as file:
+        for name in file.namelist():
+            if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+                raise zipfile.BadZipFile(f"{name!r} in it leads out of the folder")
+        size = sum(member.file_size for member in file.infolist())
+        if size > MOST_UNPACKED:
+            raise zipfile.BadZipFile(f"it would take {size:,} bytes, more than {MOST_UNPACKED:,}")
+        file.extractall(folder)
 
 
 def _assemble(source, columns):

@@ -1,5 +1,6 @@
 """From flags to objects: what the scripts share between parsing and their result."""
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 
 from engine.backward import statistics_left_alone
 from engine.device import choose_device, choose_precision, search_device
+from engine.flag_types import count, image_shape, width
 from engine.options import plain, read_flags, run_folder
 from engine.run import checksum, make_folder, say
 from errors import InputError
@@ -26,6 +28,24 @@ MODEL_DEFAULTS = {
     "embedding_size": 0,
     "pooling": "avg",
 }
+MODEL_TYPES = {
+    "model": str,
+    "image_shape": image_shape,
+    "resize_short_size": count,
+    "embedding_size": width,
+    "pooling": str,
+}
+
+
+def read_model_flags(flags, file):
+    """Those of MODEL_DEFAULTS in `flags`, which come from `file`, as if they had been typed; raises InputError."""
+    read = {name: flags[name] for name in MODEL_DEFAULTS if flags.get(name) is not None}
+    for name, value in read.items():
+        try:
+            read[name] = MODEL_TYPES[name](plain(value))
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"{str(file)!r}: {name} {error}") from None
+    return read
 
 
 def model_flags(args):
@@ -34,7 +54,7 @@ def model_flags(args):
     open_flags = any(getattr(args, name) is None for name in MODEL_DEFAULTS)
     if open_flags and args.pretrained_model and args.pretrained_model != "imagenet":
         config = run_folder(weights_file(args.pretrained_model)) / "config.json"
-        run = read_flags(config) if config.is_file() else {}
+        run = read_model_flags(read_flags(config), config) if config.is_file() else {}
     flags = {}
     for name, default in MODEL_DEFAULTS.items():
         given = getattr(args, name)
