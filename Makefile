@@ -1,7 +1,7 @@
 # `make demo` and `make test` make .venv and use it; `make demo PYTHON=python` uses an environment of your own.
 PYTHON = .venv/bin/python
 
-.PHONY: demo test test_peers bench install
+.PHONY: demo test test_peers fuzz_input bench install
 
 demo: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt
@@ -11,6 +11,11 @@ test: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt -r requirements-search.txt
 	$(PYTHON) -m pip install --quiet -r requirements-speed.txt -r requirements-test.txt
 	$(PYTHON) -m pytest
+
+# 10,000 made-up cases each of lists, images, embeddings and indexes, others every time; some minutes.
+fuzz_input: install
+	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-speed.txt -r requirements-test.txt
+	FUZZ=10000 $(PYTHON) -m pytest tests/test_fuzz.py
 
 # In an environment of its own: Open Metric Learning wants an older numpy.
 test_peers:

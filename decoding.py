@@ -140,8 +140,7 @@ def _inside(box, height, width, path):
     """`box` as integers within a picture: left, top, right, bottom."""
     if box is None or np.isnan(box).any():
         return 0, 0, width, height
-    left, top, right, bottom = (int(side) for side in box)
-    right, bottom = min(right, width), min(bottom, height)
+    left, top, right, bottom = (int(min(max(0, side), end)) for side, end in zip(box, (width, height) * 2))
     if left >= right or top >= bottom:
         raise InputError(f"box {box.tolist()} lies outside of image {str(path)!r}")
     return left, top, right, bottom

@@ -28,7 +28,7 @@ FACTS = {
     "deleted": (str, NoneType),
     "state": (dict, NoneType),
 }
-LEAST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}
+LEAST, MOST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}, 2**62
 
 
 def read_card(folder):
@@ -44,9 +44,7 @@ def read_card(folder):
         version = card.get("format") if isinstance(card, dict) else None
         raise InputError(f"{str(path)!r} has the format {version!r}; this program reads format {FORMAT}")
     wrong = _wrong_facts(card)
-    strangers = [name for name in files_of(card) if not _is_ours(name)] if not wrong else []
-    # A name that is still to come would be written to, and what it stands for may be a link out of the folder.
-    strangers = strangers or [name for name in files_of(card) if _generation(name) > card["generation"]]
+    strangers = [name for name in files_of(card) if not _is_due(name, card["generation"])] if not wrong else []
     if wrong or strangers:
         raise InputError(f"{str(path)!r} is damaged: {', '.join(wrong) or f'it names {strangers[0]!r}'}")
     return card
@@ -55,7 +53,7 @@ def read_card(folder):
 def _wrong_facts(card):
     """Names of the facts of a card that are missing, or not what they have to be."""
     wrong = [name for name, kind in FACTS.items() if not isinstance(card.get(name), kind) or name not in card]
-    wrong += [name for name, least in LEAST.items() if name not in wrong and card[name] < least]
+    wrong += [name for name, least in LEAST.items() if name not in wrong and not least <= card[name] <= MOST]
     if wrong:
         return wrong
     if card["backend"] in BACKENDS.names() and card["state"] is not None:
@@ -70,8 +68,10 @@ def _fits(value, kind):
     return isinstance(value, str) and re.fullmatch(kind, value) if isinstance(kind, str) else isinstance(value, kind)
 
 
-def _generation(name):
-    return int(re.search(r"-(\d+)", name)[1]) if "-" in name else 0
+def _is_due(name, generation):
+    """Whether a card of `generation` may name this: a later one is written to, and may be a link out of the folder."""
+    number = re.search(r"-(\d+)", str(name))
+    return _is_ours(name) and (number is None or int(number[1]) <= generation)
 
 
 def files_of(card):
