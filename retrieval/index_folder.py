@@ -54,6 +54,8 @@ def _wrong_facts(card):
     """Names of the facts of a card that are missing, or not what they have to be."""
     wrong = [name for name, kind in FACTS.items() if not isinstance(card.get(name), kind) or name not in card]
     wrong += [name for name, least in LEAST.items() if name not in wrong and not least <= card[name] <= MOST]
+    if not wrong and not all(isinstance(name, str) for name in card["segments"]):
+        wrong = ["segments"]
     if wrong:
         return wrong
     if card["backend"] in BACKENDS.names() and card["state"] is not None:

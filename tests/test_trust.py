@@ -270,6 +270,7 @@ def test_cards_that_name_other_places_are_refused(index, place, name):
     [
         ({"origin": [1]}, "origin"),
         ({"width": 0}, "width"),
+        ({"segments": [None]}, "segments"),
         ({"generation": -1}, "generation"),
         ({"state": {}}, "state.built, state.approximate"),
         ({"state": {"built": "1", "approximate": False}}, "state.built"),
