@@ -24,6 +24,9 @@ from session import read_model_flags
 from storage import read_npy, read_npz
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Validating sparse tensor")
+
+
 class Trap:
     """What leaves a file behind when it is unpickled."""
 
