@@ -1,7 +1,7 @@
 # `make demo` and `make test` make .venv and use it; `make demo PYTHON=python` uses an environment of your own.
 PYTHON = .venv/bin/python
 
-.PHONY: demo test fuzz test_peers bench peers install
+.PHONY: demo test fuzz fuzz_input test_peers bench peers install
 
 demo: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt
@@ -13,8 +13,14 @@ test: install
 	$(PYTHON) -m pytest
 
 # A training run killed 20 times at random moments has to end as the undisturbed one.
-fuzz:
+fuzz: install
+	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-speed.txt -r requirements-test.txt
 	KILLS=20 $(PYTHON) -m pytest tests/test_stop.py -k random_moments
+
+# 10,000 made-up cases each of lists, images, embeddings and indexes, others every time; some minutes.
+fuzz_input: install
+	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-speed.txt -r requirements-test.txt
+	FUZZ=10000 $(PYTHON) -m pytest tests/test_fuzz.py
 
 # With the peers, in an environment of their own: Open Metric Learning wants an older numpy.
 PEERS = .venv-peers/bin/python

@@ -8,12 +8,11 @@ import cv2
 import numpy as np
 
 from errors import InputError
+from headers import BARE, FORMATS, FRAMES, MAX_PIXELS, image_size
 
 DECODERS = ("auto", "exact", "opencv", "simplejpeg")
 FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2}
 FLAGS |= {4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers SOF0 … SOF15 (ITU T.81, table B.1)
-BARE = frozenset(range(0xD0, 0xD8)) | {0x01}  # markers without a length
 SCAN, APP1 = b"\xff\xda", 0xE1
 ORIENTATION, SHORT = 0x0112, 3  # of TIFF 6.0: a tag and the type of its value
 RATIONALS = frozenset({0x011A, 0x011B, 0x013E, 0x013F, 0x0211, 0x0214})
@@ -100,22 +99,40 @@ def _orientation(attached):
 def decode_whole(encoded, path, box=None):
     """An image file's bytes as (H, W, 3) uint8 RGB, turned by its EXIF orientation, cropped to `box` if given.
 
-    encoded: (N,) uint8. box: (4,) left, top, right, bottom in pixels, NaN for none. Raises InputError, naming `path`,
-    for what is no image and for a box outside of it.
+    encoded: (N,) uint8. box: (4,) left, top, right, bottom in pixels, NaN for none. 16 bits become 8, grey three equal
+    channels, CMYK RGB; alpha is dropped (of a TIFF: laid on black); of several pictures the first is taken. Raises
+    InputError, naming `path`, for what is no image, for more than MAX_PIXELS and for a box outside of it.
     """
+    _refuse_bombs(image_size(encoded), encoded, path)
     image = _opencv(encoded, path)
     left, top, right, bottom = _inside(box, *image.shape[:2], path)
     return cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_BGR2RGB)
 
 
+def _refuse_bombs(size, encoded, path):
+    """Raise InputError where the header, of (height, width) or None, is none or promises more than MAX_PIXELS."""
+    if size is None:
+        raise _no_image(encoded, path)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise InputError(
+            f"{str(path)!r} has {size[1]}x{size[0]} pixels by its header; no more than {MAX_PIXELS:,} are decoded"
+        )
+
+
+def _no_image(encoded, path):
+    return InputError(
+        f"{str(path)!r} is not an image that OpenCV can decode ({encoded.size} bytes); it has to be a whole {FORMATS}"
+    )
+
+
 def _opencv(encoded, path, scale=1):
     """BGR, turned; JPEGs only at scales other than 1."""
     try:
-        image = cv2.imdecode(encoded, FLAGS[scale]) if encoded.size else None
-    except cv2.error:  # more than 2^30 pixels, or a header that lies
+        image = cv2.imdecode(encoded, FLAGS[scale])
+    except cv2.error:  # a header that lies
         image = None
     if image is None:
-        raise InputError(f"{str(path)!r} is not an image that OpenCV can decode ({encoded.size} bytes)")
+        raise _no_image(encoded, path)
     return image
 
 
@@ -123,8 +140,7 @@ def _inside(box, height, width, path):
     """`box` as integers within a picture: left, top, right, bottom."""
     if box is None or np.isnan(box).any():
         return 0, 0, width, height
-    left, top, right, bottom = (int(side) for side in box)
-    right, bottom = min(right, width), min(bottom, height)
+    left, top, right, bottom = (int(min(max(0, side), end)) for side, end in zip(box, (width, height) * 2))
     if left >= right or top >= bottom:
         raise InputError(f"box {box.tolist()} lies outside of image {str(path)!r}")
     return left, top, right, bottom
@@ -149,7 +165,10 @@ def open_image(decode, encoded, path, box=None):
     decode: exact, opencv or simplejpeg; the rest as for `decode_whole`.
     """
     header = None if decode == "exact" else read_header(encoded)
-    return decode_whole(encoded, path, box) if header is None else Jpeg(decode, encoded, header, path, box)
+    if header is None:
+        return decode_whole(encoded, path, box)
+    _refuse_bombs(header[:2], encoded, path)
+    return Jpeg(decode, encoded, header, path, box)
 
 
 class Jpeg:

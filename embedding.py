@@ -17,7 +17,9 @@ from errors import InputError
 from reader import ImageList
 from storage import RowFile, read_npz, replacing, write_npz
 
-COLUMNS = ("paths", "labels", "is_query", "is_gallery", "categories", "sequences", "boxes")
+TEXT, INTEGERS, FLAGS, NUMBERS = "U", "iu", "b", "f"  # numpy's kinds
+COLUMNS = {"paths": TEXT, "labels": INTEGERS, "is_query": FLAGS, "is_gallery": FLAGS}
+COLUMNS |= {"categories": TEXT + INTEGERS, "sequences": TEXT + INTEGERS, "boxes": NUMBERS}
 
 
 def fingerprint(model, flags):
@@ -174,6 +176,11 @@ def load_embeddings(path):
     """
     arrays = read_npz(path, ("embeddings", "labels"))
     embeddings, labels = arrays["embeddings"], arrays["labels"]
+    if embeddings.ndim != 2 or not embeddings.size or embeddings.dtype.kind != "f":
+        shape = f"{embeddings.shape} {embeddings.dtype}"
+        raise InputError(
+            f"{str(path)!r}: the embeddings are {shape}; evaluation needs floating-point (N, D), not empty"
+        )
     everyone = np.ones(len(embeddings), dtype=bool)
     defaults = {
         "paths": np.array([f"{i}" for i in range(len(embeddings))]),
@@ -182,10 +189,26 @@ def load_embeddings(path):
     }
     columns = {**defaults, **{name: arrays[name] for name in COLUMNS if name in arrays}}
     for name, column in columns.items():
-        if len(column) != len(embeddings):
-            raise InputError(f"{str(path)!r}: {len(column)} {name} for {len(embeddings)} embeddings")
+        if column.shape != (len(embeddings), 4)[: 2 if name == "boxes" else 1]:
+            shape = len(column) if column.ndim == 1 else column.shape
+            raise InputError(f"{str(path)!r}: {shape} {name} for {len(embeddings)} embeddings")
     if labels.dtype.kind not in "iu" or (labels == -1).all():
         kind = f"are {labels.dtype}" if labels.dtype.kind not in "iu" else "are all -1, that is, unknown"
         raise InputError(f"{str(path)!r}: the labels {kind}; evaluation needs integers that tell images apart")
-    card = json.loads(str(arrays["model"])) if "model" in arrays else None
-    return ImageList(str(path), **columns), torch.from_numpy(embeddings), card
+    for name, column in columns.items():
+        if column.dtype.kind not in COLUMNS[name]:
+            raise InputError(f"{str(path)!r}: the {name} are {column.dtype}; their kind has to be {COLUMNS[name]!r}")
+    return ImageList(str(path), **columns), torch.from_numpy(embeddings), _read_card(arrays, path)
+
+
+def _read_card(arrays, path):
+    """The model's fingerprint among the arrays of an .npz; None where there is none."""
+    try:
+        card = json.loads(str(arrays["model"])) if "model" in arrays else None
+    except ValueError:
+        card = "no JSON"
+    if not isinstance(card, dict | None):
+        raise InputError(
+            f"{str(path)!r}: model is {str(card)[:40]!r}, expected what tells of a model as JSON, or nothing"
+        )
+    return card

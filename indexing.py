@@ -12,8 +12,9 @@ from errors import InputError
 from reader import load, read_image
 from retrieval.backends import BACKENDS, make_backend
 from retrieval.index import Index, check_free
+from retrieval.index_folder import CARD
 from retrieval.picture import neighbour_sheet
-from session import MODEL_DEFAULTS, model_flags
+from session import MODEL_DEFAULTS, model_flags, read_model_flags
 from storage import replace_json
 
 MODES = ("build_index", "add_to", "delete_from", "search")
@@ -79,12 +80,14 @@ def model_of(args, index):
     if index is None or args.pretrained_model:
         return args.pretrained_model, model_flags(args)
     source, made = (index.card["origin"] or {}).get("pretrained_model"), index.card["fingerprint"] or {}
+    source = source if isinstance(source, str) else None
     if source is None or source != "imagenet" and not os.path.exists(source):
         gone = f"its model {source!r} is not there any more" if source else "its card names no model"
         raise InputError(f"index {str(index.folder)!r}: {gone}; give --pretrained_model")
     say(f"--pretrained_model={shown(source)} taken from {index.folder}")
+    made = {**MODEL_DEFAULTS, **read_model_flags(made, index.folder / CARD)}
     flags = {name: getattr(args, name) for name in MODEL_DEFAULTS}
-    return source, {name: made.get(name) if value is None else value for name, value in flags.items()}
+    return source, {name: made[name] if value is None else value for name, value in flags.items()}
 
 
 def folder_for_rows(args):

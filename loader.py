@@ -3,13 +3,16 @@
 import os
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cache import ByteCache
 from decoding import open_image
 from engine.stop import leave_the_group
+from errors import InputError
 from reader import box_of
+from samplers import Draw
 
 TINY, MOST_WORKERS = 500, 8
 
@@ -32,6 +35,80 @@ class ImageDataset(Dataset):
             return self.transform(image), self.labels[draw.index], draw.index
 
 
+class ForgivingDataset(ImageDataset):
+    """As ImageDataset, but for an image that cannot be read another one is loaded.
+
+    It is one of the same label, in an order that follows from the draw's seed; where none of these can be read, one of
+    a label that is not in the batch, the same label for all of its draws. So a batch keeps its size, what belonged
+    together still does, and all of it follows from the draws and the files, whoever loads it.
+    """
+
+    def __init__(self, *settings):
+        super().__init__(*settings)
+        self.names, counts = np.unique(self.labels, return_counts=True)
+        self.by_label = np.split(np.argsort(self.labels, kind="stable"), np.cumsum(counts)[:-1])
+
+    def __getitems__(self, draws):
+        """(samples, {index: sentence} of what could not be read) of a batch. Raises InputError if nothing is left."""
+        broken, instead = {}, {}
+        taken = {self.labels[draw.index] for draw in draws}
+        samples = []
+        for draw in draws:
+            label = self.labels[draw.index]
+            sample = self._try(draw, broken) or self._one_of(label, draw.seed, broken)
+            for other in [] if sample else instead.get(label) or self._others(label, taken):
+                sample = self._one_of(other, draw.seed, broken)
+                if sample:
+                    instead[label] = [other]
+                    taken.add(other)
+                    break
+            if not sample:
+                raise InputError(
+                    f"{broken[draw.index]}; nor can another be taken, of its label or from outside the batch"
+                )
+            samples.append(sample)
+        return samples, broken
+
+    def _try(self, draw, broken):
+        """The sample of a draw; None, and `broken` told, where its image cannot be read."""
+        if draw.index in broken:
+            return None
+        try:
+            return self[draw]
+        except InputError as error:
+            broken[draw.index] = str(error)
+            return None
+
+    def _one_of(self, label, seed, broken):
+        rows = self.by_label[np.searchsorted(self.names, label)]
+        draws = (Draw(int(row), seed) for row in np.random.default_rng(seed).permutation(rows))
+        return next((sample for sample in (self._try(draw, broken) for draw in draws) if sample), None)
+
+    def _others(self, label, taken):
+        """The labels after `label`, round to those before it, that are not `taken`."""
+        place = np.searchsorted(self.names, label)
+        return [other for other in np.roll(self.names, -place - 1)[:-1] if other not in taken]
+
+
+class Watched:
+    """The batches of a loader of ForgivingDataset; on_bad(index, sentence) is told what could not be read for each."""
+
+    def __init__(self, loader, on_bad):
+        self.loader, self.on_bad = loader, on_bad
+
+    def __iter__(self):
+        for batch, broken in self.loader:
+            for index, sentence in broken.items():
+                self.on_bad(index, sentence)
+            yield batch
+
+
+def collate_forgiven(samples_and_broken):
+    """As `collate`, of what ForgivingDataset gives: (batch, {index: sentence})."""
+    samples, broken = samples_and_broken
+    return collate(samples), broken
+
+
 def collate(samples):
     """Samples to (images (B, 3, H, W) uint8 in channels_last memory, labels (B,) int64, indices (B,) int64).
 
@@ -50,23 +127,36 @@ def worker_count(asked, count):
     return 0 if count < TINY else max(1, min(cores - 1, MOST_WORKERS))
 
 
-def open_loader(images, labels, transform, batches, num_workers=0, pin_memory=False, decode="exact", cache_bytes=0):
-    """A DataLoader over `batches` (an iterable of lists of Draw), decoding in `num_workers` processes (or "auto").
+def open_loader(
+    images,
+    labels,
+    transform,
+    batches,
+    num_workers=0,
+    pin_memory=False,
+    decode="exact",
+    cache_bytes=0,
+    on_bad=None,
+):
+    """A loader over `batches` (an iterable of lists of Draw), decoding in `num_workers` processes (or "auto").
 
     decode: how a JPEG is opened (decoding.open_image); anything but "exact" needs a transform that crops.
-    cache_bytes: memory for encoded images, shared by the processes.
+    cache_bytes: memory for encoded images, shared by the processes. on_bad: None, and an image that cannot be read is
+    an InputError; or a function of its index and a sentence, called in every batch that has to do without it.
     The processes live as long as one pass over `batches`, so an endless one, as in training, keeps them. Tests start
     theirs anew: idle ones would hold on to the training process's memory as it was when they were forked.
     """
-    return DataLoader(
-        ImageDataset(images, labels, transform, decode, ByteCache(images.paths, cache_bytes)),
+    settings = images, labels, transform, decode, ByteCache(images.paths, cache_bytes)
+    loader = DataLoader(
+        (ForgivingDataset if on_bad else ImageDataset)(*settings),
         batch_sampler=batches,
         num_workers=worker_count(num_workers, len(images)),
-        collate_fn=collate,
+        collate_fn=collate_forgiven if on_bad else collate,
         pin_memory=pin_memory,
         worker_init_fn=_set_up_worker,
         generator=torch.Generator(),  # else every new iterator draws from the run's own random numbers
     )
+    return Watched(loader, on_bad) if on_bad else loader
 
 
 def _set_up_worker(worker):

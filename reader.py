@@ -1,26 +1,31 @@
-"""Lists and images: SOP lists and csv files to ImageList, image files to arrays. Nothing else opens either."""
+"""Lists and images: SOP lists and csv files to ImageList, image files to arrays. Nothing else opens either.
 
-import csv
+python reader.py check data/emoji/emoji.csv
+python reader.py check Ebay_train.txt Ebay_test.txt --data_dir=data/Stanford_Online_Products
+"""
+
+import argparse
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from checking import check_images, list_notes
 from decoding import decode_whole
-from errors import InputError, near_match
+from errors import InputError
+from parsing import NO_ROW, Faults, parse
 
 EMBEDDED = Path(__file__).parent / "data" / "emoji"
-SOP_COLUMNS = ["image_id", "class_id", "super_class_id", "path"]
-CSV_REQUIRED = ["label", "path", "split"]
-CSV_BOX = ["x_1", "y_1", "x_2", "y_2"]
-CSV_COLUMNS = [*CSV_REQUIRED, "is_query", "is_gallery", "category", "sequence", *CSV_BOX]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+SHOWN_FAULTS = 20
+MOST_UNPACKED = 2**30  # bytes that an archive may become
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class ImageList:
 
     `labels` (N,) int64 as the file has them; `is_query`, `is_gallery` (N,) bool; `categories` and `sequences` are (N,)
     arrays of str or None; `boxes` is (N, 4) float64 left, top, right, bottom in pixels (NaN row: the whole image) or
-    None; `source` is the file.
+    None; `source` is the file and `lines` (N,) int64 where in it they stand, or None.
     """
 
     source: str
@@ -40,6 +45,7 @@ class ImageList:
     categories: np.ndarray | None = None
     sequences: np.ndarray | None = None
     boxes: np.ndarray | None = None
+    lines: np.ndarray | None = None
 
     def __len__(self):
         return len(self.paths)
@@ -51,30 +57,62 @@ class ImageList:
 
 
 def open_list(path, data_dir, split):
-    """Read one list; `split` ("train" or "test") picks the rows of a csv. Every image is checked to exist.
+    """Read one list; `split` ("train" or "test") picks the rows of a csv. As `open_lists`."""
+    return open_lists([(path, split)], data_dir)[0]
 
-    `data_dir` None is the embedded set. A relative `path` is looked up below `data_dir`, then as it stands.
-    Raises InputError with file:line for a missing folder, list or image and for a malformed line.
+
+def open_lists(wanted, data_dir):
+    """Read lists, [(path, split), ...], to ImageLists; every row is checked, and every image to exist.
+
+    `data_dir` None is the embedded set. A relative path of a list is looked up below `data_dir`, then as it stands.
+    Raises InputError for a missing folder, and one for all that is wrong with the lists, a line each, by file:line.
     """
+    folder, opened, told = data_folder(data_dir), [], {}
+    for path, split in wanted:
+        images, faults = read_list(path, folder, split)
+        opened.append(images)
+        told.update(dict.fromkeys(faults))  # a csv that is opened for both splits says some things twice
+    told = list(told)
+    if len(told) > SHOWN_FAULTS:
+        told[SHOWN_FAULTS:] = [f"and {len(told) - SHOWN_FAULTS} faults more; python reader.py check shows all"]
+    if told:
+        raise InputError("\n".join(told))
+    return opened
+
+
+def data_folder(data_dir):
+    """The folder that paths start from. Raises InputError where there is none."""
     folder = embedded_data() if data_dir is None else Path(data_dir)
     if not folder.is_dir():
         raise InputError(
             f"data_dir {str(folder)!r} is not a folder (Stanford Online Products: sh data/download_sop.sh)"
         )
-    file = folder / path if (folder / path).is_file() else Path(path)
-    if not file.is_file():
-        raise InputError(f"no list {str(path)!r}, neither in {str(folder)!r} nor from here")
-    try:
-        images, lines = (_read_csv if file.suffix == ".csv" else _read_sop)(file, folder, split)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a list, nor any text in UTF-8: {error.reason} at byte {error.start}") from None
-    missing = [i for i, image in enumerate(images.paths) if not os.path.isfile(image)]
-    if missing:
-        raise InputError(
-            f"{file}:{lines[missing[0]]}: no image {str(images.paths[missing[0]])!r} "
-            f"({len(missing)} of {len(images)} are missing)"
-        )
-    return images
+    return folder
+
+
+def read_list(path, folder, split):
+    """(ImageList of the rows that are right, or None for no such row; sentences on all that is wrong, by file:line)."""
+    below = os.path.join(folder, path)
+    file = Path(below if os.path.isfile(below) else path)
+    if not os.path.isfile(file):
+        return None, [f"no list {str(path)!r}, neither in {str(folder)!r} nor from here"]
+    faults = Faults()
+    columns = parse(file, split, faults)
+    if columns is None:
+        return None, faults.told(file)
+    paths = [str(folder / path) for path in columns["paths"]]
+    root = os.path.join(os.path.abspath(folder), "")
+    there = []
+    for line, written, whole in zip(columns["lines"], columns["paths"], paths):
+        if (".." in written or os.path.isabs(written)) and not os.path.abspath(whole).startswith(root):
+            faults.say(line, f"path {written!r} leads out of data_dir {str(folder)!r}; give a folder that holds it")
+            there.append(False)
+        else:
+            there.append(os.path.isfile(whole))
+            if not there[-1]:
+                faults.say(line, f"no image {whole!r}")
+    images = _assemble(file, {**columns, "paths": paths})
+    return images.take(np.flatnonzero(there)) if any(there) else None, faults.told(file)
 
 
 def embedded_data():
@@ -86,8 +124,11 @@ def embedded_data():
     if stamp.is_file() and stamp.read_text() == checksum:
         return EMBEDDED
     folder = Path(tempfile.mkdtemp(dir=EMBEDDED.parent, prefix=".unpacking-"))
-    with zipfile.ZipFile(archive) as file:
-        file.extractall(folder / "new")
+    try:
+        _unpack(archive, folder / "new")
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        shutil.rmtree(folder)
+        raise InputError(f"cannot unpack the embedded data set {str(archive)!r}: {error}") from None
     (folder / "new" / stamp.name).write_text(checksum)
     try:
         if EMBEDDED.exists():
@@ -100,88 +141,24 @@ def embedded_data():
     return EMBEDDED
 
 
-def _integer(text, column, place):
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"{place}: {column} is {text!r}, expected an integer") from None
+def _unpack(archive, folder):
+    """Unpack a zip. Raises BadZipFile, and writes nothing, for names that lead out of `folder` and for a bomb."""
+    with zipfile.ZipFile(archive) as file:
+        for name in file.namelist():
+            if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+                raise zipfile.BadZipFile(f"{name!r} in it leads out of the folder")
+        size = sum(member.file_size for member in file.infolist())
+        if size > MOST_UNPACKED:
+            raise zipfile.BadZipFile(f"it would take {size:,} bytes, more than {MOST_UNPACKED:,}")
+        file.extractall(folder)
 
 
-def _read_sop(file, folder, split):
-    labels, paths, categories, lines = [], [], [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        words = line.split(maxsplit=3)
-        if not words or words == SOP_COLUMNS:
-            continue
-        if len(words) != 4:
-            raise InputError(
-                f"{file}:{number}: expected 4 columns ({' '.join(SOP_COLUMNS)}), got {len(words)}: {line!r}"
-            )
-        labels.append(_integer(words[1], "class_id", f"{file}:{number}"))
-        categories.append(words[2])
-        paths.append(str(folder / words[3].strip()))
-        lines.append(number)
-    return _assemble(file, paths, labels, lines, categories=np.array(categories))
-
-
-def _read_csv(file, folder, split):
-    wanted = {"train": "train", "test": "validation"}[split]
-    with open(file, newline="", encoding="utf-8-sig") as stream:
-        table = csv.DictReader(stream)
-        header = table.fieldnames or []
-        for column in CSV_REQUIRED:
-            if column not in header:
-                raise InputError(f"{file}:1: no column {column!r} in {header}.{near_match(column, header)}")
-        rows = [(table.line_num, row) for row in table]
-    for number, row in rows:
-        if None in row.values():
-            raise InputError(f"{file}:{number}: expected {len(header)} columns ({', '.join(header)}), got fewer")
-        if row["split"] not in ("train", "validation"):
-            raise InputError(f"{file}:{number}: split is {row['split']!r}, expected train or validation")
-    rows = [(number, row) for number, row in rows if row["split"] == wanted]
-    if not rows:
-        raise InputError(f"{file}: no row in it has the split {wanted}")
-    present = [column for column in CSV_COLUMNS if column in header]
-    lines = [number for number, _ in rows]
-    optional = {}
-    for column, name in (("category", "categories"), ("sequence", "sequences")):
-        if column in present:
-            optional[name] = np.array([row[column] for _, row in rows])
-    absent = [column for column in CSV_BOX if column not in present]
-    if 0 < len(absent) < len(CSV_BOX):
-        raise InputError(f"{file}:1: a box needs {', '.join(CSV_BOX)}; there is no {', '.join(absent)}")
-    if not absent:
-        optional["boxes"] = np.array([_box(row, f"{file}:{number}") for number, row in rows]).reshape(-1, 4)
-    for column in ("is_query", "is_gallery"):
-        if column in present and wanted == "validation":
-            optional[column] = np.array([_boolean(row[column], column, f"{file}:{number}") for number, row in rows])
-    labels = [_integer(row["label"], "label", f"{file}:{number}") for number, row in rows]
-    return _assemble(file, [str(folder / row["path"]) for _, row in rows], labels, lines, **optional)
-
-
-def _boolean(text, column, place):
-    if text.lower() not in BOOLEANS:
-        raise InputError(f"{place}: {column} is {text!r}, expected True or False")
-    return BOOLEANS[text.lower()]
-
-
-def _box(row, place):
-    texts = [row[column] or "nan" for column in CSV_BOX]
-    try:
-        left, top, right, bottom = box = [float(text) for text in texts]
-    except ValueError:
-        raise InputError(f"{place}: box {texts} is not four numbers ({', '.join(CSV_BOX)})") from None
-    if not np.isnan(box).all() and not (0 <= left < right < np.inf and 0 <= top < bottom < np.inf):
-        raise InputError(f"{place}: box {box} is not left < right, top < bottom (all empty: no box)")
-    return box
-
-
-def _assemble(file, paths, labels, lines, **optional):
-    if not paths:
-        raise InputError(f"{file}: no image in it")
-    everyone = np.ones(len(paths), dtype=bool)
-    columns = {"is_query": everyone, "is_gallery": everyone, **optional}
-    return ImageList(str(file), np.array(paths), np.array(labels, dtype=np.int64), **columns), lines
+def _assemble(source, columns):
+    """An ImageList of columns, {name: list}; without flags every row is a query and in the gallery."""
+    everyone = np.ones(len(columns["paths"]), dtype=bool)
+    kinds = {"labels": np.int64, "lines": np.int64}
+    arrays = {name: np.array(column, dtype=kinds.get(name)) for name, column in columns.items()}
+    return ImageList(str(source), **{"is_query": everyone, "is_gallery": everyone, **arrays})
 
 
 def open_inputs(inputs, data_dir):
@@ -202,7 +179,7 @@ def open_inputs(inputs, data_dir):
             raise InputError(f"no file or folder {str(path)!r}")
     if not paths:
         raise InputError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(map(str, inputs))}")
-    return _assemble(first, paths, [-1] * len(paths), None)[0]
+    return _assemble(first, {"paths": paths, "labels": [-1] * len(paths)})
 
 
 def hold_out(images, count, seed=0):
@@ -221,13 +198,6 @@ def class_codes(images):
     """Labels remapped to 0 … C-1 in ascending order, (N,) int64, and C."""
     labels, codes = np.unique(images.labels, return_inverse=True)
     return codes.astype(np.int64), len(labels)
-
-
-def lone_queries(images):
-    """How many queries have no positive in the gallery besides themselves."""
-    labels, codes = np.unique(images.labels, return_inverse=True)
-    positives = np.bincount(codes[images.is_gallery], minlength=len(labels))[codes] - images.is_gallery
-    return int((positives[images.is_query] == 0).sum())
 
 
 def read_bytes(path):
@@ -251,3 +221,40 @@ def box_of(images, index):
 def load(images, index):
     """Image `index` of a list, (H, W, 3) uint8 RGB, cropped to its box."""
     return read_image(images.paths[index], box_of(images, index))
+
+
+def check(paths, data_dir):
+    """Print what is in a list, or in a train and a test list, and all that is wrong; returns the number of faults."""
+    folder, is_table = data_folder(data_dir), len(paths) == 1 and paths[0].endswith(".csv")
+    both = (
+        dict(zip(("train", "test"), paths * 2 if is_table else paths)) if is_table or paths[1:] else {"list": paths[0]}
+    )
+    found = {split: read_list(path, folder, split) for split, path in both.items()}
+    lists = {split: images for split, (images, _) in found.items() if images is not None}
+    faults = {fault: None for _, told in found.values() for fault in told}  # a csv says some things twice
+    if is_table and lists:
+        faults = [fault for fault in faults if NO_ROW not in fault]  # it may well hold one split alone
+    told = list(faults) + check_images(lists, read_bytes)
+    for note in list_notes(**lists) if len(lists) == 2 else ():
+        print(f"note: {note}")
+    print("".join(f"{fault}\n" for fault in told) + f"{len(told)} fault{'s' * (len(told) != 1)}")
+    return len(told)
+
+
+def main(argv):
+    """The command line of this file; ends with the status 1 where there are faults."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=["check"], help="read lists and all their images, and tell what is wrong")
+    parser.add_argument("lists", nargs="+", metavar="LIST", help="a csv or an SOP list; or a train and a test list")
+    parser.add_argument("--data_dir", help="folder that the lists' paths start from (default: the embedded emoji set)")
+    flags = parser.parse_args(argv)
+    if len(flags.lists) > 2:
+        parser.error(f"{len(flags.lists)} lists are given; one, or a train and a test list can be checked")
+    try:
+        sys.exit(1 if check(flags.lists, flags.data_dir) else 0)
+    except InputError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -42,6 +42,8 @@ class BatchSampler:
     interrupted.
     """
 
+    lone = None  # what becomes of labels with a single image, where that is not as it should be
+
     def __init__(self, batch_size, seed=0, start_step=0):
         self.batch_size, self.seed, self.start_step = batch_size, seed, start_step
 
@@ -101,6 +103,8 @@ class PKSampler(_LabelledSampler):
     gives all of its images before any comes twice.
     """
 
+    lone = "it comes more than once in a batch and is its own positive"
+
     def __init__(self, labels, batch_size, samples_each_class=2, seed=0, start_step=0):
         super().__init__(labels, batch_size, seed, start_step)
         if samples_each_class < 2:
@@ -143,6 +147,8 @@ class TripletSampler(_LabelledSampler):
     Positive (another image of the label) and negative (an image of another label) are drawn uniformly, unmined, as in
     PaddlePaddle's metric_learning reader.
     """
+
+    lone = "it is a negative only, never an anchor or a positive"
 
     def __init__(self, labels, batch_size, seed=0, start_step=0):
         super().__init__(labels, batch_size, seed, start_step)

@@ -1,15 +1,21 @@
 """From flags to objects: what the scripts share between parsing and their result."""
 
+import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from engine.backward import statistics_left_alone
+from engine.checkpoint import seed_everything
 from engine.device import choose_device, choose_precision, search_device
-from engine.flag_types import plain
+from engine.flag_types import count, image_shape, plain, width
 from engine.replay import read_flags, run_folder
+from engine.objective import Objective
 from engine.run import checksum, make_folder, say
 from errors import InputError
 from loader import open_loader
+from losses import LOSSES
 from models import Embedder, load_pretrained
 from models.export import CARD
 from models.pretrained import weights_file
@@ -26,6 +32,24 @@ MODEL_DEFAULTS = {
     "embedding_size": 0,
     "pooling": "avg",
 }
+MODEL_TYPES = {
+    "model": str,
+    "image_shape": image_shape,
+    "resize_short_size": count,
+    "embedding_size": width,
+    "pooling": str,
+}
+
+
+def read_model_flags(flags, file):
+    """Those of MODEL_DEFAULTS in `flags`, which come from `file`, as if they had been typed; raises InputError."""
+    read = {name: flags[name] for name in MODEL_DEFAULTS if flags.get(name) is not None}
+    for name, value in read.items():
+        try:
+            read[name] = MODEL_TYPES[name](plain(value))
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"{str(file)!r}: {name} {error}") from None
+    return read
 
 
 def model_flags(args):
@@ -35,7 +59,7 @@ def model_flags(args):
     if open_flags and args.pretrained_model and args.pretrained_model != "imagenet":
         folder = run_folder(weights_file(args.pretrained_model))
         cards = [folder / name for name in ("config.json", CARD) if (folder / name).is_file()]
-        run = read_flags(cards[0]) if cards else {}
+        run = read_model_flags(read_flags(cards[0]), cards[0]) if cards else {}
     flags = {}
     for name, default in MODEL_DEFAULTS.items():
         given = getattr(args, name)
@@ -53,7 +77,40 @@ def open_model(source, flags, **training_flags):
     if source and not imagenet:
         for note in load_pretrained(model, source):
             say(f"{source}: {note}")
+    try_out(model, flags["image_shape"], 1, training=False)
     return model
+
+
+def build_objective(args, flags, num_classes, stage):
+    """Network and loss of a training run as one module, on the CPU; a run that goes on gets its weights later."""
+    seed_everything(args.seed)
+    source = None if args.checkpoint else args.pretrained_model
+    model = open_model(source, flags, freeze_bn=args.freeze_bn, freeze_stages=args.freeze_stages)
+    at_a_time = args.micro_batch or args.train_batch_size
+    if 1 in (at_a_time, args.train_batch_size % at_a_time):  # which BatchNorm cannot do with, unless maps are large
+        try_out(model, flags["image_shape"], 1, training=True)
+    facts = {"embedding_size": model.embedding_size, "num_classes": num_classes}
+    facts = {name: facts[name] for name in LOSSES.requirements(args.loss_name)}
+    options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
+    objective = Objective(model, LOSSES[args.loss_name](**facts, **options), batch_recall=stage == "pair")
+    if args.compile:
+        say("the network is compiled in the first steps, which takes minutes")
+        objective.model.compile()
+    return objective.to(memory_format=torch.channels_last)
+
+
+def try_out(model, image_shape, images, training):
+    """Raise InputError unless `model`, on the CPU, takes a batch of so many images; leaves it and all draws as is."""
+    before = model.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), statistics_left_alone(model.train(training)):
+            model(torch.zeros(images, *image_shape, dtype=torch.uint8))
+    except (RuntimeError, ValueError) as error:
+        name, (_, height, width) = model.facts["model"], image_shape
+        text = f"{name} cannot {'train on' if training else 'embed'} {images} at a time of {height}x{width} pixels"
+        raise InputError(f"{text}: {str(error).splitlines()[0]}") from None
+    finally:
+        model.train(before)
 
 
 def choose_place(args):

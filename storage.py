@@ -101,8 +101,11 @@ def read_npz(path, required=()):
             arrays = dict(file)
     except FileNotFoundError:
         raise InputError(f"no file {str(path)!r}") from None
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{str(path)!r} is no .npz file of plain arrays: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # a stranger's file, in which anything may be wrong
+        raise InputError(f"{str(path)!r} is no .npz file of plain arrays: {_reason(error)}") from None
+    strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if strange:
+        raise InputError(f"{str(path)!r} is no .npz file of plain arrays: it holds a file {strange[0]!r}")
     missing = [name for name in required if name not in arrays]
     if missing:
         raise InputError(f"{str(path)!r} holds {', '.join(arrays) or 'nothing'}; there is no {', '.join(missing)}")
@@ -115,11 +118,18 @@ def read_npy(path, mmap_mode=None):
     A file that is not there raises FileNotFoundError, so that a reader of changing files can look again.
     """
     try:
-        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{str(path)!r} is no .npy file of a plain array: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # as above
+        raise InputError(f"{str(path)!r} is no .npy file of a plain array: {_reason(error)}") from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{str(path)!r} is no .npy file of a plain array: it is a zip of files")
+    return array
+
+
+def _reason(error):
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def write_npy(path, array):

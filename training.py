@@ -10,32 +10,23 @@ import numpy as np
 import torch
 
 import reader
+from checking import list_notes, lone_notes, place_of
 from decoding import choose_decoder
-from engine.checkpoint import Checkpoints, restore, seed_everything, training_state
+from engine.checkpoint import Checkpoints, restore, training_state
 from engine.device import choose_device, choose_precision
 from engine.embed import embed
 from engine.finite import FiniteGuard, NotFinite
 from engine.fit import fit
-from engine.objective import Objective
 from engine.optim import build_optimiser, learning_rate
 from engine.replay import run_folder
 from engine.run import Run, say, versions
 from engine.stop import Stopped, StopRequest
 from errors import InputError
 from loader import open_loader
-from losses import LOSSES
 from models.export import export_model
 from models.pretrained import read_weights, weights_file
 from reporting import show_on_board
-from session import (
-    list_facts,
-    model_flags,
-    open_model,
-    open_test_loader,
-    recalls,
-    refuse_other_lists,
-    task_of,
-)
+from session import build_objective, list_facts, model_flags, open_test_loader, recalls, refuse_other_lists, task_of
 from transforms import TrainTransform
 
 
@@ -44,10 +35,13 @@ class Training:
 
     def __init__(self, args, stage, make_sampler):
         self.args = args
+        if args.micro_batch > args.train_batch_size:
+            batch = f"train_batch_size, {args.train_batch_size}"
+            raise InputError(f"micro_batch is {args.micro_batch}, more than {batch}; 0 is all of it")
         self.device = choose_device(args.use_gpu)
         self.precision = choose_precision(args.precision, self.device)
-        self.train = reader.open_list(args.train_list, args.data_dir, "train")
-        self.test = reader.open_list(args.test_list, args.data_dir, "test")
+        lists = [(args.train_list, "train"), (args.test_list, "test")]
+        self.train, self.test = reader.open_lists(lists, args.data_dir)
         self.tested_on = f"the test list {Path(self.test.source).name}"
         if args.val_classes:
             self.train, self.test = reader.hold_out(self.train, args.val_classes)
@@ -56,39 +50,27 @@ class Training:
         self.labels, self.num_classes = reader.class_codes(self.train)
         self.flags = model_flags(args)
         self.decode = choose_decoder(args.decode)
-        self.objective = self._build_objective(stage)
+        self.objective = build_objective(args, self.flags, self.num_classes, stage).to(self.device)
         rates = {"lr": args.lr, "class_lr": getattr(args, "class_lr", None), "momentum": args.momentum}
         rates |= {"weight_decay": args.weight_decay, "fused": self.device.type == "cuda"}
         self.optimiser = build_optimiser(args.optimiser, self.objective.model, self.objective.loss, **rates)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.bad_images = set()  # indices of train images that could not be read
         self.start, self.best, self.record = 0, None, {"figures": {}, "untested": False, "skipped": 0}
         if args.checkpoint:
             self._resume()
-        self.loader = self._open_train_loader(make_sampler(self.labels, start_step=self.start))
+        sampler = make_sampler(self.labels, start_step=self.start)
+        self.notes = list_notes(self.train, self.test) + (lone_notes(self.train, sampler.lone) if sampler.lone else [])
+        self.loader = self._open_train_loader(sampler)
         self.test_loader = open_test_loader(self.test, self.flags, args.test_batch_size, args.num_workers, self.device)
         self.seconds = {"train": 0.0, "test": 0.0}
-
-    def _build_objective(self, stage):
-        args = self.args
-        seed_everything(args.seed)
-        source = None if args.checkpoint else args.pretrained_model
-        model = open_model(source, self.flags, freeze_bn=args.freeze_bn, freeze_stages=args.freeze_stages)
-        facts = {"embedding_size": model.embedding_size, "num_classes": self.num_classes}
-        facts = {name: facts[name] for name in LOSSES.requirements(args.loss_name)}
-        options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
-        loss = LOSSES[args.loss_name](**facts, **options)
-        objective = Objective(model, loss, batch_recall=stage == "pair").to(self.device)
-        objective = objective.to(memory_format=torch.channels_last)
-        if args.compile:
-            say("the network is compiled in the first steps, which takes minutes")
-            objective.model.compile()
-        return objective
 
     def _resume(self):
         file = weights_file(self.args.checkpoint)
         state = read_weights(file)
         self.start, self.best = restore(state, self.objective, self.optimiser, self.scaler, file)
         self.record = {name: state[name] for name in self.record}
+        self.bad_images.update(state["bad_images"])
         total, is_whole = self.args.total_iter_num, (run_folder(self.args.checkpoint) / "result.json").exists()
         if self.start > total or (self.start == total and is_whole):
             raise InputError(f"{file} is at step {self.start} already; --total_iter_num={total} asks for no more")
@@ -102,7 +84,13 @@ class Training:
         pin = self.device.type == "cuda"
         decode = self.decode if "crop" in args.augment else "exact"  # only a crop can do with a coarser picture
         loading = {"decode": decode, "cache_bytes": args.cache_bytes}
+        loading["on_bad"] = self._skip if args.on_bad_image == "skip" else None
         return open_loader(self.train, self.labels, transform, sampler, args.num_workers, pin, **loading)
+
+    def _skip(self, index, sentence):
+        if index not in self.bad_images:
+            self.bad_images.add(index)
+            say(f"{place_of(self.train, index)}: {sentence}; skipped")
 
     def _open_run(self):
         args = self.args
@@ -126,6 +114,8 @@ class Training:
             f"{args.loss_name} on {len(self.train)} images of {self.num_classes} labels, tested on {self.tested_on}; "
             f"{self.device}, {self.precision}; writes to {self.run.folder}"
         )
+        for note in self.notes:
+            say(f"note: {note}")
         schedule = {"strategy": args.lr_strategy, "lr_steps": args.lr_steps, "warmup": args.warmup_steps}
         rate = partial(learning_rate, lr=args.lr, total=args.total_iter_num, **schedule)
         self.recall = None
@@ -203,6 +193,7 @@ class Training:
     def _state(self, step):
         classes = torch.from_numpy(np.unique(self.train.labels))
         record = {**self.record, "skipped": self.guard.skipped, "config": self.config}
+        record["bad_images"] = sorted(self.bad_images)
         return training_state(self.objective, self.optimiser, self.scaler, step, self.best, classes, **record)
 
     def _export(self, result):
@@ -237,6 +228,7 @@ class Training:
             "best": self.best,
             "skipped": self.guard.skipped,
             "train": self.record["figures"],
+            "bad_images": len(self.bad_images),
             "seconds": self.seconds,
             "flags": {name: getattr(args, name) for name in ("loss_name", "seed", "pretrained_model")},
             "model": self.objective.model.facts,

@@ -21,6 +21,7 @@ AUGMENTATIONS = {
     "erasing": "a random rectangle set to grey, one time in four (arXiv 1708.04896)",
 }
 WHITE, GREY = 255, 128
+LONGEST = 16  # times the crop's own ratio of sides that a picture may have before its ends are cut off
 LOG_SCALE = math.log(1.25)
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 FROM_YIQ = np.linalg.inv(TO_YIQ)
@@ -48,15 +49,23 @@ class TestTransform:
             raise InputError(
                 f"resize_short_size is {short_side}, smaller than the crop {height}x{width} of image_shape"
             )
+        self.longest = LONGEST * max(height, width) / min(height, width)
 
     def __call__(self, image):
         """(H, W, 3) uint8 array -> (height, width, 3) uint8 tensor."""
+        image = self._without_ends(image)
         scale = self.short_side / min(image.shape[:2])
         width = max(self.width, round(image.shape[1] * scale))
         height = max(self.height, round(image.shape[0] * scale))
         left, top = (width - self.width) // 2, (height - self.height) // 2
         image = resize(image, width, height)[top : top + self.height, left : left + self.width]
         return torch.from_numpy(np.ascontiguousarray(image))
+
+    def _without_ends(self, image):
+        """The middle of a picture that is very long: one of 1 x 1,000,000 pixels would take gigabytes when resized."""
+        most = math.ceil(self.longest * min(image.shape[:2]))
+        top, left = (max(0, side - most) // 2 for side in image.shape[:2])
+        return image[top : top + most, left : left + most]
 
 
 class TrainTransform:

@@ -55,29 +55,58 @@ def rates(text):
     return values
 
 
-def number(least, kind=float, above=False):
-    """A flag's type: a finite `kind` of at least `least`, or above it."""
+def number(least, kind=float, above=False, most=math.inf):
+    """A flag's type: a finite `kind` of at least `least`, or above it, and of at most `most`."""
 
     def check(text):
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not (least < value if above else least <= value) or math.isinf(value):
+        if not (least < value if above else least <= value <= most) or math.isinf(value):
             word = "an integer" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {word} {'above' if above else 'of at least'} {least}")
+            bounds = f"{'above' if above else 'of at least'} {least}" if math.isinf(most) else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {word} {bounds}")
         return value
 
     return check
 
 
 positive, count = number(0, int, above=True), number(0, int)
+processes, width = number(0, int, most=1024), number(0, int, most=10**6)
+seed = number(0, int, most=2**63 - 1)  # as torch takes it
+
+
+def finite(text):
+    """A number that is neither infinite nor NaN."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
+
+
+def folder(text):
+    """A folder's name, which an empty text is not: it would be where one stands, as when a shell variable is unset."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; give a folder, or . for this one")
+    return text
+
+
+def steps(text):
+    """A comma-separated tuple of steps, 0 or more each."""
+    values = integers(text)
+    if min(values, default=0) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of steps from 0 on such as 15000,25000")
+    return values
 
 
 def workers(text):
     """A number of processes, or `auto`."""
     try:
-        return text if text == "auto" else count(text)
+        return text if text == "auto" else processes(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, or auto") from None
 

@@ -6,23 +6,8 @@ from pathlib import Path
 
 from engine import replay
 from engine.device import PRECISIONS
-from engine.flag_types import (
-    boolean,
-    byte_size,
-    count,
-    fractions,
-    image_shape,
-    in_argparse,
-    integers,
-    names,
-    nan_policy,
-    number,
-    one_of,
-    plain,
-    positive,
-    words,
-    workers,
-)
+from engine.flag_types import boolean, byte_size, count, finite, folder, fractions, image_shape, in_argparse
+from engine.flag_types import names, nan_policy, number, one_of, plain, positive, seed, steps, width, words, workers
 from engine.optim import OPTIMISERS, STRATEGIES
 from engine.stop import Stopped
 from errors import InputError, near_match
@@ -68,6 +53,8 @@ def add_train_data_flags(parser, parse_augment, decoders):
     group.add_argument("--crop_scale", type=fractions, default=(0.08, 1.0), help="share of the area that crop keeps")
     group.add_argument("--decode", type=one_of(decoders), default="auto", help=f"JPEGs: one of {', '.join(decoders)}")
     group.add_argument("--cache_bytes", type=byte_size, default=0, help="memory for encoded train images, as 2GB")
+    bad = one_of(("stop", "skip"))
+    group.add_argument("--on_bad_image", type=bad, default="stop", help="stop, or skip: another one takes its place")
     group.add_argument("--train_batch_size", type=positive, help="images in a training batch")
     group.add_argument("--micro_batch", type=count, default=0, help="images of it in the network at a time; 0: all")
     group.add_argument("--test_batch_size", type=positive, default=50, help="images in a test batch")
@@ -81,7 +68,7 @@ def add_model_flags(parser, models, poolings):
         "--resize_short_size", type=count, help="short side before the test crop (default 0: the crop size)"
     )
     group.add_argument(
-        "--embedding_size", type=count, help="width of a linear layer (default 0: the pooled feature itself)"
+        "--embedding_size", type=width, help="width of a linear layer (default 0: the pooled feature itself)"
     )
     group.add_argument("--pooling", type=one_of(poolings), help=f"one of {', '.join(poolings)} (default: avg)")
     group.add_argument("--pretrained_model", help="a run folder, a weights file, or imagenet; empty: random weights")
@@ -117,7 +104,7 @@ def add_optimiser_flags(parser):
     )
     group.add_argument("--lr", type=number(0, above=True), help="learning rate")
     group.add_argument("--lr_strategy", type=one_of(STRATEGIES), default="piecewise_decay", help=", ".join(STRATEGIES))
-    group.add_argument("--lr_steps", type=integers, help="steps at which piecewise_decay multiplies by 0.1")
+    group.add_argument("--lr_steps", type=steps, help="steps at which piecewise_decay multiplies by 0.1")
     group.add_argument("--warmup_steps", type=count, default=0, help="steps of linear rise to --lr")
     group.add_argument("--weight_decay", type=number(0), default=1e-4, help="L2 (momentum) or decoupled (adamw)")
     group.add_argument("--momentum", type=number(0), default=0.9, help="of SGD")
@@ -128,7 +115,7 @@ def add_optimiser_flags(parser):
 
 def add_run_flags(parser):
     group = parser.add_argument_group("run")
-    group.add_argument("--model_save_dir", default="output", help="the run's folder")
+    group.add_argument("--model_save_dir", type=folder, default="output", help="the run's folder")
     group.add_argument("--overwrite", type=boolean, default=False, help="replace a run that is in that folder")
     group.add_argument("--checkpoint", help="go on with this run (its folder); its own flags are taken over")
     group.add_argument(
@@ -141,7 +128,7 @@ def add_run_flags(parser):
     group.add_argument(
         "--report", type=boolean, default=False, help="show worst queries and embeddings on TensorBoard at each test"
     )
-    group.add_argument("--seed", type=count, default=0, help="of weights, batches and augmentations")
+    group.add_argument("--seed", type=seed, default=0, help="of weights, batches and augmentations")
     group.add_argument("--display_iter_step", type=positive, default=10, help="steps between two lines")
     group.add_argument("--test_iter_step", type=positive, help="steps between two tests; the last is always tested")
     group.add_argument("--save_iter_step", type=positive, help="steps between checkpoints; the last is always saved")
@@ -169,7 +156,8 @@ def add_loss_flags(parser, losses, name, stage):
 def add_option_flags(group, registry, name):
     """The options of a registered class, straight from its signature."""
     for option in registry.options(name):
-        kind = boolean if isinstance(option.default, bool) else type(option.default)
+        kind = type(option.default)
+        kind = {bool: boolean, float: finite}.get(kind, kind)
         group.add_argument(f"--{option.name}", type=kind, default=option.default, help=option.help)
 
 
@@ -240,7 +228,7 @@ def replayed(argv):
 
 
 def run_script(main):
-    """Call main(argv); a user's mistake ends in one sentence and exit status 2, a signal in 128 plus its number."""
+    """Call main(argv); a user's mistake ends in sentences and exit status 2, a signal in 128 plus its number."""
     name = Path(sys.argv[0]).name
     try:
         main(sys.argv[1:])
@@ -248,7 +236,7 @@ def run_script(main):
         print(f"{name}: stopped by {stopped.signal.name} {stopped}", file=sys.stderr)
         sys.exit(128 + stopped.signal)
     except InputError as error:
-        # A loader's worker wraps its error into a traceback, whose last line is the sentence.
-        sentence = str(error).strip().splitlines()[-1].removeprefix("errors.InputError: ")
-        print(f"{name}: {sentence}", file=sys.stderr)
+        # A loader's worker wraps its error into a traceback, which ends with the sentence.
+        sentences = str(error).strip().rpartition("errors.InputError: ")[2]
+        print(f"{name}: {sentences}", file=sys.stderr)
         sys.exit(2)

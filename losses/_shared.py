@@ -45,10 +45,11 @@ def check_labels(labels, rows):
         raise InputError(f"labels are {labels.dtype}; a loss takes integers")
 
 
-def check_option(name, value, low, high=math.inf):
-    """Raise InputError unless low <= value <= high and value is finite."""
-    if not (low <= value <= high and math.isfinite(value)):
-        raise InputError(f"{name}={value} is outside what the loss allows: {low} to {high}, finite")
+def check_option(name, value, low, high=math.inf, above=False):
+    """Raise InputError unless low <= value <= high, low < value where `above`, and value is finite."""
+    if not (low <= value <= high and math.isfinite(value)) or above and value == low:
+        allowed = f"{'above ' if above else ''}{low} to {high}, finite"
+        raise InputError(f"{name}={value} is outside what the loss allows: {allowed}")
 
 
 def check_classes(embeddings, labels, weight):

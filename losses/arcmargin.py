@@ -38,7 +38,7 @@ class ArcMarginLoss(nn.Module):
     ):
         super().__init__()
         check_chunk(chunk_classes)
-        check_option("arc_scale", arc_scale, 0)
+        check_option("arc_scale", arc_scale, 0, above=True)
         check_option("arc_margin", arc_margin, 0, math.pi)
         self.arc_scale, self.arc_margin, self.arc_easy_margin = arc_scale, arc_margin, arc_easy_margin
         self.chunk_classes = chunk_classes

@@ -34,7 +34,7 @@ class EmlLoss(nn.Module):
 
     def __init__(self, feature_scale=1.0):
         super().__init__()
-        check_option("feature_scale", feature_scale, 0)
+        check_option("feature_scale", feature_scale, 0, above=True)
         self.feature_scale = feature_scale
         self.logs = {}
 

@@ -28,7 +28,7 @@ class NpairsLoss(nn.Module):
     def __init__(self, npairs_reg_lambda=0.01, feature_scale=1.0):
         super().__init__()
         check_option("npairs_reg_lambda", npairs_reg_lambda, 0)
-        check_option("feature_scale", feature_scale, 0)
+        check_option("feature_scale", feature_scale, 0, above=True)
         self.feature_scale = feature_scale
         self.npairs_reg_lambda = npairs_reg_lambda
         self.logs = {}

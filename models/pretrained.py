@@ -43,11 +43,11 @@ def load_pretrained(embedder, source):
     state = read_weights(file)
     unused = []
     if "model" in state and "facts" in state:
-        _refuse_other_model(embedder, state["facts"], file)
+        _refuse_other_model(embedder, state, file)
         unused = [f"loss.{name}" for name in state["loss"]]
-        state = state["model"]
+        state = _tensors(state["model"])
     else:
-        state = {name.removeprefix("module."): value for name, value in state.items() if torch.is_tensor(value)}
+        state = {name.removeprefix("module."): value for name, value in _tensors(state).items()}
         if not any(name.startswith("backbone.") for name in state):
             state = {f"backbone.{name}": value for name, value in state.items()}
     own = embedder.state_dict()
@@ -61,13 +61,24 @@ def load_pretrained(embedder, source):
             f"{str(file)!r} does not hold a {embedder.facts['model']}: {len(vital)} of its weights do not fit, first "
             f"{vital[0]!r}: expected {tuple(own[vital[0]].shape)}, got {got}"
         )
-    embedder.load_state_dict(fitting, strict=False)
+    try:
+        embedder.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:  # tensors of a kind that cannot be copied
+        raise InputError(f"{str(file)!r} is not a file of plain weights: {str(error).splitlines()[-1]}") from None
     unused += [name for name in state if name not in fitting]
     notes = [f"not used: {', '.join(unused)}"] if unused else []
     return notes + ([f"starts afresh: {', '.join(absent)}"] if absent else [])
 
 
-def _refuse_other_model(embedder, facts, file):
-    ours, theirs = embedder.facts["model"], facts["model"]
+def _tensors(state):
+    return {name: value for name, value in state.items() if isinstance(name, str) and torch.is_tensor(value)}
+
+
+def _refuse_other_model(embedder, state, file):
+    """Raise InputError unless a checkpoint of ours is one, and of the architecture of `embedder`."""
+    kinds = {"facts": dict, "loss": dict, "model": dict}
+    if any(not isinstance(state.get(name), kind) for name, kind in kinds.items()) or "model" not in state["facts"]:
+        raise InputError(f"{str(file)!r} is not a whole checkpoint: {', '.join(kinds)} have to be in it")
+    ours, theirs = embedder.facts["model"], state["facts"]["model"]
     if ours != theirs:
         raise InputError(f"{str(file)!r} holds a {theirs}, but the model is {ours}: give --model={theirs}")

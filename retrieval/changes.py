@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import torch
 
+from errors import InputError
 from retrieval.backends import make_backend
 from retrieval.index_folder import CARD, sweep, writing
 from retrieval.nearest import nearest
@@ -19,7 +20,10 @@ SAMPLE, RECALL_AT = 1000, 10  # items that recall is measured on, and at which k
 def open_rows(folder, card):
     """The items that a card names, as Rows. Raises FileNotFoundError where a file of them is missing."""
     deleted = read_npy(folder / card["deleted"]) if card["deleted"] else np.zeros(0, np.int64)
-    return Rows(folder, card["segments"], card["width"], deleted)
+    rows = Rows(folder, card["segments"], card["width"], deleted)
+    if len(rows) and rows.ids[-1] >= card["next_id"]:
+        raise InputError(f"{str(folder)!r} is damaged: the id {rows.ids[-1]} is there, the next is {card['next_id']}")
+    return rows
 
 
 def change(folder, card, rows, new=None, gone=()):

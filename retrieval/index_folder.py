@@ -20,7 +20,7 @@ FACTS = {
     "width": int,
     "distance": str,
     "fingerprint": (dict, NoneType),
-    "origin": object,
+    "origin": (dict, NoneType),
     "recall": (dict, NoneType),
     "generation": int,
     "next_id": int,
@@ -28,6 +28,7 @@ FACTS = {
     "deleted": (str, NoneType),
     "state": (dict, NoneType),
 }
+LEAST, MOST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}, 2**62
 
 
 def read_card(folder):
@@ -42,11 +43,37 @@ def read_card(folder):
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         version = card.get("format") if isinstance(card, dict) else None
         raise InputError(f"{str(path)!r} has the format {version!r}; this program reads format {FORMAT}")
-    wrong = [name for name, kind in FACTS.items() if not isinstance(card.get(name), kind) or name not in card]
-    strangers = [name for name in files_of(card) if not _is_ours(name)] if not wrong else []
+    wrong = _wrong_facts(card)
+    strangers = [name for name in files_of(card) if not _is_due(name, card["generation"])] if not wrong else []
     if wrong or strangers:
         raise InputError(f"{str(path)!r} is damaged: {', '.join(wrong) or f'it names {strangers[0]!r}'}")
     return card
+
+
+def _wrong_facts(card):
+    """Names of the facts of a card that are missing, or not what they have to be."""
+    wrong = [name for name, kind in FACTS.items() if not isinstance(card.get(name), kind) or name not in card]
+    wrong += [name for name, least in LEAST.items() if name not in wrong and not least <= card[name] <= MOST]
+    if not wrong and not all(isinstance(name, str) for name in card["segments"]):
+        wrong = ["segments"]
+    if wrong:
+        return wrong
+    if card["backend"] in BACKENDS.names() and card["state"] is not None:
+        kinds = {"built": int, "approximate": bool, **BACKENDS[card["backend"]].keeps(card["options"])}
+        wrong = [f"state.{name}" for name, kind in kinds.items() if not _fits(card["state"].get(name), kind)]
+    kinds = {"at": int, "value": (int, float), "queries": int} if card["recall"] else {}
+    return wrong + [f"recall.{name}" for name, kind in kinds.items() if not _fits(card["recall"].get(name), kind)]
+
+
+def _fits(value, kind):
+    """Whether a value is of a type, or a text of the form that a pattern gives."""
+    return isinstance(value, str) and re.fullmatch(kind, value) if isinstance(kind, str) else isinstance(value, kind)
+
+
+def _is_due(name, generation):
+    """Whether a card of `generation` may name this: a later one is written to, and may be a link out of the folder."""
+    number = re.search(r"-(\d+)", str(name))
+    return _is_ours(name) and (number is None or int(number[1]) <= generation)
 
 
 def files_of(card):
@@ -98,7 +125,7 @@ def locked(folder):
     folder = Path(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK, "a")
+        lock = open(folder / LOCK, "a", opener=_open_no_link)
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,6 +140,10 @@ def locked(folder):
                 with contextlib.suppress(OSError):
                     (folder / LOCK).unlink()
                     folder.rmdir()
+
+
+def _open_no_link(path, mode):
+    return os.open(path, mode | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ class Segment:
         columns = (self.ids, self.labels, self.lengths, self._path_ends)
         shapes, kinds = {column.shape for column in columns}, "".join(column.dtype.kind for column in columns)
         if (
-            {(len(embeddings),)} != shapes
+            {embeddings.shape[:1]} != shapes
             or embeddings.shape[1:] != (width,)
             or kinds + embeddings.dtype.str != "iifi<f4"
         ):
@@ -37,6 +37,10 @@ class Segment:
                 f"{str(self.folder)!r} is damaged: embeddings {embeddings.shape} {embeddings.dtype} for width {width}, "
                 f"columns {sorted(shapes)}"
             )
+        total = int(self._path_ends[-1]) if len(self._path_ends) else 0
+        text = self._text.dtype.str, self._text.shape
+        if text != ("|u1", (total,)) or (np.diff(self._path_ends, prepend=0) < 0).any():
+            raise InputError(f"{str(self.folder)!r} is damaged: paths {text[1]} {text[0]} do not end where they should")
         self._start, self._file = embeddings.offset, open(self.folder / "embeddings.npy", "rb")
         self.live = np.flatnonzero(~np.isin(self.ids, deleted))
 
@@ -69,6 +73,9 @@ class Rows:
         self.width, self.deleted = width, deleted
         self.segments = [Segment(folder / name, width, deleted) for name in names]
         none = np.zeros(0, np.int64)
+        stored = np.concatenate([none, *(one.ids for one in self.segments)])
+        if deleted.dtype.kind != "i" or deleted.ndim != 1 or (np.diff(stored, prepend=-1) <= 0).any():
+            raise InputError(f"{str(folder)!r} is damaged: ids {stored[:3].tolist()}... have to rise from 0 on")
         self.ids = np.concatenate([none, *(one.ids[one.live] for one in self.segments)])
         self.labels = np.concatenate([none, *(one.labels[one.live] for one in self.segments)])
         self._starts = np.cumsum([0, *(len(one.live) for one in self.segments)])

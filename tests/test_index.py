@@ -441,7 +441,7 @@ def damaged(card, **changes):
         (lambda card: {name: value for name, value in card.items() if name != "next_id"}, "is damaged: next_id"),
         (lambda card: damaged(card, segments=["../../photos"]), "damaged: it names '../../photos'"),
         (lambda card: damaged(card, deleted="/etc/passwd"), "damaged: it names '/etc/passwd'"),
-        (lambda card: damaged(card, segments=["segment-000009"]), "is damaged: there is no '.*segment-000009"),
+        (lambda card: damaged(card, segments=["segment-000000"]), "is damaged: there is no '.*segment-000000"),
         (lambda card: damaged(card, width=8), r"is damaged: embeddings \(60, 16\)"),
     ],
 )

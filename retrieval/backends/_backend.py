@@ -21,6 +21,11 @@ class Backend:
     card is in place. The ids of items never change their meaning, so deleted ones need not be removed at once.
     """
 
+    @staticmethod
+    def keeps(options):
+        """What a state holds beside `built` and `approximate`, {name: type, or pattern of a text}, by the options."""
+        return {}
+
     def check(self, items, width):
         """Raise InputError where the options do not fit so many items of this width. Nothing is written yet."""
 

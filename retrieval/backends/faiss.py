@@ -41,6 +41,11 @@ class FaissBackend(Backend):
         self.faiss = require("faiss", "faiss-cpu", "faiss")
         self.kind, self.lists, self.probes, self.code_bytes, self.links = faiss_kind, lists, probes, code_bytes, links
 
+    @staticmethod
+    def keeps(options):
+        numbers = ("built_of", "probes", "refined", "last", "stored")
+        return {"factory": str, "file": str, **{name: int for name in numbers}}
+
     def check(self, items, width):
         if self.lists > items:
             raise InputError(f"lists is {self.lists}, but there are only {items} items")

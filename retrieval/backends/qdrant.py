@@ -36,6 +36,11 @@ class QdrantBackend(Backend):
         if qdrant_url and not qdrant_url.startswith(("http://", "https://")):
             raise InputError(f"qdrant_url {qdrant_url!r} is no address such as http://localhost:6333")
 
+    @staticmethod
+    def keeps(options):
+        # Only a name as `update` makes it: the collection is deleted with its index.
+        return {"collection": "images-[0-9a-f]{12}", "last": int} if options.get("qdrant_url") else {}
+
     def update(self, folder, generation, rows, state):
         if not self.url:
             return {"built": generation, "approximate": False}
