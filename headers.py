@@ -22,7 +22,7 @@ def image_size(encoded):
     start = bytes(data[:16])
     try:
         height, width = _reader_of(start)(data)
-    except (TypeError, ValueError, IndexError, KeyError, struct.error):  # TypeError: there is no reader
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError, struct.error):  # TypeError: there is no reader
         return None
     return (height, width) if height > 0 and width > 0 else None
 

@@ -228,6 +228,12 @@ def test_a_header_without_sides_is_none(kind):
     assert sizes <= {None, SIDES} and None in sizes
 
 
+def test_a_directory_beyond_all_bytes_is_none():
+    for offset in (2**63, 2**64 - 1, 10**6):
+        encoded = b"MM\0+" + struct.pack(">HHQ", 8, 0, offset)
+        assert headers.image_size(np.frombuffer(encoded, np.uint8)) is None
+
+
 @pytest.mark.parametrize("sides", [(1, 10**6), (10**6, 1), (3, 4000)])
 def test_a_very_long_picture_loses_its_ends(sides):
     """Resized whole it would take 157 GB; of what is left nothing but the middle is seen anyway."""
