@@ -18,7 +18,7 @@ def read_flags(file):
         flags = json.loads(Path(file).read_text())["flags"]
         return dict(flags)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot read flags from {str(file)!r}: {error!r}") from None
+        raise InputError(f"cannot read flags from {str(file)!r}: {type(error).__name__}: {error}") from None
 
 
 def run_folder(checkpoint):

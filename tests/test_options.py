@@ -15,11 +15,11 @@ from retrieval.postprocess import POSTPROCESSORS
 from transforms import AUGMENTATIONS, parse_augment
 
 ROOT = Path(__file__).parents[1]
-MOST_FLAGS = 51
+MOST_FLAGS = 54
 CHOICES = [("eval", None), ("infer", None)]
 CHOICES += [(f"train_{LOSSES.fact(name, 'stage')}", name) for name in LOSSES.names()]
 # Read by engine/options.py itself, or accepted for the ancestor's recipes only.
-UNREAD = {"config", "with_mem_opt"}
+UNREAD = {"config", "with_mem_opt", "allow_changed"}
 FOR_SCRIPTS = ("session.py", "training.py", "evaluation.py", "reporting.py", "indexing.py")
 
 

@@ -130,6 +130,7 @@ def test_elem_prints_the_ancestors_lines(elem_runs, loss):
 def test_run_folder(elem_runs, sop_tree, loss):
     run_dir = elem_runs[loss][0]
     plain = {"config.json", "metrics.jsonl", "result.json", "best.pt", "last.pt", "step_2.pt", "step_3.pt"}
+    plain |= {"model.json", "model.safetensors"}
     files = {path.name for path in run_dir.iterdir()}
     assert {name for name in files if not name.startswith("events.out.tfevents.")} == plain
     assert len(files) == len(plain) + 1

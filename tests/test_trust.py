@@ -14,7 +14,7 @@ from test_download_sop import run as download_sop
 
 import reader
 from embedding import load_embeddings
-from engine.options import read_flags
+from engine.replay import read_flags
 from errors import InputError
 from models import Embedder, load_pretrained
 from retrieval.index import Index
