@@ -27,6 +27,7 @@ bench: install
 	$(PYTHON) benchmarks/pairs.py
 	$(PYTHON) benchmarks/inference.py
 	$(PYTHON) benchmarks/against_peers.py --seconds=30
+	$(PYTHON) benchmarks/ranks.py
 	$(PYTHON) benchmarks/collect.py
 
 install: $(filter .venv/bin/python,$(PYTHON))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine import ranks
 from engine.device import choose_device, choose_precision, search_device
 from engine.options import plain, read_flags, run_folder
 from engine.run import checksum, make_folder, say
@@ -54,17 +55,21 @@ def open_model(source, flags, **training_flags):
 
 
 def choose_place(args):
-    """(device, precision) that images are embedded on and in. Raises InputError for an accelerator with openvino."""
+    """(device, precision) that images are embedded on and in, where the ranks have met.
+
+    Raises InputError for an accelerator with openvino.
+    """
     if args.runtime == "openvino" and args.use_gpu:
         raise InputError("--runtime=openvino embeds on the CPU; leave --use_gpu out, or take --runtime=torch")
     device = choose_device(False if args.runtime == "openvino" else args.use_gpu)
+    ranks.join(device)
     return device, choose_precision(args.precision, device)
 
 
 def open_test_loader(images, flags, batch_size, num_workers, device):
-    """The images in order, in the test geometry."""
+    """The images in order, in the test geometry; several ranks have the batches in turn."""
     transform = TestTransform(*flags["image_shape"][1:], flags["resize_short_size"])
-    batches = InOrder(len(images), batch_size)
+    batches = InOrder(len(images), batch_size, ranks.rank(), ranks.count())
     return open_loader(images, images.labels, transform, batches, num_workers, device.type == "cuda")
 
 

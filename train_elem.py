@@ -9,7 +9,7 @@ from functools import partial
 
 from decoding import DECODERS
 from engine import options
-from engine.flag_types import count, number
+from engine.flag_types import boolean, count, number
 from errors import InputError
 from losses import LOSSES
 from models import BACKBONES
@@ -41,6 +41,9 @@ def parse(argv):
     )
     optimisation.add_argument(
         "--class_dim", type=count, help="checked against the number of train labels (default: no check)"
+    )
+    optimisation.add_argument(
+        "--shard_classes", type=boolean, default=False, help="a part of the class weights on each rank (torchrun)"
     )
     options.add_device_flags(parser, precision="auto")
     options.add_run_flags(parser)

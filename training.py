@@ -10,6 +10,8 @@ import torch
 
 import reader
 from decoding import choose_decoder
+from engine import class_parts, ranks
+from engine.batchnorm import synchronise
 from engine.checkpoint import restore, save, save_step, training_state
 from engine.device import choose_device, choose_precision
 from engine.embed import embed
@@ -17,12 +19,13 @@ from engine.fit import fit
 from engine.objective import Objective
 from engine.optim import build_optimiser, learning_rate
 from engine.options import run_folder
-from engine.run import Run, say, versions
+from engine.run import Run, of_this_launch, say, versions
 from errors import InputError
 from loader import open_loader
 from losses import LOSSES
 from models.pretrained import read_weights, weights_file
 from reporting import show_on_board
+from samplers import Shard
 from session import list_facts, model_flags, open_model, open_test_loader, recalls, task_of
 from transforms import TrainTransform
 
@@ -34,6 +37,14 @@ class Training:
         self.args = args
         self.device = choose_device(args.use_gpu)
         self.precision = choose_precision(args.precision, self.device)
+        ranks.join(self.device)
+        self.folder = Path(run_folder(args.checkpoint) if args.checkpoint else args.model_save_dir)
+        self.in_parts = getattr(args, "shard_classes", False) and ranks.count() > 1
+        if self.in_parts and (args.clip_norm or self.precision == "fp16"):
+            raise InputError("--shard_classes goes with neither --clip_norm nor --precision=fp16")
+        self.restarted = ranks.first_says(of_this_launch(self.folder))
+        saved = ranks.first_says(self.restarted and (self.folder / "last.pt").is_file())
+        self.checkpoint = args.checkpoint or (self.folder if saved else None)
         self.train = reader.open_list(args.train_list, args.data_dir, "train")
         self.test = reader.open_list(args.test_list, args.data_dir, "test")
         self.tested_on = f"the test list {Path(self.test.source).name}"
@@ -55,21 +66,28 @@ class Training:
             fused=self.device.type == "cuda",
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.start, self.best = self._resume() if args.checkpoint else (0, None)
-        self.loader = self._open_train_loader(make_sampler(self.labels, start_step=self.start))
+        self.start, self.best = self._resume() if self.checkpoint else (0, None)
+        batches = Shard(make_sampler(self.labels, start_step=self.start), ranks.rank(), ranks.count())
+        self.loader = self._open_train_loader(batches)
         self.test_loader = open_test_loader(self.test, self.flags, args.test_batch_size, args.num_workers, self.device)
         self.seconds = {"train": 0.0, "test": 0.0}
 
     def _build_objective(self, stage):
         args = self.args
         torch.manual_seed(args.seed)
-        source = None if args.checkpoint else args.pretrained_model
+        source = None if self.checkpoint else args.pretrained_model
         model = open_model(source, self.flags, freeze_bn=args.freeze_bn, freeze_stages=args.freeze_stages)
         facts = {"embedding_size": model.embedding_size, "num_classes": self.num_classes}
         facts = {name: facts[name] for name in LOSSES.requirements(args.loss_name)}
         options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
         loss = LOSSES[args.loss_name](**facts, **options)
-        objective = Objective(model, loss, batch_recall=stage == "pair").to(self.device)
+        if self.in_parts:
+            loss.take_part(ranks.share(self.num_classes), ranks.total, ranks.highest)
+        if args.sync_bn and ranks.count() > 1:
+            if args.micro_batch:
+                raise InputError("--sync_bn makes no sense with --micro_batch, of which BatchNorm sees one at a time")
+            synchronise(model)
+        objective = Objective(model, loss, batch_recall=stage == "pair", part_of_loss=self.in_parts).to(self.device)
         objective = objective.to(memory_format=torch.channels_last)
         if args.compile:
             say("the network is compiled in the first steps, which takes minutes")
@@ -77,8 +95,9 @@ class Training:
         return objective
 
     def _resume(self):
-        file = weights_file(self.args.checkpoint)
+        file = weights_file(self.checkpoint)
         state = read_weights(file)
+        state = class_parts.part(state, self.num_classes) if self.in_parts else state
         step, best = restore(state, self.objective, self.optimiser, self.scaler, file)
         if step >= self.args.total_iter_num:
             raise InputError(
@@ -102,18 +121,22 @@ class Training:
             "versions": versions(),
             "device": str(self.device),
             "precision": self.precision,
+            "ranks": ranks.count(),
+            "launch": ranks.launch(),
             "lists": {"train": list_facts(self.train), "test": list_facts(self.test)},
         }
-        folder = run_folder(args.checkpoint) if args.checkpoint else args.model_save_dir
-        return Run(folder, config, self.start, resumed=bool(args.checkpoint), overwrite=args.overwrite)
+        overwrite = args.overwrite or self.restarted
+        return Run(self.folder, config, self.start, resumed=bool(self.checkpoint), overwrite=overwrite)
 
     def fit(self):
-        """Train to the last step, testing and saving on the way; returns what result.json holds."""
+        """Train to the last step, testing and saving on the way; the first rank returns what result.json holds."""
         args = self.args
-        self.run = self._open_run()
+        self.run = self._open_run() if ranks.first() else None
+        ranks.meet()  # reading lists may take one much longer than another
+        ranks.copy_first((self.objective.model if self.in_parts else self.objective).state_dict().values())
         say(
             f"{args.loss_name} on {len(self.train)} images of {self.num_classes} labels, tested on {self.tested_on}; "
-            f"{self.device}, {self.precision}; writes to {self.run.folder}"
+            f"{self.device}, {self.precision}; writes to {self.folder}"
         )
         rate = partial(
             learning_rate,
@@ -140,12 +163,16 @@ class Training:
             on_display=self._display,
             on_step=self._after_step,
         )
+        if self.run is None:
+            return None
         self.seconds["train"] = time.perf_counter() - began - self.seconds["test"]
         result = self._result()
         self.run.finish(result)
         return result
 
     def _display(self, step, figures):
+        if self.run is None:
+            return
         words = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
         images_per_second = self.args.train_batch_size / figures["time"]
         self.figures = figures
@@ -155,18 +182,33 @@ class Training:
 
     def _after_step(self, step):
         last = step == self.args.total_iter_num
-        if last or step % self.args.test_iter_step == 0:
+        test = last or step % self.args.test_iter_step == 0
+        keep = last or step % self.args.save_iter_step == 0
+        if test:
             self._test(step)
-        if last or step % self.args.save_iter_step == 0:
-            save_step(self._state(step), self.run.folder)
+        state = self._state(step) if keep else None  # made by all ranks: they may have parts of it
+        if keep and self.run is not None:
+            save_step(state, self.run.folder)
+        if test or keep:
+            ranks.first_says(step)  # to the others, which have waited, to go on
 
     def _state(self, step):
         classes = torch.from_numpy(np.unique(self.train.labels))
-        return training_state(self.objective, self.optimiser, self.scaler, step, self.best, classes)
+        state = training_state(self.objective, self.optimiser, self.scaler, step, self.best, classes)
+        return class_parts.whole(state, self.num_classes) if self.in_parts else state
 
     def _test(self, step):
         began = time.perf_counter()
+        ranks.copy_first(self.objective.model.buffers())  # running statistics are a rank's own; the first's are saved
         embeddings = embed(self.objective.model, self.test_loader, self.device)
+        improved = self.run is not None and self._judge(step, embeddings, began)
+        if ranks.first_says(improved):
+            state = self._state(step)
+            if self.run is not None:
+                save(state, self.run.folder / "best.pt")
+
+    def _judge(self, step, embeddings, began):
+        """Log the figures of a test that began at `began`; whether they are the best so far."""
         self.recall = recalls(embeddings, self.test, self.device)
         self.seconds["test"] += time.perf_counter() - began
         figures = {f"recall@{k}": value for k, value in self.recall.items()}
@@ -174,13 +216,11 @@ class Training:
         self.run.log(line, step, figures, "test")
         if self.args.report:
             show_on_board(self.run.board, step, task_of(embeddings, self.test, self.device), self.test)
-        if self.best is None or self.recall[1] > self.best["recall"]["1"]:
-            self.best = {
-                "step": step,
-                "recall": {str(k): v for k, v in self.recall.items()},
-                "chosen_on": self.tested_on,
-            }
-            save(self._state(step), self.run.folder / "best.pt")
+        if self.best is not None and self.recall[1] <= self.best["recall"]["1"]:
+            return False
+        recall = {str(k): v for k, v in self.recall.items()}
+        self.best = {"step": step, "recall": recall, "chosen_on": self.tested_on}
+        return True
 
     def _result(self):
         args = self.args
@@ -201,6 +241,8 @@ class Training:
 def finish(training):
     """Train, then say where everything is; `--enable_ce` adds the ancestor's machine-read lines."""
     result = training.fit()
+    if result is None:
+        return
     folder = training.run.folder
     say(f"Recall@1 {100 * result['recall']['1']:.2f} % on {result['tested_on']}")
     say(f"run: {folder}  (weights last.pt, figures result.json, curves: tensorboard --logdir {folder})")

@@ -6,6 +6,7 @@ import time
 import torch
 from tqdm import tqdm
 
+from engine import ranks
 from engine.backward import backward
 from engine.optim import set_rate
 from errors import InputError
@@ -38,7 +39,7 @@ def fit(
     start, total = steps
     objective.train()
     clock, counted = time.perf_counter(), 0
-    bar = tqdm(total=total, initial=start, desc="training", unit="step", disable=None)
+    bar = tqdm(total=total, initial=start, desc="training", unit="step", disable=None if ranks.first() else True)
     for step, (images, labels, _) in zip(range(start + 1, total + 1), loader):
         lr = rate(step - 1)
         set_rate(optimiser, lr)

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+from engine import ranks
 from engine.device import PRECISIONS
 from engine.flag_types import (
     boolean,
@@ -90,9 +91,8 @@ def add_model_flags(parser, models, poolings):
 def add_training_model_flags(parser, models, poolings):
     group = add_model_flags(parser, models, poolings)
     group.add_argument("--freeze_bn", type=boolean, default=False, help="keep BatchNorm at its stored statistics")
-    group.add_argument(
-        "--freeze_stages", type=count, default=0, help="leave so many first stages of the backbone as they are"
-    )
+    group.add_argument("--sync_bn", type=boolean, default=False, help="BatchNorm over all ranks' images (torchrun)")
+    group.add_argument("--freeze_stages", type=count, default=0, help="so many first stages stay as they are")
     group.add_argument("--compile", type=boolean, default=False, help="torch.compile the network")
 
 
@@ -250,8 +250,10 @@ def run_script(main):
     """Call main(argv); a user's mistake ends in one sentence on stderr and exit status 2."""
     try:
         main(sys.argv[1:])
+        ranks.leave()
     except InputError as error:
         # A loader's worker wraps its error into a traceback, whose last line is the sentence.
         sentence = str(error).strip().splitlines()[-1].removeprefix("errors.InputError: ")
-        print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
+        name = Path(sys.argv[0]).name + f", rank {ranks.rank()}" * (ranks.count() > 1)
+        print(f"{name}: {sentence}", file=sys.stderr, flush=True)
         sys.exit(2)
