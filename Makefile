@@ -39,6 +39,7 @@ bench: peers
 	$(PEERS) benchmarks/pairs.py
 	$(PEERS) benchmarks/inference.py
 	$(PEERS) benchmarks/against_peers.py --seconds=30
+	$(PEERS) benchmarks/ranks.py
 	$(PEERS) benchmarks/collect.py
 
 peers:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from engine import ranks
 from engine.embed import embed, embed_batches
 from engine.run import PACKAGES, say
 from errors import InputError
@@ -40,19 +41,19 @@ def embed_list(images, loader, model, device, made, cache=None):
 
     made: plain JSON on all else that decides them: the model's fingerprint, precision, runtime. cache: a file to take
     them from if it holds those of the same packages, image contents and `made`, and to write them to if not; None for
-    neither.
+    neither. Several ranks share the work, and the first returns all of it, the others None.
     """
-    key = None
-    if cache is not None:
+    kept, key = {}, None
+    if cache is not None and ranks.first():
         facts = {**made, "device": device.type, "images": _contents(images)}
         facts |= {name: version(name) for name in (*PACKAGES, made["runtime"])}
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         kept = _read_cache(cache)
-        if str(kept.get("key")) == key:
-            say(f"embeddings taken from {cache} (same weights, transform and images)")
-            return torch.from_numpy(kept["embeddings"])
+    if ranks.first_says(key is not None and str(kept.get("key")) == key):
+        say(f"embeddings taken from {cache} (same weights, transform and images)")
+        return torch.from_numpy(kept["embeddings"]) if ranks.first() else None
     embeddings = embed(model, loader, device)
-    if cache is not None:
+    if cache is not None and ranks.first():
         write_npz(cache, {"key": np.array(key), "embeddings": embeddings.numpy()})
     return embeddings
 
@@ -130,12 +131,15 @@ def embed_rows(rows, images, open_images, model, device, batch_size):
     """Append to a RowFile the embeddings of those of `images` that it lacks, batch by batch.
 
     open_images: function from ImageList to loader, in batches of `batch_size`. They begin where they would have begun,
-    so that the rows are the same as if nothing had stopped.
+    so that the rows are the same as if nothing had stopped. Several ranks share the work; only the first has `rows`,
+    for the others it is None.
     """
-    rows.cut(len(rows) - len(rows) % batch_size)
-    if len(rows):
-        say(f"{len(rows)} of {len(images)} images are embedded already")
-    rest = images.take(slice(len(rows), None))
+    if ranks.first():
+        rows.cut(len(rows) - len(rows) % batch_size)
+    done = ranks.first_says(len(rows) if ranks.first() else 0)
+    if done:
+        say(f"{done} of {len(images)} images are embedded already")
+    rest = images.take(slice(done, None))
     for _, batch in embed_batches(model, open_images(rest), device) if len(rest) else ():
         rows.append(batch.numpy())
 

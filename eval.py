@@ -11,7 +11,7 @@ from pathlib import Path
 
 import reader
 from embedding import embed_list, fingerprint, load_embeddings, save_embeddings
-from engine import options
+from engine import options, ranks
 from engine.flag_types import boolean, positive
 from engine.run import make_folder, versions
 from errors import InputError
@@ -21,7 +21,14 @@ from models.embedder import POOLINGS
 from reporting import add_result_flags, draw_evenly, save_found, write_page
 from retrieval.postprocess import POSTPROCESSORS
 from retrieval.space import DISTANCES
-from session import choose_place, list_facts, model_flags, open_model, open_output, open_test_loader
+from session import (
+    choose_place,
+    list_facts,
+    model_flags,
+    open_model,
+    open_output,
+    open_test_loader,
+)
 from storage import replace_json
 
 EXACT = {"precision": "fp32", "runtime": "torch"}  # figures are those of the very network unless asked otherwise
@@ -110,6 +117,10 @@ def main(argv):
     folder = make_folder(result_folder(args))
     began = time.perf_counter()
     embeddings = embed(folder / "embeddings.npz" if args.cache else None)
+    if others and files["report"]:
+        others = others[0], others[1](folder / "embeddings_leaks.npz" if args.cache else None)
+    if not ranks.first():
+        return
     done = time.perf_counter()
     evaluation = Evaluation(args, images, embeddings)
     seconds = {"embed": done - began, "search": time.perf_counter() - done}
@@ -122,8 +133,7 @@ def main(argv):
     if files["picture"]:
         draw_evenly(files["picture"], evaluation, args.picture_queries)
     if files["report"]:
-        leaks = others and (others[0], others[1](folder / "embeddings_leaks.npz" if args.cache else None))
-        write_page(files["report"], evaluation, embeddings, args.projection, leaks)
+        write_page(files["report"], evaluation, embeddings, args.projection, others)
     print(evaluation.report())
     print(f"written: {', '.join(str(path) for path in files.values() if path)}")
     print(f"End test {len(images)}, test_recall {evaluation.figures['recall@1']:.5f}")

@@ -8,14 +8,23 @@ python infer.py --add_to=photos.index --input more/
 python infer.py --delete_from=photos.index --input photos/blurred.jpg
 """
 
+import contextlib
 from functools import partial
 
 import torch
 
 import indexing
 import reader
-from embedding import embed_rows, fingerprint, list_digest, rows_on_disk, save_embeddings, save_json, unnamed_rows
-from engine import options, replay
+from embedding import (
+    embed_rows,
+    fingerprint,
+    list_digest,
+    rows_on_disk,
+    save_embeddings,
+    save_json,
+    unnamed_rows,
+)
+from engine import options, ranks, replay
 from engine.embed import embed
 from engine.flag_types import boolean, positive
 from engine.run import say
@@ -88,7 +97,8 @@ def main(argv):
     args = parse(argv)
     mode, go_on = indexing.chosen_mode(args), getattr(args, "continue")
     if mode == "delete_from":
-        indexing.delete(args.delete_from, args.input)
+        if ranks.first():
+            indexing.delete(args.delete_from, args.input)
         return
     if go_on and (mode == "search" or not args.output):
         raise InputError("--continue goes with --output of embeddings, beside which a stopped run keeps what it has")
@@ -108,7 +118,9 @@ def main(argv):
     outputs = [open_output(path, suffixes) for path in args.output or ()]
     model = fast_model(model, precision, args.runtime, flags["image_shape"])
     if mode == "search":
-        indexing.search(index, images, embed(model, loader, device), card, args, outputs)
+        embeddings = embed(model, loader, device)
+        if ranks.first():
+            indexing.search(index, images, embeddings, card, args, outputs)
         return
     if not (mode or outputs) and len(images) > PRINTED:
         say(f"the first {PRINTED} of {len(images)} images are embedded and printed; --output keeps those of all")
@@ -118,8 +130,10 @@ def main(argv):
         place = rows_on_disk(f"{outputs[0]}.rows", made, model.embedding_size, go_on)
     else:
         place = unnamed_rows(indexing.folder_for_rows(args), model.embedding_size)
-    with place as rows:
+    with place if ranks.first() else contextlib.nullcontext() as rows:
         embed_rows(rows, images, open_images, model, device, args.batch_size)
+        if not ranks.first():
+            return
         for path in outputs:
             save_json(path, images, rows) if path.suffix == ".json" else save_embeddings(path, images, rows, card)
         if mode == "build_index":

@@ -120,10 +120,12 @@ def collate(samples):
 
 def worker_count(asked, count):
     """Processes to load `count` images: as asked, or for "auto" one a core beside the training thread, at least one
-    and at most eight, and none for so few images that starting one takes longer than loading them."""
+    and at most eight, and none for so few images that starting one takes longer than loading them. Training processes
+    of torchrun share the cores."""
     if asked != "auto":
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return 0 if count < TINY else max(1, min(cores - 1, MOST_WORKERS))
 
 

@@ -1,5 +1,6 @@
 """What an evaluation shows and saves beside its figures: pictures of queries, what was found, the report page."""
 
+import itertools
 import time
 from pathlib import Path
 
@@ -8,10 +9,15 @@ import torch
 
 import reader
 from engine.flag_types import one_of, positive
+from engine.run import say
 from retrieval.metrics import Found, values
 from retrieval.picture import letterbox, neighbour_sheet
 from retrieval.report import Images, Report, worst_queries, write_report
-from retrieval.report.duplicates import closest_across_labels, closest_across_lists, median_positive
+from retrieval.report.duplicates import (
+    closest_across_labels,
+    closest_across_lists,
+    median_positive,
+)
 from retrieval.report.projection import METHODS, sample_rows
 from retrieval.results import RetrievalResults
 from storage import replace_json
@@ -122,3 +128,17 @@ def show_on_board(board, step, task, images):
 def _shown(images):
     name = Path(images.source).name
     return Images(name, images.paths, images.labels, lambda row: reader.load(images, row), images.categories)
+
+
+def finish(training):
+    """Train, then say where everything is; `--enable_ce` adds the ancestor's machine-read lines."""
+    result = training.fit()
+    if result is None:
+        return
+    folder = training.run.folder
+    say(f"Recall@1 {100 * result['recall']['1']:.2f} % on {result['tested_on']}")
+    say(f"run: {folder}  (weights last.pt, figures result.json, curves: tensorboard --logdir {folder})")
+    if training.args.enable_ce:
+        for name, value in itertools.islice(result["train"].items(), 1, None):
+            print(f"kpis\ttrain_{name}\t{value}")
+        print(f"kpis\ttest_recall\t{result['recall']['1']}")

@@ -20,17 +20,20 @@ class Draw(NamedTuple):
 class InOrder:
     """Batches (lists of Draw) over 0 … count-1 in order, the last one short: what evaluation loads.
 
-    Made when they are asked for, so that a million images take no memory here.
+    Made when they are asked for, so that a million images take no memory here. Rank r of R has every R-th, from
+    the r-th on: whole batches as one rank would make them, so that no embedding depends on R.
     """
 
-    def __init__(self, count, batch_size):
+    def __init__(self, count, batch_size, rank=0, ranks=1):
         self.count, self.batch_size = count, batch_size
+        self.batches = range(rank, -(-count // batch_size), ranks)
 
     def __len__(self):
-        return -(-self.count // self.batch_size)
+        return len(self.batches)
 
     def __iter__(self):
-        for start in range(0, self.count, self.batch_size):
+        for batch in self.batches:
+            start = batch * self.batch_size
             yield [Draw(i, 0) for i in range(start, min(start + self.batch_size, self.count))]
 
 
@@ -66,6 +69,26 @@ class BatchSampler:
                 seeds = np.random.SeedSequence([self.seed, step, 1]).generate_state(len(indices), np.uint32)
                 yield [Draw(int(index), int(seed)) for index, seed in zip(indices, seeds)]
                 step += 1
+
+
+class Shard:
+    """What rank r of R loads of every batch of `batches`: draws B r // R to B (r + 1) // R of its B.
+
+    Raises InputError for batches of fewer than R images.
+    """
+
+    def __init__(self, batches, rank, ranks):
+        if batches.batch_size < ranks:
+            raise InputError(f"train_batch_size {batches.batch_size} leaves some of {ranks} ranks without an image")
+        self.batches, self.rank, self.ranks = batches, rank, ranks
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        for batch in self.batches:
+            start, stop = (len(batch) * rank // self.ranks for rank in (self.rank, self.rank + 1))
+            yield batch[start:stop]
 
 
 @SAMPLERS.register("shuffled")

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from engine import ranks
 from engine.backward import statistics_left_alone
+from engine.batchnorm import synchronise
 from engine.checkpoint import seed_everything
 from engine.device import choose_device, choose_precision, search_device
 from engine.flag_types import count, image_shape, plain, width
-from engine.replay import read_flags, run_folder
 from engine.objective import Objective
+from engine.replay import read_flags, run_folder
 from engine.run import checksum, make_folder, say
 from errors import InputError
 from loader import open_loader
@@ -22,7 +24,7 @@ from models.pretrained import weights_file
 from retrieval import Task
 from retrieval.ranks import positive_ranks
 from samplers import InOrder
-from transforms import TestTransform
+from transforms import TestTransform, TrainTransform
 
 RECALLS = (1, 5, 10)
 MODEL_DEFAULTS = {
@@ -81,10 +83,16 @@ def open_model(source, flags, **training_flags):
     return model
 
 
-def build_objective(args, flags, num_classes, stage):
-    """Network and loss of a training run as one module, on the CPU; a run that goes on gets its weights later."""
+def build_objective(args, flags, num_classes, stage, source, in_parts):
+    """Network and loss of a training run as one module, on the CPU.
+
+    source: where the network's first weights come from, as --pretrained_model; None leaves them random. in_parts: of
+    the class weights each rank has its share.
+    """
+    if args.micro_batch > args.train_batch_size:
+        batch = f"train_batch_size, {args.train_batch_size}"
+        raise InputError(f"micro_batch is {args.micro_batch}, more than {batch}; 0 is all of it")
     seed_everything(args.seed)
-    source = None if args.checkpoint else args.pretrained_model
     model = open_model(source, flags, freeze_bn=args.freeze_bn, freeze_stages=args.freeze_stages)
     at_a_time = args.micro_batch or args.train_batch_size
     if 1 in (at_a_time, args.train_batch_size % at_a_time):  # which BatchNorm cannot do with, unless maps are large
@@ -92,7 +100,14 @@ def build_objective(args, flags, num_classes, stage):
     facts = {"embedding_size": model.embedding_size, "num_classes": num_classes}
     facts = {name: facts[name] for name in LOSSES.requirements(args.loss_name)}
     options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
-    objective = Objective(model, LOSSES[args.loss_name](**facts, **options), batch_recall=stage == "pair")
+    loss = LOSSES[args.loss_name](**facts, **options)
+    if in_parts:
+        loss.take_part(ranks.share(num_classes), ranks.total, ranks.highest)
+    if args.sync_bn and ranks.count() > 1:
+        if args.micro_batch:
+            raise InputError("--sync_bn makes no sense with --micro_batch, of which BatchNorm sees one at a time")
+        synchronise(model)
+    objective = Objective(model, loss, batch_recall=stage == "pair", part_of_loss=in_parts)
     if args.compile:
         say("the network is compiled in the first steps, which takes minutes")
         objective.model.compile()
@@ -114,18 +129,31 @@ def try_out(model, image_shape, images, training):
 
 
 def choose_place(args):
-    """(device, precision) that images are embedded on and in. Raises InputError for an accelerator with openvino."""
+    """(device, precision) that images are embedded on and in, where the ranks have met.
+
+    Raises InputError for an accelerator with openvino.
+    """
     if args.runtime == "openvino" and args.use_gpu:
         raise InputError("--runtime=openvino embeds on the CPU; leave --use_gpu out, or take --runtime=torch")
     device = choose_device(False if args.runtime == "openvino" else args.use_gpu)
+    ranks.join(device)
     return device, choose_precision(args.precision, device)
 
 
 def open_test_loader(images, flags, batch_size, num_workers, device):
-    """The images in order, in the test geometry."""
+    """The images in order, in the test geometry; several ranks have the batches in turn."""
     transform = TestTransform(*flags["image_shape"][1:], flags["resize_short_size"])
-    batches = InOrder(len(images), batch_size)
+    batches = InOrder(len(images), batch_size, ranks.rank(), ranks.count())
     return open_loader(images, images.labels, transform, batches, num_workers, device.type == "cuda")
+
+
+def open_train_loader(args, images, labels, flags, batches, decode, on_bad, device):
+    """Endless batches of the train list; on_bad(index, sentence) is told of images that --on_bad_image=skip leaves."""
+    height, width = flags["image_shape"][1:]
+    transform = TrainTransform(height, width, flags["resize_short_size"], args.augment, args.crop_scale)
+    loading = {"decode": decode if "crop" in args.augment else "exact"}  # only a crop can do with a coarser picture
+    loading |= {"cache_bytes": args.cache_bytes, "on_bad": on_bad if args.on_bad_image == "skip" else None}
+    return open_loader(images, labels, transform, batches, args.num_workers, device.type == "cuda", **loading)
 
 
 def list_facts(images):

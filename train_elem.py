@@ -9,13 +9,14 @@ from functools import partial
 
 from decoding import DECODERS
 from engine import options
-from engine.flag_types import count, number
+from engine.flag_types import boolean, count, number
 from errors import InputError
 from losses import LOSSES
 from models import BACKBONES
 from models.embedder import POOLINGS
+from reporting import finish
 from samplers import ShuffledSampler
-from training import Training, finish
+from training import Training
 from transforms import parse_augment
 
 DEFAULTS = {
@@ -41,6 +42,9 @@ def parse(argv):
     )
     optimisation.add_argument(
         "--class_dim", type=count, help="checked against the number of train labels (default: no check)"
+    )
+    optimisation.add_argument(
+        "--shard_classes", type=boolean, default=False, help="a part of the class weights on each rank (torchrun)"
     )
     options.add_device_flags(parser, precision="auto")
     options.add_run_flags(parser)

@@ -11,8 +11,9 @@ from engine import options
 from losses import LOSSES
 from models import BACKBONES
 from models.embedder import POOLINGS
+from reporting import finish
 from samplers import SAMPLERS
-from training import Training, finish
+from training import Training
 from transforms import parse_augment
 
 DEFAULTS = {

@@ -1,6 +1,5 @@
 """One training run, from its flags to its result.json."""
 
-import itertools
 import json
 import time
 from functools import partial
@@ -12,6 +11,7 @@ import torch
 import reader
 from checking import list_notes, lone_notes, place_of
 from decoding import choose_decoder
+from engine import class_parts, ranks
 from engine.checkpoint import Checkpoints, restore, training_state
 from engine.device import choose_device, choose_precision
 from engine.embed import embed
@@ -19,15 +19,23 @@ from engine.finite import FiniteGuard, NotFinite
 from engine.fit import fit
 from engine.optim import build_optimiser, learning_rate
 from engine.replay import run_folder
-from engine.run import Run, say, versions
+from engine.run import Run, of_this_launch, say, versions
 from engine.stop import Stopped, StopRequest
 from errors import InputError
-from loader import open_loader
 from models.export import export_model
 from models.pretrained import read_weights, weights_file
 from reporting import show_on_board
-from session import build_objective, list_facts, model_flags, open_test_loader, recalls, refuse_other_lists, task_of
-from transforms import TrainTransform
+from samplers import Shard
+from session import (
+    build_objective,
+    list_facts,
+    model_flags,
+    open_test_loader,
+    open_train_loader,
+    recalls,
+    refuse_other_lists,
+    task_of,
+)
 
 
 class Training:
@@ -35,11 +43,16 @@ class Training:
 
     def __init__(self, args, stage, make_sampler):
         self.args = args
-        if args.micro_batch > args.train_batch_size:
-            batch = f"train_batch_size, {args.train_batch_size}"
-            raise InputError(f"micro_batch is {args.micro_batch}, more than {batch}; 0 is all of it")
         self.device = choose_device(args.use_gpu)
         self.precision = choose_precision(args.precision, self.device)
+        ranks.join(self.device)
+        self.folder = Path(run_folder(args.checkpoint) if args.checkpoint else args.model_save_dir)
+        self.in_parts = getattr(args, "shard_classes", False) and ranks.count() > 1
+        if self.in_parts and (args.clip_norm or self.precision == "fp16"):
+            raise InputError("--shard_classes goes with neither --clip_norm nor --precision=fp16")
+        self.restarted = ranks.first_says(of_this_launch(self.folder))
+        saved = ranks.first_says(self.restarted and (self.folder / "last.pt").is_file())
+        self.checkpoint = args.checkpoint or (self.folder if saved else None)
         lists = [(args.train_list, "train"), (args.test_list, "test")]
         self.train, self.test = reader.open_lists(lists, args.data_dir)
         self.tested_on = f"the test list {Path(self.test.source).name}"
@@ -50,42 +63,36 @@ class Training:
         self.labels, self.num_classes = reader.class_codes(self.train)
         self.flags = model_flags(args)
         self.decode = choose_decoder(args.decode)
-        self.objective = build_objective(args, self.flags, self.num_classes, stage).to(self.device)
+        source = None if self.checkpoint else args.pretrained_model
+        objective = build_objective(args, self.flags, self.num_classes, stage, source, self.in_parts)
+        self.objective = objective.to(self.device)
         rates = {"lr": args.lr, "class_lr": getattr(args, "class_lr", None), "momentum": args.momentum}
         rates |= {"weight_decay": args.weight_decay, "fused": self.device.type == "cuda"}
         self.optimiser = build_optimiser(args.optimiser, self.objective.model, self.objective.loss, **rates)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.bad_images = set()  # indices of train images that could not be read
         self.start, self.best, self.record = 0, None, {"figures": {}, "untested": False, "skipped": 0}
-        if args.checkpoint:
+        if self.checkpoint:
             self._resume()
         sampler = make_sampler(self.labels, start_step=self.start)
         self.notes = list_notes(self.train, self.test) + (lone_notes(self.train, sampler.lone) if sampler.lone else [])
-        self.loader = self._open_train_loader(sampler)
+        batches, how = Shard(sampler, ranks.rank(), ranks.count()), (self.decode, self._skip, self.device)
+        self.loader = open_train_loader(args, self.train, self.labels, self.flags, batches, *how)
         self.test_loader = open_test_loader(self.test, self.flags, args.test_batch_size, args.num_workers, self.device)
         self.seconds = {"train": 0.0, "test": 0.0}
 
     def _resume(self):
-        file = weights_file(self.args.checkpoint)
+        file = weights_file(self.checkpoint)
         state = read_weights(file)
+        state = class_parts.part(state, self.num_classes) if self.in_parts else state
         self.start, self.best = restore(state, self.objective, self.optimiser, self.scaler, file)
         self.record = {name: state[name] for name in self.record}
         self.bad_images.update(state["bad_images"])
-        total, is_whole = self.args.total_iter_num, (run_folder(self.args.checkpoint) / "result.json").exists()
+        total, is_whole = self.args.total_iter_num, (self.folder / "result.json").exists()
         if self.start > total or (self.start == total and is_whole):
             raise InputError(f"{file} is at step {self.start} already; --total_iter_num={total} asks for no more")
         self.record["untested"] |= self.start == total  # it was killed between its last step and its result
         refuse_other_lists(self.lists, state["config"]["lists"])
-
-    def _open_train_loader(self, sampler):
-        args = self.args
-        height, width = self.flags["image_shape"][1:]
-        transform = TrainTransform(height, width, self.flags["resize_short_size"], args.augment, args.crop_scale)
-        pin = self.device.type == "cuda"
-        decode = self.decode if "crop" in args.augment else "exact"  # only a crop can do with a coarser picture
-        loading = {"decode": decode, "cache_bytes": args.cache_bytes}
-        loading["on_bad"] = self._skip if args.on_bad_image == "skip" else None
-        return open_loader(self.train, self.labels, transform, sampler, args.num_workers, pin, **loading)
 
     def _skip(self, index, sentence):
         if index not in self.bad_images:
@@ -99,20 +106,26 @@ class Training:
             "versions": versions(),
             "device": str(self.device),
             "precision": self.precision,
+            "ranks": ranks.count(),
+            "launch": ranks.launch(),
             "lists": self.lists,
         }
-        folder = run_folder(args.checkpoint) if args.checkpoint else args.model_save_dir
         self.config = json.loads(json.dumps(config))
-        resumed = {"resumed": bool(args.checkpoint), "retested": self.record["untested"]}
-        return Run(folder, config, self.start, overwrite=args.overwrite, **resumed)
+        if not ranks.first():
+            return None
+        overwrite = args.overwrite or self.restarted
+        resumed = {"resumed": bool(self.checkpoint), "retested": self.record["untested"]}
+        return Run(self.folder, config, self.start, overwrite=overwrite, **resumed)
 
     def fit(self):
-        """Train to the last step, testing and saving on the way; returns what result.json holds."""
+        """Train to the last step, testing and saving on the way; the first rank returns what result.json holds."""
         args = self.args
         self.run = self._open_run()
+        ranks.meet()  # reading lists may take one much longer than another
+        ranks.copy_first((self.objective.model if self.in_parts else self.objective).state_dict().values())
         say(
             f"{args.loss_name} on {len(self.train)} images of {self.num_classes} labels, tested on {self.tested_on}; "
-            f"{self.device}, {self.precision}; writes to {self.run.folder}"
+            f"{self.device}, {self.precision}; writes to {self.folder}"
         )
         for note in self.notes:
             say(f"note: {note}")
@@ -120,14 +133,15 @@ class Training:
         rate = partial(learning_rate, lr=args.lr, total=args.total_iter_num, **schedule)
         self.recall = None
         skips = 0 if args.nan == "stop" else int(args.nan.removeprefix("skip:"))
-        scaled = self.precision == "fp16"
-        self.files = Checkpoints(self.run.folder, args.keep_checkpoints)
-        self.guard = FiniteGuard(self.objective, self.device, skips, self.record["skipped"], scaled)
-        with StopRequest() as self.stop:
+        self.files = Checkpoints(self.folder, args.keep_checkpoints)
+        self.guard = FiniteGuard(self.objective, self.device, skips, self.record["skipped"], self.scaler.is_enabled())
+        with StopRequest(breaks=ranks.count() == 1) as self.stop:
             try:
                 self._run_steps(rate)
             except NotFinite as fault:
-                raise fault.with_images(self.train.paths, self.run.folder) from None
+                raise fault.with_images(self.train.paths, self.folder) from None
+        if self.run is None:
+            return None
         result = self._result()
         self._export(result)
         self.run.finish(result)
@@ -157,6 +171,8 @@ class Training:
         self.seconds["train"] = time.perf_counter() - began - self.seconds["test"]
 
     def _display(self, step, figures):
+        if self.run is None:
+            return
         words = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
         images_per_second = self.args.train_batch_size / figures["time"]
         self.record["figures"] = figures
@@ -168,40 +184,51 @@ class Training:
         args = self.args
         last = step == args.total_iter_num
         due = last or step % args.test_iter_step == 0
+        signal = ranks.highest(torch.tensor(self.stop.signal or 0)).item()
         try:
-            with self.stop.breakable():
-                embeddings = self._embed(step) if due else None
+            with self.stop.breakable(signal):
+                embeddings = self._embed() if due else None
         except Stopped as stopped:
             self.record["untested"] = due
-            self.files.save_step(self._state(step), needed=True)
-            sentence = f"after step {step}, which is saved; go on by --checkpoint={self.run.folder}"
+            self._save(step, needed=True)
+            sentence = f"after step {step}, which is saved; go on by --checkpoint={self.folder}"
             raise Stopped(stopped.signal, sentence) from None
         self.record["untested"] = False
-        if due:
-            self._test(step, embeddings)
+        if due and ranks.first_says(self.run is not None and self._judge(step, embeddings)):
+            self._save(step, best=True)
         if last or step % args.save_iter_step == 0:
-            self.guard.check()
-            self.files.save_step(self._state(step), needed=last)
+            self._save(step, needed=last)
 
-    def _embed(self, step):
+    def _embed(self):
         self.guard.check()
         began = time.perf_counter()
+        ranks.copy_first(self.objective.model.buffers())  # running statistics are a rank's own; the first's are saved
         embeddings = embed(self.objective.model, self.test_loader, self.device)
         self.seconds["test"] += time.perf_counter() - began
         return embeddings
 
+    def _save(self, step, needed=False, best=False):
+        """All ranks make what is saved, since they may have parts of it; the first writes it, and they wait for it."""
+        self.guard.check()
+        state = self._state(step)
+        if self.run is not None:
+            self.files.save_best(state) if best else self.files.save_step(state, needed)
+        ranks.first_says(step)
+
     def _state(self, step):
         classes = torch.from_numpy(np.unique(self.train.labels))
-        record = {**self.record, "skipped": self.guard.skipped, "config": self.config}
-        record["bad_images"] = sorted(self.bad_images)
-        return training_state(self.objective, self.optimiser, self.scaler, step, self.best, classes, **record)
+        bad_images = ranks.gather(torch.tensor([-1, *self.bad_images])).unique().tolist()[1:]  # never an empty tensor
+        record = {**self.record, "skipped": self.guard.skipped, "config": self.config, "bad_images": bad_images}
+        state = training_state(self.objective, self.optimiser, self.scaler, step, self.best, classes, **record)
+        return class_parts.whole(state, self.num_classes) if self.in_parts else state
 
     def _export(self, result):
         figures = {name: result[name] for name in ("recall", "step", "tested_on", "versions")}
         card = {"flags": self.config["flags"], "data": self.config["lists"], **figures}
         export_model(self.objective.model, self.run.folder, card)
 
-    def _test(self, step, embeddings):
+    def _judge(self, step, embeddings):
+        """Log the figures of a test; whether they are the best so far."""
         began = time.perf_counter()
         self.recall = recalls(embeddings, self.test, self.device)
         self.seconds["test"] += time.perf_counter() - began
@@ -210,13 +237,11 @@ class Training:
         self.run.log(line, step, figures, "test")
         if self.args.report:
             show_on_board(self.run.board, step, task_of(embeddings, self.test, self.device), self.test)
-        if self.best is None or self.recall[1] > self.best["recall"]["1"]:
-            self.best = {
-                "step": step,
-                "recall": {str(k): v for k, v in self.recall.items()},
-                "chosen_on": self.tested_on,
-            }
-            self.files.save_best(self._state(step))
+        if self.best is not None and self.recall[1] <= self.best["recall"]["1"]:
+            return False
+        recall = {str(k): v for k, v in self.recall.items()}
+        self.best = {"step": step, "recall": recall, "chosen_on": self.tested_on}
+        return True
 
     def _result(self):
         args = self.args
@@ -234,15 +259,3 @@ class Training:
             "model": self.objective.model.facts,
             "versions": versions(),
         }
-
-
-def finish(training):
-    """Train, then say where everything is; `--enable_ce` adds the ancestor's machine-read lines."""
-    result = training.fit()
-    folder = training.run.folder
-    say(f"Recall@1 {100 * result['recall']['1']:.2f} % on {result['tested_on']}")
-    say(f"run: {folder}  (weights last.pt, figures result.json, curves: tensorboard --logdir {folder})")
-    if training.args.enable_ce:
-        for name, value in itertools.islice(result["train"].items(), 1, None):
-            print(f"kpis\ttrain_{name}\t{value}")
-        print(f"kpis\ttest_recall\t{result['recall']['1']}")

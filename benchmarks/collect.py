@@ -22,6 +22,7 @@ LANES = {
     "pairs": "Pair losses",
     "inference": "Inference",
     "against_peers": "End to end",
+    "ranks": "Several ranks",
 }
 
 

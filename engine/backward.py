@@ -5,13 +5,16 @@ import contextlib
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from engine import ranks
 from engine.device import autocast
 
 
 def backward(objective, images, labels, scaler, device, precision, micro_batch=0):
     """Add the loss's gradient to the parameters'; images (B, 3, H, W) uint8 and labels (B,) are on the host.
 
-    Returns the loss, detached.
+    Returns the loss, detached. Several ranks take parts of one batch, of which loss and gradient are: every rank
+    compares the embeddings of all, its own images carry their share into the network, and the shares are summed. The
+    gradient of the loss's own weights is whole on each rank, and averaged only to be the same to the last bit.
 
     micro_batch: images of which activations are held at a time, 0 for all. Embeddings of all are made first without a
     graph, the loss is differentiated by them, and every micro-batch runs again to carry its share into the weights
@@ -19,12 +22,20 @@ def backward(objective, images, labels, scaler, device, precision, micro_batch=0
     images, too, at the price of a second forward pass. Only BatchNorm that is being trained sees a difference: its
     statistics are those of a micro-batch. They enter the running ones once.
     """
+    labels = ranks.gather(labels).to(device, non_blocking=True)
     if not micro_batch or micro_batch >= len(images):
-        labels = labels.to(device, non_blocking=True)
         with autocast(device, precision):
             loss = objective(images.to(device, non_blocking=True), labels)
         scaler.scale(loss).backward()
-        return loss.detach()
+    else:
+        loss = _in_parts(objective, images, labels, scaler, device, precision, micro_batch)
+    ranks.sum_gradients(objective.model.parameters())
+    if not objective.part_of_loss:
+        ranks.sum_gradients(objective.loss.parameters(), over=ranks.count())
+    return loss.detach()
+
+
+def _in_parts(objective, images, labels, scaler, device, precision, micro_batch):
     model, parts, states, embeddings = objective.model, images.split(micro_batch), [], []
     with torch.no_grad(), statistics_left_alone(model), autocast(device, precision):
         for part in parts:
@@ -32,7 +43,7 @@ def backward(objective, images, labels, scaler, device, precision, micro_batch=0
             embeddings.append(model(part.to(device, non_blocking=True)))
     embeddings = torch.cat(embeddings).requires_grad_()
     with autocast(device, precision):
-        loss = objective.compare(embeddings, labels.to(device, non_blocking=True))
+        loss = objective.compare(embeddings, labels)
     scaler.scale(loss).backward()
     after = random_state(device)
     for part, state, slope in zip(parts, states, embeddings.grad.split(micro_batch)):
@@ -41,7 +52,7 @@ def backward(objective, images, labels, scaler, device, precision, micro_batch=0
             again = model(part.to(device, non_blocking=True))
         again.backward(slope)
     set_random_state(device, after)
-    return loss.detach()
+    return loss
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Which device, which precision."""
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -14,7 +15,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 def choose_device(use_gpu=None):
     """The accelerator there is, else the CPU; `use_gpu` False keeps to the CPU, True insists. Raises InputError.
 
-    On the CPU it also sets glibc's malloc, see keep_freed_memory.
+    Where torchrun starts several processes on a machine, each has an accelerator of its own. On the CPU it also sets
+    glibc's malloc, see keep_freed_memory.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if use_gpu and accelerator is None:
@@ -22,6 +24,13 @@ def choose_device(use_gpu=None):
     if use_gpu is False or accelerator is None:
         keep_freed_memory()
         return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if local >= torch.accelerator.device_count():
+        raise InputError(
+            f"process {local} of this machine has no accelerator of its own, there are "
+            f"{torch.accelerator.device_count()}; start fewer by --nproc_per_node, or give --use_gpu=False"
+        )
+    torch.accelerator.set_device_index(local)
     torch.backends.cudnn.benchmark = True  # images are all of one size, so the fastest convolutions are looked for once
     return accelerator
 

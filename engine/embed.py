@@ -3,25 +3,37 @@
 import torch
 from tqdm import tqdm
 
+from engine import ranks
+
 
 def embed(model, loader, device):
     """Embeddings of all N images behind `loader`, (N, D) float32 on the CPU, row i being image i.
 
-    The model is put into evaluation mode meanwhile and left as it was.
+    The model is put into evaluation mode meanwhile and left as it was. Several ranks embed the batches in turn; the
+    first gets all embeddings, the others None.
     """
-    embeddings = torch.empty(len(loader.dataset), model.embedding_size)
+    embeddings = torch.empty(len(loader.dataset), model.embedding_size) if ranks.first() else None
     for indices, batch in embed_batches(model, loader, device):
         embeddings[indices] = batch
     return embeddings
 
 
-@torch.inference_mode()
 def embed_batches(model, loader, device):
-    """Yield (indices (B,), embeddings (B, D) float32 on the CPU) of one batch after the other, as `embed`."""
+    """Yield (indices (B,), embeddings (B, D) float32 on the CPU) of one batch after the other, as `embed`.
+
+    On the first rank those of all ranks, on others none, but these have to run through it, too.
+    """
+    return ranks.in_turn(_own_batches(model, loader, device))
+
+
+@torch.inference_mode()
+def _own_batches(model, loader, device):
     training = model.training
     model.eval()
     try:
-        for images, _, indices in tqdm(loader, desc="embedding", unit="batch", leave=False, disable=None):
+        for images, _, indices in tqdm(
+            loader, desc="embedding", unit="batch", leave=False, disable=None if ranks.first() else True
+        ):
             yield indices, model(images.to(device, non_blocking=True)).float().cpu()
     finally:
         model.train(training)

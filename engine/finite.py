@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from engine import ranks
 from errors import InputError
 
 
@@ -34,6 +35,8 @@ class FiniteGuard:
         Raises NotFinite for a step that may not be left out.
         """
         if self.at_once:
+            if self.objective.part_of_loss:
+                norm = ranks.total(norm)  # of all the parts, so that the ranks agree; only whether it is finite counts
             values = (loss.item(), 0.0 if self.scaled else norm.item())
             if all(map(math.isfinite, values)):
                 return True
@@ -72,10 +75,11 @@ class NotFinite(InputError):
         self.step, self.indices = step, indices.tolist()
 
     def with_images(self, paths, folder):
-        """An InputError that names the batch's images, out of paths (N,); all are listed in a file in `folder`."""
-        batch = [str(paths[index]) for index in self.indices]
+        """An InputError that names the images of all ranks, out of paths (N,), and lists them in a file in `folder`."""
+        batch = [str(paths[index]) for index in ranks.gather(torch.tensor(self.indices)).tolist()]
         file = Path(folder, f"not_finite_{self.step}.txt")
-        file.write_text("".join(f"{path}\n" for path in batch))
+        if ranks.first():
+            file.write_text("".join(f"{path}\n" for path in batch))
         return InputError(
             f"{self}; try a smaller --lr, or --nan=skip:10. Its batch of {len(batch)} images is in {file}, first "
             f"{', '.join(map(repr, batch[:3]))}"

@@ -5,6 +5,7 @@ import time
 import torch
 from tqdm import tqdm
 
+from engine import ranks
 from engine.backward import backward
 from engine.optim import set_rate
 
@@ -36,7 +37,7 @@ def fit(
     start, total = steps
     objective.train()
     clock, counted = time.perf_counter(), 0
-    bar = tqdm(total=total, initial=start, desc="training", unit="step", disable=None)
+    bar = tqdm(total=total, initial=start, desc="training", unit="step", disable=None if ranks.first() else True)
     for step, (images, labels, indices) in zip(range(start + 1, total + 1), loader):
         lr = rate(step - 1)
         set_rate(optimiser, lr)

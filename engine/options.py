@@ -4,10 +4,29 @@ import argparse
 import sys
 from pathlib import Path
 
-from engine import replay
+from engine import ranks, replay
 from engine.device import PRECISIONS
-from engine.flag_types import boolean, byte_size, count, finite, folder, fractions, image_shape, in_argparse
-from engine.flag_types import names, nan_policy, number, one_of, plain, positive, seed, steps, width, words, workers
+from engine.flag_types import (
+    boolean,
+    byte_size,
+    count,
+    finite,
+    folder,
+    fractions,
+    image_shape,
+    in_argparse,
+    names,
+    nan_policy,
+    number,
+    one_of,
+    plain,
+    positive,
+    seed,
+    steps,
+    width,
+    words,
+    workers,
+)
 from engine.optim import OPTIMISERS, STRATEGIES
 from engine.stop import Stopped
 from errors import InputError, near_match
@@ -78,9 +97,8 @@ def add_model_flags(parser, models, poolings):
 def add_training_model_flags(parser, models, poolings):
     group = add_model_flags(parser, models, poolings)
     group.add_argument("--freeze_bn", type=boolean, default=False, help="keep BatchNorm at its stored statistics")
-    group.add_argument(
-        "--freeze_stages", type=count, default=0, help="leave so many first stages of the backbone as they are"
-    )
+    group.add_argument("--sync_bn", type=boolean, default=False, help="BatchNorm over all ranks' images (torchrun)")
+    group.add_argument("--freeze_stages", type=count, default=0, help="so many first stages stay as they are")
     group.add_argument("--compile", type=boolean, default=False, help="torch.compile the network")
 
 
@@ -232,11 +250,14 @@ def run_script(main):
     name = Path(sys.argv[0]).name
     try:
         main(sys.argv[1:])
+        ranks.leave()
     except Stopped as stopped:
-        print(f"{name}: stopped by {stopped.signal.name} {stopped}", file=sys.stderr)
+        if ranks.first():
+            print(f"{name}: stopped by {stopped.signal.name} {stopped}", file=sys.stderr)
         sys.exit(128 + stopped.signal)
     except InputError as error:
         # A loader's worker wraps its error into a traceback, which ends with the sentence.
         sentences = str(error).strip().rpartition("errors.InputError: ")[2]
-        print(f"{name}: {sentences}", file=sys.stderr)
+        name += f", rank {ranks.rank()}" * (ranks.count() > 1)
+        print(f"{name}: {sentences}", file=sys.stderr, flush=True)
         sys.exit(2)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from engine import ranks
 from errors import InputError
 from storage import replace_json, synced
 
@@ -44,6 +45,15 @@ def make_folder(path):
     if not os.access(folder, os.W_OK):
         raise InputError(f"cannot write to folder {str(path)!r}: permission denied")
     return folder
+
+
+def of_this_launch(folder):
+    """Whether this launch of torchrun began the run in `folder`, and so must have restarted since."""
+    try:
+        begun_by = json.loads(Path(folder, "config.json").read_text())["launch"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return begun_by is not None and begun_by == ranks.launch()
 
 
 class Run:
@@ -108,6 +118,8 @@ class Run:
 
 
 def say(line):
-    """One time-stamped line that does not break a progress bar."""
+    """One time-stamped line that does not break a progress bar; of several ranks the first says it."""
+    if not ranks.first():
+        return
     tqdm.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {line}", file=sys.stdout)
     sys.stdout.flush()

@@ -19,11 +19,12 @@ class Stopped(Exception):
 class StopRequest:
     """While the context is entered, a first signal is only noted, in `signal`; a second one acts as it always did.
 
-    Signals reach a process's main thread; in another thread nothing is caught.
+    breaks: whether a signal may end what is `breakable`; not where other processes count on its end. Signals reach a
+    process's main thread; in another thread nothing is caught.
     """
 
-    def __init__(self):
-        self.signal, self.is_idle, self.former = None, False, {}
+    def __init__(self, breaks=True):
+        self.signal, self.breaks, self.is_idle, self.former = None, breaks, False, {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
@@ -41,12 +42,13 @@ class StopRequest:
             raise Stopped(number)
 
     @contextlib.contextmanager
-    def breakable(self):
-        """A context for work that can be done again: raises Stopped at once when a signal has come or comes."""
-        self.is_idle = True
+    def breakable(self, number):
+        """A context for work that can be done again: raises Stopped when a signal comes, or if `number`, 0 for none,
+        is one that has come already."""
+        self.is_idle = self.breaks
         try:
-            if self.signal:
-                raise Stopped(self.signal)
+            if number or (self.breaks and self.signal):
+                raise Stopped(number or self.signal)
             yield
         finally:
             self.is_idle = False

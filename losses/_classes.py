@@ -4,7 +4,11 @@ Scores are made a few thousand classes at a time, which stay in the cache while 
 What crosses from forward to backward is one number per row, and the scores themselves only while they are small.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
 
 from errors import InputError
@@ -14,20 +18,75 @@ KEPT_BYTES = 100 * 2**20  # of scores that wait for the backward pass; where it 
 CHUNK = 2048  # classes at a time
 
 
-def class_cross_entropy(rows, weight, labels, *, bias=None, scale=None, put_off=None, chunk_classes="auto"):
+class Part(NamedTuple):
+    """Which classes a weight's rows stand for, where each of several ranks has a part of all.
+
+    start: the first of them; classes: of how many; total, highest: functions from a tensor to its sum or maximum over
+    the ranks, without gradient.
+    """
+
+    start: int
+    classes: int
+    total: Callable
+    highest: Callable
+
+
+class ClassLoss(nn.Module):
+    """A loss of which every parameter has a row for each class, all of them (`part` is None) or some."""
+
+    part = None
+
+    def take_part(self, rows, total, highest):
+        """Keep the parameters' `rows` (a slice) alone, the other ranks having the rest; total, highest: see Part."""
+        classes = len(next(self.parameters()))
+        for parameter in self.parameters():
+            parameter.data = parameter.data[rows].clone()
+        self.part = Part(rows.start, classes, total, highest)
+
+
+def class_cross_entropy(
+    rows, weight, labels, *, bias=None, scale=None, put_off=None, chunk_classes="auto", share=1.0, part=None
+):
     """Mean cross-entropy, a scalar, and {"acc1", "acc5"}: shares of rows whose own class is the first, among five.
 
     rows (B, D), class weights (C, D), labels (B,). The scores are rows weight^T + bias, or where `scale` is given scale
     times the cosine of rows (of length 1) and weights, the own class's cosine being replaced by put_off(cosine) in the
     loss but not in the shares. A class that scores exactly as the own one counts as better.
     chunk_classes: for how many classes scores may exist at a time; `auto`: all, if they take 100 MiB or less.
+    share: of the classes that take part, those of `labels` and others at random, drawn from the CPU's generator, in
+    which all ranks have to agree (Partial FC: An et al., 2021, arXiv 2010.05222).
+    part: the Part that `weight` and `bias` are of all classes, None for all; rows and labels are those of all ranks.
     """
+    if share < 1:
+        chosen = drawn_classes(labels, part.classes if part else len(weight), share)
+        if part:
+            chosen = chosen[(chosen >= part.start) & (chosen < part.start + len(weight))]
+        labels = _position(chosen, labels)
+        chosen = chosen - (part.start if part else 0)
+        weight, bias = weight[chosen], None if bias is None else bias[chosen]
+    elif part:
+        labels = labels - part.start
     kept = rows.element_size() * len(rows) * len(weight) <= KEPT_BYTES
     if chunk_classes != "auto":
         kept = len(weight) <= int(chunk_classes)
     step = CHUNK if chunk_classes == "auto" else min(CHUNK, int(chunk_classes))
-    loss, better = _CrossEntropy.apply(rows, weight, bias, labels, scale, put_off, kept, step)
+    loss, better = _CrossEntropy.apply(rows, weight, bias, labels, scale, put_off, kept, step, part)
     return loss, {"acc1": (better < 1).float().mean(), "acc5": (better < 5).float().mean()}
+
+
+def drawn_classes(labels, classes, share):
+    """Sorted numbers (n,) of the classes that take part: those of `labels`, and others at random until n is `share` of
+    all; n is the number of labels at least, so that all find room without looking at them."""
+    keys = torch.rand(classes).to(labels.device).index_fill(0, labels, 2)
+    return keys.topk(min(classes, max(round(share * classes), len(labels)))).indices.sort().values
+
+
+def _position(chosen, labels):
+    """Where each label stands among the sorted classes `chosen`, -1 for one that is not there."""
+    if not len(chosen):
+        return torch.full_like(labels, -1)
+    place = torch.searchsorted(chosen, labels).clamp_max(len(chosen) - 1)
+    return torch.where(chosen[place] == labels, place, -1)
 
 
 def check_chunk(chunk_classes):
@@ -37,12 +96,15 @@ def check_chunk(chunk_classes):
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Scores stand as (classes, rows), so that the classes of a chunk are one piece of memory."""
+    """Scores stand as (classes, rows), so that the classes of a chunk are one piece of memory.
+
+    Labels of classes that are not among the weight's are outside 0 to its length - 1; another rank has their score.
+    """
 
     @staticmethod
-    def forward(ctx, rows, weight, bias, labels, scale, put_off, kept, step):
-        ctx.factors = None if scale is None else scale / lengths(weight)
-        own, own_loss, ctx.slope = _own_scores(rows, weight[labels], bias, labels, scale, put_off)
+    def forward(ctx, rows, weight, bias, labels, scale, put_off, kept, step, part):
+        ctx.factors, ctx.part = None if scale is None else scale / lengths(weight), part
+        own, own_loss, ctx.slope = _own_scores(rows, weight, bias, labels, scale, put_off, part)
         ctx.chunks = [slice(start, min(start + step, len(weight))) for start in range(0, len(weight), step)]
         ctx.kept = rows.new_empty(len(weight), len(rows)) if kept else None
         buffer = rows.new_empty(min(step, len(weight)), len(rows))
@@ -57,6 +119,9 @@ class _CrossEntropy(torch.autograd.Function):
             scores.scatter_(0, place, torch.where(inside, own_loss, found))
             before, highest = highest, torch.maximum(highest, scores.amax(0))
             total = total * (before - highest).exp() + torch.sub(scores, highest, out=spare).exp_().sum(0)
+        if part:
+            before, highest = highest, part.highest(highest)
+            total, better = part.total(torch.stack([total * (before - highest).exp(), better]))
         ctx.log_sum = highest + total.log()
         ctx.own_loss = own_loss
         ctx.save_for_backward(rows, weight, bias, labels)
@@ -68,7 +133,7 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx, upstream, _):
         rows, weight, bias, labels = ctx.saved_tensors
         kept, ctx.kept = ctx.kept, None  # written over here: should there be a second pass, it makes them again
-        scratch = rows.new_empty(ctx.chunks[0].stop, len(rows)) if kept is None else None
+        scratch = rows.new_empty(ctx.chunks[0].stop, len(rows)) if kept is None and ctx.chunks else None
         to_rows, to_weight = torch.zeros_like(rows), torch.empty_like(weight)
         to_bias = None if bias is None else torch.empty_like(bias)
         for chunk in ctx.chunks:
@@ -91,11 +156,20 @@ class _CrossEntropy(torch.autograd.Function):
             if ctx.factors is not None:  # a weight's length changes no cosine, so nothing pulls along the weight
                 along = (to_weight[chunk] * weight[chunk]).sum(1) / lengths(weight[chunk]).square()
                 to_weight[chunk].addcmul_(weight[chunk], along[:, None], value=-1)
-        return to_rows, to_weight, to_bias, None, None, None, None, None
+        if ctx.part:
+            to_rows = ctx.part.total(to_rows)
+        return to_rows, to_weight, to_bias, None, None, None, None, None, None
 
 
-def _own_scores(rows, own_weight, bias, labels, scale, put_off):
+def _own_scores(rows, weight, bias, labels, scale, put_off, part):
     """Each row's score for its own class (B,), the one the loss takes, and the slope of the second over the first."""
+    if part:
+        here = torch.nonzero((labels >= 0) & (labels < len(weight)))[:, 0]
+        found = _own_scores(rows[here], weight, bias, labels[here], scale, put_off, None)
+        table = rows.new_zeros(3, len(rows))
+        table[:, here] = torch.stack(found)
+        return part.total(table).unbind()
+    own_weight = weight[labels]
     own = (rows * own_weight).sum(1)
     if scale is None:
         own = own if bias is None else own + bias[labels]

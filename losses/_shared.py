@@ -52,13 +52,13 @@ def check_option(name, value, low, high=math.inf, above=False):
         raise InputError(f"{name}={value} is outside what the loss allows: {allowed}")
 
 
-def check_classes(embeddings, labels, weight):
-    """Raise InputError unless embeddings (B, D) fit the class weights (C, D) and labels lie in 0..C-1.
+def check_classes(embeddings, labels, weight, part=None):
+    """Raise InputError unless embeddings (B, D) fit the class weights (C, D), or a Part of them, labels being 0..C-1.
 
     Labels are looked at on the CPU only: elsewhere it would stall the device in every step, and cross-entropy
     stops there by itself, with a less friendly message.
     """
-    classes, width = weight.shape
+    classes, width = part.classes if part else len(weight), weight.shape[1]
     if embeddings.shape[1] != width:
         raise InputError(f"embeddings have {embeddings.shape[1]} columns; the class weights have {width}")
     if labels.device.type == "cpu":

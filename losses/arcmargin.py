@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from losses import LOSSES
-from losses._classes import check_chunk, class_cross_entropy
+from losses._classes import ClassLoss, check_chunk, class_cross_entropy
 from losses._shared import check_classes, check_option, full_precision, lengths, unit
 
 
 @LOSSES.register("arcmargin", stage="elem", batch="shuffled")
-class ArcMarginLoss(nn.Module):
+class ArcMarginLoss(ClassLoss):
     """Cross-entropy over scaled cosines to the class weights (C, D), the own class being put off by an angle.
 
     The own class scores s cos(theta + m) in place of s cos(theta) as long as theta + m stays below pi, and
@@ -23,6 +23,7 @@ class ArcMarginLoss(nn.Module):
         arc_margin: angle m in radians, 0 to pi
         arc_easy_margin: apply the margin only where the cosine is positive, else keep the plain cosine
         chunk_classes: classes whose scores exist at a time; auto: all while they are 100 MiB or less
+        class_sample_rate: share of the classes that take part in a step, the batch's own and others at random
 
     `logs` after a call: acc1 and acc5 of the batch, by cosines without the margin.
     """
@@ -35,13 +36,15 @@ class ArcMarginLoss(nn.Module):
         arc_margin=0.15,
         arc_easy_margin=False,
         chunk_classes="auto",
+        class_sample_rate=1.0,
     ):
         super().__init__()
         check_chunk(chunk_classes)
         check_option("arc_scale", arc_scale, 0, above=True)
         check_option("arc_margin", arc_margin, 0, math.pi)
         self.arc_scale, self.arc_margin, self.arc_easy_margin = arc_scale, arc_margin, arc_easy_margin
-        self.chunk_classes = chunk_classes
+        check_option("class_sample_rate", class_sample_rate, 0, 1)
+        self.chunk_classes, self.class_sample_rate = chunk_classes, class_sample_rate
         self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_classes, embedding_size)))
         self.logs = {}
 
@@ -53,7 +56,7 @@ class ArcMarginLoss(nn.Module):
     @full_precision
     def forward(self, embeddings, labels):
         """Scalar loss of embeddings (B, D) and labels (B,) in 0..C-1. Raises InputError for labels outside (CPU)."""
-        check_classes(embeddings, labels, self.weight)
+        check_classes(embeddings, labels, self.weight, self.part)
         loss, self.logs = class_cross_entropy(
             unit(embeddings),
             self.weight,
@@ -61,6 +64,8 @@ class ArcMarginLoss(nn.Module):
             scale=self.arc_scale,
             put_off=self.put_off,
             chunk_classes=self.chunk_classes,
+            share=self.class_sample_rate,
+            part=self.part,
         )
         return loss
 

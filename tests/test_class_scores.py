@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from errors import InputError
 from losses import ArcMarginLoss, SoftmaxLoss
-from losses._classes import CHUNK
+from losses._classes import CHUNK, drawn_classes
 
 ROWS, CLASSES, WIDTH = 9, 23, 6
 CHUNKS = ["auto", "1", "4", "22", "23", "100"]
@@ -98,3 +98,40 @@ def test_an_equal_score_counts_as_better():
 def test_what_is_no_chunk(chunk):
     with pytest.raises(InputError, match="chunk_classes"):
         SoftmaxLoss(2, 3, chunk)
+
+
+@pytest.mark.parametrize("name", ["softmax", "arcmargin"])
+def test_drawn_classes_alone_take_part(name):
+    """As the plain formula on the rows that were drawn; the others get no gradient."""
+    loss = losses()[name]
+    loss.class_sample_rate = 0.5
+    embeddings = torch.randn(ROWS, WIDTH, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 22, 5, 5, 3, 4, 21, 8, 0])
+    torch.manual_seed(4)
+    chosen = drawn_classes(labels, CLASSES, 0.5)
+    assert len(chosen) == 12 and set(labels.tolist()) < set(chosen.tolist())
+    few = losses(classes=12)[name]
+    with torch.no_grad():
+        for parameter, whole in zip(few.parameters(), loss.parameters()):
+            parameter.copy_(whole[chosen])
+    expected, *_ = plain(few, embeddings, torch.searchsorted(chosen, labels))
+    slopes = torch.autograd.grad(expected, [embeddings, *few.parameters()])
+    torch.manual_seed(4)
+    value = loss(embeddings, labels)
+    found = torch.autograd.grad(value, [embeddings, *loss.parameters()])
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found[0], slopes[0], rtol=1e-10, atol=1e-12)
+    for one, other in zip(found[1:], slopes[1:]):
+        torch.testing.assert_close(one[chosen], other, rtol=1e-10, atol=1e-12)
+        left_out = torch.ones(CLASSES, dtype=torch.bool).index_fill(0, chosen, False)
+        assert left_out.sum() == 11 and (one[left_out] == 0).all()
+
+
+def test_every_class_is_drawn_now_and_then_and_the_batchs_always():
+    labels = torch.tensor([3, 3, 7])
+    draws = [drawn_classes(labels, 20, 0.25) for _ in range(200)]
+    counts = torch.bincount(torch.cat(draws), minlength=20)
+    assert all(len(draw) == 5 for draw in draws) and counts[3] == counts[7] == 200
+    others = counts[[i for i in range(20) if i not in (3, 7)]]
+    assert others.min() > 15 and others.max() < 60  # 200 * 3 / 18 = 33 each
+    assert drawn_classes(torch.arange(20), 20, 0.1).tolist() == list(range(20))

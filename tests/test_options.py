@@ -15,7 +15,7 @@ from retrieval.postprocess import POSTPROCESSORS
 from transforms import AUGMENTATIONS, parse_augment
 
 ROOT = Path(__file__).parents[1]
-MOST_FLAGS = 54
+MOST_FLAGS = 56
 CHOICES = [("eval", None), ("infer", None)]
 CHOICES += [(f"train_{LOSSES.fact(name, 'stage')}", name) for name in LOSSES.names()]
 # Read by engine/options.py itself, or accepted for the ancestor's recipes only.
@@ -78,7 +78,7 @@ def test_every_flag_read_exists():
     """The other way round: FOR_SCRIPTS read no flag that their scripts lack."""
     parsers = {script: SCRIPTS[script].parse([]) for script in SCRIPTS}
     for script, args in parsers.items():
-        optional = {"class_lr", "class_dim", "samples_each_class"}  # one training script has it
+        optional = {"class_lr", "class_dim", "shard_classes", "samples_each_class"}  # one training script has it
         assert flags_read(script) <= vars(args).keys() | optional
 
 

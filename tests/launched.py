@@ -1,0 +1,31 @@
+"""What torchrun starts in the tests: a script with the Tiny backbone; the rank LOST_RANK kills itself at LOST_STEP once.
+
+torchrun tests/launched.py train_elem --flag=value
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import torch
+    from runs import SCRIPTS, tiny_backbone
+
+    from engine import options, ranks
+    from training import Training
+
+    torch.set_num_threads(1)
+    name, *sys.argv[1:] = sys.argv[1:]
+    after_step = Training._after_step
+
+    def lose(self, step):
+        lost = os.environ.get("LOST_RANK") == str(ranks.rank()) and os.environ["LOST_STEP"] == str(step)
+        if lost and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            os.kill(os.getpid(), signal.SIGKILL)
+        after_step(self, step)
+
+    Training._after_step = lose
+    with tiny_backbone():
+        options.run_script(SCRIPTS[name].main)

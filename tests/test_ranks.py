@@ -1,0 +1,379 @@
+"""Several ranks are one: the same weights, figures and embeddings, one folder; and what if one of them is lost."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from runs import read_json, read_metrics, run, tiny_backbone, train_flags
+from torch import nn
+
+from benchmarks import ranks as bench
+from engine import batchnorm, ranks
+from errors import InputError
+from losses import LOSSES
+from samplers import InOrder, PKSampler, Shard
+from storage import RowFile
+
+LAUNCHED = Path(__file__).with_name("launched.py")
+
+
+def torchrun(number, script, *line, restarts=0, **environment):
+    """A script as torchrun starts it; returns the finished process with what all ranks printed."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}"]
+    return subprocess.run(
+        [*command, f"--max_restarts={restarts}", str(LAUNCHED), script, *map(str, line)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def flags_of(data_dir, run_dir, **flags):
+    """Six steps of seven images, which no number of ranks divides, saved and tested after three."""
+    common = {"train_batch_size": 7, "total_iter_num": 6, "test_iter_step": 3, "save_iter_step": 3}
+    common |= {"lr": 0.05, "lr_strategy": "constant", "freeze_bn": True, "test_batch_size": 4, "precision": "fp32"}
+    return train_flags(data_dir, run_dir, **{**common, **flags})
+
+
+def weights(run_dir, name="last.pt"):
+    state = torch.load(run_dir / name, weights_only=True)
+    return {**state["model"], **{f"loss.{name}": value for name, value in state["loss"].items()}}
+
+
+def assert_near(left, right):
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def alone(sop_tree, tmp_path_factory):
+    """The run of one process that those of several are held against."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    with tiny_backbone():
+        run("train_elem", flags_of(sop_tree, folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(sop_tree, tmp_path_factory):
+    """The same run on two ranks, and what they printed."""
+    folder = tmp_path_factory.mktemp("together") / "run"
+    done = torchrun(2, "train_elem", *flags_of(sop_tree, folder))
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_weights_after_three_steps_are_those_of_one_rank(number):
+    """Losses, micro-batches, clipping, BatchNorm's statistics; 13 to 15 images, cut through pairs and triplets."""
+    found = bench.table(LOSSES.names(), list(bench.SETTINGS), [number])
+    worst = {(name, setting): own[setting][number] for name, own in found.items() for setting in own}
+    assert len(worst) == 3 * len(LOSSES.names()) + 2 * len(LOSSES.names(stage="elem"))
+    assert {pair: value for pair, value in worst.items() if not value < 1e-11} == {}
+    assert min(own[setting]["moved"] for own in found.values() for setting in own) > 1e-4
+
+
+def test_the_table_sees_a_wrong_sum(monkeypatch):
+    """The figure that the test above bounds is far off when a gradient is half of what it should be."""
+    right = bench.train("softmax", shard_classes=True)  # which leaves clipping out, and that would hide it
+    backward = bench.backward
+
+    def halved(objective, *others):
+        backward(objective, *others)
+        for parameter in objective.parameters():
+            parameter.grad /= 2
+
+    monkeypatch.setattr(bench, "backward", halved)
+    assert bench.difference(right, bench.train("softmax", shard_classes=True)) > 1e-4
+
+
+def collectives():
+    """What each of three ranks sees of the functions that all call together."""
+    rank = ranks.rank()
+    own = torch.arange(2.0 * rank, dtype=torch.bfloat16).view(rank, 2) + rank
+    own.requires_grad_()
+    rows = ranks.gather(own)
+    (rows * torch.arange(len(rows))[:, None]).sum().backward()
+    number = torch.tensor([rank + 1.0], requires_grad=True)
+    summed = ranks.total(number)
+    ((rank + 1) * summed.sum()).backward()
+    tensors = [torch.full((2, 3), float(rank)).T, torch.tensor(rank)]
+    ranks.copy_first(tensors)
+    layer = nn.Conv2d(3, 2, 2).to(memory_format=torch.channels_last)
+    layer.weight.grad = torch.arange(24.0).view(2, 3, 2, 2).to(memory_format=torch.channels_last) * (rank + 1)
+    ranks.sum_gradients(layer.parameters(), over=3)
+    pairs = [(torch.tensor([10 * rank + turn]), torch.full((1, 2), 1.0 * rank)) for turn in range([2, 2, 1][rank])]
+    dealt = list(ranks.in_turn(iter(pairs)))
+    return {
+        "rows": rows.detach(),
+        "slope": own.grad,
+        "sum": summed.detach(),
+        "sum slope": number.grad,
+        "copied": tensors,
+        "conv": layer.weight.grad,
+        "dealt": [(numbers.tolist(), rows.tolist()) for numbers, rows in dealt],
+        "said": ranks.first_says(7 if rank == 0 else -1),
+    }
+
+
+def test_what_ranks_do_together():
+    seen = bench.in_ranks(3, collectives)
+    for rank, own in enumerate(seen):
+        assert own["rows"].tolist() == [[1, 2], [2, 3], [4, 5]] and own["rows"].dtype == torch.bfloat16
+        assert own["slope"].tolist() == [[], [[0, 0]], [[1, 1], [2, 2]]][rank]
+        assert own["sum"].item() == 6 and own["sum slope"].item() == 1 + 2 + 3
+        assert own["copied"][0].eq(0).all() and own["copied"][0].shape == (3, 2) and own["copied"][1] == 0
+        assert torch.equal(own["conv"], torch.arange(24.0).view(2, 3, 2, 2) * 2)
+        assert own["said"] == 7
+    assert [numbers for numbers, _ in seen[0]["dealt"]] == [[0], [10], [20], [1], [11]]
+    assert [rows for _, rows in seen[0]["dealt"]] == [[[rank, rank]] for rank in (0, 1, 2, 0, 1)]
+    assert seen[1]["dealt"] == seen[2]["dealt"] == []
+
+
+def test_a_shard_is_a_part_of_the_batch_that_one_rank_would_load():
+    sampler = PKSampler(np.arange(40) // 4, 14, seed=3)
+    whole = list(itertools.islice(sampler, 4))
+    for number in (2, 3, 5):
+        parts = [list(itertools.islice(Shard(sampler, rank, number), 4)) for rank in range(number)]
+        assert [sum(batches, []) for batches in zip(*parts)] == whole
+        sizes = {len(batch) for batches in parts for batch in batches}
+        assert max(sizes) - min(sizes) <= 1
+    assert len(Shard(sampler, 0, 2)) == len(sampler)
+    with pytest.raises(InputError, match="train_batch_size 14 leaves some of 15 ranks without an image"):
+        Shard(sampler, 0, 15)
+
+
+def test_evaluation_cuts_between_batches():
+    whole = list(InOrder(23, 4))
+    for number in (1, 2, 3, 9):
+        parts = [InOrder(23, 4, rank, number) for rank in range(number)]
+        dealt = sorted(sum(map(list, parts), []))
+        assert dealt == whole and [len(list(part)) for part in parts] == list(map(len, parts))
+        assert len(parts[0]) == -(-6 // number)
+
+
+def test_synchronised_layers_hold_what_the_layers_held():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4).requires_grad_(False)))
+    net[1].running_mean.uniform_()
+    images, state = torch.randn(5, 3, 2, 2), {name: value.clone() for name, value in net.state_dict().items()}
+    expected, parameters = net.eval()(images), list(net.parameters())
+    batchnorm.synchronise(net)
+    assert isinstance(net[1], batchnorm.SyncBatchNorm) and not isinstance(net[2][0], batchnorm.SyncBatchNorm)
+    assert all(one is other for one, other in zip(net.parameters(), parameters, strict=True))
+    assert net.state_dict().keys() == state.keys()
+    assert torch.equal(net(images), expected)
+    net.load_state_dict(state)
+
+
+def test_synchronised_layers_keep_timms_activation():
+    pytest.importorskip("timm", reason="EfficientNetLite0 needs requirements-demo.txt")
+    from models import Embedder
+
+    torch.manual_seed(0)
+    images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    model = Embedder("EfficientNetLite0").double().train()
+    slopes = []
+    for synced in (False, True):
+        if synced:
+            batchnorm.synchronise(model)
+        model.zero_grad()
+        model(images).square().mean().backward()
+        slopes.append({name: weight.grad for name, weight in model.named_parameters()})
+    assert sum(isinstance(layer, batchnorm.SyncBatchNorm) for layer in model.modules()) > 40
+    for name, slope in slopes[0].items():
+        torch.testing.assert_close(slopes[1][name], slope, rtol=1e-6, atol=1e-12)
+
+
+def test_an_unknown_batchnorm_is_refused():
+    class Odd(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(InputError, match="layers Odd"):
+        batchnorm.synchronise(nn.Sequential(Odd(3)))
+
+
+def test_synchronised_layers_take_half_precision():
+    torch.manual_seed(0)
+    maps = 100 + torch.randn(6, 3, 5, 5)
+    plain, synced = nn.BatchNorm2d(3), batchnorm.SyncBatchNorm(nn.BatchNorm2d(3))
+    found = synced(maps.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), plain(maps.bfloat16().float()), rtol=0, atol=0.02)
+    torch.testing.assert_close(synced.running_var, plain.running_var, rtol=1e-4, atol=0)
+
+
+def test_torchrun_trains_as_one_process_does(alone, together):
+    folder, printed = together
+    assert_near(weights(folder, "step_3.pt"), weights(alone, "step_3.pt"))
+    assert_near(weights(folder), weights(alone))
+    lines = zip(read_metrics(folder), read_metrics(alone), strict=True)
+    for own, expected in lines:
+        assert own.keys() == expected.keys() and (own["step"], own["group"]) == (expected["step"], expected["group"])
+        timeless = [name for name in own if name not in ("time", "images_per_second", "group")]
+        assert [own[name] for name in timeless] == pytest.approx([expected[name] for name in timeless], rel=1e-4)
+    assert read_json(folder / "config.json")["ranks"] == 2
+
+
+def test_one_rank_writes_and_prints(alone, together):
+    folder, printed = together
+
+    def kinds(folder):
+        return sorted(path.name for path in folder.iterdir() if "tfevents" not in path.name)
+
+    assert kinds(folder) == kinds(alone)
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+    assert printed.count("trainbatch 6, lr") == 1 and printed.count("Recall@1") == 1
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(alone, sop_tree, tmp_path):
+    done = torchrun(3, "train_elem", *flags_of(sop_tree, tmp_path / "run", total_iter_num=3))
+    assert done.returncode == 0, done.stderr
+    with tiny_backbone():
+        run("train_elem", [f"--checkpoint={tmp_path / 'run'}", "--total_iter_num=6"])
+    assert_near(weights(tmp_path / "run"), weights(alone))
+
+
+def test_a_run_in_parts_is_saved_whole(sop_tree, tmp_path):
+    """On two ranks, then on one that has all the classes, then on three again: as one process that was never stopped."""
+    flags = {"loss_name": "arcmargin", "optimiser": "adamw", "lr": 0.01, "shard_classes": True}
+    with tiny_backbone():
+        run("train_elem", flags_of(sop_tree, tmp_path / "whole", **flags))
+    done = torchrun(2, "train_elem", *flags_of(sop_tree, tmp_path / "parts", **flags, total_iter_num=3))
+    assert done.returncode == 0, done.stderr
+    assert_near(weights(tmp_path / "parts"), weights(tmp_path / "whole", "step_3.pt"))
+    with tiny_backbone():
+        run("train_elem", [f"--checkpoint={tmp_path / 'parts'}", "--total_iter_num=4"])
+    done = torchrun(3, "train_elem", f"--checkpoint={tmp_path / 'parts'}", "--total_iter_num=6")
+    assert done.returncode == 0, done.stderr
+    assert_near(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    states = [torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("parts", "whole")]
+    kept = [state["optimiser"]["state"] for state in states]
+    assert kept[0].keys() == kept[1].keys()
+    for number, values in kept[1].items():
+        assert_near({name: value for name, value in values.items()}, kept[0][number])
+
+
+def test_torchrun_goes_on_when_a_rank_was_killed(together, sop_tree, tmp_path):
+    folder, _ = together
+    line = flags_of(sop_tree, tmp_path / "run")
+    done = torchrun(2, "train_elem", *line, restarts=1, LOST_RANK="1", LOST_STEP="5")
+    assert done.returncode == 0, done.stderr
+    assert "SIGKILL" in done.stderr or "exitcode: -9" in done.stderr  # it was killed indeed
+    found, expected = weights(tmp_path / "run"), weights(folder)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert [line["step"] for line in read_metrics(tmp_path / "run") if line["group"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert done.stdout.count("trainbatch 3, lr") == 1 and done.stdout.count("trainbatch 4, lr") == 2
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.pt")}
+    again = torchrun(2, "train_elem", *line, restarts=1)
+    assert again.returncode != 0 and again.stderr.count("already holds a run: go on with it") == 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.pt")} == before
+
+
+def test_a_restart_before_the_first_checkpoint_begins_anew(sop_tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "launch" / "attempt_0" / "0" / "error.json"))
+    line = flags_of(sop_tree, tmp_path / "run", total_iter_num=1)
+    with tiny_backbone():
+        run("train_elem", line)
+        first = weights(tmp_path / "run")
+        for file in (tmp_path / "run").glob("*.pt"):
+            file.unlink()
+        run("train_elem", line)
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "other" / "attempt_1" / "0" / "error.json"))
+        with pytest.raises(InputError, match="already holds a run"):
+            run("train_elem", line)
+    assert all(torch.equal(first[name], value) for name, value in weights(tmp_path / "run").items())
+
+
+def test_evaluation_on_three_ranks_is_that_of_one(alone, sop_tree, tmp_path):
+    line = [f"--pretrained_model={alone}", f"--data_dir={sop_tree}", "--batch_size=4", "--num_workers=0"]
+    line += ["--use_gpu=False", "--metrics=recall@1,map@r"]
+    results, vectors = [], []
+    for name in ("one", "three"):
+        own = [*line, f"--output_dir={tmp_path / name}", f"--save_embeddings={tmp_path / name}.npz"]
+        if name == "one":
+            with tiny_backbone():
+                run("eval", own)
+        else:
+            done = torchrun(3, "eval", *own)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.count("End test 30") == 1
+        results.append(read_json(tmp_path / name / "result.json"))
+        vectors.append(np.load(tmp_path / f"{name}.npz")["embeddings"])
+    assert np.array_equal(*vectors)
+    for result in results:
+        result.pop("seconds")
+    assert results[0] == results[1]
+
+
+def test_inference_on_two_ranks_is_that_of_one(alone, sop_tree, tmp_path):
+    """A file of embeddings that a stopped process had begun, byte for byte."""
+    line = [f"--pretrained_model={alone}", f"--data_dir={sop_tree}", "--batch_size=4", "--num_workers=0"]
+    line += ["--use_gpu=False"]
+    with tiny_backbone():
+        run("infer", [*line, "--output", tmp_path / "one.npz"])
+        stop_after(3, [*line, "--output", tmp_path / "two.npz"])
+    kept = (tmp_path / "two.npz.rows").stat().st_size
+    done = torchrun(2, "infer", *line, "--continue", "--output", tmp_path / "two.npz")
+    assert done.returncode == 0, done.stderr
+    assert kept > 0 and done.stdout.count("12 of 30 images are embedded already") == 1
+    assert done.stdout.count("30 images, 8 numbers each") == 1
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+
+
+def stop_after(batches, line):
+    """infer.py that is interrupted when it has embedded so many batches."""
+    append, left = RowFile.append, [batches]
+
+    def counted(self, rows):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        append(self, rows)
+
+    with mock.patch.object(RowFile, "append", counted), pytest.raises(KeyboardInterrupt):
+        run("infer", line)
+
+
+def lost(how):
+    """Of two ranks, the second leaves at its second turn, or does not come to it; the first says what it met."""
+    ranks.ANSWER_SECONDS = 2
+    ranks.gather(torch.ones(1, 1))
+    if ranks.rank() == 1:
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+    ranks.gather(torch.ones(1, 1))
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_a_lost_rank_is_named(how, tmp_path):
+    """Without torchrun, which would end the others itself."""
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:3]; import torch, test_ranks; from engine import options, ranks; "
+        "ranks.STEP_SECONDS = 8; "
+        "options.run_script(lambda argv: (ranks.join(torch.device('cpu')), test_ranks.lost(argv[2])))"
+    )
+    words = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(Path(__file__).parent), how]
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(bench.free_port())}
+    began = time.monotonic()
+    started = [
+        subprocess.Popen(words, env={**environment, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    try:
+        _, printed = started[0].communicate(timeout=60)
+    finally:
+        started[1].kill()
+        started[1].communicate()
+    assert started[0].returncode == 2 and time.monotonic() - began < 40
+    assert printed.splitlines()[-1].startswith("-c, rank 0: rank 1 of 2 did not go on (")
+    assert "--checkpoint" in printed
