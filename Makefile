@@ -1,7 +1,7 @@
 # `make demo` and `make test` make .venv and use it; `make demo PYTHON=python` uses an environment of your own.
 PYTHON = .venv/bin/python
 
-.PHONY: demo test test_peers fuzz_input bench install
+.PHONY: demo test test_peers fuzz_input bench peers install
 
 demo: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt
@@ -17,22 +17,28 @@ fuzz_input: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-speed.txt -r requirements-test.txt
 	FUZZ=10000 $(PYTHON) -m pytest tests/test_fuzz.py
 
-# In an environment of its own: Open Metric Learning wants an older numpy.
-test_peers:
-	test -x .venv-peers/bin/python || python3 -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet -r requirements.txt -r requirements-peers.txt -r requirements-test.txt
-	.venv-peers/bin/python -m pytest tests/test_peers.py tests/test_postprocess.py
+# With the peers, in an environment of their own: Open Metric Learning wants an older numpy.
+PEERS = .venv-peers/bin/python
+
+test_peers: peers
+	$(PEERS) -m pip install --quiet -r requirements-test.txt
+	$(PEERS) -m pytest tests/test_peers.py tests/test_postprocess.py
 
 # All lanes of benchmarks/ in 20 minutes on 2 idle cores; longer runs of a lane: --help of its file.
-bench: install
-	$(PYTHON) benchmarks/search_speed.py --rounds=3 --widths=512 --curve=10000,30000
-	$(PYTHON) benchmarks/images.py
-	$(PYTHON) benchmarks/step.py
-	$(PYTHON) benchmarks/head.py --rounds=3
-	$(PYTHON) benchmarks/pairs.py
-	$(PYTHON) benchmarks/inference.py
-	$(PYTHON) benchmarks/against_peers.py --seconds=30
-	$(PYTHON) benchmarks/collect.py
+bench: peers
+	$(PEERS) -m pip install --quiet -r requirements-demo.txt -r requirements-speed.txt -r requirements-openvino.txt
+	$(PEERS) benchmarks/search_speed.py --rounds=3 --widths=512 --curve=10000,30000
+	$(PEERS) benchmarks/images.py
+	$(PEERS) benchmarks/step.py
+	$(PEERS) benchmarks/head.py --rounds=3
+	$(PEERS) benchmarks/pairs.py
+	$(PEERS) benchmarks/inference.py
+	$(PEERS) benchmarks/against_peers.py --seconds=30
+	$(PEERS) benchmarks/collect.py
+
+peers:
+	test -x $(PEERS) || python3 -m venv .venv-peers
+	$(PEERS) -m pip install --quiet -r requirements.txt -r requirements-peers.txt
 
 install: $(filter .venv/bin/python,$(PYTHON))
 
