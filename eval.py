@@ -21,14 +21,7 @@ from models.embedder import POOLINGS
 from reporting import add_result_flags, draw_evenly, save_found, write_page
 from retrieval.postprocess import POSTPROCESSORS
 from retrieval.space import DISTANCES
-from session import (
-    choose_place,
-    list_facts,
-    model_flags,
-    open_model,
-    open_output,
-    open_test_loader,
-)
+from session import choose_place, list_facts, model_flags, open_model, open_output, open_test_loader
 from storage import replace_json
 
 EXACT = {"precision": "fp32", "runtime": "torch"}  # figures are those of the very network unless asked otherwise

@@ -15,15 +15,7 @@ import torch
 
 import indexing
 import reader
-from embedding import (
-    embed_rows,
-    fingerprint,
-    list_digest,
-    rows_on_disk,
-    save_embeddings,
-    save_json,
-    unnamed_rows,
-)
+from embedding import embed_rows, fingerprint, list_digest, rows_on_disk, save_embeddings, save_json, unnamed_rows
 from engine import options, ranks, replay
 from engine.embed import embed
 from engine.flag_types import boolean, positive

@@ -13,11 +13,7 @@ from engine.run import say
 from retrieval.metrics import Found, values
 from retrieval.picture import letterbox, neighbour_sheet
 from retrieval.report import Images, Report, worst_queries, write_report
-from retrieval.report.duplicates import (
-    closest_across_labels,
-    closest_across_lists,
-    median_positive,
-)
+from retrieval.report.duplicates import closest_across_labels, closest_across_lists, median_positive
 from retrieval.report.projection import METHODS, sample_rows
 from retrieval.results import RetrievalResults
 from storage import replace_json

@@ -144,8 +144,7 @@ class Training:
             return None
         result = self._result()
         self._export(result)
-        self.run.finish(result)
-        return result
+        return self.run.finish(result)
 
     def _run_steps(self, rate):
         args = self.args

@@ -26,7 +26,7 @@ from benchmarks.contest import machine, markdown, write
 from engine import ranks
 from engine.backward import backward
 from engine.batchnorm import synchronise
-from engine.fit import update
+from engine.fit import clipped_norm, update
 from engine.objective import Objective
 from engine.optim import build_optimiser
 from losses import LOSSES
@@ -90,7 +90,8 @@ def train(name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shar
             "fp32",
             micro_batch,
         )
-        update(objective, optimiser, scaler, clip_norm=0 if shard_classes else 0.5)
+        clipped_norm(objective, optimiser, scaler, 0 if shard_classes else 0.5)
+        update(optimiser, scaler)
     state = objective.state_dict()
     return {n: ranks.gather(value) if in_parts and n.startswith("loss.") else value for n, value in state.items()}
 

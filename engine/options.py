@@ -6,27 +6,8 @@ from pathlib import Path
 
 from engine import ranks, replay
 from engine.device import PRECISIONS
-from engine.flag_types import (
-    boolean,
-    byte_size,
-    count,
-    finite,
-    folder,
-    fractions,
-    image_shape,
-    in_argparse,
-    names,
-    nan_policy,
-    number,
-    one_of,
-    plain,
-    positive,
-    seed,
-    steps,
-    width,
-    words,
-    workers,
-)
+from engine.flag_types import boolean, byte_size, count, finite, folder, fractions, image_shape, in_argparse, names
+from engine.flag_types import nan_policy, number, one_of, plain, positive, seed, steps, width, words, workers
 from engine.optim import OPTIMISERS, STRATEGIES
 from engine.stop import Stopped
 from errors import InputError, near_match

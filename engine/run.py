@@ -71,7 +71,7 @@ class Run:
         self.folder = make_folder(folder)
         if resumed:
             self._forget_after(start, retested)
-        else:
+        elif holder.exists():
             self._clear()
         replace_json(holder, config)
         from torch.utils.tensorboard import (
@@ -111,10 +111,11 @@ class Run:
             say(f"the figures of step {step} could not be written: {error.strerror}; the run goes on")
 
     def finish(self, result):
-        """Write result.json and close the logs."""
+        """Write result.json, close the logs, and return the result."""
         replace_json(self.folder / "result.json", result)
         self.board.close()
         self.metrics.close()
+        return result
 
 
 def say(line):

@@ -9,6 +9,7 @@ from test_resume import assert_bit_equal, weights
 from torch import nn
 
 from engine.finite import FiniteGuard, NotFinite
+from engine.objective import Objective
 from errors import InputError
 from losses.softmax import SoftmaxLoss
 
@@ -78,7 +79,7 @@ class Accelerator:
 
 
 def test_devices_are_read_at_check_only():
-    guard, indices = FiniteGuard(nn.Linear(1, 1), Accelerator()), torch.tensor([4, 5])
+    guard, indices = FiniteGuard(Objective(nn.Linear(1, 1), nn.Identity()), Accelerator()), torch.tensor([4, 5])
     one, bad = torch.tensor(1.0), torch.tensor(math.inf)
     for step, (loss, norm) in enumerate([(one, one), (one, bad), (bad, one)], start=1):
         assert guard.may_update(step, loss, norm, indices + step)
@@ -89,7 +90,7 @@ def test_devices_are_read_at_check_only():
 
 
 def test_infinite_gradients_of_fp16_are_the_scalers_matter():
-    guard = FiniteGuard(nn.Linear(1, 1), torch.device("cpu"), scaled=True)
+    guard = FiniteGuard(Objective(nn.Linear(1, 1), nn.Identity()), torch.device("cpu"), scaled=True)
     assert guard.may_update(1, torch.tensor(1.0), torch.tensor(math.inf), torch.tensor([0]))
     with pytest.raises(NotFinite):
         guard.may_update(2, torch.tensor(math.nan), torch.tensor(1.0), torch.tensor([0]))

@@ -238,7 +238,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(alone, sop_tree, tmp_path):
     done = torchrun(3, "train_elem", *flags_of(sop_tree, tmp_path / "run", total_iter_num=3))
     assert done.returncode == 0, done.stderr
     with tiny_backbone():
-        run("train_elem", [f"--checkpoint={tmp_path / 'run'}", "--total_iter_num=6"])
+        run("train_elem", [f"--checkpoint={tmp_path / 'run'}", "--total_iter_num=6", "--allow_changed=total_iter_num"])
     assert_near(weights(tmp_path / "run"), weights(alone))
 
 
@@ -251,8 +251,8 @@ def test_a_run_in_parts_is_saved_whole(sop_tree, tmp_path):
     assert done.returncode == 0, done.stderr
     assert_near(weights(tmp_path / "parts"), weights(tmp_path / "whole", "step_3.pt"))
     with tiny_backbone():
-        run("train_elem", [f"--checkpoint={tmp_path / 'parts'}", "--total_iter_num=4"])
-    done = torchrun(3, "train_elem", f"--checkpoint={tmp_path / 'parts'}", "--total_iter_num=6")
+        run("train_elem", [f"--checkpoint={tmp_path / 'parts'}", "--total_iter_num=4", "--allow_changed=total_iter_num"])
+    done = torchrun(3, "train_elem", f"--checkpoint={tmp_path / 'parts'}", "--total_iter_num=6", "--allow_changed=total_iter_num")
     assert done.returncode == 0, done.stderr
     assert_near(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
     states = [torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("parts", "whole")]

@@ -113,14 +113,14 @@ def test_stopped_run_goes_on_to_its_own_total(train, monkeypatch):
     from training import Training
 
     whole = train("whole", "softmax", 6)
-    test = Training._test
+    judge = Training._judge
 
     def die(self, step, embeddings):
         if step == 4:
             raise KeyboardInterrupt
-        test(self, step, embeddings)
+        return judge(self, step, embeddings)
 
-    monkeypatch.setattr(Training, "_test", die)
+    monkeypatch.setattr(Training, "_judge", die)
     with pytest.raises(KeyboardInterrupt):
         train("parts", "softmax", 6)
     monkeypatch.undo()
