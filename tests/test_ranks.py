@@ -251,8 +251,12 @@ def test_a_run_in_parts_is_saved_whole(sop_tree, tmp_path):
     assert done.returncode == 0, done.stderr
     assert_near(weights(tmp_path / "parts"), weights(tmp_path / "whole", "step_3.pt"))
     with tiny_backbone():
-        run("train_elem", [f"--checkpoint={tmp_path / 'parts'}", "--total_iter_num=4", "--allow_changed=total_iter_num"])
-    done = torchrun(3, "train_elem", f"--checkpoint={tmp_path / 'parts'}", "--total_iter_num=6", "--allow_changed=total_iter_num")
+        run(
+            "train_elem", [f"--checkpoint={tmp_path / 'parts'}", "--total_iter_num=4", "--allow_changed=total_iter_num"]
+        )
+    done = torchrun(
+        3, "train_elem", f"--checkpoint={tmp_path / 'parts'}", "--total_iter_num=6", "--allow_changed=total_iter_num"
+    )
     assert done.returncode == 0, done.stderr
     assert_near(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
     states = [torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("parts", "whole")]
