@@ -37,11 +37,14 @@ class Training:
         self.args = args
         self.device = choose_device(args.use_gpu)
         self.precision = choose_precision(args.precision, self.device)
-        ranks.join(self.device)
-        self.folder = Path(run_folder(args.checkpoint) if args.checkpoint else args.model_save_dir)
-        self.in_parts = getattr(args, "shard_classes", False) and ranks.count() > 1
+        several = ranks.count() > 1
+        self.synced, self.in_parts = several and args.sync_bn, several and getattr(args, "shard_classes", False)
         if self.in_parts and (args.clip_norm or self.precision == "fp16"):
             raise InputError("--shard_classes goes with neither --clip_norm nor --precision=fp16")
+        if self.synced and args.micro_batch:
+            raise InputError("--sync_bn makes no sense with --micro_batch, of which BatchNorm sees one at a time")
+        ranks.join(self.device)
+        self.folder = Path(run_folder(args.checkpoint) if args.checkpoint else args.model_save_dir)
         self.restarted = ranks.first_says(of_this_launch(self.folder))
         saved = ranks.first_says(self.restarted and (self.folder / "last.pt").is_file())
         self.checkpoint = args.checkpoint or (self.folder if saved else None)
@@ -83,9 +86,7 @@ class Training:
         loss = LOSSES[args.loss_name](**facts, **options)
         if self.in_parts:
             loss.take_part(ranks.share(self.num_classes), ranks.total, ranks.highest)
-        if args.sync_bn and ranks.count() > 1:
-            if args.micro_batch:
-                raise InputError("--sync_bn makes no sense with --micro_batch, of which BatchNorm sees one at a time")
+        if self.synced:
             synchronise(model)
         objective = Objective(model, loss, batch_recall=stage == "pair", part_of_loss=self.in_parts).to(self.device)
         objective = objective.to(memory_format=torch.channels_last)

@@ -325,6 +325,21 @@ def test_inference_on_two_ranks_is_that_of_one(alone, sop_tree, tmp_path):
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"sync_bn": True, "micro_batch": 2}, "--sync_bn makes no sense with --micro_batch"),
+        ({"shard_classes": True, "clip_norm": 1}, "--shard_classes goes with neither --clip_norm nor"),
+    ],
+)
+def test_flags_that_do_not_go_together(flags, message, monkeypatch, sop_tree, tmp_path):
+    line = flags_of(sop_tree, tmp_path / "run", **flags)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with tiny_backbone(), pytest.raises(InputError, match=message):
+        run("train_elem", line)
+    assert not (tmp_path / "run").exists()
+
+
 def stop_after(batches, line):
     """infer.py that is interrupted when it has embedded so many batches."""
     append, left = RowFile.append, [batches]
@@ -341,7 +356,7 @@ def stop_after(batches, line):
 
 def lost(how):
     """Of two ranks, the second leaves at its second turn, or does not come to it; the first says what it met."""
-    ranks.ANSWER_SECONDS = 2
+    ranks.ANSWER_SECONDS = 1
     ranks.gather(torch.ones(1, 1))
     if ranks.rank() == 1:
         if how == "killed":
@@ -355,7 +370,7 @@ def test_a_lost_rank_is_named(how, tmp_path):
     """Without torchrun, which would end the others itself."""
     code = (
         "import sys; sys.path[:0] = sys.argv[1:3]; import torch, test_ranks; from engine import options, ranks; "
-        "ranks.STEP_SECONDS = 8; "
+        "ranks.STEP_SECONDS = 6; "
         "options.run_script(lambda argv: (ranks.join(torch.device('cpu')), test_ranks.lost(argv[2])))"
     )
     words = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(Path(__file__).parent), how]
