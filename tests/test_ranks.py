@@ -41,7 +41,7 @@ def torchrun(number, script, *line, restarts=0, **environment):
 def flags_of(data_dir, run_dir, **flags):
     """Six steps of seven images, which no number of ranks divides, saved and tested after three."""
     common = {"train_batch_size": 7, "total_iter_num": 6, "test_iter_step": 3, "save_iter_step": 3}
-    common |= {"lr": 0.05, "lr_strategy": "constant", "freeze_bn": True, "test_batch_size": 4, "precision": "fp32"}
+    common |= {"lr": 0.05, "lr_strategy": "constant", "sync_bn": True, "test_batch_size": 4, "precision": "fp32"}
     return train_flags(data_dir, run_dir, **{**common, **flags})
 
 
@@ -52,7 +52,7 @@ def weights(run_dir, name="last.pt"):
 
 def assert_near(left, right):
     for name, value in left.items():
-        torch.testing.assert_close(value, right[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(value, right[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +246,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(alone, together, tmp_path):
 def test_a_run_in_parts_is_saved_whole(sop_tree, tmp_path):
     """On two ranks, then on one that has all the classes, then on three again: as one process that was never stopped."""
     flags = {"loss_name": "arcmargin", "optimiser": "adamw", "lr": 0.01, "shard_classes": True}
+    flags |= {"freeze_bn": True, "sync_bn": False}  # adamw makes steps of the rounding in a bias before BatchNorm
     with tiny_backbone():
         run("train_elem", flags_of(sop_tree, tmp_path / "whole", **flags))
     done = torchrun(2, "train_elem", *flags_of(sop_tree, tmp_path / "parts", **flags, total_iter_num=3))
