@@ -83,6 +83,17 @@ def open_model(source, flags, **training_flags):
     return model
 
 
+def shares_classes(args, precision):
+    """Whether each rank has a share of the class weights. Raises InputError for flags that ranks cannot do together."""
+    several = ranks.count() > 1
+    in_parts = several and getattr(args, "shard_classes", False)
+    if in_parts and (args.clip_norm or precision == "fp16"):
+        raise InputError("--shard_classes goes with neither --clip_norm nor --precision=fp16")
+    if several and args.sync_bn and args.micro_batch:
+        raise InputError("--sync_bn makes no sense with --micro_batch, of which BatchNorm sees one at a time")
+    return in_parts
+
+
 def build_objective(args, flags, num_classes, stage, source, in_parts):
     """Network and loss of a training run as one module, on the CPU.
 
@@ -104,8 +115,6 @@ def build_objective(args, flags, num_classes, stage, source, in_parts):
     if in_parts:
         loss.take_part(ranks.share(num_classes), ranks.total, ranks.highest)
     if args.sync_bn and ranks.count() > 1:
-        if args.micro_batch:
-            raise InputError("--sync_bn makes no sense with --micro_batch, of which BatchNorm sees one at a time")
         synchronise(model)
     objective = Objective(model, loss, batch_recall=stage == "pair", part_of_loss=in_parts)
     if args.compile:

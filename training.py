@@ -34,6 +34,7 @@ from session import (
     open_train_loader,
     recalls,
     refuse_other_lists,
+    shares_classes,
     task_of,
 )
 
@@ -45,11 +46,9 @@ class Training:
         self.args = args
         self.device = choose_device(args.use_gpu)
         self.precision = choose_precision(args.precision, self.device)
+        self.in_parts = shares_classes(args, self.precision)
         ranks.join(self.device)
         self.folder = Path(run_folder(args.checkpoint) if args.checkpoint else args.model_save_dir)
-        self.in_parts = getattr(args, "shard_classes", False) and ranks.count() > 1
-        if self.in_parts and (args.clip_norm or self.precision == "fp16"):
-            raise InputError("--shard_classes goes with neither --clip_norm nor --precision=fp16")
         self.restarted = ranks.first_says(of_this_launch(self.folder))
         saved = ranks.first_says(self.restarted and (self.folder / "last.pt").is_file())
         self.checkpoint = args.checkpoint or (self.folder if saved else None)

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def torchrun(number, script, *line, restarts=0, **environment):
 def flags_of(data_dir, run_dir, **flags):
     """Six steps of seven images, which no number of ranks divides, saved and tested after three."""
     common = {"train_batch_size": 7, "total_iter_num": 6, "test_iter_step": 3, "save_iter_step": 3}
-    common |= {"lr": 0.05, "lr_strategy": "constant", "freeze_bn": True, "test_batch_size": 4, "precision": "fp32"}
+    common |= {"lr": 0.05, "lr_strategy": "constant", "sync_bn": True, "test_batch_size": 4, "precision": "fp32"}
     return train_flags(data_dir, run_dir, **{**common, **flags})
 
 
@@ -51,7 +52,7 @@ def weights(run_dir, name="last.pt"):
 
 def assert_near(left, right):
     for name, value in left.items():
-        torch.testing.assert_close(value, right[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(value, right[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -234,17 +235,18 @@ def test_one_rank_writes_and_prints(alone, together):
     assert printed.count("trainbatch 6, lr") == 1 and printed.count("Recall@1") == 1
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(alone, sop_tree, tmp_path):
-    done = torchrun(3, "train_elem", *flags_of(sop_tree, tmp_path / "run", total_iter_num=3))
-    assert done.returncode == 0, done.stderr
+def test_a_run_goes_on_with_another_number_of_ranks(alone, together, tmp_path):
+    folder = shutil.copytree(together[0], tmp_path / "run")
     with tiny_backbone():
-        run("train_elem", [f"--checkpoint={tmp_path / 'run'}", "--total_iter_num=6", "--allow_changed=total_iter_num"])
-    assert_near(weights(tmp_path / "run"), weights(alone))
+        run("train_elem", [f"--checkpoint={folder / 'step_3.pt'}"])
+    assert_near(weights(folder), weights(alone))
+    assert read_json(folder / "config.json")["ranks"] == 1
 
 
 def test_a_run_in_parts_is_saved_whole(sop_tree, tmp_path):
     """On two ranks, then on one that has all the classes, then on three again: as one process that was never stopped."""
     flags = {"loss_name": "arcmargin", "optimiser": "adamw", "lr": 0.01, "shard_classes": True}
+    flags |= {"freeze_bn": True, "sync_bn": False}  # adamw makes steps of the rounding in a bias before BatchNorm
     with tiny_backbone():
         run("train_elem", flags_of(sop_tree, tmp_path / "whole", **flags))
     done = torchrun(2, "train_elem", *flags_of(sop_tree, tmp_path / "parts", **flags, total_iter_num=3))
@@ -268,18 +270,13 @@ def test_a_run_in_parts_is_saved_whole(sop_tree, tmp_path):
 
 def test_torchrun_goes_on_when_a_rank_was_killed(together, sop_tree, tmp_path):
     folder, _ = together
-    line = flags_of(sop_tree, tmp_path / "run")
-    done = torchrun(2, "train_elem", *line, restarts=1, LOST_RANK="1", LOST_STEP="5")
+    done = torchrun(2, "train_elem", *flags_of(sop_tree, tmp_path / "run"), restarts=1, LOST_RANK="1", LOST_STEP="5")
     assert done.returncode == 0, done.stderr
     assert "SIGKILL" in done.stderr or "exitcode: -9" in done.stderr  # it was killed indeed
     found, expected = weights(tmp_path / "run"), weights(folder)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert [line["step"] for line in read_metrics(tmp_path / "run") if line["group"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert done.stdout.count("trainbatch 3, lr") == 1 and done.stdout.count("trainbatch 4, lr") == 2
-    before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.pt")}
-    again = torchrun(2, "train_elem", *line, restarts=1)
-    assert again.returncode != 0 and again.stderr.count("already holds a run: go on with it") == 2
-    assert {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.pt")} == before
 
 
 def test_a_restart_before_the_first_checkpoint_begins_anew(sop_tree, tmp_path, monkeypatch):
@@ -333,6 +330,21 @@ def test_inference_on_two_ranks_is_that_of_one(alone, sop_tree, tmp_path):
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"sync_bn": True, "micro_batch": 2}, "--sync_bn makes no sense with --micro_batch"),
+        ({"shard_classes": True, "clip_norm": 1}, "--shard_classes goes with neither --clip_norm nor"),
+    ],
+)
+def test_flags_that_do_not_go_together(flags, message, monkeypatch, sop_tree, tmp_path):
+    line = flags_of(sop_tree, tmp_path / "run", **flags)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with tiny_backbone(), pytest.raises(InputError, match=message):
+        run("train_elem", line)
+    assert not (tmp_path / "run").exists()
+
+
 def stop_after(batches, line):
     """infer.py that is interrupted when it has embedded so many batches."""
     append, left = RowFile.append, [batches]
@@ -349,7 +361,7 @@ def stop_after(batches, line):
 
 def lost(how):
     """Of two ranks, the second leaves at its second turn, or does not come to it; the first says what it met."""
-    ranks.ANSWER_SECONDS = 2
+    ranks.ANSWER_SECONDS = 1
     ranks.gather(torch.ones(1, 1))
     if ranks.rank() == 1:
         if how == "killed":
@@ -358,26 +370,30 @@ def lost(how):
     ranks.gather(torch.ones(1, 1))
 
 
-@pytest.mark.parametrize("how", ["killed", "frozen"])
-def test_a_lost_rank_is_named(how, tmp_path):
+def test_a_lost_rank_is_named():
     """Without torchrun, which would end the others itself."""
     code = (
         "import sys; sys.path[:0] = sys.argv[1:3]; import torch, test_ranks; from engine import options, ranks; "
-        "ranks.STEP_SECONDS = 8; "
+        "ranks.STEP_SECONDS = 6; "
         "options.run_script(lambda argv: (ranks.join(torch.device('cpu')), test_ranks.lost(argv[2])))"
     )
-    words = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(Path(__file__).parent), how]
-    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(bench.free_port())}
-    began = time.monotonic()
-    started = [
-        subprocess.Popen(words, env={**environment, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
+    words = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+    began, started = time.monotonic(), {}
+    for how in ("killed", "frozen"):
+        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(bench.free_port())}
+        started[how] = [
+            subprocess.Popen(
+                [*words, how], env={**os.environ, **common, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True
+            )
+            for rank in range(2)
+        ]
     try:
-        _, printed = started[0].communicate(timeout=60)
+        for left, _ in started.values():
+            _, printed = left.communicate(timeout=50)
+            assert left.returncode == 2 and "--checkpoint" in printed
+            assert printed.splitlines()[-1].startswith("-c, rank 0: rank 1 of 2 did not go on (")
+        assert time.monotonic() - began < 45
     finally:
-        started[1].kill()
-        started[1].communicate()
-    assert started[0].returncode == 2 and time.monotonic() - began < 40
-    assert printed.splitlines()[-1].startswith("-c, rank 0: rank 1 of 2 did not go on (")
-    assert "--checkpoint" in printed
+        for process in itertools.chain(*started.values()):
+            process.kill()
+            process.communicate()

@@ -137,7 +137,8 @@ def test_run_folder(elem_runs, sop_tree, loss):
     assert (run_dir / "last.pt").read_bytes() == (run_dir / "step_3.pt").read_bytes()
 
     config = read_json(run_dir / "config.json")
-    assert config.keys() == {"flags", "versions", "device", "precision", "lists"}
+    assert config.keys() == {"flags", "versions", "device", "precision", "ranks", "launch", "lists"}
+    assert config["ranks"] == 1 and config["launch"] is None
     line = train_flags(sop_tree, run_dir, loss_name=loss)
     assert config["flags"].keys() == vars(SCRIPTS["train_elem"].parse(line)).keys()
     assert config["flags"]["loss_name"] == loss and config["flags"]["pooling"] == "avg"
