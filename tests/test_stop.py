@@ -102,7 +102,7 @@ def test_killed_at_random_moments(sop_tree, tmp_path, capfd):
         board = set(folder.glob("events*"))
         while set(folder.glob("events*")) <= board and process.poll() is None:
             time.sleep(0.005)
-        time.sleep(moments.uniform(0, 2.0 / KILLS))
+        time.sleep(moments.uniform(0, min(0.3, 2.0 / KILLS)))
         process.kill()
         process.communicate()
         if last.exists():
