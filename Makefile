@@ -32,7 +32,7 @@ test_peers: peers
 # All lanes of benchmarks/ in 20 minutes on 2 idle cores; longer runs of a lane: --help of its file.
 bench: peers
 	$(PEERS) -m pip install --quiet -r requirements-demo.txt -r requirements-speed.txt -r requirements-openvino.txt
-	$(PEERS) benchmarks/search_speed.py --rounds=3 --widths=512 --curve=10000,30000
+	$(PEERS) benchmarks/search_speed.py --rounds=3 --widths=512 --curve=10000
 	$(PEERS) benchmarks/images.py
 	$(PEERS) benchmarks/step.py
 	$(PEERS) benchmarks/head.py --rounds=3
