@@ -51,7 +51,7 @@ def restore(state, objective, optimiser, scaler, file):
         optimiser.load_state_dict(state["optimiser"])
         for group, options in zip(optimiser.param_groups, asked):
             group.update(options)  # the flags' rates and decays hold, the checkpoint gives the momenta
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file} belongs to another loss or optimiser: {str(error).splitlines()[-1].strip()}"
         ) from None
@@ -63,7 +63,7 @@ def restore(state, objective, optimiser, scaler, file):
         if state["device_rng"] is not None and torch.accelerator.is_available():
             torch.get_device_module().set_rng_state(state["device_rng"])
         return int(state["step"]), state["best"]
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{file} holds no random state to go on with: {type(error).__name__}: {error}") from None
 
 

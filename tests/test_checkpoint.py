@@ -147,10 +147,8 @@ def test_numpy_and_python_go_on_where_they_were():
     assert (random.random(), np.random.rand(), np.random.randn()) == drawn
 
 
-@pytest.mark.parametrize("name", ["rng", "python_rng", "numpy_rng", "scaler", "optimiser", "model", "step"])
-@pytest.mark.parametrize("value", [None, 3, "x", {"x": 1}, torch.zeros(2)], ids=["none", "3", "text", "dict", "tensor"])
+@pytest.mark.parametrize("name", ["rng", "python_rng", "numpy_rng", "optimiser", "model", "step"])
+@pytest.mark.parametrize("value", [None, "x", {"x": 1}, torch.zeros(2)], ids=["none", "text", "dict", "tensor"])
 def test_odd_values_are_refused_in_a_sentence(name, value):
-    if (name, value) == ("step", 3) or (name == "scaler" and not torch.is_tensor(value)):
-        pytest.skip("that is right, or not looked at without fp16")
     with pytest.raises(InputError, match="^a.pt "):
         restore({**state_of(training()), name: value}, *training(), "a.pt")
