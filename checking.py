@@ -97,7 +97,7 @@ def _look(images, index, read):
     path = images.paths[index]
     try:
         encoded = read(path)
-        image = decode_whole(encoded, path, None if images.boxes is None else images.boxes[index])
+        image = decode_whole(encoded, path, images.box_of(index))
     except InputError as error:
         return None, None, str(error)
     return image.shape[:2], hashlib.sha256(encoded).digest(), None

@@ -11,7 +11,6 @@ from cache import ByteCache
 from decoding import open_image
 from engine.stop import leave_the_group
 from errors import InputError
-from reader import box_of
 from samplers import Draw
 
 TINY, MOST_WORKERS = 500, 8
@@ -28,7 +27,7 @@ class ImageDataset(Dataset):
         return len(self.images)
 
     def __getitem__(self, draw):
-        path, box = self.images.paths[draw.index], box_of(self.images, draw.index)
+        path, box = self.images.paths[draw.index], self.images.box_of(draw.index)
         image = open_image(self.decode, self.cache.read(path), path, box)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(draw.seed)

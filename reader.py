@@ -50,6 +50,10 @@ class ImageList:
     def __len__(self):
         return len(self.paths)
 
+    def box_of(self, index):
+        """The box of image `index`, (4,) float64; None if the list has none."""
+        return None if self.boxes is None else self.boxes[index]
+
     def take(self, indices):
         """The list of only these rows (indices or a mask)."""
         columns = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "source"}
@@ -126,7 +130,7 @@ def embedded_data():
     folder = Path(tempfile.mkdtemp(dir=EMBEDDED.parent, prefix=".unpacking-"))
     try:
         _unpack(archive, folder / "new")
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         shutil.rmtree(folder)
         raise InputError(f"cannot unpack the embedded data set {str(archive)!r}: {error}") from None
     (folder / "new" / stamp.name).write_text(checksum)
@@ -213,23 +217,17 @@ def read_image(path, box=None):
     return decode_whole(read_bytes(path), path, box)
 
 
-def box_of(images, index):
-    """The box of image `index` of a list, (4,) float64; None if the list has none."""
-    return None if images.boxes is None else images.boxes[index]
-
-
 def load(images, index):
     """Image `index` of a list, (H, W, 3) uint8 RGB, cropped to its box."""
-    return read_image(images.paths[index], box_of(images, index))
+    return read_image(images.paths[index], images.box_of(index))
 
 
 def check(paths, data_dir):
     """Print what is in a list, or in a train and a test list, and all that is wrong; returns the number of faults."""
     folder, is_table = data_folder(data_dir), len(paths) == 1 and paths[0].endswith(".csv")
-    both = (
-        dict(zip(("train", "test"), paths * 2 if is_table else paths)) if is_table or paths[1:] else {"list": paths[0]}
-    )
-    found = {split: read_list(path, folder, split) for split, path in both.items()}
+    paths = paths * 2 if is_table else paths
+    splits = ("train", "test") if len(paths) == 2 else ("list",)
+    found = {split: read_list(path, folder, split) for split, path in zip(splits, paths)}
     lists = {split: images for split, (images, _) in found.items() if images is not None}
     faults = {fault: None for _, told in found.values() for fault in told}  # a csv says some things twice
     if is_table and lists:

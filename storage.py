@@ -102,7 +102,7 @@ def read_npz(path, required=()):
     except FileNotFoundError:
         raise InputError(f"no file {str(path)!r}") from None
     except Exception as error:  # a stranger's file, in which anything may be wrong
-        raise InputError(f"{str(path)!r} is no .npz file of plain arrays: {_reason(error)}") from None
+        raise InputError(f"{str(path)!r} is no .npz file of plain arrays: {first_line(error)}") from None
     strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
     if strange:
         raise InputError(f"{str(path)!r} is no .npz file of plain arrays: it holds a file {strange[0]!r}")
@@ -122,13 +122,14 @@ def read_npy(path, mmap_mode=None):
     except FileNotFoundError:
         raise
     except Exception as error:  # as above
-        raise InputError(f"{str(path)!r} is no .npy file of a plain array: {_reason(error)}") from None
+        raise InputError(f"{str(path)!r} is no .npy file of a plain array: {first_line(error)}") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"{str(path)!r} is no .npy file of a plain array: it is a zip of files")
     return array
 
 
-def _reason(error):
+def first_line(error):
+    """What an error says, or else its kind, on one line."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
@@ -139,10 +140,20 @@ def write_npy(path, array):
 
 
 def replace_json(path, content):
-    """Write indented JSON in place of what is there; whatever happens meanwhile, the old or the new one is there."""
+    """Write indented JSON in place of what is there, by `replacing_synced`."""
+    with replacing_synced(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+@contextlib.contextmanager
+def replacing_synced(path):
+    """A file to write bytes to, which is on the disk in place of `path` when the context ends.
+
+    Whatever happens meanwhile, a lost power supply included, the old or the new one is there.
+    """
     temporary = f"{path}.tmp"
     with synced(temporary) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+        yield file
     os.replace(temporary, path)
     sync(Path(path).parent)
 

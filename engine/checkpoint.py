@@ -10,7 +10,7 @@ import torch
 
 from engine.run import say
 from errors import InputError
-from storage import sync, synced
+from storage import replacing_synced, sync
 
 
 def training_state(objective, optimiser, scaler, step, best, classes, **record):
@@ -91,15 +91,12 @@ def save(state, path):
 
     Raises OSError where the disk refuses; the old file is as it was then.
     """
-    temporary = Path(f"{path}.tmp")
     try:
-        with synced(temporary) as file:
+        with replacing_synced(path) as file:
             torch.save(state, file)
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a disk's refusal
-        temporary.unlink(missing_ok=True)
+        Path(f"{path}.tmp").unlink(missing_ok=True)
         raise OSError(f"cannot write {str(path)!r}: {_reason(error)}") from error
-    sync(temporary.parent)
 
 
 def _reason(error):

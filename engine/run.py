@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from engine import ranks
 from errors import InputError
-from storage import replace_json, synced
+from storage import replace_json, replacing_synced
 
 PACKAGES = ("torch", "torchvision", "numpy")
 
@@ -74,9 +74,7 @@ class Run:
         elif holder.exists():
             self._clear()
         replace_json(holder, config)
-        from torch.utils.tensorboard import (
-            SummaryWriter,  # takes a second to import, so not for --help
-        )
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so not for --help
 
         self.board = SummaryWriter(self.folder, purge_step=start + 1 if resumed else None)
         self.metrics = open(self.folder / "metrics.jsonl", "a", buffering=1)
@@ -91,9 +89,8 @@ class Run:
             whole = [line for line in lines if line.endswith("}")]  # a killed run may have torn its last line
             places = [(line, json.loads(line)) for line in whole]
             kept = [line for line, at in places if at["step"] < start + (at["group"] == "train" or not retested)]
-            with synced(f"{file}.tmp") as new:
+            with replacing_synced(file) as new:
                 new.write("".join(f"{line}\n" for line in kept).encode())
-            os.replace(f"{file}.tmp", file)
 
     def _clear(self):
         stale = ("*.pt", "*.tmp", "model.*", "metrics.jsonl", "result.json", "events.out.tfevents.*")

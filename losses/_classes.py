@@ -12,7 +12,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from errors import InputError
-from losses._shared import lengths
+from losses._shared import check_option, lengths
 
 KEPT_BYTES = 100 * 2**20  # of scores that wait for the backward pass; where it would be more they are made twice
 CHUNK = 2048  # classes at a time
@@ -32,9 +32,25 @@ class Part(NamedTuple):
 
 
 class ClassLoss(nn.Module):
-    """A loss of which every parameter has a row for each class, all of them (`part` is None) or some."""
+    """A loss over `weight` (C, D), of which every parameter has a row for each class, all (`part` is None) or some.
+
+    chunk_classes, class_sample_rate: see class_cross_entropy, as chunk_classes and share. Raises InputError for others.
+    """
 
     part = None
+
+    def __init__(self, chunk_classes, class_sample_rate):
+        super().__init__()
+        check_chunk(chunk_classes)
+        check_option("class_sample_rate", class_sample_rate, 0, 1)
+        self.chunk_classes, self.class_sample_rate = chunk_classes, class_sample_rate
+        self.logs = {}
+
+    def cross_entropy(self, rows, labels, **scoring):
+        """class_cross_entropy of rows (B, D) and labels (B,) with this loss's weight and options; fills `logs`."""
+        how = {"chunk_classes": self.chunk_classes, "share": self.class_sample_rate, "part": self.part}
+        loss, self.logs = class_cross_entropy(rows, self.weight, labels, **scoring, **how)
+        return loss
 
     def take_part(self, rows, total, highest):
         """Keep the parameters' `rows` (a slice) alone, the other ranks having the rest; total, highest: see Part."""

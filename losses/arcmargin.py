@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from losses import LOSSES
-from losses._classes import ClassLoss, check_chunk, class_cross_entropy
+from losses._classes import ClassLoss
 from losses._shared import check_classes, check_option, full_precision, lengths, unit
 
 
@@ -38,15 +38,11 @@ class ArcMarginLoss(ClassLoss):
         chunk_classes="auto",
         class_sample_rate=1.0,
     ):
-        super().__init__()
-        check_chunk(chunk_classes)
+        super().__init__(chunk_classes, class_sample_rate)
         check_option("arc_scale", arc_scale, 0, above=True)
         check_option("arc_margin", arc_margin, 0, math.pi)
         self.arc_scale, self.arc_margin, self.arc_easy_margin = arc_scale, arc_margin, arc_easy_margin
-        check_option("class_sample_rate", class_sample_rate, 0, 1)
-        self.chunk_classes, self.class_sample_rate = chunk_classes, class_sample_rate
         self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_classes, embedding_size)))
-        self.logs = {}
 
     @full_precision
     def scores(self, embeddings):
@@ -57,17 +53,7 @@ class ArcMarginLoss(ClassLoss):
     def forward(self, embeddings, labels):
         """Scalar loss of embeddings (B, D) and labels (B,) in 0..C-1. Raises InputError for labels outside (CPU)."""
         check_classes(embeddings, labels, self.weight, self.part)
-        loss, self.logs = class_cross_entropy(
-            unit(embeddings),
-            self.weight,
-            labels,
-            scale=self.arc_scale,
-            put_off=self.put_off,
-            chunk_classes=self.chunk_classes,
-            share=self.class_sample_rate,
-            part=self.part,
-        )
-        return loss
+        return self.cross_entropy(unit(embeddings), labels, scale=self.arc_scale, put_off=self.put_off)
 
     def put_off(self, cosine):
         """The cosine after the margin was added to its angle; the small term keeps the root's slope finite."""

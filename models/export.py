@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from storage import replace_json
+from storage import replace_json, replacing_synced
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 LICENCE = "that of the data and of the weights it started from (of the embedded data set: data/README.md)"
@@ -15,8 +15,7 @@ def export_model(embedder, folder, card):
 
     Raises OSError where the disk refuses; what was there before is whole then.
     """
-    weights, temporary = Path(folder, WEIGHTS), Path(folder, f"{WEIGHTS}.tmp")
     tensors = {name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    temporary.replace(weights)
+    with replacing_synced(Path(folder, WEIGHTS)) as file:
+        file.write(save(tensors, metadata={"format": "pt"}))
     replace_json(Path(folder, CARD), {"model": embedder.facts, "weights": WEIGHTS, "licence": LICENCE, **card})

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from errors import InputError
+from storage import first_line
 
 
 def weights_file(source):
@@ -26,8 +27,7 @@ def read_weights(file):
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{str(file)!r} is not a file of plain weights: {reason}") from None
+        raise InputError(f"{str(file)!r} is not a file of plain weights: {first_line(error)}") from None
     if not isinstance(state, dict):
         raise InputError(f"{str(file)!r} is not a file of plain weights: it holds a {type(state).__name__}")
     return state

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from runs import run, tiny_backbone, train_flags
 
 LABELS, SAMPLES, SIDE = 20, 3, 40  # labels 1 … 10 are train, 11 … 20 are test
 SHAPES = ("disc", "square", "triangle", "cross")
@@ -39,6 +40,21 @@ def sop_tree(tmp_path_factory):
 def sop_copy(sop_tree, tmp_path):
     """A copy of the tree that the test may damage."""
     return shutil.copytree(sop_tree, tmp_path / "sop")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The models have one more, `Tiny` (runs.py), for as long as the tests of a file run that asks for it."""
+    with tiny_backbone():
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished_run(tiny, sop_tree, tmp_path_factory):
+    """The folder of a stage 1 run of three steps. Read only."""
+    run_dir = tmp_path_factory.mktemp("run") / "softmax"
+    run("train_elem", train_flags(sop_tree, run_dir))
+    return run_dir
 
 
 def _picture(folder, rng, label, sample):

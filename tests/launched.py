@@ -1,6 +1,8 @@
-"""What torchrun starts in the tests: a script with the Tiny backbone; the rank LOST_RANK kills itself at LOST_STEP once.
+"""What the tests start as a process, or by torchrun: a script with the Tiny backbone.
 
-torchrun tests/launched.py train_elem --flag=value
+python tests/launched.py train_elem --flag=value
+
+The rank LOST_RANK kills itself at LOST_STEP, once.
 """
 
 import os
@@ -17,7 +19,8 @@ if __name__ == "__main__":
     from training import Training
 
     torch.set_num_threads(1)
-    name, *sys.argv[1:] = sys.argv[1:]
+    name, *line = sys.argv[1:]
+    sys.argv = [f"{name}.py", *line]
     after_step = Training._after_step
 
     def lose(self, step):

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from runs import SCRIPTS, as_line, read_json, run, tiny_backbone, train_flags
+from runs import SCRIPTS, as_line, read_json, run, train_flags
 
 import loader
 import reader
@@ -14,11 +14,7 @@ from losses.triplet import check_triplets
 from samplers import SAMPLERS, Draw
 from transforms import TrainTransform
 
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with tiny_backbone():
-        yield
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.fixture
@@ -156,7 +152,9 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(broken, tmp_path):
     skip = {"on_bad_image": "skip", "train_batch_size": 12, "save_iter_step": 3}
     run("train_pair", train_flags(broken, tmp_path / "whole", total_iter_num=6, **skip))
     run("train_pair", train_flags(broken, tmp_path / "half", total_iter_num=3, **skip))
-    run("train_pair", as_line({"checkpoint": tmp_path / "half", "total_iter_num": 6, "allow_changed": "total_iter_num"}))
+    run(
+        "train_pair", as_line({"checkpoint": tmp_path / "half", "total_iter_num": 6, "allow_changed": "total_iter_num"})
+    )
     whole, half = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "half"))
     assert all(torch.equal(value, half["model"][name]) for name, value in whole["model"].items())
     assert whole["bad_images"] == half["bad_images"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SCRIPTS, as_line, run, tiny_backbone, train_flags
+from runs import SCRIPTS, as_line, run, train_flags
 
 from engine import options
 
@@ -17,18 +17,7 @@ ROOT = Path(__file__).parents[1]
 TRAINING = ("train_elem", "train_pair")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with tiny_backbone():
-        yield
-
-
-@pytest.fixture(scope="module")
-def finished_run(sop_tree, tmp_path_factory):
-    """The folder of a stage 1 run of three steps. Read only."""
-    run_dir = tmp_path_factory.mktemp("run") / "softmax"
-    run("train_elem", train_flags(sop_tree, run_dir))
-    return run_dir
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +350,9 @@ def test_another_list_than_the_runs(sentence, sop_copy, tmp_path):
 
 def test_checkpoint_of_the_other_stage(sentence, finished_run):
     before = contents(finished_run)
-    said = sentence("train_pair", as_line({"checkpoint": finished_run, "total_iter_num": 6, "allow_changed": "total_iter_num"}))
+    said = sentence(
+        "train_pair", as_line({"checkpoint": finished_run, "total_iter_num": 6, "allow_changed": "total_iter_num"})
+    )
     assert "softmax is a loss of train_elem.py" in said
     assert contents(finished_run) == before
 
@@ -391,7 +382,9 @@ def test_file_that_holds_no_weights(sentence, sop_tree, finished_run, tmp_path, 
     if flag == "pretrained_model":
         said = sentence("train_elem", train_flags(sop_tree, tmp_path / "out", pretrained_model=file))
     else:
-        said = sentence("train_elem", [f"--checkpoint={folder}", "--total_iter_num=6", "--allow_changed=total_iter_num"])
+        said = sentence(
+            "train_elem", [f"--checkpoint={folder}", "--total_iter_num=6", "--allow_changed=total_iter_num"]
+        )
     assert str(file) in said
     assert not (tmp_path / "out").exists() and contents(folder) == before
 

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from runs import as_line, read_json, run, tiny_backbone, train_flags
+from runs import as_line, read_json, run, train_flags
 
 from retrieval.measure import summary, task_values
 from retrieval.postprocess import POSTPROCESSORS
@@ -19,25 +19,14 @@ from retrieval.task import Task
 CPU = {"use_gpu": False, "num_workers": 0}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with tiny_backbone():
-        yield
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.fixture(scope="module")
-def run_dir(sop_tree, tmp_path_factory):
-    """A finished stage 1 run. Read only."""
-    folder = tmp_path_factory.mktemp("eval") / "run"
-    run("train_elem", train_flags(sop_tree, folder))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def embeddings(sop_tree, run_dir, tmp_path_factory):
+def embeddings(sop_tree, finished_run, tmp_path_factory):
     """The test list's embeddings as --save_embeddings writes them. Read only."""
     folder = tmp_path_factory.mktemp("embeddings")
-    evaluate(folder, data_dir=sop_tree, pretrained_model=run_dir, save_embeddings=folder / "x.npz", **CPU)
+    evaluate(folder, data_dir=sop_tree, pretrained_model=finished_run, save_embeddings=folder / "x.npz", **CPU)
     return folder / "x.npz"
 
 
@@ -51,8 +40,8 @@ def same_figures(one, other):
     return all(one[name] == other[name] for name in ("metrics", "categories", "recall", "queries", "gallery"))
 
 
-def test_saved_embeddings_give_the_models_figures(sop_tree, run_dir, embeddings, tmp_path):
-    _, of_model = evaluate(tmp_path / "model", data_dir=sop_tree, pretrained_model=run_dir, **CPU)
+def test_saved_embeddings_give_the_models_figures(sop_tree, finished_run, embeddings, tmp_path):
+    _, of_model = evaluate(tmp_path / "model", data_dir=sop_tree, pretrained_model=finished_run, **CPU)
     _, of_file = evaluate(tmp_path / "file", embeddings=embeddings)
     assert same_figures(of_model, of_file)
     assert of_file["embeddings"] == str(embeddings) and "pretrained_model" not in of_file
@@ -118,14 +107,14 @@ def with_columns(folder, change):
         table.writerows(rows)
 
 
-def test_query_gallery_category_and_sequence_columns(sop_copy, run_dir, tmp_path):
+def test_query_gallery_category_and_sequence_columns(sop_copy, finished_run, tmp_path):
     def change(rows):
         for number, row in enumerate(rows):
             row["is_query"], row["is_gallery"] = number % 3 == 0, number % 3 != 0
             row["sequence"] = "" if number > 20 else f"film {number // 2}"
 
     with_columns(sop_copy, change)
-    flags = {"data_dir": sop_copy, "test_list": "changed.csv", "pretrained_model": run_dir, **CPU}
+    flags = {"data_dir": sop_copy, "test_list": "changed.csv", "pretrained_model": finished_run, **CPU}
     _, result = evaluate(tmp_path, **flags, save_embeddings=tmp_path / "x.npz")
     saved = dict(np.load(tmp_path / "x.npz"))
     sequences = [f"own {i}" if name == "" else name for i, name in enumerate(saved["sequences"].tolist())]
@@ -157,9 +146,9 @@ def test_k_beyond_the_gallery_is_said_once(embeddings, tmp_path):
     assert result["metrics"]["recall@100"] == 1.0
 
 
-def test_the_cache_is_used_for_the_same_and_for_nothing_else(sop_copy, run_dir, tmp_path):
+def test_the_cache_is_used_for_the_same_and_for_nothing_else(sop_copy, finished_run, tmp_path):
     def again(**changes):
-        flags = {"data_dir": sop_copy, "pretrained_model": run_dir, "model": None, **CPU, **changes}
+        flags = {"data_dir": sop_copy, "pretrained_model": finished_run, "model": None, **CPU, **changes}
         return "embeddings taken from" in evaluate(tmp_path / "out", **flags)[0]
 
     assert not again() and again() and again(batch_size=7)
@@ -167,7 +156,7 @@ def test_the_cache_is_used_for_the_same_and_for_nothing_else(sop_copy, run_dir, 
     image = next(sop_copy.rglob("15_1.jpg"))
     shutil.copyfile(next(sop_copy.rglob("14_1.jpg")), image)
     assert not again() and again()
-    weights = torch.load(run_dir / "last.pt", weights_only=True)
+    weights = torch.load(finished_run / "last.pt", weights_only=True)
     weights["model"]["backbone.conv1.bias"] += 1e-3
     torch.save(weights, tmp_path / "other.pt")
     same = {"pretrained_model": tmp_path / "other.pt", "model": "Tiny", "image_shape": "3,32,32"}
@@ -178,12 +167,12 @@ def test_the_cache_is_used_for_the_same_and_for_nothing_else(sop_copy, run_dir, 
     assert not again() and again()
 
 
-def test_other_ways_to_embed_give_nearly_the_same(sop_tree, run_dir, tmp_path):
+def test_other_ways_to_embed_give_nearly_the_same(sop_tree, finished_run, tmp_path):
     """bf16 and OpenVINO: the model's own fingerprint, and embeddings of their own that point the same way."""
 
     def embedded(**flags):
         file = tmp_path / "x.npz"
-        flags |= {"data_dir": sop_tree, "pretrained_model": run_dir, "save_embeddings": file, **CPU}
+        flags |= {"data_dir": sop_tree, "pretrained_model": finished_run, "save_embeddings": file, **CPU}
         _, result = evaluate(tmp_path, **flags)
         saved = dict(np.load(file))
         return torch.from_numpy(saved["embeddings"]), str(saved["model"]), result
@@ -245,9 +234,9 @@ def test_broken_embedding_files(tmp_path, arrays, sentence):
         evaluate(tmp_path / "out", embeddings=tmp_path / "x.npz")
 
 
-def test_report_is_one_page(sop_tree, run_dir, tmp_path):
+def test_report_is_one_page(sop_tree, finished_run, tmp_path):
     """The page holds this evaluation's figures and look-alikes in the list it is held against."""
-    flags = {"data_dir": sop_tree, "pretrained_model": run_dir, "leaks_from": "Ebay_train.txt", **CPU}
+    flags = {"data_dir": sop_tree, "pretrained_model": finished_run, "leaks_from": "Ebay_train.txt", **CPU}
     printed, result = evaluate(tmp_path, **flags, report=tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     data = json.loads(re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', page, re.S)[1])

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from runs import SCRIPTS, as_line, read_json, run, tiny_backbone, train_flags
+from runs import SCRIPTS, as_line, read_json, run
 
 from embedding import load_embeddings
 from engine import options
@@ -26,18 +26,7 @@ ROOT = Path(__file__).parents[1]
 CPU = {"use_gpu": False, "num_workers": 0, "batch_size": 8}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with tiny_backbone():
-        yield
-
-
-@pytest.fixture(scope="module")
-def trained(sop_tree, tmp_path_factory):
-    """The folder of a stage 1 run of three steps. Read only."""
-    run_dir = tmp_path_factory.mktemp("run") / "softmax"
-    run("train_elem", train_flags(sop_tree, run_dir))
-    return run_dir
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.fixture(params=BACKENDS.names())
@@ -55,9 +44,9 @@ def infer(*inputs, **flags):
 
 
 @pytest.fixture
-def index(sop_tree, trained, tmp_path):
+def index(sop_tree, finished_run, tmp_path):
     """An index of the 30 test images, by the exact backend."""
-    infer(data_dir=sop_tree, pretrained_model=trained, build_index=tmp_path / "index")
+    infer(data_dir=sop_tree, pretrained_model=finished_run, build_index=tmp_path / "index")
     return tmp_path / "index"
 
 
@@ -87,14 +76,14 @@ def table(printed):
     return [(int(rank), float(score), label, path) for rank, score, label, path in rows]
 
 
-def test_build_search_add_delete(backend, sop_tree, trained, tmp_path, monkeypatch):
+def test_build_search_add_delete(backend, sop_tree, finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(sop_tree, "shop")
-    printed = infer(data_dir="shop", pretrained_model=trained, build_index="index", backend=backend, batch_size=7)
+    printed = infer(data_dir="shop", pretrained_model=finished_run, build_index="index", backend=backend, batch_size=7)
     assert printed.endswith(f"30 images in index, backend {backend}\n") and "Test-0" not in printed
     query = sorted(Path("shop").glob("*/1[1-9]_0.jpg"))[0]
     printed = infer(query, search="index", k=4)
-    assert f"--pretrained_model={trained} taken from index" in printed
+    assert f"--pretrained_model={finished_run} taken from index" in printed
     hits = table(printed)
     assert hits[0][0] == 1 and hits[0][1] == 1 and hits[0][3] == str(query) and len(hits) == 4
     assert [hit[1] for hit in hits] == sorted((hit[1] for hit in hits), reverse=True)
@@ -109,9 +98,11 @@ def test_build_search_add_delete(backend, sop_tree, trained, tmp_path, monkeypat
     assert found and not [path for _, _, _, path in found if "cross_final" in path or path == str(query)]
 
 
-def test_hits_are_those_of_the_embeddings(backend, sop_tree, trained, tmp_path):
+def test_hits_are_those_of_the_embeddings(backend, sop_tree, finished_run, tmp_path):
     files = [tmp_path / "x.npz", tmp_path / "hits.json"]
-    infer(data_dir=sop_tree, pretrained_model=trained, build_index=tmp_path / "i", backend=backend, output=files[0])
+    infer(
+        data_dir=sop_tree, pretrained_model=finished_run, build_index=tmp_path / "i", backend=backend, output=files[0]
+    )
     images, embeddings, card = load_embeddings(files[0])
     assert card == Index.open(tmp_path / "i").card["fingerprint"] and len(images) == 30
     printed = infer(data_dir=sop_tree, search=tmp_path / "i", output=files[1], k=30, **{"input": "Ebay_test.txt"})
@@ -128,9 +119,9 @@ def test_hits_are_those_of_the_embeddings(backend, sop_tree, trained, tmp_path):
         assert [hit["path"] for hit in answer["hits"]] == [os.path.abspath(images.paths[i]) for i in ids]
 
 
-def test_an_index_is_replaced_only_when_asked(sentence, index, sop_tree, trained):
+def test_an_index_is_replaced_only_when_asked(sentence, index, sop_tree, finished_run):
     before = contents(index)
-    flags = {"data_dir": sop_tree, "pretrained_model": trained, "build_index": index}
+    flags = {"data_dir": sop_tree, "pretrained_model": finished_run, "build_index": index}
     assert "already holds an index; add to it, or replace it with --overwrite=True" in sentence(**flags)
     assert contents(index) == before
     folder = sorted(path for path in sop_tree.iterdir() if path.is_dir())[0]
@@ -138,10 +129,10 @@ def test_an_index_is_replaced_only_when_asked(sentence, index, sop_tree, trained
     assert len(Index.open(index)) == len(list(folder.iterdir())) and set(Index.open(index).rows.labels.tolist()) == {-1}
 
 
-def test_options_of_a_backend_are_flags(sop_tree, trained, tmp_path):
+def test_options_of_a_backend_are_flags(sop_tree, finished_run, tmp_path):
     pytest.importorskip("faiss")
     flags = {"backend": "faiss", "faiss_kind": "ivf", "lists": 2, "probes": 1}
-    printed = infer(data_dir=sop_tree, pretrained_model=trained, build_index=tmp_path / "i", **flags)
+    printed = infer(data_dir=sop_tree, pretrained_model=finished_run, build_index=tmp_path / "i", **flags)
     card = Index.open(tmp_path / "i").card
     assert card["options"] == {"faiss_kind": "ivf", "lists": 2, "probes": 1, "code_bytes": 0, "links": 32}
     assert f"recall@10 against exact search: {card['recall']['value']:.4f} (30 queries)" in printed
@@ -165,8 +156,8 @@ def test_both_outputs_of_a_search(index, sop_tree, tmp_path):
     assert printed.endswith(f"written: {', '.join(files)}\n") and all(Path(file).is_file() for file in files)
 
 
-def test_images_that_have_moved_are_named_when_a_picture_needs_them(sentence, sop_copy, trained, tmp_path):
-    infer(data_dir=sop_copy, pretrained_model=trained, build_index=tmp_path / "i")
+def test_images_that_have_moved_are_named_when_a_picture_needs_them(sentence, sop_copy, finished_run, tmp_path):
+    infer(data_dir=sop_copy, pretrained_model=finished_run, build_index=tmp_path / "i")
     query = sorted(sop_copy.glob("*/1[1-9]_0.jpg"))[0]
     shutil.copy(query, tmp_path / "query.jpg")
     query.rename(tmp_path / "moved.jpg")
@@ -176,10 +167,10 @@ def test_images_that_have_moved_are_named_when_a_picture_needs_them(sentence, so
     assert (tmp_path / "h.json").is_file() and not (tmp_path / "h.png").exists()
 
 
-def test_the_model_is_the_cards_unless_given(sentence, index, sop_tree, trained, tmp_path):
+def test_the_model_is_the_cards_unless_given(sentence, index, sop_tree, finished_run, tmp_path):
     query, before = sorted(sop_tree.glob("*/1*_0.jpg"))[0], contents(index)
-    assert table(infer(query, search=index, pretrained_model=trained))
-    other = shutil.copytree(trained, tmp_path / "other")
+    assert table(infer(query, search=index, pretrained_model=finished_run))
+    other = shutil.copytree(finished_run, tmp_path / "other")
     state = torch.load(other / "last.pt", weights_only=True)
     state["model"]["backbone.conv1.weight"][0, 0, 0, 0] += 1
     torch.save(state, other / "last.pt")
@@ -200,8 +191,8 @@ def test_the_same_weights_embedded_another_way_are_the_same_model(index, sop_tre
     assert hits[0][1] >= 0.999 and "images added" in infer(query, add_to=index, **way)
 
 
-def test_a_model_that_is_gone_or_changed(sentence, sop_tree, trained, tmp_path):
-    model = shutil.copytree(trained, tmp_path / "model")
+def test_a_model_that_is_gone_or_changed(sentence, sop_tree, finished_run, tmp_path):
+    model = shutil.copytree(finished_run, tmp_path / "model")
     infer(data_dir=sop_tree, pretrained_model=model, build_index=tmp_path / "i")
     query = sorted(sop_tree.glob("*/1*_0.jpg"))[0]
     state = torch.load(model / "last.pt", weights_only=True)
@@ -228,10 +219,10 @@ def test_tables_of_many_queries_are_left_out(index, sop_tree, tmp_path, monkeypa
     assert [len(answer["hits"]) for answer in read_json(tmp_path / "hits.json")] == [30] * 30
 
 
-def test_many_features_are_not_printed(sop_tree, trained, tmp_path, monkeypatch):
+def test_many_features_are_not_printed(sop_tree, finished_run, tmp_path, monkeypatch):
     monkeypatch.setattr("infer.PRINTED", 5)
     files = [str(tmp_path / "x.npz"), str(tmp_path / "x.json")]
-    line = as_line({**CPU, "data_dir": sop_tree, "pretrained_model": trained})
+    line = as_line({**CPU, "data_dir": sop_tree, "pretrained_model": finished_run})
     printed = run("infer", [*line, "--scores", "--output", *files])
     assert len(re.findall("Test-.*-feature", printed)) == len(re.findall("Test-.*-scores", printed)) == 5
     assert printed.endswith(f"30 images, 8 numbers each, written: {', '.join(files)}\n")
@@ -276,14 +267,14 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("flags, words", [(flags, words) for flags, *words in MISTAKES])
-def test_mistaken_flag(sentence, index, sop_tree, trained, tmp_path, monkeypatch, flags, words):
+def test_mistaken_flag(sentence, index, sop_tree, finished_run, tmp_path, monkeypatch, flags, words):
     if flags.get("backend") == "faiss":
         pytest.importorskip("faiss")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     (tmp_path / "photos").mkdir()
     query = shutil.copy(sorted(sop_tree.glob("*/1*_0.jpg"))[0], tmp_path / "photos" / "q.jpg")
-    flags = {"data_dir": sop_tree, "pretrained_model": trained, **flags}
+    flags = {"data_dir": sop_tree, "pretrained_model": finished_run, **flags}
     if flags.get("input") == "q":
         flags["input"] = query
     before = contents(tmp_path)
@@ -298,8 +289,8 @@ def test_an_empty_index_says_so(sentence, index, sop_tree):
     assert sentence(query, search=index) == f"index {str(index)!r} is empty: there is nothing to find"
 
 
-def test_broken_embeddings_are_named_by_path(sentence, sop_tree, trained, tmp_path):
-    broken = shutil.copytree(trained, tmp_path / "broken")
+def test_broken_embeddings_are_named_by_path(sentence, sop_tree, finished_run, tmp_path):
+    broken = shutil.copytree(finished_run, tmp_path / "broken")
     state = torch.load(broken / "last.pt", weights_only=True)
     state["model"]["backbone.bn1.bias"][0] = float("nan")
     torch.save(state, broken / "last.pt")

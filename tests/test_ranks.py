@@ -13,6 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from processes import LAUNCHED
 from runs import read_json, read_metrics, run, tiny_backbone, train_flags
 from torch import nn
 
@@ -22,8 +23,6 @@ from errors import InputError
 from losses import LOSSES
 from samplers import InOrder, PKSampler, Shard
 from storage import RowFile
-
-LAUNCHED = Path(__file__).with_name("launched.py")
 
 
 def torchrun(number, script, *line, restarts=0, **environment):

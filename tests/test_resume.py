@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from runs import read_json, read_metrics, run, tiny_backbone, train_flags
+from runs import read_json, read_metrics, run, train_flags
 
 from losses import LOSSES
 
@@ -16,10 +16,7 @@ CASES += [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with tiny_backbone():
-        yield
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import recall
-from runs import SCRIPTS, as_line, read_json, read_metrics, run, tiny_backbone, train_flags
+from runs import SCRIPTS, as_line, read_json, read_metrics, run, train_flags
 
 from losses import LOSSES
 
@@ -25,10 +25,7 @@ STAMP = r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] "
 NUMBER = r"-?[\d.]+(e[+-]\d+)?"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with tiny_backbone():
-        yield
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from runs import as_line, run, tiny_backbone, train_flags
+from runs import as_line, run, train_flags
 from test_download_sop import archive, assert_whole, folder  # noqa: F401 (fixtures)
 from test_download_sop import run as download_sop
 
@@ -23,8 +23,10 @@ from retrieval.results import RetrievalResults
 from session import read_model_flags
 from storage import read_npy, read_npz
 
-
-pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Validating sparse tensor")
+pytestmark = [
+    pytest.mark.usefixtures("tiny"),
+    pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Validating sparse tensor"),
+]
 
 
 class Trap:
@@ -43,20 +45,6 @@ def witness(tmp_path):
     path = tmp_path / "witness"
     yield path
     assert not path.exists(), "the file ran code"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with tiny_backbone():
-        yield
-
-
-@pytest.fixture(scope="module")
-def finished_run(sop_tree, tmp_path_factory):
-    """The folder of a stage 1 run of three steps. Read only."""
-    run_dir = tmp_path_factory.mktemp("run") / "softmax"
-    run("train_elem", train_flags(sop_tree, run_dir))
-    return run_dir
 
 
 def test_the_trap_works(witness):
