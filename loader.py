@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from cache import ByteCache
-from decoding import open_image
+from cache import Cache
+from decoding import cut, open_image
 from engine.stop import leave_the_group
 from errors import InputError
 from samplers import Draw
@@ -28,7 +28,8 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, draw):
         path, box = self.images.paths[draw.index], self.images.box_of(draw.index)
-        image = open_image(self.decode, self.cache.read(path), path, box)
+        read = self.cache.read(path)
+        image = open_image(self.decode, read, path, box) if self.cache.kind == "encoded" else cut(read, path, box)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(draw.seed)
             return self.transform(image), self.labels[draw.index], draw.index
@@ -137,17 +138,19 @@ def open_loader(
     pin_memory=False,
     decode="exact",
     cache_bytes=0,
+    cache_kind="encoded",
     on_bad=None,
 ):
     """A loader over `batches` (an iterable of lists of Draw), decoding in `num_workers` processes (or "auto").
 
     decode: how a JPEG is opened (decoding.open_image); anything but "exact" needs a transform that crops.
-    cache_bytes: memory for encoded images, shared by the processes. on_bad: None, and an image that cannot be read is
-    an InputError; or a function of its index and a sentence, called in every batch that has to do without it.
+    cache_bytes: memory, shared by the processes, for images of `cache_kind`, encoded or decoded (cache.py); the second
+    opens all of them whole, kept or not. on_bad: None, and an image that cannot be read is an InputError; or a function
+    of its index and a sentence, called in every batch that has to do without it.
     The processes live as long as one pass over `batches`, so an endless one, as in training, keeps them. Tests start
     theirs anew: idle ones would hold on to the training process's memory as it was when they were forked.
     """
-    settings = images, labels, transform, decode, ByteCache(images.paths, cache_bytes)
+    settings = images, labels, transform, decode, Cache(cache_kind, images.paths, cache_bytes)
     loader = DataLoader(
         (ForgivingDataset if on_bad else ImageDataset)(*settings),
         batch_sampler=batches,

@@ -161,7 +161,8 @@ def open_train_loader(args, images, labels, flags, batches, decode, on_bad, devi
     height, width = flags["image_shape"][1:]
     transform = TrainTransform(height, width, flags["resize_short_size"], args.augment, args.crop_scale)
     loading = {"decode": decode if "crop" in args.augment else "exact"}  # only a crop can do with a coarser picture
-    loading |= {"cache_bytes": args.cache_bytes, "on_bad": on_bad if args.on_bad_image == "skip" else None}
+    loading |= {"cache_bytes": args.cache_bytes, "cache_kind": args.cache_kind}
+    loading |= {"on_bad": on_bad if args.on_bad_image == "skip" else None}
     return open_loader(images, labels, transform, batches, args.num_workers, device.type == "cuda", **loading)
 
 

@@ -7,6 +7,7 @@ python train_elem.py --checkpoint=output
 
 from functools import partial
 
+from cache import CACHE_KINDS
 from decoding import DECODERS
 from engine import options
 from engine.flag_types import boolean, count, number
@@ -35,7 +36,7 @@ def parse(argv):
     parser = options.new_parser(__doc__)
     options.add_loss_flags(parser, LOSSES, loss_name, "elem")
     options.add_training_model_flags(parser, BACKBONES, POOLINGS)
-    options.add_train_data_flags(parser, parse_augment, DECODERS)
+    options.add_train_data_flags(parser, parse_augment, DECODERS, CACHE_KINDS)
     optimisation = options.add_optimiser_flags(parser)
     optimisation.add_argument(
         "--class_lr", type=number(0), help="learning rate of the loss's own weights (default: --lr)"

@@ -6,6 +6,7 @@ python train_pair.py --checkpoint=output/arc+eml
 
 from functools import partial
 
+from cache import CACHE_KINDS
 from decoding import DECODERS
 from engine import options
 from losses import LOSSES
@@ -35,7 +36,7 @@ def parse(argv):
         "--samples_each_class", type=int, default=2, help="images of each label in a batch (not triplet)"
     )
     options.add_training_model_flags(parser, BACKBONES, POOLINGS)
-    options.add_train_data_flags(parser, parse_augment, DECODERS)
+    options.add_train_data_flags(parser, parse_augment, DECODERS, CACHE_KINDS)
     options.add_optimiser_flags(parser)
     options.add_device_flags(parser, precision="auto")
     options.add_run_flags(parser)

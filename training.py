@@ -61,7 +61,7 @@ class Training:
         self.lists = {"train": list_facts(self.train), "test": list_facts(self.test)}
         self.labels, self.num_classes = reader.class_codes(self.train)
         self.flags = model_flags(args)
-        self.decode = choose_decoder(args.decode)
+        self.decode = choose_decoder(args.decode, args.cache_kind)
         source = None if self.checkpoint else args.pretrained_model
         objective = build_objective(args, self.flags, self.num_classes, stage, source, self.in_parts)
         self.objective = objective.to(self.device)

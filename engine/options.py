@@ -41,7 +41,7 @@ def add_data_flags(parser):
     return group
 
 
-def add_train_data_flags(parser, parse_augment, decoders):
+def add_train_data_flags(parser, parse_augment, decoders, cache_kinds):
     group = add_data_flags(parser)
     group.add_argument("--train_list", default="Ebay_train.txt", help="SOP list or csv of the training images")
     group.add_argument(
@@ -52,7 +52,9 @@ def add_train_data_flags(parser, parse_augment, decoders):
     )
     group.add_argument("--crop_scale", type=fractions, default=(0.08, 1.0), help="share of the area that crop keeps")
     group.add_argument("--decode", type=one_of(decoders), default="auto", help=f"JPEGs: one of {', '.join(decoders)}")
-    group.add_argument("--cache_bytes", type=byte_size, default=0, help="memory for encoded train images, as 2GB")
+    group.add_argument("--cache_bytes", type=byte_size, default=0, help="memory that keeps train images, as 2GB")
+    kinds = one_of(cache_kinds)
+    group.add_argument("--cache_kind", type=kinds, default="encoded", help="how: encoded; or decoded, for small sets")
     bad = one_of(("stop", "skip"))
     group.add_argument("--on_bad_image", type=bad, default="stop", help="stop, or skip: another one takes its place")
     group.add_argument("--train_batch_size", type=positive, help="images in a training batch")

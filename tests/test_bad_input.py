@@ -117,6 +117,8 @@ MISTAKES = [
     ("train", {"test_batch_size": 0}, "test_batch_size", "'0' is not an integer above 0"),
     ("train", {"lr_steps": "5,-5"}, "lr_steps", "'5,-5' is not a list of steps from 0 on"),
     ("train", {"lr": "nan"}, "'nan' is not a number above 0"),
+    ("train", {"cache_kind": "decode"}, "'decode' is not one of encoded, decoded. Did you mean 'decoded'?"),
+    ("train", {"cache_kind": "decoded", "decode": "opencv"}, "--cache_kind=decoded keeps whole images"),
     ("train", {"cache_bytes": "2 big"}, "'2 big' is not a size such as 500MB or 2GB"),
     ("train", {"decode": "pil"}, "'pil' is not one of auto, exact, opencv, simplejpeg"),
     ("train", {"on_bad_image": "ski"}, "'ski' is not one of stop, skip. Did you mean 'skip'?"),

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "parsing": {"errors"},
     "checking": {"errors", "decoding"},
     "reader": {"errors", "decoding", "parsing", "checking"},
-    "cache": {"reader"},
+    "cache": {"headers", "reader"},
     "storage": {"errors"},
     "retrieval": {"errors", "registry", "retrieval", "storage"},
     "engine": {"errors", "engine", "retrieval", "storage"},
