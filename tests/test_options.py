@@ -15,7 +15,7 @@ from retrieval.postprocess import POSTPROCESSORS
 from transforms import AUGMENTATIONS, parse_augment
 
 ROOT = Path(__file__).parents[1]
-MOST_FLAGS = 57
+MOST_FLAGS = 58
 CHOICES = [("eval", None), ("infer", None)]
 CHOICES += [(f"train_{LOSSES.fact(name, 'stage')}", name) for name in LOSSES.names()]
 # Read by engine/options.py itself, or accepted for the ancestor's recipes only.
