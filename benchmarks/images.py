@@ -6,11 +6,13 @@
 
 The JPEGs are made here, 500 to 800 pixels a side: A like dense photographs (quality 90 to 95), B like Stanford Online
 Products, a thing on white (quality 70 to 80). All contenders cut the same crops; ours draw them within their time, too.
-Likeness is to --decode=exact, over all images and the least of one: edges of a crop that is decoded at 1/2 are rounded to
-its pixels, and such a shift by half of one is what most of the difference is.
+Likeness is to --decode=exact, over all images and the least of one: edges of a crop that is decoded at 1/2 are rounded
+to its pixels, and such a shift by half of one is what most of the difference is.
 """
 
 import argparse
+import cProfile
+import pstats
 import statistics
 import sys
 import tempfile
@@ -161,6 +163,27 @@ def measure(paths, transform, rounds):
     return figures
 
 
+STAGES = {
+    "read the file": ["fromfile"],
+    "decode": ["<imdecode>", "_simplejpeg"],
+    "resize": ["<resize>"],
+    "flip, exchange colours": ["<cvtColor>", "<flip>"],
+}
+
+
+def stage_table(paths, transform, decode):
+    """Where one pass by `decode` spends its time, by the profiler, which itself adds to the rest."""
+    profile = cProfile.Profile()
+    profile.runcall(lambda: list(ours(paths, transform, decode)))
+    found = {name: 0.0 for name in (*STAGES, "rest: header, draws, Python")}
+    for (_, _, function), (_, _, seconds, _, _) in pstats.Stats(profile).stats.items():
+        stage = next((name for name, words in STAGES.items() if any(word in function for word in words)), None)
+        found[stage or list(found)[-1]] += seconds
+    total = sum(found.values())
+    rows = [[name, f"{1e6 * own / len(paths):.0f}", f"{100 * own / total:.0f}"] for name, own in found.items()]
+    return markdown([f"--decode={decode}", "µs an image", "%"], rows)
+
+
 def feed(paths, transform, num_workers, batches):
     """Images a second that `num_workers` processes feed, counted from the first batch on."""
     size = min(32, len(paths))
@@ -217,9 +240,11 @@ def main(argv=None):
             figures = measure(paths, transform, args.rounds)
             parts.append(f"### Set {name}: {len(paths)} JPEGs of {size:.0f} kB\n\n{set_table(figures, len(paths))}")
             rates, table = feed_table(paths, transform, args.rounds, args.batches)
+            stages = [stage_table(paths, transform, decode) for decode in ("opencv", "simplejpeg")]
+            parts.append("\n\n".join(["Where the time goes, by the profiler:", *stages]))
             parts.append(f"Fed by worker processes, --decode={choose_decoder('auto')}:\n\n{table}")
             result["sets"][name] = {"kilobytes": size, "contenders": figures, "workers": rates}
-            print("\n\n".join(parts[-2:]), flush=True)
+            print("\n\n".join(parts[-3:]), flush=True)
     write(args.output, "images", result, "\n\n".join(parts))
 
 

@@ -3,8 +3,8 @@
     python benchmarks/pairs.py                                 # two minutes on 2 cores
     python benchmarks/pairs.py --sizes=160 --rounds=1
 
-512 dimensions, 4 images a label (triplets for the loss that takes them). The bare Gram matrix is X X^T and the two
-products that carry a gradient back through it.
+512 dimensions, 4 images a label (triplets for the loss that takes them; 2 for npairs, of which its peer takes no more).
+The bare Gram matrix is X X^T and the two products that carry a gradient back through it.
 """
 
 import argparse
@@ -93,9 +93,10 @@ def contenders(size):
     generator = torch.Generator().manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(size, WIDTH, generator=generator)).requires_grad_()
     labels = {"pk": torch.arange(size) // IMAGES, "triplet": torch.tensor([0, 0, 1]).repeat(size // 3)}
+    couples = torch.arange(size) // 2
     found = {"bare Gram matrix": repeated(gram(rows))}
     for name in LOSSES.names(stage="pair"):
-        own = labels[LOSSES.fact(name, "batch")]
+        own = couples if name == "npairs" else labels[LOSSES.fact(name, "batch")]
         found[f"ours: {name}"] = repeated(gradient(LOSSES[name](), rows[: len(own)].detach().requires_grad_(), own))
     for name, make in peers().items():
         try:
@@ -103,7 +104,7 @@ def contenders(size):
         except ImportError as error:
             print(f"left out: {name} ({error})", flush=True)
             continue
-        found[name] = repeated(gradient(loss, rows, labels["pk"]))
+        found[name] = repeated(gradient(loss, rows, couples if "NPairs" in name else labels["pk"]))
     return found
 
 

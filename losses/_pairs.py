@@ -78,10 +78,10 @@ class LogMeanExps(torch.autograd.Function):
     def backward(ctx, farness, nearness, *_):
         points, labels, far, near = ctx.saved_tensors
         pulled, columns, gradient = torch.zeros_like(far), torch.zeros_like(far), torch.zeros_like(points)
-        for rows, distances, positives, negatives in distance_blocks(points, labels):
+        for rows, distances, _, negatives in distance_blocks(points, labels):
             shares = torch.where(negatives, -distances - near[rows, None], distances.sub_(far[rows, None])).exp_()
             shares.mul_(torch.where(negatives, -nearness[rows, None], farness[rows, None]))
-            shares = torch.where(positives | negatives, shares, 0)
+            shares.diagonal(rows.start).fill_(0)  # a row is no partner of its own
             pulled[rows] = shares.sum(1)
             columns += shares.sum(0)
             gradient[rows] -= shares @ points

@@ -1,4 +1,4 @@
-"""What several losses need: checked float32 input, unit vectors, squared distances, masks of pairs."""
+"""What several losses need: checked float32 input, unit vectors."""
 
 import functools
 import math
@@ -76,27 +76,3 @@ def lengths(rows):
     """Divisors (N,) that scale rows (N, D) to length one: their lengths, or infinity below 1e-12."""
     found = torch.linalg.vector_norm(rows, dim=1)
     return torch.where(found > SHORTEST, found, math.inf)
-
-
-def squared_distances(embeddings):
-    """Squared Euclidean distances (B, B) between all rows of `embeddings` (B, D), never negative."""
-    # Moving the origin into the middle leaves distances and gradients alone and takes most of the rounding away.
-    centred = embeddings - embeddings.detach().mean(0)
-    squares = centred.square().sum(1)
-    return (squares[:, None] + squares - 2 * centred @ centred.T).clamp_min(0)
-
-
-def pair_masks(labels):
-    """Boolean (B, B) masks of the positive pairs (same label, another row) and of the negative pairs.
-
-    On the CPU raises InputError when the batch has none of either, since it would train on nonsense in silence;
-    elsewhere reading that back would stall the device in every step, and the samplers make no such batch.
-    """
-    same = labels[:, None] == labels
-    negatives = ~same
-    positives = same.fill_diagonal_(False)
-    if labels.device.type == "cpu" and not positives.any():
-        raise InputError(f"no label occurs twice among the {len(labels)} rows; a pair loss needs two images of a label")
-    if labels.device.type == "cpu" and not negatives.any():
-        raise InputError(f"all {len(labels)} rows have label {labels[0]}; a pair loss needs two labels in a batch")
-    return positives, negatives

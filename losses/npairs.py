@@ -5,7 +5,8 @@ from torch import nn
 
 from errors import InputError
 from losses import LOSSES
-from losses._shared import check_option, full_precision, pair_masks
+from losses._pairs import pair_counts
+from losses._shared import check_option, full_precision
 
 
 @LOSSES.register("npairs", stage="pair", batch="pk")
@@ -36,23 +37,27 @@ class NpairsLoss(nn.Module):
     @full_precision
     def forward(self, embeddings, labels):
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError unless two labels have a pair each."""
-        pairs, _ = pair_masks(labels)
-        later = pairs.tril().any(1)
-        first = pairs.any(1) & ~later
-        anchors, positives = self.feature_scale * embeddings[first], self.feature_scale * embeddings[later]
-        if len(anchors) < 2:
+        positives, _ = pair_counts(labels)
+        ordered, order = labels.sort(stable=True)
+        begins = torch.ones_like(ordered, dtype=torch.bool)
+        begins[1:] = ordered[1:] != ordered[:-1]
+        is_anchor = begins & (positives[order] > 0)
+        first, later = order[is_anchor], order[~begins]
+        if len(first) < 2:
             raise InputError(f"only label {labels[first].item()} occurs twice; the npairs loss needs two such labels")
-        similarities = anchors @ positives.T
-        same = labels[first][:, None] == labels[later]
-        counts = same.sum(1)
-        own_sums = torch.where(same, similarities, 0).sum(1)
+        own = is_anchor.cumsum(0)[~begins] - 1  # the anchor of each positive
+        counts = positives[first]
+        similarities = self.feature_scale * embeddings[first] @ (self.feature_scale * embeddings[later]).T
+        own_similarities = similarities.gather(0, own[None])[0]
+        own_sums = torch.zeros_like(counts, dtype=similarities.dtype).index_add(0, own, own_similarities)
         cross_entropy = (similarities.logsumexp(1) - own_sums / counts).mean()
         regularisation = 0.5 * self.npairs_reg_lambda * embeddings.square().sum(1).mean()
-        best_is_own = same.gather(1, similarities.detach().argmax(1, keepdim=True))
-        own, pairs = own_sums.detach().sum(), counts.sum()
+        seen = similarities.detach()
+        missed = own[seen.argmax(1)] != torch.arange(len(first), device=own.device)
+        own_sum, pairs = own_sums.detach().sum(), len(later)
         self.logs = {
-            "active_share": 1 - best_is_own.float().mean(),
-            "positive_similarity": own / pairs,
-            "negative_similarity": (similarities.detach().sum() - own) / (same.numel() - pairs),
+            "active_share": missed.float().mean(),
+            "positive_similarity": own_sum / pairs,
+            "negative_similarity": (seen.sum() - own_sum) / (seen.numel() - pairs),
         }
         return cross_entropy + regularisation
