@@ -23,6 +23,7 @@ from models.export import CARD
 from models.pretrained import weights_file
 from retrieval import Task
 from retrieval.ranks import positive_ranks
+from retrieval.shards import Shard
 from samplers import InOrder
 from transforms import TestTransform, TrainTransform
 
@@ -185,15 +186,19 @@ def refuse_other_lists(now, before):
 def task_of(embeddings, images, device):
     """The list's queries against its gallery, as a retrieval Task; an image without a sequence is one of its own.
 
-    device: the one in use; the search runs there if it can (engine/device.py).
+    embeddings: (N, D), or this rank's Shard of them, which the Task only stands around. device: the one in use; the
+    search runs there if it can (engine/device.py).
     """
+    if isinstance(embeddings, Shard):
+        table = embeddings.stand_in()
+    else:
+        table = embeddings.to(search_device(device, embeddings))
     sequences = images.sequences
     if sequences is not None:
         own = np.array([f"image {i}" for i in range(len(images))])
         sequences = np.where(sequences == "", own, np.char.add("sequence ", sequences.astype(str)))
     flags = {"is_query": images.is_query, "is_gallery": images.is_gallery}
-    embeddings = embeddings.to(search_device(device, embeddings))
-    return Task.of(embeddings, images.labels, **flags, sequences=sequences, categories=images.categories)
+    return Task.of(table, images.labels, **flags, sequences=sequences, categories=images.categories)
 
 
 def recalls(embeddings, images, device):
