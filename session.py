@@ -112,9 +112,11 @@ def build_objective(args, flags, num_classes, stage, source, in_parts):
     facts = {"embedding_size": model.embedding_size, "num_classes": num_classes}
     facts = {name: facts[name] for name in LOSSES.requirements(args.loss_name)}
     options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
-    loss = LOSSES[args.loss_name](**facts, **options)
     if in_parts:
-        loss.take_part(ranks.share(num_classes), ranks.total, ranks.highest)
+        part = ranks.share(num_classes), ranks.total, ranks.highest
+        loss = LOSSES[args.loss_name].of_part(*part, **facts, **options)
+    else:
+        loss = LOSSES[args.loss_name](**facts, **options)
     if args.sync_bn and ranks.count() > 1:
         synchronise(model)
     objective = Objective(model, loss, batch_recall=stage == "pair", part_of_loss=in_parts)

@@ -65,10 +65,12 @@ def train(name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shar
     images = (torch.rand(IMAGES, 3, 12, 12) * torch.linspace(10, 255, IMAGES)[:, None, None, None]).byte()
     labels = np.arange(IMAGES) % LABELS * (CLASSES // LABELS)
     facts = {"embedding_size": 6, "num_classes": CLASSES}
-    loss = LOSSES[name](**{fact: facts[fact] for fact in LOSSES.requirements(name)}, **options)
+    settings = {fact: facts[fact] for fact in LOSSES.requirements(name)} | options
     in_parts = shard_classes and ranks.count() > 1
     if in_parts:
-        loss.take_part(ranks.share(CLASSES), ranks.total, ranks.highest)
+        loss = LOSSES[name].of_part(ranks.share(CLASSES), ranks.total, ranks.highest, **settings)
+    else:
+        loss = LOSSES[name](**settings)
     objective = Objective(Net(), loss, part_of_loss=in_parts).double()
     optimiser = build_optimiser("momentum", objective.model, loss, 0.1, class_lr=0.5)
     if sync_bn and ranks.count() > 1:

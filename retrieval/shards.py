@@ -1,4 +1,4 @@
-"""A gallery cut over several ranks, each of which keeps its part: the queries travel, and what the parts find is merged.
+"""A gallery cut over several ranks, each of which keeps its part: queries travel, and what the parts find is merged.
 
 No rank ever has the embeddings of all. Every search and count is exact within a part, scores are the same numbers
 wherever they are made (retrieval/space.py), and equal ones go by the row in the whole list: so figures are those of one
