@@ -177,7 +177,7 @@ def weights_table(counts):
 
 
 def class_steps():
-    """Two steps of arcmargin over MANY classes, a part of them on each rank: MB of its weights, seconds of the second."""
+    """Two steps of arcmargin over MANY classes, a part on each rank: MB of its weights, seconds of the second step."""
     settings = {"embedding_size": WIDTH, "num_classes": MANY}
     kind, part = LOSSES["arcmargin"], (ranks.share(MANY), ranks.total, ranks.highest)
     loss = kind.of_part(*part, **settings) if ranks.count() > 1 else kind(**settings)
