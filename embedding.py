@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from engine import ranks
-from engine.embed import embed, embed_batches
+from engine.embed import embed, embed_batches, embed_own
 from engine.run import PACKAGES, say
+from engine.shard import open_shard
 from errors import InputError
 from reader import ImageList
 from storage import RowFile, read_npz, replacing, write_npz
@@ -43,27 +44,42 @@ def embed_list(images, loader, model, device, made, cache=None):
     them from if it holds those of the same packages, image contents and `made`, and to write them to if not; None for
     neither. Several ranks share the work, and the first returns all of it, the others None.
     """
-    kept, key = {}, None
-    if cache is not None and ranks.first():
-        facts = {**made, "device": device.type, "images": _contents(images)}
-        facts |= {name: version(name) for name in (*PACKAGES, made["runtime"])}
-        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        kept = _read_cache(cache)
-    if ranks.first_says(key is not None and str(kept.get("key")) == key):
-        say(f"embeddings taken from {cache} (same weights, transform and images)")
-        return torch.from_numpy(kept["embeddings"]) if ranks.first() else None
+    kept, key = _look_up(cache, images, device, made) if ranks.first() else (None, None)
+    if ranks.first_says(kept is not None):
+        return kept
     embeddings = embed(model, loader, device)
-    if cache is not None and ranks.first():
+    if key is not None:
         write_npz(cache, {"key": np.array(key), "embeddings": embeddings.numpy()})
     return embeddings
 
 
-def _read_cache(file):
-    """What a cache holds; nothing for one that is not there or cannot be read."""
+def embed_shard(images, loader, model, device, made, cache=None):
+    """As embed_list, but each rank keeps those that it makes: its Shard. Each has a cache of its own beside `cache`."""
+    rows = loader.batch_sampler.rows()
+    if cache is not None:
+        cache = cache.with_name(f"{cache.stem}_{ranks.rank()}_of_{ranks.count()}{cache.suffix}")
+    kept, key = _look_up(cache, images.take(rows), device, made)
+    embeddings = embed_own(model, loader, device) if kept is None else kept
+    if kept is None and key is not None:
+        write_npz(cache, {"key": np.array(key), "embeddings": embeddings.numpy()})
+    return open_shard(embeddings, torch.from_numpy(rows), len(images), device)
+
+
+def _look_up(cache, images, device, made):
+    """(embeddings that a cache holds of the images, or None; the key to keep them under, None without a cache)."""
+    if cache is None:
+        return None, None
+    facts = {**made, "device": device.type, "images": _contents(images)}
+    facts |= {name: version(name) for name in (*PACKAGES, made["runtime"])}
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     try:
-        return read_npz(file, ("key", "embeddings"))
-    except InputError:
-        return {}
+        kept = read_npz(cache, ("key", "embeddings"))
+    except InputError:  # not there, or not to be read
+        return None, key
+    if str(kept["key"]) != key:
+        return None, key
+    say(f"embeddings taken from {cache} (same weights, transform and images)")
+    return torch.from_numpy(kept["embeddings"]), key
 
 
 def _contents(images):

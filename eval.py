@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import reader
-from embedding import embed_list, fingerprint, load_embeddings, save_embeddings
+from embedding import embed_list, embed_shard, fingerprint, load_embeddings, save_embeddings
 from engine import options, ranks
 from engine.flag_types import boolean, positive
 from engine.run import make_folder, versions
 from errors import InputError
-from evaluation import Evaluation, add_figure_flags, open_chain
+from evaluation import Evaluation, add_figure_flags, open_chain, shards_gallery
 from models import BACKBONES, RUNTIMES, fast_model
 from models.embedder import POOLINGS
 from reporting import add_result_flags, draw_evenly, save_found, write_page
@@ -63,7 +63,8 @@ def open_embedder(args):
 
     def open_images(images):
         loader = open_test_loader(images, flags, args.batch_size, args.num_workers, device)
-        return partial(embed_list, images, loader, model, device, {**card, **way})
+        embed = embed_shard if shards_gallery(args) else embed_list
+        return partial(embed, images, loader, model, device, {**card, **way})
 
     return open_images, {"pretrained_model": args.pretrained_model, "model": flags, **way}, card
 
@@ -100,6 +101,7 @@ def open_sources(args):
 def main(argv):
     args = parse(argv)
     open_chain(args)
+    sharded = shards_gallery(args)
     (images, embed), others, facts, card = open_sources(args)
     files = {
         "embeddings": open_output(args.save_embeddings, ".npz"),
@@ -112,10 +114,12 @@ def main(argv):
     embeddings = embed(folder / "embeddings.npz" if args.cache else None)
     if others and files["report"]:
         others = others[0], others[1](folder / "embeddings_leaks.npz" if args.cache else None)
-    if not ranks.first():
+    if not (sharded or ranks.first()):
         return
     done = time.perf_counter()
     evaluation = Evaluation(args, images, embeddings)
+    if not ranks.first():
+        return
     seconds = {"embed": done - began, "search": time.perf_counter() - done}
     files["result"] = folder / "result.json"
     replace_json(files["result"], {**evaluation.result(), **facts, "seconds": seconds, "versions": versions()})

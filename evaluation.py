@@ -1,5 +1,6 @@
 """What eval.py tells of an embedded list: its flags, the figures, post-processing, the table."""
 
+from engine import ranks
 from engine.device import choose_device
 from engine.flag_types import boolean, in_argparse, one_of, rates
 from engine.run import say
@@ -17,10 +18,13 @@ from retrieval.pairs import fnmr_at_fmr, pair_histogram
 from retrieval.postprocess import POSTPROCESSORS
 from retrieval.results import RetrievalResults
 from retrieval.shape import clustering, component_fractions
+from retrieval.shards import Shard
 from retrieval.wording import describe
 from session import task_of
 
 MOST_CATEGORIES = 12  # printed; all of them are in result.json
+NEED_ALL = ("embeddings", "pairs", "fmr", "pcf", "clustering", "postprocess")  # flags that need all embeddings at once
+NEED_ALL += ("save_embeddings", "save_results", "picture", "report")
 
 
 def add_figure_flags(parser):
@@ -45,6 +49,19 @@ def add_figure_flags(parser):
     group.add_argument("--pcf", type=rates, default=(), help="shares of the variance whose components to count")
     group.add_argument("--pairs", type=boolean, default=False, help="areas and best threshold over all pairs")
     group.add_argument("--clustering", type=boolean, default=False, help="how k-means clusters agree with the labels")
+    group.add_argument(
+        "--shard_gallery", type=boolean, default=False, help="under torchrun each rank keeps the embeddings it makes"
+    )
+
+
+def shards_gallery(args):
+    """Whether each rank keeps its own embeddings. Raises InputError for flags that need them all in one place."""
+    if not args.shard_gallery or ranks.count() == 1:
+        return False
+    given = [f"--{name}" for name in NEED_ALL if getattr(args, name)]
+    if given:
+        raise InputError(f"--shard_gallery leaves no rank with all embeddings, as {', '.join(given)} would need")
+    return True
 
 
 class Evaluation:
@@ -52,7 +69,8 @@ class Evaluation:
 
     figures: {name: figure} overall; categories: {category: {name: figure}}; values: {metric: (Q,)}, a figure a query;
     found: what each query found; results: the same after post-processing; links: {post-processor: figures after it};
-    histogram: scores of all pairs; these where they were asked for.
+    histogram: scores of all pairs; these where they were asked for. embeddings: (N, D), or this rank's Shard of them,
+    of which every rank then makes the same figures.
     """
 
     def __init__(self, args, images, embeddings):
@@ -65,7 +83,8 @@ class Evaluation:
         beyond = [name for name in self.metrics if (parse_metric(name)[1] or 0) > gallery]
         if beyond:
             say(f"{', '.join(beyond)}: the gallery has {gallery} items, so k is {gallery}")
-        self.values = task_values(self.task, self.metrics, args.definition, args.distance, self.memory)
+        shard = embeddings if isinstance(embeddings, Shard) else None
+        self.values = task_values(self.task, self.metrics, args.definition, args.distance, self.memory, shard)
         means = summary(self.values, self.task.positives(), self.task.query_categories, self.skip_lone)
         self.figures, self.categories = means["overall"], means["categories"]
         self.queries, self.lone = self.figures.pop("queries"), self.figures.pop("lone_queries")

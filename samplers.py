@@ -32,9 +32,14 @@ class InOrder:
         return len(self.batches)
 
     def __iter__(self):
-        for batch in self.batches:
-            start = batch * self.batch_size
-            yield [Draw(i, 0) for i in range(start, min(start + self.batch_size, self.count))]
+        return ([Draw(i, 0) for i in self._indices(batch)] for batch in self.batches)
+
+    def rows(self):
+        """Indices of all images that it deals, (n,) int64, rising."""
+        return np.concatenate([np.zeros(0, np.int64), *map(self._indices, self.batches)])
+
+    def _indices(self, batch):
+        return range(batch * self.batch_size, min((batch + 1) * self.batch_size, self.count))
 
 
 class BatchSampler:

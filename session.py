@@ -23,6 +23,7 @@ from models.export import CARD
 from models.pretrained import weights_file
 from retrieval import Task
 from retrieval.ranks import positive_ranks
+from retrieval.shards import Shard
 from samplers import InOrder
 from transforms import TestTransform, TrainTransform
 
@@ -111,9 +112,11 @@ def build_objective(args, flags, num_classes, stage, source, in_parts):
     facts = {"embedding_size": model.embedding_size, "num_classes": num_classes}
     facts = {name: facts[name] for name in LOSSES.requirements(args.loss_name)}
     options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
-    loss = LOSSES[args.loss_name](**facts, **options)
     if in_parts:
-        loss.take_part(ranks.share(num_classes), ranks.total, ranks.highest)
+        part = ranks.share(num_classes), ranks.total, ranks.highest
+        loss = LOSSES[args.loss_name].of_part(*part, **facts, **options)
+    else:
+        loss = LOSSES[args.loss_name](**facts, **options)
     if args.sync_bn and ranks.count() > 1:
         synchronise(model)
     objective = Objective(model, loss, batch_recall=stage == "pair", part_of_loss=in_parts)
@@ -186,15 +189,19 @@ def refuse_other_lists(now, before):
 def task_of(embeddings, images, device):
     """The list's queries against its gallery, as a retrieval Task; an image without a sequence is one of its own.
 
-    device: the one in use; the search runs there if it can (engine/device.py).
+    embeddings: (N, D), or this rank's Shard of them, which the Task only stands around. device: the one in use; the
+    search runs there if it can (engine/device.py).
     """
+    if isinstance(embeddings, Shard):
+        table = embeddings.stand_in()
+    else:
+        table = embeddings.to(search_device(device, embeddings))
     sequences = images.sequences
     if sequences is not None:
         own = np.array([f"image {i}" for i in range(len(images))])
         sequences = np.where(sequences == "", own, np.char.add("sequence ", sequences.astype(str)))
     flags = {"is_query": images.is_query, "is_gallery": images.is_gallery}
-    embeddings = embeddings.to(search_device(device, embeddings))
-    return Task.of(embeddings, images.labels, **flags, sequences=sequences, categories=images.categories)
+    return Task.of(table, images.labels, **flags, sequences=sequences, categories=images.categories)
 
 
 def recalls(embeddings, images, device):

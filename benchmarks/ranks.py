@@ -1,10 +1,12 @@
-"""Several ranks against one: the largest difference of any weight after three steps in float64, for every loss.
+"""Several ranks against one: the same weights after training, and what each holds of many classes, of a large gallery.
 
-    python benchmarks/ranks.py                                 # half a minute on 2 cores
-    python benchmarks/ranks.py --ranks=2,3,4
+    python benchmarks/ranks.py                                 # three minutes and 9 GB on 2 cores
+    python benchmarks/ranks.py --ranks=2,3,4 --tables=weights
 
-Batches are cut so that shares are uneven and pairs and triplets stand on two ranks. Differences are rounding: sums over
-ranks add up in another order.
+weights: the largest difference of any weight after three steps in float64, for every loss. Batches are cut so that
+shares are uneven and pairs and triplets stand on two ranks. Differences are rounding: sums over ranks add up in another
+order. classes: seconds and memory of a step where each rank has its part of the class weights (--shard_classes).
+gallery: those of an evaluation where each rank keeps its part of the embeddings (eval.py --shard_gallery).
 """
 
 import argparse
@@ -14,6 +16,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +25,29 @@ from torch import nn
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.contest import machine, markdown, write
+from benchmarks.contest import machine, markdown, timed, write
 from engine import ranks
 from engine.backward import backward
 from engine.batchnorm import synchronise
 from engine.fit import clipped_norm, update
 from engine.objective import Objective
 from engine.optim import build_optimiser
+from engine.shard import open_shard
 from losses import LOSSES
-from samplers import SAMPLERS, Shard
+from retrieval.measure import summary, task_values
+from retrieval.task import Task
+from samplers import SAMPLERS, InOrder, Shard
 
+TABLES = ("weights", "classes", "gallery")
 STEPS, IMAGES, LABELS, CLASSES = 3, 48, 8, 40
+WIDTH, MANY, GALLERY = 512, 1_000_000, 200_000
+SEARCH_MEMORY = 64 * 2**20
+CLASSES_TITLE = (
+    f"`--shard_classes`: steps of arcmargin (forward, backward, momentum), {MANY:,} classes x {WIDTH}, batch 256"
+)
+GALLERY_TITLE = (
+    f"`--shard_gallery`: {GALLERY // 50:,} queries against {GALLERY:,} x {WIDTH}, `--search_memory_mb=64`, in %"
+)
 BATCHES = {"shuffled": 13, "pk": 14, "triplet": 15}  # images in a batch of each sampler
 SETTINGS = {
     "BatchNorm frozen": {"freeze_bn": True},
@@ -65,10 +80,12 @@ def train(name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shar
     images = (torch.rand(IMAGES, 3, 12, 12) * torch.linspace(10, 255, IMAGES)[:, None, None, None]).byte()
     labels = np.arange(IMAGES) % LABELS * (CLASSES // LABELS)
     facts = {"embedding_size": 6, "num_classes": CLASSES}
-    loss = LOSSES[name](**{fact: facts[fact] for fact in LOSSES.requirements(name)}, **options)
+    settings = {fact: facts[fact] for fact in LOSSES.requirements(name)} | options
     in_parts = shard_classes and ranks.count() > 1
     if in_parts:
-        loss.take_part(ranks.share(CLASSES), ranks.total, ranks.highest)
+        loss = LOSSES[name].of_part(ranks.share(CLASSES), ranks.total, ranks.highest, **settings)
+    else:
+        loss = LOSSES[name](**settings)
     objective = Objective(Net(), loss, part_of_loss=in_parts).double()
     optimiser = build_optimiser("momentum", objective.model, loss, 0.1, class_lr=0.5)
     if sync_bn and ranks.count() > 1:
@@ -146,24 +163,87 @@ def table(names, settings, counts):
     return found
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", default="2,3", help="numbers of ranks to hold against one")
-    parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
-    args = parser.parse_args(argv)
-    counts = [int(word) for word in args.ranks.split(",")]
-    torch.set_num_threads(1)
+def weights_table(counts):
+    """(what `table` finds for all losses and settings, the same as Markdown)."""
     found = table(LOSSES.names(), list(SETTINGS), counts)
-    columns = ["loss", "first weights moved by"] + [
-        f"{setting}, {number} ranks" for setting in SETTINGS for number in counts
-    ]
+    columns = ["loss", "first weights moved by"]
+    columns += [f"{setting}, {number} ranks" for setting in SETTINGS for number in counts]
     rows = [
         [name, f"{own['BatchNorm frozen']['moved']:.1e}"]
         + [f"{own[s][number]:.1e}" if s in own else "" for s in SETTINGS for number in counts]
         for name, own in found.items()
     ]
-    heading = f"{machine()}, torch {torch.__version__}, gloo; {datetime.date.today()}; {STEPS} steps."
-    write(args.output, "ranks", found, f"{heading}\n\n{markdown(columns, rows)}")
+    return found, f"Largest difference of any weight after {STEPS} steps.\n\n{markdown(columns, rows)}"
+
+
+def class_steps():
+    """Two steps of arcmargin over MANY classes, a part on each rank: MB of its weights, seconds of the second step."""
+    settings = {"embedding_size": WIDTH, "num_classes": MANY}
+    kind, part = LOSSES["arcmargin"], (ranks.share(MANY), ranks.total, ranks.highest)
+    loss = kind.of_part(*part, **settings) if ranks.count() > 1 else kind(**settings)
+    optimiser = build_optimiser("momentum", nn.Identity(), loss, 0.1)
+    for _ in range(2):  # the first one makes the momentum
+        embeddings, labels = torch.randn(256, WIDTH, requires_grad=True), torch.randint(MANY, (256,))
+        ranks.meet()
+        began = time.perf_counter()
+        optimiser.zero_grad()
+        loss(embeddings, labels).backward()
+        optimiser.step()
+        seconds = time.perf_counter() - began
+    return {"weights, MB": loss.weight.nbytes / 2**20, "seconds a step": seconds}
+
+
+def gallery_figures():
+    """eval.py's default figures of a made-up gallery, a part of it on each rank: their means, MB of the rank's part."""
+    batches = InOrder(GALLERY, 1000, ranks.rank(), ranks.count())
+    embeddings = torch.empty(len(batches.rows()), WIDTH)
+    for batch, part in zip(batches.batches, embeddings.split(1000)):
+        torch.manual_seed(batch)
+        part.normal_().add_(torch.randn(len(part) // 10, WIDTH).mul_(0.5).repeat_interleave(10, 0))
+    labels, asking = torch.arange(GALLERY) // 10, torch.arange(GALLERY) % 50 == 0
+    shard = None
+    if ranks.count() > 1:
+        shard = open_shard(embeddings, torch.from_numpy(batches.rows()), GALLERY, torch.device("cpu"))
+    task = Task.of(shard.stand_in() if shard else embeddings, labels, is_query=asking)
+    means = summary(task_values(task, memory=SEARCH_MEMORY, shard=shard), task.positives())["overall"]
+    figures = {name: 100 * means[name] for name in ("recall@1", "map@r", "mrr")}
+    return {"embeddings, MB": embeddings.nbytes / 2**20, **figures}
+
+
+def memory_table(title, work, counts):
+    """({ranks: what `timed` says of work() on each}, the same as Markdown)."""
+    found = {number: in_ranks(number, timed, work) for number in (1, *counts)}
+    rows = []
+    for number, own in found.items():
+        values = [one["value"] for one in own]
+        cells = {name: ", ".join(dict.fromkeys(_short(value[name]) for value in values)) for name in values[0]}
+        cells["peak MB"] = ", ".join(f"{one['peak_mb']:,.0f}" for one in own)
+        cells["seconds in all"] = _short(max(one["seconds"] for one in own))
+        rows.append([number, *cells.values()])
+    return found, f"{title}.\n\n{markdown(['ranks', *cells], rows)}"
+
+
+def _short(number):
+    return f"{number:,.0f}" if number >= 100 else f"{number:.4g}"
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", default="2,3", help="numbers of ranks to hold against one")
+    parser.add_argument("--tables", default=",".join(TABLES), help="which to make")
+    parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
+    args = parser.parse_args(argv)
+    counts = [int(word) for word in args.ranks.split(",")]
+    torch.set_num_threads(1)
+    makers = {
+        "weights": lambda: weights_table(counts),
+        "classes": lambda: memory_table(CLASSES_TITLE, class_steps, [2]),
+        "gallery": lambda: memory_table(GALLERY_TITLE, gallery_figures, [2]),
+    }
+    made = {name: makers[name]() for name in args.tables.split(",")}
+    heading = f"{machine()}, torch {torch.__version__}, gloo; {datetime.date.today()}; peak MB above what was there."
+    found = {name: own for name, (own, _) in made.items()}
+    write(args.output, "ranks", found, "\n\n".join([heading, *(text for _, text in made.values())]))
 
 
 if __name__ == "__main__":

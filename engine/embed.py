@@ -26,6 +26,18 @@ def embed_batches(model, loader, device):
     return ranks.in_turn(_own_batches(model, loader, device))
 
 
+def embed_own(model, loader, device):
+    """As `embed`, but every rank gets the embeddings (n, D) of the images behind its own batches, and no others.
+
+    They are in the order of `loader.batch_sampler.rows()`.
+    """
+    embeddings, done = torch.empty(len(loader.batch_sampler.rows()), model.embedding_size), 0
+    for _, batch in _own_batches(model, loader, device):
+        embeddings[done : done + len(batch)] = batch
+        done += len(batch)
+    return embeddings
+
+
 @torch.inference_mode()
 def _own_batches(model, loader, device):
     training = model.training

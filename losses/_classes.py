@@ -34,17 +34,19 @@ class Part(NamedTuple):
 class ClassLoss(nn.Module):
     """A loss over `weight` (C, D), of which every parameter has a row for each class, all (`part` is None) or some.
 
-    chunk_classes, class_sample_rate: see class_cross_entropy, as chunk_classes and share. Raises InputError for others.
+    The weight is drawn from U(-bound, bound). chunk_classes, class_sample_rate: see class_cross_entropy, as
+    chunk_classes and share. Raises InputError for others.
     """
 
     part = None
 
-    def __init__(self, chunk_classes, class_sample_rate):
+    def __init__(self, num_classes, embedding_size, bound, chunk_classes, class_sample_rate):
         super().__init__()
         check_chunk(chunk_classes)
         check_option("class_sample_rate", class_sample_rate, 0, 1)
         self.chunk_classes, self.class_sample_rate = chunk_classes, class_sample_rate
-        self.logs = {}
+        self.bound, self.logs = bound, {}
+        self.weight = nn.Parameter(torch.empty(num_classes, embedding_size).uniform_(-bound, bound))
 
     def cross_entropy(self, rows, labels, **scoring):
         """class_cross_entropy of rows (B, D) and labels (B,) with this loss's weight and options; fills `logs`."""
@@ -52,12 +54,32 @@ class ClassLoss(nn.Module):
         loss, self.logs = class_cross_entropy(rows, self.weight, labels, **scoring, **how)
         return loss
 
-    def take_part(self, rows, total, highest):
-        """Keep the parameters' `rows` (a slice) alone, the other ranks having the rest; total, highest: see Part."""
-        classes = len(next(self.parameters()))
-        for parameter in self.parameters():
-            parameter.data = parameter.data[rows].clone()
-        self.part = Part(rows.start, classes, total, highest)
+    @classmethod
+    def of_part(cls, rows, total, highest, **settings):
+        """The loss of `settings` with `rows` (a slice) of its parameters alone, the other ranks having the rest.
+
+        total, highest: see Part. These are the rows that the whole loss would have, and random numbers go on as after
+        it, but it never is in memory. Parameters other than the weight begin at 0.
+        """
+        with torch.device("meta"):
+            loss = cls(**settings)
+        classes = len(loss.weight)
+        for name, parameter in list(loss.named_parameters()):
+            values = torch.zeros(rows.stop - rows.start, *parameter.shape[1:])
+            setattr(loss, name, nn.Parameter(values))
+        _draw_rows(loss.weight.data, loss.bound, classes, rows.start)
+        loss.part = Part(rows.start, classes, total, highest)
+        return loss
+
+
+def _draw_rows(table, bound, classes, start):
+    """Fill `table` (n, D) with the rows from `start` on of one of so many classes, which is drawn chunk by chunk."""
+    scratch = torch.empty(min(CHUNK, classes), table.shape[1])
+    for first in range(0, classes, CHUNK):
+        drawn = scratch[: classes - first].uniform_(-bound, bound)
+        own = slice(max(first, start), min(first + len(drawn), start + len(table)))
+        if own.start < own.stop:
+            table[own.start - start : own.stop - start] = drawn[own.start - first : own.stop - first]
 
 
 def class_cross_entropy(

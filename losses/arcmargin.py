@@ -4,7 +4,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from losses import LOSSES
 from losses._classes import ClassLoss
@@ -38,11 +37,11 @@ class ArcMarginLoss(ClassLoss):
         chunk_classes="auto",
         class_sample_rate=1.0,
     ):
-        super().__init__(chunk_classes, class_sample_rate)
+        bound = math.sqrt(3.0) * math.sqrt(2.0 / (num_classes + embedding_size))  # Xavier's
+        super().__init__(num_classes, embedding_size, bound, chunk_classes, class_sample_rate)
         check_option("arc_scale", arc_scale, 0, above=True)
         check_option("arc_margin", arc_margin, 0, math.pi)
         self.arc_scale, self.arc_margin, self.arc_easy_margin = arc_scale, arc_margin, arc_easy_margin
-        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_classes, embedding_size)))
 
     @full_precision
     def scores(self, embeddings):

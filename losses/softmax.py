@@ -21,9 +21,7 @@ class SoftmaxLoss(ClassLoss):
     """
 
     def __init__(self, embedding_size, num_classes, chunk_classes="auto", class_sample_rate=1.0):
-        super().__init__(chunk_classes, class_sample_rate)
-        bound = embedding_size**-0.5
-        self.weight = nn.Parameter(torch.empty(num_classes, embedding_size).uniform_(-bound, bound))
+        super().__init__(num_classes, embedding_size, embedding_size**-0.5, chunk_classes, class_sample_rate)
         self.bias = nn.Parameter(torch.zeros(num_classes))
 
     @full_precision

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from retrieval.space import pieces
+from retrieval.rows import pieces
 
 LARGEST_SIDE, SMALLEST_SIDE = 4096, 16  # rows of a block: below 1024 products lose speed, above 4096 they gain none
 

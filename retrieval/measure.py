@@ -33,18 +33,21 @@ def recall_at_k(embeddings, labels, ks=(1, 10), is_query=None, is_gallery=None, 
 
 
 @torch.no_grad()
-def task_values(task, names=DEFAULT, definition="standard", distance="cosine", memory=MEMORY):
+def task_values(task, names=DEFAULT, definition="standard", distance="cosine", memory=MEMORY, shard=None):
     """`values` of a Task, as many of the nearest items searched for as the metrics need, some queries at a time.
 
     Recall alone needs no search, only the rank of the best positive (retrieval/ranks.py). mrr is over the whole
-    gallery. k beyond the gallery means all of it. Raises InputError where labels are unknown.
+    gallery. k beyond the gallery means all of it. shard: the Shard of this rank, where each has a part of the
+    embeddings; the task then tells of all of them, and its tables do not count. Raises InputError where labels are
+    unknown.
     """
+    search, rank = (shard.search_in_parts, shard.positive_ranks) if shard else (search_in_parts, positive_ranks)
     chosen, size, positives = {name: parse_metric(name) for name in names}, len(task.gallery_rows), task.positives()
     by_rank = {name for name, (function, _) in chosen.items() if function in (recall, reciprocal_rank, upper_bound)}
     if definition in ("standard", "pml") and by_rank == set(names):
         whole = any(function is reciprocal_rank for function, _ in chosen.values())
         ks = sorted({k for _, k in chosen.values() if k})
-        ranks = positive_ranks(task, None if whole or not ks else ks, distance, memory)
+        ranks = rank(task, None if whole or not ks else ks, distance, memory)
         return {name: _of_ranks(ranks, *chosen[name]) for name in names}
     depth = max([k or 1 for _, k in chosen.values()])
     if any(function in NEED_ALL_POSITIVES for function, _ in chosen.values()):
@@ -55,7 +58,7 @@ def task_values(task, names=DEFAULT, definition="standard", distance="cosine", m
     ]
     label_of_row = torch.zeros(len(task.gallery_table), dtype=torch.int64, device=task.device)
     label_of_row[task.gallery_rows] = task.gallery_labels
-    for queries, rows, _ in search_in_parts(task, depth, distance, memory):
+    for queries, rows, _ in search(task, depth, distance, memory):
         labels = label_of_row[rows.clamp_min(0)].masked_fill(rows < 0, -1)
         hits = labels == task.query_labels[queries, None]
         found = Found(hits, (rows >= 0).sum(1), positives[queries], labels)
@@ -66,7 +69,7 @@ def task_values(task, names=DEFAULT, definition="standard", distance="cosine", m
     for name in [name for name, (function, _) in chosen.items() if function is reciprocal_rank]:
         missed = ((figures[name] == 0) & (positives > 0)).nonzero().flatten()
         if len(missed):
-            ranks = positive_ranks(task.query_slice(missed), None, distance, memory)
+            ranks = rank(task.query_slice(missed), None, distance, memory)
             figures[name][missed] = 1 / (1 + ranks)
     return figures
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from retrieval.rows import pieces
 from retrieval.search import NOWHERE, search_in_parts
-from retrieval.space import Space, pieces
+from retrieval.space import Space
 from retrieval.task import Task
 
 

@@ -15,19 +15,22 @@ NONE = 2**62  # a row that stands behind all others
 
 
 @torch.no_grad()
-def positive_ranks(task, ks=None, distance="cosine", memory=MEMORY, dtype=None):
+def positive_ranks(task, ks=None, distance="cosine", memory=MEMORY, dtype=None, shard=None):
     """How many gallery items come before the best positive of each query, (Q,) float64; infinity without a positive.
 
     Exact, ties by the smaller row: see retrieval/space.py. With `ks` a rank is only as exact as to tell rank < k for
     each of them, which is less work. memory: bytes beside the embeddings and a few numbers a row. dtype: of the first
-    count, None for what the device multiplies fastest; the result is the same.
+    count, None for what the device multiplies fastest; the result is the same. shard: the Shard (retrieval/shards.py)
+    that is the task's gallery, where several ranks have one each; ranks are then those in all of them together.
 
     Gallery and queries are sorted by label, so positives stand in strips along the diagonal and all other blocks hold
     negatives only. A count gives bounds, and queries that they leave undecided are counted again, more precisely.
     """
-    counting = _Counting(task, Space(task, distance), ks, memory)
+    space = Space(task, distance, shard.lengths, shard.frame) if shard else Space(task, distance)
+    counting = _Counting(task, space, ks, memory, shard)
     queries = counting.by_label
-    for precision in PRECISIONS[PRECISIONS.index(dtype or fast_dtype(task.device)) :]:
+    first = counting.highest(torch.tensor(PRECISIONS.index(dtype or fast_dtype(task.device))))
+    for precision in PRECISIONS[first:]:
         few = len(queries) < MOST_APART * len(counting.by_label)
         queries = queries if few else counting.by_label
         counting.count(queries, precision)
@@ -51,15 +54,16 @@ class _Counting:
     """Counts of gallery items before each query's best positive, as bounds that are narrowed to a number.
 
     All (Q,), in the task's order: `best`, the positive's fast score in float32; `sure`, items certainly before it;
-    `maybe`, items whose fast score cannot tell.
+    `maybe`, items whose fast score cannot tell. Where the gallery is a Shard, they are of all shards.
     """
 
-    def __init__(self, task, space, ks, memory):
-        self.task, self.space, self.memory = task, space, memory
+    def __init__(self, task, space, ks, memory, shard):
+        self.task, self.space, self.memory, self.shard = task, space, memory, shard
+        self.rows = shard.rows[task.gallery_rows] if shard else task.gallery_rows
         self.ks = None if ks is None else torch.tensor(sorted(set(ks)), device=task.device)
         self.limit = math.inf if ks is None else max(ks)
         self.errors = space.rounding_errors("query", torch.float32)
-        self.alone = task.positives() == 0
+        self.alone = self.total(task.positives()) == 0
         self.by_label = task.query_labels.argsort(stable=True)
         self.gallery = task.gallery_labels.argsort(stable=True)
         self.sorted_labels = task.gallery_labels[self.gallery]
@@ -67,8 +71,15 @@ class _Counting:
         self.best = torch.full((len(self.own),), -math.inf, device=task.device)
         for queries, _, scores in self._strips(self.by_label, torch.float32):
             self.best[queries] = torch.maximum(self.best[queries], scores.amax(1))
+        self.best = self.highest(self.best)
         self.sure = torch.zeros_like(self.own)
         self.maybe = torch.zeros_like(self.sure)
+
+    def total(self, counts):
+        return self.shard.total(counts) if self.shard else counts
+
+    def highest(self, numbers):
+        return self.shard.highest(numbers) if self.shard else numbers
 
     def _strips(self, queries, dtype):
         """Scores of queries (sorted by label) against their positives; what is none is -infinity.
@@ -105,12 +116,12 @@ class _Counting:
 
     def _bounds(self, queries, dtype):
         """Scores (low, high), float32: an item above high is before the best positive, one below low behind it."""
-        gallery_error = self.space.rounding_errors("gallery", torch.float32).max()
+        gallery_error = self.space.gallery_error(torch.float32)
         errors = self.errors[queries]
         low, high = self.space.exact_range(self.best[queries], errors, gallery_error, torch.float32)
         if dtype != torch.float32:
             errors = self.space.rounding_errors("query", dtype)[queries]
-            gallery_error = self.space.rounding_errors("gallery", dtype).max()
+            gallery_error = self.space.gallery_error(dtype)
         low, _ = self.space.fast_range(low, errors, gallery_error, dtype)
         _, high = self.space.fast_range(high, errors, gallery_error, dtype)
         return low.float(), high.float()
@@ -121,12 +132,14 @@ class _Counting:
         rows = torch.full_like(self.own, NONE)
         for asking, found, scores in self._strips(queries, torch.float64):
             score = scores.amax(1)
-            row = torch.where(scores == score[:, None], self.task.gallery_rows[found], NONE).amin(1)
+            row = torch.where(scores == score[:, None], self.rows[found], NONE).amin(1)
             rows[asking] = torch.where(
                 score > best[asking], row, torch.where(score == best[asking], rows[asking].minimum(row), rows[asking])
             )
             best[asking] = best[asking].maximum(score)
-        return best[queries], rows[queries]
+        everywhere = self.highest(best)
+        rows = -self.highest(-rows.where(best == everywhere, NONE))
+        return everywhere[queries], rows[queries]
 
     def count(self, queries, dtype):
         """Count anew for `queries`, which are sorted by label."""
@@ -149,11 +162,12 @@ class _Counting:
                     chosen, places = scores.index_select(1 - axis, part), asking.start + part
                     above, within = _count(chosen, axis, low[places], high[places])
                     if exact:
-                        rows = self.task.gallery_rows[self.gallery[found]]
+                        rows = self.rows[self.gallery[found]]
                         above += _ties_before(chosen, axis, low[places], first[places], rows, within)
                     sure[places] += above
                     maybe[places] += within
-        self.sure[queries], self.maybe[queries] = sure, torch.zeros_like(maybe) if exact else maybe
+        self.sure[queries] = self.total(sure)
+        self.maybe[queries] = torch.zeros_like(maybe) if exact else self.total(maybe)
 
     def undecided(self, queries):
         """(n,) bool: whether the bounds leave open on which side of some k the rank is, or any rank without ks."""

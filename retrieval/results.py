@@ -9,8 +9,8 @@ import torch
 from errors import InputError
 from retrieval.ranks import MEMORY
 from retrieval.relevance import Relevance
+from retrieval.rows import row_lengths
 from retrieval.search import NOWHERE, search_in_parts
-from retrieval.space import row_lengths
 from retrieval.task import Task
 from storage import read_npz, write_npz
 

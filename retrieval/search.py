@@ -6,7 +6,8 @@ import torch
 
 from retrieval.blocks import products
 from retrieval.ranks import MEMORY, fast_dtype
-from retrieval.space import CHUNK, Space, pieces
+from retrieval.rows import pieces
+from retrieval.space import CHUNK, Space
 
 GROUP = 32  # scores are looked through by the greatest of so many
 NOWHERE = -1  # fills the places behind the last item of a query that can find fewer than k
@@ -31,12 +32,12 @@ def search(task, k, distance="cosine", memory=MEMORY, dtype=None):
 
 
 @torch.no_grad()
-def search_in_parts(task, k, distance="cosine", memory=MEMORY, dtype=None, gallery_lengths=None):
+def search_in_parts(task, k, distance="cosine", memory=MEMORY, dtype=None, gallery_lengths=None, frame=None):
     """`search`, yielding (queries, rows, scores) for a slice of queries at a time, so that nothing is held for all.
 
-    gallery_lengths: space.row_lengths of the gallery's table, where they are known from an earlier search.
+    gallery_lengths, frame: as Space has them.
     """
-    space, dtype = Space(task, distance, gallery_lengths), dtype or fast_dtype(task.device)
+    space, dtype = Space(task, distance, gallery_lengths, frame), dtype or fast_dtype(task.device)
     k, queries = min(k, len(task.gallery_rows)), torch.arange(len(task.query_rows), device=task.device)
     most = max(FEWEST, memory // 3 // (8 * (_kept(k, dtype) + ROOM)))
     for part in queries.tensor_split(-(-len(queries) // most)):
@@ -159,7 +160,7 @@ class _Candidates:
 
     def nearest(self, part, memory):
         """Rows and scores (n, k) of the queries in the slice `part`, ordered by exact scores."""
-        return _unpack(self._keys(part, memory))
+        return unpack(self._keys(part, memory))
 
     def _keys(self, part, memory):
         queries = self.queries[part]
@@ -167,10 +168,9 @@ class _Candidates:
         floor = self.floor[part].maximum(value[:, -1])  # what comes behind the candidates kept is dropped here
         value, place = value[:, :-1], self.places[part].long().gather(1, chosen[:, :-1])
         place.masked_fill_(value == -math.inf, NOWHERE)
-        query_error = self.space.rounding_errors("query", self.dtype)[queries]
-        gallery_error = self.space.rounding_errors("gallery", self.dtype).max()
-        least, _ = self.space.exact_range(value[:, self.k - 1], query_error, gallery_error, self.dtype)
-        _, most = self.space.exact_range(floor, query_error, gallery_error, self.dtype)
+        errors = self.space.rounding_errors("query", self.dtype)[queries], self.space.gallery_error(self.dtype)
+        least, _ = self.space.exact_range(value[:, self.k - 1], *errors, self.dtype)
+        _, most = self.space.exact_range(floor, *errors, self.dtype)
         hidden = ((most >= least) & (floor > -math.inf)).nonzero().flatten()
         key = self._ordered(queries, value, place)
         if len(hidden) and self.guess:
@@ -191,12 +191,12 @@ class _Candidates:
         row, column = self._unsure(queries, value, place, terms).nonzero(as_tuple=True)
         score = self.space.slow_units(value)
         score[row, column] = self.space.exact_pairs(queries[row], place[row, column])
-        return _pack(score, self._table_rows(place)).sort(1).values[:, : self.k]
+        return pack(score, self._table_rows(place)).sort(1).values[:, : self.k]
 
     def _unsure(self, queries, value, place, terms=None):
         """(n, c) bool: candidates, best first, whose float32 values cannot tell their order among the first k."""
         error = self.space.rounding_errors("query", torch.float32)[queries, None]
-        gallery_error = self.space.rounding_errors("gallery", torch.float32).max()
+        gallery_error = self.space.gallery_error(torch.float32)
         low, high = self.space.exact_range(value, error, gallery_error, torch.float32, terms)
         close = low[:, :-1] <= high[:, 1:]
         close[:, self.k :] &= high[:, self.k + 1 :] >= low[:, self.k - 1 : self.k]  # only k of them are wanted
@@ -212,7 +212,7 @@ class _Candidates:
         for block in products(self.space, queries, everyone, torch.float64, memory):
             gallery = everyone[block.columns]
             self._hide(block.scores, queries[block.rows], gallery)
-            new = _pack(block.scores, self._table_rows(gallery).expand_as(block.scores))
+            new = pack(block.scores, self._table_rows(gallery).expand_as(block.scores))
             key[block.rows] = torch.cat([key[block.rows], new], dim=1).topk(self.k, dim=1, largest=False).values
         return key.sort(1).values
 
@@ -244,7 +244,7 @@ def _above(scores, axis, floor):
     return row[pair], group[pair] * GROUP + lane, values[pair, lane].float()
 
 
-def _pack(scores, rows):
+def pack(scores, rows):
     """Scores and rows as int64 that sort by falling score, then by rising row; -infinity loses its row."""
     bits = (scores + 0.0).view(torch.int32)  # adding zero turns -0 into 0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -252,7 +252,7 @@ def _pack(scores, rows):
     return (~ordered).long() << 32 | rows & 0xFFFFFFFF
 
 
-def _unpack(keys):
+def unpack(keys):
     """(rows, scores) of packed keys."""
     ordered = ~(keys >> 32).int()
     scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)

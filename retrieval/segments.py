@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from errors import InputError
-from retrieval.space import row_lengths
+from retrieval.rows import row_lengths
 from storage import read_npy, sync, synced, write_npy
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from errors import InputError
-from retrieval.space import pieces
+from retrieval.rows import pieces
 
 MOST_FOR_KMEANS = 20000  # items beyond which k-means goes by small batches
 

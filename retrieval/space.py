@@ -15,10 +15,10 @@ import math
 import torch
 
 from errors import InputError, near_match
+from retrieval.rows import lengths_of, middle, pieces, power_of_two, row_lengths
 
 DISTANCES = ("cosine", "squared_euclidean")
-BLOCK_NUMBERS = 2**18  # rows are prepared in pieces of so many numbers
-CACHED_NUMBERS = 2**19  # and looked at again and again in pieces that stay in the cache
+CACHED_NUMBERS = 2**19  # rows are looked at again and again in pieces that stay in the cache
 CHUNK = 32  # terms that close scores add in float32
 
 
@@ -26,10 +26,11 @@ class Space:
     """Scores of a task's queries against its gallery, larger being closer: the cosine, or minus the squared distance.
 
     gallery_lengths: (N,) float64 as row_lengths gives them for the gallery's table, where they are known from before.
+    frame: the Frame of all embeddings, where the task's tables are a part of them and scores have to be those of all.
     Raises InputError for an unknown distance and for NaN or infinite embeddings, naming the rows.
     """
 
-    def __init__(self, task, distance="cosine", gallery_lengths=None):
+    def __init__(self, task, distance="cosine", gallery_lengths=None, frame=None):
         if distance not in DISTANCES:
             near = near_match(distance, DISTANCES)
             raise InputError(f"unknown distance {distance!r}; there are: {', '.join(DISTANCES)}.{near}")
@@ -42,14 +43,17 @@ class Space:
         tables = {"gallery": task.gallery_table, "query": task.query_table}
         lengths = {"gallery": gallery_lengths if gallery_lengths is not None else row_lengths(task.gallery_table)}
         lengths["query"] = lengths["gallery"] if task.one_table else row_lengths(task.query_table, "query embeddings")
-        self.centre = _middle(list(tables.values())) if self.euclidean else None
+        self.centre = None
         if self.euclidean:
-            lengths = {side: _lengths(table, self.centre) for side, table in tables.items()}
-        longest = max(length.max().item() for length in lengths.values())
-        self.scale = 2.0 ** math.ceil(math.log2(longest)) if longest > 0 else 1.0
+            self.centre = frame.centre if frame else middle(list(tables.values()))
+            lengths = {side: lengths_of(table, self.centre) for side, table in tables.items()}
+        longest = max(length.max().item() for length in lengths.values() if len(length))
+        self.scale = frame.scale if frame else power_of_two(longest)
         self.lengths = lengths
         self.divisors = {side: torch.where(length > 0, length, math.inf) for side, length in lengths.items()}
-        shortest = self.scale if self.euclidean else min(one.min().item() for one in self.divisors.values())
+        shortest = self.scale
+        if not self.euclidean:
+            shortest = min(divisor.min().item() for divisor in self.divisors.values() if len(divisor))
         ordinary = (
             2.0**-60 < shortest and longest < 2.0**60 and all(table.dtype.itemsize <= 4 for table in tables.values())
         )
@@ -99,6 +103,12 @@ class Space:
                 errors.append(torch.linalg.vector_norm(self.unit(side, part).sub_(rounded), dim=1))
             self._errors[key] = torch.cat(errors) * 1.001 + 2.0**-40
         return self._errors[key]
+
+    def gallery_error(self, dtype):
+        """The greatest of the gallery's rounding_errors, a float64 scalar; 0 for a gallery that has no rows."""
+        if not len(self.rows["gallery"]):
+            return torch.zeros((), dtype=torch.float64, device=self.rows["gallery"].device)
+        return self.rounding_errors("gallery", dtype).max()
 
     def operand(self, side, places, dtype):
         """The rows of `places` as a factor of a matrix product that scores them.
@@ -170,7 +180,7 @@ class Space:
 
     def doubt(self):
         """By how much any fast float32 score may differ from the exact one, in scores."""
-        error = self.rounding_errors("gallery", torch.float32)[:1]
+        error = self.gallery_error(torch.float32)[None]
         least = torch.full_like(error, -2.0 if self.euclidean else -1.0)
         low, high = self.fast_range(least, error, error, torch.float32)
         return self.slow_units(high - low).item()
@@ -201,40 +211,3 @@ class Space:
             return -0.5 * (farthest + move) ** 2, -0.5 * (nearest - move).clamp_min(0) ** 2
         move = query_errors + gallery_error + query_errors * gallery_error
         return low - move, high + move
-
-
-def row_lengths(table, name="embeddings"):
-    """Euclidean length (N,) float64 of each row. Raises InputError, naming rows, where one holds NaN or infinity."""
-    lengths = _lengths(table, None)
-    broken = (~lengths.isfinite()).nonzero().flatten().tolist()
-    if broken:
-        raise InputError(f"{len(broken)} of {len(table)} {name} are NaN or infinite, first in rows {broken[:5]}")
-    return lengths
-
-
-def _middle(tables):
-    """The middle of the box around all rows, (D,) float64, as float32 can hold it: it does not depend on any order."""
-    least = torch.stack([table.amin(0) for table in tables]).amin(0).double()
-    middle = (least + torch.stack([table.amax(0) for table in tables]).amax(0).double()) / 2
-    return middle.float().double()
-
-
-def _lengths(table, centre):
-    """Euclidean length (N,) float64 of each row less `centre`, summed in one fixed order on every device."""
-    lengths = torch.empty(len(table), dtype=torch.float64, device=table.device)
-    for part in pieces(*table.shape):
-        numbers = table[part].double()
-        numbers = (numbers if centre is None else numbers - centre).square()
-        while numbers.shape[1] > 1:
-            half = numbers.shape[1] // 2
-            odd = numbers[:, 2 * half :]
-            numbers = numbers[:, :half] + numbers[:, half : 2 * half]
-            numbers[:, : odd.shape[1]] += odd
-        lengths[part] = numbers[:, 0].sqrt()
-    return lengths
-
-
-def pieces(rows, width, numbers=BLOCK_NUMBERS):
-    """Slices that cut so many rows of `width` numbers into pieces of so many numbers or fewer."""
-    step = max(1, numbers // width)
-    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

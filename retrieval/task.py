@@ -103,8 +103,7 @@ class Task:
 
     def own_places(self):
         """(Q,) int64: where in `gallery_rows` each query itself stands, -1 where it does not."""
-        places = torch.searchsorted(self.gallery_rows, self.own_rows).clamp_max(len(self.gallery_rows) - 1)
-        return torch.where(self.gallery_rows[places] == self.own_rows, places, -1)
+        return places_among(self.gallery_rows, self.own_rows)
 
     def positives(self):
         """(Q,) int64: how many gallery items of its label each query can find. Raises InputError without labels."""
@@ -131,6 +130,14 @@ class Task:
         }
         columns = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return Task(**{**columns, **part})
+
+
+def places_among(rows, wanted):
+    """(M,) int64: where each of `wanted` (M,) stands in `rows` (N,), which rise; -1 for what is not there."""
+    if not len(rows):
+        return torch.full_like(wanted, -1)
+    places = torch.searchsorted(rows, wanted).clamp_max(len(rows) - 1)
+    return torch.where(rows[places] == wanted, places, -1)
 
 
 def _numpy(index):

@@ -135,3 +135,20 @@ def test_every_class_is_drawn_now_and_then_and_the_batchs_always():
     others = counts[[i for i in range(20) if i not in (3, 7)]]
     assert others.min() > 15 and others.max() < 60  # 200 * 3 / 18 = 33 each
     assert drawn_classes(torch.arange(20), 20, 0.1).tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("kind", [SoftmaxLoss, ArcMarginLoss])
+@pytest.mark.parametrize("classes", [7, CHUNK, 2 * CHUNK + 3])
+def test_a_part_begins_with_the_rows_of_the_whole(kind, classes):
+    """And leaves the random numbers where the whole does."""
+    torch.manual_seed(5)
+    whole, after = kind(WIDTH, classes), torch.rand(3)
+    for number in (1, 2, 3, 7):
+        for rank in range(number):
+            rows = slice(classes * rank // number, classes * (rank + 1) // number)
+            torch.manual_seed(5)
+            part = kind.of_part(rows, None, None, embedding_size=WIDTH, num_classes=classes)
+            assert torch.equal(torch.rand(3), after)
+            assert part.part.start == rows.start and part.part.classes == classes
+            for name, parameter in whole.named_parameters():
+                assert torch.equal(dict(part.named_parameters())[name], parameter[rows])

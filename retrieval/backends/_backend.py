@@ -7,8 +7,8 @@ import torch
 
 from errors import InputError
 from retrieval.nearest import best_of, nearest
+from retrieval.rows import row_lengths
 from retrieval.segments import unit
-from retrieval.space import row_lengths
 
 MORE = 16  # candidates beyond k: rounding may have changed the order of the last ones
 
