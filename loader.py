@@ -11,7 +11,7 @@ from cache import Cache
 from decoding import cut, open_image
 from engine.stop import leave_the_group
 from errors import InputError
-from samplers import Draw
+from samplers import Draw, Share
 
 TINY, MOST_WORKERS = 500, 8
 
@@ -40,7 +40,7 @@ class ForgivingDataset(ImageDataset):
 
     It is one of the same label, in an order that follows from the draw's seed; where none of these can be read, one of
     a label that is not in the batch, the same label for all of its draws. So a batch keeps its size, what belonged
-    together still does, and all of it follows from the draws and the files, whoever loads it.
+    together still does, and all of it follows from the draws and the files, whoever loads it and on how many ranks.
     """
 
     def __init__(self, *settings):
@@ -49,13 +49,27 @@ class ForgivingDataset(ImageDataset):
         self.by_label = np.split(np.argsort(self.labels, kind="stable"), np.cumsum(counts)[:-1])
 
     def __getitems__(self, draws):
-        """(samples, {index: sentence} of what could not be read) of a batch. Raises InputError if nothing is left."""
-        broken, instead = {}, {}
-        taken = {self.labels[draw.index] for draw in draws}
-        samples = []
-        for draw in draws:
+        """(samples, {index: sentence} of what could not be read) of a batch, or of a rank's Share of one.
+
+        Raises InputError if nothing is left.
+        """
+        broken = {}
+        samples = [self._of_label(draw, broken) for draw in draws]
+        if not all(samples):
+            batch, start = (draws.batch, draws.start) if isinstance(draws, Share) else (draws, 0)
+            samples = self._of_others(batch, dict(enumerate(samples, start)), broken)[start : start + len(draws)]
+        return samples, broken
+
+    def _of_others(self, batch, loaded, broken):
+        """Samples of a whole batch, in which labels that have no image at all are replaced.
+
+        loaded: what was tried already, by its place. All ranks have to look at all of it to agree on the labels.
+        """
+        instead, samples = {}, []
+        taken = {self.labels[draw.index] for draw in batch}
+        for place, draw in enumerate(batch):
             label = self.labels[draw.index]
-            sample = self._try(draw, broken) or self._one_of(label, draw.seed, broken)
+            sample = loaded[place] if place in loaded else self._of_label(draw, broken)
             for other in [] if sample else instead.get(label) or self._others(label, taken):
                 sample = self._one_of(other, draw.seed, broken)
                 if sample:
@@ -67,7 +81,11 @@ class ForgivingDataset(ImageDataset):
                     f"{broken[draw.index]}; nor can another be taken, of its label or from outside the batch"
                 )
             samples.append(sample)
-        return samples, broken
+        return samples
+
+    def _of_label(self, draw, broken):
+        """The sample of a draw, or of another image of its label; None where that has none."""
+        return self._try(draw, broken) or self._one_of(self.labels[draw.index], draw.seed, broken)
 
     def _try(self, draw, broken):
         """The sample of a draw; None, and `broken` told, where its image cannot be read."""

@@ -76,6 +76,14 @@ class BatchSampler:
                 step += 1
 
 
+class Share(list):
+    """The draws of a batch from `start` to `stop`, which are one rank's; `batch` are all of it."""
+
+    def __init__(self, batch, start, stop):
+        super().__init__(batch[start:stop])
+        self.batch, self.start = batch, start
+
+
 class Shard:
     """What rank r of R loads of every batch of `batches`: draws B r // R to B (r + 1) // R of its B.
 
@@ -93,7 +101,7 @@ class Shard:
     def __iter__(self):
         for batch in self.batches:
             start, stop = (len(batch) * rank // self.ranks for rank in (self.rank, self.rank + 1))
-            yield batch[start:stop]
+            yield Share(batch, start, stop)
 
 
 @SAMPLERS.register("shuffled")

@@ -96,7 +96,7 @@ class Training:
     def _skip(self, index, sentence):
         if index not in self.bad_images:
             self.bad_images.add(index)
-            say(f"{place_of(self.train, index)}: {sentence}; skipped")
+            say(f"{place_of(self.train, index)}: {sentence}; skipped", by_first=False)
 
     def _open_run(self):
         args = self.args
@@ -215,8 +215,9 @@ class Training:
 
     def _state(self, step):
         classes = torch.from_numpy(np.unique(self.train.labels))
-        bad_images = ranks.gather(torch.tensor([-1, *self.bad_images])).unique().tolist()[1:]  # never an empty tensor
-        record = {**self.record, "skipped": self.guard.skipped, "config": self.config, "bad_images": bad_images}
+        self.bad_images = {*ranks.gather(torch.tensor([-1, *self.bad_images])).tolist()} - {-1}  # never an empty tensor
+        record = {**self.record, "skipped": self.guard.skipped, "config": self.config}
+        record["bad_images"] = sorted(self.bad_images)
         state = training_state(self.objective, self.optimiser, self.scaler, step, self.best, classes, **record)
         return class_parts.whole(state, self.num_classes) if self.in_parts else state
 

@@ -115,9 +115,9 @@ class Run:
         return result
 
 
-def say(line):
-    """One time-stamped line that does not break a progress bar; of several ranks the first says it."""
-    if not ranks.first():
+def say(line, by_first=True):
+    """One time-stamped line that does not break a progress bar; of several ranks the first alone says it, or each."""
+    if by_first and not ranks.first():
         return
     tqdm.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {line}", file=sys.stdout)
     sys.stdout.flush()

@@ -11,7 +11,7 @@ import loader
 import reader
 from errors import InputError
 from losses.triplet import check_triplets
-from samplers import SAMPLERS, Draw
+from samplers import SAMPLERS, Draw, Shard
 from transforms import TrainTransform
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -32,10 +32,10 @@ def open_train(folder):
     return images, reader.class_codes(images)[0]
 
 
-def batches(folder, sampler="pk", steps=6, num_workers=0, start_step=0, told=None):
-    """`steps` batches of 12 images, (images, labels, indices) each."""
+def batches(folder, sampler="pk", steps=6, num_workers=0, start_step=0, told=None, rank=0, ranks=1):
+    """`steps` batches of 12 images, or a rank's share of each, (images, labels, indices) each."""
     images, codes = open_train(folder)
-    draws = SAMPLERS[sampler](codes, 12, start_step=start_step)
+    draws = Shard(SAMPLERS[sampler](codes, 12, start_step=start_step), rank, ranks)
     told = [] if told is None else told
     feed = loader.open_loader(
         images, codes, TrainTransform(16, 16), draws, num_workers, on_bad=lambda *what: told.append(what)
@@ -92,6 +92,20 @@ def test_batches_are_the_same_for_any_number_of_workers(broken, num_workers):
     for one, other in zip(mine, theirs, strict=True):
         assert all(torch.equal(*columns) for columns in zip(one, other, strict=True))
     assert told == theirs_told
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.names())
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("ranks", [2, 5])
+def test_batches_are_the_same_on_any_number_of_ranks(broken, sampler, num_workers, ranks):
+    told, all_told = [], []
+    whole = batches(broken, sampler, steps=12, told=told)
+    how = {"sampler": sampler, "steps": 12, "num_workers": num_workers, "told": all_told, "ranks": ranks}
+    parts = zip(*(batches(broken, rank=rank, **how) for rank in range(ranks)))
+    for batch, shares in zip(whole, parts, strict=True):
+        for column, columns in zip(batch, zip(*shares), strict=True):
+            assert torch.equal(column, torch.cat(columns))
+    assert set(all_told) == set(told)
 
 
 def test_batches_are_the_same_after_a_resume(broken):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -276,6 +277,19 @@ def test_torchrun_goes_on_when_a_rank_was_killed(together, sop_tree, tmp_path):
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert [line["step"] for line in read_metrics(tmp_path / "run") if line["group"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert done.stdout.count("trainbatch 3, lr") == 1 and done.stdout.count("trainbatch 4, lr") == 2
+
+
+def test_images_that_are_skipped_are_told_and_counted_on_all_ranks(sop_copy, tmp_path):
+    for path in (*sop_copy.glob("*/7_*.jpg"), *sop_copy.glob("*/2_0.jpg")):
+        path.write_bytes(b"")
+    flags = {"on_bad_image": "skip", "total_iter_num": 12, "train_batch_size": 12, "freeze_bn": True}
+    with tiny_backbone():
+        run("train_elem", flags_of(sop_copy, tmp_path / "alone", **flags))
+    done = torchrun(2, "train_elem", *flags_of(sop_copy, tmp_path / "both", **flags))
+    assert done.returncode == 0, done.stderr
+    assert_near(weights(tmp_path / "both"), weights(tmp_path / "alone"))
+    assert [read_json(tmp_path / name / "result.json")["bad_images"] for name in ("alone", "both")] == [4, 4]
+    assert set(re.findall(r"Ebay_train.txt:(\d+): .*; skipped$", done.stdout, re.M)) == {"5", "20", "21", "22"}
 
 
 def test_a_restart_before_the_first_checkpoint_begins_anew(sop_tree, tmp_path, monkeypatch):
