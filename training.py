@@ -66,7 +66,7 @@ class Training:
         objective = build_objective(args, self.flags, self.num_classes, stage, source, self.in_parts)
         self.objective = objective.to(self.device)
         rates = {"lr": args.lr, "class_lr": getattr(args, "class_lr", None), "momentum": args.momentum}
-        rates |= {"weight_decay": args.weight_decay, "fused": self.device.type == "cuda"}
+        rates["weight_decay"] = args.weight_decay
         self.optimiser = build_optimiser(args.optimiser, self.objective.model, self.objective.loss, **rates)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.bad_images = set()  # indices of train images that could not be read

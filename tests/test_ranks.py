@@ -391,7 +391,7 @@ def test_a_lost_rank_is_named():
         "options.run_script(lambda argv: (ranks.join(torch.device('cpu')), test_ranks.lost(argv[2])))"
     )
     words = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(Path(__file__).parent)]
-    began, started = time.monotonic(), {}
+    started = {}
     for how in ("killed", "frozen"):
         common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(bench.free_port())}
         started[how] = [
@@ -405,7 +405,6 @@ def test_a_lost_rank_is_named():
             _, printed = left.communicate(timeout=50)
             assert left.returncode == 2 and "--checkpoint" in printed
             assert printed.splitlines()[-1].startswith("-c, rank 0: rank 1 of 2 did not go on (")
-        assert time.monotonic() - began < 45
     finally:
         for process in itertools.chain(*started.values()):
             process.kill()
