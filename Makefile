@@ -32,13 +32,13 @@ test_peers: peers
 # All lanes of benchmarks/ in 20 minutes on 2 idle cores; longer runs of a lane: --help of its file.
 bench: peers
 	$(PEERS) -m pip install --quiet -r requirements-demo.txt -r requirements-speed.txt -r requirements-openvino.txt
-	$(PEERS) benchmarks/search_speed.py --rounds=3 --widths=512 --curve=10000
-	$(PEERS) benchmarks/images.py
+	$(PEERS) benchmarks/search_speed.py --rounds=2 --widths=512 --curve=10000
+	$(PEERS) benchmarks/images.py --rounds=3
 	$(PEERS) benchmarks/step.py
 	$(PEERS) benchmarks/head.py --rounds=3
 	$(PEERS) benchmarks/pairs.py
 	$(PEERS) benchmarks/inference.py
-	$(PEERS) benchmarks/against_peers.py --seconds=30
+	$(PEERS) benchmarks/against_peers.py --seconds=20 --seeds=2
 	$(PEERS) benchmarks/ranks.py
 	$(PEERS) benchmarks/collect.py
 

@@ -60,6 +60,13 @@ def oml_loss(classes, width):
     return ArcFaceLoss(in_features=width, num_classes=classes, m=MARGIN, s=SCALE)
 
 
+def default_optimiser(objective, class_lr):
+    """AdamW as torch has it by default, over the groups of build_optimiser."""
+    modules = (objective.model, 1.0), (objective.loss, class_lr / LR)
+    groups = [{"params": [p for p in module.parameters() if p.requires_grad], "ratio": r} for module, r in modules]
+    return torch.optim.AdamW(groups, lr=LR, weight_decay=1e-4)
+
+
 # Loss, whether our loop trains it, learning rate of the class weights.
 CONTENDERS = {
     "ours": (our_loss, True, 0.03),
@@ -102,7 +109,10 @@ class Contest:
         objective = Objective(model, build_loss(self.classes, model.embedding_size))
         if ours:
             objective.to(memory_format=torch.channels_last)
-        optimiser = build_optimiser("adamw", model, objective.loss, LR, class_lr)
+        if ours:
+            optimiser = build_optimiser("adamw", model, objective.loss, LR, class_lr)
+        else:
+            optimiser = default_optimiser(objective, class_lr)
         objective.train()
         steps = self.our_steps(objective, optimiser, seed) if ours else self.plain_steps(objective, optimiser)
         began, done = time.perf_counter(), 0
