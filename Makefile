@@ -38,7 +38,7 @@ bench: peers
 	$(PEERS) benchmarks/head.py --rounds=3
 	$(PEERS) benchmarks/pairs.py
 	$(PEERS) benchmarks/inference.py
-	$(PEERS) benchmarks/against_peers.py --seconds=20 --seeds=2
+	$(PEERS) benchmarks/against_peers.py --seeds=1
 	$(PEERS) benchmarks/ranks.py
 	$(PEERS) benchmarks/collect.py
 

@@ -88,8 +88,8 @@ def shares_classes(args, precision):
     """Whether each rank has a share of the class weights. Raises InputError for flags that ranks cannot do together."""
     several = ranks.count() > 1
     in_parts = several and getattr(args, "shard_classes", False)
-    if in_parts and (args.clip_norm or precision == "fp16"):
-        raise InputError("--shard_classes goes with neither --clip_norm nor --precision=fp16")
+    if in_parts and precision == "fp16":
+        raise InputError("--shard_classes does not go with --precision=fp16; take bf16 or fp32")
     if several and args.sync_bn and args.micro_batch:
         raise InputError("--sync_bn makes no sense with --micro_batch, of which BatchNorm sees one at a time")
     return in_parts

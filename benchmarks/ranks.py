@@ -107,7 +107,7 @@ def train(name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shar
             "fp32",
             micro_batch,
         )
-        clipped_norm(objective, optimiser, scaler, 0 if shard_classes else 0.5)
+        clipped_norm(objective, optimiser, scaler, 0.5)
         update(optimiser, scaler)
     state = objective.state_dict()
     return {n: ranks.gather(value) if in_parts and n.startswith("loss.") else value for n, value in state.items()}

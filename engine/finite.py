@@ -35,8 +35,6 @@ class FiniteGuard:
         Raises NotFinite for a step that may not be left out.
         """
         if self.at_once:
-            if self.objective.part_of_loss:
-                norm = ranks.total(norm)  # of all the parts, so that the ranks agree; only whether it is finite counts
             values = (loss.item(), 0.0 if self.scaled else norm.item())
             if all(map(math.isfinite, values)):
                 return True

@@ -61,13 +61,21 @@ def fit(
 
 
 def clipped_norm(objective, optimiser, scaler, clip_norm):
-    """The norm of all gradients, a scalar tensor; they are scaled down to `clip_norm` if that is less and not 0."""
+    """The norm of all gradients, of all ranks' parts, too, a scalar tensor; they are scaled down to `clip_norm` if that
+    is less and not 0."""
     scaler.unscale_(optimiser)
-    gradients = [parameter.grad for parameter in objective.parameters() if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = _norm(objective.parameters())
+    if objective.part_of_loss:
+        norm = torch.hypot(
+            _norm(objective.model.parameters()), ranks.total(_norm(objective.loss.parameters()) ** 2).sqrt()
+        )
     if clip_norm:
         torch.nn.utils.clip_grads_with_norm_(objective.parameters(), clip_norm, norm)
     return norm
+
+
+def _norm(parameters):
+    return torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
 def update(optimiser, scaler):

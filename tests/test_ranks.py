@@ -246,7 +246,11 @@ def test_a_run_goes_on_with_another_number_of_ranks(alone, together, tmp_path):
 def test_a_run_in_parts_is_saved_whole(sop_tree, tmp_path):
     """On two ranks, then on one that has all the classes, then on three again: as one process that was never stopped."""
     flags = {"loss_name": "arcmargin", "optimiser": "adamw", "lr": 0.01, "shard_classes": True}
-    flags |= {"freeze_bn": True, "sync_bn": False}  # adamw makes steps of the rounding in a bias before BatchNorm
+    flags |= {
+        "freeze_bn": True,
+        "sync_bn": False,
+        "clip_norm": 0.5,
+    }  # adamw makes steps of the rounding in a bias before BatchNorm
     with tiny_backbone():
         run("train_elem", flags_of(sop_tree, tmp_path / "whole", **flags))
     done = torchrun(2, "train_elem", *flags_of(sop_tree, tmp_path / "parts", **flags, total_iter_num=3))
@@ -343,19 +347,23 @@ def test_inference_on_two_ranks_is_that_of_one(alone, sop_tree, tmp_path):
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        ({"sync_bn": True, "micro_batch": 2}, "--sync_bn makes no sense with --micro_batch"),
-        ({"shard_classes": True, "clip_norm": 1}, "--shard_classes goes with neither --clip_norm nor"),
-    ],
-)
-def test_flags_that_do_not_go_together(flags, message, monkeypatch, sop_tree, tmp_path):
-    line = flags_of(sop_tree, tmp_path / "run", **flags)
+def test_flags_that_do_not_go_together(monkeypatch, sop_tree, tmp_path):
+    line = flags_of(sop_tree, tmp_path / "run", sync_bn=True, micro_batch=2)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with tiny_backbone(), pytest.raises(InputError, match=message):
+    with tiny_backbone(), pytest.raises(InputError, match="--sync_bn makes no sense with --micro_batch"):
         run("train_elem", line)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_first_ranks_running_statistics_are_tested_with_and_saved(sop_tree, tmp_path):
+    flags = {"sync_bn": False, "total_iter_num": 12, "test_iter_step": 12, "train_batch_size": 12}
+    done = torchrun(2, "train_elem", *flags_of(sop_tree, tmp_path / "run", **flags))
+    assert done.returncode == 0, done.stderr
+    line = [f"--pretrained_model={tmp_path / 'run'}", f"--data_dir={sop_tree}", "--num_workers=0", "--use_gpu=False"]
+    with tiny_backbone():
+        run("eval", [*line, "--metrics=recall@1,recall@5,recall@10"])
+    tested = [read_json(path / "result.json")["recall"] for path in (tmp_path / "run", tmp_path / "run" / "eval")]
+    assert tested[0] == tested[1]
 
 
 def stop_after(batches, line):

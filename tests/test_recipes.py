@@ -60,6 +60,16 @@ def test_emoji_table_makes_every_run_once_and_prints_it(recipe, tmp_path):
     assert [words[0] for words in commands] == ["recipes/table.py"] and "done already" in printed
 
 
+def test_precision_table_makes_every_run_and_prints_both(recipe, tmp_path):
+    root = str(tmp_path / "out")
+    printed, commands = recipe("recipes/precision_table.sh", root, SEEDS="3 4")
+    assert len(list(Path(root).glob("*/seed*/arcmargin/result.json"))) == 4 and printed.count("| none") == 2
+    runs = {word for words in commands for word in words if word.startswith(("--precision", "--model_save_dir"))}
+    for seed in (3, 4):
+        assert {f"--model_save_dir={root}/{name}/seed{seed}/arcmargin" for name in ("fp32", "bf16")} <= runs
+    assert runs >= {"--precision=fp32", "--precision=bf16"}
+
+
 @pytest.mark.parametrize(
     "name, script, wanted",
     [
