@@ -130,6 +130,8 @@ def corpus():
     files |= {"CMYK": pil(noise.convert("CMYK"), "JPEG"), "grey": pil(noise.convert("L"), "JPEG")}
     files |= {"alpha": pil(noise.convert("RGBA"), "PNG"), "palette": pil(noise.quantize(8), "PNG", transparency=0)}
     files |= {"packed": pil(noise, "TIFF", compression="tiff_lzw"), "deep": pil(noise.convert("I;16"), "PNG")}
+    tall = noise.resize((40, 160))  # so that crops leave rows below to be left out
+    files |= {"tall": pil(tall, "JPEG"), "tall grey": pil(tall.convert("L"), "JPEG", restart_marker_rows=1)}
     exif = Image.Exif()
     exif[0x0112] = 6
     return files | {"turned": pil(noise, "JPEG", exif=exif), "JPEG in TIFF": pil(noise, "TIFF", compression="jpeg")}
