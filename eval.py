@@ -21,7 +21,7 @@ from models.embedder import POOLINGS
 from reporting import add_result_flags, draw_evenly, save_found, write_page
 from retrieval.postprocess import POSTPROCESSORS
 from retrieval.space import DISTANCES
-from session import choose_place, list_facts, model_flags, open_model, open_output, open_test_loader
+from session import choose_place, list_facts, model_flags, note_other_list, open_model, open_output, open_test_loader
 from storage import replace_json
 
 EXACT = {"precision": "fp32", "runtime": "torch"}  # figures are those of the very network unless asked otherwise
@@ -46,10 +46,8 @@ def parse(argv):
 
 def result_folder(args):
     """Where result.json goes: into the evaluated run, if it is one."""
-    if args.output_dir:
-        return args.output_dir
     source = Path(args.pretrained_model or "")
-    return source / "eval" if (source / "config.json").is_file() else Path("output") / "eval"
+    return args.output_dir or (source if (source / "config.json").is_file() else Path("output")) / "eval"
 
 
 def open_embedder(args):
@@ -63,17 +61,16 @@ def open_embedder(args):
 
     def open_images(images):
         loader = open_test_loader(images, flags, args.batch_size, args.num_workers, device)
-        embed = embed_shard if shards_gallery(args) else embed_list
-        return partial(embed, images, loader, model, device, {**card, **way})
+        return partial(
+            embed_shard if shards_gallery(args) else embed_list, images, loader, model, device, {**card, **way}
+        )
 
     return open_images, {"pretrained_model": args.pretrained_model, "model": flags, **way}, card
 
 
 def open_sources(args):
-    """What is evaluated and what it is held against, each (ImageList, function from cache file to embeddings) or None.
-
-    Also the facts for result.json and the model's fingerprint.
-    """
+    """What is evaluated and what it is held against, each (ImageList, function from cache file to embeddings) or None,
+    and the facts for result.json and the model's fingerprint."""
     names = args.embeddings or args.test_list, args.leaks_from
     if args.embeddings and args.pretrained_model:
         raise InputError("--embeddings are evaluated as they are; leave --pretrained_model out")
@@ -94,7 +91,9 @@ def open_sources(args):
             images, embeddings, own = load_embeddings(name)
             card = card or own
             sources.append((images, lambda cache, embeddings=embeddings: embeddings))
-    facts |= {} if args.embeddings else {"list": list_facts(lists[0])}
+    if not args.embeddings:
+        note_other_list(args.pretrained_model, "test", lists[0])
+        facts["list"] = list_facts(lists[0])
     return *sources, facts, card
 
 

@@ -80,6 +80,8 @@ def open_model(source, flags, **training_flags):
     if source and not imagenet:
         for note in load_pretrained(model, source):
             say(f"{source}: {note}")
+    if not (source or training_flags):
+        say("note: the weights are random, since there is no --pretrained_model")
     try_out(model, flags["image_shape"], 1, training=False)
     return model
 
@@ -177,6 +179,15 @@ def list_facts(images):
         "images": len(images),
         "labels": len(set(images.labels.tolist())),
     }
+
+
+def note_other_list(source, split, images):
+    """Say where the run `source` (--pretrained_model), if it is one, had another list as its train or test list."""
+    config = run_folder(source) / "config.json" if source and source != "imagenet" else None
+    if config and config.is_file():
+        before = read_flags(config, "lists").get(split)
+        if before and before["sha256"] != checksum(images.source):
+            say(f"note: the {split} list is {images.source}, that of {source} was {before['file']}")
 
 
 def refuse_other_lists(now, before):

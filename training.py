@@ -30,6 +30,7 @@ from session import (
     build_objective,
     list_facts,
     model_flags,
+    note_other_list,
     open_test_loader,
     open_train_loader,
     recalls,
@@ -63,6 +64,7 @@ class Training:
         self.flags = model_flags(args)
         self.decode = choose_decoder(args.decode, args.cache_kind)
         source = None if self.checkpoint else args.pretrained_model
+        note_other_list(source, "train", self.train)
         objective = build_objective(args, self.flags, self.num_classes, stage, source, self.in_parts)
         self.objective = objective.to(self.device)
         rates = {"lr": args.lr, "class_lr": getattr(args, "class_lr", None), "momentum": args.momentum}
@@ -81,8 +83,7 @@ class Training:
         self.seconds = {"train": 0.0, "test": 0.0}
 
     def _resume(self):
-        file = weights_file(self.checkpoint)
-        state = read_weights(file)
+        state = read_weights(file := weights_file(self.checkpoint))
         state = class_parts.part(state, self.num_classes) if self.in_parts else state
         self.start, self.best = restore(state, self.objective, self.optimiser, self.scaler, file)
         self.record = {name: state[name] for name in self.record}
@@ -119,18 +120,17 @@ class Training:
     def fit(self):
         """Train to the last step, testing and saving on the way; the first rank returns what result.json holds."""
         args = self.args
-        self.run = self._open_run()
+        self.run, self.recall = self._open_run(), None
         ranks.meet()  # reading lists may take one much longer than another
         ranks.copy_first((self.objective.model if self.in_parts else self.objective).state_dict().values())
         say(
             f"{args.loss_name} on {len(self.train)} images of {self.num_classes} labels, tested on {self.tested_on}; "
-            f"{self.device}, {self.precision}; writes to {self.folder}"
+            f"{self.device}, {self.precision}; steps {self.start + 1} to {args.total_iter_num}; writes to {self.folder}"
         )
         for note in self.notes:
             say(f"note: {note}")
         schedule = {"strategy": args.lr_strategy, "lr_steps": args.lr_steps, "warmup": args.warmup_steps}
         rate = partial(learning_rate, lr=args.lr, total=args.total_iter_num, **schedule)
-        self.recall = None
         skips = 0 if args.nan == "stop" else int(args.nan.removeprefix("skip:"))
         self.files = Checkpoints(self.folder, args.keep_checkpoints)
         self.guard = FiniteGuard(self.objective, self.device, skips, self.record["skipped"], self.scaler.is_enabled())

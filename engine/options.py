@@ -238,6 +238,9 @@ def run_script(main):
         if ranks.first():
             print(f"{name}: stopped by {stopped.signal.name} {stopped}", file=sys.stderr)
         sys.exit(128 + stopped.signal)
+    except KeyboardInterrupt:
+        print(f"{name}: stopped by SIGINT", file=sys.stderr)
+        sys.exit(130)
     except InputError as error:
         # A loader's worker wraps its error into a traceback, which ends with the sentence.
         sentences = str(error).strip().rpartition("errors.InputError: ")[2]

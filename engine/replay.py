@@ -12,13 +12,12 @@ FREE = ("model_save_dir", "num_workers", "cache_bytes", "test_batch_size", "disp
 FREE += ("save_iter_step", "keep_checkpoints", "report", "with_mem_opt", "enable_ce")
 
 
-def read_flags(file):
-    """The flags in a run's config.json, {name: value}. Raises InputError when it is none."""
+def read_flags(file, part="flags"):
+    """The flags in a run's config.json, {name: value}, or another part of it. Raises InputError when it is none."""
     try:
-        flags = json.loads(Path(file).read_text())["flags"]
-        return dict(flags)
+        return dict(json.loads(Path(file).read_text())[part])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot read flags from {str(file)!r}: {type(error).__name__}: {error}") from None
+        raise InputError(f"cannot read {part} from {str(file)!r}: {type(error).__name__}: {error}") from None
 
 
 def run_folder(checkpoint):
@@ -31,7 +30,10 @@ def replayed(config, checkpoint):
     """The flags of a config.json, or of the run of a checkpoint, {name: value}; none without either."""
     if not (config or checkpoint):
         return {}
-    flags = read_flags(config or run_folder(checkpoint) / "config.json")
+    path = Path(config or checkpoint)
+    if not path.exists():
+        raise InputError(f"--{'config' if config else 'checkpoint'}: {str(path)!r} is no run, nor a file of one")
+    flags = read_flags(path if config and path.is_file() else run_folder(path) / "config.json")
     return {name: value for name, value in flags.items() if value is not None and name not in UNREPLAYED}
 
 

@@ -63,7 +63,7 @@ class Run:
 
     def __init__(self, folder, config, start=0, resumed=False, overwrite=False, retested=False):
         holder = Path(folder) / "config.json"
-        if holder.exists() and not (resumed or overwrite):
+        if (Path(folder) / "last.pt").exists() and not (resumed or overwrite):  # else it came to nothing
             raise InputError(
                 f"{str(folder)!r} already holds a run: go on with it by --checkpoint={folder}, choose another "
                 "--model_save_dir, or give --overwrite=True"
