@@ -57,13 +57,14 @@ def of_this_launch(folder):
 
 
 class Run:
-    """One run's folder. A new run refuses a folder that holds one; a resumed one goes on after step `start`, or with
-    the test of that step (`retested`).
+    """One run's folder. A new run refuses a folder that holds one, unless that came to nothing; a resumed one goes on
+    after step `start`, or with the test of that step (`retested`).
     """
 
     def __init__(self, folder, config, start=0, resumed=False, overwrite=False, retested=False):
         holder = Path(folder) / "config.json"
-        if (Path(folder) / "last.pt").exists() and not (resumed or overwrite):  # else it came to nothing
+        kept = any(any(Path(folder).glob(pattern)) for pattern in ("*.pt", "model.*", "result.json"))
+        if holder.exists() and kept and not (resumed or overwrite):
             raise InputError(
                 f"{str(folder)!r} already holds a run: go on with it by --checkpoint={folder}, choose another "
                 "--model_save_dir, or give --overwrite=True"
