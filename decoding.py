@@ -20,11 +20,10 @@ def choose_decoder(name, cache_kind="encoded"):
 
     Raises InputError for simplejpeg where it is not installed, and for a decoder that makes nothing to be kept.
     """
-    if cache_kind == "decoded" and name not in ("auto", "exact"):
-        raise InputError(
-            f"--cache_kind=decoded keeps whole images, but --decode={name} makes crops; it has to be exact"
-        )
     if cache_kind == "decoded":
+        if name not in ("auto", "exact"):
+            text = f"--cache_kind=decoded keeps whole images, but --decode={name} makes crops"
+            raise InputError(f"{text}; it has to be exact")
         return "exact"
     installed = importlib.util.find_spec("simplejpeg") is not None
     if name == "simplejpeg" and not installed:

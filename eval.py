@@ -92,8 +92,8 @@ def open_sources(args):
             card = card or own
             sources.append((images, lambda cache, embeddings=embeddings: embeddings))
     if not args.embeddings:
-        note_other_list(args.pretrained_model, "test", lists[0])
         facts["list"] = list_facts(lists[0])
+        note_other_list(args.pretrained_model, "test", facts["list"])
     return *sources, facts, card
 
 

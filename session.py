@@ -1,12 +1,13 @@
 """From flags to objects: what the scripts share between parsing and their result."""
 
 import argparse
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from engine import ranks
+from engine import class_parts, ranks
 from engine.backward import statistics_left_alone
 from engine.batchnorm import synchronise
 from engine.checkpoint import seed_everything
@@ -114,11 +115,7 @@ def build_objective(args, flags, num_classes, stage, source, in_parts):
     facts = {"embedding_size": model.embedding_size, "num_classes": num_classes}
     facts = {name: facts[name] for name in LOSSES.requirements(args.loss_name)}
     options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
-    if in_parts:
-        part = ranks.share(num_classes), ranks.total, ranks.highest
-        loss = LOSSES[args.loss_name].of_part(*part, **facts, **options)
-    else:
-        loss = LOSSES[args.loss_name](**facts, **options)
+    loss = class_parts.build_loss(LOSSES[args.loss_name], in_parts, **facts, **options)
     if args.sync_bn and ranks.count() > 1:
         synchronise(model)
     objective = Objective(model, loss, batch_recall=stage == "pair", part_of_loss=in_parts)
@@ -181,13 +178,17 @@ def list_facts(images):
     }
 
 
-def note_other_list(source, split, images):
-    """Say where the run `source` (--pretrained_model), if it is one, had another list as its train or test list."""
+def note_other_list(source, split, facts):
+    """Say where the run `source` (--pretrained_model), if it is one, had another train or test list.
+
+    facts: list_facts of this one. A folder that does not tell of its lists, such as a stranger's, had none.
+    """
     config = run_folder(source) / "config.json" if source and source != "imagenet" else None
     if config and config.is_file():
-        before = read_flags(config, "lists").get(split)
-        if before and before["sha256"] != checksum(images.source):
-            say(f"note: the {split} list is {images.source}, that of {source} was {before['file']}")
+        with contextlib.suppress(InputError, KeyError, TypeError):
+            before = read_flags(config, "lists")[split]
+            if before["sha256"] != facts["sha256"]:
+                say(f"note: the {split} list is {facts['file']}, that of {source} was {before['file']}")
 
 
 def refuse_other_lists(now, before):

@@ -64,7 +64,7 @@ class Training:
         self.flags = model_flags(args)
         self.decode = choose_decoder(args.decode, args.cache_kind)
         source = None if self.checkpoint else args.pretrained_model
-        note_other_list(source, "train", self.train)
+        note_other_list(source, "train", self.lists["train"])
         objective = build_objective(args, self.flags, self.num_classes, stage, source, self.in_parts)
         self.objective = objective.to(self.device)
         rates = {"lr": args.lr, "class_lr": getattr(args, "class_lr", None), "momentum": args.momentum}

@@ -26,6 +26,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import reader
 from benchmarks.contest import heading, markdown, write
+from benchmarks.head import SCALE, oml_loss, pml_loss
 from engine.backward import backward
 from engine.device import choose_device, choose_precision
 from engine.embed import embed
@@ -41,23 +42,11 @@ from samplers import InOrder, ShuffledSampler
 from transforms import TestTransform, TrainTransform
 
 NETWORK, FROZEN, PIXELS, BATCH = "EfficientNetLite0", 5, 80, 64
-SCALE, MARGIN, CROP_SCALE, LR = 30.0, 0.15, (0.5, 1.0), 0.003
+MARGIN, CROP_SCALE, LR = 0.15, (0.5, 1.0), 0.003
 
 
-def our_loss(classes, width):
-    return ArcMarginLoss(width, classes, SCALE, MARGIN)
-
-
-def pml_loss(classes, width):
-    from pytorch_metric_learning.losses import ArcFaceLoss
-
-    return ArcFaceLoss(classes, width, margin=math.degrees(MARGIN), scale=SCALE)
-
-
-def oml_loss(classes, width):
-    from oml.losses.arcface import ArcFaceLoss
-
-    return ArcFaceLoss(in_features=width, num_classes=classes, m=MARGIN, s=SCALE)
+def our_loss(classes, width, margin):
+    return ArcMarginLoss(width, classes, SCALE, margin)
 
 
 def default_optimiser(objective, class_lr):
@@ -106,7 +95,7 @@ class Contest:
         """Train; returns {steps, images_per_second, recall@1}."""
         torch.manual_seed(seed)
         model = Embedder(NETWORK, freeze_stages=FROZEN, imagenet=True)
-        objective = Objective(model, build_loss(self.classes, model.embedding_size))
+        objective = Objective(model, build_loss(self.classes, model.embedding_size, MARGIN))
         if ours:
             objective.to(memory_format=torch.channels_last)
         if ours:

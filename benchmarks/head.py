@@ -49,16 +49,16 @@ class PlainArcFace(ArcMarginLoss):
         return F.cross_entropy(self.arc_scale * cosines.scatter(1, own, self.put_off(cosines.gather(1, own))), labels)
 
 
-def pml_loss(classes, width):
+def pml_loss(classes, width, margin=MARGIN):
     from pytorch_metric_learning.losses import ArcFaceLoss
 
-    return ArcFaceLoss(classes, width, margin=180 * MARGIN / torch.pi, scale=SCALE)
+    return ArcFaceLoss(classes, width, margin=180 * margin / torch.pi, scale=SCALE)
 
 
-def oml_loss(classes, width):
+def oml_loss(classes, width, margin=MARGIN):
     from oml.losses.arcface import ArcFaceLoss
 
-    return ArcFaceLoss(in_features=width, num_classes=classes, m=MARGIN, s=SCALE)
+    return ArcFaceLoss(in_features=width, num_classes=classes, m=margin, s=SCALE)
 
 
 def contenders(classes, width, peer_classes):

@@ -29,6 +29,7 @@ from benchmarks.contest import machine, markdown, timed, write
 from engine import ranks
 from engine.backward import backward
 from engine.batchnorm import synchronise
+from engine.class_parts import build_loss
 from engine.fit import clipped_norm, update
 from engine.objective import Objective
 from engine.optim import build_optimiser
@@ -82,10 +83,7 @@ def train(name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shar
     facts = {"embedding_size": 6, "num_classes": CLASSES}
     settings = {fact: facts[fact] for fact in LOSSES.requirements(name)} | options
     in_parts = shard_classes and ranks.count() > 1
-    if in_parts:
-        loss = LOSSES[name].of_part(ranks.share(CLASSES), ranks.total, ranks.highest, **settings)
-    else:
-        loss = LOSSES[name](**settings)
+    loss = build_loss(LOSSES[name], in_parts, **settings)
     objective = Objective(Net(), loss, part_of_loss=in_parts).double()
     optimiser = build_optimiser("momentum", objective.model, loss, 0.1, class_lr=0.5)
     if sync_bn and ranks.count() > 1:
@@ -179,8 +177,7 @@ def weights_table(counts):
 def class_steps():
     """Two steps of arcmargin over MANY classes, a part on each rank: MB of its weights, seconds of the second step."""
     settings = {"embedding_size": WIDTH, "num_classes": MANY}
-    kind, part = LOSSES["arcmargin"], (ranks.share(MANY), ranks.total, ranks.highest)
-    loss = kind.of_part(*part, **settings) if ranks.count() > 1 else kind(**settings)
+    loss = build_loss(LOSSES["arcmargin"], ranks.count() > 1, **settings)
     optimiser = build_optimiser("momentum", nn.Identity(), loss, 0.1)
     for _ in range(2):  # the first one makes the momentum
         embeddings, labels = torch.randn(256, WIDTH, requires_grad=True), torch.randint(MANY, (256,))

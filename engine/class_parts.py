@@ -1,8 +1,15 @@
-"""Checkpoints where each rank has a part of the class weights: saved whole, to be gone on with on any number."""
+"""Where each rank has a part of the class weights: losses, and checkpoints that are whole, for any number of ranks."""
 
 import torch
 
 from engine import ranks
+
+
+def build_loss(kind, in_parts, **settings):
+    """The loss of class `kind` and these keywords, or with `in_parts` this rank's part of its class weights."""
+    if not in_parts:
+        return kind(**settings)
+    return kind.of_part(ranks.share(settings["num_classes"]), ranks.total, ranks.highest, **settings)
 
 
 def whole(state, classes):

@@ -64,11 +64,11 @@ def clipped_norm(objective, optimiser, scaler, clip_norm):
     """The norm of all gradients, of all ranks' parts, too, a scalar tensor; they are scaled down to `clip_norm` if that
     is less and not 0."""
     scaler.unscale_(optimiser)
-    norm = _norm(objective.parameters())
     if objective.part_of_loss:
-        norm = torch.hypot(
-            _norm(objective.model.parameters()), ranks.total(_norm(objective.loss.parameters()) ** 2).sqrt()
-        )
+        of_classes = ranks.total(_norm(objective.loss.parameters()) ** 2).sqrt()
+        norm = torch.hypot(_norm(objective.model.parameters()), of_classes)
+    else:
+        norm = _norm(objective.parameters())
     if clip_norm:
         torch.nn.utils.clip_grads_with_norm_(objective.parameters(), clip_norm, norm)
     return norm

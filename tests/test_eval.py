@@ -50,6 +50,20 @@ def test_saved_embeddings_give_the_models_figures(sop_tree, finished_run, embedd
     assert json.loads(str(saved["model"])).keys() >= {"model", "weights", "image_shape", "resize_short_size"}
 
 
+@pytest.mark.parametrize("lists", ["another", None, 5, {"test": 5}, {"test": {"file": "x"}}])
+def test_another_list_than_the_runs_is_noted(sop_tree, finished_run, tmp_path, lists):
+    """And a folder that does not tell of its lists is as good as any."""
+    shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
+    config = read_json(tmp_path / "run" / "config.json")
+    flags = {"data_dir": sop_tree, "pretrained_model": tmp_path / "run", **CPU}
+    if lists == "another":
+        flags["test_list"] = "shapes.csv"
+    else:
+        (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "lists": lists}))
+    printed, _ = evaluate(tmp_path / "out", **flags)
+    assert ("note: the test list is" in printed) == (lists == "another")
+
+
 def test_embeddings_of_anybody(tmp_path):
     """An .npz with embeddings and labels is enough; the figures are those of the metrics themselves."""
     rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from runs import read_json, run, tiny_backbone, train_flags
+from runs import read_json, run, tiny_backbone
 from test_ranks import torchrun
 
 from benchmarks import ranks as bench
@@ -188,14 +188,6 @@ def test_ranks_that_talk_by_gloo_give_the_figures_of_one(number):
         assert [found[0::3], found[1::3]] == [expected[0::3], expected[1::3]]
 
 
-@pytest.fixture(scope="module")
-def finished(sop_tree, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    with tiny_backbone():
-        run("train_elem", train_flags(sop_tree, folder))
-    return folder
-
-
 def result(folder):
     content = read_json(folder / "result.json")
     content.pop("seconds"), content.pop("versions")
@@ -203,13 +195,12 @@ def result(folder):
 
 
 @pytest.mark.parametrize("number, flags", [(2, {}), (3, {"batch_size": 16, "distance": "squared_euclidean"})])
-def test_the_script_writes_what_one_process_writes(number, flags, finished, sop_tree, tmp_path):
+def test_the_script_writes_what_one_process_writes(number, flags, finished_run, sop_tree, tmp_path):
     """The second with two batches for three ranks; the second time each rank has kept its own embeddings."""
     names = "recall@1,map@r,precision@3,knn@5,mrr"
-    flags = {"pretrained_model": finished, "data_dir": sop_tree, "batch_size": 4, "metrics": names, **flags}
+    flags = {"pretrained_model": finished_run, "data_dir": sop_tree, "batch_size": 4, "metrics": names, **flags}
     line = [f"--{name}={value}" for name, value in flags.items()] + ["--num_workers=0", "--use_gpu=False"]
-    with tiny_backbone():
-        alone = run("eval", [*line, f"--output_dir={tmp_path / 'one'}", "--shard_gallery=True"])
+    alone = run("eval", [*line, f"--output_dir={tmp_path / 'one'}", "--shard_gallery=True"])
     for _ in range(2):
         done = torchrun(number, "eval", *line, f"--output_dir={tmp_path / 'many'}", "--shard_gallery=True")
         assert done.returncode == 0, done.stderr
