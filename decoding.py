@@ -1,6 +1,7 @@
 """Image files to pixels: whole and exact, or of a JPEG what a crop needs, decoded at the smallest scale that does."""
 
 import importlib.util
+import re
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from errors import InputError
 from headers import FORMATS, MAX_PIXELS, image_size, read_header
 
+OLDEST_OPENCV = (4, 13)
 DECODERS = ("auto", "exact", "opencv", "simplejpeg")
 FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2}
 FLAGS |= {4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
@@ -40,6 +42,30 @@ def decode_whole(encoded, path, box=None):
     """
     _refuse_bombs(image_size(encoded), encoded, path)
     return cv2.cvtColor(cut(_opencv(encoded, path), path, box), cv2.COLOR_BGR2RGB)
+
+
+def check_opencv():
+    """Raise InputError where the OpenCV that is installed reads images wrongly, and silence its own warnings.
+
+    These come beside our sentences on the same files. Before 4.13 it takes WebPs as they lie, whatever their Exif data say, and makes float TIFFs white; before 4.11 it
+    fills up what is missing of a JPEG in grey.
+    """
+    version = tuple(int(number) for number in re.findall(r"\d+", cv2.__version__)[:2])
+    if version < OLDEST_OPENCV:
+        needed = ".".join(map(str, OLDEST_OPENCV))
+        raise InputError(
+            f"OpenCV {cv2.__version__} reads some images wrongly without a word; {needed} or newer is needed: "
+            f"pip install 'opencv-python-headless>={needed}'"
+        )
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+
+
+def box_overhang(box, height, width):
+    """Pixels by which a box, (4,) or None, reaches out of a picture, at the edge where it does so the farthest."""
+    if box is None or np.isnan(box).any():
+        return 0.0
+    left, top, right, bottom = box
+    return float(max(0, -left, -top, right - width, bottom - height))
 
 
 def cut(image, path, box=None):

@@ -15,3 +15,10 @@ def near_match(name, allowed):
     matches = difflib.get_close_matches(str(name).lower(), [option.lower() for option in allowed], n=1, cutoff=0.5)
     originals = {option.lower(): option for option in allowed}
     return f" Did you mean {originals[matches[0]]!r}?" if matches else ""
+
+
+def meant_by(name, given):
+    """Say which of what the user gave (strings) may stand for the known `name`: its near match, or an empty string."""
+    matches = difflib.get_close_matches(name.lower(), [option.lower() for option in given], n=1, cutoff=0.5)
+    originals = {option.lower(): option for option in given}
+    return f" Rename {originals[matches[0]]!r} if it is meant." if matches else ""

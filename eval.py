@@ -13,7 +13,7 @@ import reader
 from embedding import embed_list, embed_shard, fingerprint, load_embeddings, save_embeddings
 from engine import options, ranks
 from engine.flag_types import boolean, positive
-from engine.run import make_folder, versions
+from engine.run import make_folder, say, versions
 from errors import InputError
 from evaluation import Evaluation, add_figure_flags, open_chain, shards_gallery
 from models import BACKBONES, RUNTIMES, fast_model
@@ -80,6 +80,7 @@ def open_sources(args):
         None if name is None or name.endswith(".npz") else reader.open_list(name, args.data_dir, split)
         for name, split in zip(names, ("test", "train"))
     ]
+    reader.refuse_broken_images([images for images in lists if images is not None])
     open_images, facts, card = (None, {"embeddings": args.embeddings}, None) if args.embeddings else open_embedder(args)
     sources = []
     for name, images in zip(names, lists):
@@ -91,6 +92,8 @@ def open_sources(args):
             images, embeddings, own = load_embeddings(name)
             card = card or own
             sources.append((images, lambda cache, embeddings=embeddings: embeddings))
+    for note in sources[0][0].notes:
+        say(f"note: {note}")
     if not args.embeddings:
         facts["list"] = list_facts(lists[0])
         note_other_list(args.pretrained_model, "test", facts["list"])

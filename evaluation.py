@@ -110,7 +110,7 @@ class Evaluation:
             definition = "oml" if args.definition == "oml" else "standard"
             fractions = component_fractions(embeddings, args.pcf, definition)
             found |= {f"pcf@{variance:g}": value for variance, value in fractions.items()}
-        return found | (clustering(embeddings, self.images.labels) if args.clustering else {})
+        return found | (clustering(embeddings, self.images.vocabulary.codes) if args.clustering else {})
 
     def _postprocess(self, results):
         """The chain, link by link; all figures, the first too, are over the items that results hold."""

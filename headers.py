@@ -33,6 +33,11 @@ def image_size(encoded):
     return (height, width) if height > 0 and width > 0 else None
 
 
+def is_image(start):
+    """Whether a file that begins with these bytes, sixteen or more, is of one of FORMATS."""
+    return _reader_of(start) is not None
+
+
 def _reader_of(start):
     if start[:3] == b"\xff\xd8\xff":
         return _jpeg

@@ -124,7 +124,7 @@ def _say_size(text, skipped, index):
         print(index.advice())
 
 
-def delete(folder, inputs):
+def delete(folder, inputs, data_dir=None):
     """Delete images, or all that lie below a folder, from an index; they need not exist any more."""
     index = Index.open(folder)
     known, wanted = np.array(index.rows.paths()), []

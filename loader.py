@@ -1,6 +1,8 @@
 """Batches for the device: images of a list, transformed and stacked as uint8, loaded by worker processes."""
 
 import os
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,11 +11,14 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cache import Cache
 from decoding import cut, open_image
+from engine.run import say
 from engine.stop import leave_the_group
+from engine.workers import loading_failure
 from errors import InputError
 from samplers import Draw, Share
 
 TINY, MOST_WORKERS = 500, 8
+SHARED_MEMORY, PREFETCHED = Path("/dev/shm"), 2  # where batches pass from process to process; as torch has it
 
 
 class ImageDataset(Dataset):
@@ -108,23 +113,48 @@ class ForgivingDataset(ImageDataset):
         return [other for other in np.roll(self.names, -place - 1)[:-1] if other not in taken]
 
 
-class Watched:
-    """The batches of a loader of ForgivingDataset; on_bad(index, sentence) is told what could not be read for each."""
+class DroppingDataset(ImageDataset):
+    """As ImageDataset, but an image that cannot be read is missing from its batch."""
 
-    def __init__(self, loader, on_bad):
-        self.loader, self.on_bad = loader, on_bad
+    def __getitems__(self, draws):
+        """(samples of what can be read, {index: sentence} of the rest)."""
+        samples, broken = [], {}
+        for draw in draws:
+            try:
+                samples.append(self[draw])
+            except InputError as error:
+                broken[draw.index] = str(error)
+        return samples, broken
+
+
+class ImageLoader(DataLoader):
+    """Batches of images; whatever happens to the processes that load them ends in an InputError.
+
+    on_bad: None, or a function of (index, sentence) that is told what of a batch could not be read; the dataset gives
+    both then. A batch of which nothing is left is passed over.
+    """
+
+    def __init__(self, *settings, on_bad=None, **more):
+        super().__init__(*settings, **more)
+        self.on_bad = on_bad
 
     def __iter__(self):
-        for batch, broken in self.loader:
-            for index, sentence in broken.items():
-                self.on_bad(index, sentence)
-            yield batch
+        try:
+            for batch in super().__iter__():
+                if self.on_bad is not None:
+                    batch, broken = batch
+                    for index, sentence in broken.items():
+                        self.on_bad(index, sentence)
+                if batch is not None:
+                    yield batch
+        except (RuntimeError, OSError) as error:
+            raise loading_failure(error) or error from None
 
 
-def collate_forgiven(samples_and_broken):
-    """As `collate`, of what ForgivingDataset gives: (batch, {index: sentence})."""
+def collate_with_broken(samples_and_broken):
+    """As `collate`, of what ForgivingDataset and DroppingDataset give: (batch or None, {index: sentence})."""
     samples, broken = samples_and_broken
-    return collate(samples), broken
+    return collate(samples) if samples else None, broken
 
 
 def collate(samples):
@@ -147,6 +177,25 @@ def worker_count(asked, count):
     return 0 if count < TINY else max(1, min(cores - 1, MOST_WORKERS))
 
 
+def workers_that_fit(workers: int, batch_bytes: int) -> int:
+    """So many loading processes, or fewer where the memory that they share does not hold their batches.
+
+    batch_bytes: of one batch; a process makes PREFETCHED of them ahead, and one is in use. Containers often have 64 MB.
+    """
+    if not workers or not batch_bytes or not SHARED_MEMORY.is_dir():
+        return workers
+    free = shutil.disk_usage(SHARED_MEMORY).free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fitting = max(0, free // batch_bytes - 1) // PREFETCHED
+    if fitting >= workers:
+        return workers
+    say(
+        f"note: {SHARED_MEMORY} has room for the batches of {fitting} of {workers} loading processes "
+        f"({free / 1e6:,.0f} MB; a batch takes {batch_bytes / 1e6:,.1f} MB), so there are {fitting}; docker run "
+        "--shm-size=2g gives it more"
+    )
+    return fitting
+
+
 def open_loader(
     images,
     labels,
@@ -158,27 +207,31 @@ def open_loader(
     cache_bytes=0,
     cache_kind="encoded",
     on_bad=None,
+    drops=False,
+    batch_bytes=0,
 ):
     """A loader over `batches` (an iterable of lists of Draw), decoding in `num_workers` processes (or "auto").
 
     decode: how a JPEG is opened (decoding.open_image); anything but "exact" needs a transform that crops.
     cache_bytes: memory, shared by the processes, for images of `cache_kind`, encoded or decoded (cache.py); the second
     opens all of them whole, kept or not. on_bad: None, and an image that cannot be read is an InputError; or a function
-    of its index and a sentence, called in every batch that has to do without it.
+    of its index and a sentence, called in every batch that has to do without it: another image takes its place, or with
+    `drops` none does. batch_bytes: of one batch, where it is known, for `workers_that_fit`.
     The processes live as long as one pass over `batches`, so an endless one, as in training, keeps them. Tests start
     theirs anew: idle ones would hold on to the training process's memory as it was when they were forked.
     """
-    settings = images, labels, transform, decode, Cache(cache_kind, images.paths, cache_bytes)
-    loader = DataLoader(
-        (ForgivingDataset if on_bad else ImageDataset)(*settings),
+    kind = ImageDataset if on_bad is None else DroppingDataset if drops else ForgivingDataset
+    dataset = kind(images, labels, transform, decode, Cache(cache_kind, images.paths, cache_bytes))
+    return ImageLoader(
+        dataset,
         batch_sampler=batches,
-        num_workers=worker_count(num_workers, len(images)),
-        collate_fn=collate_forgiven if on_bad else collate,
+        num_workers=workers_that_fit(worker_count(num_workers, len(images)), batch_bytes),
+        collate_fn=collate if on_bad is None else collate_with_broken,
         pin_memory=pin_memory,
         worker_init_fn=_set_up_worker,
         generator=torch.Generator(),  # else every new iterator draws from the run's own random numbers
+        on_bad=on_bad,
     )
-    return Watched(loader, on_bad) if on_bad else loader
 
 
 def _set_up_worker(worker):

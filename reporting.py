@@ -79,7 +79,7 @@ def write_page(path, evaluation, embeddings, projection="pca", others=None):
         "list": Path(images.source).name,
         "model": args.pretrained_model or "saved embeddings",
         "images": f"{len(images):,}",
-        "labels": f"{len(set(images.labels.tolist())):,}",
+        "labels": f"{len(images.vocabulary):,}",
         "gallery": f"{len(evaluation.task.gallery_rows):,}",
         "embedding": f"{embeddings.shape[1]:,} numbers",
         "distance": args.distance,
@@ -100,7 +100,7 @@ def write_page(path, evaluation, embeddings, projection="pca", others=None):
         distance=args.distance,
         definition=args.definition,
         projection=projection,
-        label_pairs=closest_across_labels(found, rows, images.labels, floor, args.distance),
+        label_pairs=closest_across_labels(found, rows, images.vocabulary.codes, floor, args.distance),
         leaks=others and closest_across_lists(embeddings, others[1], floor, args.distance),
         others=others and _shown(others[0]),
     )
@@ -113,17 +113,18 @@ def show_on_board(board, step, task, images):
     worst = worst_queries(results, values(Found.of(results), (f"map@{TOP}",))[f"map@{TOP}"].cpu().numpy())
     if len(worst):
         board.add_image("test/worst_queries", draw(task, results, images, worst[:WORST]), step, dataformats="HWC")
-    rows = sample_rows(images.labels, PROJECTED)
+    rows = sample_rows(images.vocabulary.codes, PROJECTED)
     tiles = np.stack([letterbox(reader.load(images, row), TILE) for row in rows])
     tiles = torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255
-    names = [[str(label), Path(path).name] for label, path in zip(images.labels[rows], images.paths[rows])]
+    names = [[label, Path(path).name] for label, path in zip(images.label_texts[rows], images.paths[rows])]
     chosen = task.gallery_table[torch.from_numpy(rows).to(task.device)].cpu()
     board.add_embedding(chosen, names, tiles, step, "test", metadata_header=["label", "file"])
 
 
 def _shown(images):
     name = Path(images.source).name
-    return Images(name, images.paths, images.labels, lambda row: reader.load(images, row), images.categories)
+    texts, categories = images.label_texts, images.category_texts
+    return Images(name, images.paths, texts, lambda row: reader.load(images, row), categories)
 
 
 def finish(training):

@@ -2,6 +2,9 @@
 
 import argparse
 import contextlib
+import hashlib
+import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,7 @@ from loader import open_loader
 from losses import LOSSES
 from models import Embedder, load_pretrained
 from models.export import CARD
-from models.pretrained import weights_file
+from models.pretrained import read_card, refuse_untrained, weights_file
 from retrieval import Task
 from retrieval.ranks import positive_ranks
 from retrieval.shards import Shard
@@ -57,31 +60,54 @@ def read_model_flags(flags, file):
 
 
 def model_flags(args):
-    """The MODEL_DEFAULTS flags of `args`; what is None there comes from the --pretrained_model run, if it is one."""
-    run = {}
-    open_flags = any(getattr(args, name) is None for name in MODEL_DEFAULTS)
-    if open_flags and args.pretrained_model and args.pretrained_model != "imagenet":
-        folder = run_folder(weights_file(args.pretrained_model))
-        cards = [folder / name for name in ("config.json", CARD) if (folder / name).is_file()]
-        run = read_model_flags(read_flags(cards[0]), cards[0]) if cards else {}
+    """The MODEL_DEFAULTS flags of `args`; what is None there comes from --pretrained_model, as far as that says it."""
+    trained = trained_flags(args.pretrained_model)
     flags = {}
     for name, default in MODEL_DEFAULTS.items():
         given = getattr(args, name)
-        if given is None and name in run:
-            say(f"--{name}={plain(run[name])} taken from {args.pretrained_model}")
-        flags[name] = given if given is not None else run.get(name, default)
+        if given is None and name in trained:
+            say(f"--{name}={plain(trained[name])} taken from {args.pretrained_model}")
+        flags[name] = given if given is not None else trained.get(name, default)
+    shapes = ("image_shape", "resize_short_size")
+    for name in [name for name in shapes if name in trained and flags[name] != trained[name]]:
+        say(f"note: --{name}={plain(flags[name])}, but {args.pretrained_model} was trained with {plain(trained[name])}")
     return flags
 
 
+def trained_flags(source):
+    """Those of MODEL_DEFAULTS that `source` (--pretrained_model) was trained with; none for ImageNet and foreign files.
+
+    A run's folder says so in its config.json, a model's in its model.json. A weights file that is named itself says so
+    by what is in it, since it may have been copied alone, and if there is nothing by the run that it lies in.
+    """
+    if not source or source == "imagenet":
+        return {}
+    file = weights_file(source)
+    cards = [file.parent / name for name in ("config.json", CARD) if (file.parent / name).is_file()]
+    if Path(source).is_dir() and cards:
+        return read_model_flags(read_flags(cards[0]), cards[0])
+    own = read_card(file)
+    if own or not cards:
+        return read_model_flags(own, file)
+    with contextlib.suppress(InputError):  # a config.json beside a stranger's weights is a stranger's
+        return read_model_flags(read_flags(cards[0]), cards[0])
+    return {}
+
+
 def open_model(source, flags, **training_flags):
-    """The Embedder that `flags` describe, on the CPU, with the weights of `source` (--pretrained_model)."""
-    imagenet = source == "imagenet"
+    """The Embedder that `flags` describe, on the CPU, with the weights of `source` (--pretrained_model).
+
+    Without training flags it is to be used as it is: raises InputError where its embedding layer is nobody's.
+    """
+    imagenet, is_final = source == "imagenet", not training_flags
     facts = {name: flags[name] for name in ("model", "embedding_size", "pooling")}
     model = Embedder(**facts, **training_flags, imagenet=imagenet)
     if source and not imagenet:
-        for note in load_pretrained(model, source):
+        for note in load_pretrained(model, source, is_final):
             say(f"{source}: {note}")
-    if not (source or training_flags):
+    if imagenet and is_final:
+        refuse_untrained(model, list(model.state_dict()), "ImageNet's weights have none")
+    if is_final and not source:
         say("note: the weights are random, since there is no --pretrained_model")
     try_out(model, flags["image_shape"], 1, training=False)
     return model
@@ -151,11 +177,17 @@ def choose_place(args):
     return device, choose_precision(args.precision, device)
 
 
-def open_test_loader(images, flags, batch_size, num_workers, device):
-    """The images in order, in the test geometry; several ranks have the batches in turn."""
-    transform = TestTransform(*flags["image_shape"][1:], flags["resize_short_size"])
+def open_test_loader(images, flags, batch_size, num_workers, device, on_bad=None):
+    """The images in order, in the test geometry; several ranks have the batches in turn.
+
+    on_bad(index, sentence): None, or told of images that cannot be read, which are left out of their batches then.
+    """
+    shape = flags["image_shape"]
+    transform = TestTransform(*shape[1:], flags["resize_short_size"])
     batches = InOrder(len(images), batch_size, ranks.rank(), ranks.count())
-    return open_loader(images, images.labels, transform, batches, num_workers, device.type == "cuda")
+    codes = np.zeros(len(images), np.int64) if images.labels is None else images.vocabulary.codes
+    loading = {"on_bad": on_bad, "drops": True, "batch_bytes": min(batch_size, len(images)) * math.prod(shape)}
+    return open_loader(images, codes, transform, batches, num_workers, device.type == "cuda", **loading)
 
 
 def open_train_loader(args, images, labels, flags, batches, decode, on_bad, device):
@@ -165,17 +197,27 @@ def open_train_loader(args, images, labels, flags, batches, decode, on_bad, devi
     loading = {"decode": decode if "crop" in args.augment else "exact"}  # only a crop can do with a coarser picture
     loading |= {"cache_bytes": args.cache_bytes, "cache_kind": args.cache_kind}
     loading |= {"on_bad": on_bad if args.on_bad_image == "skip" else None}
+    loading |= {"batch_bytes": -(-args.train_batch_size // ranks.count()) * math.prod(flags["image_shape"])}
     return open_loader(images, labels, transform, batches, args.num_workers, device.type == "cuda", **loading)
 
 
 def list_facts(images):
-    """What config.json remembers of a list."""
+    """What config.json remembers of a list; a folder is known by the files and labels that are in it."""
+    source = Path(images.source)
     return {
         "file": images.source,
-        "sha256": checksum(images.source),
+        "sha256": folder_checksum(images, source) if source.is_dir() else checksum(source),
         "images": len(images),
-        "labels": len(set(images.labels.tolist())),
+        "labels": len(images.vocabulary),
     }
+
+
+def folder_checksum(images, folder):
+    """SHA-256 over the paths below `folder` and the labels of an ImageList, hexadecimal."""
+    digest = hashlib.sha256()
+    for path, label in zip(images.paths.tolist(), images.labels.tolist()):
+        digest.update(os.fsencode(os.path.relpath(path, folder)) + f"\0{label}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def note_other_list(source, split, facts):
@@ -213,7 +255,7 @@ def task_of(embeddings, images, device):
         own = np.array([f"image {i}" for i in range(len(images))])
         sequences = np.where(sequences == "", own, np.char.add("sequence ", sequences.astype(str)))
     flags = {"is_query": images.is_query, "is_gallery": images.is_gallery}
-    return Task.of(table, images.labels, **flags, sequences=sequences, categories=images.categories)
+    return Task.of(table, images.vocabulary.codes, **flags, sequences=sequences, categories=images.category_texts)
 
 
 def recalls(embeddings, images, device):

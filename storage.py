@@ -80,11 +80,14 @@ def replacing(path):
 
 
 def write_npz(path, arrays):
-    """Write named arrays and RowFiles, these block by block, as numpy.savez does. Raises InputError if that fails."""
+    """Write named arrays as numpy.savez does. Raises InputError if that fails.
+
+    A RowFile, or what has its length, width and blocks, stands for an array and is written block by block.
+    """
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                if isinstance(array, RowFile):
+                if hasattr(array, "blocks"):
                     shape = (len(array), array.width)
                     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(member, header)

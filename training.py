@@ -5,7 +5,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import reader
@@ -40,6 +39,22 @@ from session import (
 )
 
 
+def open_data(args):
+    """(train ImageList, test ImageList, what that is): two lists, or of the train list some labels held out to test on.
+
+    Every image that a run will look at is looked at before it begins. Raises InputError for one that cannot be read.
+    """
+    if args.val_classes:
+        (train,) = reader.open_lists([(args.train_list, "train")], args.data_dir)
+        train, test = reader.hold_out(train, args.val_classes)
+        tested_on = f"{args.val_classes} train labels held out"
+    else:
+        train, test = reader.open_lists([(args.train_list, "train"), (args.test_list, "test")], args.data_dir)
+        tested_on = f"the test list {Path(test.source).name}"
+    reader.refuse_broken_images([test] if args.on_bad_image == "skip" else [train, test])
+    return train, test, tested_on
+
+
 class Training:
     """One run of either stage; `stage` and `make_sampler` (labels, start_step -> sampler) are what stages differ in."""
 
@@ -53,14 +68,9 @@ class Training:
         self.restarted = ranks.first_says(of_this_launch(self.folder))
         saved = ranks.first_says(self.restarted and (self.folder / "last.pt").is_file())
         self.checkpoint = args.checkpoint or (self.folder if saved else None)
-        lists = [(args.train_list, "train"), (args.test_list, "test")]
-        self.train, self.test = reader.open_lists(lists, args.data_dir)
-        self.tested_on = f"the test list {Path(self.test.source).name}"
-        if args.val_classes:
-            self.train, self.test = reader.hold_out(self.train, args.val_classes)
-            self.tested_on = f"{args.val_classes} train labels held out"
+        self.train, self.test, self.tested_on = open_data(args)
         self.lists = {"train": list_facts(self.train), "test": list_facts(self.test)}
-        self.labels, self.num_classes = reader.class_codes(self.train)
+        self.labels, self.num_classes = self.train.vocabulary.codes, len(self.train.vocabulary)
         self.flags = model_flags(args)
         self.decode = choose_decoder(args.decode, args.cache_kind)
         source = None if self.checkpoint else args.pretrained_model
@@ -81,9 +91,11 @@ class Training:
         self.loader = open_train_loader(args, self.train, self.labels, self.flags, batches, *how)
         self.test_loader = open_test_loader(self.test, self.flags, args.test_batch_size, args.num_workers, self.device)
         self.seconds = {"train": 0.0, "test": 0.0}
+        self.step = self.saved = self.start  # the last step that was made, and the last that is on the disk
 
     def _resume(self):
-        state = read_weights(file := weights_file(self.checkpoint))
+        file = weights_file(self.checkpoint, "checkpoint")
+        state = read_weights(file)
         state = class_parts.part(state, self.num_classes) if self.in_parts else state
         self.start, self.best = restore(state, self.objective, self.optimiser, self.scaler, file)
         self.record = {name: state[name] for name in self.record}
@@ -139,6 +151,8 @@ class Training:
                 self._run_steps(rate)
             except NotFinite as fault:
                 raise fault.with_images(self.train.paths, self.folder) from None
+            except InputError as error:  # such as an image that cannot be read any more
+                raise self._save_what_is_done(error) from None
         if self.run is None:
             return None
         result = self._result()
@@ -179,23 +193,40 @@ class Training:
         )
 
     def _after_step(self, step):
+        """Save and test where that is due: saved first, so that whatever a test meets, the steps are not lost."""
         args = self.args
         last = step == args.total_iter_num
-        due = last or step % args.test_iter_step == 0
+        test_due = last or step % args.test_iter_step == 0
+        save_due = last or step % args.save_iter_step == 0
         signal = ranks.highest(torch.tensor(self.stop.signal or 0)).item()
+        self.step, self.record["untested"] = step, test_due
+        if save_due or signal:
+            self._save(step, needed=last or signal)
+        if not (test_due or signal):
+            return
         try:
             with self.stop.breakable(signal):
-                embeddings = self._embed() if due else None
+                embeddings = self._embed() if test_due else None
         except Stopped as stopped:
-            self.record["untested"] = due
-            self._save(step, needed=True)
+            if self.saved != step:
+                self._save(step, needed=True)
             sentence = f"after step {step}, which is saved; go on by --checkpoint={self.folder}"
             raise Stopped(stopped.signal, sentence) from None
+        best = ranks.first_says(self.run is not None and self._judge(step, embeddings))
         self.record["untested"] = False
-        if due and ranks.first_says(self.run is not None and self._judge(step, embeddings)):
+        if best:
             self._save(step, best=True)
-        if last or step % args.save_iter_step == 0:
+        if save_due:  # once more, with what the test found
             self._save(step, needed=last)
+
+    def _save_what_is_done(self, error):
+        """What ended a run in the middle, once the steps so far are saved; several ranks cannot be brought together."""
+        if ranks.count() > 1 or self.step == self.start or self.saved == self.step:
+            return error
+        self._save(self.step)
+        if self.saved != self.step:
+            return error
+        return InputError(f"{error}\nstep {self.step} is saved; go on by --checkpoint={self.folder}")
 
     def _embed(self):
         self.guard.check()
@@ -209,15 +240,21 @@ class Training:
         """All ranks make what is saved, since they may have parts of it; the first writes it, and they wait for it."""
         self.guard.check()
         state = self._state(step)
+        written = True
         if self.run is not None:
-            self.files.save_best(state) if best else self.files.save_step(state, needed)
+            written = self.files.save_best(state) if best else self.files.save_step(state, needed)
+        if not best and written:
+            self.saved = step
         ranks.first_says(step)
 
     def _state(self, step):
-        classes = torch.from_numpy(np.unique(self.train.labels))
+        labels = self.train.vocabulary.labels
+        classes = labels.tolist() if labels.dtype.kind == "U" else torch.from_numpy(labels)
         self.bad_images = {*ranks.gather(torch.tensor([-1, *self.bad_images])).tolist()} - {-1}  # never an empty tensor
         record = {**self.record, "skipped": self.guard.skipped, "config": self.config}
         record["bad_images"] = sorted(self.bad_images)
+        names = self.train.names.label
+        record["names"] = {str(label): names[str(label)] for label in labels.tolist() if str(label) in names}
         state = training_state(self.objective, self.optimiser, self.scaler, step, self.best, classes, **record)
         return class_parts.whole(state, self.num_classes) if self.in_parts else state
 

@@ -116,21 +116,28 @@ class Checkpoints:
         self.folder, self.keep = Path(folder), keep
 
     def save_step(self, state, needed=False):
-        """Save `step_N.pt` and make it `last.pt`. Where the disk refuses it is said; raises InputError if `needed`."""
+        """Save `step_N.pt` and make it `last.pt`; returns whether that went well.
+
+        Where the disk refuses it is said; raises InputError if `needed`.
+        """
         try:
             self._save_step(state)
+            return True
         except OSError as error:
             sentence = f"step {state['step']} is not saved: {error}; what was saved before is whole"
             if needed:
                 raise InputError(sentence) from None
             say(f"{sentence}, and the run goes on")
+            return False
 
     def save_best(self, state):
-        """Save `best.pt`; where the disk refuses it is said."""
+        """Save `best.pt`; returns whether that went well. Where the disk refuses it is said."""
         try:
             save(state, self.folder / "best.pt")
+            return True
         except OSError as error:
             say(f"the best step so far, {state['step']}, is not saved: {error}; the run goes on")
+            return False
 
     def _save_step(self, state):
         path, last = self.folder / f"step_{state['step']}.pt", self.folder / "last.pt"

@@ -5,6 +5,7 @@ import math
 import re
 
 from errors import InputError, near_match
+from numerals import read_float, read_int
 
 BYTES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -20,7 +21,7 @@ def boolean(text):
 def integers(text):
     """A comma-separated tuple of integers."""
     try:
-        return tuple(int(word) for word in text.split(",") if word.strip())
+        return tuple(read_int(word) for word in text.split(",") if word.strip())
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 15000,25000") from None
 
@@ -36,7 +37,7 @@ def image_shape(text):
 def fractions(text):
     """Two comma-separated numbers 0 < low <= high <= 1."""
     try:
-        low, high = (float(word) for word in text.split(","))
+        low, high = (read_float(word) for word in text.split(","))
     except ValueError:
         low, high = 0.0, 0.0
     if not 0 < low <= high <= 1:
@@ -47,7 +48,7 @@ def fractions(text):
 def rates(text):
     """A comma-separated tuple of numbers from 0 to 1."""
     try:
-        values = tuple(float(word) for word in text.split(",") if word.strip())
+        values = tuple(read_float(word) for word in text.split(",") if word.strip())
     except ValueError:
         values = (math.nan,)
     if not all(0 <= value <= 1 for value in values):
@@ -57,10 +58,11 @@ def rates(text):
 
 def number(least, kind=float, above=False, most=math.inf):
     """A flag's type: a finite `kind` of at least `least`, or above it, and of at most `most`."""
+    read = read_int if kind is int else read_float
 
     def check(text):
         try:
-            value = kind(text)
+            value = read(text)
         except ValueError:
             value = math.nan
         if not (least < value if above else least <= value <= most) or math.isinf(value):
@@ -80,7 +82,7 @@ seed = number(0, int, most=2**63 - 1)  # as torch takes it
 def finite(text):
     """A number that is neither infinite nor NaN."""
     try:
-        value = float(text)
+        value = read_float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

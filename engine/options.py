@@ -10,6 +10,7 @@ from engine.flag_types import boolean, byte_size, count, finite, folder, fractio
 from engine.flag_types import nan_policy, number, one_of, plain, positive, seed, steps, width, words, workers
 from engine.optim import OPTIMISERS, STRATEGIES
 from engine.stop import Stopped
+from engine.workers import loading_failure
 from errors import InputError, near_match
 
 
@@ -214,6 +215,11 @@ def parse(parser, argv, registry=None, foreign=None):
     args, unknown = parser.parse_known_args(typed + list(argv))
     if unknown:
         word = unknown[0].split("=")[0]
+        if not word.startswith("-"):
+            raise InputError(
+                f"{word!r} stands behind no flag that takes it; several values follow a flag with blanks, as in --input "
+                "a.jpg b.jpg (see --help)"
+            )
         hint = f" It is an option of {', '.join(owners[word])}." if word in owners else near_match(word, known)
         raise InputError(f"unknown flag {unknown[0]!r}.{hint} (see --help)")
     if getattr(args, "checkpoint", None):
@@ -231,6 +237,9 @@ def replayed(argv):
 def run_script(main):
     """Call main(argv); a user's mistake ends in sentences and exit status 2, a signal in 128 plus its number."""
     name = Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file's name may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv[1:])
         ranks.leave()
@@ -242,8 +251,18 @@ def run_script(main):
         print(f"{name}: stopped by SIGINT", file=sys.stderr)
         sys.exit(130)
     except InputError as error:
-        # A loader's worker wraps its error into a traceback, which ends with the sentence.
-        sentences = str(error).strip().rpartition("errors.InputError: ")[2]
-        name += f", rank {ranks.rank()}" * (ranks.count() > 1)
-        print(f"{name}: {sentences}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        _end_in_sentences(name, error)
+    except RuntimeError as error:
+        # torch reports a loading process's death wherever this one happens to be.
+        failure = loading_failure(error)
+        if failure is None:
+            raise
+        _end_in_sentences(name, failure)
+
+
+def _end_in_sentences(name, error):
+    # A loader's worker wraps its error into a traceback, which ends with the sentence.
+    sentences = str(error).strip().rpartition("errors.InputError: ")[2]
+    name += f", rank {ranks.rank()}" * (ranks.count() > 1)
+    print(f"{name}: {sentences}", file=sys.stderr, flush=True)
+    sys.exit(2)

@@ -7,16 +7,29 @@ import platform
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import cv2
 from tqdm import tqdm
 
 from engine import ranks
 from errors import InputError
 from storage import replace_json, replacing_synced
 
-PACKAGES = ("torch", "torchvision", "numpy")
+# Packages that have a say in figures: networks, pixels. OpenCV comes under several names and is asked itself.
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "simplejpeg")
+
+
+def package_versions():
+    """Versions of the packages that decide an embedding, {name: version}, None for one that is not installed."""
+    found = {"opencv": cv2.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def versions():
@@ -27,7 +40,7 @@ def versions():
         revision = git.stdout.strip() or None
     except OSError:  # no git on this machine
         revision = None
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}, "git": revision}
+    return {"python": platform.python_version(), **package_versions(), "git": revision}
 
 
 def checksum(path):
