@@ -105,7 +105,9 @@ def check_images(lists, read):
             print(f"height: {low[0]} to {high[0]} pixels, median {middle[0]}")
         print(f"unreadable: {len(images) - len(sizes)}")
         if overhanging:
-            print(f"boxes that reach out of their image: {len(overhanging)} ({place_of(images, overhanging[0])}, for one)")
+            print(
+                f"boxes that reach out of their image: {len(overhanging)} ({place_of(images, overhanging[0])}, for one)"
+            )
         for alike in similar_labels(images.vocabulary.labels):
             print(f"labels that differ by case, blanks, zeros or signs only: {', '.join(map(repr, alike))}")
     if lists:
@@ -156,7 +158,7 @@ def _histogram(counts):
 
 
 def _print_copies(groups):
-    """The groups of equal files, [(name of the list, label, path), ...] each: those across labels or splits, the rest."""
+    """The groups of equal files, [(name of the list, label, path), ...] each, by what they cross."""
     across = {
         "across labels": [group for group in groups if len({label for _, label, _ in group}) > 1],
         "across splits": [group for group in groups if len({name for name, _, _ in group}) > 1],

@@ -47,8 +47,8 @@ def decode_whole(encoded, path, box=None):
 def check_opencv():
     """Raise InputError where the OpenCV that is installed reads images wrongly, and silence its own warnings.
 
-    These come beside our sentences on the same files. Before 4.13 it takes WebPs as they lie, whatever their Exif data say, and makes float TIFFs white; before 4.11 it
-    fills up what is missing of a JPEG in grey.
+    The warnings come beside our sentences on the same files. Before 4.13 it takes WebPs as they lie, whatever their
+    Exif data say, and makes float TIFFs white; before 4.11 it fills up what is missing of a JPEG in grey.
     """
     version = tuple(int(number) for number in re.findall(r"\d+", cv2.__version__)[:2])
     if version < OLDEST_OPENCV:

@@ -117,8 +117,8 @@ def _note_copies(images, contents):
     copies = sum(number for number in groups.values() if number > 1)
     if copies:
         say(
-            f"note: {copies} of {len(images)} images are byte for byte another image of their label, which they find as "
-            "a right answer; python reader.py check names them"
+            f"note: {copies} of {len(images)} images are byte for byte another image of their label, which they find "
+            "as a right answer; python reader.py check names them"
         )
 
 
@@ -176,7 +176,7 @@ class Ordered:
 
 
 def image_keys(images) -> np.ndarray:
-    """What tells an image and its state apart from all others, (N, KEY_BYTES) uint8: path, box, size, time of change."""
+    """What tells an image and its state from all others, (N, KEY_BYTES) uint8: path, box, size, time of change."""
     keys = np.empty((len(images), KEY_BYTES), np.uint8)
     for row, path in enumerate(images.paths.tolist()):
         try:
@@ -197,7 +197,8 @@ def rows_on_disk(path, made, width, go_on=False):
     Both are removed when all went well. made: plain JSON on all that decides a row beside its image. go_on: keep those
     that a stopped process left. Raises InputError where those are made by something else, or are there unasked.
     """
-    path, text = Path(path), json.dumps({"keyed": True, **made}, sort_keys=True).encode()
+    made = {"keyed": True, **made}
+    path, text = Path(path), json.dumps(made, sort_keys=True).encode()
     line = text + b" " * (-(len(text) + 1) % 64) + b"\n"  # the numbers behind it stand as arrays in memory do
     beside = path.with_name(f"{path.name}.keys")
     try:
@@ -271,7 +272,7 @@ def embed_rows(rows, images, open_images, model, device, batch_size):
 
 
 def _of_whole_batches(rows, order, batch_size):
-    """The rows (N,) that images have already; where these are the first images, a batch that is not whole is dropped."""
+    """The rows (N,) that images have; where these are the first images, a batch that is not whole is dropped."""
     done = int((order >= 0).sum())
     if done == len(rows) < len(order) and np.array_equal(order[:done], np.arange(done)):
         whole = done - done % batch_size
@@ -311,7 +312,8 @@ def item_name(path, box) -> str:
 
 def save_json(path, images, rows):
     """Write a RowFile or Ordered as {path: embedding}, `item_name` being the key; one that comes twice stands once."""
-    comes_twice = len(np.unique(images.paths)) < len(images)  # else there is no need to remember names
+    hashes = np.fromiter((hash(path) for path in images.paths), np.int64, len(images))
+    comes_twice = len(np.unique(hashes)) < len(images)  # else there is no need to remember names
     done, written = 0, set()
     with replacing(path) as file:
         before = b"{"

@@ -13,7 +13,7 @@ import reader
 from embedding import embed_list, embed_shard, fingerprint, load_embeddings, save_embeddings
 from engine import options, ranks
 from engine.flag_types import boolean, positive
-from engine.run import make_folder, say, versions
+from engine.run import say, versions
 from errors import InputError
 from evaluation import Evaluation, add_figure_flags, open_chain, shards_gallery
 from models import BACKBONES, RUNTIMES, fast_model
@@ -21,8 +21,17 @@ from models.embedder import POOLINGS
 from reporting import add_result_flags, draw_evenly, save_found, write_page
 from retrieval.postprocess import POSTPROCESSORS
 from retrieval.space import DISTANCES
-from session import choose_place, list_facts, model_flags, note_other_list, open_model, open_output, open_test_loader
-from storage import replace_json
+from session import (
+    choose_place,
+    data_flags,
+    list_facts,
+    model_flags,
+    note_other_list,
+    open_model,
+    open_output,
+    open_test_loader,
+)
+from storage import make_folder, replace_json
 
 EXACT = {"precision": "fp32", "runtime": "torch"}  # figures are those of the very network unless asked otherwise
 
@@ -71,13 +80,14 @@ def open_embedder(args):
 def open_sources(args):
     """What is evaluated and what it is held against, each (ImageList, function from cache file to embeddings) or None,
     and the facts for result.json and the model's fingerprint."""
-    names = args.embeddings or args.test_list, args.leaks_from
+    data = {} if args.embeddings else data_flags(args)
+    names = args.embeddings or data["test_list"], args.leaks_from
     if args.embeddings and args.pretrained_model:
         raise InputError("--embeddings are evaluated as they are; leave --pretrained_model out")
     if args.embeddings and args.leaks_from and not args.leaks_from.endswith(".npz"):
         raise InputError(f"--leaks_from={args.leaks_from} has to be embeddings (.npz), too, where --embeddings are")
     lists = [
-        None if name is None or name.endswith(".npz") else reader.open_list(name, args.data_dir, split)
+        None if name is None or name.endswith(".npz") else reader.open_list(name, data["data_dir"], split)
         for name, split in zip(names, ("test", "train"))
     ]
     reader.refuse_broken_images([images for images in lists if images is not None])

@@ -10,7 +10,7 @@ import numpy as np
 
 from errors import InputError
 from headers import FORMATS, is_image
-from storage import replacing
+from storage import make_folder, replacing
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FIRST_BYTES = 16  # that tell the format
@@ -126,7 +126,7 @@ def write_label_list(folder, output, test_share=0.0, level=1, seed=0, overwrite=
     if output.suffix.lower() != ".csv":
         raise InputError(f"cannot write {str(output)!r}: a list of this kind has to end in .csv")
     if output.exists() and not overwrite:
-        raise InputError(f"{str(output)!r} is there already; give --overwrite=True to replace it")
+        raise InputError(f"{str(output)!r} is there already; give --overwrite to replace it")
     columns, note = label_folders(folder, level)
     labels = sorted(set(columns["labels"]))
     held = round(test_share * len(labels))
@@ -150,13 +150,13 @@ def write_label_list(folder, output, test_share=0.0, level=1, seed=0, overwrite=
     except UnicodeEncodeError as error:
         name = error.object[max(0, error.start - 20) : error.end + 20]
         raise InputError(f"a list is UTF-8, which cannot hold the file name that has {name!r} in it") from None
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent)
     with replacing(output) as file:
         file.write(encoded)
     return output, counts, note
 
 
 def list_root(folder, output) -> Path:
-    """Where the paths of a list that is written to `output` start from: its folder, or `folder` if that is not below."""
+    """Where paths of a list that is written to `output` start: its folder, or `folder` if that is not below."""
     folder, beside = Path(os.path.abspath(folder)), Path(os.path.abspath(output)).parent
     return beside if folder.is_relative_to(beside) else folder

@@ -16,7 +16,16 @@ import torch
 
 import indexing
 import reader
-from embedding import KeyedRows, Ordered, embed_rows, fingerprint, rows_on_disk, save_embeddings, save_json, unnamed_rows
+from embedding import (
+    KeyedRows,
+    Ordered,
+    embed_rows,
+    fingerprint,
+    rows_on_disk,
+    save_embeddings,
+    save_json,
+    unnamed_rows,
+)
 from engine import options, ranks
 from engine.flag_types import boolean, one_of, positive
 from engine.run import package_versions, say
@@ -26,7 +35,7 @@ from models import BACKBONES, RUNTIMES, fast_model
 from models.embedder import POOLINGS
 from models.pretrained import read_weights, weights_file
 from retrieval.backends import BACKENDS
-from session import choose_place, open_model, open_output, open_test_loader
+from session import choose_place, data_flags, open_model, open_output, open_test_loader
 from vocabulary import Names
 
 PRINTED = 1000  # images whose features are printed
@@ -98,7 +107,8 @@ def open_images(args):
     if args.input:
         images = reader.open_inputs(args.input, args.data_dir)
     else:
-        images = reader.open_list(args.test_list, args.data_dir, "test")
+        data = data_flags(args)
+        images = reader.open_list(data["test_list"], data["data_dir"], "test")
     for note in images.notes:
         say(f"note: {note}")
     return images

@@ -147,7 +147,7 @@ class ImageLoader(DataLoader):
                         self.on_bad(index, sentence)
                 if batch is not None:
                     yield batch
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, EOFError) as error:
             raise loading_failure(error) or error from None
 
 

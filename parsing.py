@@ -106,7 +106,7 @@ def _parse_csv(file: Path, split: str | None, faults: Faults) -> dict | None:
                 all_plain = all_plain and is_plain_int64((row["label"] or "0").strip())
                 _take_row(row, skipped + table.line_num, table.fieldnames, split, columns, faults)
         except csv.Error as error:
-            faults.say(skipped + table.line_num, f"not csv: {error}")
+            faults.say(skipped + table.reader.line_num, f"not csv: {error}")
             return None
     if not columns["lines"] and len(faults) > before:
         return None

@@ -108,8 +108,8 @@ def open_lists(wanted, data_dir):
     """Read lists, [(path, split), ...], to ImageLists; every row is checked, and every image to exist.
 
     A list is an SOP list, a csv, or a folder per label (folders.py). A relative path of a list is looked up below
-    `data_dir`, then as it stands. Where `data_dir` is None that is the embedded set, and a list that is not there brings
-    its own folder. Images to test with stand once in their list (repeats.py). Raises InputError for a missing folder,
+    `data_dir`, then as it stands. Where `data_dir` is None that is the embedded set, and a list that is not there
+    brings its own folder. Images to test with stand once in their list (repeats.py). Raises InputError for a missing folder,
     and one for all that is wrong with the lists, a line each, by file:line.
     """
     check_opencv()
@@ -131,7 +131,7 @@ def open_lists(wanted, data_dir):
 
 def _strangers(wanted, places):
     """A sentence where one list is the embedded set's and another is not, which nobody can mean; else none."""
-    of_embedded = [folder == EMBEDDED for _, folder in places]
+    of_embedded = [folder.resolve() == EMBEDDED.resolve() for _, folder in places]
     if len(set(of_embedded)) < 2:
         return []
     own, embedded = wanted[of_embedded.index(False)], wanted[of_embedded.index(True)]
@@ -155,7 +155,7 @@ def find_list(path, data_dir):
     """(file or folder of a list, or None where it is nowhere; the folder that its paths start from)."""
     folder = data_folder(data_dir)
     below = Path(os.path.join(folder, path))
-    if below.is_file() or below.is_dir():
+    if (below.is_file() or below.is_dir()) and not (data_dir is None and os.path.isabs(path)):
         return below, folder
     here = Path(path)
     if not (here.is_file() or here.is_dir()):
@@ -238,7 +238,10 @@ def _with_names(images, faults):
 
 def _tell_roles(images, faults):
     """Tell `faults` where a list to test with has nobody who asks, or nothing that can be found."""
-    for flags, column, lack in ((images.is_query, "is_query", "nobody asks"), (images.is_gallery, "is_gallery", "nothing can be found")):
+    for flags, column, lack in (
+        (images.is_query, "is_query", "nobody asks"),
+        (images.is_gallery, "is_gallery", "nothing can be found"),
+    ):
         if not flags.any():
             faults.say(0, f"no row of the split {SPLITS['test']} has {column} True, so {lack}")
 
@@ -415,16 +418,22 @@ def make(flags):
 
 
 def _share(text):
-    share = read_float(text)
+    try:
+        share = read_float(text)
+    except ValueError:
+        share = -1.0
     if not 0 <= share < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to below 1")
     return share
 
 
 def _level(text):
-    level = read_int(text)
+    try:
+        level = read_int(text)
+    except ValueError:
+        level = 0
     if level < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of folders, 1 or more")
     return level
 
 
@@ -445,9 +454,7 @@ def main(argv):
     making.add_argument(
         "--test_share", type=_share, default=0.0, help="share of the labels to test on and not to train on (default 0)"
     )
-    making.add_argument(
-        "--label_level", type=_level, default=1, help="2: FOLDER/CATEGORY/LABEL/image.jpg (default 1)"
-    )
+    making.add_argument("--label_level", type=_level, default=1, help="2: FOLDER/CATEGORY/LABEL/image.jpg (default 1)")
     making.add_argument("--seed", type=read_int, default=0, help="of the choice of the labels to test on (default 0)")
     making.add_argument("--overwrite", action="store_true", help="replace a list that is there")
     flags = parser.parse_args(argv)

@@ -47,7 +47,7 @@ def fold_repeats(images, faults):
         place = f"line {images.lines[first[row]]}" if images.lines is not None else images.paths[first[row]]
         faults.say(
             0 if images.lines is None else int(images.lines[row]),
-            f"the image {images.paths[row]!r} has the label {label}, but {before} by {place}",
+            f"the image {str(images.paths[row])!r} has the label {label}, but {before} by {place}",
         )
     is_query, is_gallery = images.is_query.copy(), images.is_gallery.copy()
     np.logical_or.at(is_query, first, images.is_query)
@@ -59,4 +59,5 @@ def fold_repeats(images, faults):
 
 def _rows(images, rows: np.ndarray) -> str:
     place = images.paths[rows[0]] if images.lines is None else f"line {images.lines[rows[0]]}"
-    return f"1 row ({place}) names" if len(rows) == 1 else f"{len(rows)} rows ({place}, for one) name"
+    number = f"1 row ({place}) names" if len(rows) == 1 else f"{len(rows)} rows ({place}, for one) name"
+    return f"{images.source}: {number}"

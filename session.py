@@ -18,7 +18,7 @@ from engine.device import choose_device, choose_precision, search_device
 from engine.flag_types import count, image_shape, plain, width
 from engine.objective import Objective
 from engine.replay import read_flags, run_folder
-from engine.run import checksum, make_folder, say
+from engine.run import checksum, say
 from errors import InputError
 from loader import open_loader
 from losses import LOSSES
@@ -29,6 +29,7 @@ from retrieval import Task
 from retrieval.ranks import positive_ranks
 from retrieval.shards import Shard
 from samplers import InOrder
+from storage import make_folder
 from transforms import TestTransform, TrainTransform
 
 RECALLS = (1, 5, 10)
@@ -39,6 +40,7 @@ MODEL_DEFAULTS = {
     "embedding_size": 0,
     "pooling": "avg",
 }
+DATA_DEFAULTS = {"data_dir": None, "train_list": "Ebay_train.txt", "test_list": "Ebay_test.txt"}
 MODEL_TYPES = {
     "model": str,
     "image_shape": image_shape,
@@ -92,6 +94,25 @@ def trained_flags(source):
     with contextlib.suppress(InputError):  # a config.json beside a stranger's weights is a stranger's
         return read_model_flags(read_flags(cards[0]), cards[0])
     return {}
+
+
+def data_flags(args):
+    """--data_dir, --train_list and --test_list, {name: value}, as far as a script has them.
+
+    Where all of them are left open they are those of the --pretrained_model run, if it is one, else DATA_DEFAULTS.
+    """
+    names = [name for name in DATA_DEFAULTS if hasattr(args, name)]
+    given = {name: getattr(args, name) for name in names}
+    source = args.pretrained_model
+    config = run_folder(source) / "config.json" if source and source != "imagenet" else None
+    if config and config.is_file() and not any(given.values()):
+        with contextlib.suppress(InputError):  # a stranger's config.json tells of no data
+            run = read_flags(config)
+            given = {name: run.get(name) for name in names}
+            taken = [f"--{name}={value}" for name, value in given.items() if value not in (None, DATA_DEFAULTS[name])]
+            if taken:
+                say(f"{' '.join(taken)} taken from {source}")
+    return {name: DATA_DEFAULTS[name] if value is None else value for name, value in given.items()}
 
 
 def open_model(source, flags, **training_flags):

@@ -22,7 +22,9 @@ def first_broken(images, most: int) -> list[tuple[int, str]]:
     outside, it is decoded. Damage in the middle of a file can escape. On a warm disk 10,000 files take half a second.
     """
     found = []
-    bar = tqdm(range(len(images)), desc="looking at images", unit="image", leave=False, disable=len(images) < QUIET or None)
+    bar = tqdm(
+        range(len(images)), desc="looking at images", unit="image", leave=False, disable=len(images) < QUIET or None
+    )
     for row in bar:
         path, box = images.paths[row], images.box_of(row)
         try:

@@ -60,6 +60,18 @@ class RowFile:
         return np.fromfile(self.file, "<f4", count * self.width).reshape(count, self.width)
 
 
+def make_folder(path):
+    """Create a folder to write into. Raises InputError when that cannot be."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to folder {str(path)!r}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write to folder {str(path)!r}: permission denied")
+    return folder
+
+
 @contextlib.contextmanager
 def replacing(path):
     """A file to write bytes to, which is in place of `path` when the context ends well, and gone when it does not.

@@ -27,6 +27,7 @@ from reporting import show_on_board
 from samplers import Shard
 from session import (
     build_objective,
+    data_flags,
     list_facts,
     model_flags,
     note_other_list,
@@ -39,17 +40,17 @@ from session import (
 )
 
 
-def open_data(args):
+def open_data(args, data_dir, train_list, test_list):
     """(train ImageList, test ImageList, what that is): two lists, or of the train list some labels held out to test on.
 
     Every image that a run will look at is looked at before it begins. Raises InputError for one that cannot be read.
     """
     if args.val_classes:
-        (train,) = reader.open_lists([(args.train_list, "train")], args.data_dir)
+        (train,) = reader.open_lists([(train_list, "train")], data_dir)
         train, test = reader.hold_out(train, args.val_classes)
         tested_on = f"{args.val_classes} train labels held out"
     else:
-        train, test = reader.open_lists([(args.train_list, "train"), (args.test_list, "test")], args.data_dir)
+        train, test = reader.open_lists([(train_list, "train"), (test_list, "test")], data_dir)
         tested_on = f"the test list {Path(test.source).name}"
     reader.refuse_broken_images([test] if args.on_bad_image == "skip" else [train, test])
     return train, test, tested_on
@@ -68,7 +69,8 @@ class Training:
         self.restarted = ranks.first_says(of_this_launch(self.folder))
         saved = ranks.first_says(self.restarted and (self.folder / "last.pt").is_file())
         self.checkpoint = args.checkpoint or (self.folder if saved else None)
-        self.train, self.test, self.tested_on = open_data(args)
+        self.data = data_flags(args)
+        self.train, self.test, self.tested_on = open_data(args, **self.data)
         self.lists = {"train": list_facts(self.train), "test": list_facts(self.test)}
         self.labels, self.num_classes = self.train.vocabulary.codes, len(self.train.vocabulary)
         self.flags = model_flags(args)
@@ -114,7 +116,7 @@ class Training:
     def _open_run(self):
         args = self.args
         config = {
-            "flags": {**vars(args), **self.flags, "decode": self.decode},
+            "flags": {**vars(args), **self.flags, **self.data, "decode": self.decode},
             "versions": versions(),
             "device": str(self.device),
             "precision": self.precision,

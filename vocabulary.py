@@ -90,7 +90,7 @@ NO_NAMES = Names({}, {})
 
 
 def names_file(source: str | Path) -> Path | None:
-    """The table of names that goes with a list: LIST.names.csv, else label_names.csv in its folder; None where there is none.
+    """The table of names of a list: LIST.names.csv, else label_names.csv in its folder; None where there is none.
 
     A folder that serves as a list has its label_names.csv in it.
     """
@@ -125,7 +125,9 @@ def _check_header(file: Path, header: list[str]):
     for column in NAMES_COLUMNS:
         if column not in header:
             needed = ", ".join(NAMES_COLUMNS)
-            raise InputError(f"{file}:1: no column {column!r} in {header}; names need {needed}.{meant_by(column, header)}")
+            raise InputError(
+                f"{file}:1: no column {column!r} in {header}; names need {needed}.{meant_by(column, header)}"
+            )
 
 
 def _take_name(file: Path, line: int, row: dict, found: dict[str, dict[str, str]]):

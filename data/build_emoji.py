@@ -1,11 +1,15 @@
-"""Build data/emoji.zip, the embedded data set: a label is one emoji, a sample is one vendor's drawing of it.
+"""Build data/emoji.zip, the embedded data set, and data/emoji_names.csv: what its labels and categories are called.
+
+A label is one emoji, a sample is one vendor's drawing of it.
 
     pip install -r data/requirements-build.txt      # and npm, which fetches the vendors' packages
     python data/build_emoji.py --output=data/emoji.zip
 """
 
 import argparse
+import csv
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -20,6 +24,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import resvg_py
+from emoji import EMOJI_DATA
 from tqdm import tqdm
 
 IMAGE_SIZE = 96  # pixels
@@ -201,6 +206,22 @@ def csv_tables(samples, names):
     return {name: "".join(",".join(map(str, row)) + "\n" for row in rows) for name, rows in tables.items()}
 
 
+def name_table(samples):
+    """Return the text of the table of names: Unicode's (CLDR, English) for labels, subgroups for the lists' numbers."""
+    rows = {}
+    for sample in samples:
+        text = "".join(chr(int(code, 16)) for code in sample.code.split("-"))
+        record = EMOJI_DATA.get(text) or EMOJI_DATA[f"{text}\ufe0f"]
+        rows["label", sample.label] = record["en"].strip(":").replace("_", " ").replace("\u2019", "'")
+    for number, category in enumerate(sorted({sample.category for sample in samples}), start=1):
+        rows["category", number] = category
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("kind", "id", "name"))
+    writer.writerows((*key, name) for key, name in rows.items())
+    return stream.getvalue()
+
+
 def licence_files(samples, work_dir):
     """Return {file name: text} of LICENSES.txt and of the full licence texts that it names."""
     tarball = fetch(*LICENCE_TEXTS, work_dir)
@@ -252,6 +273,8 @@ def main():
     args.work_dir.mkdir(parents=True, exist_ok=True)
     samples, files = build(args.work_dir)
     write_zip(files, args.output)
+    names = args.output.with_name(f"{args.output.stem}_names.csv")
+    names.write_text(name_table(samples), encoding="utf-8")
     print(f"{args.output}: {len(samples)} images of {samples[-1].label} labels, {args.output.stat().st_size} bytes")
 
 

@@ -10,7 +10,7 @@ from engine.flag_types import boolean, byte_size, count, finite, folder, fractio
 from engine.flag_types import nan_policy, number, one_of, plain, positive, seed, steps, width, words, workers
 from engine.optim import OPTIMISERS, STRATEGIES
 from engine.stop import Stopped
-from engine.workers import loading_failure
+from engine.workers import ignore_their_end, loading_failure
 from errors import InputError, near_match
 
 
@@ -33,9 +33,16 @@ def new_parser(doc):
 
 
 def add_data_flags(parser):
-    group = parser.add_argument_group("data")
-    group.add_argument("--data_dir", help="folder that the lists' paths start from (default: the embedded emoji set)")
-    group.add_argument("--test_list", default="Ebay_test.txt", help="SOP list or csv of the test images")
+    group = parser.add_argument_group(
+        "data (where all of it is left open, that of the --pretrained_model run, if it is one)"
+    )
+    group.add_argument(
+        "--data_dir",
+        help="folder that the lists' paths start from (default: the embedded emoji set, else the list's own)",
+    )
+    group.add_argument(
+        "--test_list", help="SOP list, csv, or folder per label of the test images (default: Ebay_test.txt)"
+    )
     group.add_argument(
         "--num_workers", type=workers, default=2, help="processes that load images; 0: none beside this one; or auto"
     )
@@ -44,7 +51,9 @@ def add_data_flags(parser):
 
 def add_train_data_flags(parser, parse_augment, decoders, cache_kinds):
     group = add_data_flags(parser)
-    group.add_argument("--train_list", default="Ebay_train.txt", help="SOP list or csv of the training images")
+    group.add_argument(
+        "--train_list", help="SOP list, csv, or folder per label of the training images (default: Ebay_train.txt)"
+    )
     group.add_argument(
         "--val_classes", type=count, default=0, help="hold out so many train labels and test on them instead"
     )
@@ -217,8 +226,8 @@ def parse(parser, argv, registry=None, foreign=None):
         word = unknown[0].split("=")[0]
         if not word.startswith("-"):
             raise InputError(
-                f"{word!r} stands behind no flag that takes it; several values follow a flag with blanks, as in --input "
-                "a.jpg b.jpg (see --help)"
+                f"{word!r} stands behind no flag that takes it; several values follow a flag with blanks, as in "
+                "--input a.jpg b.jpg (see --help)"
             )
         hint = f" It is an option of {', '.join(owners[word])}." if word in owners else near_match(word, known)
         raise InputError(f"unknown flag {unknown[0]!r}.{hint} (see --help)")
@@ -261,6 +270,7 @@ def run_script(main):
 
 
 def _end_in_sentences(name, error):
+    ignore_their_end()
     # A loader's worker wraps its error into a traceback, which ends with the sentence.
     sentences = str(error).strip().rpartition("errors.InputError: ")[2]
     name += f", rank {ranks.rank()}" * (ranks.count() > 1)

@@ -1,12 +1,14 @@
 """The flags of an earlier run: read from its folder, typed again, and held against what is typed now."""
 
 import json
+import os
 from pathlib import Path
 
 from engine.flag_types import plain
 from errors import InputError
 
 UNREPLAYED = ("config", "checkpoint", "overwrite", "allow_changed")
+PLACES = ("data_dir", "train_list", "test_list", "pretrained_model")  # flags that name files and folders
 # What may differ from the run that is gone on with: none of it is seen in the weights.
 FREE = ("model_save_dir", "num_workers", "cache_bytes", "test_batch_size", "display_iter_step", "test_iter_step")
 FREE += ("save_iter_step", "keep_checkpoints", "report", "with_mem_opt", "enable_ce")
@@ -37,13 +39,20 @@ def replayed(config, checkpoint):
     return {name: value for name, value in flags.items() if value is not None and name not in UNREPLAYED}
 
 
+def _is_same(name, value, other):
+    """Whether two values of a flag mean the same: `./photos` and `photos` are one folder."""
+    if name in PLACES and value is not None and other is not None:
+        return os.path.abspath(value) == os.path.abspath(other)
+    return value == other
+
+
 def refuse_contradictions(now, run, allowed):
     """Raise InputError where flags now, {name: value}, differ from those of the run that is gone on with."""
     unknown = [name for name in allowed if name not in run]
     if unknown:
         raise InputError(f"allow_changed names {unknown[0]!r}, which is no flag of the run")
     for name, value in now.items():
-        if name in run and value != run[name] and name not in (*UNREPLAYED, *FREE, *allowed):
+        if name in run and not _is_same(name, value, run[name]) and name not in (*UNREPLAYED, *FREE, *allowed):
             raise InputError(
                 f"--{name} is {plain(value)}, but the run that goes on has {plain(run[name])}; leave it out, or give "
                 f"--allow_changed={name}"

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from engine import ranks
 from errors import InputError
-from storage import replace_json, replacing_synced
+from storage import make_folder, replace_json, replacing_synced
 
 # Packages that have a say in figures: networks, pixels. OpenCV comes under several names and is asked itself.
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "simplejpeg")
@@ -46,18 +46,6 @@ def versions():
 def checksum(path):
     """SHA-256 of a file, hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def make_folder(path):
-    """Create a folder to write into. Raises InputError when that cannot be."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to folder {str(path)!r}: {error.strerror}") from None
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write to folder {str(path)!r}: permission denied")
-    return folder
 
 
 def of_this_launch(folder):

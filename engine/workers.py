@@ -1,6 +1,7 @@
 """The processes that load images: what becomes of a run when they die or lack memory to share."""
 
 import re
+import signal
 
 from errors import InputError
 
@@ -18,9 +19,16 @@ def loading_failure(error: Exception) -> InputError | None:
             f"the processes that load images need more shared memory than /dev/shm has ({reason}): give it more, as by "
             "docker run --shm-size=2g, or load without them by --num_workers=0"
         )
-    if LOST.search(text):
+    # A process that dies while it hands a batch over leaves a connection that ends.
+    if LOST.search(text) or isinstance(error, (ConnectionError, EOFError)):
         return InputError(
             f"a process that loads images is gone ({reason}), which is what happens where memory runs out: give fewer "
             "--num_workers (0: none beside this process) or smaller batches"
         )
     return None
+
+
+def ignore_their_end():
+    """From now on no loading process's death is raised here: for who is about to end and has a last thing to say."""
+    if hasattr(signal, "SIGCHLD"):  # not on Windows
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -187,7 +187,9 @@ def _find_backbone(embedder, state, file):
         ours = {name.removeprefix(outer): value for name, value in state.items() if name.startswith(outer)}
         others = [name for name in state if not name.startswith(outer)]
     else:
-        ours = {f"backbone.{name.removeprefix(prefix)}": value for name, value in state.items() if name.startswith(prefix)}
+        ours = {
+            f"backbone.{name.removeprefix(prefix)}": value for name, value in state.items() if name.startswith(prefix)
+        }
         others = [name for name in state if not name.startswith(prefix)]
     ours |= {name: state[name] for name in others}
     shown = outer if prefix.endswith("backbone.") else prefix

@@ -29,7 +29,7 @@ def broken(sop_copy):
 
 def open_train(folder):
     images = reader.open_list("Ebay_train.txt", folder, "train")
-    return images, reader.class_codes(images)[0]
+    return images, images.vocabulary.codes
 
 
 def batches(folder, sampler="pk", steps=6, num_workers=0, start_step=0, told=None, rank=0, ranks=1):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from runs import run, tiny_backbone, train_flags
@@ -62,7 +63,7 @@ def test_all_that_is_wrong_is_told_and_the_rest_is_looked_at(check, sop_copy):
     shutil.copy(sop_copy / "disc_final" / "8_0.jpg", sop_copy / "square_final" / "1_0.jpg")
     shutil.copy(sop_copy / "disc_final" / "8_0.jpg", sop_copy / "disc_final" / "12_0.jpg")
     with open(sop_copy / "Ebay_train.txt", "a") as file:
-        file.write("".join(f"{i} x 1 disc_final/8_0.jpg\n" for i in range(31, 61)))
+        file.write("".join(f"{i} 1 disc_final/8_0.jpg\n" for i in range(31, 61)))
     status, text = check("Ebay_train.txt", "Ebay_test.txt", f"--data_dir={sop_copy}")
     assert status == 1 and text.endswith("\n32 faults\n")
     faults = text.splitlines()[-33:-1]
@@ -135,7 +136,9 @@ def test_labels_with_one_image(name):
 @pytest.mark.parametrize("script, words", [("train_elem", []), ("train_pair", ["1 of 11 train labels have a single"])])
 def test_a_training_says_what_it_noticed(sop_copy, tmp_path, script, words):
     with open(sop_copy / "Ebay_train.txt", "a") as file:
-        file.write("31 11 1 disc_final/4_0.jpg\n")
+        file.write("31 11 1 disc_final/one_more.jpg\n")
+    picture = cv2.imread(str(sop_copy / "disc_final" / "4_0.jpg"))
+    cv2.imwrite(str(sop_copy / "disc_final" / "one_more.jpg"), 255 - picture)
     with tiny_backbone():
         printed = run(script, train_flags(sop_copy, tmp_path / "run", total_iter_num=1))
     for word in ["1 of 10 test labels are train labels, too (11, for one)", *words]:

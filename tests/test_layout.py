@@ -48,7 +48,17 @@ MAY_IMPORT = {
     "repeats": set(),
     "folders": {"errors", "headers", "storage"},
     "soundness": {"errors", "decoding", "headers"},
-    "reader": {"errors", "decoding", "parsing", "checking", "folders", "numerals", "repeats", "soundness", "vocabulary"},
+    "reader": {
+        "errors",
+        "decoding",
+        "parsing",
+        "checking",
+        "folders",
+        "numerals",
+        "repeats",
+        "soundness",
+        "vocabulary",
+    },
     "cache": {"headers", "reader"},
     "storage": {"errors"},
     "retrieval": {"errors", "registry", "retrieval", "storage"},
@@ -82,7 +92,21 @@ KNOW_ARGS = (
 REGISTRIES = {"losses": LOSSES, "retrieval/backends": BACKENDS}
 LONGEST_LINE = 120
 # What a constant may be made by, besides classes (whose names begin with a capital).
-PURE_CALLS = {"partial", "frozenset", "array", "inv", "log", "tuple", "set", "dict", "range", "number", "with_suffix", "with_name", "compile"}
+PURE_CALLS = {
+    "partial",
+    "frozenset",
+    "array",
+    "inv",
+    "log",
+    "tuple",
+    "set",
+    "dict",
+    "range",
+    "number",
+    "with_suffix",
+    "with_name",
+    "compile",
+}
 
 
 def name_of(path):

@@ -37,13 +37,18 @@ def script(loss):
 
 
 def go_on(loss, checkpoint, steps):
-    return run(script(loss), [f"--checkpoint={checkpoint}", f"--total_iter_num={steps}", "--allow_changed=total_iter_num"])
+    return run(
+        script(loss), [f"--checkpoint={checkpoint}", f"--total_iter_num={steps}", "--allow_changed=total_iter_num"]
+    )
 
 
 def weights(file):
     """Everything in a checkpoint that the next step depends on."""
     state = torch.load(file, weights_only=True)
-    return {name: state[name] for name in ("model", "loss", "optimiser", "step", "best", "classes", "rng", "python_rng", "numpy_rng")}
+    return {
+        name: state[name]
+        for name in ("model", "loss", "optimiser", "step", "best", "classes", "rng", "python_rng", "numpy_rng")
+    }
 
 
 def assert_bit_equal(left, right):

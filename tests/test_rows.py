@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,17 @@ import torch
 from runs import SCRIPTS, as_line, run, tiny_backbone
 from torch import nn
 
-from embedding import embed_rows, load_embeddings, rows_on_disk, save_embeddings, save_json, unnamed_rows
+import reader
+from embedding import (
+    KEY_BYTES,
+    Ordered,
+    embed_rows,
+    load_embeddings,
+    rows_on_disk,
+    save_embeddings,
+    save_json,
+    unnamed_rows,
+)
 from engine import options
 from errors import InputError
 from models import Embedder
@@ -80,17 +91,47 @@ def test_json_of_rows_is_the_one_of_a_dictionary(tmp_path, monkeypatch):
     assert (tmp_path / "x.json").read_text() == json.dumps(dict(zip(images.paths.tolist(), table.tolist())))
 
 
+def keys(rows):
+    """Keys that differ, (n, KEY_BYTES) uint8, of the images with these numbers."""
+    return np.array([[row] * KEY_BYTES for row in rows], np.uint8)
+
+
 def test_a_torn_row_does_not_count(tmp_path):
     with pytest.raises(RuntimeError), rows_on_disk(tmp_path / "x", {"a": 1}, 3) as rows:
-        rows.append(numbers(4))
+        rows.append(numbers(4), keys(range(4)))
         raise RuntimeError
-    with open(tmp_path / "x", "ab") as file:
-        file.write(b"half a r")
+    for name in ("x", "x.keys"):
+        with open(tmp_path / name, "ab") as file:
+            file.write(b"half a r")
     with rows_on_disk(tmp_path / "x", {"a": 1}, 3, go_on=True) as rows:
         assert len(rows) == 4
-        rows.append(numbers(2))
-        assert np.array_equal(rows.mapped(), np.concatenate([numbers(4), numbers(2)]))
+        rows.append(numbers(2), keys([9, 7]))
+        assert np.array_equal(rows.rows.mapped(), np.concatenate([numbers(4), numbers(2)]))
+        assert rows.find(keys([7, 5, 2, 9])).tolist() == [5, -1, 2, 4]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("torn", ["x", "x.keys"])
+def test_a_row_without_its_key_does_not_count(tmp_path, torn):
+    """As a kill between the two leaves it."""
+    with pytest.raises(RuntimeError), rows_on_disk(tmp_path / "x", {}, 3) as rows:
+        rows.append(numbers(4), keys(range(4)))
+        raise RuntimeError
+    with open(tmp_path / torn, "r+b") as file:
+        file.truncate((tmp_path / torn).stat().st_size - 1)
+    with rows_on_disk(tmp_path / "x", {}, 3, go_on=True) as rows:
+        assert len(rows) == len(rows.keys) == 3
+
+
+def test_rows_in_another_order(tmp_path):
+    table, order = numbers(12), np.array([3, 0, 11, 3])
+    rows = Ordered(rows_of(table, tmp_path), order)
+    assert len(rows) == 4 and np.array_equal(rows.mapped(), table[order])
+    assert np.array_equal(np.concatenate(list(rows.blocks(memory=24))), table[order])
+    assert np.array_equal(rows.head(2), table[order[:2]])
+    write_npz(tmp_path / "x.npz", {"embeddings": rows})
+    with np.load(tmp_path / "x.npz") as saved:
+        assert np.array_equal(saved["embeddings"], table[order])
 
 
 def test_a_full_disk_is_one_sentence():
@@ -118,7 +159,7 @@ class Loader:
             assert len(self.alive) <= 2
             pixels = torch.tensor([draw.index for draw in batch], dtype=torch.float32)[:, None]
             self.alive.append(weakref.ref(pixels))
-            yield pixels, None, None
+            yield pixels, None, torch.tensor([draw.index for draw in batch])
 
 
 class Sixteen(nn.Module):
@@ -146,8 +187,8 @@ def test_a_million_images_take_no_memory(tmp_path):
 
     def embed():
         with unnamed_rows(tmp_path, 16) as rows:
-            embed_rows(rows, images, lambda rest: Loader(rest, 1000), Sixteen(), device, 1000)
-            assert len(rows) == count
+            order = embed_rows(rows, images, lambda rest: Loader(rest, 1000), Sixteen(), device, 1000)
+            assert len(rows) == count and np.array_equal(order, np.arange(count))
             save_embeddings(tmp_path / "x.npz", images, rows, {})
 
     assert peak_of(embed) < 32 * MB < 64 * count
@@ -188,19 +229,21 @@ def sentence(monkeypatch, capsys):
 
 
 @pytest.fixture
-def stopped(sop_copy, tmp_path):
-    """Flags of a run that stopped at a broken image, 24 of 30 images done in batches of 4; the image is whole again."""
+def stopped(sop_copy, tmp_path, monkeypatch):
+    """Flags of a run that was stopped before its seventh batch of 4, 24 of 30 images being done."""
     with tiny_backbone():
         torch.manual_seed(0)
         torch.save(Embedder("Tiny").state_dict(), tmp_path / "weights.pt")
         flags = {"data_dir": sop_copy, "model": "Tiny", "image_shape": "3,32,32", "use_gpu": False, "num_workers": 0}
         flags |= {"pretrained_model": tmp_path / "weights.pt", "batch_size": 4, "precision": "fp32"}
         flags |= {"output": tmp_path / "x.npz"}
-        last = sorted(sop_copy.glob("*/19_0.jpg"))[0]
+        last = next(sop_copy.glob("*/19_0.jpg"))
         whole = last.read_bytes()
-        last.write_bytes(b"broken")
+        # It is damaged once everything has been looked at.
+        monkeypatch.setattr(reader, "refuse_broken_images", lambda lists: last.write_bytes(b"broken"))
         with pytest.raises(InputError, match="is not an image"):
             run("infer", as_line(flags))
+        monkeypatch.undo()
         last.write_bytes(whole)
         assert not (tmp_path / "x.npz").exists() and (tmp_path / "x.npz.rows").exists()
         yield flags
@@ -212,23 +255,71 @@ def test_a_stopped_run_goes_on_and_only_when_asked(stopped, sentence, tmp_path):
     assert said.endswith("x.npz.rows' is what a stopped run has done; go on with --continue, or remove it")
     assert (tmp_path / "x.npz.rows").read_bytes() == before
     assert "24 of 30 images are embedded already" in run("infer", [*as_line(stopped), "--continue"])
-    assert not (tmp_path / "x.npz.rows").exists()
+    assert not (tmp_path / "x.npz.rows").exists() and not (tmp_path / "x.npz.rows.keys").exists()
     run("infer", as_line({**stopped, "output": tmp_path / "whole.npz"}))
     assert (tmp_path / "x.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert "already" not in run("infer", [*as_line(stopped), "--continue"])
     assert (tmp_path / "x.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
-def test_another_run_is_not_continued(stopped, sentence, sop_copy, tmp_path):
+def test_what_changed_meanwhile_is_embedded_anew(stopped, sop_copy, tmp_path):
+    """One picture is replaced, one is gone from the list, one is new: the others are not embedded again."""
+    first, second, third = sorted(sop_copy.glob("cross_final/1[15]_*.jpg"))[:3]
+    shutil.copy(sop_copy / "disc_final" / "4_0.jpg", first)
+    lines = (sop_copy / "Ebay_test.txt").read_text().splitlines()
+    lines = [line for line in lines if not line.endswith(f"/{second.name}")]
+    shutil.copy(third, sop_copy / "new.jpg")
+    (sop_copy / "changed.txt").write_text("\n".join([*lines[:9], "99 11 1 new.jpg", *lines[9:]]))
+    flags = {**stopped, "test_list": "changed.txt"}
+    assert "22 of 30 images are embedded already" in run("infer", [*as_line(flags), "--continue"])
+    run("infer", as_line({**flags, "output": tmp_path / "whole.npz"}))
+    ours, whole = (load_embeddings(tmp_path / name) for name in ("x.npz", "whole.npz"))
+    assert ours[0].paths.tolist() == whole[0].paths.tolist()
+    # Batches hold other images, which may change how a product is rounded: eps times its few hundred terms.
+    torch.testing.assert_close(ours[1], whole[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_skipped_and_told(sop_copy, tmp_path, finished_run, workers):
+    (sop_copy / "cross_final" / "11_1.jpg").write_bytes(b"")
+    flags = {"pretrained_model": finished_run, "data_dir": sop_copy, "batch_size": 4, "use_gpu": False}
+    flags |= {"num_workers": workers, "output": tmp_path / "x.npz"}
+    with pytest.raises(InputError, match="Ebay_test.txt:3: '.*11_1.jpg' is not an image"):
+        run("infer", as_line(flags))
+    assert not (tmp_path / "x.npz.rows").exists()
+    printed = run("infer", as_line({**flags, "on_bad_image": "skip"}))
+    assert "11_1.jpg' is not an image" in printed and "; skipped\n" in printed
+    assert "1 of 30 images could not be read and are left out" in printed
+    images, embeddings, _ = load_embeddings(tmp_path / "x.npz")
+    assert len(images) == len(embeddings) == 29 and "11_1.jpg" not in "".join(images.paths)
+    for picture in sop_copy.glob("*/1[1-9]_*.jpg"):
+        picture.write_bytes(b"")
+    for picture in sop_copy.glob("*/20_*.jpg"):
+        picture.write_bytes(b"")
+    with pytest.raises(InputError, match="not one of 30 images could be read"):
+        run("infer", as_line({**flags, "on_bad_image": "skip", "output": tmp_path / "y.npz"}))
+
+
+def test_embeddings_that_are_not_finite_are_refused(sop_tree, tmp_path):
+    with tiny_backbone():
+        weights = Embedder("Tiny").state_dict()
+        weights["backbone.bn1.running_mean"] *= float("nan")
+        torch.save(weights, tmp_path / "nan.pth")
+        line = {"pretrained_model": tmp_path / "nan.pth", "model": "Tiny", "image_shape": "3,32,32", "use_gpu": False}
+        line |= {"input": sop_tree / "disc_final", "num_workers": 0}
+        for outputs in ([tmp_path / "x.npz", tmp_path / "x.json"], []):
+            with pytest.raises(InputError, match=r"the embedding of '.*disc_final/\d+_0.jpg' is NaN or infinite"):
+                run("infer", [*as_line(line), *(["--output", *outputs] if outputs else [])])
+        assert not (tmp_path / "x.npz").exists() and not (tmp_path / "x.json").exists()
+
+
+def test_another_run_is_not_continued(stopped, sentence, tmp_path):
     before = (tmp_path / "x.npz.rows").read_bytes()
     weights = torch.load(tmp_path / "weights.pt", weights_only=True)
     weights["backbone.conv1.bias"] += 1
     torch.save(weights, tmp_path / "other.pt")
-    lines = (sop_copy / "Ebay_test.txt").read_text().splitlines()
-    (sop_copy / "shorter.txt").write_text("\n".join(lines[:-1]))
     others = [
         ({"pretrained_model": tmp_path / "other.pt"}, "weights"),
-        ({"test_list": "shorter.txt"}, "list"),
         ({"precision": "bf16"}, "precision"),
         ({"image_shape": "3,40,32", "pooling": "max"}, "image_shape, pooling"),
     ]
@@ -262,7 +353,7 @@ def test_a_killed_process_goes_on(sop_tree, tmp_path):
     torch.save(Embedder("ResNet18").state_dict(), tmp_path / "weights.pt")
     lines = (sop_tree / "Ebay_test.txt").read_text().splitlines()[1:] * (count // 30)
     (tmp_path / "many.txt").write_text("\n".join(lines))
-    flags = {"data_dir": sop_tree, "test_list": tmp_path / "many.txt", "pretrained_model": tmp_path / "weights.pt"}
+    flags = {"data_dir": sop_tree, "input": tmp_path / "many.txt", "pretrained_model": tmp_path / "weights.pt"}
     flags |= {"model": "ResNet18", "image_shape": "3,96,96", "batch_size": 4, "num_workers": 1, "use_gpu": False}
     words = [sys.executable, ROOT / "infer.py", *as_line(flags), "--output"]
     outputs = {name: [tmp_path / name / "x.npz", tmp_path / name / "x.json"] for name in ("killed", "whole")}
@@ -273,7 +364,7 @@ def test_a_killed_process_goes_on(sop_tree, tmp_path):
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["x.npz.rows"]
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["x.npz.rows", "x.npz.rows.keys"]
     done = {"check": True, "env": environment, "capture_output": True, "text": True}
     printed = subprocess.run([*words, *outputs["killed"], "--continue"], **done).stdout
     assert f"of {count} images are embedded already" in printed

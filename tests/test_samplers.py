@@ -139,7 +139,7 @@ def load(sop_tree, num_workers, start_step=0):
     images = reader.open_list("Ebay_train.txt", sop_tree, "train")
     sampler = PKSampler(images.labels, 4, seed=3, start_step=start_step)
     transform = TrainTransform(24, 32, augment=tuple(AUGMENTATIONS))
-    codes, _ = reader.class_codes(images)
+    codes = images.vocabulary.codes
     batches = loader.open_loader(images, codes, transform, sampler, num_workers)
     return list(islice(batches, 7 - start_step))
 
