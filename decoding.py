@@ -86,7 +86,8 @@ def _refuse_bombs(size, encoded, path):
 
 def _no_image(encoded, path):
     return InputError(
-        f"{str(path)!r} is not an image that OpenCV can decode ({encoded.size} bytes); it has to be a whole {FORMATS}"
+        f"{str(path)!r} is not an image that OpenCV can decode ({encoded.size} bytes); it has to be a whole {FORMATS} "
+        "of 8 or 16 bits a channel"
     )
 
 

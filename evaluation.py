@@ -158,7 +158,7 @@ class Evaluation:
         if "best_threshold" in self.figures:
             best = self.figures["best_threshold"]
             lines.append(
-                f"best threshold over all pairs, chosen on these very data: score {best['score']:.3f}, F1 "
+                f"best threshold over all pairs, chosen on these very data: {self._as_distance(best['score'])}, F1 "
                 f"{best['f1']:.4f} (precision {best['precision']:.4f}, recall {best['recall']:.4f})"
             )
         rule = "left out" if self.skip_lone else "counted as misses"
@@ -167,6 +167,12 @@ class Evaluation:
             f"{self.lone} queries without a positive, {rule}"
         )
         return "\n".join([table(columns), *lines])
+
+    def _as_distance(self, score):
+        """A score in words, with the distance that it is to --postprocess=constant_threshold."""
+        if self.args.distance == "cosine":
+            return f"cosine {score:.3f}, which is --threshold={1 - score:.3f}"
+        return f"squared distance {-score:.3f}, which is --threshold={-score:.3f}"
 
 
 def open_chain(args):

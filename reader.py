@@ -109,8 +109,8 @@ def open_lists(wanted, data_dir):
 
     A list is an SOP list, a csv, or a folder per label (folders.py). A relative path of a list is looked up below
     `data_dir`, then as it stands. Where `data_dir` is None that is the embedded set, and a list that is not there
-    brings its own folder. Images to test with stand once in their list (repeats.py). Raises InputError for a missing folder,
-    and one for all that is wrong with the lists, a line each, by file:line.
+    brings its own folder. Images to test with stand once in their list (repeats.py). Raises InputError for a missing
+    folder, and one for all that is wrong with the lists, a line each, by file:line.
     """
     check_opencv()
     places = [find_list(path, data_dir) for path, _ in wanted]

@@ -33,9 +33,8 @@ def new_parser(doc):
 
 
 def add_data_flags(parser):
-    group = parser.add_argument_group(
-        "data (where all of it is left open, that of the --pretrained_model run, if it is one)"
-    )
+    text = "where folder and lists are left open, they are those of the --pretrained_model run, if it is one"
+    group = parser.add_argument_group("data", text)
     group.add_argument(
         "--data_dir",
         help="folder that the lists' paths start from (default: the embedded emoji set, else the list's own)",

@@ -233,7 +233,7 @@ def test_search_memory_changes_nothing(embeddings, tmp_path):
     "arrays, sentence",
     [
         ({"labels": np.zeros(3, int)}, "there is no embeddings"),
-        ({"embeddings": np.ones((3, 2))}, "there is no labels"),
+        ({"embeddings": np.ones((3, 2))}, "has no labels, so there is nothing"),
         ({"embeddings": np.ones((3, 2)), "labels": np.zeros(2, int)}, "2 labels for 3 embeddings"),
         ({"embeddings": np.ones((3, 2)), "labels": np.full(3, -1)}, "unknown"),
         ({"embeddings": np.ones((3, 2)), "labels": np.zeros(3)}, "the labels are float64"),

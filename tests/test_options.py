@@ -79,6 +79,7 @@ def test_every_flag_read_exists():
     parsers = {script: SCRIPTS[script].parse([]) for script in SCRIPTS}
     for script, args in parsers.items():
         optional = {"class_lr", "class_dim", "shard_classes", "samples_each_class"}  # one training script has it
+        optional |= session.DATA_DEFAULTS.keys()  # of which each script has some
         assert flags_read(script) <= vars(args).keys() | optional
 
 
@@ -88,7 +89,7 @@ def flags_read(script):
     parts = [part for name in FOR_SCRIPTS for part in ast.parse((ROOT / name).read_text()).body]
     definitions = {part.name: part for part in parts if isinstance(part, (ast.FunctionDef, ast.ClassDef))}
     reached, pending = set(), [tree]
-    names = set(session.MODEL_DEFAULTS)
+    names = set(session.MODEL_DEFAULTS) | set(session.DATA_DEFAULTS)
     while pending:
         for node in ast.walk(pending.pop()):
             if isinstance(node, ast.Attribute) and is_args(node.value):
