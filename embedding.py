@@ -17,8 +17,9 @@ from engine.embed import embed, embed_batches, embed_own
 from engine.run import package_versions, say
 from engine.shard import open_shard
 from errors import InputError, meant_by
-from parsing import tell_unknown
+from parsing import Faults, tell_unknown
 from reader import ImageList
+from repeats import find_repeats, fold_repeats
 from retrieval.segments import parts
 from storage import RowFile, read_npz, replacing, write_npz
 from vocabulary import NO_NAMES, Names
@@ -370,7 +371,24 @@ def load_embeddings(path):
         if not columns[flag].any():
             raise InputError(f"{str(path)!r}: {flag} is False everywhere: there is nobody to ask, or nothing to find")
     images = ImageList(str(path), **columns, notes=tuple(notes), names=_read_names(arrays, path))
+    images, embeddings = _each_once(images, embeddings)
     return images, torch.from_numpy(embeddings), _read_card(arrays, path)
+
+
+def _each_once(images, embeddings):
+    """An ImageList and its embeddings without rows that are another one's in path, box and every number.
+
+    Such a row, as of an image that is once a query and once in the gallery, would be found as a right answer.
+    """
+    first = find_repeats(images)
+    again = np.flatnonzero(first != np.arange(len(images)))
+    others = again[(embeddings[again] != embeddings[first[again]]).any(1)]
+    first[others] = others
+    faults = Faults()
+    folded = fold_repeats(images, faults, first)
+    if faults:
+        raise InputError("\n".join(faults.told(images.source)))
+    return folded, embeddings[np.unique(first)]
 
 
 def _unused(path, arrays):

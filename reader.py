@@ -352,8 +352,7 @@ def hold_out(images, count, seed=0):
     held = np.isin(images.labels, np.random.default_rng([seed, count]).permutation(labels)[:count])
     faults = Faults()
     validation = images.take(held)
-    if validation.files is not None:
-        validation = fold_repeats(validation, faults)
+    validation = fold_repeats(validation, faults)
     if faults:
         raise InputError("\n".join(faults.told(images.source)))
     return images.take(~held), validation

@@ -8,10 +8,12 @@ import numpy as np
 def image_keys(images) -> list[tuple]:
     """What tells the N images of an ImageList apart: the file on the disk, and the box that is cut from it.
 
-    Paths may differ and lead to the same file, over `..`, links or hard links.
+    Paths may differ and lead to the same file, over `..`, links or hard links. Where nobody has looked at the files the
+    paths have to do.
     """
     boxes = np.full((len(images), 4), -1.0) if images.boxes is None else np.nan_to_num(images.boxes, nan=-1.0)
-    return [(*file, *box) for file, box in zip(images.files.tolist(), boxes.tolist())]
+    files = [(path,) for path in images.paths.tolist()] if images.files is None else images.files.tolist()
+    return [(*file, *box) for file, box in zip(files, boxes.tolist())]
 
 
 def find_repeats(images) -> np.ndarray:
@@ -33,12 +35,13 @@ def note_repeats(images):
     return dataclasses.replace(images, notes=(*images.notes, *notes))
 
 
-def fold_repeats(images, faults):
+def fold_repeats(images, faults, first=None):
     """The ImageList in which each image stands once, as a query and in the gallery if any of its rows is.
 
     A query would else find itself. `faults` is told of an image under two labels: what it finds cannot be judged.
+    first (N,): the row that names each image first, None to look for it.
     """
-    first = find_repeats(images)
+    first = find_repeats(images) if first is None else first
     again = np.flatnonzero(first != np.arange(len(images)))
     if not len(again):
         return images

@@ -116,9 +116,15 @@ def show_on_board(board, step, task, images):
     rows = sample_rows(images.vocabulary.codes, PROJECTED)
     tiles = np.stack([letterbox(reader.load(images, row), TILE) for row in rows])
     tiles = torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255
-    names = [[label, Path(path).name] for label, path in zip(images.label_texts[rows], images.paths[rows])]
+    texts = zip(images.label_texts[rows].tolist(), images.paths[rows].tolist())
+    names = [[as_utf8(label), as_utf8(Path(path).name)] for label, path in texts]
     chosen = task.gallery_table[torch.from_numpy(rows).to(task.device)].cpu()
     board.add_embedding(chosen, names, tiles, step, "test", metadata_header=["label", "file"])
+
+
+def as_utf8(text):
+    """A text in which what is no UTF-8, as old file names have it, is written out: TensorBoard refuses it."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _shown(images):

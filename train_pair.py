@@ -9,6 +9,7 @@ from functools import partial
 from cache import CACHE_KINDS
 from decoding import DECODERS
 from engine import options
+from engine.flag_types import integer
 from losses import LOSSES
 from models import BACKBONES
 from models.embedder import POOLINGS
@@ -33,7 +34,7 @@ def parse(argv):
     parser = options.new_parser(__doc__)
     group = options.add_loss_flags(parser, LOSSES, loss_name, "pair")
     group.add_argument(
-        "--samples_each_class", type=int, default=2, help="images of each label in a batch (not triplet)"
+        "--samples_each_class", type=integer, default=2, help="images of each label in a batch (not triplet)"
     )
     options.add_training_model_flags(parser, BACKBONES, POOLINGS)
     options.add_train_data_flags(parser, parse_augment, DECODERS, CACHE_KINDS)

@@ -1,6 +1,7 @@
 """Losses and gradients that are not finite: found, named, and left out of the weights."""
 
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ class NotFinite(InputError):
         batch = [str(paths[index]) for index in ranks.gather(torch.tensor(self.indices)).tolist()]
         file = Path(folder, f"not_finite_{self.step}.txt")
         if ranks.first():
-            file.write_text("".join(f"{path}\n" for path in batch))
+            file.write_bytes(b"".join(os.fsencode(f"{path}\n") for path in batch))
         return InputError(
             f"{self}; try a smaller --lr, or --nan=skip:10. Its batch of {len(batch)} images is in {file}, first "
             f"{', '.join(map(repr, batch[:3]))}"

@@ -79,6 +79,14 @@ processes, width = number(0, int, most=1024), number(0, int, most=10**6)
 seed = number(0, int, most=2**63 - 1)  # as torch takes it
 
 
+def integer(text):
+    """A whole number."""
+    try:
+        return read_int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
+
+
 def finite(text):
     """A number that is neither infinite nor NaN."""
     try:
@@ -115,7 +123,7 @@ def workers(text):
 
 def byte_size(text):
     """Bytes as 500MB or 2GB (powers of ten), or a bare number."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(KB|MB|GB|)", text.upper())
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(KB|MB|GB|)", text.upper())
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 2GB")
     return int(float(match[1]) * BYTES[match[2]])
@@ -152,7 +160,7 @@ def words(text):
 
 def nan_policy(text):
     """`stop`, or `skip:N` with N steps of at least 1."""
-    if not re.fullmatch(r"stop|skip:0*[1-9]\d*", text):
+    if not re.fullmatch(r"stop|skip:0*[1-9][0-9]*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is neither stop nor skip:N, as skip:10")
     return text
 

@@ -6,7 +6,18 @@ from pathlib import Path
 
 from engine import ranks, replay
 from engine.device import PRECISIONS
-from engine.flag_types import boolean, byte_size, count, finite, folder, fractions, image_shape, in_argparse, names
+from engine.flag_types import (
+    boolean,
+    byte_size,
+    count,
+    finite,
+    folder,
+    fractions,
+    image_shape,
+    in_argparse,
+    integer,
+    names,
+)
 from engine.flag_types import nan_policy, number, one_of, plain, positive, seed, steps, width, words, workers
 from engine.optim import OPTIMISERS, STRATEGIES
 from engine.stop import Stopped
@@ -167,7 +178,7 @@ def add_option_flags(group, registry, name):
     """The options of a registered class, straight from its signature."""
     for option in registry.options(name):
         kind = type(option.default)
-        kind = {bool: boolean, float: finite}.get(kind, kind)
+        kind = {bool: boolean, float: finite, int: integer}.get(kind, kind)
         group.add_argument(f"--{option.name}", type=kind, default=option.default, help=option.help)
 
 

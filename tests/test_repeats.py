@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 from runs import as_line, read_json, run, tiny_backbone, train_flags
 
@@ -124,3 +125,22 @@ def test_an_evaluation_says_how_many_images_are_copies(sop_copy, tmp_path, finis
     (sop_copy / "cross_final" / "11_1.jpg").write_bytes(picture)
     _, printed = recall_of(sop_copy, tmp_path / "a", "Ebay_test.txt", finished_run)
     assert "2 of 30 images are byte for byte another image of their label" in printed
+
+
+def test_saved_embeddings_of_query_rows_and_gallery_rows_count_as_one_list(sop_copy, tmp_path, finished_run):
+    flags = {"data_dir": sop_copy, "pretrained_model": finished_run, "output_dir": tmp_path / "a", **CPU}
+    run("eval", as_line({**flags, "save_embeddings": tmp_path / "x.npz"}))
+    right = read_json(tmp_path / "a" / "result.json")["metrics"]
+    with np.load(tmp_path / "x.npz") as saved:
+        once = dict(saved)
+    columns = ("paths", "labels", "embeddings")
+    twice = {name: np.concatenate([once[name]] * 2) for name in columns}
+    asks = np.arange(60) < 30
+    np.savez(tmp_path / "roles.npz", **twice, is_query=asks, is_gallery=~asks)
+    printed = run("eval", as_line({"embeddings": tmp_path / "roles.npz", "output_dir": tmp_path / "b"}))
+    assert read_json(tmp_path / "b" / "result.json")["metrics"] == right
+    assert f"{tmp_path / 'roles.npz'}: 30 rows" in printed and "each image counts once" in printed
+    # Other numbers under the same path are another item: a view, or a crop.
+    twice["embeddings"][30:] += 1
+    np.savez(tmp_path / "views.npz", **twice)
+    assert "60 images" in run("eval", as_line({"embeddings": tmp_path / "views.npz", "output_dir": tmp_path / "c"}))
