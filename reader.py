@@ -4,6 +4,8 @@ python reader.py check data/emoji/emoji.csv
 python reader.py check Ebay_train.txt Ebay_test.txt --data_dir=data/Stanford_Online_Products
 """
 
+if __name__ == "__main__":  # numpy and OpenCV bring OpenMP in some builds
+    import openmp  # noqa: F401
 import argparse
 import hashlib
 import os

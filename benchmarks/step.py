@@ -14,10 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import openmp  # noqa: F401
+import torch
+
 import reader
 from benchmarks.contest import contest, heading, markdown, seconds_text, write
 from engine.backward import backward
