@@ -177,7 +177,8 @@ def test_programs_set_openmp_before_they_load_torch(path):
     if blocks and {name for _, name in imports} & reaches_torch():
         assert settings, "loads torch, and not openmp before it"
     if settings:
-        assert (settings[0], "openmp") in [found for block in blocks for found in imported(block)], "not where it is run"
+        guarded = [found for block in blocks for found in imported(block)]
+        assert (settings[0], "openmp") in guarded, "openmp first, where the file is run"
         before = {name for line, name in imports if line < settings[0]}
         assert before <= sys.stdlib_module_names, "before openmp comes the standard library alone"
 

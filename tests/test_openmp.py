@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import threads as lane
 from openmp import NAMES, POLICY, settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,7 +18,8 @@ PROGRAMS = [path.relative_to(ROOT).as_posix() for path in FILES if "\n    import
 LIBRARIES = ("torch", "numpy", "cv2")
 STUB = f"""
 import os
-print("found", {{name: os.environ[name] for name in {NAMES} if name in os.environ}}, flush=True)
+told = {{name: os.environ[name] for name in {NAMES} if name in os.environ}}
+os.write(1, f"found {{told}}\\n".encode())  # at one go, since two ranks may write at the same time
 os._exit(0)
 """
 
@@ -94,3 +96,39 @@ def test_late_it_changes_nothing():
 def test_settings(name):
     assert settings({}) == settings({"OMP_NUM_THREADS": "2"}) == POLICY
     assert settings({name: ""}) == {}
+
+
+def test_the_lane_gives_each_policy_a_process_that_knows_no_other(monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5")
+    for policy, wanted in (
+        (lane.OWN, {}),
+        ("GOMP_SPINCOUNT=7", {"GOMP_SPINCOUNT": "7"}),
+        ("KMP_BLOCKTIME=0", {"KMP_BLOCKTIME": "0"}),
+    ):
+        with lane.start(policy, 3) as pool:
+            told = {name: pool.submit(os.getenv, name).result() for name in (*NAMES, "OMP_NUM_THREADS")}
+        assert {name: value for name, value in told.items() if value} == {**wanted, "OMP_NUM_THREADS": "3"}
+    assert os.environ["GOMP_SPINCOUNT"] == "5"
+
+
+@pytest.mark.parametrize(
+    "cores, threads, times", [(2, 2, 1.5), (2, 1, 1), (1, 1, 2), (4, 4, 1.25), (4, 3, 1), (2, 4, 1.25)]
+)
+def test_fair_share(cores, threads, times):
+    """All threads of ours and the busy one have equal parts of the cores; more threads than cores have more parts."""
+    assert lane.fair_share(cores, threads) == pytest.approx(times)
+
+
+def test_the_lane_compares_with_openmps_own():
+    """By hand: alone 2 s and 2.2 s, so 10 % over; beside a busy process 3 s are fair on two cores, 4.5 s 1.5 of it."""
+    seconds = {"idle": [2, 1, 9], "busy": [9, 1, 12]}, {"idle": [2.2, 2.2, 2.2], "busy": [4.5, 4, 5]}
+    table = lane.compared({(lane.OWN, 2): seconds[0], ("other", 2): seconds[1]}, cores=2)
+    own, other = table[lane.OWN, 2], table["other", 2]
+    assert own["idle"] == {"seconds": 2, "spread": [1, 9]} and own["over"] == 0 and own["shares"] == pytest.approx(3)
+    assert (other["over"], other["shares"]) == (pytest.approx(10), pytest.approx(1.5))
+    assert not lane.is_good(own) and not lane.is_good(other) and lane.is_good({"over": 3, "shares": 1.5})
+
+
+def test_the_lane_sees_whether_the_machine_is_idle():
+    with lane.busy_process():
+        assert 0.3 < lane.cores_taken(0.5) < os.cpu_count() + 0.5
