@@ -29,7 +29,7 @@ test_peers: peers
 	$(PEERS) -m pip install --quiet -r requirements-test.txt
 	$(PEERS) -m pytest tests/test_peers.py tests/test_postprocess.py
 
-# All lanes of benchmarks/ in 20 minutes on 2 idle cores; longer runs of a lane: --help of its file.
+# All lanes of benchmarks/ in 23 minutes on 2 idle cores; longer runs of a lane: --help of its file.
 bench: peers
 	$(PEERS) -m pip install --quiet -r requirements-demo.txt -r requirements-speed.txt -r requirements-openvino.txt
 	$(PEERS) benchmarks/search_speed.py --rounds=2 --widths=512 --curve=10000
@@ -40,6 +40,7 @@ bench: peers
 	$(PEERS) benchmarks/inference.py
 	$(PEERS) benchmarks/against_peers.py --seeds=1
 	$(PEERS) benchmarks/ranks.py
+	$(PEERS) benchmarks/threads.py
 	$(PEERS) benchmarks/collect.py
 
 peers:

@@ -5,6 +5,8 @@ python eval.py --embeddings=embeddings.npz --metrics=recall@1,map@r --postproces
 python eval.py --model=ResNet50 --pretrained_model=imagenet --data_dir=data/Stanford_Online_Products
 """
 
+if __name__ == "__main__":  # before torch is loaded
+    import openmp  # noqa: F401
 import time
 from functools import partial
 from pathlib import Path

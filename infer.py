@@ -8,6 +8,8 @@ python infer.py --add_to=photos.index --input more/
 python infer.py --delete_from=photos.index --input photos/blurred.jpg
 """
 
+if __name__ == "__main__":  # before torch is loaded
+    import openmp  # noqa: F401
 import contextlib
 from functools import partial
 

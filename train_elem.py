@@ -5,6 +5,8 @@ python train_elem.py --loss_name=arcmargin --data_dir=data/Stanford_Online_Produ
 python train_elem.py --checkpoint=output
 """
 
+if __name__ == "__main__":  # before torch is loaded
+    import openmp  # noqa: F401
 from functools import partial
 
 from cache import CACHE_KINDS

@@ -4,6 +4,8 @@ python train_pair.py --loss_name=eml --train_batch_size=160 --samples_each_class
 python train_pair.py --checkpoint=output/arc+eml
 """
 
+if __name__ == "__main__":  # before torch is loaded
+    import openmp  # noqa: F401
 from functools import partial
 
 from cache import CACHE_KINDS

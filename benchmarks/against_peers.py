@@ -18,12 +18,13 @@ import sys
 import time
 from pathlib import Path
 
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import openmp  # noqa: F401
 import torch
 from PIL import Image
 from torchvision import transforms as plain
 
-if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import reader
 from benchmarks.contest import heading, markdown, write
 from benchmarks.head import SCALE, oml_loss, pml_loss

@@ -24,6 +24,7 @@ LANES = {
     "inference": "Inference",
     "against_peers": "End to end",
     "ranks": "Several ranks",
+    "threads": "Waiting threads",
 }
 
 

@@ -11,11 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import openmp  # noqa: F401
 import torch
 import torch.nn.functional as F
 
-if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.contest import contest, heading, markdown, scaled, seconds_text, write
 from engine.device import choose_device
 from losses import ArcMarginLoss

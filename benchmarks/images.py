@@ -20,12 +20,13 @@ import time
 from itertools import islice
 from pathlib import Path
 
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import openmp  # noqa: F401
 import cv2
 import numpy as np
 import torch
 
-if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import reader
 from benchmarks.contest import contest, heading, machine, markdown, versions, write
 from benchmarks.jpegs import dense, make_set, product

@@ -13,11 +13,12 @@ import datetime
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import openmp  # noqa: F401
 import torch
 from torch.nn.functional import cosine_similarity
 
-if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.contest import PACKAGES, contest, machine, markdown, versions, write
 from engine.device import autocast, choose_device
 from errors import InputError

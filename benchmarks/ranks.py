@@ -19,12 +19,13 @@ import tempfile
 import time
 from pathlib import Path
 
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import openmp  # noqa: F401
 import numpy as np
 import torch
 from torch import nn
 
-if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.contest import machine, markdown, timed, write
 from engine import ranks
 from engine.backward import backward

@@ -13,11 +13,12 @@ import argparse
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import openmp  # noqa: F401
 import numpy as np
 import torch
 
-if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.contest import PACKAGES, contest, heading, machine, markdown, scaled, seconds_text, versions, write
 from engine.device import choose_device
 from retrieval.ranks import fast_dtype, positive_ranks

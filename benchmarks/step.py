@@ -14,10 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import openmp  # noqa: F401
+import torch
+
 import reader
 from benchmarks.contest import contest, heading, markdown, seconds_text, write
 from engine.backward import backward
@@ -37,16 +38,16 @@ STEPS = 10  # of the whole loop in one run
 
 
 class Bench:
-    """One network with arcmargin over `classes` classes and SGD: as torch has it by default, or as ours."""
+    """One network with arcmargin over `classes` classes: as torch has it by default, with SGD, or as ours."""
 
-    def __init__(self, network, classes, ours):
+    def __init__(self, network, classes, ours, optimiser="momentum", freeze_stages=0):
         torch.manual_seed(0)
         self.device = torch.device("cpu")
-        model = Embedder(network)
+        model = Embedder(network, freeze_stages=freeze_stages)
         self.objective = Objective(model, ArcMarginLoss(model.embedding_size, classes))
         if ours:
             self.objective.to(memory_format=torch.channels_last)
-            self.optimiser = build_optimiser("momentum", model, self.objective.loss, 1e-4)
+            self.optimiser = build_optimiser(optimiser, model, self.objective.loss, 1e-4)
         else:
             self.optimiser = torch.optim.SGD(self.objective.parameters(), 1e-4, momentum=0.9, weight_decay=1e-4)
         self.scaler = torch.amp.GradScaler("cpu", enabled=False)

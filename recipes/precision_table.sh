@@ -1,5 +1,6 @@
 #!/bin/sh
-# Stage 1 of the embedded set in float32 and in bfloat16 over 3 seeds: is the same learnt? Half an hour on 2 cores.
+# Stage 1 of the embedded set in float32 and in bfloat16 over 3 seeds: is the same learnt? Two runs at a time with one
+# thread each (half an hour on 2 cores).
 set -eu
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTHON="${PYTHON:-python}"

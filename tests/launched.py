@@ -12,6 +12,9 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import openmp  # noqa: F401
+
+    # isort: split
     import torch
     from runs import SCRIPTS, tiny_backbone
 

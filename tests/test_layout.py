@@ -1,6 +1,8 @@
 """The shape of the repository: who may import whom, no work at import time, no wide line."""
 
 import ast
+import functools
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,7 @@ LIBRARY = {
 }
 MAY_IMPORT = {
     "errors": set(),
+    "openmp": set(),
     "registry": {"errors"},
     "losses": {"errors", "registry", "losses"},
     "models": {"errors", "models", "storage"},
@@ -55,6 +58,7 @@ MAY_IMPORT = {
         "checking",
         "folders",
         "numerals",
+        "openmp",
         "repeats",
         "soundness",
         "vocabulary",
@@ -70,11 +74,11 @@ MAY_IMPORT = {
     "evaluation": LIBRARY | {"session"},
     "reporting": LIBRARY,
     "indexing": {"errors", "engine", "reader", "retrieval", "session", "storage"},
-    "recipes": {"errors", "retrieval"},
-    "benchmarks": LIBRARY | {"benchmarks", "loader"},
+    "recipes": {"errors", "openmp", "retrieval"},
+    "benchmarks": LIBRARY | {"benchmarks", "loader", "openmp"},
     "data": set(),
     **{
-        script: LIBRARY | {"session", "training", "embedding", "evaluation", "reporting", "indexing"}
+        script: LIBRARY | {"session", "training", "embedding", "evaluation", "reporting", "indexing", "openmp"}
         for script in SCRIPTS
     },
 }
@@ -164,7 +168,11 @@ def test_no_import_cycle():
 
 @each_file
 def test_nothing_runs_at_import(path):
-    """Module level holds imports, definitions and constants; a registry's __init__.py also imports its folder."""
+    """Module level holds imports, definitions and constants; a registry's __init__.py also imports its folder.
+
+    openmp.py sets environment variables: OpenMP reads them when it is loaded, which an import does, so that whoever
+    sets them by a call has to call between two imports. Only programs import it, and only where they are run.
+    """
     body = tree_of(path).body
     assert isinstance(body[0], ast.Expr) and isinstance(body[0].value.value, str), "no docstring"
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AugAssign)
@@ -173,10 +181,39 @@ def test_nothing_runs_at_import(path):
         text = ast.unparse(node)
         if fills and text.startswith(("for _module in", "globals().update")):
             continue
+        if name_of(path) == "openmp.py" and text == "os.environ.update(settings(os.environ))":
+            continue
         assert isinstance(node, allowed) or is_main_block(node), f"line {node.lineno}: {text[:60]}"
         if isinstance(node, (ast.Assign, ast.AugAssign)):
             doers = [call for call in ast.walk(node.value) if isinstance(call, ast.Call) and not is_pure(call)]
             assert not doers, f"line {node.lineno}: {ast.unparse(doers[0])[:60]}"
+
+
+@functools.cache
+def reaches_torch():
+    """Rows of MAY_IMPORT that load torch, or import one that does."""
+    uses = {module: set() for module in MAY_IMPORT}
+    for path in CODE:
+        uses[module_of(path)] |= {name for _, name in imported(tree_of(path))}
+    found = {"torch"}
+    while grown := {module for module, names in uses.items() if names & found} - found:
+        found |= grown
+    return found
+
+
+@each_file
+def test_programs_set_openmp_before_they_load_torch(path):
+    """And nothing else does: whoever imports a module of ours decides about the threads of the process."""
+    imports = sorted(imported(tree_of(path)))
+    blocks = [node for node in tree_of(path).body if is_main_block(node)]
+    settings = [line for line, name in imports if name == "openmp"]
+    if blocks and {name for _, name in imports} & reaches_torch():
+        assert settings, "loads torch, and not openmp before it"
+    if settings:
+        guarded = [found for block in blocks for found in imported(block)]
+        assert (settings[0], "openmp") in guarded, "openmp first, where the file is run"
+        before = {name for line, name in imports if line < settings[0]}
+        assert before <= sys.stdlib_module_names, "before openmp comes the standard library alone"
 
 
 def is_main_block(node):
