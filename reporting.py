@@ -45,7 +45,7 @@ def draw_evenly(path, evaluation, rows):
 
 def draw(task, results, images, chosen, path=None):
     """A sheet of the queries at the places `chosen` (M,), uint8 (H, W, 3); results None: they are searched for."""
-    places = chosen.tolist()
+    places, captions = chosen.tolist(), []
     if results is None:
         task = task.query_slice(torch.from_numpy(chosen))
         results, chosen, places = RetrievalResults.from_task(task, SHOWN), slice(None), range(len(places))
@@ -55,7 +55,8 @@ def draw(task, results, images, chosen, path=None):
         found = zip(*(column[place, :SHOWN].tolist() for column in columns))
         shown = [(reader.load(images, row), right, 1 - distance) for row, right, distance in found if row >= 0]
         sheet.append((reader.load(images, query), shown))
-    return neighbour_sheet(sheet, path)
+        captions.append(images.label_text(query))
+    return neighbour_sheet(sheet, path, captions=captions)
 
 
 def save_found(path, evaluation):

@@ -38,6 +38,9 @@ const choose = (group, names, show) => {
   press(0);
 };
 
+// A label as a heading: a name speaks for itself, a number does not.
+const heading = (label) => (/^-?[0-9]+$/.test(label) ? ["Label ", bdi(label)] : [bdi(label)]);
+
 // ---- The card that shows an image large. item: label, file, and more (nodes) between them.
 
 const tip = at("tip");
@@ -49,7 +52,7 @@ const showTip = (image, [left, top, side], item, x, y) => {
   if (image.naturalWidth) {
     brush.drawImage(image, left + edge, top + edge, inner, inner, 0, 0, canvas.width, canvas.width);
   }
-  at("tip-label").replaceChildren("Label ", bdi(item.label));
+  at("tip-label").replaceChildren(...heading(item.label));
   at("tip-more").replaceChildren(...item.more);
   at("tip-file").replaceChildren(path(item.file));
   tip.hidden = false;
@@ -133,7 +136,7 @@ const row = (query) => {
     make("div", { class: "asked" },
       tile(query.item, "query"),
       make("div", { class: "about" },
-        make("strong", {}, "Label ", bdi(item.label)),
+        make("strong", {}, ...heading(item.label)),
         `${data.queries.metric} ${percent(query.value, 1)} %`, make("br"),
         query.positives ? `${whole(query.positives)} to find` : "nothing to find")),
     make("div", { class: "answers" },
@@ -213,7 +216,7 @@ const lookalikes = (id, said) => () => {
   const shown = pairs.length < total ? `: the closest ${pairs.length} of ${whole(total)}` : "";
   const one = (place) => {
     const item = data.items[place];
-    const caption = make("figcaption", {}, make("strong", {}, "Label ", bdi(item.label)), path(item.file));
+    const caption = make("figcaption", {}, make("strong", {}, ...heading(item.label)), path(item.file));
     return make("figure", {}, picture(item, ""), caption);
   };
   lead.append(...said[0], `${closer}${shown}. `, said[1]);
