@@ -16,7 +16,16 @@ import torch
 
 import indexing
 import reader
-from embedding import KeyedRows, Ordered, embed_rows, fingerprint, rows_on_disk, save_embeddings, save_json, unnamed_rows
+from embedding import (
+    KeyedRows,
+    Ordered,
+    embed_rows,
+    fingerprint,
+    rows_on_disk,
+    save_embeddings,
+    save_json,
+    unnamed_rows,
+)
 from engine import options, ranks
 from engine.flag_types import boolean, one_of, positive
 from engine.run import package_versions, say

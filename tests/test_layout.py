@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "embedding": LIBRARY | {"loader", "session"},
     "evaluation": LIBRARY | {"session"},
     "reporting": LIBRARY,
-    "indexing": {"errors", "engine", "reader", "retrieval", "session", "storage"},
+    "indexing": {"errors", "engine", "parsing", "reader", "retrieval", "session", "storage", "vocabulary"},
     "recipes": {"errors", "retrieval"},
     "benchmarks": LIBRARY | {"benchmarks", "loader"},
     "data": set(),
