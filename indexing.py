@@ -19,7 +19,7 @@ from retrieval.backends import BACKENDS, make_backend
 from retrieval.index import Index, check_free
 from retrieval.index_folder import CARD
 from retrieval.items import Lookup, item_name
-from retrieval.picture import neighbour_sheet
+from retrieval.picture import neighbour_sheet, plain_text
 from session import MODEL_DEFAULTS, model_flags, read_model_flags
 from storage import replacing
 from vocabulary import Names
@@ -249,7 +249,7 @@ def search(index, images, embeddings, fingerprint, args, outputs):
 
 def _print_tables(images, hits, names):
     """A table of its hits for each of the first queries."""
-    called = _called(hits.labels[:SHOWN], names)
+    called = _called(hits.labels[:SHOWN].ravel().tolist(), names)
     for query in range(min(len(images), SHOWN)):
         columns = (column[query].tolist() for column in (hits.scores, hits.labels, hits.paths))
         rows = [
@@ -267,8 +267,7 @@ def _print_tables(images, hits, names):
 
 def _called(labels, names):
     """What each of some labels is called in tables and pictures, {label: text}; `-` where nobody knows it."""
-    found = list(dict.fromkeys(labels.ravel().tolist()))
-    known = [label for label in found if label is not None]
+    known = [label for label in dict.fromkeys(labels) if label is not None]
     texts = Names(names, {}).of_labels(np.array(known, dtype=object)).tolist()
     short = [text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 3]}..." for text in map(printable, texts)]
     return {None: "-", **dict(zip(known, short))}
@@ -305,22 +304,29 @@ def _labels_of(images):
 def _draw(path, images, hits, names):
     """The first queries with their hits, framed by right and wrong where both labels are known."""
     rows, captions, texts = [], [], []
-    called, labels = _called(hits.labels[:DRAWN], names), _labels_of(images)
+    labels = _labels_of(images)
+    called = _called([*labels[:DRAWN], *hits.labels[:DRAWN].ravel().tolist()], names)
     for query in range(min(len(images), DRAWN)):
         label, shown_hits = labels[query], []
         columns = (column[query, :DRAWN_HITS].tolist() for column in (hits.paths, hits.labels, hits.scores))
-        for place, theirs, score, box in zip(*columns, hits.boxes[query]):
+        for place, found, score, box in zip(*columns, hits.boxes[query]):
             if not os.path.isfile(place):
                 raise InputError(f"no image {place!r}: it has moved since it was indexed, and {str(path)!r} shows it")
             # By their texts: a label 7 is an integer in a list of integers, a string in one with names.
-            is_right = None if label is None or theirs is None else str(label) == str(theirs)
+            is_right = None if label is None or found is None else str(label) == str(found)
             shown_hits.append((reader.read_image(place, box), is_right, score))
         rows.append((reader.load(images, query), shown_hits))
         captions.append(item_name(Path(images.paths[query]).name, images.box_of(query)))
-        own = "" if label is None else names.get(str(label), str(label))
-        texts.append((own, [called[theirs] for theirs in hits.labels[query, :DRAWN_HITS].tolist()]))
-    is_known = any(label is not None for label in [*labels, *called])
-    neighbour_sheet(rows, path, captions=captions, labels=texts if is_known else None)
+        theirs = hits.labels[query, :DRAWN_HITS].tolist()
+        texts.append((_drawn(label, called), [_drawn(one, called) for one in theirs]))
+    is_any_known = any(label is not None for label in called)
+    neighbour_sheet(rows, path, captions=captions, labels=texts if is_any_known else None)
+
+
+def _drawn(label, called):
+    """What a picture, which has ASCII only, shows for a label: its name if any of it is left, else the label itself."""
+    name = called[label]
+    return name if label is None or any(map(str.isalnum, plain_text(name))) else str(label)
 
 
 def absolute(paths):

@@ -213,7 +213,8 @@ class Lookup:
         (path, box), box None for the whole image, which stands for exactly that.
         """
         if not isinstance(item, (str, tuple)):
-            return [int(item)] if item in INT64 and self.rows.has(np.array(item, np.int64)) else []
+            number = int(item)
+            return [number] if number in INT64 and self.rows.has(np.array(number)) else []
         path, box = item if isinstance(item, tuple) else (item, None)
         places = self._places.get(path, [])
         if isinstance(item, tuple):
