@@ -128,7 +128,9 @@ def _recall_after(changed, backend, folder, card, rows):
 def _measured_recall(backend, folder, state, rows):
     """Recall of a backend: the share of the nearest items, of some items that are themselves left out, that it finds.
 
-    What is as near as the last of them counts as one of them.
+    Those who ask are SAMPLE items, drawn at random from all of the index, so it is the mean over all kinds of items in
+    it: of queries that resemble some of them only, such as those added last, more or less may be found. What is as near
+    as the last of the nearest counts as one of them.
     """
     backend.open(folder, state, rows)
     asking = np.sort(np.random.default_rng(0).choice(rows.ids, min(SAMPLE, len(rows)), replace=False))

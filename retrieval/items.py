@@ -69,9 +69,11 @@ class LabelColumn:
 
     def take(self, rows) -> LabelColumn:
         """The labels of some rows (indices or a mask); those that none of them has leave the table."""
-        used, codes = np.unique(self.codes[rows], return_inverse=True)
-        unknown = int(np.count_nonzero(used == UNKNOWN))  # 1 if there are any: the least code is theirs
-        return LabelColumn(codes.reshape(-1) - unknown, [self.table[code] for code in used[unknown:].tolist()])
+        codes = self.codes[rows]
+        used = np.flatnonzero(np.bincount(codes + 1, minlength=len(self.table) + 1)[1:])  # less UNKNOWN, -1
+        places = np.full(len(self.table) + 1, UNKNOWN)
+        places[used] = np.arange(len(used))
+        return LabelColumn(places[codes], [self.table[code] for code in used.tolist()])
 
     def values(self, rows=slice(None)) -> np.ndarray:
         """The labels of some rows (indices of any shape), an array of that shape of int, str and None."""

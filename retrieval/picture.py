@@ -17,7 +17,7 @@ GAP, QUERY_GAP, MARGIN, CAPTION = 12, 26, 22, 24  # between neighbours, after th
 LABEL = 14  # a second line of text
 TITLE_SIZE, TEXT_SIZE = 0.62, 0.42  # scales of OpenCV's plain font
 # What OpenCV's font, which knows ASCII only, shows instead where taking accents off does not help.
-INSTEAD = {"‘": "'", "’": "'", "‚": ",", "“": '"', "”": '"', "„": '"', "–": "-", "—": "-", "−": "-", "×": "x"}
+INSTEAD = {"‘": "'", "’": "'", "‚": ",", "“": '"', "”": '"', "„": '"', "–": "-", "—": "-", "−": "-", "×": "x", "⁄": "/"}
 INSTEAD |= {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d"}
 LONGEST = 200  # characters of a text that may be shortened; none has room for more
 
@@ -168,9 +168,9 @@ def _draw_rounded(sheet, left, top, width, height, radius, colour):
 
 def plain_text(text: str) -> str:
     """A text in the printable ASCII that OpenCV can draw: accents are left out, what has no like is a question mark."""
-    alike = "".join(INSTEAD.get(character, character) for character in text)
-    kept = [character for character in unicodedata.normalize("NFKD", alike) if not unicodedata.combining(character)]
-    return "".join(character if " " <= character <= "~" else "?" for character in kept)
+    bare = [character for character in unicodedata.normalize("NFKD", text) if not unicodedata.combining(character)]
+    alike = "".join(INSTEAD.get(character, character) for character in bare)
+    return "".join(character if " " <= character <= "~" else "?" for character in alike)
 
 
 def _text_width(text):
