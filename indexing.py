@@ -138,8 +138,8 @@ def add(index, images, embeddings, fingerprint):
     print("; ".join(parts))
     if added.relabelled:
         print(
-            f"note: {added.relabelled} of those skipped have another label in the index, which stays; delete them first "
-            "and add them again to change it"
+            f"note: {added.relabelled} of those skipped have another label in the index, which stays; delete them and "
+            "add them again to change it"
         )
     if added.renamed:
         label, before, now = added.renamed[0]

@@ -149,7 +149,7 @@ def write_json(path, content):
 
 
 def read_json(path):
-    """Read JSON. Raises InputError for anything else; a file that is not there raises FileNotFoundError as in read_npy."""
+    """Read JSON. Raises InputError for anything else, FileNotFoundError, as read_npy, for a file that is not there."""
     try:
         return json.loads(Path(path).read_bytes())
     except FileNotFoundError:

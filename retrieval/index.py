@@ -247,10 +247,10 @@ class Index:
         return is_new, there, relabelled
 
     def _are_same(self, embeddings, rows, ids) -> np.ndarray:
-        """Whether some rows of `embeddings` are those of the items `ids` up to rounding, (n,) bool; all by directions."""
+        """Whether rows of `embeddings` have the direction of the items `ids`, up to rounding: (n,) bool."""
         is_same = np.zeros(len(rows), dtype=bool)
         for part in pieces(len(rows), self.card["width"]):
-            ours, theirs = (table.astype(np.float64) for table in (self.rows.take(ids[part])[0], embeddings[rows[part]]))
+            ours, theirs = self.rows.take(ids[part])[0].astype(np.float64), embeddings[rows[part]].astype(np.float64)
             lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
             is_zero = ~ours.any(axis=1) & ~theirs.any(axis=1)
             is_same[part] = ((ours * theirs).sum(axis=1) > SAME * lengths) | is_zero

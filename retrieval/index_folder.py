@@ -43,7 +43,9 @@ def read_card(folder):
     version = card.get("format") if isinstance(card, dict) else None
     if version not in (OLD_FORMAT, FORMAT):
         shown = repr(version) if isinstance(version, (int, str, NoneType)) else type(version).__name__
-        raise InputError(f"{str(path)!r} has the format {shown}; this program reads the formats {OLD_FORMAT} and {FORMAT}")
+        raise InputError(
+            f"{str(path)!r} has the format {shown}; this program reads the formats {OLD_FORMAT} and {FORMAT}"
+        )
     if version == OLD_FORMAT:
         card = _without_new_facts(card)
     wrong = _wrong_facts(card)
@@ -104,7 +106,8 @@ def _is_due(name, generation):
 
 def files_of(card):
     """Names of the files and folders that a card names."""
-    return [name for name in (*card["segments"], card["deleted"], card["names"], (card["state"] or {}).get("file")) if name]
+    names = (*card["segments"], card["deleted"], card["names"], (card["state"] or {}).get("file"))
+    return [name for name in names if name]
 
 
 def _is_ours(name):

@@ -83,7 +83,7 @@ class LabelColumn:
 
     @classmethod
     def checked(cls, codes: np.ndarray, table, place: str) -> LabelColumn:
-        """Of columns from the disk, whatever is in them. Raises InputError, naming `place`, for what is no such thing."""
+        """Of columns from the disk, whatever is in them. Raises InputError, naming `place`, for what cannot be."""
         if not isinstance(table, list):
             raise InputError(f"{place!r} is damaged: the labels are no list but {type(table).__name__}")
         for number, label in enumerate(table):
@@ -186,14 +186,14 @@ def checked_boxes(boxes, count: int) -> np.ndarray:
     wrong = wrong_boxes(boxes)
     if len(wrong):
         raise InputError(
-            f"box {boxes[wrong[0]].tolist()} of row {wrong[0]} is not 0 <= left < right, 0 <= top < bottom, nor all NaN "
-            f"(the whole image); {len(wrong)} of {count} are wrong"
+            f"box {boxes[wrong[0]].tolist()} of row {wrong[0]} is not 0 <= left < right, 0 <= top < bottom, nor all "
+            f"NaN (the whole image); {len(wrong)} of {count} are wrong"
         )
     return boxes + 0.0  # which makes 0 of -0
 
 
 def wrong_boxes(boxes: np.ndarray) -> np.ndarray:
-    """Rows (M,) of boxes (N, 4) that hold neither left < right, top < bottom, all finite and 0 or more, nor NaN only."""
+    """Rows (M,) of boxes (N, 4) that hold neither left < right, top < bottom, finite and 0 or more, nor NaN only."""
     left, top, right, bottom = boxes.T
     is_ordered = (0 <= left) & (left < right) & (right < np.inf) & (0 <= top) & (top < bottom) & (bottom < np.inf)
     return np.flatnonzero(~(is_ordered | np.isnan(boxes).all(1)))

@@ -1,9 +1,10 @@
 """The items of an index on disk: segments of rows, each written once, and a list of the ids deleted from them.
 
-A segment is a folder of plain arrays: ids (N,) int64 rising, lengths (N,) float64 (row_lengths of the embeddings), paths
-(UTF-8, one after the other) with path_ends (N,), boxes (N, 4) float64 (NaN row: the whole image), label_codes (N,) int64
-with the distinct labels as JSON in labels.json (retrieval/items.py: LabelColumn), and embeddings (N, D) float32, mapped
-when they are needed. Segments of indexes of format 1 have labels (N,) int64 instead, -1 for unknown, and no boxes.
+A segment is a folder of plain arrays: ids (N,) int64 rising, lengths (N,) float64 (row_lengths of the embeddings),
+paths (UTF-8, one after the other) with path_ends (N,), boxes (N, 4) float64 (NaN row: the whole image), label_codes
+(N,) int64 with the distinct labels as JSON in labels.json (retrieval/items.py: LabelColumn), and embeddings (N, D)
+float32, mapped when they are needed. Segments of indexes of format 1 have labels (N,) int64 instead, -1 for unknown,
+and no boxes.
 """
 
 from pathlib import Path

@@ -197,7 +197,8 @@ def test_each_box_of_a_picture_is_an_item(case, tmp_path):
     np.testing.assert_array_equal(index.rows.boxes(np.array([6])), boxes[1:2])
     index.add(*data(40, seed=4))  # so many that one segment takes over all: boxes are copied with their items
     assert len(index.card["segments"]) == 1
-    np.testing.assert_array_equal(Index.open(index.folder).rows.boxes(np.array([3, 2, 6, 5])), np.array([*boxes[[3, 2, 1]], [0, 0, 64, 129]]))
+    kept = Index.open(index.folder).rows.boxes(np.array([3, 2, 6, 5]))
+    np.testing.assert_array_equal(kept, np.array([*boxes[[3, 2, 1]], [0, 0, 64, 129]]))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ LABELS = {
 
 @pytest.mark.parametrize("kind", LABELS)
 def test_labels_stay_what_they_are(tmp_path, kind):
-    """Integers integers, strings strings, -1 a label like any other, and unknown None, through all that changes them."""
+    """Integers integers, strings strings, -1 a label like any other, and unknown None, through all changes."""
     given = LABELS[kind]
     expected = [None] * 5 if given is None else [getattr(one, "item", lambda one=one: one)() for one in given]
     embeddings, paths, _ = data(5)
@@ -733,7 +734,7 @@ def test_odd_boxes_of_a_stranger_are_refused(exact, box):
     boxes = np.load(file)
     boxes[59] = box
     np.save(file, boxes)
-    with pytest.raises(InputError, match=r"segment-000001' is damaged: the box \[.*\] is not 0 <= left < right, 0 <= top"):
+    with pytest.raises(InputError, match=r"segment-000001' is damaged: the box \[.*\] is not 0 <= left < right, 0 <="):
         Index.open(exact.folder)
 
 
@@ -741,7 +742,7 @@ def test_odd_boxes_of_a_stranger_are_refused(exact, box):
 def test_odd_names_of_a_stranger_are_refused(exact, content):
     exact.add(*data(3, seed=1), names={"1": "one"})
     (exact.folder / exact.card["names"]).write_bytes(content.encode("latin-1"))
-    with pytest.raises(InputError, match="names-000002.json'( is damaged: names of labels have to be a text|: )") as caught:
+    with pytest.raises(InputError, match="names-000002.json'( is damaged: names of labels have to be|: )") as caught:
         Index.open(exact.folder)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
@@ -860,7 +861,8 @@ def test_an_index_of_format_1_is_searched_as_it_is(old):
 def test_an_index_of_format_1_becomes_one_of_format_2_by_a_change(old, few):
     """few: so that its segments stay as they are, beside a new one; else one segment takes all over."""
     count = 1 if few else 24
-    added = old.add(OLD_NUMBERS[16 : 16 + count], ["/a.jpg"] * 1 + OLD_PATHS[17 : 16 + count], [-1] * count, names={"-1": "minus"})
+    paths = ["/a.jpg", *OLD_PATHS[17 : 16 + count]]
+    added = old.add(OLD_NUMBERS[16 : 16 + count], paths, [-1] * count, names={"-1": "minus"})
     assert added.new == count
     old.add(-OLD_NUMBERS[4:5], OLD_PATHS[4:5], None)  # its picture has changed, its label has not
     old.delete(OLD_PATHS[2])
@@ -898,7 +900,8 @@ def test_damaged_labels_of_format_1_are_named(old):
 
 def test_new_facts_in_a_card_of_format_1_do_not_count(old):
     card = json.loads((old.folder / CARD).read_text())
-    card |= {"names": "../x", "recall": {"at": 10, "value": 0.5, "queries": 3, "items": 3, "changes": "x", "when_built": 7}}
+    recall = {"at": 10, "value": 0.5, "queries": 3, "items": 3}
+    card |= {"names": "../x", "recall": {**recall, "changes": "x", "when_built": 7}}
     (old.folder / CARD).write_text(json.dumps(card))
     index = Index.open(old.folder)
-    assert index.names == {} and index.card["recall"].keys() == {"at", "value", "queries", "items"}
+    assert index.names == {} and index.card["recall"] == recall

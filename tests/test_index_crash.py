@@ -93,7 +93,7 @@ KILLER = textwrap.dedent(
         "build over": lambda folder: Index.build(folder, *data(4, 1), None, backend, overwrite=True, **with_more(4, 1)),
         "add": lambda folder: Index.open(folder).add(*data(12, 1), **with_more(12, 1)),
         "replace": lambda folder: Index.open(folder).add(*changed, boxes=boxes, names={"x": "ex"}),
-        "rename": lambda folder: Index.open(folder).add(*ten, boxes=with_more(10, 0)["boxes"], names={"label 1": "one"}),
+        "rename": lambda folder: Index.open(folder).add(*ten, **{**with_more(10, 0), "names": {"label 1": "one"}}),
         "delete": lambda folder: Index.open(folder).delete([1, 2]),
         "delete most": lambda folder: Index.open(folder).delete(list(range(8))),
     }
@@ -183,7 +183,8 @@ def test_a_server_is_told_labels_names_and_boxes(server, tmp_path):
         {"id": 3, "label": "?", "name": None, "path": "/d.png", "box": None},
     ]
     index.add(-data(2)[0], ["/a.png"] * 2, ["nine", "ten"], boxes=boxes[:2])  # both have another picture now
-    assert {id_: payload["label"] for id_, payload in stored(server, index).items()} == {2: None, 3: "?", 4: "nine", 5: "ten"}
+    labels = {id_: payload["label"] for id_, payload in stored(server, index).items()}
+    assert labels == {2: None, 3: "?", 4: "nine", 5: "ten"}
 
 
 def test_a_server_keeps_one_collection_an_index(server, tmp_path):

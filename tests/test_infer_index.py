@@ -321,9 +321,9 @@ def test_a_picture_replaced_under_its_name(shelf, finished_run):
     Path("boxes.csv").write_text(f"{text}x,all/new.png,validation,,,,\nx,blue.png,validation,,,,\n")
     printed = infer("boxes.csv", add_to="index", data_dir=".")
     assert printed.splitlines()[-2:] == [
-        "1 images added to index, which now holds 4; 2 replaced, whose picture has changed; 1 skipped, which were there "
-        "already",
-        "note: 1 of those skipped have another label in the index, which stays; delete them first and add them again to "
+        "1 images added to index, which now holds 4; 2 replaced, whose picture has changed; 1 skipped, which were "
+        "there already",
+        "note: 1 of those skipped have another label in the index, which stays; delete them and add them again to "
         "change it",
     ]
     hits = table(infer("boxes.csv", search="index", data_dir=".", k=1))
@@ -353,7 +353,8 @@ def test_names_of_labels_are_shown(tmp_path, monkeypatch, finished_run):
     words = ["--input", "0.png", "--output", "h.json", "h.png"]
     printed = run("infer", as_line({**CPU, "search": "index"}) + words)
     # In a table two labels of one name can be told apart, and a name keeps to its line.
-    called = {"0.png": "nine o’clock", "1.png": "nine o’clock", "2.png": "a\\nb", "3.png": "same (6)", "4.png": "same (7)"}
+    called = dict.fromkeys(["0.png", "1.png"], "nine o’clock")
+    called |= {"2.png": "a\\nb", "3.png": "same (6)", "4.png": "same (7)"}
     hits = table(printed)
     assert {path: label for _, _, label, path in hits} == called and hits[0][3] == "0.png"
     assert drawn == [("-", [label for _, _, label, _ in hits])]
@@ -396,7 +397,7 @@ def test_a_label_without_any_ascii_is_drawn_as_itself(tmp_path, monkeypatch, fin
 @pytest.mark.parametrize("words, kinds", [(["-1", "7"], int), (["-1", "seven"], str)])
 def test_labels_of_lists_are_labels_of_the_index(shelf, finished_run, words, kinds):
     """-1 is a label like any other; integers are found by a list with names, in which they are strings."""
-    Path("two.csv").write_text("label,path,split\n" + "".join(f"{w},{p}.png,train\n" for w, p in zip(words, ("shelf", "blue"))))
+    Path("two.csv").write_text(f"label,path,split\n{words[0]},shelf.png,train\n{words[1]},blue.png,train\n")
     infer("two.csv", pretrained_model=finished_run, data_dir=".", build_index="index")
     assert Index.open("index").rows.labels().tolist() == [kinds(word) for word in words]
     drawn = []
@@ -432,7 +433,8 @@ def test_names_that_are_no_utf_8_go_through_everything(shelf, finished_run):
         found = call("--search=index", "--input", picture, "--output", "h.json", "h.png")
         assert table(found)[0][2:] == ("-", "caf\\udce9/caf\\udce9.png") and "written: h.json, h.png" in found
         (answer,) = read_json(Path("h.json"))
-        assert answer["query"] == answer["hits"][0]["path"] == str(shelf / picture) and Path("h.png").stat().st_size > 999
+        assert answer["query"] == answer["hits"][0]["path"] == str(shelf / picture)
+        assert cv2.imread("h.png") is not None
         assert "0 images added" in call("--add_to=index", "--input", odd)
         assert "1 images deleted from index, which now holds 0" in call("--delete_from=index", "--input", picture)
         for name in ("h.json", "h.png"):
@@ -458,7 +460,8 @@ def test_hits_are_there_where_their_picture_cannot_be_drawn(index, sop_copy, tmp
     files = [tmp_path / "hits.png", tmp_path / "hits.json"]
     files[0].mkdir()
     with pytest.raises(InputError, match="cannot write the picture .*hits.png"):
-        SCRIPTS["infer"].main([*as_line({**CPU, "search": index, "k": 3}), "--input", str(query), "--output", *map(str, files)])
+        words = ["--input", str(query), "--output", *map(str, files)]
+        SCRIPTS["infer"].main([*as_line({**CPU, "search": index, "k": 3}), *words])
     printed = capsys.readouterr().out
     assert len(read_json(files[1])[0]["hits"]) == len(table(printed)) == 3
     assert printed.endswith(f"written: {files[1]}\n")
@@ -489,7 +492,7 @@ def test_what_recall_is_true_of_is_said(sop_tree, finished_run, tmp_path):
 
 
 @pytest.mark.parametrize("value, advised", [(0.9 - 0.0501, True), (0.9 - 0.0499, False), (0.95, False)])
-def test_an_index_that_finds_less_than_it_did_had_better_be_built_anew(sop_tree, finished_run, tmp_path, value, advised):
+def test_an_index_that_finds_less_had_better_be_built_anew(sop_tree, finished_run, tmp_path, value, advised):
     pytest.importorskip("faiss")
     folder = tmp_path / "an index"
     flags = {"backend": "faiss", "faiss_kind": "ivf", "probes": 1}
@@ -501,7 +504,7 @@ def test_an_index_that_finds_less_than_it_did_had_better_be_built_anew(sop_tree,
     lines = [line for line in printed.splitlines() if "build it anew" in line]
     assert len(lines) == advised
     for line in lines:
-        assert line.startswith("recall@10 was 0.9000 when the index was built; build it anew, of all its images: python ")
+        assert line.startswith("recall@10 was 0.9000 when the index was built; build it anew, of all its images: ")
         words = shlex.split(line.partition("infer.py ")[2])
         assert words[-2:] == ["--input", "..."]
         args = SCRIPTS["infer"].parse(words)
