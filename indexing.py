@@ -162,7 +162,7 @@ def _say_fitness(index):
         print(index.advice())
 
 
-def recall_text(recall):
+def recall_text(recall: dict) -> str:
     """What a card says of recall, and what it is true of."""
     text = f"recall@{recall['at']} against exact search: {recall['value']:.4f} ({recall['queries']} queries)"
     if recall.get("changes") == 0:
@@ -184,7 +184,7 @@ def _build_command(index):
     return printable(" ".join(["python infer.py", *words, "--input ..."]))
 
 
-def delete(folder, inputs, data_dir=None):
+def delete(folder: str, inputs: list[str], data_dir: str | None = None):
     """Delete images, one box, all that lies below a folder, or the rows of a list; images need not exist any more.
 
     Raises InputError, and deletes nothing, where one of them is not in the index.
@@ -227,17 +227,17 @@ def search(index, images, embeddings, fingerprint, args, outputs):
     """
     k, memory = args.k or 10, (args.search_memory_mb or 256) * 2**20
     hits = index.search(embeddings, k, fingerprint, memory)
-    names = {**index.names, **images.names.label}
+    called = index.names, images.names.label
     written, failure = [], None
     for output in sorted(outputs, key=lambda path: path.suffix):
         try:
-            (_draw if output.suffix == ".png" else _write)(output, images, hits, names)
+            (_draw if output.suffix == ".png" else _write)(output, images, hits, *called)
             written.append(output)
         except InputError as error:
             failure = failure or error
     if k > len(index):
         say(f"--k={k}: {index.folder} holds {len(index)} images, and all of them are shown")
-    _print_tables(images, hits, names)
+    _print_tables(images, hits, *called)
     if len(images) > DRAWN and any(output.suffix == ".png" for output in outputs):
         print(f"the picture shows {DRAWN} of {len(images)} queries")
     _say_fitness(index)
@@ -247,9 +247,13 @@ def search(index, images, embeddings, fingerprint, args, outputs):
         raise failure
 
 
-def _print_tables(images, hits, names):
-    """A table of its hits for each of the first queries."""
-    called = _called(hits.labels[:SHOWN].ravel().tolist(), names)
+def _print_tables(images, hits, names, asked_names):
+    """A table of its hits for each of the first queries.
+
+    names: what labels are called, {label as text: name}, in the index; asked_names: in the list of the queries. Each
+    is what counts for its own images, and makes up for what the other lacks.
+    """
+    called = _called(hits.labels[:SHOWN].ravel().tolist(), {**asked_names, **names})
     for query in range(min(len(images), SHOWN)):
         columns = (column[query].tolist() for column in (hits.scores, hits.labels, hits.paths))
         rows = [
@@ -273,8 +277,9 @@ def _called(labels, names):
     return {None: "-", **dict(zip(known, short))}
 
 
-def _write(path, images, hits, names):
+def _write(path, images, hits, names, asked_names):
     """One object a query: its path, box, label and name, and its hits, nearest first; unknown ones are null."""
+    names, asked_names = {**asked_names, **names}, {**names, **asked_names}
     columns = [column.tolist() for column in (hits.ids, hits.scores, hits.paths, hits.labels)]
     answers = []
     queries = zip(absolute(images.paths), _labels_of(images))
@@ -283,7 +288,7 @@ def _write(path, images, hits, names):
         for rank, (id_, score, place, label) in enumerate(zip(*(column[query] for column in columns)), start=1):
             box = hits.boxes[query, rank - 1]
             found.append({"rank": rank, "id": id_, "score": score, **_item(place, box, label, names)})
-        asked = _item(path_asked, images.box_of(query), label_asked, names)
+        asked = _item(path_asked, images.box_of(query), label_asked, asked_names)
         answers.append({"query": asked.pop("path"), **asked, "hits": found})
     with replacing(path) as file:
         file.write((json.dumps(answers, indent=2) + "\n").encode())
@@ -301,11 +306,12 @@ def _labels_of(images):
     return [None] * len(images) if images.labels is None else images.labels.tolist()
 
 
-def _draw(path, images, hits, names):
+def _draw(path, images, hits, names, asked_names):
     """The first queries with their hits, framed by right and wrong where both labels are known."""
     rows, captions, texts = [], [], []
     labels = _labels_of(images)
-    called = _called([*labels[:DRAWN], *hits.labels[:DRAWN].ravel().tolist()], names)
+    asked_called = _called(labels[:DRAWN], {**names, **asked_names})
+    called = _called(hits.labels[:DRAWN].ravel().tolist(), {**asked_names, **names})
     for query in range(min(len(images), DRAWN)):
         label, shown_hits = labels[query], []
         columns = (column[query, :DRAWN_HITS].tolist() for column in (hits.paths, hits.labels, hits.scores))
@@ -318,8 +324,8 @@ def _draw(path, images, hits, names):
         rows.append((reader.load(images, query), shown_hits))
         captions.append(item_name(Path(images.paths[query]).name, images.box_of(query)))
         theirs = hits.labels[query, :DRAWN_HITS].tolist()
-        texts.append((_drawn(label, called), [_drawn(one, called) for one in theirs]))
-    is_any_known = any(label is not None for label in called)
+        texts.append((_drawn(label, asked_called), [_drawn(one, called) for one in theirs]))
+    is_any_known = any(label is not None for label in [*asked_called, *called])
     neighbour_sheet(rows, path, captions=captions, labels=texts if is_any_known else None)
 
 
@@ -340,7 +346,7 @@ def shown(path):
     return path.removeprefix(here)
 
 
-def printable(text):
+def printable(text: str) -> str:
     """A text on one line that a terminal can take: control characters, and bytes that are no UTF-8, as escapes."""
     return "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in UNPRINTABLE else character

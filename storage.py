@@ -142,13 +142,13 @@ def write_npy(path, array):
         np.save(file, array, allow_pickle=False)
 
 
-def write_json(path, content):
+def write_json(path: str | Path, content):
     """Write JSON to a file that is not there yet, and return when it is on the disk."""
     with synced(path) as file:
         file.write(json.dumps(content).encode())
 
 
-def read_json(path):
+def read_json(path: str | Path):
     """Read JSON. Raises InputError for anything else, FileNotFoundError, as read_npy, for a file that is not there."""
     try:
         return json.loads(Path(path).read_bytes())

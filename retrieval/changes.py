@@ -41,7 +41,7 @@ def _read_names(folder, card):
     return names
 
 
-def change(folder, card, rows, new=None, gone=(), names=None):
+def change(folder, card: dict, rows: Rows, new: Items | None = None, gone=(), names: dict[str, str] | None = None):
     """Write the generation after `card` and its `rows` and put it in their place; returns its own card and rows.
 
     new: Items to add, or None; gone: ids to delete; names: what labels are called from now on, {label as text: name},

@@ -4,6 +4,8 @@
 replaces the card, so whenever a process dies the old index or the new one is there. One process changes it at a time.
 """
 
+from __future__ import annotations
+
 import contextlib
 from pathlib import Path
 from typing import NamedTuple
@@ -87,14 +89,14 @@ class Index:
         embeddings,
         paths,
         labels,
-        fingerprint,
-        backend="exact",
-        options=None,
-        overwrite=False,
-        origin=None,
+        fingerprint: dict | None,
+        backend: str = "exact",
+        options: dict | None = None,
+        overwrite: bool = False,
+        origin: dict | None = None,
         boxes=None,
-        names=None,
-    ):
+        names: dict[str, str] | None = None,
+    ) -> Index:
         """Make an index of embeddings (N, D), paths (N,), labels (N,) and boxes (N, 4).
 
         labels: integers, strings, or objects of both and None (unknown); or None, all unknown. boxes: left, top, right,
@@ -123,7 +125,15 @@ class Index:
                     make_backend(old["backend"], old["options"])[0].discard(old["state"])
         return index
 
-    def add(self, embeddings, paths, labels, fingerprint=None, boxes=None, names=None) -> Added:
+    def add(
+        self,
+        embeddings,
+        paths,
+        labels,
+        fingerprint: dict | None = None,
+        boxes=None,
+        names: dict[str, str] | None = None,
+    ) -> Added:
         """Add items as `build` takes them, and tell what became of them.
 
         One that is there already, with the same path and box, is skipped if its embedding is the same (cosine above
@@ -160,7 +170,7 @@ class Index:
                 self._advance(gone=gone)
         return len(gone)
 
-    def search(self, queries, k=10, fingerprint=None, memory=MEMORY):
+    def search(self, queries, k: int = 10, fingerprint: dict | None = None, memory: int = MEMORY) -> Hits:
         """The k nearest items of each query (Q, D) by cosine, as Hits; k beyond the index means all of it.
 
         Scores are exact whatever the backend, equal ones by the smaller id; an approximate backend may miss items.

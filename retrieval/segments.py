@@ -78,7 +78,7 @@ class Segment:
                     "all NaN"
                 )
 
-    def boxes(self, rows):
+    def boxes(self, rows: np.ndarray) -> np.ndarray:
         """The boxes of some rows, (n, 4) float64."""
         return np.full((len(rows), 4), np.nan) if self._boxes is None else np.array(self._boxes[rows])
 
@@ -156,7 +156,7 @@ class Rows:
                 paths[place] = path
         return paths
 
-    def boxes(self, ids=None):
+    def boxes(self, ids: np.ndarray | None = None) -> np.ndarray:
         """The boxes of items in the order of `ids` (n,), or of all, (n, 4) float64, NaN rows for whole images."""
         ids = self.ids if ids is None else ids
         boxes = np.empty((len(ids), 4))
@@ -164,7 +164,7 @@ class Rows:
             boxes[chosen] = segment.boxes(rows)
         return boxes
 
-    def labels(self, ids=None):
+    def labels(self, ids: np.ndarray | None = None) -> np.ndarray:
         """The labels of items in the shape of `ids`, or of all, an array of int, str and None (unknown)."""
         return self.label_column.values(slice(None) if ids is None else self.places(ids))
 
@@ -199,7 +199,7 @@ def unit(embeddings, lengths):
     return (embeddings / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
 
 
-def write_segment(folder, kept, ids, new: Items, memory):
+def write_segment(folder: Path, kept: Rows, ids: np.ndarray, new: Items, memory: int):
     """Write a segment: the items of `kept` (Rows), then new ones with `ids` (n,); all is on the disk when this returns.
 
     n may be 0. memory: bytes to copy at a time. Raises OSError where it cannot be written.

@@ -365,7 +365,7 @@ def test_adding_a_few_rewrites_few(exact):
     assert first.stat().st_mtime_ns == written and exact.rows.deleted.tolist() == [0, 1]
 
 
-def test_odd_paths_survive(exact):
+def test_strange_paths_survive(exact):
     paths = ["/a b/ü.jpg", "/" + "x" * 300, "", "/\udcff.jpg", "relative.png"]
     exact.add(data(5, seed=1)[0], paths, [7] * 5)
     assert Index.open(exact.folder).rows.paths()[-5:] == paths

@@ -365,9 +365,17 @@ def test_names_of_labels_are_shown(tmp_path, monkeypatch, finished_run):
     # A query with a label has its name, which may be its own list's.
     Path("query.csv").write_text("label,path,split\n8,0.png,validation\n9,1.png,validation\n")
     Path("query.names.csv").write_text("kind,id,name\nlabel,8,eight\n")
-    infer("query.csv", data_dir=".", search="index", k=1, output="h.json")
+    infer("query.csv", data_dir=".", search="index", k=5, output="h.json")
     first, second = read_json(Path("h.json"))
     assert (first["label"], first["name"]) == (8, "eight") and second["label"] == 9 and "name" not in second
+    # Where a label is called one thing by the query's list and another by the index, each has its own say.
+    Path("query.csv").write_text("label,path,split\n1318,0.png,validation\n")
+    Path("query.names.csv").write_text("kind,id,name\nlabel,1318,XIII\nlabel,7,seven\n")
+    infer("query.csv", data_dir=".", search="index", k=5, output="h.json")
+    (answer,) = read_json(Path("h.json"))
+    assert answer["name"] == "XIII"
+    expected = {1318: "nine o’clock", 5: "a\nb", 6: "same", 7: "same"}
+    assert {hit["label"]: hit["name"] for hit in answer["hits"]} == expected
 
 
 def test_another_name_of_a_label_is_told(tmp_path, monkeypatch, finished_run):
