@@ -130,7 +130,7 @@ def test_killed_at_every_step(tmp_path, backend):
     if backend == "faiss":
         pytest.importorskip("faiss")
     words = [sys.executable, "-c", KILLER, tmp_path, backend]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == (7 if backend == "exact" else 3) and all(
