@@ -20,6 +20,7 @@ from errors import InputError, meant_by
 from parsing import Faults, tell_unknown
 from reader import ImageList
 from repeats import find_repeats, fold_repeats
+from retrieval.items import item_name
 from retrieval.segments import parts
 from storage import RowFile, read_npz, replacing, write_npz
 from vocabulary import NO_NAMES, Names
@@ -302,13 +303,6 @@ def save_embeddings(path, images, embeddings, card):
     embeddings = embeddings.numpy() if torch.is_tensor(embeddings) else embeddings
     facts = {"model": np.array(json.dumps(card)), "format": np.array(FORMAT)}
     write_npz(path, {**columns, "embeddings": embeddings, **facts})
-
-
-def item_name(path, box) -> str:
-    """What an image is called where one text has to do: its path, and behind `#` its box, if it has one."""
-    if box is None or np.isnan(box).any():
-        return str(path)
-    return f"{path}#{','.join(f'{side:g}' for side in box)}"
 
 
 def save_json(path, images, rows):

@@ -1,26 +1,39 @@
 """What infer.py does with an index: flags, the model that its card remembers, tables and pictures of what was found."""
 
+import json
+import math
 import os
+import shlex
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 
+import reader
 from engine import options
 from engine.flag_types import boolean, positive
 from engine.run import say
 from errors import InputError
-from reader import load, read_image
+from parsing import Faults, parse
 from retrieval.backends import BACKENDS, make_backend
 from retrieval.index import Index, check_free
 from retrieval.index_folder import CARD
-from retrieval.picture import neighbour_sheet
+from retrieval.items import Lookup, item_name
+from retrieval.picture import neighbour_sheet, plain_text
 from session import MODEL_DEFAULTS, model_flags, read_model_flags
-from storage import replace_json
+from storage import replacing
+from vocabulary import Names
 
 MODES = ("build_index", "add_to", "delete_from", "search")
 BELONGS = {"backend": "build_index", "overwrite": "build_index", "k": "search", "search_memory_mb": "search"}
-UNKNOWN = -1  # the label of an image that came without a list
+LOST = 0.05  # of its recall since it was built, from which on an index had better be built anew
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # kinds of characters: control, surrogate, line and paragraph ends
+LONGEST_NAME = 40  # characters of a label's name in a table
 SHOWN, DRAWN, DRAWN_HITS = 100, 50, 20  # queries in the tables and in the picture, and items a query there
+DELETES = (
+    "delete the --input from the index in this folder: images (with all of their boxes), IMAGE#L,T,R,B (one box, as "
+    "tables show it), folders, or a list (exactly its rows)"
+)
 
 
 def add_flags(parser, argv):
@@ -28,7 +41,7 @@ def add_flags(parser, argv):
     group = parser.add_argument_group("index (cosine; one of the first four)")
     group.add_argument("--build_index", help="make an index of the --input in this folder")
     group.add_argument("--add_to", help="add the --input to the index in this folder")
-    group.add_argument("--delete_from", help="delete the --input, images or folders, from the index in this folder")
+    group.add_argument("--delete_from", help=DELETES)
     group.add_argument("--search", help="look for the nearest of each --input image in the index in this folder")
     group.add_argument("--k", type=positive, help="items to find (default: 10)")
     group.add_argument("--search_memory_mb", type=positive, help="memory that a search may take (default: 256)")
@@ -103,84 +116,223 @@ def build(args, images, embeddings, fingerprint):
     source = args.pretrained_model
     origin = {"pretrained_model": source if source == "imagenet" else os.path.abspath(source)}
     paths, (backend, own) = absolute(images.paths), backend_options(args)
+    whats = {"boxes": images.boxes, "names": images.names.label}
     index = Index.build(
-        args.build_index, embeddings, paths, images.labels, fingerprint, backend, own, args.overwrite, origin
+        args.build_index, embeddings, paths, images.labels, fingerprint, backend, own, args.overwrite, origin, **whats
     )
-    _say_size(f"{len(index)} images in {index.folder}, backend {backend}", len(images) - len(index), index)
+    twice = len(images) - len(index)
+    print(
+        f"{len(index)} images in {index.folder}, backend {backend}"
+        + (f"; {twice} skipped, which come twice" if twice else "")
+    )
+    _say_fitness(index)
 
 
 def add(index, images, embeddings, fingerprint):
-    """Add embedded images to an index and say how many are new."""
-    ids, skipped = index.add(embeddings, absolute(images.paths), images.labels, fingerprint)
-    _say_size(f"{len(ids)} images added to {index.folder}, which now holds {len(index)}", skipped, index)
+    """Add embedded images to an index and say what became of them."""
+    whats = {"boxes": images.boxes, "names": images.names.label}
+    added = index.add(embeddings, absolute(images.paths), images.labels, fingerprint, **whats)
+    parts = [f"{added.new} images added to {index.folder}, which now holds {len(index)}"]
+    parts += [f"{added.replaced} replaced, whose picture has changed"] if added.replaced else []
+    parts += [f"{added.skipped} skipped, which were there already"] if added.skipped else []
+    print("; ".join(parts))
+    if added.relabelled:
+        print(
+            f"note: {added.relabelled} of those skipped have another label in the index, which stays; delete them and "
+            "add them again to change it"
+        )
+    if added.renamed:
+        label, before, now = added.renamed[0]
+        others = f", and {len(added.renamed) - 1} more labels have another name" if len(added.renamed) > 1 else ""
+        print(f"note: the label {printable(label)} is called {now!r} now, no longer {before!r}{others}")
+    _say_fitness(index)
 
 
-def _say_size(text, skipped, index):
-    print(text + (f"; {skipped} skipped, whose path was there already" if skipped else ""))
+def _say_fitness(index):
+    """Say how much an approximate index finds, and what would be better."""
     recall = index.card["recall"]
-    if recall and index.card["state"]["built"] == index.card["generation"]:
-        print(f"recall@{recall['at']} against exact search: {recall['value']:.4f} ({recall['queries']} queries)")
+    if recall:
+        print(recall_text(recall))
+        if recall["value"] < recall.get("when_built", recall["value"]) - LOST:
+            print(
+                f"recall@{recall['at']} was {recall['when_built']:.4f} when the index was built; build it anew, of all "
+                f"its images: {_build_command(index)}"
+            )
     if index.advice():
         print(index.advice())
 
 
-def delete(folder, inputs, data_dir=None):
-    """Delete images, or all that lie below a folder, from an index; they need not exist any more."""
+def recall_text(recall: dict) -> str:
+    """What a card says of recall, and what it is true of."""
+    text = f"recall@{recall['at']} against exact search: {recall['value']:.4f} ({recall['queries']} queries)"
+    if recall.get("changes") == 0:
+        return text
+    since = f"{recall['changes']:,} changes since" if "changes" in recall else "how many changes since is not known"
+    return f"{text}, measured when it held {recall['items']:,} items; {since}"
+
+
+def _build_command(index):
+    """The line that makes an index like this one in its place, but for the images."""
+    card = index.card
+    chosen = {option.name: card["options"].get(option.name) for option in BACKENDS.options(card["backend"])}
+    defaults = {option.name: option.default for option in BACKENDS.options(card["backend"])}
+    flags = {"build_index": shown(index.folder), "overwrite": True, "backend": card["backend"]}
+    flags |= {name: value for name, value in chosen.items() if value not in (None, defaults[name])}
+    source = (card["origin"] or {}).get("pretrained_model")
+    flags |= {"pretrained_model": shown(source)} if isinstance(source, str) else {}
+    words = [shlex.quote(f"--{name}={value}") for name, value in flags.items()]
+    return printable(" ".join(["python infer.py", *words, "--input ..."]))
+
+
+def delete(folder: str, inputs: list[str], data_dir: str | None = None):
+    """Delete images, one box, all that lies below a folder, or the rows of a list; images need not exist any more.
+
+    Raises InputError, and deletes nothing, where one of them is not in the index.
+    """
     index = Index.open(folder)
-    known, wanted = np.array(index.rows.paths()), []
-    for path in absolute(inputs):
-        below = known[np.char.startswith(known, os.path.join(path, ""))].tolist() if len(known) else []
-        wanted += below or [path]
+    lookup, wanted = Lookup(index.rows), []
+    for given, path in zip(inputs, absolute(inputs)):
+        below = lookup.below(path)
+        if lookup.ids(path) or below:
+            wanted += [path] * bool(lookup.ids(path)) + below
+        elif reader.is_list([given]):
+            wanted += _rows_of_list(given, data_dir)
+        else:
+            wanted.append(path)  # which is not there, as Index.delete says
     print(f"{index.delete(wanted)} images deleted from {folder}, which now holds {len(index)}")
+    _say_fitness(index)
+
+
+def _rows_of_list(path, data_dir):
+    """(path from the root, box or None) of each row of a list, whose images need not be there any more."""
+    file, folder = reader.find_list(path, data_dir)
+    if file is None:
+        raise InputError(f"no list {str(path)!r}, neither in {str(folder)!r} nor from here")
+    faults = Faults()
+    columns = parse(file, None, faults)
+    if faults:
+        told = faults.told(file)
+        more = [f"and {len(told) - reader.SHOWN_FAULTS} faults more"] if len(told) > reader.SHOWN_FAULTS else []
+        raise InputError("\n".join(told[: reader.SHOWN_FAULTS] + more))
+    paths = absolute(folder / path for path in columns["paths"])
+    boxes = [None if math.isnan(box[0]) else tuple(box) for box in columns.get("boxes", [])] or [None] * len(paths)
+    return list(zip(paths, boxes))
 
 
 def search(index, images, embeddings, fingerprint, args, outputs):
-    """Print the nearest items of each image as a table; write them to .json, and as a picture to .png."""
+    """Print the nearest items of each image as a table; write them to .json, and as a picture to .png.
+
+    Files come first, so that they are there whatever becomes of the tables, and .json before .png, for which an image
+    may be missing: that InputError is raised once all else is done.
+    """
     k, memory = args.k or 10, (args.search_memory_mb or 256) * 2**20
     hits = index.search(embeddings, k, fingerprint, memory)
+    called = index.names, images.names.label
+    written, failure = [], None
+    for output in sorted(outputs, key=lambda path: path.suffix):
+        try:
+            (_draw if output.suffix == ".png" else _write)(output, images, hits, *called)
+            written.append(output)
+        except InputError as error:
+            failure = failure or error
     if k > len(index):
         say(f"--k={k}: {index.folder} holds {len(index)} images, and all of them are shown")
-    for query in range(min(len(images), SHOWN)):
-        print(f"{shown(images.paths[query])}\n{'rank':>6} {'score':>8} {'label':>8}  path")
-        columns = (column[query].tolist() for column in (hits.scores, hits.labels, hits.paths))
-        for rank, (score, label, path) in enumerate(zip(*columns), start=1):
-            print(f"{rank:>6} {score:>8.4f} {'-' if label == UNKNOWN else label:>8}  {shown(path)}")
-    if len(images) > SHOWN:
-        print(f"tables of {len(images) - SHOWN} more queries are left out; --output=hits.json takes them all")
+    _print_tables(images, hits, *called)
     if len(images) > DRAWN and any(output.suffix == ".png" for output in outputs):
         print(f"the picture shows {DRAWN} of {len(images)} queries")
-    for output in sorted(outputs, key=lambda path: path.suffix):  # .json first: for a picture an image may be missing
-        (_draw if output.suffix == ".png" else _write)(output, images, hits)
-    if outputs:
-        print(f"written: {', '.join(map(str, outputs))}")
+    _say_fitness(index)
+    if written:
+        print(f"written: {', '.join(str(output) for output in outputs if output in written)}")
+    if failure:
+        raise failure
 
 
-def _write(path, images, hits):
-    """One object a query: its path and label, and its hits, nearest first."""
-    names = ("id", "score", "label", "path")
-    columns = [column.tolist() for column in (hits.ids, hits.scores, hits.labels, hits.paths)]
-    found = [
-        [{"rank": rank, **dict(zip(names, hit))} for rank, hit in enumerate(zip(*query), start=1)]
-        for query in zip(*columns)
-    ]
-    asked = zip(absolute(images.paths), images.labels.tolist(), found)
-    replace_json(path, [{"query": query, "label": label, "hits": own} for query, label, own in asked])
+def _print_tables(images, hits, names, asked_names):
+    """A table of its hits for each of the first queries.
+
+    names: what labels are called, {label as text: name}, in the index; asked_names: in the list of the queries. Each
+    is what counts for its own images, and makes up for what the other lacks.
+    """
+    called = _called(hits.labels[:SHOWN].ravel().tolist(), {**asked_names, **names})
+    for query in range(min(len(images), SHOWN)):
+        columns = (column[query].tolist() for column in (hits.scores, hits.labels, hits.paths))
+        rows = [
+            (score, called[label], printable(item_name(shown(path), box)))
+            for score, label, path, box in zip(*columns, hits.boxes[query])
+        ]
+        width = max(8, *(len(label) for _, label, _ in rows))
+        print(printable(item_name(shown(images.paths[query]), images.box_of(query))))
+        print(f"{'rank':>6} {'score':>8} {'label':>{width}}  path")
+        for rank, (score, label, path) in enumerate(rows, start=1):
+            print(f"{rank:>6} {score:>8.4f} {label:>{width}}  {path}")
+    if len(images) > SHOWN:
+        print(f"tables of {len(images) - SHOWN} more queries are left out; --output=hits.json takes them all")
 
 
-def _draw(path, images, hits):
+def _called(labels, names):
+    """What each of some labels is called in tables and pictures, {label: text}; `-` where nobody knows it."""
+    known = [label for label in dict.fromkeys(labels) if label is not None]
+    texts = Names(names, {}).of_labels(np.array(known, dtype=object)).tolist()
+    short = [text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 3]}..." for text in map(printable, texts)]
+    return {None: "-", **dict(zip(known, short))}
+
+
+def _write(path, images, hits, names, asked_names):
+    """One object a query: its path, box, label and name, and its hits, nearest first; unknown ones are null."""
+    names, asked_names = {**asked_names, **names}, {**names, **asked_names}
+    columns = [column.tolist() for column in (hits.ids, hits.scores, hits.paths, hits.labels)]
+    answers = []
+    queries = zip(absolute(images.paths), _labels_of(images))
+    for query, (path_asked, label_asked) in enumerate(queries):
+        found = []
+        for rank, (id_, score, place, label) in enumerate(zip(*(column[query] for column in columns)), start=1):
+            box = hits.boxes[query, rank - 1]
+            found.append({"rank": rank, "id": id_, "score": score, **_item(place, box, label, names)})
+        asked = _item(path_asked, images.box_of(query), label_asked, asked_names)
+        answers.append({"query": asked.pop("path"), **asked, "hits": found})
+    with replacing(path) as file:
+        file.write((json.dumps(answers, indent=2) + "\n").encode())
+
+
+def _item(path, box, label, names):
+    """An image as hits.json has it; `name` is there where its label has one."""
+    box = None if box is None or np.isnan(box).any() else box.tolist()
+    name = names.get(str(label)) if label is not None else None
+    return {"label": label, **({} if name is None else {"name": name}), "path": path, "box": box}
+
+
+def _labels_of(images):
+    """The label of each image of a list, int or str; None where nobody knows any."""
+    return [None] * len(images) if images.labels is None else images.labels.tolist()
+
+
+def _draw(path, images, hits, names, asked_names):
     """The first queries with their hits, framed by right and wrong where both labels are known."""
-    rows, captions = [], []
+    rows, captions, texts = [], [], []
+    labels = _labels_of(images)
+    asked_called = _called(labels[:DRAWN], {**names, **asked_names})
+    called = _called(hits.labels[:DRAWN].ravel().tolist(), {**asked_names, **names})
     for query in range(min(len(images), DRAWN)):
-        label, shown_hits = images.labels[query], []
+        label, shown_hits = labels[query], []
         columns = (column[query, :DRAWN_HITS].tolist() for column in (hits.paths, hits.labels, hits.scores))
-        for place, theirs, score in zip(*columns):
+        for place, found, score, box in zip(*columns, hits.boxes[query]):
             if not os.path.isfile(place):
                 raise InputError(f"no image {place!r}: it has moved since it was indexed, and {str(path)!r} shows it")
-            is_right = None if UNKNOWN in (label, theirs) else bool(label == theirs)
-            shown_hits.append((read_image(place), is_right, score))
-        rows.append((load(images, query), shown_hits))
-        captions.append(Path(images.paths[query]).name)
-    neighbour_sheet(rows, path, captions=captions)
+            # By their texts: a label 7 is an integer in a list of integers, a string in one with names.
+            is_right = None if label is None or found is None else str(label) == str(found)
+            shown_hits.append((reader.read_image(place, box), is_right, score))
+        rows.append((reader.load(images, query), shown_hits))
+        captions.append(item_name(Path(images.paths[query]).name, images.box_of(query)))
+        theirs = hits.labels[query, :DRAWN_HITS].tolist()
+        texts.append((_drawn(label, asked_called), [_drawn(one, called) for one in theirs]))
+    is_any_known = any(label is not None for label in [*asked_called, *called])
+    neighbour_sheet(rows, path, captions=captions, labels=texts if is_any_known else None)
+
+
+def _drawn(label, called):
+    """What a picture, which has ASCII only, shows for a label: its name if any of it is left, else the label itself."""
+    name = called[label]
+    return name if label is None or any(map(str.isalnum, plain_text(name))) else str(label)
 
 
 def absolute(paths):
@@ -192,3 +344,11 @@ def shown(path):
     """A path from where the user stands, if it lies below."""
     path, here = str(path), os.path.join(os.getcwd(), "")
     return path.removeprefix(here)
+
+
+def printable(text: str) -> str:
+    """A text on one line that a terminal can take: control characters, and bytes that are no UTF-8, as escapes."""
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in UNPRINTABLE else character
+        for character in text
+    )

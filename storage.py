@@ -154,6 +154,22 @@ def write_npy(path, array):
         np.save(file, array, allow_pickle=False)
 
 
+def write_json(path: str | Path, content):
+    """Write JSON to a file that is not there yet, and return when it is on the disk."""
+    with synced(path) as file:
+        file.write(json.dumps(content).encode())
+
+
+def read_json(path: str | Path):
+    """Read JSON. Raises InputError for anything else, FileNotFoundError, as read_npy, for a file that is not there."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # the last for brackets within brackets without end
+        raise InputError(f"cannot read {str(path)!r}: {first_line(error)}") from None
+
+
 def replace_json(path, content):
     """Write indented JSON in place of what is there, by `replacing_synced`."""
     with replacing_synced(path) as file:

@@ -4,6 +4,8 @@
 replaces the card, so whenever a process dies the old index or the new one is there. One process changes it at a time.
 """
 
+from __future__ import annotations
+
 import contextlib
 from pathlib import Path
 from typing import NamedTuple
@@ -14,17 +16,44 @@ import torch
 from errors import InputError
 from retrieval.backends import make_backend
 from retrieval.changes import change, open_rows
-from retrieval.index_folder import check_free, locked, read_card
+from retrieval.index_folder import FORMAT, check_free, locked, read_card
+from retrieval.items import Items, LabelColumn, Lookup, checked_boxes, item_keys, item_name
 from retrieval.ranks import MEMORY
+from retrieval.rows import pieces
+
+# Two embeddings of one picture have a cosine above this: rounding, another precision or runtime, take 1e-4 at the most
+# (tests/test_fast.py). A change of the picture too small to get below it would not change what is found either.
+SAME = 1 - 1e-3
 
 
 class Hits(NamedTuple):
-    """What Q queries found, nearest first, (Q, k) each: ids, cosines (float32), paths and labels (-1: unknown)."""
+    """What Q queries found, nearest first, (Q, k) each: ids, cosines (float32), paths, labels, and boxes (Q, k, 4).
+
+    A label is an int, a str, or None where nobody knows it; a box is in pixels, NaN for a whole image.
+    """
 
     ids: np.ndarray
     scores: np.ndarray
     paths: np.ndarray
     labels: np.ndarray
+    boxes: np.ndarray
+
+
+class Added(NamedTuple):
+    """What became of the items given to `Index.add`: `new`, `replaced` and `skipped` are numbers that sum up to theirs.
+
+    ids (new + replaced,) int64: those of the items that were written, in the order given. replaced: the picture has
+    changed since it was added under its path and box. skipped: it is there already, or comes a second time. relabelled:
+    of the skipped, those that come with another label than the one that is there, and stays. renamed: (label as text,
+    name before, name now) of labels that are called something else now.
+    """
+
+    ids: np.ndarray
+    new: int
+    replaced: int
+    skipped: int
+    relabelled: int
+    renamed: list[tuple[str, str, str]]
 
 
 class Index:
@@ -48,71 +77,100 @@ class Index:
         """The index in `folder`. Raises InputError where there is none or a damaged one."""
         return cls(folder, *_read(folder))
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What labels are called, {label as text: name}; most may have no name."""
+        return self.rows.label_names
+
     @classmethod
     def build(
-        cls, folder, embeddings, paths, labels, fingerprint, backend="exact", options=None, overwrite=False, origin=None
-    ):
-        """Make an index of embeddings (N, D), paths (N,) and labels (N,) integers, -1 for unknown.
+        cls,
+        folder,
+        embeddings,
+        paths,
+        labels,
+        fingerprint: dict | None,
+        backend: str = "exact",
+        options: dict | None = None,
+        overwrite: bool = False,
+        origin: dict | None = None,
+        boxes=None,
+        names: dict[str, str] | None = None,
+    ) -> Index:
+        """Make an index of embeddings (N, D), paths (N,), labels (N,) and boxes (N, 4).
 
-        Of a path that comes twice the first is kept. fingerprint: plain JSON that tells models apart, or None; origin:
-        plain JSON to keep in the card. backend: a name of BACKENDS; options: its keywords. overwrite: replace an index
-        that is there, whose ids are not used again. Raises InputError for arrays that do not fit, NaN, an unknown
-        backend or option, and a folder that holds an index or anything else; then nothing is written.
+        labels: integers, strings, or objects of both and None (unknown); or None, all unknown. boxes: left, top, right,
+        bottom in pixels, a row of NaN for the whole image; or None, all whole. An item is known by its path and box; of
+        one that comes twice the first is kept. names: what labels are called, {label as text: name}. fingerprint: plain
+        JSON that tells models apart, or None; origin: plain JSON to keep in the card. backend: a name of BACKENDS;
+        options: its keywords. overwrite: replace an index that is there, whose ids are not used again. Raises
+        InputError for arrays that do not fit, NaN, an unknown backend or option, and a folder that holds an index or
+        anything else; then nothing is written.
         """
-        embeddings, paths, labels = _checked(embeddings, paths, labels)
+        items = _checked_items(embeddings, paths, labels, boxes)
+        width = items.embeddings.shape[1]
         chosen, options = make_backend(backend, options or {})
-        chosen.check(len(set(paths)), embeddings.shape[1])
+        chosen.check(len(set(items.keys())), width)
         check_free(folder, overwrite)
         with locked(folder):
             old = check_free(folder, overwrite) or {"next_id": 0, "generation": 0, "state": None}
-            card = {"format": 1, "backend": backend, "options": options, "items": 0, "width": embeddings.shape[1]}
+            card = {"format": FORMAT, "backend": backend, "options": options, "items": 0, "width": width}
             card |= {"distance": "cosine", "fingerprint": fingerprint, "origin": origin, "recall": None, "segments": []}
             card |= {"next_id": old["next_id"], "generation": old["generation"], "deleted": None, "state": None}
-            index = cls(folder, card, open_rows(folder, card))
-            index._advance(index._new(embeddings, paths, labels))
+            card |= {"names": None}
+            index = cls(folder, card, open_rows(Path(folder), card))
+            index._take_in(items, names)
             if old["state"]:
                 with contextlib.suppress(InputError):  # its server may be gone, and the new index is there all the same
                     make_backend(old["backend"], old["options"])[0].discard(old["state"])
         return index
 
-    def add(self, embeddings, paths, labels, fingerprint=None):
-        """Add items as `build` takes them; returns their ids (n,) and how many were skipped, their path being there.
+    def add(
+        self,
+        embeddings,
+        paths,
+        labels,
+        fingerprint: dict | None = None,
+        boxes=None,
+        names: dict[str, str] | None = None,
+    ) -> Added:
+        """Add items as `build` takes them, and tell what became of them.
 
-        Raises InputError for another width or fingerprint than the index has (None: not looked at), and as `build`.
+        One that is there already, with the same path and box, is skipped if its embedding is the same (cosine above
+        SAME), else replaced, by one change; then it keeps its label if it comes without. Where `names` call a label
+        something else than the index does, the newer name is kept. Raises InputError for another width or fingerprint
+        than the index has (None: not looked at), and as `build`.
         """
         self.refuse_others(fingerprint)
-        embeddings, paths, labels = _checked(embeddings, paths, labels)
-        self._refuse_width(embeddings)
+        items = _checked_items(embeddings, paths, labels, boxes)
+        self._refuse_width(items.embeddings)
         with locked(self.folder):
             self._take(*_read(self.folder))
-            new = self._new(embeddings, paths, labels)
-            first = self.card["next_id"]
-            if new[1]:
-                self._advance(new)
-        return np.arange(first, first + len(new[1])), len(paths) - len(new[1])
+            return self._take_in(items, names)
 
-    def delete(self, items):
-        """Delete items by path (str) or id (int); returns how many.
+    def delete(self, items) -> int:
+        """Delete items and return how many; each is named by its path, name, (path, box) or id, as `Lookup.ids` says.
 
         Raises InputError, and deletes nothing, where one of them is not there.
         """
         items = [items] if isinstance(items, (str, int, np.integer)) else list(items)
         with locked(self.folder):
             self._take(*_read(self.folder))
-            by_path = dict(zip(self.rows.paths(), self.rows.ids.tolist()))
-            ids = [by_path.get(item, -1) if isinstance(item, str) else int(item) for item in items]
-            gone = np.array(sorted(set(ids)), np.int64)
-            missing = [item for item, there in zip(items, self.rows.has(np.array(ids, np.int64))) if not there]
+            lookup = Lookup(self.rows)
+            found = [lookup.ids(item) for item in items]
+            missing = [item for item, ids in zip(items, found) if not ids]
             if missing:
+                name = item_name(*missing[0]) if isinstance(missing[0], tuple) else missing[0]
                 raise InputError(
-                    f"{missing[0]!r} is not in index {str(self.folder)!r} ({len(missing)} of {len(items)} are not); "
+                    f"{name!r} is not in index {str(self.folder)!r} ({len(missing)} of {len(items)} are not); "
                     "nothing is deleted"
                 )
+            gone = np.unique(np.array([id_ for ids in found for id_ in ids], np.int64))
             if len(gone):
                 self._advance(gone=gone)
         return len(gone)
 
-    def search(self, queries, k=10, fingerprint=None, memory=MEMORY):
+    def search(self, queries, k: int = 10, fingerprint: dict | None = None, memory: int = MEMORY) -> Hits:
         """The k nearest items of each query (Q, D) by cosine, as Hits; k beyond the index means all of it.
 
         Scores are exact whatever the backend, equal ones by the smaller id; an approximate backend may miss items.
@@ -120,14 +178,15 @@ class Index:
         k below 1, and as `add`.
         """
         self.refuse_others(fingerprint)
-        queries = _checked(queries)[0]
+        queries = _checked(queries)
         self._refuse_width(queries)
         if k < 1:
             raise InputError(f"k is {k}; at least one item has to be looked for")
         backend = self._ready()
         ids, scores = backend.search(self.rows, torch.from_numpy(queries), min(k, len(self)), memory)
         paths = np.array(self.rows.paths(ids.ravel())).reshape(ids.shape)
-        return Hits(ids, scores, paths, self.rows.labels[self.rows.places(ids)])
+        boxes = self.rows.boxes(ids.ravel()).reshape(*ids.shape, 4)
+        return Hits(ids, scores, paths, self.rows.labels(ids), boxes)
 
     def refuse_others(self, fingerprint):
         """Raise InputError, saying what differs, unless `fingerprint` is the index's own (None: not looked at)."""
@@ -166,20 +225,66 @@ class Index:
                     raise InputError(f"index {str(self.folder)!r} is damaged: there is no {error.filename!r}") from None
         return self._backend
 
-    def _new(self, embeddings, paths, labels):
-        """Of items, those whose path is new: the first of each path."""
-        known, chosen = set(self.rows.paths()), []
-        for row, path in enumerate(paths):
-            if path not in known:
-                known.add(path)
-                chosen.append(row)
-        if len(chosen) == len(paths):
-            return embeddings, paths, labels
-        return embeddings[chosen], [paths[row] for row in chosen], labels[chosen]
+    def _take_in(self, items: Items, names) -> Added:
+        """Write those of `items` that are new or have changed, and the names of their labels, by one change."""
+        is_new, replaces, relabelled = self._sorted_out(items)
+        replaced = replaces >= 0
+        rows = np.flatnonzero(is_new | replaced)
+        chosen, gone = items.take(rows), replaces[replaced]
+        if len(gone):
+            chosen = self._with_known_labels(chosen, replaces[rows])
+        table, renamed = self._joined_names(names or {}, items.labels)
+        first, counts = self.card["next_id"], (int(is_new.sum()), len(gone), len(items) - len(rows))
+        if len(rows) or table != self.names:
+            self._advance(chosen, gone, None if table == self.names else table)
+        return Added(np.arange(first, first + len(rows)), *counts, relabelled, renamed)
 
-    def _advance(self, new=None, gone=()):
-        """Move on to a new generation with items added (embeddings, paths, labels) or `gone` (ids)."""
-        self._take(*change(self.folder, self.card, self.rows, new, gone))
+    def _sorted_out(self, items: Items) -> tuple[np.ndarray, np.ndarray, int]:
+        """(which items are new, (N,) bool; ids of those that they replace, (N,) int64, -1 for none; see Added)."""
+        known = dict(zip(item_keys(self.rows.paths(), self.rows.boxes()), self.rows.ids.tolist()))
+        is_new, there, come = np.zeros(len(items), dtype=bool), np.full(len(items), -1), set()
+        for row, key in enumerate(items.keys()):
+            if key not in come:  # of one that comes twice the first counts
+                come.add(key)
+                is_new[row] = key not in known
+                there[row] = known.get(key, -1)
+        rows = np.flatnonzero(there >= 0)
+        is_same = self._are_same(items.embeddings, rows, there[rows])
+        same, ids = rows[is_same], there[rows[is_same]]
+        before, now = self.rows.labels(ids).tolist(), items.labels.values(same).tolist()
+        relabelled = sum(label is not None and str(label) != str(old) for label, old in zip(now, before))
+        there[same] = -1
+        return is_new, there, relabelled
+
+    def _are_same(self, embeddings, rows, ids) -> np.ndarray:
+        """Whether rows of `embeddings` have the direction of the items `ids`, up to rounding: (n,) bool."""
+        is_same = np.zeros(len(rows), dtype=bool)
+        for part in pieces(len(rows), self.card["width"]):
+            ours, theirs = self.rows.take(ids[part])[0].astype(np.float64), embeddings[rows[part]].astype(np.float64)
+            lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+            is_zero = ~ours.any(axis=1) & ~theirs.any(axis=1)
+            is_same[part] = ((ours * theirs).sum(axis=1) > SAME * lengths) | is_zero
+        return is_same
+
+    def _with_known_labels(self, items: Items, replaces) -> Items:
+        """Items, of which those that replace others (ids, -1 for none) and come without a label have the others'."""
+        old = replaces >= 0
+        before = LabelColumn.joined([items.labels, self.rows.label_column.take(self.rows.places(replaces[old]))])
+        codes = before.codes[: len(items)].copy()
+        inherits = old & (codes < 0)
+        codes[inherits] = before.codes[len(items) :][inherits[old]]
+        return Items(items.embeddings, items.paths, items.boxes, LabelColumn(codes, before.table))
+
+    def _joined_names(self, names, labels: LabelColumn):
+        """(what labels are called with new `names` of these labels, what has changed as in Added)."""
+        texts = map(str, labels.table)
+        new = {text: str(names[text]) for text in texts if text in names}
+        renamed = [(text, self.names[text], name) for text, name in new.items() if self.names.get(text, name) != name]
+        return {**self.names, **new}, renamed
+
+    def _advance(self, new=None, gone=(), names=None):
+        """Move on to a new generation with Items added, ids `gone`, and labels called otherwise."""
+        self._take(*change(self.folder, self.card, self.rows, new, gone, names))
 
 
 def _read(folder):
@@ -195,8 +300,8 @@ def _read(folder):
             before = card
 
 
-def _checked(embeddings, paths=None, labels=None):
-    """Embeddings (N, D) float32, paths as a list, labels (N,) int64; raises InputError where they do not fit."""
+def _checked(embeddings, paths=None):
+    """Embeddings (N, D) as float32 in memory, or mapped as they are. Raises InputError for others, and for NaN."""
     embeddings = torch.as_tensor(embeddings).detach().cpu()
     if embeddings.ndim != 2 or not len(embeddings) or not embeddings.shape[1] or not embeddings.is_floating_point():
         shape = f"{tuple(embeddings.shape)} {embeddings.dtype}"
@@ -204,15 +309,21 @@ def _checked(embeddings, paths=None, labels=None):
     embeddings = np.ascontiguousarray(embeddings.float().numpy())
     broken = np.flatnonzero(~np.isfinite([embeddings.min(1), embeddings.max(1)]).all(0))
     if len(broken):
-        names = [f"query {row}" if paths is None else repr(str(paths[row])) for row in broken[:3]]
+        names = [f"query {row}" if paths is None else repr(paths[row]) for row in broken[:3]]
         names = ", ".join(names + ["..."] * (len(broken) > 3))
         raise InputError(f"{len(broken)} of {len(embeddings)} embeddings are NaN or infinite: {names}")
-    if paths is None:
-        return embeddings, None, None
-    paths, labels = [str(path) for path in paths], np.asarray(labels)
-    if not len(paths) == len(labels) == len(embeddings) or labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise InputError(
-            f"{len(embeddings)} embeddings, {len(paths)} paths, labels {labels.shape} {labels.dtype}: an index takes "
-            "one path and one integer label an embedding"
-        )
-    return embeddings, paths, labels.astype(np.int64)
+    return embeddings
+
+
+def _checked_items(embeddings, paths, labels, boxes) -> Items:
+    """What `Index.build` takes, as Items; raises InputError where they do not fit."""
+    paths = [str(path) for path in paths]
+    embeddings = _checked(embeddings, paths)
+    if len(paths) != len(embeddings):
+        raise InputError(f"{len(embeddings)} embeddings, {len(paths)} paths: an index takes one path an embedding")
+    for path in paths:
+        try:
+            path.encode(errors="surrogateescape")
+        except UnicodeEncodeError:
+            raise InputError(f"the path {path!r} holds a character that no file's name can have") from None
+    return Items(embeddings, paths, checked_boxes(boxes, len(paths)), LabelColumn.of(labels, len(paths)))

@@ -1,7 +1,6 @@
 """The folder of an index: its card, its lock, and which of its files count."""
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -10,8 +9,10 @@ from types import NoneType
 
 from errors import InputError
 from retrieval.backends import BACKENDS
+from storage import read_json
 
-CARD, LOCK, FORMAT = "index.json", ".lock", 1
+CARD, LOCK = "index.json", ".lock"
+FORMAT, OLD_FORMAT = 2, 1  # the old one is read, and becomes the new one by its first change
 FACTS = {
     "format": int,
     "backend": str,
@@ -26,6 +27,7 @@ FACTS = {
     "next_id": int,
     "segments": list,
     "deleted": (str, NoneType),
+    "names": (str, NoneType),
     "state": (dict, NoneType),
 }
 LEAST, MOST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}, 2**62
@@ -35,19 +37,30 @@ def read_card(folder):
     """The facts in an index's card. Raises InputError where there is none, and for one that is not ours."""
     path = Path(folder) / CARD
     try:
-        card = json.loads(path.read_text())
+        card = read_json(path)
     except FileNotFoundError:
         raise InputError(f"{str(folder)!r} is no index: there is no {str(path)!r}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {str(path)!r}: {error}") from None
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        version = card.get("format") if isinstance(card, dict) else None
-        raise InputError(f"{str(path)!r} has the format {version!r}; this program reads format {FORMAT}")
+    version = card.get("format") if isinstance(card, dict) else None
+    if version not in (OLD_FORMAT, FORMAT):
+        shown = repr(version) if isinstance(version, (int, str, NoneType)) else type(version).__name__
+        raise InputError(
+            f"{str(path)!r} has the format {shown}; this program reads the formats {OLD_FORMAT} and {FORMAT}"
+        )
+    if version == OLD_FORMAT:
+        card = _without_new_facts(card)
     wrong = _wrong_facts(card)
     strangers = [name for name in files_of(card) if not _is_due(name, card["generation"])] if not wrong else []
     if wrong or strangers:
         raise InputError(f"{str(path)!r} is damaged: {', '.join(wrong) or f'it names {strangers[0]!r}'}")
     return card
+
+
+def _without_new_facts(card):
+    """A card of the old format, with what it knows nothing of said to be unknown, whatever stands there."""
+    recall = card.get("recall")
+    if isinstance(recall, dict):
+        recall = {name: fact for name, fact in recall.items() if name not in ("changes", "when_built")}
+    return {**card, "names": None, **({"recall": recall} if "recall" in card else {})}
 
 
 def _wrong_facts(card):
@@ -61,8 +74,23 @@ def _wrong_facts(card):
     if card["backend"] in BACKENDS.names() and card["state"] is not None:
         kinds = {"built": int, "approximate": bool, **BACKENDS[card["backend"]].keeps(card["options"])}
         wrong = [f"state.{name}" for name, kind in kinds.items() if not _fits(card["state"].get(name), kind)]
-    kinds = {"at": int, "value": (int, float), "queries": int} if card["recall"] else {}
-    return wrong + [f"recall.{name}" for name, kind in kinds.items() if not _fits(card["recall"].get(name), kind)]
+    return wrong + [f"recall.{name}" for name in _wrong_recall(card)]
+
+
+def _wrong_recall(card):
+    """Names of the facts of a card's recall that are not what they have to be."""
+    if card["recall"] is None:
+        return []
+    shares, counts = ["value"], ["at", "queries", "items"]
+    if card["format"] != OLD_FORMAT:
+        shares, counts = [*shares, "when_built"], [*counts, "changes"]
+    ranges = {**dict.fromkeys(counts, (int, MOST)), **dict.fromkeys(shares, ((int, float), 1))}
+    values = {name: card["recall"].get(name) for name in ranges}
+    return [
+        name
+        for name, (kind, most) in ranges.items()
+        if not (isinstance(values[name], kind) and 0 <= values[name] <= most)
+    ]
 
 
 def _fits(value, kind):
@@ -78,11 +106,12 @@ def _is_due(name, generation):
 
 def files_of(card):
     """Names of the files and folders that a card names."""
-    return [name for name in (*card["segments"], card["deleted"], (card["state"] or {}).get("file")) if name]
+    names = (*card["segments"], card["deleted"], card["names"], (card["state"] or {}).get("file"))
+    return [name for name in names if name]
 
 
 def _is_ours(name):
-    kinds = "|".join(["segment", "deleted", *BACKENDS.names()])
+    kinds = "|".join(["segment", "deleted", "names", *BACKENDS.names()])
     return (
         re.fullmatch(rf"(({kinds})-\d{{6,}}(\.\w+)?)|{re.escape(CARD)}(\.tmp)?|{re.escape(LOCK)}", str(name))
         is not None

@@ -1,6 +1,7 @@
 """Pictures of retrieval: queries with their nearest neighbours, framed by right and wrong. Arrays in, a PNG out."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -13,17 +14,22 @@ WHITE, INK, FAINT, NEUTRAL = (255, 255, 255), (31, 35, 40), (110, 118, 129), (19
 QUERY, RIGHT, WRONG = (47, 110, 220), (36, 154, 84), (214, 57, 57)
 FRAME, PAD, RADIUS = 3, 3, 7  # pixels before scaling: frame, air between frame and image, rounding
 GAP, QUERY_GAP, MARGIN, CAPTION = 12, 26, 22, 24  # between neighbours, after the query, around the sheet, for text
+LABEL = 14  # a second line of text
 TITLE_SIZE, TEXT_SIZE = 0.62, 0.42  # scales of OpenCV's plain font
+# What OpenCV's font, which knows ASCII only, shows instead where taking accents off does not help.
+INSTEAD = {"‘": "'", "’": "'", "‚": ",", "“": '"', "”": '"', "„": '"', "–": "-", "—": "-", "−": "-", "×": "x", "⁄": "/"}
+INSTEAD |= {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d"}
+LONGEST = 200  # characters of a text that may be shortened; none has room for more
 
 
-def neighbour_sheet(rows, path=None, title="", captions=None, thumbnail=96):
+def neighbour_sheet(rows, path=None, title="", captions=None, thumbnail=96, labels=None):
     """Draw each query (blue frame) with its neighbours (green where right, red where wrong), nearest first.
 
     rows: list of (query, neighbours); query is a uint8 image (H, W, 3) in RGB of any size, neighbours a list of
     (image, is_right, score), where is_right None means unknown: a grey frame, no sign. captions: one text a row,
-    written below the query. thumbnail: pixels before the sheet's twofold scale. Returns the sheet as uint8 (H, W, 3) in
-    RGB and, given `path`, writes it there as PNG. Raises InputError where there are no rows or the file cannot be
-    written.
+    written below the query. labels: (text of the query, texts of its neighbours) a row, written below the captions and
+    scores. thumbnail: pixels before the sheet's twofold scale. Returns the sheet as uint8 (H, W, 3) in RGB and, given
+    `path`, writes it there as PNG. Raises InputError where there are no rows or the file cannot be written.
     """
     if not rows:
         raise InputError("a picture of neighbours needs at least one query")
@@ -32,11 +38,12 @@ def neighbour_sheet(rows, path=None, title="", captions=None, thumbnail=96):
     lefts = [MARGIN] + [MARGIN + side + QUERY_GAP + i * (side + GAP) for i in range(most)]
     head = MARGIN + (36 if title else 0) + 48
     width = max(lefts[-1] + side + MARGIN, 2 * MARGIN + 240)
-    sheet = _blank(head + len(rows) * (side + CAPTION + GAP) - GAP + MARGIN, width)
+    height = side + CAPTION + (LABEL if labels else 0) + GAP
+    sheet = _blank(head + len(rows) * height - GAP + MARGIN, width)
     known = any(is_right is not None for _, neighbours in rows for _, is_right, _ in neighbours)
     _draw_head(sheet, title, [left + side / 2 for left in lefts], known)
     for i, (query, neighbours) in enumerate(rows):
-        top = head + i * (side + CAPTION + GAP)
+        top = head + i * height
         _draw_tile(sheet, query, lefts[0], top, thumbnail, QUERY)
         if captions:
             _draw_centred(sheet, captions[i], lefts[0] + side / 2, top + side + 15, INK, side)
@@ -46,6 +53,8 @@ def neighbour_sheet(rows, path=None, title="", captions=None, thumbnail=96):
             if is_right is not None:
                 _draw_badge(sheet, left + side - 4, top + 4, is_right)
             _draw_centred(sheet, f"{score:.2f}", left + side / 2, top + side + 15, FAINT)
+        for left, text in zip(lefts, (labels[i][0], *labels[i][1]) if labels else ()):
+            _draw_centred(sheet, text, left + side / 2, top + side + 15 + LABEL, INK, side)
     if path is not None:
         write_png(sheet, path)
     return sheet
@@ -157,17 +166,25 @@ def _draw_rounded(sheet, left, top, width, height, radius, colour):
             cv2.circle(sheet, centre, 16 * SCALE * radius - 8, colour, -1, cv2.LINE_AA, shift=4)
 
 
+def plain_text(text: str) -> str:
+    """A text in the printable ASCII that OpenCV can draw: accents are left out, what has no like is a question mark."""
+    bare = [character for character in unicodedata.normalize("NFKD", text) if not unicodedata.combining(character)]
+    alike = "".join(INSTEAD.get(character, character) for character in bare)
+    return "".join(character if " " <= character <= "~" else "?" for character in alike)
+
+
 def _text_width(text):
     return cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, SCALE * TEXT_SIZE, 1)[0][0] / SCALE
 
 
 def _draw_text(sheet, text, x, baseline, colour, size=TEXT_SIZE, bold=False):
     font = cv2.FONT_HERSHEY_DUPLEX if bold else cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(sheet, text, _point(x, baseline), font, SCALE * size, colour, 1, cv2.LINE_AA)
+    cv2.putText(sheet, plain_text(text), _point(x, baseline), font, SCALE * size, colour, 1, cv2.LINE_AA)
 
 
 def _draw_centred(sheet, text, centre, baseline, colour, room=None):
     """Text centred on `centre`; where it is wider than `room` pixels, its end gives way to dots."""
+    text = plain_text(text[:LONGEST] if room else text)
     if room and _text_width(text) > room:
         while text and _text_width(f"{text}...") > room:
             text = text[:-1]

@@ -1,8 +1,10 @@
 """The items of an index on disk: segments of rows, each written once, and a list of the ids deleted from them.
 
-A segment is a folder of plain arrays: ids (N,) int64 rising, labels (N,) int64, lengths (N,) float64 (row_lengths of
-the embeddings), paths (UTF-8, one after the other) with path_ends (N,), and embeddings (N, D) float32, mapped when
-they are needed.
+A segment is a folder of plain arrays: ids (N,) int64 rising, lengths (N,) float64 (row_lengths of the embeddings),
+paths (UTF-8, one after the other) with path_ends (N,), boxes (N, 4) float64 (NaN row: the whole image), label_codes
+(N,) int64 with the distinct labels as JSON in labels.json (retrieval/items.py: LabelColumn), and embeddings (N, D)
+float32, mapped when they are needed. Segments of indexes of format 1 have labels (N,) int64 instead, -1 for unknown,
+and no boxes.
 """
 
 from pathlib import Path
@@ -11,22 +13,29 @@ import numpy as np
 import torch
 
 from errors import InputError
-from retrieval.rows import row_lengths
-from storage import read_npy, sync, synced, write_npy
+from retrieval.items import UNKNOWN, Items, LabelColumn, wrong_boxes
+from retrieval.rows import pieces, row_lengths
+from storage import read_json, read_npy, sync, synced, write_json, write_npy
+
+OLD_UNKNOWN = -1  # the label of an item of format 1 that nobody knows
 
 
 class Segment:
     """One segment as it stands on the disk. Its files stay open, so that it can be read even after it was replaced.
 
-    `live` (M,) int64: the rows that are not deleted; `ids`, `labels` (N,) are of all rows.
+    `live` (M,) int64: the rows that are not deleted; `ids` (N,) and `labels`, a LabelColumn, are of all rows.
     """
 
     def __init__(self, folder, width, deleted):
         self.folder, self.width = Path(folder), width
-        self.ids, self.labels, self.lengths = (self._column(name) for name in ("ids", "labels", "lengths"))
+        # Told by its files and not by the card: a changed index of format 1 keeps the segments that it has.
+        is_old = (self.folder / "labels.npy").exists()
+        codes = self._column("labels" if is_old else "label_codes")
+        self.ids, self.lengths = self._column("ids"), self._column("lengths")
         self._path_ends, self._text = self._column("path_ends"), read_npy(self.folder / "paths.npy", "r")
+        self._boxes = None if is_old else read_npy(self.folder / "boxes.npy", "r")
         embeddings = read_npy(self.folder / "embeddings.npy", "r")
-        columns = (self.ids, self.labels, self.lengths, self._path_ends)
+        columns = (self.ids, codes, self.lengths, self._path_ends)
         shapes, kinds = {column.shape for column in columns}, "".join(column.dtype.kind for column in columns)
         if (
             {embeddings.shape[:1]} != shapes
@@ -41,11 +50,37 @@ class Segment:
         text = self._text.dtype.str, self._text.shape
         if text != ("|u1", (total,)) or (np.diff(self._path_ends, prepend=0) < 0).any():
             raise InputError(f"{str(self.folder)!r} is damaged: paths {text[1]} {text[0]} do not end where they should")
+        self._check_boxes()
+        self.labels = _old_labels(codes) if is_old else self._read_labels(codes)
         self._start, self._file = embeddings.offset, open(self.folder / "embeddings.npy", "rb")
         self.live = np.flatnonzero(~np.isin(self.ids, deleted))
 
     def _column(self, name):
         return read_npy(self.folder / f"{name}.npy")
+
+    def _read_labels(self, codes):
+        place = self.folder / "labels.json"
+        return LabelColumn.checked(codes, read_json(place), str(place))
+
+    def _check_boxes(self):
+        """Raise InputError for boxes that are none. They are mapped, and looked at piece by piece."""
+        if self._boxes is None:
+            return
+        kind = self._boxes.dtype.str, self._boxes.shape
+        if kind != ("<f8", (len(self.ids), 4)):
+            raise InputError(f"{str(self.folder)!r} is damaged: boxes {kind[1]} {kind[0]} for {len(self.ids)} items")
+        for part in pieces(len(self.ids), 4):
+            wrong = wrong_boxes(self._boxes[part])
+            if len(wrong):
+                box = self._boxes[part][wrong[0]].tolist()
+                raise InputError(
+                    f"{str(self.folder)!r} is damaged: the box {box} is not 0 <= left < right, 0 <= top < bottom, nor "
+                    "all NaN"
+                )
+
+    def boxes(self, rows: np.ndarray) -> np.ndarray:
+        """The boxes of some rows, (n, 4) float64."""
+        return np.full((len(rows), 4), np.nan) if self._boxes is None else np.array(self._boxes[rows])
 
     def embeddings(self, start=0, stop=None):
         """Rows start to stop, (n, D) float32, mapped: they leave memory with the last reference to them."""
@@ -62,22 +97,30 @@ class Segment:
         ]
 
 
-class Rows:
-    """The live items of some segments, ordered by id: `ids` (N,) int64, `labels` (N,) int64.
+def _old_labels(labels):
+    """The LabelColumn of labels (N,) int64 of format 1."""
+    is_known = labels != OLD_UNKNOWN
+    codes = np.full(len(labels), UNKNOWN)
+    table, codes[is_known] = np.unique(labels[is_known], return_inverse=True)
+    return LabelColumn(codes, table.tolist())
 
-    `deleted` (M,) int64: ids that still stand in the segments but are no items any more. Raises InputError for damaged
-    files, FileNotFoundError where one is missing.
+
+class Rows:
+    """The live items of some segments, ordered by id: `ids` (N,) int64, `label_column` a LabelColumn of them.
+
+    `deleted` (M,) int64: ids that still stand in the segments but are no items any more. `label_names`: what labels are
+    called, {label as text: name}. Raises InputError for damaged files, FileNotFoundError where one is missing.
     """
 
-    def __init__(self, folder, names, width, deleted):
-        self.width, self.deleted = width, deleted
+    def __init__(self, folder, names, width, deleted, label_names=None):
+        self.width, self.deleted, self.label_names = width, deleted, label_names or {}
         self.segments = [Segment(folder / name, width, deleted) for name in names]
         none = np.zeros(0, np.int64)
         stored = np.concatenate([none, *(one.ids for one in self.segments)])
         if deleted.dtype.kind != "i" or deleted.ndim != 1 or (np.diff(stored, prepend=-1) <= 0).any():
             raise InputError(f"{str(folder)!r} is damaged: ids {stored[:3].tolist()}... have to rise from 0 on")
         self.ids = np.concatenate([none, *(one.ids[one.live] for one in self.segments)])
-        self.labels = np.concatenate([none, *(one.labels[one.live] for one in self.segments)])
+        self.label_column = LabelColumn.joined([one.labels.take(one.live) for one in self.segments])
         self._starts = np.cumsum([0, *(len(one.live) for one in self.segments)])
 
     def __len__(self):
@@ -113,6 +156,18 @@ class Rows:
                 paths[place] = path
         return paths
 
+    def boxes(self, ids: np.ndarray | None = None) -> np.ndarray:
+        """The boxes of items in the order of `ids` (n,), or of all, (n, 4) float64, NaN rows for whole images."""
+        ids = self.ids if ids is None else ids
+        boxes = np.empty((len(ids), 4))
+        for segment, chosen, rows in self._by_segment(ids):
+            boxes[chosen] = segment.boxes(rows)
+        return boxes
+
+    def labels(self, ids: np.ndarray | None = None) -> np.ndarray:
+        """The labels of items in the shape of `ids`, or of all, an array of int, str and None (unknown)."""
+        return self.label_column.values(slice(None) if ids is None else self.places(ids))
+
     def _by_segment(self, ids):
         """(segment, which of the ids, their rows in it) for each segment that holds some of them."""
         places = self.places(ids)
@@ -144,35 +199,36 @@ def unit(embeddings, lengths):
     return (embeddings / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
 
 
-def write_segment(folder, kept, new, memory):
-    """Write a segment: the items of `kept` (Rows), then new ones; it is on the disk when this returns.
+def write_segment(folder: Path, kept: Rows, ids: np.ndarray, new: Items, memory: int):
+    """Write a segment: the items of `kept` (Rows), then new ones with `ids` (n,); all is on the disk when this returns.
 
-    new: ids (n,) int64, labels (n,) int64, paths (a list), embeddings (n, D) float32; n may be 0. memory: bytes to copy
-    at a time. Raises OSError where it cannot be written.
+    n may be 0. memory: bytes to copy at a time. Raises OSError where it cannot be written.
     """
-    ids, labels, paths, embeddings = new
     folder.mkdir()
     lengths = [*(one.lengths[one.live] for one in kept.segments)]
-    if len(ids):
-        lengths.append(row_lengths(torch.from_numpy(embeddings)).numpy())
-        ids, labels = np.concatenate([kept.ids, ids]), np.concatenate([kept.labels, labels])
-    else:
-        ids, labels = kept.ids, kept.labels
-    texts = [path.encode(errors="surrogateescape") for path in [*kept.paths(), *paths]]
-    columns = {"ids": ids, "labels": labels, "lengths": np.concatenate(lengths)}
-    columns |= {
+    if len(new):
+        lengths.append(row_lengths(torch.from_numpy(new.embeddings)).numpy())
+    ids = np.concatenate([kept.ids, ids])
+    labels = LabelColumn.joined([kept.label_column, new.labels])
+    texts = [path.encode(errors="surrogateescape") for path in [*kept.paths(), *new.paths]]
+    columns = {
+        "ids": ids,
+        "lengths": np.concatenate(lengths),
+        "boxes": np.concatenate([kept.boxes(), new.boxes]),
+        "label_codes": labels.codes,
         "path_ends": np.cumsum([len(text) for text in texts]),
         "paths": np.frombuffer(b"".join(texts), np.uint8),
     }
     for name, column in columns.items():
         write_npy(folder / f"{name}.npy", column)
+    write_json(folder / "labels.json", labels.table)
     with synced(folder / "embeddings.npy") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), kept.width)}
         np.lib.format.write_array_header_1_0(file, header)
         for segment, part, live in kept.blocks(memory):
             file.write(segment.embeddings(part.start, part.stop)[live].tobytes())
-        for part in parts(len(paths), kept.width, memory):
-            file.write(embeddings[part].tobytes())
+        for part in parts(len(new), kept.width, memory):
+            file.write(new.embeddings[part].tobytes())
     sync(folder)
 
 

@@ -26,6 +26,7 @@ from embedding import load_embeddings
 from errors import InputError
 from parsing import CSV_BOX, CSV_REQUIRED
 from retrieval.index import Index
+from retrieval.items import item_name
 from transforms import TrainTransform
 
 INSTALLED = [name for name in DECODERS[1:] if name != "simplejpeg" or importlib.util.find_spec(name)]
@@ -221,7 +222,9 @@ def sound_index(tmp_path_factory):
     path = tmp_path_factory.mktemp("index") / "index"
     embeddings = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
     names = [f"/photos/{i}.jpg" for i in range(30)]
-    index = Index.build(path, embeddings[:20], names[:20], np.arange(20) % 3, None)
+    boxes = np.where(np.arange(20)[:, None] % 2, [0.0, 0.0, 3.0, 4.0], np.nan)
+    labels = ["cat", "dog", None, 7] * 5
+    index = Index.build(path, embeddings[:20], names[:20], labels, None, boxes=boxes, names={"cat": "Felis", "7": "x"})
     index.add(embeddings[20:], names[20:], np.arange(10))
     index.delete([0, 25])
     return path
@@ -243,7 +246,8 @@ def test_indexes(sound_index, data):
     with tempfile.TemporaryDirectory() as path:
         folder = Path(shutil.copytree(sound_index, Path(path) / "index"))
         card = json.loads((folder / "index.json").read_text())
-        files = sorted(file for file in folder.rglob("*.npy"))
+        files = [path for path in sorted(folder.rglob("*.*")) if path.suffix in (".npy", ".json")]
+        files.remove(folder / "index.json")
         file = data.draw(st.sampled_from([None, *range(len(files))]))
         if file is None:
             for name in data.draw(st.lists(st.sampled_from(sorted(card)), max_size=2)):
@@ -254,13 +258,16 @@ def test_indexes(sound_index, data):
             for place, patch in data.draw(PATCHES):
                 place %= len(content)
                 content[place : place + len(patch)] = patch
-            content = npy_of(data.draw(SHAPES), content[128:]) if data.draw(st.booleans()) else content
+            if data.draw(st.booleans()):
+                is_json = files[file].suffix == ".json"
+                content = json.dumps(data.draw(JSON)).encode() if is_json else npy_of(data.draw(SHAPES), content[128:])
             files[file].write_bytes(content)
         try:
             index = Index.open(folder)
             index.search(np.eye(4, dtype=np.float32), 3)
             index.delete([int(index.rows.ids[0])])
-            index.add(np.ones((1, 4), np.float32), ["/new.jpg"], np.array([1]))
+            index.delete(item_name(index.rows.paths()[0], index.rows.boxes()[0]))
+            index.add(np.ones((1, 4), np.float32), ["/new.jpg"], np.array([1]), names={"1": "one"})
         except InputError as error:
             assert "\n" not in str(error)
         assert sorted(entry.name for entry in Path(path).iterdir()) == ["index"]

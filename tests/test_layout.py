@@ -73,7 +73,7 @@ MAY_IMPORT = {
     "embedding": LIBRARY | {"loader", "session"},
     "evaluation": LIBRARY | {"session"},
     "reporting": LIBRARY,
-    "indexing": {"errors", "engine", "reader", "retrieval", "session", "storage"},
+    "indexing": {"errors", "engine", "parsing", "reader", "retrieval", "session", "storage", "vocabulary"},
     "recipes": {"errors", "openmp", "retrieval"},
     "benchmarks": LIBRARY | {"benchmarks", "loader", "openmp"},
     "data": set(),

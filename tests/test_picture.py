@@ -61,6 +61,48 @@ def test_captions_and_scores_stay_on_their_side(rows):
     assert changed.min() >= SCALE * picture.MARGIN - 2 and changed.max() <= SCALE * (picture.MARGIN + side) + 2
 
 
+def test_labels_stand_below_the_scores(rows):
+    """Below each tile a line of its own, of which the sheet grows; the tiles stay what they were."""
+    without = neighbour_sheet(rows, thumbnail=32)
+    texts = [("own", ["first", "a label far too long for its tile"]), ("", ["x" * 100_000])]
+    sheet = neighbour_sheet(rows, thumbnail=32, labels=texts)
+    assert len(sheet) == len(without) + 2 * SCALE * picture.LABEL
+    side = 32 + 2 * (picture.FRAME + picture.PAD)
+    bottom = picture.MARGIN + 48 + side
+    assert (sheet[: SCALE * (bottom + 17)] == without[: SCALE * (bottom + 17)]).all()
+    assert tile(sheet, 0, 1) == (RIGHT, PURPLE) and tile(sheet, 0, 2) == (WRONG, ORANGE)
+    line = sheet[SCALE * (bottom + 18) : SCALE * (bottom + picture.CAPTION + picture.LABEL)] != 255
+    inked = np.flatnonzero(line.any(axis=(0, 2)))
+    tiles = [(left, left + side) for left in (22, 22 + side + 26, 22 + side + 26 + side + 12)]
+    for left, right in tiles:
+        assert ((inked >= SCALE * left) & (inked <= SCALE * right)).any()
+    assert all(any(SCALE * left - 2 <= x <= SCALE * right + 2 for left, right in tiles) for x in inked)
+
+
+@pytest.mark.parametrize(
+    "text, drawn",
+    [
+        ("nine o’clock", "nine o'clock"),
+        ("“Façade” – crème…", '"Facade" - creme...'),
+        ("Straße Łódź Ærø", "Strasse Lodz AEro"),
+        ("猫 九", "? ?"),
+        ("caf\udce9\n\x1b[1m", "caf???[1m"),
+        ("ﬁne\u00a0½", "fine 1/2"),
+        ("", ""),
+    ],
+)
+def test_only_ascii_can_be_drawn(text, drawn):
+    assert picture.plain_text(text) == drawn
+
+
+def test_any_text_can_be_drawn(rows):
+    odd = "caf\udce9 猫 “x”"
+    sheet = neighbour_sheet(rows, title=odd, captions=[odd, ""], labels=[(odd, [odd, "y"]), (odd, [odd])])
+    plain = picture.plain_text(odd)
+    same = neighbour_sheet(rows, title=plain, captions=[plain, ""], labels=[(plain, [plain, "y"]), (plain, [plain])])
+    assert (sheet == same).all()
+
+
 @pytest.mark.parametrize("height, width", [(40, 20), (20, 40), (300, 100), (1, 200), (31, 31)])
 def test_letterbox_keeps_proportions(height, width):
     inside = (letterbox(plain(PURPLE, height, width), 30) != 255).any(axis=2)

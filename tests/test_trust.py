@@ -232,6 +232,12 @@ def index(tmp_path):
     return Index.build(tmp_path / "index", rng.normal(size=(20, 8)).astype(np.float32), paths, np.arange(20) % 5, None)
 
 
+def test_a_sound_recall_is_taken(index):
+    """So that it is refused below for what is wrong with it."""
+    rewrite(index, recall=RECALL)
+    assert Index.open(index.folder).card["recall"] == RECALL
+
+
 def rewrite(index, **changes):
     card = json.loads((index.folder / CARD).read_text())
     (index.folder / CARD).write_text(json.dumps({**card, **changes}))
@@ -243,11 +249,14 @@ def outside(tmp_path):
     return {str(path): path.read_bytes() for path in files if path.is_file()}
 
 
+RECALL = {"at": 10, "value": 0.9, "queries": 20, "items": 20, "changes": 3, "when_built": 1}
 NAMES = ("../../x", "../x", "/etc/passwd", "segment-000001/../../x", "a/b", "..", ".", "segment-000001\n", "segment-1")
 
 
-@pytest.mark.parametrize("place", ["segments", "deleted", "state"])
-@pytest.mark.parametrize("name", [*NAMES, "segment-000002", "deleted-000009.npy", "faiss-000002.index"])
+@pytest.mark.parametrize("place", ["segments", "deleted", "names", "state"])
+@pytest.mark.parametrize(
+    "name", [*NAMES, "segment-000002", "deleted-000009.npy", "names-000002.json", "faiss-000002.index"]
+)
 def test_cards_that_name_other_places_are_refused(index, place, name):
     """Among them names of generations to come: those would be written to, and could be links."""
     state = {"built": 1, "approximate": False, "file": name}
@@ -265,7 +274,14 @@ def test_cards_that_name_other_places_are_refused(index, place, name):
         ({"generation": -1}, "generation"),
         ({"state": {}}, "state.built, state.approximate"),
         ({"state": {"built": "1", "approximate": False}}, "state.built"),
-        ({"recall": {"at": 10, "value": "all"}}, "recall.value, recall.queries"),
+        ({"names": ["names-000001.json"]}, "names"),
+        ({"recall": {"at": 10, "value": "all"}}, "recall.queries, recall.items, recall.changes, recall.value"),
+        ({"recall": {**RECALL, "value": 10**400}}, "recall.value"),
+        ({"recall": {**RECALL, "value": float("nan")}}, "recall.value"),
+        ({"recall": {**RECALL, "when_built": -0.1}}, "recall.when_built"),
+        ({"recall": {**RECALL, "items": 10**400}}, "recall.items"),
+        ({"recall": {**RECALL, "changes": None}}, "recall.changes"),
+        ({"recall": {**RECALL, "changes": -1}}, "recall.changes"),
         ({"backend": "faiss", "state": {"built": 1, "approximate": True}}, "state.factory, state.file, state.built_of"),
     ],
 )
@@ -283,7 +299,7 @@ def test_a_card_cannot_have_collections_deleted_that_are_not_of_an_index(index, 
         Index.build(index.folder, np.eye(3, dtype=np.float32), ["a", "b", "c"], np.arange(3), None, overwrite=True)
 
 
-@pytest.mark.parametrize("name", ["index.json.tmp", "segment-000002", "deleted-000002.npy"])
+@pytest.mark.parametrize("name", ["index.json.tmp", "segment-000002", "deleted-000002.npy", "names-000003.json"])
 def test_links_in_an_index_are_not_written_through(index, tmp_path, name):
     target = tmp_path / "target"
     target.mkdir() if name.startswith("segment") else target.write_text("mine")
@@ -291,7 +307,7 @@ def test_links_in_an_index_are_not_written_through(index, tmp_path, name):
     before = outside(tmp_path)
     opened = Index.open(index.folder)
     opened.delete([0])
-    opened.add(np.eye(8, dtype=np.float32), [f"/new/{i}.jpg" for i in range(8)], np.arange(8))
+    opened.add(np.eye(8, dtype=np.float32), [f"/new/{i}.jpg" for i in range(8)], np.arange(8), names={"3": "three"})
     assert outside(tmp_path) == before and not (target.is_dir() and list(target.iterdir()))
     assert len(Index.open(index.folder)) == 27
 

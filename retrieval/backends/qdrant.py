@@ -5,6 +5,7 @@ not used: it holds pickles, which run whatever a stranger has put into them, and
 """
 
 import contextlib
+import math
 import time
 import uuid
 
@@ -124,11 +125,27 @@ class QdrantBackend(Backend):
         for ids, embeddings in rows.unit_blocks(BLOCK, after=state["last"]):
             for start in range(0, len(ids), POINTS):
                 some, vectors = ids[start : start + POINTS], embeddings[start : start + POINTS].tolist()
-                facts = zip(some.tolist(), rows.labels[rows.places(some)].tolist(), rows.paths(some))
-                payloads = [
-                    {"id": id_, "label": label, "path": path.encode(errors="replace").decode()}
-                    for id_, label, path in facts
-                ]
+                payloads = _payloads(rows, some)
                 client.upsert(
                     state["collection"], self.models.Batch(ids=some.tolist(), vectors=vectors, payloads=payloads)
                 )
+
+
+def _payloads(rows, ids):
+    """What other programs can see of items: label as it is, its name, path and box; None, empty to Qdrant, for unknown.
+
+    A name stays what it was when the item was added.
+    """
+    columns = zip(ids.tolist(), rows.labels(ids).tolist(), rows.paths(ids), rows.boxes(ids).tolist())
+    payloads = []
+    for id_, label, path, box in columns:
+        name = rows.label_names.get(str(label)) if label is not None else None
+        box = None if math.isnan(box[0]) else box
+        texts = {"label": label, "name": name, "path": path}
+        payloads.append({"id": id_, **{key: _as_utf8(text) for key, text in texts.items()}, "box": box})
+    return payloads
+
+
+def _as_utf8(value):
+    """A text without what UTF-8 cannot hold, as a file's name may have it; anything else as it is."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
