@@ -22,7 +22,7 @@ fuzz_input: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-speed.txt -r requirements-test.txt
 	FUZZ=10000 $(PYTHON) -m pytest tests/test_fuzz.py
 
-# With the peers, in an environment of their own: Open Metric Learning wants an older numpy.
+# With the peers, in an environment of their own.
 PEERS = .venv-peers/bin/python
 
 test_peers: peers
@@ -46,6 +46,7 @@ bench: peers
 peers:
 	test -x $(PEERS) || python3 -m venv .venv-peers
 	$(PEERS) -m pip install --quiet -r requirements.txt -r requirements-peers.txt
+	$(PEERS) -m pip install --quiet --no-deps "open-metric-learning>=4.0"
 
 install: $(filter .venv/bin/python,$(PYTHON))
 
