@@ -188,10 +188,10 @@ def workers_that_fit(workers: int, batch_bytes: int) -> int:
     fitting = max(0, free // batch_bytes - 1) // PREFETCHED
     if fitting >= workers:
         return workers
+    so = f"{fitting} of {workers} loading processes are started" if fitting else "this process loads images itself"
     say(
-        f"note: {SHARED_MEMORY} has room for the batches of {fitting} of {workers} loading processes "
-        f"({free / 1e6:,.0f} MB; a batch takes {batch_bytes / 1e6:,.1f} MB), so there are {fitting}; docker run "
-        "--shm-size=2g gives it more"
+        f"note: {SHARED_MEMORY} has room for {free / 1e6:,.0f} MB and a batch takes {batch_bytes / 1e6:,.1f} MB, so {so};"
+        " docker run --shm-size=2g gives it more"
     )
     return fitting
 

@@ -102,9 +102,9 @@ def look(folder, name, content):
         assert all(line.startswith((f"{folder / name}:", "and ")) for line in lines)
         return
     for images in lists:
-        columns = [getattr(images, field) for field in images.__dataclass_fields__ if field != "source"]
+        columns = [getattr(images, name) for name in images.__dataclass_fields__ if name not in reader.OF_THE_WHOLE]
         assert {len(column) for column in columns if column is not None} == {len(images)} and len(images)
-        assert images.labels.dtype == np.int64 and images.is_query.dtype == images.is_gallery.dtype == bool
+        assert images.labels.dtype.kind in "iU" and images.is_query.dtype == images.is_gallery.dtype == bool
         assert all(Path(path).resolve().is_relative_to(folder.resolve()) for path in images.paths.tolist())
         assert all(os.path.isfile(path) for path in images.paths.tolist())
 

@@ -82,7 +82,8 @@ def test_as_many_processes_as_the_shared_memory_holds(monkeypatch, capsys, free,
     monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: Usage(free, 0, free))
     assert loader.workers_that_fit(4, 10**6) == workers
     said = capsys.readouterr().out
-    assert (f"room for the batches of {workers} of 4 loading processes" in said) == (workers < 4)
+    told = f"{workers} of 4 loading processes are started" if workers else "this process loads images itself"
+    assert (f"so {told}; docker run --shm-size=2g" in said) == (workers < 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert loader.workers_that_fit(4, 10**6) <= workers
     assert loader.workers_that_fit(0, 10**6) == 0 and loader.workers_that_fit(4, 0) == 4
@@ -91,7 +92,7 @@ def test_as_many_processes_as_the_shared_memory_holds(monkeypatch, capsys, free,
 def test_a_run_goes_on_without_shared_memory(sop_tree, tmp_path, monkeypatch):
     monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: Usage(1000, 0, 1000))
     printed = run("train_elem", train_flags(sop_tree, tmp_path / "a", num_workers=2, total_iter_num=2))
-    assert printed.count("room for the batches of 0 of 2 loading processes") == 2  # those to train and those to test
+    assert printed.count("so this process loads images itself") == 2  # those to train and those to test
     monkeypatch.undo()
     run("train_elem", train_flags(sop_tree, tmp_path / "b", num_workers=2, total_iter_num=2))
     ends = [torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in "ab"]

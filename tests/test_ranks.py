@@ -20,10 +20,10 @@ from torch import nn
 
 from benchmarks import ranks as bench
 from engine import batchnorm, ranks
+from embedding import KeyedRows
 from errors import InputError
 from losses import LOSSES
 from samplers import InOrder, PKSampler, Shard
-from storage import RowFile
 
 
 def torchrun(number, script, *line, restarts=0, **environment):
@@ -368,15 +368,15 @@ def test_the_first_ranks_running_statistics_are_tested_with_and_saved(sop_tree, 
 
 def stop_after(batches, line):
     """infer.py that is interrupted when it has embedded so many batches."""
-    append, left = RowFile.append, [batches]
+    append, left = KeyedRows.append, [batches]
 
-    def counted(self, rows):
+    def counted(self, rows, keys):
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
-        append(self, rows)
+        append(self, rows, keys)
 
-    with mock.patch.object(RowFile, "append", counted), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(KeyedRows, "append", counted), pytest.raises(KeyboardInterrupt):
         run("infer", line)
 
 

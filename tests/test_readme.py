@@ -71,6 +71,7 @@ def test_flags_named_in_the_readme_exist():
             ROOT / "indexing.py",
         ):
             known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', path.read_text()))
+    known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', (ROOT / "reader.py").read_text()))
     for registry in (LOSSES, BACKENDS, POSTPROCESSORS):
         known |= {f"--{option.name}" for name in registry.names() for option in registry.options(name)}
     named = set(re.findall(r"(--[a-z]\w+)", TEXT)) - {"--logdir", "--help"}

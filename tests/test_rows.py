@@ -371,6 +371,8 @@ def test_a_killed_process_goes_on(sop_tree, tmp_path):
     subprocess.run([*words, *outputs["whole"]], **done)
     for ours, theirs in zip(*outputs.values()):
         assert ours.read_bytes() == theirs.read_bytes()
+    with np.load(outputs["killed"][0]) as saved:
+        assert len(saved["paths"]) == len(saved["embeddings"]) == count
     images, embeddings, card = load_embeddings(outputs["killed"][0])
-    assert len(images) == len(embeddings) == count and card["model"] == "ResNet18"
+    assert len(images) == len(embeddings) == 30 and card["model"] == "ResNet18"  # the list names each eight times
     assert not rows.exists()
