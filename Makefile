@@ -1,21 +1,27 @@
 # `make demo` and `make test` make .venv and use it; `make demo PYTHON=python` uses an environment of your own.
 PYTHON = .venv/bin/python
 
-.PHONY: demo test fuzz fuzz_input test_peers bench peers install
+.PHONY: demo test test_slow test_packages fuzz fuzz_input test_peers bench peers install
 
 demo: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt
 	PYTHON=$(PYTHON) sh recipes/demo.sh
 
-test: install
+test: test_packages
+	$(PYTHON) -m pytest
+
+# What takes many seconds a test: kills, ranks that are lost, more ranks, more seeds.
+test_slow: test_packages
+	$(PYTHON) -m pytest -m slow
+
+test_packages: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt -r requirements-search.txt
 	$(PYTHON) -m pip install --quiet -r requirements-speed.txt -r requirements-test.txt
-	$(PYTHON) -m pytest
 
 # A training run killed 20 times at random moments has to end as the undisturbed one.
 fuzz: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-speed.txt -r requirements-test.txt
-	KILLS=20 $(PYTHON) -m pytest tests/test_stop.py -k random_moments
+	KILLS=20 $(PYTHON) -m pytest tests/test_stop.py -m slow -k random_moments
 
 # 10,000 made-up cases each of lists, images, embeddings and indexes, others every time; some minutes.
 fuzz_input: install

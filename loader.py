@@ -189,9 +189,10 @@ def workers_that_fit(workers: int, batch_bytes: int) -> int:
     if fitting >= workers:
         return workers
     so = f"{fitting} of {workers} loading processes are started" if fitting else "this process loads images itself"
+    room, batch = f"{free / 1e6:,.0f} MB", f"{batch_bytes / 1e6:,.1f} MB"
     say(
-        f"note: {SHARED_MEMORY} has room for {free / 1e6:,.0f} MB and a batch takes {batch_bytes / 1e6:,.1f} MB, so {so};"
-        " docker run --shm-size=2g gives it more"
+        f"note: {SHARED_MEMORY} has room for {room} and a batch takes {batch}, so {so}; docker run --shm-size=2g gives "
+        "it more"
     )
     return fitting
 

@@ -31,4 +31,4 @@ def test_there_are_as_many_cases_as_promised():
         print(f"{counts[what]:>6} {what} ({', '.join(places)})")
     for what, promised, _ in rows:
         assert counts[what] >= promised > 0, f"docs/trust.md: {promised} cases of {what!r}, there are {counts[what]}"
-    assert len(rows) == 7
+    assert len(rows) == 13

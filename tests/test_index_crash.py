@@ -126,6 +126,7 @@ KILLER = textwrap.dedent(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 @pytest.mark.parametrize("backend", ["exact", "faiss"])
+@pytest.mark.slow
 def test_killed_at_every_step(tmp_path, backend):
     if backend == "faiss":
         pytest.importorskip("faiss")

@@ -623,6 +623,7 @@ def test_broken_embeddings_are_named_by_path(sentence, sop_tree, finished_run, t
     assert not (tmp_path / "i").exists()
 
 
+@pytest.mark.slow
 def test_in_a_process(sop_tree, tmp_path):
     """ResNet18 as a user runs it, from another folder: nothing on stderr."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -73,7 +73,7 @@ def together(sop_tree, tmp_path_factory):
     return folder, done.stdout
 
 
-@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("number", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_weights_after_three_steps_are_those_of_one_rank(number):
     """Losses, micro-batches, clipping, BatchNorm's statistics; 13 to 15 images, cut through pairs and triplets."""
     found = bench.table(LOSSES.names(), list(bench.SETTINGS), [number])
@@ -243,6 +243,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(alone, together, tmp_path):
     assert read_json(folder / "config.json")["ranks"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_is_saved_whole(sop_tree, tmp_path):
     """On two ranks, then on one that has all the classes, then on three again: as one process that was never stopped."""
     flags = {"loss_name": "arcmargin", "optimiser": "adamw", "lr": 0.01, "shard_classes": True}
@@ -272,6 +273,7 @@ def test_a_run_in_parts_is_saved_whole(sop_tree, tmp_path):
         assert_near({name: value for name, value in values.items()}, kept[0][number])
 
 
+@pytest.mark.slow
 def test_torchrun_goes_on_when_a_rank_was_killed(together, sop_tree, tmp_path):
     folder, _ = together
     done = torchrun(2, "train_elem", *flags_of(sop_tree, tmp_path / "run"), restarts=1, LOST_RANK="1", LOST_STEP="5")
@@ -283,6 +285,7 @@ def test_torchrun_goes_on_when_a_rank_was_killed(together, sop_tree, tmp_path):
     assert done.stdout.count("trainbatch 3, lr") == 1 and done.stdout.count("trainbatch 4, lr") == 2
 
 
+@pytest.mark.slow
 def test_images_that_are_skipped_are_told_and_counted_on_all_ranks(sop_copy, tmp_path):
     for path in (*sop_copy.glob("*/7_*.jpg"), *sop_copy.glob("*/2_0.jpg")):
         path.write_bytes(b"")
@@ -391,6 +394,7 @@ def lost(how):
     ranks.gather(torch.ones(1, 1))
 
 
+@pytest.mark.slow
 def test_a_lost_rank_is_named():
     """Without torchrun, which would end the others itself."""
     code = (

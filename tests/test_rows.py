@@ -346,6 +346,7 @@ def test_images_that_are_neither_kept_nor_printed_are_not_embedded(sop_tree, mon
     assert printed.count("-feature") == 5 and printed.endswith("5 images, 8 numbers each\n")
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on(sop_tree, tmp_path):
     """What it wrote after --continue is, byte by byte, what it writes undisturbed."""
     count, width = 240, 512

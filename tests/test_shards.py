@@ -78,7 +78,7 @@ def dealt(number, batch_size, ranks):
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 20))])
 def test_every_figure_is_that_of_one_process(seed, distance):
     """To the last bit, also where some of the ranks have nothing, and in blocks of one query."""
     embeddings, columns = made_up(seed)
@@ -178,7 +178,7 @@ def evaluated(seeds):
     return found
 
 
-@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("number", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_that_talk_by_gloo_give_the_figures_of_one(number):
     seeds = range(2, 10)
     expected = evaluated(seeds)
@@ -195,6 +195,7 @@ def result(folder):
 
 
 @pytest.mark.parametrize("number, flags", [(2, {}), (3, {"batch_size": 16, "distance": "squared_euclidean"})])
+@pytest.mark.slow
 def test_the_script_writes_what_one_process_writes(number, flags, finished_run, sop_tree, tmp_path):
     """The second with two batches for three ranks; the second time each rank has kept its own embeddings."""
     names = "recall@1,map@r,precision@3,knn@5,mrr"

@@ -90,6 +90,7 @@ def test_a_run_killed_before_its_result_gets_it(sop_tree, tmp_path, monkeypatch)
     assert untimed(tmp_path / "parts") == untimed(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(sop_tree, tmp_path, capfd):
     """SIGKILL, saving at every step, so that it also falls into the middle of saving."""
     total = 25 * KILLS  # more than a fast machine gets through between the kills
