@@ -68,18 +68,17 @@ def fixed_point(bits: int, taps: int) -> float:
     return 0.5 + taps * 255 * 2.0 ** -(bits + 1)
 
 
-def cross_entropy(
-    size: float, slope: float, terms: int, classes: int, dtype: torch.dtype = torch.float64
-) -> tuple[float, float]:
-    """(error of the value, error of a gradient's numbers) of a mean of log-sum-exps over `classes` less own scores.
+def cross_entropy(size: float, terms: int, classes: int, dtype: torch.dtype = torch.float64) -> tuple[float, float]:
+    """(error of the value, relative error of its shares) of a mean of log-sum-exps over `classes` less own scores.
 
-    size: the largest absolute value that the terms of a score add up to; slope: the largest slope of a score by a
-    number of the tensor; terms: operations that make a score. A score is off by e = gamma(terms) size. The value takes
-    that twice, as log sum exp moves no more than its largest argument, and the relative error s = gamma(classes) of the
-    sum. Shares of the classes are exp(score - log sum): relative error 2 e + s; they and the target add up to 2.
+    size: the largest absolute value that the terms of a score add up to; terms: operations that make a score. A score
+    is off by e = gamma(terms) size, the sum of the exponentials by a share s = gamma(classes) of itself. The value
+    takes e twice, since log sum exp moves no more than its largest argument. A gradient is the sum of (share - target)
+    times the slope of a score, where share = exp(score - log sum) is off by (2 e + s) of itself: so the gradient is off
+    by (2 e + s) times the sum of (share + target) |slope|.
     """
     score, total = gamma(terms, dtype) * size, gamma(classes + 8, dtype)
-    return 2 * score + total * (1 + size), slope * 2 * (2 * score + total)
+    return 2 * score + total * (1 + size), 2 * score + total
 
 
 def longest_sum(net: nn.Module) -> int:
