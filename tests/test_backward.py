@@ -69,7 +69,7 @@ def test_the_gradient_is_the_one_of_the_whole_batch(name, micro_batch):
     error = gamma(longest_sum(whole.model) + 2 * 2 * len(labels) + 20)  # a filter's slope: 2 x 2 places of all images
     assert_within(found_value, value, error * condition["value"])
     for parameter, gradient in expected.items():
-        assert_within(found[parameter], gradient, error * condition[parameter])
+        assert_within(found[parameter], gradient, error * condition[parameter].max())
     assert any(gradient.abs().max() > 1e-6 for gradient in expected.values())
 
 

@@ -91,9 +91,8 @@ def sensitivity(
     compute: Callable[[], Mapping[str, torch.Tensor]],
     relative: float = 2.0**-26,
     draws: int = 3,
-    norm: Callable[[torch.Tensor], torch.Tensor] = lambda moved: moved.abs().max(),
-) -> dict[str, float]:
-    """{name: norm of what a result of compute() moves by, for a relative change of 1 in every layer of `net`}.
+) -> dict[str, torch.Tensor]:
+    """{name: how far each number of a result of compute() moves, for a relative change of 1 in every layer of `net`}.
 
     A layer is backward stable: whatever the kernel, its output is the exact one of weights and inputs that are off by
     gamma(n), n being its longest sum (Higham, section 3.5). So a network's result is off by gamma(n) times this number,
@@ -103,12 +102,12 @@ def sensitivity(
     worst case, and neither are rounding errors; that gamma(n) grows with n and not with its root leaves room for both.
     """
     expected = {name: value.detach().double().clone() for name, value in compute().items()}
-    moved = dict.fromkeys(expected, 0.0)
+    moved = {name: torch.zeros_like(value) for name, value in expected.items()}
     for seed in range(draws):
         with rattled(net, relative, seed):
             for name, value in compute().items():
-                own = norm(value.detach().double() - expected[name]).item() / relative
-                moved[name] = max(moved[name], own)
+                own = (value.detach().double() - expected[name]).abs() / relative
+                moved[name] = torch.maximum(moved[name], own)
     return moved
 
 
@@ -149,10 +148,12 @@ def rattle(net: nn.Module, relative: float, seed: int = 0) -> Iterable[torch.uti
 def assert_within(found, expected, allowed) -> None:
     """Every number of `found` is no farther from that of `expected` than `allowed` says: a number, or one for each.
 
-    Tensors, arrays, lists or numbers of one shape, compared in float64; equal infinities are equal, NaN never is.
+    Tensors, arrays, lists or numbers of one shape, or one number that all are expected to be, compared in float64;
+    equal infinities are equal, NaN never is.
     """
     found, expected, allowed = (_float64(numbers) for numbers in (found, expected, allowed))
-    assert found.shape == expected.shape, f"shapes {found.shape} and {expected.shape}"
+    assert expected.shape in (found.shape, ()), f"shapes {found.shape} and {expected.shape}"
+    expected = np.broadcast_to(expected, found.shape)
     if not found.size:
         return
     same = found == expected
