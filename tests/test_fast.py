@@ -65,7 +65,7 @@ def embed(model, images=None):
 def moves(model):
     """How far the embeddings (3, D) of `model` move, for a relative change of 1 in every layer."""
     exact = copy.deepcopy(model).double()
-    return sensitivity(exact, lambda: {"embeddings": embed(exact)}, draws=2)["embeddings"]
+    return sensitivity(exact, lambda: {"embeddings": embed(exact)}, draws=1)["embeddings"]  # of many numbers
 
 
 @pytest.fixture(scope="module")

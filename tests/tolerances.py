@@ -81,6 +81,30 @@ def cross_entropy(size: float, terms: int, classes: int, dtype: torch.dtype = to
     return 2 * score + total * (1 + size), 2 * score + total
 
 
+def cosine_error(width: int) -> float:
+    """How far an exact cosine of retrieval/space.py is from the cosine of two rows of so many numbers.
+
+    It is rounded to float32 once, and both rows' numbers to multiples of 2^-26, which moves a row by up to sqrt(width)
+    2^-27.
+    """
+    return 2.0**-24 + 2 * math.sqrt(width) * 2.0**-27
+
+
+def score_error(distance: str, *tables) -> float:
+    """How far a float32 score of two rows of `tables` (N, D), which have one space, is from the exact one.
+
+    Cosines: numbers of unit vectors, rounded three times each, in a dot product of D terms, whose absolute values add
+    up to 1 at most. Squared distances: 2 S^2 (x.y - |x|^2 / 2 - |y|^2 / 2), where rows less the middle of their box are
+    divided by S, the power of 2 from the longest's length on, so that the terms add up to 2 at most.
+    """
+    rows = torch.cat([torch.as_tensor(table).double() for table in tables])
+    if distance == "cosine":
+        return gamma(rows.shape[1] + 8, torch.float32) + 2.0**-24
+    longest = (rows - (rows.amax(0) + rows.amin(0)) / 2).norm(dim=1).max().item()
+    scale = 2.0 ** math.ceil(math.log2(longest)) if longest else 1.0
+    return gamma(rows.shape[1] + 12, torch.float32) * 2 * 2 * scale**2
+
+
 def longest_sum(net: nn.Module) -> int:
     """Terms of the longest dot product among a network's convolutions and linear layers."""
     return max(layer.weight[0].numel() for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
