@@ -59,3 +59,22 @@ def read_json(path):
 def read_metrics(run_dir):
     """The lines of metrics.jsonl."""
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def embedding_moves(run_dir, paths):
+    """A run's embeddings of these images, (N, 8) float64, and how far they move, for a relative change of 1 in every
+    layer of Tiny."""
+    import torch
+    from tolerances import sensitivity
+
+    from models import Embedder
+    from reader import read_image
+    from transforms import TestTransform
+
+    with tiny_backbone():
+        model = Embedder("Tiny")
+    model.load_state_dict(torch.load(run_dir / "last.pt", weights_only=True)["model"])
+    images = torch.stack([TestTransform(32, 32)(read_image(path)) for path in paths]).permute(0, 3, 1, 2)
+    model = model.double().eval()
+    moves = sensitivity(model, lambda: {"embeddings": model(images)}, draws=1)["embeddings"]
+    return model(images).detach(), moves

@@ -96,7 +96,8 @@ def test_momentum_sgd_by_hand():
         velocity = 0.9 * velocity + gradient + 0.01 * weight
         weight -= 0.1 * velocity
         expected.append(weight)
-    assert steps("momentum", (2.0, -1.0, 0.5), weight_decay=0.01, momentum=0.9) == about(expected, 3 * 6, torch.float32, 2)
+    found = steps("momentum", (2.0, -1.0, 0.5), weight_decay=0.01, momentum=0.9)
+    assert found == about(expected, 3 * 6, torch.float32, 2)
 
 
 def test_adamw_by_hand():

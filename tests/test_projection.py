@@ -137,6 +137,6 @@ def test_half_of_the_positive_pairs_are_closer_than_the_median():
     floor = median_positive(histogram)
     same = (LABELS[:, None] == LABELS) & ~np.eye(60, dtype=bool)
     scores = np.sort(cosines(embeddings.double().numpy(), embeddings.double().numpy())[same])
-    below, above = scores[len(scores) // 2 - 1 : len(scores) // 2 + 1]  # the median lies between; the floor in their bins
+    below, above = scores[len(scores) // 2 - 1 : len(scores) // 2 + 1]  # the median lies between, the floor in their bins
     assert below - (histogram.edges[1] - histogram.edges[0]) - histogram.doubt <= floor <= above + histogram.doubt
     assert median_positive(pair_histogram(Task.of(embeddings, np.arange(60)))) == -np.inf

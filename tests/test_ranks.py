@@ -53,7 +53,7 @@ def weights(run_dir, name="last.pt"):
 
 
 NUDGE = 2.0**-12  # far above float32's rounding, far below 1
-# The longest sums of a layer of Tiny: BatchNorm's mean and after it the variance, over 7 x 7 places of at most 12 images.
+# The longest sums of a layer of Tiny: BatchNorm's mean and after it the variance, over 7 x 7 places of 12 images.
 LAYER_ERROR = gamma(2 * 12 * 7 * 7 + 16, torch.float32)
 
 

@@ -50,7 +50,7 @@ def about(expected: float | list | dict, operations: float, dtype: torch.dtype =
     return pytest.approx(expected, rel=error, abs=error * size)
 
 
-def printed(decimals: int) -> float:
+def decimal_error(decimals: int) -> float:
     """Half a unit in the last decimal: how far a printed number is from the one that was printed."""
     return 0.5 * 10.0**-decimals * (1 + 2.0**-20)
 
@@ -133,6 +133,15 @@ def sensitivity(
                 own = (value.detach().double() - expected[name]).abs() / relative
                 moved[name] = torch.maximum(moved[name], own)
     return moved
+
+
+def least_cosine(expected: torch.Tensor, moves: torch.Tensor, error: float) -> torch.Tensor:
+    """Cosines (N,) to the rows of `expected` (N, D) that rows have at least whose layers are off by `error`.
+
+    moves (N, D): as `sensitivity` gives them. What a row moves by, over its length, is the sine of the angle.
+    """
+    sines = error * moves.norm(dim=1) / expected.double().norm(dim=1)
+    return (1 - sines.square()).sqrt() - gamma(100)  # the last for the cosine itself, in float64
 
 
 @contextlib.contextmanager
