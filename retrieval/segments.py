@@ -5,6 +5,7 @@ the embeddings), paths (UTF-8, one after the other) with path_ends (N,), and emb
 they are needed.
 """
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ class Segment:
         if text != ("|u1", (total,)) or (np.diff(self._path_ends, prepend=0) < 0).any():
             raise InputError(f"{str(self.folder)!r} is damaged: paths {text[1]} {text[0]} do not end where they should")
         self._start, self._file = embeddings.offset, open(self.folder / "embeddings.npy", "rb")
+        weakref.finalize(self, self._file.close)
         self.live = np.flatnonzero(~np.isin(self.ids, deleted))
 
     def _column(self, name):
