@@ -53,12 +53,12 @@ def bounds(loss, tensors, labels, dtype=torch.float64):
     if isinstance(loss, EmlLoss):  # squared distances as |x|^2 + |y|^2 - 2 x.y; torch's softplus is linear from 20 on
         size = (2 * factor * longest) ** 2 + math.log(1e5)
         value, share = cross_entropy(size, terms, len(rows), dtype)
-        tail = math.exp(-20) if size > 20 else 0
-        return (value + tail) / math.log(1e5), [(2 * share + tail) * 4 * factor**2 * longest / math.log(1e5)]
+        tail, slope = math.exp(-20) if size > 20 else 0, 2 * 4 * factor**2 * longest  # as itself, and as a partner
+        return (value + tail) / math.log(1e5), [(2 * share + tail) * slope / math.log(1e5)]
     if isinstance(loss, NpairsLoss):
         value, share = cross_entropy((factor * longest) ** 2, terms, len(rows), dtype)
         pull = error * loss.npairs_reg_lambda * longest
-        return value + pull * longest / 2, [2 * share * factor**2 * longest + pull]
+        return value + pull * longest / 2, [2 * share * 2 * factor**2 * longest + pull]
     # Two squared distances of unit vectors, up to 4 and of slope 4 / length, and a hinge.
     return error * (8 + loss.margin), [error * 8 / shortest]
 
