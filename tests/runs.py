@@ -77,5 +77,5 @@ def embedding_moves(run_dir, paths):
     model.load_state_dict(torch.load(run_dir / "last.pt", weights_only=True)["model"])
     images = torch.stack([TestTransform(32, 32)(read_image(path)) for path in paths]).permute(0, 3, 1, 2)
     model = model.double().eval()
-    moves = sensitivity(model, lambda: {"embeddings": model(images)}, draws=1)["embeddings"]
+    moves = sensitivity(model, lambda: {"embeddings": model(images)})["embeddings"]
     return model(images).detach(), moves

@@ -160,7 +160,7 @@ def rattled(net: nn.Module, relative: float, seed: int = 0) -> Iterator[nn.Modul
 
 
 def rattle(net: nn.Module, relative: float, seed: int = 0) -> Iterable[torch.utils.hooks.RemovableHandle]:
-    """Move all weights of `net`, in place, and the output of its layers, each time they are called, by +- `relative`.
+    """Move the weights of `net`, in place, by +- `relative`, and in each call the first layer's input and all outputs.
 
     The factors of an output are those of its gradient, too. Returns the hooks' handles.
     """
@@ -175,7 +175,9 @@ def rattle(net: nn.Module, relative: float, seed: int = 0) -> Iterable[torch.uti
         for parameter in net.parameters():
             parameter.mul_(factors(parameter))
     leaves = [module for module in net.modules() if not list(module.children())]
-    return [leaf.register_forward_hook(lambda layer, inputs, output: output * factors(output)) for leaf in leaves]
+    first = leaves[0].register_forward_pre_hook(lambda layer, inputs: tuple(one * factors(one) for one in inputs))
+    hooks = [leaf.register_forward_hook(lambda layer, inputs, output: output * factors(output)) for leaf in leaves]
+    return [first, *hooks]
 
 
 def assert_within(found, expected, allowed) -> None:
