@@ -7,6 +7,7 @@ float32, mapped when they are needed. Segments of indexes of format 1 have label
 and no boxes.
 """
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ class Segment:
         self._check_boxes()
         self.labels = _old_labels(codes) if is_old else self._read_labels(codes)
         self._start, self._file = embeddings.offset, open(self.folder / "embeddings.npy", "rb")
+        weakref.finalize(self, self._file.close)
         self.live = np.flatnonzero(~np.isin(self.ids, deleted))
 
     def _column(self, name):

@@ -4,6 +4,7 @@ import openmp  # noqa: F401  first, since it is for what is loaded below, and fo
 
 # isort: split
 import csv
+import os
 import shutil
 
 import cv2
@@ -11,11 +12,18 @@ import numpy as np
 import pytest
 import torch
 from runs import run, tiny_backbone, train_flags
+from tolerances import SHARES
 
 LABELS, SAMPLES, SIDE = 20, 3, 40  # labels 1 … 10 are train, 11 … 20 are test
 SHAPES = ("disc", "square", "triangle", "cross")
 
 torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """With SHARES=1, what the largest error of each test is of the one that is allowed (tolerances.py)."""
+    for place, (share, line) in sorted(SHARES.items()) if os.environ.get("SHARES") else ():
+        terminalreporter.write_line(f"{share:.1e} of the allowed error: {place}, {line}")
 
 
 @pytest.fixture(scope="session")

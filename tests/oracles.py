@@ -1,14 +1,16 @@
 """Slow twins of the losses and of recall: the formulas as published, in loops over plain numbers.
 
 Numbers are decimals of 50 digits, so that no formula needs a stabilising rewrite (exp(50000) is just a number), and
-gradients are finite differences, exact to some 20 digits. Nothing here uses torch or anything of the repository.
+gradients are finite differences, exact to some 20 digits: the slope over two steps of h is off by h^2 / 6 of the third
+derivative, which no case lets come near 1e13, and by 1e-50 / h of the value, below 1e5. Nothing here uses torch or
+anything of the repository.
 """
 
 import math
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
 
 DIGITS = Context(prec=50, Emax=MAX_EMAX, Emin=MIN_EMIN)
-STEP = Decimal("1e-12")
+STEP = Decimal("1e-18")
 
 
 def dot(left, right):

@@ -31,6 +31,9 @@ HOSTILE = (
 )
 
 
+COLOUR_ERROR = 10  # grey levels of lossy pictures; any two of 50 rows have colours that are 22 apart in a channel
+
+
 def colour_of(row):
     """Row's colour, RGB; neighbouring rows differ much."""
     hsv = np.uint8([[[row * 67 % 180, 210, 235 - row % 3 * 40]]])

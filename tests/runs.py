@@ -15,7 +15,8 @@ SCRIPTS = {name: importlib.import_module(name) for name in ("train_elem", "train
 
 
 def tiny_net(imagenet):
-    layers = [("conv1", nn.Conv2d(3, 8, 5, stride=4)), ("bn1", nn.BatchNorm2d(8)), ("relu", nn.ReLU())]
+    """Without a kink: where rounding carries a ReLU over its own, a slope jumps, which no bound of rounding allows."""
+    layers = [("conv1", nn.Conv2d(3, 8, 5, stride=4)), ("bn1", nn.BatchNorm2d(8)), ("act", nn.SiLU())]
     return nn.Sequential(OrderedDict(layers))
 
 
@@ -59,3 +60,22 @@ def read_json(path):
 def read_metrics(run_dir):
     """The lines of metrics.jsonl."""
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def embedding_moves(run_dir, paths):
+    """A run's embeddings of these images, (N, 8) float64, and how far they move, for a relative change of 1 in every
+    layer of Tiny."""
+    import torch
+    from tolerances import sensitivity
+
+    from models import Embedder
+    from reader import read_image
+    from transforms import TestTransform
+
+    with tiny_backbone():
+        model = Embedder("Tiny")
+    model.load_state_dict(torch.load(run_dir / "last.pt", weights_only=True)["model"])
+    images = torch.stack([TestTransform(32, 32)(read_image(path)) for path in paths]).permute(0, 3, 1, 2)
+    model = model.double().eval()
+    moves = sensitivity(model, lambda: {"embeddings": model(images)})["embeddings"]
+    return model(images).detach(), moves

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from runs import read_json, run, tiny_backbone, train_flags
+from tolerances import assert_within
 
 import decoding
 import loader
@@ -103,8 +104,11 @@ def test_turned_pictures_are_cropped_as_they_are_shown(decode, orientation):
     opened = open_image(decode, encoded, "a.jpg")
     assert opened.shape == shown.shape
     crop = opened.resized(30, 50, 60, 40, 60, 40).astype(int)
-    limit = 0 if decode == "opencv" or orientation != 1 else 24  # the fast upsampling of colours blurs less
-    assert np.abs(crop - shown[50:90, 30:90]).max() <= limit
+    # Upright pictures take the fast upsampling, which repeats a colour of 2 x 2 pixels where the other takes a part of
+    # its neighbours: a quarter of the difference each way. Blue has 1.772 of it; two conversions round.
+    colours = cv2.cvtColor(shown[50:90, 30:90], cv2.COLOR_RGB2YCrCb)[..., 1:].astype(int)
+    each_way = np.abs(colours[:, 2:] - colours[:, :-2]).max() + np.abs(colours[2:] - colours[:-2]).max()
+    assert_within(crop, shown[50:90, 30:90], 0 if decode == "opencv" or orientation != 1 else 1.772 / 4 * each_way + 2)
 
 
 def test_a_truncated_header_is_odd():
@@ -194,7 +198,10 @@ def test_the_scale_is_the_smallest_that_leaves_the_crop_its_pixels(monkeypatch):
 @pytest.mark.parametrize("decode", FAST)
 @pytest.mark.parametrize("shrink, scale", [(1.3, 1), (1.6, 2), (1.9, 2), (2.7, 2), (3.7, 2), (4, 4), (4.5, 4), (9, 8)])
 def test_crops_are_close_to_the_exact_ones(decode, shrink, scale):
-    """To those whose edges are pixels of what is decoded; the others are as much as half of one apart."""
+    """To those whose edges are pixels of what is decoded; the others are as much as half of one apart.
+
+    Closer than exact ones would be that are moved by a quarter of such a pixel, or by a whole one of the image.
+    """
     rng = np.random.default_rng(0)
     grain = cv2.resize(rng.normal(scale=30, size=(300, 333, 3)), (1000, 900), interpolation=cv2.INTER_CUBIC)
     encoded, side = jpeg(np.clip(smooth(900, 1000) + grain, 0, 255).astype(np.uint8)), 96
@@ -206,8 +213,10 @@ def test_crops_are_close_to_the_exact_ones(decode, shrink, scale):
             (math.floor(start / scale + 0.5) * scale, math.floor((start + size) / scale + 0.5) * scale)
             for start in (left, top)
         )
-        error = (crop.astype(float) - decoding.resize(exact[top:bottom, left:right], side, side)) ** 2
-        assert 10 * np.log10(255**2 / error.mean()) > 31.5
+        expected, move = decoding.resize(exact[top:bottom, left:right], side, side).astype(float), max(1, scale // 4)
+        moved = decoding.resize(exact[top:bottom, left + move : right + move], side, side)
+        error, allowed = (((one - expected) ** 2).mean() ** 0.5 for one in (crop, moved))
+        assert_within(error, 0, allowed)
 
 
 @NEEDS_SIMPLEJPEG
@@ -253,7 +262,8 @@ def test_crops_sit_where_they_were_drawn(decode, width):
         across = 0.3 * (left + (np.arange(96) + 0.5) * width / 96 - 0.5)
         down = 0.3 * (top + (np.arange(80) + 0.5) * height / 80 - 0.5)
         half = 0.15 * next((scale for scale, least in decoding.SCALES.items() if height / 80 >= least), 1)  # pixel
-        assert abs(crop[:, 2:-2, 0].mean(axis=0) - across[2:-2]).max() < half + 0.45  # rounded to a grey level
+        # Grey levels are rounded, in integers that are the same on every processor.
+        assert abs(crop[:, 2:-2, 0].mean(axis=0) - across[2:-2]).max() < half + 0.45
         assert abs(np.mean(crop[:, :, 0].mean(axis=0) - across)) <= half + 0.04
         assert abs(np.mean(crop[:, :, 1].mean(axis=1) - down)) <= half + 0.04
 

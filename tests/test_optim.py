@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tolerances import about
 from torch import nn
 
 from engine.optim import OPTIMISERS, STRATEGIES, build_optimiser, learning_rate, set_rate
@@ -16,7 +17,7 @@ ANCESTOR = {"lr": 0.01, "strategy": "piecewise_decay", "lr_steps": (15000, 25000
     "step, rate", [(0, 0.01), (14999, 0.01), (15000, 0.001), (24999, 0.001), (25000, 0.0001), (29999, 0.0001)]
 )
 def test_piecewise_decay(step, rate):
-    assert learning_rate(step, **ANCESTOR) == pytest.approx(rate)
+    assert learning_rate(step, **ANCESTOR) == about(rate, 4)
 
 
 @pytest.mark.parametrize("warmup", [0, 20])
@@ -24,10 +25,10 @@ def test_cosine(warmup):
     rates = [learning_rate(step, 0.3, "cosine", (), 100, warmup) for step in range(100)]
     length = 100 - warmup
     for step in range(warmup, 100):
-        assert rates[step] == pytest.approx(0.3 * math.cos(math.pi * (step - warmup) / length / 2) ** 2)
-    assert rates[warmup] == 0.3 and rates[warmup + length // 2] == pytest.approx(0.15)
+        assert rates[step] == about(0.3 * math.cos(math.pi * (step - warmup) / length / 2) ** 2, 20, size=0.3)
+    assert rates[warmup] == 0.3 and rates[warmup + length // 2] == about(0.15, 20, size=0.3)
     assert all(early > late for early, late in zip(rates[warmup:], rates[warmup + 1 :]))
-    assert learning_rate(100, 0.3, "cosine", (), 100, warmup) == pytest.approx(0) and rates[-1] > 0
+    assert learning_rate(100, 0.3, "cosine", (), 100, warmup) == about(0, 20, size=0.3) and rates[-1] > 0
 
 
 def test_constant():
@@ -37,7 +38,7 @@ def test_constant():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_warm_up_rises_linearly_to_what_the_strategy_gives(strategy):
     rates = [learning_rate(step, 1.0, strategy, (50,), 100, warmup=8) for step in range(100)]
-    assert rates[:8] == pytest.approx([(step + 1) / 8 for step in range(8)])
+    assert rates[:8] == about([(step + 1) / 8 for step in range(8)], 4)
     assert rates[8] == 1.0
     unwarmed = [learning_rate(step, 1.0, strategy, (50,), 100) for step in range(100)]
     if strategy != "cosine":
@@ -58,7 +59,7 @@ def test_class_weights_keep_their_ratio_at_every_rate(name, class_lr, ratio):
     optimiser = build_optimiser(name, model, loss, lr=0.1, class_lr=class_lr)
     for rate in (0.1, 0.003):
         set_rate(optimiser, rate)
-        assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([rate, rate * ratio])
+        assert [group["lr"] for group in optimiser.param_groups] == about([rate, rate * ratio], 4)
     # the model's first layer is frozen
     groups = [{id(p) for p in group["params"]} for group in optimiser.param_groups]
     assert groups == [{id(p) for p in model[1].parameters()}, {id(p) for p in loss.parameters()}]
@@ -95,9 +96,10 @@ def test_momentum_sgd_by_hand():
         velocity = 0.9 * velocity + gradient + 0.01 * weight
         weight -= 0.1 * velocity
         expected.append(weight)
-    assert steps("momentum", (2.0, -1.0, 0.5), weight_decay=0.01, momentum=0.9) == pytest.approx(expected)
+    found = steps("momentum", (2.0, -1.0, 0.5), weight_decay=0.01, momentum=0.9)
+    assert found == about(expected, 3 * 6, torch.float32, 2)
 
 
 def test_adamw_by_hand():
     """Decay beside the gradient (arXiv 1711.05101): the first step is 0.1 sign(g) after w shrank by 0.1 * 0.01."""
-    assert steps("adamw", (7.0,), weight_decay=0.01) == pytest.approx([1 - 0.1 * 0.01 - 0.1])
+    assert steps("adamw", (7.0,), weight_decay=0.01) == about([1 - 0.1 * 0.01 - 0.1], 12, torch.float32)

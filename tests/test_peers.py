@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tolerances import about, assert_within, gamma, score_error
 
 from retrieval.easydl import (
     calculate_cosine_similarity_matrix,
@@ -81,8 +82,10 @@ def test_search_finds_what_oml_finds(oml, name):
     ours, theirs = ours_and_theirs(oml, name)
     for mine, other in ((ours.retrieved_ids, theirs.retrieved_ids), (ours.gt_ids, theirs.gt_ids)):
         assert all(torch.equal(one, two) for one, two in zip(mine, other, strict=True))
+    # Squares are compared: theirs are roots of |x|^2 + |y|^2 - 2 x.y of six numbers of unit rows, in float32.
+    error = score_error("squared_euclidean", case(name)[0]) + gamma(6 + 12, torch.float32) * 4
     for one, two in zip(ours.distances, theirs.distances, strict=True):
-        torch.testing.assert_close(one.sqrt(), two, rtol=1e-4, atol=1e-4)
+        assert_within(one, two.square(), error)
 
 
 def assert_same(mine, other, path=""):
@@ -96,7 +99,9 @@ def assert_same(mine, other, path=""):
             theirs = torch.as_tensor(other[str(key)]).float()
             assert not value.isnan().any(), f"{path}/{key}"
             known = ~theirs.isnan()
-            torch.testing.assert_close(value[known].float(), theirs[known], msg=lambda m: f"{path}/{key}: {m}")
+            bound = {"rtol": 0, "atol": gamma(200, torch.float32)}  # up to 100 precisions, the mean of 80 queries
+            found = value[known].float()
+            torch.testing.assert_close(found, theirs[known], **bound, msg=lambda m: f"{path}/{key}: {m}")
 
 
 @pytest.mark.parametrize("reduce", [True, False])
@@ -136,7 +141,7 @@ def test_fnmr_equals_omls(oml, name):
     assert_same(calc_fnmr_at_fmr_rr(ours, rates), expected)
     rows, labels, _ = case(name)
     everything = fnmr_at_fmr(Task.of(rows, labels), rates, "squared_euclidean")
-    assert everything == pytest.approx({rate: expected["fnmr@fmr"][rate].item() for rate in rates})
+    assert everything == about({rate: expected["fnmr@fmr"][rate].item() for rate in rates}, 100, torch.float32)
 
 
 def test_fnmr_where_oml_crashes(oml):
@@ -173,7 +178,7 @@ def test_metrics_equal_pmls(pml, name):
     figures = task_values(task, (*PML_NAMES, whole), "pml")
     mine = summary(figures, task.positives(), skip_lone=True)["overall"]
     for ours, other in {**PML_NAMES, whole: "mean_average_precision"}.items():
-        assert mine[ours] == pytest.approx(theirs[other], abs=1e-6), ours
+        assert mine[ours] == about(theirs[other], 200, torch.float32), ours
 
 
 @pytest.mark.parametrize("k", [1, 3, 7])
@@ -182,7 +187,7 @@ def test_map_at_k_equals_pmls(pml, k):
     theirs = pml(k=k, device=torch.device("cpu")).get_accuracy(rows, labels, include=("mean_average_precision",))
     task = Task.of(rows, labels)
     mine = summary(task_values(task, (f"map@{k}",), "pml"), task.positives(), skip_lone=True)["overall"]
-    assert mine[f"map@{k}"] == pytest.approx(theirs["mean_average_precision"])
+    assert mine[f"map@{k}"] == about(theirs["mean_average_precision"], 200, torch.float32)
 
 
 def test_queries_and_gallery_apart_equal_pmls(pml):
@@ -193,7 +198,7 @@ def test_queries_and_gallery_apart_equal_pmls(pml):
     mine = summary(task_values(task, tuple(PML_NAMES), "pml"), task.positives(), skip_lone=True)["overall"]
     for ours, other in PML_NAMES.items():
         if other in theirs:
-            assert mine[ours] == pytest.approx(theirs[other]), ours
+            assert mine[ours] == about(theirs[other], 200, torch.float32), ours
 
 
 def test_where_pml_gives_nan_or_crashes(pml):
@@ -231,16 +236,17 @@ def test_easydls_functions(seed):
     rows, labels = unit_rows(30, seed=seed).numpy(), np.random.default_rng(seed).integers(0, 6, 30)
     rows[5] = rows[6] = rows[7]
     scores = calculate_cosine_similarity_matrix(3 * rows)
-    np.testing.assert_allclose(scores, rows.astype(np.float64) @ rows.T.astype(np.float64), atol=1e-6)
+    lengths = gamma(6 + 4, torch.float32)  # rows have length 1 but for this
+    assert_within(scores, rows.astype(np.float64) @ rows.T.astype(np.float64), lengths + score_error("cosine", rows))
     assert scores.dtype == np.float32 and np.abs(scores).max() <= 1
     truth = create_pairwise_similarity_ground_truth_matrix(labels)
     assert truth.dtype == np.int64 and (truth == (labels[:, None] == labels[None])).all()
     found = evaluate_pairwise_score_matrix_with_true_label(truth, scores)
     top1, area, precision, recall, thresholds = easydl_naive(truth, scores)
-    assert found["top1_accuracy"] == pytest.approx(top1) and found["pr_auc"] == pytest.approx(area)
+    assert found["top1_accuracy"] == about(top1, 40) and found["pr_auc"] == about(area, 4 * 435)
     lists = {"precision_list": precision, "recall_list": recall, "threshold_list": thresholds}
     for name, expected in lists.items():  # scikit-learn ends the curve where recall has reached 1
-        np.testing.assert_allclose(found[name][-len(expected) :], expected, atol=1e-12)
+        assert_within(found[name][-len(expected) :], expected, gamma(4))
 
 
 def test_easydls_edges():
@@ -262,10 +268,10 @@ def test_published_examples(degrees, labels, recall, easydl_area):
     angles = torch.tensor(degrees, dtype=torch.float64).deg2rad()
     rows = torch.stack([angles.cos(), angles.sin()], dim=1)
     task = Task.of(rows, labels)
-    assert task_values(task, ("recall@1",))["recall@1"].mean().item() == pytest.approx(recall)
+    assert task_values(task, ("recall@1",))["recall@1"].mean().item() == about(recall, 8)
     scores = calculate_cosine_similarity_matrix(rows.numpy())
     found = evaluate_pairwise_score_matrix_with_true_label(
         create_pairwise_similarity_ground_truth_matrix(labels), scores
     )
-    assert found["pr_auc"] == pytest.approx(easydl_area)
-    assert found["top1_accuracy"] == pytest.approx(recall)
+    assert found["pr_auc"] == about(easydl_area, 40)
+    assert found["top1_accuracy"] == about(recall, 8)

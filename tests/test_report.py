@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from reports import HOSTILE, clusters, colour_of, data_of, load, make_report
+from reports import COLOUR_ERROR, HOSTILE, clusters, colour_of, data_of, load, make_report
+from tolerances import assert_within, decimal_error, gamma
 
 from errors import InputError
 from retrieval.metrics import METRICS
@@ -97,9 +98,8 @@ def test_queries_show_what_was_found_and_missed(page):
         result = report.results
         assert [row_of(data, place) for place, _, _ in query["found"]] == result.padded_ids[row, :FOUND].tolist()
         assert [right for _, _, right in query["found"]] == result.hits[row, :FOUND].tolist()
-        np.testing.assert_allclose(
-            [score for _, score, _ in query["found"]], 1 - result.padded_distances[row, :FOUND], atol=1e-4
-        )
+        scores = 1 - result.padded_distances[row, :FOUND].double()
+        assert_within([score for _, score, _ in query["found"]], scores, decimal_error(4) + 2.0**-24)
         missed = [row_of(data, place) for place, _ in query["missed"]]
         right = set(np.flatnonzero(LABELS == LABELS[row])) - {row}
         assert set(missed) <= right - set(result.padded_ids[row, :FOUND].tolist())
@@ -110,7 +110,7 @@ def test_queries_show_what_was_found_and_missed(page):
 def row_of(data, place):
     """The row behind an item, known by its file's name; its image is checked on the way."""
     row = int(data["items"][place]["file"].split("/")[-1].removesuffix(".png"))
-    np.testing.assert_allclose(pixel(data["items"][place]["image"]), colour_of(row), atol=30)
+    assert_within(pixel(data["items"][place]["image"]), colour_of(row), COLOUR_ERROR)
     return row
 
 
@@ -130,7 +130,7 @@ def test_histogram_is_of_densities(page):
     report = make_report(LABELS)
     histogram = page(report)["histogram"]
     widths = np.diff(histogram["edges"])
-    np.testing.assert_allclose((np.array(histogram["densities"]) * widths).sum(1), 1)
+    assert_within((np.array(histogram["densities"]) * widths).sum(1), 1, gamma(2 * len(widths) + 4))
     assert len(widths) <= 80 and histogram["edges"][0] >= -1 and histogram["edges"][-1] <= 1
     assert histogram["pairs"] == [40 * 3, 40 * 36]
     assert tuple(histogram["best"].values()) == report.histogram.best_threshold()
@@ -143,7 +143,7 @@ def test_map_has_each_item_with_its_image(page):
     lines = -(-40 // data["columns"])
     for row in range(40):
         place = (row % data["columns"] + 0.5) / data["columns"], (row // data["columns"] + 0.5) / lines
-        np.testing.assert_allclose(pixel(data["sheet"], *place), colour_of(row), atol=30)
+        assert_within(pixel(data["sheet"], *place), colour_of(row), COLOUR_ERROR)
         assert data["files"][row].endswith(f"/{row}.png") and data["labels"][row] == str(LABELS[row])
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from oracles import recall
-from runs import SCRIPTS, as_line, read_json, read_metrics, run, train_flags
+from runs import SCRIPTS, as_line, embedding_moves, read_json, read_metrics, run, train_flags
+from tolerances import about, assert_within, decimal_error, gamma
 
 from losses import LOSSES
 
@@ -83,6 +84,15 @@ def embeddings_of(sop_tree, run_dir, folder, *words, **flags):
     line = as_line({"data_dir": sop_tree, **flags})
     run("infer", [*line, *words])
     return dict(np.load(folder / "x.npz"))
+
+
+def batch_error(run_dir, paths):
+    """How far embeddings of Tiny may be apart where batches of another size choose another kernel.
+
+    A filter adds 75 products, the mean 7 x 7 places.
+    """
+    _, moves = embedding_moves(run_dir, paths)
+    return 2 * gamma(75 + 49 + 16, torch.float32) * moves.max()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -156,7 +166,7 @@ def test_metrics_result_and_best_agree(elem_runs):
     tested = [line for line in lines if line["group"] == "test"]
     assert [line["step"] for line in trained] == [1, 2, 3] and [line["step"] for line in tested] == [2, 3]
     assert trained[0].keys() >= {"lr", "loss", "acc1", "acc5", "time", "images_per_second"}
-    assert trained[0]["images_per_second"] == pytest.approx(6 / trained[0]["time"])
+    assert trained[0]["images_per_second"] == about(6 / trained[0]["time"], 2)
     assert result["recall"] == {k: tested[-1][f"recall@{k}"] for k in ("1", "5", "10")}
     assert result["best"]["recall"]["1"] == max(line["recall@1"] for line in tested)
     assert result["best"]["chosen_on"] == "the test list Ebay_test.txt" == result["tested_on"]
@@ -172,7 +182,7 @@ def test_tensorboard_holds_the_curves(elem_runs):
     board = EventAccumulator(str(run_dir)).Reload()
     assert set(board.Tags()["scalars"]) >= {"train/loss", "train/lr", "train/images_per_second", "test/recall@1"}
     losses = [line["loss"] for line in read_metrics(run_dir) if line["group"] == "train"]
-    assert [event.value for event in board.Scalars("train/loss")] == pytest.approx(losses)
+    assert [event.value for event in board.Scalars("train/loss")] == about(losses, 1, torch.float32)
 
 
 @pytest.mark.parametrize("loss", PAIR)
@@ -198,7 +208,7 @@ def test_pair_starts_from_the_elem_weights(elem_runs, sop_tree, tmp_path):
     before, after = (torch.load(file, weights_only=True)["model"] for file in files)
     assert before.keys() == after.keys()
     for name in before:
-        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-12)
+        assert_within(after[name], before[name], 1e-20 * 1e6)  # the rate times more than any slope
 
 
 def test_flag_on_the_line_wins_over_the_elem_run(elem_runs, sop_tree, tmp_path):
@@ -257,7 +267,7 @@ def test_infer_list_is_evals_embedding(pair_runs, sop_tree, tmp_path):
     run("eval", as_line({"data_dir": sop_tree, "pretrained_model": source, **CPU, **outputs}))
     theirs = np.load(tmp_path / "y.npz")
     assert mine["paths"].tolist() == theirs["paths"].tolist() and mine["labels"].tolist() == theirs["labels"].tolist()
-    np.testing.assert_allclose(mine["embeddings"], theirs["embeddings"], rtol=1e-5, atol=1e-6)
+    assert_within(mine["embeddings"], theirs["embeddings"], batch_error(source, mine["paths"]))
 
 
 def test_infer_folder_and_files(pair_runs, sop_tree, tmp_path):
@@ -268,7 +278,7 @@ def test_infer_folder_and_files(pair_runs, sop_tree, tmp_path):
     assert whole["paths"].tolist() == pictures and "labels" not in whole
     some = embeddings_of(sop_tree, source, tmp_path, "--input", *pictures[2::-1])
     assert some["paths"].tolist() == pictures[2::-1]
-    np.testing.assert_allclose(some["embeddings"], whole["embeddings"][2::-1], rtol=1e-5, atol=1e-6)
+    assert_within(some["embeddings"], whole["embeddings"][2::-1], batch_error(source, some["paths"]))
 
 
 def test_infer_prints_five_numbers_and_writes_json(pair_runs, sop_tree, tmp_path):
@@ -279,7 +289,7 @@ def test_infer_prints_five_numbers_and_writes_json(pair_runs, sop_tree, tmp_path
     for i, embedding in enumerate(table.values()):
         words = re.search(rf"^Test-{i}-feature: \[(.*)\]$", printed, re.M).group(1).split(", ")
         assert len(embedding) == 8
-        np.testing.assert_allclose([float(word) for word in words], embedding[:5], atol=1e-6)
+        assert_within([float(word) for word in words], embedding[:5], decimal_error(6))
 
 
 @pytest.mark.parametrize("loss", ELEM)
@@ -292,18 +302,22 @@ def test_infer_scores(elem_runs, sop_tree, tmp_path, loss):
     loss_state = {name: value.double().numpy() for name, value in torch.load(run_dir / "last.pt")["loss"].items()}
     if "bias" in loss_state:
         logits = embeddings @ loss_state["weight"].T + loss_state["bias"]
+        size = (np.abs(embeddings) @ np.abs(loss_state["weight"]).T + np.abs(loss_state["bias"])).max()
     else:
         weight = loss_state["weight"]
         lengths = np.linalg.norm(embeddings, axis=1)[:, None] * np.linalg.norm(weight, axis=1)
-        logits = 80 * (embeddings @ weight.T) / lengths
+        logits, size = 80 * (embeddings @ weight.T) / lengths, 80
     powers = np.exp(logits - logits.max(1, keepdims=True))
     chances = powers / powers.sum(1, keepdims=True)
+    # A logit is off by e = gamma(n) size, and a chance p by 2 e p (1 - p) and the sum's rounding.
+    errors = 2 * gamma(8 + 20, torch.float32) * size * chances * (1 - chances)
+    errors += decimal_error(4) + gamma(20, torch.float32)
     for i, row in enumerate(chances):
         words = re.search(rf"^Test-{i}-scores: (.*)$", printed, re.M).group(1).split(", ")
         pairs = [(int(word.split()[0]), float(word.split()[1])) for word in words]
-        assert [value for _, value in pairs] == pytest.approx(sorted(row)[:-6:-1], abs=2e-4)
+        assert_within([value for _, value in pairs], sorted(row)[:-6:-1], errors[i].max())
         for label, value in pairs:  # class c stands for label c + 1
-            assert row[label - 1] == pytest.approx(value, abs=2e-4)
+            assert_within(value, row[label - 1], errors[i, label - 1])
 
 
 def test_same_seed_same_result_and_another_seed_another(sop_tree, tmp_path):
@@ -372,7 +386,7 @@ def test_overwrite_leaves_nothing_of_the_old_run(sop_tree, tmp_path):
 def test_rates_reach_the_log(sop_tree, tmp_path, flags, rates):
     run("train_elem", train_flags(sop_tree, tmp_path / "run", lr=0.4, **flags))
     shown = [line["lr"] for line in read_metrics(tmp_path / "run") if line["group"] == "train"]
-    assert shown == pytest.approx(rates)
+    assert shown == about(rates, 20)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from runs import read_json, run, tiny_backbone
 from test_ranks import torchrun
+from tolerances import assert_within, score_error
 
 from benchmarks import ranks as bench
 from engine.shard import open_shard
@@ -126,7 +127,7 @@ def test_what_is_found_is_what_one_search_finds(seed, distance):
 
     for own_rows, own_scores in Threads(3).run(embeddings, dealt(len(embeddings), 3, 3), found):
         assert torch.equal(own_rows, rows)
-        torch.testing.assert_close(own_scores, scores, rtol=1e-6, atol=1e-6 * float(scores[rows >= 0].abs().max()))
+        assert_within(own_scores, scores, 2 * score_error(distance, embeddings))
 
 
 @pytest.mark.parametrize("seed", range(10))
