@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def restore(state, objective, optimiser, scaler, file):
     try:
         objective.model.load_state_dict(state["model"])
         objective.loss.load_state_dict(state["loss"])
-        kind = state["optimiser"]["kind"]
+        kind = _mapping(state, "optimiser")["kind"]
         if kind != type(optimiser).__name__:
             raise ValueError(f"it trained by {kind}, the flags ask for {type(optimiser).__name__}")
         asked = [{name: group[name] for name in group if name != "params"} for group in optimiser.param_groups]
@@ -59,12 +60,19 @@ def restore(state, objective, optimiser, scaler, file):
         scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
         random.setstate(state["python_rng"])
-        _set_numpy_state(state["numpy_rng"])
+        _set_numpy_state(_mapping(state, "numpy_rng"))
         if state["device_rng"] is not None and torch.accelerator.is_available():
             torch.get_device_module().set_rng_state(state["device_rng"])
         return int(state["step"]), state["best"]
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{file} holds no random state to go on with: {type(error).__name__}: {error}") from None
+
+
+def _mapping(state, name):
+    """The mapping that a checkpoint's state holds under this name; a tensor there would take a name as an index."""
+    if not isinstance(state[name], Mapping):
+        raise TypeError(f"{name!r} is a {type(state[name]).__name__}, where a mapping has to be")
+    return state[name]
 
 
 def seed_everything(seed):
