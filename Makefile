@@ -7,12 +7,15 @@ demo: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt
 	PYTHON=$(PYTHON) sh recipes/demo.sh
 
+# Files of tests side by side, one thread each: as many as there are cores.
+PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses=8 --dist loadfile
+
 test: test_packages
-	$(PYTHON) -m pytest
+	$(PYTEST)
 
 # What takes many seconds a test: kills, ranks that are lost, more ranks, more seeds.
 test_slow: test_packages
-	$(PYTHON) -m pytest -m slow
+	$(PYTEST) -m slow
 
 test_packages: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt -r requirements-search.txt

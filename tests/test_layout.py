@@ -11,7 +11,7 @@ from losses import LOSSES
 from retrieval.backends import BACKENDS
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = {"train_elem", "train_pair", "eval", "infer"}
+SCRIPTS = ("eval", "infer", "train_elem", "train_pair")
 LIBRARY = {
     "errors",
     "registry",

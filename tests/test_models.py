@@ -164,7 +164,7 @@ class Garbage(io.BytesIO):
 
 
 @pytest.mark.parametrize(
-    "answer", [URLError("no network"), ConnectionResetError("gone"), IncompleteRead(b""), Garbage(b"<html>")], ids=repr
+    "answer", [URLError("no network"), ConnectionResetError("gone"), IncompleteRead(b""), Garbage(b"<html>")], ids=lambda answer: type(answer).__name__
 )
 def test_imagenet_weights_that_cannot_be_downloaded(monkeypatch, tmp_path, answer):
     def urlopen(request, *arguments, **options):
