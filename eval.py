@@ -6,23 +6,28 @@ python eval.py --model=ResNet50 --pretrained_model=imagenet --data_dir=data/Stan
 """
 
 if __name__ == "__main__":  # before torch is loaded
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import time
 from functools import partial
 from pathlib import Path
 
-import reader
-from embedding import embed_list, embed_shard, fingerprint, load_embeddings, save_embeddings
-from engine import options, ranks
-from engine.flag_types import boolean, positive
-from engine.run import say, versions
-from errors import InputError
+import distributed
+from config import options
+from core.console import log
+from core.errors import InputError
+from core.files import make_folder, replace_json
+from core.types import boolean, positive
+from core.versions import versions
+from data.lists import open_list, refuse_broken_images
+from embeddings.cache import embed_list, embed_shard
+from embeddings.files import load_embeddings, save_embeddings
+from embeddings.fingerprint import fingerprint
 from evaluation import Evaluation, add_figure_flags, open_chain, shards_gallery
 from models import BACKBONES, RUNTIMES, fast_model
-from models.embedder import POOLINGS
+from models.pooling import POOLINGS
 from reporting import add_result_flags, draw_evenly, save_found, write_page
-from retrieval.postprocess import POSTPROCESSORS
-from retrieval.space import DISTANCES
+from retrieval.rerank._steps import POSTPROCESSORS
+from retrieval.scores import DISTANCES
 from session import (
     choose_place,
     data_flags,
@@ -33,7 +38,6 @@ from session import (
     open_output,
     open_test_loader,
 )
-from storage import make_folder, replace_json
 
 EXACT = {"precision": "fp32", "runtime": "torch"}  # figures are those of the very network unless asked otherwise
 
@@ -89,10 +93,10 @@ def open_sources(args):
     if args.embeddings and args.leaks_from and not args.leaks_from.endswith(".npz"):
         raise InputError(f"--leaks_from={args.leaks_from} has to be embeddings (.npz), too, where --embeddings are")
     lists = [
-        None if name is None or name.endswith(".npz") else reader.open_list(name, data["data_dir"], split)
+        None if name is None or name.endswith(".npz") else open_list(name, data["data_dir"], split)
         for name, split in zip(names, ("test", "train"))
     ]
-    reader.refuse_broken_images([images for images in lists if images is not None])
+    refuse_broken_images([images for images in lists if images is not None])
     open_images, facts, card = (None, {"embeddings": args.embeddings}, None) if args.embeddings else open_embedder(args)
     sources = []
     for name, images in zip(names, lists):
@@ -105,7 +109,7 @@ def open_sources(args):
             card = card or own
             sources.append((images, lambda cache, embeddings=embeddings: embeddings))
     for note in sources[0][0].notes:
-        say(f"note: {note}")
+        log(f"note: {note}")
     if not args.embeddings:
         facts["list"] = list_facts(lists[0])
         note_other_list(args.pretrained_model, "test", facts["list"])
@@ -128,11 +132,11 @@ def main(argv):
     embeddings = embed(folder / "embeddings.npz" if args.cache else None)
     if others and files["report"]:
         others = others[0], others[1](folder / "embeddings_leaks.npz" if args.cache else None)
-    if not (sharded or ranks.first()):
+    if not (sharded or distributed.is_first()):
         return
     done = time.perf_counter()
     evaluation = Evaluation(args, images, embeddings)
-    if not ranks.first():
+    if not distributed.is_first():
         return
     seconds = {"embed": done - began, "search": time.perf_counter() - done}
     files["result"] = folder / "result.json"

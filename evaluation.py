@@ -1,25 +1,18 @@
 """What eval.py tells of an embedded list: its flags, the figures, post-processing, the table."""
 
-from engine import ranks
-from engine.device import choose_device
-from engine.flag_types import boolean, in_argparse, one_of, rates
-from engine.run import say
-from errors import InputError
-from retrieval.measure import summary, task_values
-from retrieval.metrics import (
-    DEFAULT,
-    DEFINITIONS,
-    Found,
-    parse_metric,
-    parse_metrics,
-    values,
-)
-from retrieval.pairs import fnmr_at_fmr, pair_histogram
-from retrieval.postprocess import POSTPROCESSORS
+import distributed
+from core.console import log
+from core.device import choose_device
+from core.errors import InputError
+from core.types import boolean, in_argparse, one_of, rates
+from retrieval.metrics.measure import summary, task_values
+from retrieval.metrics.pairs import fnmr_at_fmr, pair_histogram
+from retrieval.metrics.ranking import DEFAULT, DEFINITIONS, Ranked, parse_metric, parse_metrics, values
+from retrieval.metrics.shape import clustering, component_fractions
+from retrieval.metrics.wording import describe
+from retrieval.rerank._steps import POSTPROCESSORS
 from retrieval.results import RetrievalResults
-from retrieval.shape import clustering, component_fractions
-from retrieval.shards import Shard
-from retrieval.wording import describe
+from retrieval.sharded import Shard
 from session import task_of
 
 MOST_CATEGORIES = 12  # printed; all of them are in result.json
@@ -56,7 +49,7 @@ def add_figure_flags(parser):
 
 def shards_gallery(args):
     """Whether each rank keeps its own embeddings. Raises InputError for flags that need them all in one place."""
-    if not args.shard_gallery or ranks.count() == 1:
+    if not args.shard_gallery or distributed.world_size() == 1:
         return False
     given = [f"--{name}" for name in NEED_ALL if getattr(args, name)]
     if given:
@@ -82,7 +75,7 @@ class Evaluation:
         gallery = len(self.task.gallery_rows)
         beyond = [name for name in self.metrics if (parse_metric(name)[1] or 0) > gallery]
         if beyond:
-            say(f"{', '.join(beyond)}: the gallery has {gallery} items, so k is {gallery}")
+            log(f"{', '.join(beyond)}: the gallery has {gallery} items, so k is {gallery}")
         shard = embeddings if isinstance(embeddings, Shard) else None
         self.values = task_values(self.task, self.metrics, args.definition, args.distance, self.memory, shard)
         means = summary(self.values, self.task.positives(), self.task.query_categories, self.skip_lone)
@@ -123,7 +116,7 @@ class Evaluation:
     def _of_results(self, results):
         names = [name for name in self.metrics if not name.startswith("knn")]
         overall = summary(
-            values(Found.of(results), names, self.args.definition), results.positives, None, self.skip_lone
+            values(Ranked.of(results), names, self.args.definition), results.positives, None, self.skip_lone
         )
         return {name: overall["overall"][name] for name in names}
 

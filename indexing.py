@@ -9,20 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
-import reader
-from engine import options
-from engine.flag_types import boolean, positive
-from engine.run import say
-from errors import InputError
-from parsing import Faults, parse
-from retrieval.backends import BACKENDS, make_backend
-from retrieval.index import Index, check_free
-from retrieval.index_folder import CARD
-from retrieval.items import Lookup, item_name
-from retrieval.picture import neighbour_sheet, plain_text
+from config import options
+from core.console import log
+from core.errors import InputError
+from core.files import replacing
+from core.types import boolean, positive
+from data.formats.problems import Problems
+from data.formats.text import parse
+from data.image.files import load, read_image
+from data.lists import SHOWN_FAULTS, find_list, is_list
+from data.names import Names
+from report.picture import neighbour_sheet, plain_text
+from retrieval.index.backends import BACKENDS, make_backend
+from retrieval.index.folder import CARD
+from retrieval.index.index import Index, check_free
+from retrieval.index.items import Lookup, item_name
 from session import MODEL_DEFAULTS, model_flags, read_model_flags
-from storage import replacing
-from vocabulary import Names
 
 MODES = ("build_index", "add_to", "delete_from", "search")
 BELONGS = {"backend": "build_index", "overwrite": "build_index", "k": "search", "search_memory_mb": "search"}
@@ -97,7 +99,7 @@ def model_of(args, index):
     if source is None or source != "imagenet" and not os.path.exists(source):
         gone = f"its model {source!r} is not there any more" if source else "its card names no model"
         raise InputError(f"index {str(index.folder)!r}: {gone}; give --pretrained_model")
-    say(f"--pretrained_model={shown(source)} taken from {index.folder}")
+    log(f"--pretrained_model={shown(source)} taken from {index.folder}")
     made = {**MODEL_DEFAULTS, **read_model_flags(made, index.folder / CARD)}
     flags = {name: getattr(args, name) for name in MODEL_DEFAULTS}
     return source, {name: made[name] if value is None else value for name, value in flags.items()}
@@ -195,7 +197,7 @@ def delete(folder: str, inputs: list[str], data_dir: str | None = None):
         below = lookup.below(path)
         if lookup.ids(path) or below:
             wanted += [path] * bool(lookup.ids(path)) + below
-        elif reader.is_list([given]):
+        elif is_list([given]):
             wanted += _rows_of_list(given, data_dir)
         else:
             wanted.append(path)  # which is not there, as Index.delete says
@@ -205,15 +207,15 @@ def delete(folder: str, inputs: list[str], data_dir: str | None = None):
 
 def _rows_of_list(path, data_dir):
     """(path from the root, box or None) of each row of a list, whose images need not be there any more."""
-    file, folder = reader.find_list(path, data_dir)
+    file, folder = find_list(path, data_dir)
     if file is None:
         raise InputError(f"no list {str(path)!r}, neither in {str(folder)!r} nor from here")
-    faults = Faults()
+    faults = Problems()
     columns = parse(file, None, faults)
     if faults:
         told = faults.told(file)
-        more = [f"and {len(told) - reader.SHOWN_FAULTS} faults more"] if len(told) > reader.SHOWN_FAULTS else []
-        raise InputError("\n".join(told[: reader.SHOWN_FAULTS] + more))
+        more = [f"and {len(told) - SHOWN_FAULTS} faults more"] if len(told) > SHOWN_FAULTS else []
+        raise InputError("\n".join(told[:SHOWN_FAULTS] + more))
     paths = absolute(folder / path for path in columns["paths"])
     boxes = [None if math.isnan(box[0]) else tuple(box) for box in columns.get("boxes", [])] or [None] * len(paths)
     return list(zip(paths, boxes))
@@ -236,7 +238,7 @@ def search(index, images, embeddings, fingerprint, args, outputs):
         except InputError as error:
             failure = failure or error
     if k > len(index):
-        say(f"--k={k}: {index.folder} holds {len(index)} images, and all of them are shown")
+        log(f"--k={k}: {index.folder} holds {len(index)} images, and all of them are shown")
     _print_tables(images, hits, *called)
     if len(images) > DRAWN and any(output.suffix == ".png" for output in outputs):
         print(f"the picture shows {DRAWN} of {len(images)} queries")
@@ -320,8 +322,8 @@ def _draw(path, images, hits, names, asked_names):
                 raise InputError(f"no image {place!r}: it has moved since it was indexed, and {str(path)!r} shows it")
             # By their texts: a label 7 is an integer in a list of integers, a string in one with names.
             is_right = None if label is None or found is None else str(label) == str(found)
-            shown_hits.append((reader.read_image(place, box), is_right, score))
-        rows.append((reader.load(images, query), shown_hits))
+            shown_hits.append((read_image(place, box), is_right, score))
+        rows.append((load(images, query), shown_hits))
         captions.append(item_name(Path(images.paths[query]).name, images.box_of(query)))
         theirs = hits.labels[query, :DRAWN_HITS].tolist()
         texts.append((_drawn(label, asked_called), [_drawn(one, called) for one in theirs]))

@@ -9,36 +9,31 @@ python infer.py --delete_from=photos.index --input photos/blurred.jpg
 """
 
 if __name__ == "__main__":  # before torch is loaded
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import contextlib
 from functools import partial
 
 import numpy as np
 import torch
 
+import distributed
 import indexing
-import reader
-from embedding import (
-    KeyedRows,
-    Ordered,
-    embed_rows,
-    fingerprint,
-    rows_on_disk,
-    save_embeddings,
-    save_json,
-    unnamed_rows,
-)
-from engine import options, ranks
-from engine.flag_types import boolean, one_of, positive
-from engine.run import package_versions, say
-from errors import InputError
+from config import options
+from core.console import log
+from core.errors import InputError
+from core.types import boolean, one_of, positive
+from core.versions import package_versions
+from data.lists import open_inputs, open_list, refuse_broken_images
+from data.names import Names
+from embeddings.files import save_embeddings, save_json
+from embeddings.fingerprint import fingerprint
+from embeddings.streaming import KeyedRows, Ordered, embed_rows, rows_on_disk, unnamed_rows
 from losses import LOSSES
 from models import BACKBONES, RUNTIMES, fast_model
-from models.embedder import POOLINGS
-from models.pretrained import read_weights, weights_file
-from retrieval.backends import BACKENDS
+from models.pooling import POOLINGS
+from models.weights import read_weights, weights_file
+from retrieval.index.backends import BACKENDS
 from session import choose_place, data_flags, open_model, open_output, open_test_loader
-from vocabulary import Names
 
 PRINTED = 1000  # images whose features are printed
 
@@ -107,12 +102,12 @@ def report(images, embeddings, classifier, outputs):
 def open_images(args):
     """The ImageList that the flags name, with what should be known of it said."""
     if args.input:
-        images = reader.open_inputs(args.input, args.data_dir)
+        images = open_inputs(args.input, args.data_dir)
     else:
         data = data_flags(args)
-        images = reader.open_list(data["test_list"], data["data_dir"], "test")
+        images = open_list(data["test_list"], data["data_dir"], "test")
     for note in images.notes:
-        say(f"note: {note}")
+        log(f"note: {note}")
     return images
 
 
@@ -120,7 +115,7 @@ def main(argv):
     args = parse(argv)
     mode, go_on = indexing.chosen_mode(args), getattr(args, "continue")
     if mode == "delete_from":
-        if ranks.first():
+        if distributed.is_first():
             indexing.delete(args.delete_from, args.input, args.data_dir)
         return
     if go_on and (mode == "search" or not args.output):
@@ -136,11 +131,11 @@ def main(argv):
     classifier = Classifier(source) if args.scores else None
     suffixes = (".json", ".png") if mode == "search" else (".npz", ".json")
     if not (mode or args.output) and len(images) > PRINTED:
-        say(f"the first {PRINTED} of {len(images)} images are embedded and printed; --output keeps those of all")
+        log(f"the first {PRINTED} of {len(images)} images are embedded and printed; --output keeps those of all")
         images = images.take(slice(PRINTED))
     skips = args.on_bad_image == "skip"
     if not skips:
-        reader.refuse_broken_images([images])
+        refuse_broken_images([images])
     size = {"batch_size": args.batch_size, "num_workers": args.num_workers}
     open_batches = partial(open_test_loader, flags=flags, **size, device=device, on_bad=say_skipped if skips else None)
     open_batches(images)  # a size that cannot be is refused before there is a folder to write to
@@ -151,9 +146,9 @@ def main(argv):
         place = rows_on_disk(f"{outputs[0]}.rows", made, model.embedding_size, go_on)
     else:
         place = unnamed_rows(indexing.folder_for_rows(args), model.embedding_size)
-    with place if ranks.first() else contextlib.nullcontext() as rows:
+    with place if distributed.is_first() else contextlib.nullcontext() as rows:
         order = embed_rows(rows, images, open_batches, model, device, args.batch_size)
-        if not ranks.first():
+        if not distributed.is_first():
             return
         images, rows = what_was_read(images, rows, order)
         if mode == "search":
@@ -170,7 +165,7 @@ def main(argv):
 
 
 def say_skipped(_, sentence):
-    say(f"{sentence}; skipped", by_first=False)
+    log(f"{sentence}; skipped", by_first=False)
 
 
 def what_was_read(images, rows, order):
@@ -179,7 +174,7 @@ def what_was_read(images, rows, order):
     if not read.any():
         raise InputError(f"not one of {len(images)} images could be read")
     if not read.all():
-        say(f"{len(images) - read.sum()} of {len(images)} images could not be read and are left out")
+        log(f"{len(images) - read.sum()} of {len(images)} images could not be read and are left out")
         images, order = images.take(read), order[read]
     table = rows.rows if isinstance(rows, KeyedRows) else rows
     in_order = len(order) == len(table) and np.array_equal(order, np.arange(len(table)))

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import reader
-from engine.flag_types import one_of, positive
-from engine.run import say
-from retrieval.metrics import Found, values
-from retrieval.picture import letterbox, neighbour_sheet
-from retrieval.report import Images, Report, worst_queries, write_report
-from retrieval.report.duplicates import closest_across_labels, closest_across_lists, median_positive
-from retrieval.report.projection import METHODS, sample_rows
+from core.console import log
+from core.files import replace_json
+from core.types import one_of, positive
+from data.image.files import load
+from report.page import Images, Report, worst_queries, write_report
+from report.page.duplicates import closest_across_labels, closest_across_lists, median_positive
+from report.page.projection import METHODS, sample_rows
+from report.picture import letterbox, neighbour_sheet
+from retrieval.metrics.ranking import Ranked, values
 from retrieval.results import RetrievalResults
-from storage import replace_json
 
 SHOWN, TOP = 5, 10  # nearest items in a picture; items by which the worst queries are chosen
 WORST, PROJECTED, TILE = 8, 1000, 32  # queries and embeddings on TensorBoard; pixels of an image there
@@ -53,8 +53,8 @@ def draw(task, results, images, chosen, path=None):
     for query, place in zip(task.query_rows[chosen].tolist(), places):
         columns = (results.padded_ids, results.hits, results.padded_distances)
         found = zip(*(column[place, :SHOWN].tolist() for column in columns))
-        shown = [(reader.load(images, row), right, 1 - distance) for row, right, distance in found if row >= 0]
-        sheet.append((reader.load(images, query), shown))
+        shown = [(load(images, row), right, 1 - distance) for row, right, distance in found if row >= 0]
+        sheet.append((load(images, query), shown))
         captions.append(images.label_text(query))
     return neighbour_sheet(sheet, path, captions=captions)
 
@@ -111,11 +111,11 @@ def write_page(path, evaluation, embeddings, projection="pca", others=None):
 def show_on_board(board, step, task, images):
     """On TensorBoard: the worst queries as a picture, and a sample of the embeddings, with images, in the projector."""
     results = RetrievalResults.from_task(task, TOP)
-    worst = worst_queries(results, values(Found.of(results), (f"map@{TOP}",))[f"map@{TOP}"].cpu().numpy())
+    worst = worst_queries(results, values(Ranked.of(results), (f"map@{TOP}",))[f"map@{TOP}"].cpu().numpy())
     if len(worst):
         board.add_image("test/worst_queries", draw(task, results, images, worst[:WORST]), step, dataformats="HWC")
     rows = sample_rows(images.vocabulary.codes, PROJECTED)
-    tiles = np.stack([letterbox(reader.load(images, row), TILE) for row in rows])
+    tiles = np.stack([letterbox(load(images, row), TILE) for row in rows])
     tiles = torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255
     texts = zip(images.label_texts[rows].tolist(), images.paths[rows].tolist())
     names = [[as_utf8(label), as_utf8(Path(path).name)] for label, path in texts]
@@ -131,7 +131,7 @@ def as_utf8(text):
 def _shown(images):
     name = Path(images.source).name
     texts, categories = images.label_texts, images.category_texts
-    return Images(name, images.paths, texts, lambda row: reader.load(images, row), categories)
+    return Images(name, images.paths, texts, lambda row: load(images, row), categories)
 
 
 def finish(training):
@@ -140,8 +140,8 @@ def finish(training):
     if result is None:
         return
     folder = training.run.folder
-    say(f"Recall@1 {100 * result['recall']['1']:.2f} % on {result['tested_on']}")
-    say(f"run: {folder}  (weights last.pt, figures result.json, curves: tensorboard --logdir {folder})")
+    log(f"Recall@1 {100 * result['recall']['1']:.2f} % on {result['tested_on']}")
+    log(f"run: {folder}  (weights last.pt, figures result.json, curves: tensorboard --logdir {folder})")
     if training.args.enable_ce:
         for name, value in itertools.islice(result["train"].items(), 1, None):
             print(f"kpis\ttrain_{name}\t{value}")

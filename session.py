@@ -10,27 +10,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine import class_parts, ranks
-from engine.backward import statistics_left_alone
-from engine.batchnorm import synchronise
-from engine.checkpoint import seed_everything
-from engine.device import choose_device, choose_precision, search_device
-from engine.flag_types import count, image_shape, plain, width
+import distributed
+from config.replay import read_flags, run_folder
+from core.console import log
+from core.device import choose_device, choose_precision, search_device
+from core.errors import InputError
+from core.files import checksum, make_folder
+from core.types import count, image_shape, plain, width
+from data.image.transforms import TestTransform, TrainTransform
+from data.loader import open_loader
+from data.samplers.in_order import InOrder
+from distributed import sharded_classes
+from distributed.sync_batchnorm import synchronise
 from engine.objective import Objective
-from engine.replay import read_flags, run_folder
-from engine.run import checksum, say
-from errors import InputError
-from loader import open_loader
+from engine.seeding import seed_everything
+from engine.step import statistics_left_alone
 from losses import LOSSES
 from models import Embedder, load_pretrained
-from models.export import CARD
-from models.pretrained import read_card, refuse_untrained, weights_file
-from retrieval import Task
-from retrieval.ranks import positive_ranks
-from retrieval.shards import Shard
-from samplers import InOrder
-from storage import make_folder
-from transforms import TestTransform, TrainTransform
+from models.export.safetensors import CARD
+from models.weights import read_card, refuse_untrained, weights_file
+from retrieval import QueryGallery
+from retrieval.best_positive import positive_ranks
+from retrieval.sharded import Shard
 
 RECALLS = (1, 5, 10)
 MODEL_DEFAULTS = {
@@ -68,11 +69,11 @@ def model_flags(args):
     for name, default in MODEL_DEFAULTS.items():
         given = getattr(args, name)
         if given is None and name in trained:
-            say(f"--{name}={plain(trained[name])} taken from {args.pretrained_model}")
+            log(f"--{name}={plain(trained[name])} taken from {args.pretrained_model}")
         flags[name] = given if given is not None else trained.get(name, default)
     shapes = ("image_shape", "resize_short_size")
     for name in [name for name in shapes if name in trained and flags[name] != trained[name]]:
-        say(f"note: --{name}={plain(flags[name])}, but {args.pretrained_model} was trained with {plain(trained[name])}")
+        log(f"note: --{name}={plain(flags[name])}, but {args.pretrained_model} was trained with {plain(trained[name])}")
     return flags
 
 
@@ -111,7 +112,7 @@ def data_flags(args):
             given = {name: run.get(name) for name in names}
             taken = [f"--{name}={value}" for name, value in given.items() if value not in (None, DATA_DEFAULTS[name])]
             if taken:
-                say(f"{' '.join(taken)} taken from {source}")
+                log(f"{' '.join(taken)} taken from {source}")
     return {name: DATA_DEFAULTS[name] if value is None else value for name, value in given.items()}
 
 
@@ -125,18 +126,18 @@ def open_model(source, flags, **training_flags):
     model = Embedder(**facts, **training_flags, imagenet=imagenet)
     if source and not imagenet:
         for note in load_pretrained(model, source, is_final):
-            say(f"{source}: {note}")
+            log(f"{source}: {note}")
     if imagenet and is_final:
         refuse_untrained(model, list(model.state_dict()), "ImageNet's weights have none")
     if is_final and not source:
-        say("note: the weights are random, since there is no --pretrained_model")
+        log("note: the weights are random, since there is no --pretrained_model")
     try_out(model, flags["image_shape"], 1, training=False)
     return model
 
 
 def shares_classes(args, precision):
     """Whether each rank has a share of the class weights. Raises InputError for flags that ranks cannot do together."""
-    several = ranks.count() > 1
+    several = distributed.world_size() > 1
     in_parts = several and getattr(args, "shard_classes", False)
     if in_parts and precision == "fp16":
         raise InputError("--shard_classes does not go with --precision=fp16; take bf16 or fp32")
@@ -162,12 +163,12 @@ def build_objective(args, flags, num_classes, stage, source, in_parts):
     facts = {"embedding_size": model.embedding_size, "num_classes": num_classes}
     facts = {name: facts[name] for name in LOSSES.requirements(args.loss_name)}
     options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
-    loss = class_parts.build_loss(LOSSES[args.loss_name], in_parts, **facts, **options)
-    if args.sync_bn and ranks.count() > 1:
+    loss = sharded_classes.build_loss(LOSSES[args.loss_name], in_parts, **facts, **options)
+    if args.sync_bn and distributed.world_size() > 1:
         synchronise(model)
     objective = Objective(model, loss, batch_recall=stage == "pair", part_of_loss=in_parts)
     if args.compile:
-        say("the network is compiled in the first steps, which takes minutes")
+        log("the network is compiled in the first steps, which takes minutes")
         objective.model.compile()
     return objective.to(memory_format=torch.channels_last)
 
@@ -194,7 +195,7 @@ def choose_place(args):
     if args.runtime == "openvino" and args.use_gpu:
         raise InputError("--runtime=openvino embeds on the CPU; leave --use_gpu out, or take --runtime=torch")
     device = choose_device(False if args.runtime == "openvino" else args.use_gpu)
-    ranks.join(device)
+    distributed.init(device)
     return device, choose_precision(args.precision, device)
 
 
@@ -205,7 +206,7 @@ def open_test_loader(images, flags, batch_size, num_workers, device, on_bad=None
     """
     shape = flags["image_shape"]
     transform = TestTransform(*shape[1:], flags["resize_short_size"])
-    batches = InOrder(len(images), batch_size, ranks.rank(), ranks.count())
+    batches = InOrder(len(images), batch_size, distributed.rank(), distributed.world_size())
     codes = np.zeros(len(images), np.int64) if images.labels is None else images.vocabulary.codes
     loading = {"on_bad": on_bad, "drops": True, "batch_bytes": min(batch_size, len(images)) * math.prod(shape)}
     return open_loader(images, codes, transform, batches, num_workers, device.type == "cuda", **loading)
@@ -218,7 +219,7 @@ def open_train_loader(args, images, labels, flags, batches, decode, on_bad, devi
     loading = {"decode": decode if "crop" in args.augment else "exact"}  # only a crop can do with a coarser picture
     loading |= {"cache_bytes": args.cache_bytes, "cache_kind": args.cache_kind}
     loading |= {"on_bad": on_bad if args.on_bad_image == "skip" else None}
-    loading |= {"batch_bytes": -(-args.train_batch_size // ranks.count()) * math.prod(flags["image_shape"])}
+    loading |= {"batch_bytes": -(-args.train_batch_size // distributed.world_size()) * math.prod(flags["image_shape"])}
     return open_loader(images, labels, transform, batches, args.num_workers, device.type == "cuda", **loading)
 
 
@@ -251,7 +252,7 @@ def note_other_list(source, split, facts):
         with contextlib.suppress(InputError, KeyError, TypeError):
             before = read_flags(config, "lists")[split]
             if before["sha256"] != facts["sha256"]:
-                say(f"note: the {split} list is {facts['file']}, that of {source} was {before['file']}")
+                log(f"note: the {split} list is {facts['file']}, that of {source} was {before['file']}")
 
 
 def refuse_other_lists(now, before):
@@ -276,13 +277,15 @@ def task_of(embeddings, images, device):
         own = np.array([f"image {i}" for i in range(len(images))])
         sequences = np.where(sequences == "", own, np.char.add("sequence ", sequences.astype(str)))
     flags = {"is_query": images.is_query, "is_gallery": images.is_gallery}
-    return Task.of(table, images.vocabulary.codes, **flags, sequences=sequences, categories=images.category_texts)
+    return QueryGallery.of(
+        table, images.vocabulary.codes, **flags, sequences=sequences, categories=images.category_texts
+    )
 
 
 def recalls(embeddings, images, device):
     """Recall@1, 5, 10 of embedded images, {k: float}: the list's queries against its gallery."""
-    ranks = positive_ranks(task_of(embeddings, images, device), RECALLS)
-    return {k: (ranks < k).double().mean().item() for k in RECALLS}
+    distributed = positive_ranks(task_of(embeddings, images, device), RECALLS)
+    return {k: (distributed < k).double().mean().item() for k in RECALLS}
 
 
 def open_output(path, suffixes):

@@ -6,21 +6,21 @@ python train_elem.py --checkpoint=output
 """
 
 if __name__ == "__main__":  # before torch is loaded
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 from functools import partial
 
-from cache import CACHE_KINDS
-from decoding import DECODERS
-from engine import options
-from engine.flag_types import boolean, count, number
-from errors import InputError
+from config import options
+from core.errors import InputError
+from core.types import boolean, count, number
+from data.cache import CACHE_KINDS
+from data.image.augmentations import parse_augment
+from data.image.decode import DECODERS
+from data.samplers.shuffled import ShuffledSampler
+from engine.trainer import Training
 from losses import LOSSES
 from models import BACKBONES
-from models.embedder import POOLINGS
+from models.pooling import POOLINGS
 from reporting import finish
-from samplers import ShuffledSampler
-from training import Training
-from transforms import parse_augment
 
 DEFAULTS = {
     "train_batch_size": 256,

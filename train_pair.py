@@ -5,20 +5,20 @@ python train_pair.py --checkpoint=output/arc+eml
 """
 
 if __name__ == "__main__":  # before torch is loaded
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 from functools import partial
 
-from cache import CACHE_KINDS
-from decoding import DECODERS
-from engine import options
-from engine.flag_types import integer
+from config import options
+from core.types import integer
+from data.cache import CACHE_KINDS
+from data.image.augmentations import parse_augment
+from data.image.decode import DECODERS
+from data.samplers._batches import SAMPLERS
+from engine.trainer import Training
 from losses import LOSSES
 from models import BACKBONES
-from models.embedder import POOLINGS
+from models.pooling import POOLINGS
 from reporting import finish
-from samplers import SAMPLERS
-from training import Training
-from transforms import parse_augment
 
 DEFAULTS = {
     "train_batch_size": 120,

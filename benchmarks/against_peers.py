@@ -20,7 +20,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import torch
 from PIL import Image
 from torchvision import transforms as plain
@@ -28,19 +28,21 @@ from torchvision import transforms as plain
 import reader
 from benchmarks.contest import heading, markdown, write
 from benchmarks.head import SCALE, oml_loss, pml_loss
-from engine.backward import backward
-from engine.device import choose_device, choose_precision
-from engine.embed import embed
-from engine.fit import update
+from core.device import choose_device, choose_precision
+from data.image.transforms import TestTransform, TrainTransform
+from data.lists import open_list
+from data.loader import open_loader
+from data.samplers.in_order import InOrder
+from data.samplers.shuffled import ShuffledSampler
+from embeddings.embed import embed
+from engine.loop import update
 from engine.objective import Objective
-from engine.optim import build_optimiser, set_rate
-from loader import open_loader
+from engine.optimiser import build_optimiser, set_rate
+from engine.step import backward
 from losses import ArcMarginLoss
 from models import BACKBONES, Embedder
-from retrieval import Task
-from retrieval.ranks import positive_ranks
-from samplers import InOrder, ShuffledSampler
-from transforms import TestTransform, TrainTransform
+from retrieval import QueryGallery
+from retrieval.best_positive import positive_ranks
 
 NETWORK, FROZEN, PIXELS, BATCH = "EfficientNetLite0", 5, 80, 64
 MARGIN, CROP_SCALE, LR = 0.15, (0.5, 1.0), 0.003
@@ -88,8 +90,8 @@ class Contest:
 
     def __init__(self, seconds):
         self.seconds, self.device = seconds, choose_device(use_gpu=False)
-        self.train = reader.open_list("Ebay_train.txt", None, "train")
-        self.test = reader.open_list("Ebay_test.txt", None, "test")
+        self.train = open_list("Ebay_train.txt", None, "train")
+        self.test = open_list("Ebay_test.txt", None, "test")
         self.codes, self.classes = reader.class_codes(self.train)
 
     def run(self, build_loss, ours, class_lr, seed):
@@ -142,7 +144,9 @@ class Contest:
     def recall(self, model):
         batches = InOrder(len(self.test), 64)
         loader = open_loader(self.test, self.test.labels, TestTransform(PIXELS, PIXELS), batches, num_workers=1)
-        ranks = positive_ranks(Task.of(embed(model, loader, self.device), torch.from_numpy(self.test.labels)), (1,))
+        ranks = positive_ranks(
+            QueryGallery.of(embed(model, loader, self.device), torch.from_numpy(self.test.labels)), (1,)
+        )
         return (ranks < 1).double().mean().item()
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import torch
 import torch.nn.functional as F
 
 from benchmarks.contest import contest, heading, markdown, scaled, seconds_text, write
-from engine.device import choose_device
+from core.device import choose_device
 from losses import ArcMarginLoss
 
 BATCH, SCALE, MARGIN = 256, 30.0, 0.5

@@ -22,19 +22,21 @@ from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import cv2
 import numpy as np
 import torch
 
-import reader
 from benchmarks.contest import contest, heading, machine, markdown, versions, write
 from benchmarks.jpegs import dense, make_set, product
-from decoding import choose_decoder
-from engine.device import choose_device
-from loader import open_loader
-from samplers import Draw
-from transforms import TrainTransform
+from core.device import choose_device
+from data.image.decode import choose_decoder
+from data.image.files import read_image
+from data.image.transforms import TrainTransform
+from data.lists import open_inputs
+from data.loader import open_loader
+from data.records import Records
+from data.samplers._batches import Sample
 
 SIDE, CROP_SCALE = 224, (0.2, 1.0)
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
@@ -46,14 +48,14 @@ ANCESTOR, TORCHVISION = "the ancestor's: OpenCV, Lanczos, float", "torchvision: 
 def list_of(paths):
     """Files as a list of images that all have the label 0."""
     everyone = np.ones(len(paths), dtype=bool)
-    return reader.ImageList("benchmark", np.array(paths), np.zeros(len(paths), np.int64), everyone, everyone)
+    return Records("benchmark", np.array(paths), np.zeros(len(paths), np.int64), everyone, everyone)
 
 
 def draws_of(paths, transform):
     """(path, (left, top, width, height), flip) of each image: what its seed draws, for peers who draw nothing."""
     draws = []
     for seed, path in enumerate(paths):
-        height, width = reader.read_image(path).shape[:2]
+        height, width = read_image(path).shape[:2]
         torch.manual_seed(seed)
         draws.append((path, transform.draw_crop(height, width), bool(torch.rand(()) < 0.5)))
     return draws
@@ -97,7 +99,7 @@ def ours(paths, transform, decode):
     """The crops as training gets them, one by one: (SIDE, SIDE, 3) uint8."""
     loader = open_loader(list_of(paths), [0] * len(paths), transform, [], decode=decode)
     for row in range(len(paths)):
-        yield loader.dataset[Draw(row, row)][0].numpy()
+        yield loader.dataset[Sample(row, row)][0].numpy()
 
 
 def contenders(paths, transform):
@@ -188,7 +190,7 @@ def stage_table(paths, transform, decode):
 def feed(paths, transform, num_workers, batches):
     """Images a second that `num_workers` processes feed, counted from the first batch on."""
     size = min(32, len(paths))
-    endless = ([Draw((step * size + i) % len(paths), step * size + i) for i in range(size)] for step in range(10**6))
+    endless = ([Sample((step * size + i) % len(paths), step * size + i) for i in range(size)] for step in range(10**6))
     decode = choose_decoder("auto")
     loader = open_loader(list_of(paths), [0] * len(paths), transform, endless, num_workers, decode=decode)
     stream = iter(loader)
@@ -227,7 +229,7 @@ def main(argv=None):
     transform = TrainTransform(SIDE, SIDE, crop_scale=CROP_SCALE)
     with tempfile.TemporaryDirectory() as folder:
         if args.folder:
-            found = reader.open_inputs([args.folder], None).paths.tolist()
+            found = open_inputs([args.folder], None).paths.tolist()
             sets = {args.folder: [path for path in found if path.lower().endswith((".jpg", ".jpeg"))][: args.images]}
         else:
             sets = {

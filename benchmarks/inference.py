@@ -15,13 +15,13 @@ from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import torch
 from torch.nn.functional import cosine_similarity
 
 from benchmarks.contest import PACKAGES, contest, machine, markdown, versions, write
-from engine.device import autocast, choose_device
-from errors import InputError
+from core.device import autocast, choose_device
+from core.errors import InputError
 from models import BACKBONES, Embedder, fast_model
 
 REFERENCE = "float32, NCHW"

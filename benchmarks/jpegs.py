@@ -3,7 +3,8 @@
 import cv2
 import numpy as np
 
-import reader
+from data.image.files import load
+from data.lists import open_list
 
 
 def photographs():
@@ -56,8 +57,8 @@ def product(rng, height, width, photos, drawings):
 def make_set(folder, kind, qualities, count):
     """Write `count` JPEGs that follow from the code alone; returns their paths."""
     folder.mkdir()
-    train = reader.open_list("Ebay_train.txt", None, "train")
-    drawings = [np.ascontiguousarray(reader.load(train, row)[:, :, ::-1]) for row in range(0, len(train), 40)]
+    train = open_list("Ebay_train.txt", None, "train")
+    drawings = [np.ascontiguousarray(load(train, row)[:, :, ::-1]) for row in range(0, len(train), 40)]
     photos, paths = photographs(), []
     for number in range(count):
         rng = np.random.default_rng(number)

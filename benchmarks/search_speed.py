@@ -15,15 +15,15 @@ from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import numpy as np
 import torch
 
 from benchmarks.contest import PACKAGES, contest, heading, machine, markdown, scaled, seconds_text, versions, write
-from engine.device import choose_device
-from retrieval.ranks import fast_dtype, positive_ranks
-from retrieval.search import search_in_parts
-from retrieval.task import Task
+from core.device import choose_device
+from retrieval.best_positive import fast_dtype, positive_ranks
+from retrieval.query_gallery import QueryGallery
+from retrieval.topk import search_in_parts
 
 SIDE = 4096
 ANCESTOR_CHUNK = 605  # rows of a chunk of PaddlePaddle's recall_topk, at 60,502 rows in 100 chunks
@@ -52,12 +52,12 @@ def bare_product(table, dtype):
 
 
 def ours_recall(table, labels, dtype):
-    return (positive_ranks(Task.of(table, labels), (1, 10, 100), dtype=dtype) < 1).double().mean().item()
+    return (positive_ranks(QueryGallery.of(table, labels), (1, 10, 100), dtype=dtype) < 1).double().mean().item()
 
 
 def ours_top(table, labels, k, dtype):
     hits = 0
-    for queries, rows, _ in search_in_parts(Task.of(table, labels), k, dtype=dtype):
+    for queries, rows, _ in search_in_parts(QueryGallery.of(table, labels), k, dtype=dtype):
         hits += int((labels[rows[:, 0]] == labels[queries]).sum())
     return hits / len(table)
 

@@ -16,23 +16,24 @@ from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import torch
 
 import reader
 from benchmarks.contest import contest, heading, markdown, seconds_text, write
-from engine.backward import backward
+from core.device import choose_device, choose_precision
+from data.image.transforms import TrainTransform
+from data.lists import open_list
+from data.loader import open_loader
+from data.samplers.shuffled import ShuffledSampler
 from engine.checkpoint import Checkpoints, training_state
-from engine.device import choose_device, choose_precision
-from engine.finite import FiniteGuard
-from engine.fit import fit, update
+from engine.loop import fit, update
+from engine.nan_guard import FiniteGuard
 from engine.objective import Objective
-from engine.optim import build_optimiser
-from loader import open_loader
+from engine.optimiser import build_optimiser
+from engine.step import backward
 from losses import ArcMarginLoss
 from models import Embedder
-from samplers import ShuffledSampler
-from transforms import TrainTransform
 
 STEPS = 10  # of the whole loop in one run
 
@@ -131,7 +132,7 @@ def main(argv=None):
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
-    images = reader.open_list("Ebay_train.txt", None, "train")
+    images = open_list("Ebay_train.txt", None, "train")
     labels, _ = reader.class_codes(images)
     result, parts = {"rounds": args.rounds, "networks": {}}, [heading(args.rounds)]
     for text in args.networks.split(","):

@@ -6,12 +6,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from engine.run import say
-from errors import InputError
-from storage import replacing_synced, sync
+from core.console import log
+from core.errors import InputError
+from core.files import replacing_synced, sync
+from engine.seeding import numpy_state, set_numpy_state
 
 
 def training_state(objective, optimiser, scaler, step, best, classes, **record):
@@ -31,7 +31,7 @@ def training_state(objective, optimiser, scaler, step, best, classes, **record):
         "classes": classes,
         "rng": torch.get_rng_state(),
         "python_rng": random.getstate(),
-        "numpy_rng": _numpy_state(),
+        "numpy_rng": numpy_state(),
         "device_rng": torch.get_device_module().get_rng_state() if torch.accelerator.is_available() else None,
     }
 
@@ -60,7 +60,7 @@ def restore(state, objective, optimiser, scaler, file):
         scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
         random.setstate(state["python_rng"])
-        _set_numpy_state(_mapping(state, "numpy_rng"))
+        set_numpy_state(_mapping(state, "numpy_rng"))
         if state["device_rng"] is not None and torch.accelerator.is_available():
             torch.get_device_module().set_rng_state(state["device_rng"])
         return int(state["step"]), state["best"]
@@ -73,25 +73,6 @@ def _mapping(state, name):
     if not isinstance(state[name], Mapping):
         raise TypeError(f"{name!r} is a {type(state[name]).__name__}, where a mapping has to be")
     return state[name]
-
-
-def seed_everything(seed):
-    """Seed torch, numpy and python: a loss may draw from any of them."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-
-
-def _numpy_state():
-    """numpy's generator as plain numbers and one tensor."""
-    state = np.random.get_state(legacy=False)
-    plain = {name: state[name] for name in ("bit_generator", "has_gauss", "gauss")}
-    return {**plain, "pos": state["state"]["pos"], "key": torch.from_numpy(state["state"]["key"].astype(np.int64))}
-
-
-def _set_numpy_state(plain):
-    key = plain["key"].numpy().astype(np.uint32)
-    np.random.set_state({**plain, "state": {"key": key, "pos": plain["pos"]}})
 
 
 def save(state, path):
@@ -135,7 +116,7 @@ class Checkpoints:
             sentence = f"step {state['step']} is not saved: {error}; what was saved before is whole"
             if needed:
                 raise InputError(sentence) from None
-            say(f"{sentence}, and the run goes on")
+            log(f"{sentence}, and the run goes on")
             return False
 
     def save_best(self, state):
@@ -144,7 +125,7 @@ class Checkpoints:
             save(state, self.folder / "best.pt")
             return True
         except OSError as error:
-            say(f"the best step so far, {state['step']}, is not saved: {error}; the run goes on")
+            log(f"the best step so far, {state['step']}, is not saved: {error}; the run goes on")
             return False
 
     def _save_step(self, state):

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from engine import ranks
+import distributed
 from retrieval import recall_at_k
 
 
@@ -25,7 +25,7 @@ class Objective(nn.Module):
 
     def compare(self, embeddings, labels):
         """Embeddings (B, D) of this rank's images, labels of all ranks' -> scalar, the same on every rank."""
-        embeddings = ranks.gather(embeddings)
+        embeddings = distributed.all_gather(embeddings)
         self._last = (embeddings.detach(), labels)
         return self.loss(embeddings, labels)
 

@@ -1,50 +1,12 @@
 """A run's folder: config.json, metrics.jsonl, result.json, TensorBoard files, and the lines on the console."""
 
-import hashlib
 import json
-import platform
-import subprocess
-import sys
-import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import cv2
-from tqdm import tqdm
-
-from engine import ranks
-from errors import InputError
-from storage import make_folder, replace_json, replacing_synced
-
-# Packages that have a say in figures: networks, pixels. OpenCV comes under several names and is asked itself.
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "simplejpeg")
-
-
-def package_versions():
-    """Versions of the packages that decide an embedding, {name: version}, None for one that is not installed."""
-    found = {"opencv": cv2.__version__}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def versions():
-    """Versions of Python and the packages that decide figures, and the repository's git revision (None without git)."""
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-        revision = git.stdout.strip() or None
-    except OSError:  # no git on this machine
-        revision = None
-    return {"python": platform.python_version(), **package_versions(), "git": revision}
-
-
-def checksum(path):
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+import distributed
+from core.console import log
+from core.errors import InputError
+from core.files import make_folder, replace_json, replacing_synced
 
 
 def of_this_launch(folder):
@@ -53,7 +15,7 @@ def of_this_launch(folder):
         begun_by = json.loads(Path(folder, "config.json").read_text())["launch"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return begun_by is not None and begun_by == ranks.launch()
+    return begun_by is not None and begun_by == distributed.launch_id()
 
 
 class Run:
@@ -100,13 +62,13 @@ class Run:
 
     def log(self, line, step, figures, group):
         """Print `line`; append `figures` (name -> float) to metrics.jsonl and to TensorBoard under `group`/name."""
-        say(line)
+        log(line)
         try:
             self.metrics.write(json.dumps({"step": step, "group": group, **figures}) + "\n")
             for name, value in figures.items():
                 self.board.add_scalar(f"{group}/{name}", value, step)
         except OSError as error:
-            say(f"the figures of step {step} could not be written: {error.strerror}; the run goes on")
+            log(f"the figures of step {step} could not be written: {error.strerror}; the run goes on")
 
     def finish(self, result):
         """Write result.json, close the logs, and return the result."""
@@ -114,11 +76,3 @@ class Run:
         self.board.close()
         self.metrics.close()
         return result
-
-
-def say(line, by_first=True):
-    """One time-stamped line that does not break a progress bar; of several ranks the first alone says it, or each."""
-    if by_first and not ranks.first():
-        return
-    tqdm.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {line}", file=sys.stdout)
-    sys.stdout.flush()

@@ -1,7 +1,6 @@
 """SIGINT and SIGTERM: a run ends where it can be gone on with."""
 
 import contextlib
-import os
 import signal
 import threading
 
@@ -52,9 +51,3 @@ class StopRequest:
             yield
         finally:
             self.is_idle = False
-
-
-def leave_the_group():
-    """For a worker process: a terminal or a scheduler signals the whole group, and the run still needs its batches."""
-    if hasattr(os, "setpgrp"):  # not on Windows
-        os.setpgrp()

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from registry import Registry
+from core.registry import Registry
 
 LOSSES = Registry("loss")
 

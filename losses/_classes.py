@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from errors import InputError
+from core.errors import InputError
 from losses._shared import check_option, lengths
 
 KEPT_BYTES = 100 * 2**20  # of scores that wait for the backward pass; where it would be more they are made twice

@@ -3,7 +3,7 @@
 import torch
 from torch.autograd.function import once_differentiable
 
-from errors import InputError
+from core.errors import InputError
 
 BLOCK = 2**19  # numbers of the B x B that are worked on at once: they stay in the cache
 

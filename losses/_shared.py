@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from errors import InputError
+from core.errors import InputError
 
 SHORTEST = 1e-12  # a row shorter than this has no direction
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from errors import InputError
+from core.errors import InputError
 from losses import LOSSES
 from losses._pairs import pair_counts
 from losses._shared import check_option, full_precision

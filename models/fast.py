@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from errors import InputError
+from core.errors import InputError
 
 RUNTIMES = ("torch", "openvino")
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

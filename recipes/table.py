@@ -15,7 +15,7 @@ import numpy as np
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from errors import InputError  # noqa: E402
+from core.errors import InputError  # noqa: E402
 
 ELEM, PAIR = ("softmax", "arcmargin"), ("+triplet", "+quadruplet", "+eml", "+npairs")
 BASES = {"": "stage 1", "+longer": "stage 1 longer"}

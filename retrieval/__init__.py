@@ -1,7 +1,7 @@
 """Judging and searching embeddings: arrays in, figures out; nothing here knows of models or flags."""
 
-from retrieval.measure import recall_at_k
+from retrieval.metrics.measure import recall_at_k
 from retrieval.results import RetrievalResults
-from retrieval.task import Task
+from retrieval.query_gallery import QueryGallery
 
-__all__ = ["RetrievalResults", "Task", "recall_at_k"]
+__all__ = ["RetrievalResults", "QueryGallery", "recall_at_k"]

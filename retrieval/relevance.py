@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from retrieval.search import NOWHERE
+from retrieval.candidates import NOWHERE
 
 
 @dataclass(frozen=True)

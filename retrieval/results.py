@@ -6,13 +6,14 @@ from functools import cached_property
 
 import torch
 
-from errors import InputError
-from retrieval.ranks import MEMORY
+from core.errors import InputError
+from core.files import read_npz, write_npz
+from retrieval.best_positive import MEMORY
+from retrieval.candidates import NOWHERE
+from retrieval.query_gallery import QueryGallery
 from retrieval.relevance import Relevance
 from retrieval.rows import row_lengths
-from retrieval.search import NOWHERE, search_in_parts
-from retrieval.task import Task
-from storage import read_npz, write_npz
+from retrieval.topk import search_in_parts
 
 SHOWN = 10  # queries that print() shows
 
@@ -56,7 +57,7 @@ class RetrievalResults:
     @classmethod
     def from_embeddings(cls, embeddings, labels=None, k=100, distance="cosine", memory=MEMORY, **flags):
         """Search one table. flags: is_query, is_gallery, sequences as Task.of has them; k is clipped to the gallery."""
-        return cls.from_task(Task.of(embeddings, labels, **flags), k, distance, memory)
+        return cls.from_task(QueryGallery.of(embeddings, labels, **flags), k, distance, memory)
 
     @classmethod
     def from_embeddings_qg(
@@ -75,7 +76,7 @@ class RetrievalResults:
         never more than one is held; query_labels are then those of all batches.
         """
         if hasattr(query_embeddings, "shape"):
-            task = Task.apart(query_embeddings, gallery_embeddings, query_labels, gallery_labels)
+            task = QueryGallery.apart(query_embeddings, gallery_embeddings, query_labels, gallery_labels)
             return cls.from_task(task, k, distance, memory)
         return cls._from_batches(
             query_embeddings, gallery_embeddings, query_labels, gallery_labels, k, distance, memory
@@ -86,13 +87,13 @@ class RetrievalResults:
         gallery = torch.as_tensor(gallery)
         lengths, found = row_lengths(gallery), []
         for batch in batches:
-            parts = search_in_parts(Task.apart(batch, gallery), k, distance, memory, gallery_lengths=lengths)
+            parts = search_in_parts(QueryGallery.apart(batch, gallery), k, distance, memory, gallery_lengths=lengths)
             found += [(ids, scores) for _, ids, scores in parts]
         ids, scores = (torch.cat(column) for column in zip(*found))
         nothing = gallery.new_zeros(1, gallery.shape[1]).expand(
             len(ids), -1
         )  # the queries' labels are what counts here
-        relevance = Relevance.of_task(Task.apart(nothing, gallery, query_labels, gallery_labels))
+        relevance = Relevance.of_task(QueryGallery.apart(nothing, gallery, query_labels, gallery_labels))
         return cls.from_padded(as_distances(scores, distance), ids, relevance)
 
     @classmethod

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from errors import InputError
+from core.errors import InputError
 
 PIECE_NUMBERS = 2**18  # rows are prepared in pieces of so many numbers
 

@@ -1,6 +1,6 @@
 """A data set of 60 little pictures in SOP's format, made once per test session, learnable by shape and colour."""
 
-import openmp  # noqa: F401  first, since it is for what is loaded below, and for the processes that tests start
+from core import openmp  # noqa: F401  first, since it is for what is loaded below, and for the processes that tests start
 
 # isort: split
 import csv

@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 import torch
 
-from retrieval.measure import summary, task_values
-from retrieval.metrics import DEFAULT
-from retrieval.pairs import pair_histogram
-from retrieval.report.album import Images
-from retrieval.report.report import Report
+from report.page.album import Images
+from report.page.report import Report
+from retrieval.metrics.measure import summary, task_values
+from retrieval.metrics.pairs import pair_histogram
+from retrieval.metrics.ranking import DEFAULT
+from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
-from retrieval.task import Task
 
 HOSTILE = (
     '"><script>window.hacked=1</script>',
@@ -57,7 +57,7 @@ def make_report(labels, embeddings=None, paths=None, categories=None, k=20, dist
     labels = np.asarray(labels)
     embeddings = clusters(labels) if embeddings is None else torch.as_tensor(embeddings).float()
     paths = np.array([f"shelf/{label}/{row}.png" for row, label in enumerate(labels)] if paths is None else paths)
-    task = Task.of(embeddings, labels, categories=categories)
+    task = QueryGallery.of(embeddings, labels, categories=categories)
     names = DEFAULT if len(labels) > 10 else ("recall@1", "map@r")
     values = task_values(task, names, distance=distance)
     fields = {

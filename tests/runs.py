@@ -9,7 +9,7 @@ from unittest import mock
 
 from torch import nn
 
-from models.backbones import BACKBONES, IMAGENET, Backbone
+from models.backbones.table import BACKBONES, IMAGENET, Backbone
 
 SCRIPTS = {name: importlib.import_module(name) for name in ("train_elem", "train_pair", "eval", "infer")}
 
@@ -68,9 +68,9 @@ def embedding_moves(run_dir, paths):
     import torch
     from tolerances import sensitivity
 
+    from data.image.files import read_image
+    from data.image.transforms import TestTransform
     from models import Embedder
-    from reader import read_image
-    from transforms import TestTransform
 
     with tiny_backbone():
         model = Embedder("Tiny")

@@ -7,8 +7,8 @@ import torch
 from tolerances import assert_within, gamma, longest_sum, sensitivity
 from torch import nn
 
-from engine.backward import backward
 from engine.objective import Objective
+from engine.step import backward
 from losses import LOSSES
 
 CPU = torch.device("cpu")

@@ -7,12 +7,14 @@ import pytest
 import torch
 from runs import SCRIPTS, as_line, read_json, run, train_flags
 
-import loader
-import reader
-from errors import InputError
+from core.errors import InputError
+from data import loader
+from data.image.transforms import TrainTransform
+from data.lists import open_list
+from data.records import Records
+from data.samplers._batches import SAMPLERS, Sample
+from data.samplers.shard import Shard
 from losses.triplet import check_triplets
-from samplers import SAMPLERS, Draw, Shard
-from transforms import TrainTransform
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -28,7 +30,7 @@ def broken(sop_copy):
 
 
 def open_train(folder):
-    images = reader.open_list("Ebay_train.txt", folder, "train")
+    images = open_list("Ebay_train.txt", folder, "train")
     return images, images.vocabulary.codes
 
 
@@ -125,12 +127,12 @@ def test_nothing_that_could_be_taken(broken):
     dead = images.take(sorted(DEAD))
     told = []
     feed = loader.open_loader(
-        dead, np.zeros(3, int), TrainTransform(8, 8), [[Draw(0, 0)]], on_bad=lambda *what: told.append(what)
+        dead, np.zeros(3, int), TrainTransform(8, 8), [[Sample(0, 0)]], on_bad=lambda *what: told.append(what)
     )
     with pytest.raises(InputError, match="7_0.jpg' is not an image .*; nor can another be taken"):
         list(feed)
     few = images.take([*sorted(DEAD), 0])
-    feed = loader.open_loader(few, [6, 6, 6, 0], TrainTransform(8, 8), [[Draw(0, 0), Draw(3, 0)]], on_bad=print)
+    feed = loader.open_loader(few, [6, 6, 6, 0], TrainTransform(8, 8), [[Sample(0, 0), Sample(3, 0)]], on_bad=print)
     with pytest.raises(InputError, match="of its label or from outside the batch"):  # label 0 is in the batch
         list(feed)
 
@@ -139,12 +141,10 @@ def test_a_box_outside_of_its_image_is_bad_too(sop_tree):
     images, codes = open_train(sop_tree)
     boxes = np.full((len(images), 4), np.nan)
     boxes[0] = 500, 500, 600, 600
-    boxed = reader.ImageList(
-        images.source, images.paths, images.labels, images.is_query, images.is_gallery, boxes=boxes
-    )
+    boxed = Records(images.source, images.paths, images.labels, images.is_query, images.is_gallery, boxes=boxes)
     told = []
     feed = loader.open_loader(
-        boxed, codes, TrainTransform(8, 8), [[Draw(0, 0)]], decode="opencv", on_bad=lambda *what: told.append(what)
+        boxed, codes, TrainTransform(8, 8), [[Sample(0, 0)]], decode="opencv", on_bad=lambda *what: told.append(what)
     )
     ((_, labels, rows),) = feed
     assert labels.tolist() == [0] and rows.tolist()[0] in (1, 2) and told[0][0] == 0 and "lies outside" in told[0][1]

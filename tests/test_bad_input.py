@@ -11,7 +11,7 @@ import pytest
 import torch
 from runs import SCRIPTS, as_line, run, train_flags
 
-from engine import options
+from config import options
 
 ROOT = Path(__file__).parents[1]
 TRAINING = ("train_elem", "train_pair")

@@ -12,8 +12,9 @@ import pytest
 from runs import run, tiny_backbone, train_flags
 
 import reader
-from checking import has_positive, list_notes, lone_notes, query_notes
-from samplers import SAMPLERS
+from data.check import has_positive, list_notes, lone_notes, query_notes
+from data.records import Records
+from data.samplers._batches import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +35,7 @@ def few(labels, is_query=None, is_gallery=None, source="few.txt"):
     everyone = np.ones(len(labels), dtype=bool)
     flags = [everyone if flag is None else np.array(flag, dtype=bool) for flag in (is_query, is_gallery)]
     paths = np.array([f"{source}/{i}.jpg" for i in range(len(labels))])
-    return reader.ImageList(source, paths, np.array(labels), *flags, lines=np.arange(len(labels)) + 2)
+    return Records(source, paths, np.array(labels), *flags, lines=np.arange(len(labels)) + 2)
 
 
 def test_a_sound_pair_of_lists(check, sop_tree):

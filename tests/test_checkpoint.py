@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from core.errors import InputError
 from engine import checkpoint
 from engine.checkpoint import Checkpoints, restore, save, training_state
 from engine.objective import Objective
-from engine.optim import build_optimiser
-from errors import InputError
+from engine.optimiser import build_optimiser
+from engine.seeding import seed_everything
 
 
 class Model(nn.Linear):
@@ -139,10 +140,10 @@ def test_a_disk_that_refuses_is_said_or_ends_the_run(tmp_path, monkeypatch, caps
 def test_numpy_and_python_go_on_where_they_were():
     """A loss may draw from either."""
     parts = training()
-    checkpoint.seed_everything(5)
+    seed_everything(5)
     state = state_of(parts)
     drawn = random.random(), np.random.rand(), np.random.randn()
-    checkpoint.seed_everything(6)
+    seed_everything(6)
     restore(state, *parts, "a.pt")
     assert (random.random(), np.random.rand(), np.random.randn()) == drawn
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from test_losses import bounds
 from tolerances import about, assert_within, share_error
 
-from errors import InputError
+from core.errors import InputError
 from losses import ArcMarginLoss, SoftmaxLoss
 from losses._classes import CHUNK, drawn_classes
 

@@ -14,15 +14,16 @@ from PIL import Image
 from runs import read_json, run, tiny_backbone, train_flags
 from tolerances import assert_within
 
-import decoding
-import loader
-import reader
-from cache import CACHE_KINDS, Cache
-from decoding import Jpeg, choose_decoder, decode_whole, open_image
-from errors import InputError
-from headers import Header, read_header
-from samplers import Draw
-from transforms import TrainTransform
+from core.errors import InputError
+from data import loader
+from data.cache import CACHE_KINDS, Cache
+from data.image import decode
+from data.image.decode import Jpeg, choose_decoder, decode_whole, open_image
+from data.image.files import read_bytes, read_image
+from data.image.header import Header, read_header
+from data.image.transforms import TrainTransform
+from data.lists import open_list
+from data.samplers._batches import Sample
 
 try:
     import simplejpeg
@@ -91,7 +92,7 @@ def test_headers_say_what_opencv_decodes(kind, height, width):
             header = read_header(encoded)
             assert header[:4] == (height, width, {"grey": 1, "CMYK": 4}.get(kind, 3), orientation)
             assert header.turned == whole(encoded).shape[:2]
-    for scale, flag in decoding.FLAGS.items():
+    for scale, flag in decode.FLAGS.items():
         assert cv2.imdecode(plain, flag).shape[:2] == (-(-height // scale), -(-width // scale))
     assert read_header(plain)[:4] == (height, width, header.components, 1)
 
@@ -213,8 +214,8 @@ def test_crops_are_close_to_the_exact_ones(decode, shrink, scale):
             (math.floor(start / scale + 0.5) * scale, math.floor((start + size) / scale + 0.5) * scale)
             for start in (left, top)
         )
-        expected, move = decoding.resize(exact[top:bottom, left:right], side, side).astype(float), max(1, scale // 4)
-        moved = decoding.resize(exact[top:bottom, left + move : right + move], side, side)
+        expected, move = decode.resize(exact[top:bottom, left:right], side, side).astype(float), max(1, scale // 4)
+        moved = decode.resize(exact[top:bottom, left + move : right + move], side, side)
         error, allowed = (((one - expected) ** 2).mean() ** 0.5 for one in (crop, moved))
         assert_within(error, 0, allowed)
 
@@ -261,7 +262,7 @@ def test_crops_sit_where_they_were_drawn(decode, width):
         crop = opened.resized(left, top, width, height, 96, 80)
         across = 0.3 * (left + (np.arange(96) + 0.5) * width / 96 - 0.5)
         down = 0.3 * (top + (np.arange(80) + 0.5) * height / 80 - 0.5)
-        half = 0.15 * next((scale for scale, least in decoding.SCALES.items() if height / 80 >= least), 1)  # pixel
+        half = 0.15 * next((scale for scale, least in decode.SCALES.items() if height / 80 >= least), 1)  # pixel
         # Grey levels are rounded, in integers that are the same on every processor.
         assert abs(crop[:, 2:-2, 0].mean(axis=0) - across[2:-2]).max() < half + 0.45
         assert abs(np.mean(crop[:, :, 0].mean(axis=0) - across)) <= half + 0.04
@@ -284,13 +285,13 @@ def write_set(folder):
         (folder / name).write_bytes(encoded.tobytes())
         lines.append(f"{number % 2},{name},train," + ("10,5,300,280" if number % 2 else ",,,"))
     (folder / "list.csv").write_text("\n".join(lines))
-    return reader.open_list("list.csv", folder, "train")
+    return open_list("list.csv", folder, "train")
 
 
 def batches(images, draws=24, num_workers=0, **loading):
     """The batches of `draws` images in turn, seeded 0, 1, …: crops of 64 x 56 pixels."""
     transform = TrainTransform(56, 64, crop_scale=(0.3, 1.0))
-    table = [[Draw(i % len(images), i) for i in range(s, s + 4)] for s in range(0, draws, 4)]
+    table = [[Sample(i % len(images), i) for i in range(s, s + 4)] for s in range(0, draws, 4)]
     return list(loader.open_loader(images, images.labels, transform, table, num_workers, **loading))
 
 
@@ -352,7 +353,7 @@ def test_simplejpeg_leaves_to_opencv_what_it_cannot_do(kind, orientation):
     assert np.array_equal(*crops)
 
 
-@pytest.mark.parametrize("kind, load", [("encoded", reader.read_bytes), ("decoded", reader.read_image)])
+@pytest.mark.parametrize("kind, load", [("encoded", read_bytes), ("decoded", read_image)])
 def test_images_are_kept_within_the_limit(tmp_path, kind, load):
     images = write_set(tmp_path)
     expected = [load(path) for path in images.paths]
@@ -393,7 +394,7 @@ def test_what_is_no_image_is_not_kept_decoded(tmp_path):
 def test_forked_workers_share_what_is_kept_and_others_keep_nothing(tmp_path, kind):
     images = write_set(tmp_path)
     transform = TrainTransform(8, 8)
-    draws = [[Draw(i, i)] for i in range(6)]
+    draws = [[Sample(i, i)] for i in range(6)]
     feed = loader.open_loader(images, images.labels, transform, draws, 2, cache_bytes=10**7, cache_kind=kind)
     if feed.multiprocessing_context is None and torch.multiprocessing.get_start_method() == "fork":
         list(feed)

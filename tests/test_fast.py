@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from errors import InputError
+from core.errors import InputError
 from models import BACKBONES, Embedder, fast_model
-from models.embedder import POOLINGS
 from models.fast import folded
+from models.pooling import POOLINGS
 
 SHAPE = (3, 64, 64)
 

@@ -16,14 +16,14 @@ import torch
 from runs import SCRIPTS, as_line, embedding_moves, read_json, run
 from tolerances import assert_within, cosine_error, decimal_error, gamma, least_cosine
 
-from embedding import load_embeddings
-from engine import options
-from errors import InputError
+from config import options
+from core.errors import InputError
+from embeddings.files import load_embeddings
 from models import Embedder
-from retrieval.backends import BACKENDS, make_backend
-from retrieval.index import Index
-from retrieval.items import item_name
-from retrieval.picture import NEUTRAL, RIGHT, WRONG
+from report.picture import NEUTRAL, RIGHT, WRONG
+from retrieval.index.backends import BACKENDS, make_backend
+from retrieval.index.index import Index
+from retrieval.index.items import item_name
 
 ROOT = Path(__file__).parents[1]
 CPU = {"use_gpu": False, "num_workers": 0, "batch_size": 8}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from losses import LOSSES
-from retrieval.backends import BACKENDS
+from retrieval.index.backends import BACKENDS
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("eval", "infer", "train_elem", "train_pair")

@@ -11,9 +11,9 @@ import torch
 from tolerances import about, assert_within, gamma, likely_gamma
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from errors import InputError
+from core.errors import InputError
 from models import BACKBONES, Embedder
-from models.embedder import POOLINGS, Pooling
+from models.pooling import POOLINGS, Pooling
 
 SMALL = ("ResNet18", "EfficientNetLite0")
 EXTRA_PACKAGES = {"EfficientNetLite0": "timm"}
@@ -164,7 +164,9 @@ class Garbage(io.BytesIO):
 
 
 @pytest.mark.parametrize(
-    "answer", [URLError("no network"), ConnectionResetError("gone"), IncompleteRead(b""), Garbage(b"<html>")], ids=lambda answer: type(answer).__name__
+    "answer",
+    [URLError("no network"), ConnectionResetError("gone"), IncompleteRead(b""), Garbage(b"<html>")],
+    ids=lambda answer: type(answer).__name__,
 )
 def test_imagenet_weights_that_cannot_be_downloaded(monkeypatch, tmp_path, answer):
     def urlopen(request, *arguments, **options):

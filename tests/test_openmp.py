@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import threads as lane
-from openmp import NAMES, POLICY, settings
+from core.openmp import NAMES, POLICY, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [path for pattern in ("*.py", "*/*.py") for path in sorted(ROOT.glob(pattern))]

@@ -7,8 +7,9 @@ import torch
 from tolerances import about
 from torch import nn
 
-from engine.optim import OPTIMISERS, STRATEGIES, build_optimiser, learning_rate, set_rate
-from errors import InputError
+from core.errors import InputError
+from engine.optimiser import OPTIMISERS, build_optimiser, set_rate
+from engine.schedule import STRATEGIES, learning_rate
 
 ANCESTOR = {"lr": 0.01, "strategy": "piecewise_decay", "lr_steps": (15000, 25000), "total": 30000}
 

@@ -8,11 +8,12 @@ import pytest
 from runs import SCRIPTS
 
 import session
-from engine import flag_types, options
+from config import options
+from core import types
+from data.image.augmentations import AUGMENTATIONS, parse_augment
 from losses import LOSSES
-from retrieval.backends import BACKENDS
-from retrieval.postprocess import POSTPROCESSORS
-from transforms import AUGMENTATIONS, parse_augment
+from retrieval.index.backends import BACKENDS
+from retrieval.rerank._steps import POSTPROCESSORS
 
 ROOT = Path(__file__).parents[1]
 MOST_FLAGS = 58
@@ -55,14 +56,14 @@ def test_help_shows_every_default(built):
     words = " ".join(parser.format_help().split())
     for name, action in flags_of(parser).items():
         if action.default is not None:
-            assert f"(default: {flag_types.plain(action.default)})" in words, name
+            assert f"(default: {types.plain(action.default)})" in words, name
 
 
 def test_every_default_survives_a_replay(built):
     """config.json is replayed by typing its values: each default has to come back as it was."""
     for name, action in flags_of(built[2]).items():
         if action.default is not None and action.nargs is None:
-            value = (action.type or str)(flag_types.plain(action.default))
+            value = (action.type or str)(types.plain(action.default))
             assert value == action.default and type(value) is type(action.default), name
 
 
@@ -163,38 +164,38 @@ def test_ancestors_command_line():
 
 
 GOOD = [
-    (flag_types.boolean, "True", True),
-    (flag_types.boolean, "true", True),
-    (flag_types.boolean, "1", True),
-    (flag_types.boolean, "False", False),
-    (flag_types.boolean, "0", False),
-    (flag_types.integers, "15000,25000", (15000, 25000)),
-    (flag_types.integers, "7", (7,)),
-    (flag_types.integers, "", ()),
-    (flag_types.image_shape, "3,224,192", (3, 224, 192)),
-    (flag_types.fractions, "0.08,1", (0.08, 1.0)),
-    (flag_types.positive, "12", 12),
-    (flag_types.workers, "auto", "auto"),
-    (flag_types.workers, "3", 3),
-    (flag_types.byte_size, "0", 0),
-    (flag_types.byte_size, "2GB", 2 * 10**9),
-    (flag_types.byte_size, "1.5mb", 1500000),
-    (flag_types.byte_size, "2000000000", 2 * 10**9),
-    (flag_types.one_of(("fp32", "bf16")), "bf16", "bf16"),
+    (types.boolean, "True", True),
+    (types.boolean, "true", True),
+    (types.boolean, "1", True),
+    (types.boolean, "False", False),
+    (types.boolean, "0", False),
+    (types.integers, "15000,25000", (15000, 25000)),
+    (types.integers, "7", (7,)),
+    (types.integers, "", ()),
+    (types.image_shape, "3,224,192", (3, 224, 192)),
+    (types.fractions, "0.08,1", (0.08, 1.0)),
+    (types.positive, "12", 12),
+    (types.workers, "auto", "auto"),
+    (types.workers, "3", 3),
+    (types.byte_size, "0", 0),
+    (types.byte_size, "2GB", 2 * 10**9),
+    (types.byte_size, "1.5mb", 1500000),
+    (types.byte_size, "2000000000", 2 * 10**9),
+    (types.one_of(("fp32", "bf16")), "bf16", "bf16"),
     (parse_augment, "none", ()),
     (parse_augment, "", ()),
     (parse_augment, "flip,crop", ("crop", "flip")),
     (parse_augment, ",".join(reversed(AUGMENTATIONS)), tuple(AUGMENTATIONS)),
 ]
 BAD = [
-    (flag_types.boolean, ["", "2", "yes", "None"]),
-    (flag_types.integers, ["a", "1.5", "1 2"]),
-    (flag_types.image_shape, ["", "224", "1,224,224", "3,0,224", "3,-1,8", "3,2,2,2"]),
-    (flag_types.fractions, ["", "1", "0,1", "0.5,0.4", "0.5,1.1", "nan,1", "a,b", "0.1,0.2,0.3"]),
-    (flag_types.positive, ["0", "-1", "1.5", ""]),
-    (flag_types.workers, ["", "-1", "many", "1.5"]),
-    (flag_types.byte_size, ["", "GB", "-1", "2 GB", "2TB", "nan", "1e9"]),
-    (flag_types.one_of(("fp32", "bf16")), ["", "fp16", "BF16"]),
+    (types.boolean, ["", "2", "yes", "None"]),
+    (types.integers, ["a", "1.5", "1 2"]),
+    (types.image_shape, ["", "224", "1,224,224", "3,0,224", "3,-1,8", "3,2,2,2"]),
+    (types.fractions, ["", "1", "0,1", "0.5,0.4", "0.5,1.1", "nan,1", "a,b", "0.1,0.2,0.3"]),
+    (types.positive, ["0", "-1", "1.5", ""]),
+    (types.workers, ["", "-1", "many", "1.5"]),
+    (types.byte_size, ["", "GB", "-1", "2 GB", "2TB", "nan", "1e9"]),
+    (types.one_of(("fp32", "bf16")), ["", "fp16", "BF16"]),
 ]
 
 
@@ -213,5 +214,5 @@ def test_refused_value(kind, text):
 @pytest.mark.parametrize("value", [(3, 224, 224), (0.08, 1.0), (), 7, 1e-4, True, "a,b"])
 def test_plain_is_what_one_types(value):
     typed = {(): "", (3, 224, 224): "3,224,224", (0.08, 1.0): "0.08,1.0"}.get(value, str(value))
-    assert flag_types.plain(value) == typed
-    assert flag_types.plain(list(value) if isinstance(value, tuple) else value) == typed  # as JSON gives it back
+    assert types.plain(value) == typed
+    assert types.plain(list(value) if isinstance(value, tuple) else value) == typed  # as JSON gives it back

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from errors import InputError
-from retrieval import picture
-from retrieval.picture import QUERY, RIGHT, SCALE, WHITE, WRONG, letterbox, neighbour_sheet, side_by_side, write_png
+from core.errors import InputError
+from report import picture
+from report.picture import QUERY, RIGHT, SCALE, WHITE, WRONG, letterbox, neighbour_sheet, side_by_side, write_png
 
 PURPLE, ORANGE = (120, 40, 160), (240, 140, 20)
 

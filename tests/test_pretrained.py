@@ -8,10 +8,10 @@ import torch
 import torchvision
 from runs import as_line, read_json, run, train_flags
 
+from core.errors import InputError
 from engine.checkpoint import save, training_state
 from engine.objective import Objective
-from engine.optim import build_optimiser
-from errors import InputError
+from engine.optimiser import build_optimiser
 from losses import LOSSES
 from models import Embedder, load_pretrained
 

@@ -19,13 +19,16 @@ from runs import read_json, read_metrics, run, tiny_backbone, tiny_net, train_fl
 from tolerances import assert_within, gamma, longest_sum, rattle, sensitivity
 from torch import nn
 
+import distributed
 from benchmarks import ranks as bench
-from embedding import KeyedRows
-from engine import batchnorm, ranks
+from core.errors import InputError
+from data.samplers.in_order import InOrder
+from data.samplers.pk import PKSampler
+from data.samplers.shard import Shard
+from distributed import sync_batchnorm
+from embeddings.streaming import KeyedRows
 from engine.objective import Objective
-from errors import InputError
 from losses import LOSSES
-from samplers import InOrder, PKSampler, Shard
 
 
 def torchrun(number, script, *line, restarts=0, **environment):
@@ -148,21 +151,21 @@ def test_the_table_sees_a_wrong_sum(monkeypatch):
 
 def collectives():
     """What each of three ranks sees of the functions that all call together."""
-    rank = ranks.rank()
+    rank = distributed.rank()
     own = torch.arange(2.0 * rank, dtype=torch.bfloat16).view(rank, 2) + rank
     own.requires_grad_()
-    rows = ranks.gather(own)
+    rows = distributed.all_gather(own)
     (rows * torch.arange(len(rows))[:, None]).sum().backward()
     number = torch.tensor([rank + 1.0], requires_grad=True)
-    summed = ranks.total(number)
+    summed = distributed.all_reduce_sum(number)
     ((rank + 1) * summed.sum()).backward()
     tensors = [torch.full((2, 3), float(rank)).T, torch.tensor(rank)]
-    ranks.copy_first(tensors)
+    distributed.broadcast_tensors(tensors)
     layer = nn.Conv2d(3, 2, 2).to(memory_format=torch.channels_last)
     layer.weight.grad = torch.arange(24.0).view(2, 3, 2, 2).to(memory_format=torch.channels_last) * (rank + 1)
-    ranks.sum_gradients(layer.parameters(), over=3)
+    distributed.all_reduce_gradients(layer.parameters(), over=3)
     pairs = [(torch.tensor([10 * rank + turn]), torch.full((1, 2), 1.0 * rank)) for turn in range([2, 2, 1][rank])]
-    dealt = list(ranks.in_turn(iter(pairs)))
+    dealt = list(distributed.gather_batches(iter(pairs)))
     return {
         "rows": rows.detach(),
         "slope": own.grad,
@@ -171,7 +174,7 @@ def collectives():
         "copied": tensors,
         "conv": layer.weight.grad,
         "dealt": [(numbers.tolist(), rows.tolist()) for numbers, rows in dealt],
-        "said": ranks.first_says(7 if rank == 0 else -1),
+        "said": distributed.broadcast_value(7 if rank == 0 else -1),
     }
 
 
@@ -216,8 +219,8 @@ def test_synchronised_layers_hold_what_the_layers_held():
     net[1].running_mean.uniform_()
     images, state = torch.randn(5, 3, 2, 2), {name: value.clone() for name, value in net.state_dict().items()}
     expected, parameters = net.eval()(images), list(net.parameters())
-    batchnorm.synchronise(net)
-    assert isinstance(net[1], batchnorm.SyncBatchNorm) and not isinstance(net[2][0], batchnorm.SyncBatchNorm)
+    sync_batchnorm.synchronise(net)
+    assert isinstance(net[1], sync_batchnorm.SyncBatchNorm) and not isinstance(net[2][0], sync_batchnorm.SyncBatchNorm)
     assert all(one is other for one, other in zip(net.parameters(), parameters, strict=True))
     assert net.state_dict().keys() == state.keys()
     assert torch.equal(net(images), expected)
@@ -238,9 +241,9 @@ def test_synchronised_layers_keep_timms_activation():
         return {name: weight.grad.clone() for name, weight in model.named_parameters()}
 
     expected, condition = slopes(), sensitivity(model, slopes)
-    batchnorm.synchronise(model)
+    sync_batchnorm.synchronise(model)
     found = slopes()
-    assert sum(isinstance(layer, batchnorm.SyncBatchNorm) for layer in model.modules()) > 40
+    assert sum(isinstance(layer, sync_batchnorm.SyncBatchNorm) for layer in model.modules()) > 40
     # A BatchNorm's mean and variance are sums over up to 16 x 16 places of 4 images.
     error = gamma(longest_sum(model) + 2 * 4 * 16 * 16)
     for name, slope in expected.items():
@@ -252,13 +255,13 @@ def test_an_unknown_batchnorm_is_refused():
         pass
 
     with pytest.raises(InputError, match="layers Odd"):
-        batchnorm.synchronise(nn.Sequential(Odd(3)))
+        sync_batchnorm.synchronise(nn.Sequential(Odd(3)))
 
 
 def test_synchronised_layers_take_half_precision():
     torch.manual_seed(0)
     maps = 100 + torch.randn(6, 3, 5, 5)
-    plain, synced = nn.BatchNorm2d(3), batchnorm.SyncBatchNorm(nn.BatchNorm2d(3))
+    plain, synced = nn.BatchNorm2d(3), sync_batchnorm.SyncBatchNorm(nn.BatchNorm2d(3))
     found = synced(maps.bfloat16())
     assert found.dtype == torch.bfloat16
     rows = maps.bfloat16().float()
@@ -450,13 +453,13 @@ def stop_after(batches, line):
 
 def lost(how):
     """Of two ranks, the second leaves at its second turn, or does not come to it; the first says what it met."""
-    ranks.ANSWER_SECONDS = 1
-    ranks.gather(torch.ones(1, 1))
-    if ranks.rank() == 1:
+    distributed.ANSWER_SECONDS = 1
+    distributed.all_gather(torch.ones(1, 1))
+    if distributed.rank() == 1:
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
-    ranks.gather(torch.ones(1, 1))
+    distributed.all_gather(torch.ones(1, 1))
 
 
 @pytest.mark.slow

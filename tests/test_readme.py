@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from losses import LOSSES
-from retrieval.backends import BACKENDS
-from retrieval.postprocess import POSTPROCESSORS
+from retrieval.index.backends import BACKENDS
+from retrieval.rerank._steps import POSTPROCESSORS
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()

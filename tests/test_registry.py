@@ -2,10 +2,10 @@
 
 import pytest
 
-from errors import InputError, near_match
+from core.errors import InputError, near_match
+from core.registry import Option, Registry
+from data.samplers._batches import SAMPLERS
 from losses import LOSSES
-from registry import Option, Registry
-from samplers import SAMPLERS
 
 
 @pytest.fixture

@@ -13,18 +13,18 @@ import torch
 from reports import COLOUR_ERROR, HOSTILE, clusters, colour_of, data_of, load, make_report
 from tolerances import assert_within, decimal_error, gamma
 
-from errors import InputError
-from retrieval.metrics import METRICS
-from retrieval.pairs import PairHistogram
+from core.errors import InputError
+from report.page import album
+from report.page import map as report_map
+from report.page.album import Images
+from report.page.duplicates import closest_across_labels, closest_across_lists, median_positive
+from report.page.report import BARS, FOUND, MISSED, QUERIES, write_report
+from retrieval.metrics.pairs import PairHistogram
+from retrieval.metrics.ranking import METRICS
+from retrieval.metrics.wording import describe
+from retrieval.query_gallery import QueryGallery
 from retrieval.relevance import Relevance
-from retrieval.report import album
-from retrieval.report import map as report_map
-from retrieval.report.album import Images
-from retrieval.report.duplicates import closest_across_labels, closest_across_lists, median_positive
-from retrieval.report.report import BARS, FOUND, MISSED, QUERIES, write_report
 from retrieval.results import RetrievalResults
-from retrieval.task import Task
-from retrieval.wording import describe
 
 LABELS = np.repeat(np.arange(10, 20), 4)
 
@@ -223,7 +223,7 @@ def test_odd_lists(page, labels, k, wrong, distance):
 
 def test_queries_apart_from_the_gallery_and_one_that_found_nothing(page):
     embeddings, labels = clusters(LABELS), LABELS
-    task = Task.of(embeddings, labels, np.arange(40) < 3, np.arange(40) >= 4, sequences=np.arange(40) // 4)
+    task = QueryGallery.of(embeddings, labels, np.arange(40) < 3, np.arange(40) >= 4, sequences=np.arange(40) // 4)
     ids = torch.tensor([[-1, -1], [8, 9], [9, 8]])
     distances = torch.tensor([[np.inf, np.inf], [0.1, 0.2], [0.1, 0.2]])
     results = RetrievalResults.from_padded(distances, ids, Relevance.of_task(task))
@@ -279,7 +279,7 @@ def test_sixty_thousand_items_stay_below_ten_megabytes(tmp_path):
     embeddings = torch.from_numpy(rng.normal(size=(items, 16)).astype(np.float32))
     distances, ids = torch.arange(10) / 10, (torch.arange(items)[:, None] + torch.arange(1, 11) * 3) % items
     results = RetrievalResults.from_padded(
-        distances.expand(items, 10), ids, Relevance.of_task(Task.of(embeddings, labels))
+        distances.expand(items, 10), ids, Relevance.of_task(QueryGallery.of(embeddings, labels))
     )
     counts = rng.integers(0, 1000, (2, 2**16))
     figures = {name: {"recall@1": 0.5, "queries": 20, "lone_queries": 0} for name in ["overall", *set(categories)]}

@@ -9,9 +9,9 @@ import pytest
 from reports import COLOUR_ERROR, HOSTILE, clusters, colour_of, load, make_report
 from tolerances import assert_within, decimal_error
 
-from retrieval.report.album import Images, shortened
-from retrieval.report.duplicates import closest_across_labels, closest_across_lists
-from retrieval.report.report import write_report
+from report.page.album import Images, shortened
+from report.page.duplicates import closest_across_labels, closest_across_lists
+from report.page.report import write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

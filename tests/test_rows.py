@@ -17,24 +17,16 @@ from runs import SCRIPTS, as_line, run, tiny_backbone
 from torch import nn
 
 import reader
-from embedding import (
-    KEY_BYTES,
-    Ordered,
-    embed_rows,
-    load_embeddings,
-    rows_on_disk,
-    save_embeddings,
-    save_json,
-    unnamed_rows,
-)
-from engine import options
-from errors import InputError
+from config import options
+from core.errors import InputError
+from core.files import RowFile, write_npz
+from data.records import Records
+from data.samplers.in_order import InOrder
+from embeddings.files import load_embeddings, save_embeddings, save_json
+from embeddings.streaming import KEY_BYTES, Ordered, embed_rows, rows_on_disk, unnamed_rows
 from models import Embedder
-from reader import ImageList
-from retrieval import changes
-from retrieval.index import Index
-from samplers import InOrder
-from storage import RowFile, write_npz
+from retrieval.index import changes
+from retrieval.index.index import Index
 
 ROOT = Path(__file__).parents[1]
 MB = 2**20
@@ -80,7 +72,7 @@ def test_an_npz_of_rows_is_the_one_of_numpy(tmp_path):
 def listed(count):
     columns = {"paths": np.arange(count).astype(str), "labels": np.zeros(count, np.int64)}
     everyone = np.ones(count, bool)
-    return ImageList("list", **columns, is_query=everyone, is_gallery=everyone)
+    return Records("list", **columns, is_query=everyone, is_gallery=everyone)
 
 
 def test_json_of_rows_is_the_one_of_a_dictionary(tmp_path, monkeypatch):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from engine.run import Run, versions
-from errors import InputError
+from core.errors import InputError
+from core.versions import versions
+from engine.run import Run
 
 
 def test_a_machine_without_git_has_no_revision(monkeypatch, tmp_path):

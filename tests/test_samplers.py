@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-import loader
-import reader
-from errors import InputError
-from samplers import SAMPLERS, PKSampler, ShuffledSampler, TripletSampler
-from transforms import AUGMENTATIONS, TrainTransform
+from core.errors import InputError
+from data import loader
+from data.image.augmentations import AUGMENTATIONS
+from data.image.transforms import TrainTransform
+from data.lists import open_list
+from data.samplers._batches import SAMPLERS
+from data.samplers.pk import PKSampler
+from data.samplers.shuffled import ShuffledSampler
+from data.samplers.triplet import TripletSampler
 
 COUNTS = {7: 1, 40: 2, 3: 3, 900: 4, 12: 5, 55: 6, 21: 7}  # label: how many images it has
 LABELS = np.random.default_rng(0).permutation(np.repeat(list(COUNTS), list(COUNTS.values())))
@@ -136,7 +140,7 @@ def test_impossible_batches_are_refused(name, options, message):
 
 
 def load(sop_tree, num_workers, start_step=0):
-    images = reader.open_list("Ebay_train.txt", sop_tree, "train")
+    images = open_list("Ebay_train.txt", sop_tree, "train")
     sampler = PKSampler(images.labels, 4, seed=3, start_step=start_step)
     transform = TrainTransform(24, 32, augment=tuple(AUGMENTATIONS))
     codes = images.vocabulary.codes

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tolerances import assert_within, score_error
 
-from errors import InputError
-from retrieval.ranks import positive_ranks
-from retrieval.search import search, search_in_parts
-from retrieval.space import DISTANCES, Space
-from retrieval.task import Task
+from core.errors import InputError
+from retrieval.best_positive import positive_ranks
+from retrieval.query_gallery import QueryGallery
+from retrieval.scores import DISTANCES, Scores
+from retrieval.topk import search, search_in_parts
 
 ROOT = Path(__file__).parents[1]
 FAST = (torch.float32, torch.bfloat16)
@@ -38,14 +38,14 @@ def tasks():
     sequences = torch.randint(60, (150,), generator=generator)
     few = torch.randint(3, (150,), generator=generator)
     return {
-        "rest": Task.of(rows, labels),
-        "alone": Task.of(rows[:40], torch.arange(40) // 3 * (torch.arange(40) < 30) + torch.arange(40)),
-        "flags": Task.of(rows, labels, is_query, is_gallery),
-        "sequences": Task.of(rows, labels, sequences=sequences),
-        "few sequences": Task.of(rows, labels, is_query, is_gallery, sequences=few),
-        "apart": Task.apart(rows[:50], rows[40:], labels[:50], labels[40:]),
-        "same": Task.of(torch.ones(70, 3), torch.arange(70) // 2),
-        "one": Task.of(rows[:1], labels[:1]),
+        "rest": QueryGallery.of(rows, labels),
+        "alone": QueryGallery.of(rows[:40], torch.arange(40) // 3 * (torch.arange(40) < 30) + torch.arange(40)),
+        "flags": QueryGallery.of(rows, labels, is_query, is_gallery),
+        "sequences": QueryGallery.of(rows, labels, sequences=sequences),
+        "few sequences": QueryGallery.of(rows, labels, is_query, is_gallery, sequences=few),
+        "apart": QueryGallery.apart(rows[:50], rows[40:], labels[:50], labels[40:]),
+        "same": QueryGallery.of(torch.ones(70, 3), torch.arange(70) // 2),
+        "one": QueryGallery.of(rows[:1], labels[:1]),
     }
 
 
@@ -54,7 +54,7 @@ TASKS = tasks()
 
 def by_sorting(task, distance):
     """For each query: (score, row, right) of all it can find, best first, ties by the smaller row."""
-    space = Space(task, distance)
+    space = Scores(task, distance)
     found = []
     for place, row in enumerate(task.query_rows.tolist()):
         items = []
@@ -125,8 +125,8 @@ def test_thousands_of_rows_in_many_blocks(labels, dtype):
     """Enough rows for guessed floors, full buffers and queries that are searched for again."""
     rows, codes = clusters(3000, 16, labels, seed=labels)
     rows[100:160] = rows[99]  # more duplicates than candidates are kept
-    task = Task.of(rows, codes)
-    space, everyone = Space(task), torch.arange(3000)
+    task = QueryGallery.of(rows, codes)
+    space, everyone = Scores(task), torch.arange(3000)
     score = torch.cat(
         [
             space.score(
@@ -146,7 +146,7 @@ def test_thousands_of_rows_in_many_blocks(labels, dtype):
 
 def test_the_same_on_one_thread_and_two():
     rows, codes = clusters(2000, 32, 300)
-    task, threads, found = Task.of(rows, codes), torch.get_num_threads(), []
+    task, threads, found = QueryGallery.of(rows, codes), torch.get_num_threads(), []
     for count in (1, 2):
         torch.set_num_threads(count)
         try:
@@ -182,21 +182,21 @@ print(peak() - before)
 def test_bad_tasks_are_refused():
     rows, labels = torch.randn(4, 3), torch.arange(4)
     cases = {
-        r"embeddings have shape \(0, 3\)": lambda: Task.of(rows[:0]),
-        r"embeddings have shape \(4,\)": lambda: Task.of(rows[:, 0]),
-        "embeddings are torch.int64": lambda: Task.of(rows.long()),
-        r"labels have shape \(3,\); 4 embeddings need \(4,\)": lambda: Task.of(rows, labels[:3]),
-        r"labels are torch.float32": lambda: Task.of(rows, labels.float()),
-        r"labels are torch.bool": lambda: Task.of(rows, labels > 2),
-        r"labels are object": lambda: Task.of(rows, [1, "a", None, 2.5]),
-        r"sequences have shape \(5,\)": lambda: Task.of(rows, labels, sequences=torch.arange(5)),
-        r"categories have shape \(1,\)": lambda: Task.of(rows, labels, categories=["a"]),
-        r"is_gallery has shape \(4,\) with 0 set": lambda: Task.of(rows, labels, None, [False] * 4),
-        r"is_query has shape \(4,\) with torch.int64 values set": lambda: Task.of(rows, labels, labels),
-        "query embeddings have 3 columns, the gallery's have 2": lambda: Task.apart(rows, rows[:, :2]),
-        "the gallery have shape": lambda: Task.apart(rows, rows[:0]),
-        "labels are given for queries or gallery only": lambda: Task.apart(rows, rows, labels),
-        "labels are unknown": lambda: Task.of(rows).positives(),
+        r"embeddings have shape \(0, 3\)": lambda: QueryGallery.of(rows[:0]),
+        r"embeddings have shape \(4,\)": lambda: QueryGallery.of(rows[:, 0]),
+        "embeddings are torch.int64": lambda: QueryGallery.of(rows.long()),
+        r"labels have shape \(3,\); 4 embeddings need \(4,\)": lambda: QueryGallery.of(rows, labels[:3]),
+        r"labels are torch.float32": lambda: QueryGallery.of(rows, labels.float()),
+        r"labels are torch.bool": lambda: QueryGallery.of(rows, labels > 2),
+        r"labels are object": lambda: QueryGallery.of(rows, [1, "a", None, 2.5]),
+        r"sequences have shape \(5,\)": lambda: QueryGallery.of(rows, labels, sequences=torch.arange(5)),
+        r"categories have shape \(1,\)": lambda: QueryGallery.of(rows, labels, categories=["a"]),
+        r"is_gallery has shape \(4,\) with 0 set": lambda: QueryGallery.of(rows, labels, None, [False] * 4),
+        r"is_query has shape \(4,\) with torch.int64 values set": lambda: QueryGallery.of(rows, labels, labels),
+        "query embeddings have 3 columns, the gallery's have 2": lambda: QueryGallery.apart(rows, rows[:, :2]),
+        "the gallery have shape": lambda: QueryGallery.apart(rows, rows[:0]),
+        "labels are given for queries or gallery only": lambda: QueryGallery.apart(rows, rows, labels),
+        "labels are unknown": lambda: QueryGallery.of(rows).positives(),
     }
     for sentence, call in cases.items():
         with pytest.raises(InputError, match=sentence):
@@ -205,4 +205,4 @@ def test_bad_tasks_are_refused():
 
 def test_labels_may_be_strings():
     rows = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
-    assert positive_ranks(Task.of(rows, ["cat", "cat", "dog"])).tolist() == [0, 0, torch.inf]
+    assert positive_ranks(QueryGallery.of(rows, ["cat", "cat", "dog"])).tolist() == [0, 0, torch.inf]

@@ -12,16 +12,17 @@ from test_ranks import torchrun
 from tolerances import assert_within, score_error
 
 from benchmarks import ranks as bench
-from engine.shard import open_shard
-from errors import InputError
-from retrieval.measure import summary, task_values
-from retrieval.metrics import METRICS
-from retrieval.ranks import positive_ranks
-from retrieval.search import NOWHERE, pack, search, unpack
-from retrieval.shards import Shard, merged
-from retrieval.space import DISTANCES
-from retrieval.task import Task
-from samplers import InOrder
+from core.errors import InputError
+from data.samplers.in_order import InOrder
+from embeddings.shard import open_shard
+from retrieval.best_positive import positive_ranks
+from retrieval.candidates import NOWHERE, pack, unpack
+from retrieval.metrics.measure import summary, task_values
+from retrieval.metrics.ranking import METRICS
+from retrieval.query_gallery import QueryGallery
+from retrieval.scores import DISTANCES
+from retrieval.sharded import Shard, merged
+from retrieval.topk import search
 
 NAMES = tuple(name.replace("@k", f"@{k}") for name in METRICS for k in ((1, 3, 70) if "@k" in name else (0,)))
 
@@ -83,7 +84,7 @@ def dealt(number, batch_size, ranks):
 def test_every_figure_is_that_of_one_process(seed, distance):
     """To the last bit, also where some of the ranks have nothing, and in blocks of one query."""
     embeddings, columns = made_up(seed)
-    task = Task.of(embeddings, **columns)
+    task = QueryGallery.of(embeddings, **columns)
     memory = 1 if seed % 5 == 1 else 2**20
     definition = ("standard", "oml", "pml")[seed % 3]
     expected = {names: task_values(task, names, definition, distance) for names in (NAMES, ("recall@3",), ("mrr",))}
@@ -91,7 +92,7 @@ def test_every_figure_is_that_of_one_process(seed, distance):
         parts = dealt(len(embeddings), 1 + seed % 7, number)
 
         def figures(shard):
-            whole = Task.of(shard.stand_in(), **columns)
+            whole = QueryGallery.of(shard.stand_in(), **columns)
             return [task_values(whole, names, definition, distance, memory, shard) for names in expected]
 
         for found in Threads(number).run(embeddings, parts, figures):
@@ -105,11 +106,11 @@ def test_counting_goes_on_to_exact_scores_where_items_are_equal(distance):
     """All embeddings one and the same: every rank is decided by rows that stand in different shards."""
     embeddings = torch.ones(23, 5)
     labels = torch.arange(23) % 4
-    expected = positive_ranks(Task.of(embeddings, labels), None, distance)
+    expected = positive_ranks(QueryGallery.of(embeddings, labels), None, distance)
     parts = dealt(23, 2, 3)
 
     def ranks(shard):
-        return shard.positive_ranks(Task.of(shard.stand_in(), labels), None, distance)
+        return shard.positive_ranks(QueryGallery.of(shard.stand_in(), labels), None, distance)
 
     assert all(torch.equal(found, expected) for found in Threads(3).run(embeddings, parts, ranks))
 
@@ -118,11 +119,11 @@ def test_counting_goes_on_to_exact_scores_where_items_are_equal(distance):
 @pytest.mark.parametrize("seed", range(8))
 def test_what_is_found_is_what_one_search_finds(seed, distance):
     embeddings, columns = made_up(seed)
-    task = Task.of(embeddings, **columns)
+    task = QueryGallery.of(embeddings, **columns)
     rows, scores = search(task, 7, distance)
 
     def found(shard):
-        own = shard.search_in_parts(Task.of(shard.stand_in(), **columns), 7, distance)
+        own = shard.search_in_parts(QueryGallery.of(shard.stand_in(), **columns), 7, distance)
         return [torch.cat(column) for column in zip(*(part[1:] for part in own))]
 
     for own_rows, own_scores in Threads(3).run(embeddings, dealt(len(embeddings), 3, 3), found):
@@ -172,7 +173,7 @@ def evaluated(seeds):
         embeddings, columns = made_up(seed)
         rows = torch.from_numpy(dealt(len(embeddings), 4, bench.ranks.count())[bench.ranks.rank()])
         shard = open_shard(embeddings[rows], rows, len(embeddings), torch.device("cpu"))
-        task = Task.of(shard.stand_in(), **columns)
+        task = QueryGallery.of(shard.stand_in(), **columns)
         for distance in DISTANCES:
             found.append(summary(task_values(task, NAMES, distance=distance, shard=shard), task.positives()))
         found.append(len(shard.embeddings))

@@ -8,9 +8,10 @@ from runs import as_line, read_metrics, run, train_flags
 from test_images import pil
 
 import reader
-import soundness
-from decoding import decode_whole
-from errors import InputError
+from core.errors import InputError
+from data import soundness
+from data.image.decode import decode_whole
+from data.lists import open_inputs, open_list, refuse_broken_images
 
 pytestmark = pytest.mark.usefixtures("tiny")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -44,7 +45,7 @@ def test_a_quick_look_finds_what_is_cut_off(files, tmp_path, form):
 
 def listed(folder, lines):
     (folder / "l.csv").write_text("label,path,split,x_1,y_1,x_2,y_2\n" + "".join(f"{line}\n" for line in lines))
-    return reader.open_list("l.csv", folder, "train")
+    return open_list("l.csv", folder, "train")
 
 
 def test_the_first_broken_images_are_told_by_file_and_line(files, tmp_path):
@@ -58,7 +59,7 @@ def test_the_first_broken_images_are_told_by_file_and_line(files, tmp_path):
     assert "cut.jpg' is not an image that OpenCV can decode" in why and "lies outside of image" in reason
     assert len(soundness.first_broken(images, 1)) == 1
     with pytest.raises(InputError) as caught:
-        reader.refuse_broken_images([images])
+        refuse_broken_images([images])
     places = [line.split(": ")[0] for line in str(caught.value).splitlines()]
     assert places == [f"{tmp_path / 'l.csv'}:3", f"{tmp_path / 'l.csv'}:5"]
 
@@ -141,7 +142,7 @@ def test_a_list_without_a_query_or_a_gallery_is_a_fault(sop_copy, tmp_path, caps
         run(script, line)
     assert str(caught.value) == fault and not (tmp_path / "run").exists()
     # What has no roles to play may well be embedded.
-    assert len(reader.open_inputs([str(sop_copy / "none.csv")], sop_copy)) == 60
+    assert len(open_inputs([str(sop_copy / "none.csv")], sop_copy)) == 60
 
 
 def test_labels_that_are_held_out_need_no_test_list(sop_copy, tmp_path):

@@ -8,10 +8,10 @@ import torch
 from oracles import DIGITS, dot, squared_distance, unit
 from tolerances import assert_within, cosine_error, likely_gamma
 
-from errors import InputError
+from core.errors import InputError
 from retrieval.blocks import products
-from retrieval.space import CHUNK, DISTANCES, Space
-from retrieval.task import Task
+from retrieval.query_gallery import QueryGallery
+from retrieval.scores import CHUNK, DISTANCES, Scores
 
 FAST = (torch.float32, torch.bfloat16)
 WIDTHS = (1, 2, 7, 64, 333)
@@ -46,7 +46,7 @@ def all_exact(space, count):
 @pytest.mark.parametrize("kind", KINDS)
 def test_cosine_is_right_to_the_last_digit_of_float32(kind, width):
     rows = hard_rows(kind, width)[:6]
-    found = all_exact(Space(Task.of(rows)), 6)
+    found = all_exact(Scores(QueryGallery.of(rows)), 6)
     with localcontext(DIGITS):
         exact = [[Decimal(value) for value in row] for row in rows.tolist()]
         for i, left in enumerate(exact):
@@ -60,7 +60,7 @@ def test_cosine_is_right_to_the_last_digit_of_float32(kind, width):
 @pytest.mark.parametrize("kind", KINDS)
 def test_squared_distance_is_right_to_what_the_grid_allows(kind, width):
     rows = hard_rows(kind, width)[:6]
-    space = Space(Task.of(rows), "squared_euclidean")
+    space = Scores(QueryGallery.of(rows), "squared_euclidean")
     found = all_exact(space, 6)
     with localcontext(DIGITS):
         exact = [[Decimal(value) for value in row] for row in rows.tolist()]
@@ -76,16 +76,16 @@ def test_squared_distance_is_right_to_what_the_grid_allows(kind, width):
 def test_exact_scores_do_not_depend_on_the_way(distance):
     """Pair by pair, in blocks of any size, in any order of rows, on one thread or two: the same bits."""
     rows = hard_rows("plain", 100)
-    pairs = all_exact(Space(Task.of(rows), distance), 50)
+    pairs = all_exact(Scores(QueryGallery.of(rows), distance), 50)
     assert torch.equal(pairs, pairs.T)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
-    shuffled = all_exact(Space(Task.of(rows[order]), distance), 50)
+    shuffled = all_exact(Scores(QueryGallery.of(rows[order]), distance), 50)
     assert torch.equal(shuffled, pairs[order][:, order])
     threads = torch.get_num_threads()
     for memory, count in ((1, 1), (2**20, 2), (2**28, 2)):
         torch.set_num_threads(count)
         try:
-            space, everyone = Space(Task.of(rows), distance), torch.arange(50)
+            space, everyone = Scores(QueryGallery.of(rows), distance), torch.arange(50)
             for block in products(space, everyone, everyone, torch.float64, memory):
                 assert torch.equal(block.scores, pairs[block.rows, block.columns])
         finally:
@@ -98,7 +98,7 @@ def test_exact_scores_do_not_depend_on_the_way(distance):
 @pytest.mark.parametrize("kind", KINDS)
 def test_fast_scores_lie_in_their_band(kind, width, dtype, distance):
     rows = hard_rows(kind, width)
-    space, everyone = Space(Task.of(rows), distance), torch.arange(50)
+    space, everyone = Scores(QueryGallery.of(rows), distance), torch.arange(50)
     exact = space.fast_units(all_exact(space, 50).double())
     errors = space.rounding_errors("query", dtype)
     worst = space.rounding_errors("gallery", dtype).max()
@@ -114,7 +114,7 @@ def test_fast_scores_lie_in_their_band(kind, width, dtype, distance):
 def test_the_band_of_cosine_is_narrow(dtype):
     """A band that held everything would prove nothing: 0.01 at most in bfloat16, 0.0001 in float32, at 512 columns."""
     rows = torch.randn(50, 512, generator=torch.Generator().manual_seed(0))
-    space = Space(Task.of(rows))
+    space = Scores(QueryGallery.of(rows))
     errors = space.rounding_errors("query", dtype)
     low, high = space.fast_range(torch.full((50,), 0.5), errors, errors.max(), dtype)
     assert (high - low).max() < (0.016 if dtype == torch.bfloat16 else 0.0002)
@@ -125,7 +125,7 @@ def test_the_band_of_cosine_is_narrow(dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_close_scores_lie_in_their_narrower_band(kind, width, distance):
     rows = hard_rows(kind, width)
-    space = Space(Task.of(rows), distance)
+    space = Scores(QueryGallery.of(rows), distance)
     places = torch.randint(50, (50, 9), generator=torch.Generator().manual_seed(0))
     found = space.close_pairs(torch.arange(50), places)
     expected = space.fast_units(all_exact(space, 50).double()).gather(1, places)
@@ -138,17 +138,17 @@ def test_close_scores_lie_in_their_narrower_band(kind, width, distance):
 
 def test_equal_rows_score_equally_and_a_zero_row_has_cosine_zero():
     rows = torch.tensor([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.0, 0.0, 0.0], [-0.1, -0.2, -0.3], [0.2, 0.4, 0.6]])
-    found = all_exact(Space(Task.of(rows)), 5)
+    found = all_exact(Scores(QueryGallery.of(rows)), 5)
     assert found[0].tolist() == found[1].tolist() == [1, 1, 0, -1, 1]
     assert found[2].tolist() == [0, 0, 0, 0, 0]
-    assert all_exact(Space(Task.of(rows), "squared_euclidean"), 5)[0, 1] == 0
+    assert all_exact(Scores(QueryGallery.of(rows), "squared_euclidean"), 5)[0, 1] == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_types_are_taken_as_they_come(dtype):
     rows = torch.tensor([[3.0, 4.0], [4.0, 3.0], [-3.0, 4.0]], dtype=dtype)
-    assert_within(all_exact(Space(Task.of(rows)), 3)[0], [1, 0.96, 0.28], cosine_error(2))
-    assert all_exact(Space(Task.of(rows), "squared_euclidean"), 3)[0].tolist() == [0, -2, -36]
+    assert_within(all_exact(Scores(QueryGallery.of(rows)), 3)[0], [1, 0.96, 0.28], cosine_error(2))
+    assert all_exact(Scores(QueryGallery.of(rows), "squared_euclidean"), 3)[0].tolist() == [0, -2, -36]
 
 
 def test_broken_embeddings_are_named():
@@ -156,18 +156,18 @@ def test_broken_embeddings_are_named():
     rows[3, 1], rows[7, 0] = math.nan, -math.inf
     for distance in DISTANCES:
         with pytest.raises(InputError, match=r"2 of 9 embeddings are NaN or infinite, first in rows \[3, 7\]"):
-            Space(Task.of(rows), distance)
+            Scores(QueryGallery.of(rows), distance)
     with pytest.raises(InputError, match=r"2 of 9 query embeddings are NaN or infinite"):
-        Space(Task.apart(rows, torch.ones(2, 4)))
+        Scores(QueryGallery.apart(rows, torch.ones(2, 4)))
     with pytest.raises(InputError, match="unknown distance 'cosin'; there are: cosine, squared_euclidean"):
-        Space(Task.of(torch.ones(2, 2)), "cosin")
+        Scores(QueryGallery.of(torch.ones(2, 2)), "cosin")
 
 
 def test_the_callers_precision_is_left_as_it_was():
     torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     try:
         rows = hard_rows("plain", 333)
-        space, everyone = Space(Task.of(rows)), torch.arange(50)
+        space, everyone = Scores(QueryGallery.of(rows)), torch.arange(50)
         exact = all_exact(space, 50)
         for block in products(space, everyone, everyone, torch.float32, 2**28):
             assert_within(block.scores, exact[block.rows, block.columns], likely_gamma(333 + 8))  # bfloat16: 4e-4

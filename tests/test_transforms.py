@@ -7,9 +7,10 @@ import pytest
 import torch
 from tolerances import assert_within, fixed_point, share_error
 
-import transforms
-from errors import InputError
-from transforms import AUGMENTATIONS, TrainTransform, parse_augment, random_affine, random_colour, uniform
+from core.errors import InputError
+from data.image import transforms
+from data.image.augmentations import AUGMENTATIONS, parse_augment, random_affine, random_colour, uniform
+from data.image.transforms import TrainTransform
 
 NOISE = np.random.default_rng(0).integers(0, 256, (45, 60, 3), dtype=np.uint8)
 SQUARE = NOISE[:, :45]

@@ -13,15 +13,18 @@ from test_download_sop import archive, assert_whole, folder  # noqa: F401 (fixtu
 from test_download_sop import run as download_sop
 
 import reader
-from embedding import load_embeddings
-from engine.replay import read_flags
-from errors import InputError
+from config.replay import read_flags
+from core.errors import InputError
+from core.files import read_npy, read_npz
+from data.embedded import embedded_data
+from data.image.files import read_image
+from data.lists import open_list
+from embeddings.files import load_embeddings
 from models import Embedder, load_pretrained
-from retrieval.index import Index
-from retrieval.index_folder import CARD, LOCK
+from retrieval.index.folder import CARD, LOCK
+from retrieval.index.index import Index
 from retrieval.results import RetrievalResults
 from session import read_model_flags
-from storage import read_npy, read_npz
 
 pytestmark = [
     pytest.mark.usefixtures("tiny"),
@@ -81,8 +84,8 @@ def write_trap(path, form, witness):
         read_flags,
         RetrievalResults.load,
         lambda path: load_pretrained(Embedder("Tiny"), path),
-        lambda path: reader.open_list(path, path.parent, "train"),
-        reader.read_image,
+        lambda path: open_list(path, path.parent, "train"),
+        read_image,
     ],
     ids=["npz", "npy", "embeddings", "config", "results", "weights", "list", "image"],
 )
@@ -342,7 +345,7 @@ def test_the_embedded_archive_cannot_leave_its_folder(tmp_path, monkeypatch, nam
         file.writestr("Ebay_train.txt", "1 1 1 a.jpg\n")
         file.writestr(name, "written")
     with pytest.raises(InputError, match="shapes.zip': .* in it leads out of the folder"):
-        reader.embedded_data()
+        embedded_data()
     assert [path.name for path in tmp_path.rglob("*")] == ["deep", "shapes.zip"]
 
 
@@ -352,7 +355,7 @@ def test_a_link_in_the_embedded_archive_is_a_file(tmp_path, monkeypatch):
     link.create_system, link.external_attr = 3, 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "shapes.zip", "w") as file:
         file.writestr(link, "/etc")
-    assert (reader.embedded_data() / "link").read_text() == "/etc" and not (tmp_path / "shapes" / "link").is_symlink()
+    assert (embedded_data() / "link").read_text() == "/etc" and not (tmp_path / "shapes" / "link").is_symlink()
 
 
 def test_an_embedded_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
@@ -361,7 +364,7 @@ def test_an_embedded_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "shapes.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.jpg", bytes(2 * 10**6))
     with pytest.raises(InputError, match="it would take 2,000,000 bytes, more than 1,000,000"):
-        reader.embedded_data()
+        embedded_data()
     assert [path.name for path in tmp_path.iterdir()] == ["shapes.zip"]
 
 
@@ -371,7 +374,7 @@ def test_half_an_embedded_archive(tmp_path, monkeypatch, share):
     whole = reader.Path(__file__).parents[1].joinpath("data", "emoji.zip").read_bytes()
     (tmp_path / "shapes.zip").write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError, match="cannot unpack the embedded data set .*shapes.zip': File is not a zip file"):
-        reader.embedded_data()
+        embedded_data()
     assert [path.name for path in tmp_path.iterdir()] == ["shapes.zip"]
 
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from runs import as_line, read_json, run, tiny_backbone, train_flags
 
-import reader
-from embedding import load_embeddings
-from errors import InputError
-from numerals import is_plain_int64, read_float, read_int
-from vocabulary import Names, as_labels, of_one_kind, read_names
+from core.errors import InputError
+from core.numerals import is_plain_int64, read_float, read_int
+from data.lists import open_list, open_lists
+from data.names import Names, read_names
+from data.vocabulary import as_labels, of_one_kind
+from embeddings.files import load_embeddings
 
 CPU = {"use_gpu": False, "num_workers": 0}
 
@@ -42,7 +43,7 @@ def test_a_file_has_labels_of_one_kind_in_both_splits(tmp_path):
         (tmp_path / f"{name}.jpg").touch()
     rows = ["label,path,split", "1,a.jpg,train", "2,b.jpg,train", "3b,c.jpg,validation", " 1 ,d.jpg,validation"]
     (tmp_path / "l.csv").write_text("\n".join(rows))
-    train, test = reader.open_lists([("l.csv", "train"), ("l.csv", "test")], tmp_path)
+    train, test = open_lists([("l.csv", "train"), ("l.csv", "test")], tmp_path)
     assert train.labels.tolist() == ["1", "2"] and test.labels.tolist() == ["3b", "1"]
 
 
@@ -142,8 +143,8 @@ def test_names_are_shown_and_ids_are_kept(sop_copy, tmp_path, finished_run, name
 def test_a_lists_own_table_comes_before_that_of_its_folder(sop_copy):
     write_names(sop_copy)
     (sop_copy / "shapes.names.csv").write_text("kind,id,name\nlabel,11,my eleven\n")
-    assert reader.open_list("shapes.csv", sop_copy, "test").label_text(0) == "my eleven"
-    assert reader.open_list("Ebay_test.txt", sop_copy, "test").label_text(0) == "the 11th"
+    assert open_list("shapes.csv", sop_copy, "test").label_text(0) == "my eleven"
+    assert open_list("Ebay_test.txt", sop_copy, "test").label_text(0) == "the 11th"
 
 
 def test_two_ids_of_one_name_can_be_told_apart():
@@ -168,11 +169,11 @@ def test_faults_of_a_table_of_names(sop_copy, text, message):
     with pytest.raises(InputError, match=message):
         read_names(sop_copy / "Ebay_test.txt")
     with pytest.raises(InputError, match=message):
-        reader.open_list("Ebay_test.txt", sop_copy, "test")
+        open_list("Ebay_test.txt", sop_copy, "test")
 
 
 def test_the_embedded_set_has_names():
-    images = reader.open_list("Ebay_test.txt", None, "test")
+    images = open_list("Ebay_test.txt", None, "test")
     row = images.labels.tolist().index(1318)
     assert images.label_text(row) == "five o'clock" and images.category_texts[row] == "time"
     assert len(set(images.label_texts.tolist())) == 699 and all(map(str.isprintable, images.label_texts.tolist()))

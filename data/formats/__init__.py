@@ -1,0 +1,1 @@
+"""The texts and folders that lists are, each read to columns."""

@@ -1,0 +1,17 @@
+"""What makes better results of results; a re-ranker is a file in this folder with one `@POSTPROCESSORS.register(...)`."""
+
+from retrieval.rerank._steps import POSTPROCESSORS
+from retrieval.rerank.adaptive_threshold import AdaptiveThreshold
+from retrieval.rerank.constant_threshold import ConstantThreshold
+from retrieval.rerank.database_augmentation import DatabaseAugmentation
+from retrieval.rerank.k_reciprocal import KReciprocal
+from retrieval.rerank.query_expansion import QueryExpansion
+
+__all__ = [
+    "POSTPROCESSORS",
+    "AdaptiveThreshold",
+    "ConstantThreshold",
+    "DatabaseAugmentation",
+    "KReciprocal",
+    "QueryExpansion",
+]

@@ -1,0 +1,41 @@
+"""The table of re-rankers, and the steps that several of them take."""
+
+import torch
+
+from core.errors import InputError
+from core.registry import Registry
+from retrieval.candidates import NOWHERE
+from retrieval.results import as_distances
+from retrieval.topk import search
+
+POSTPROCESSORS = Registry("post-processor")
+
+
+def expanded(rows, results, table, items, alpha):
+    """Unit vectors of rows (n, D) plus those of each row's first `items` results in `table`, weighted by cosine."""
+    ids = results.padded_ids[:, :items].to(table.device)
+    cosines = (1 - results.padded_distances[:, :items]).to(table.device).clamp_min(0)
+    weights = torch.where(ids == NOWHERE, 0, cosines**alpha)
+    total = torch.nn.functional.normalize(rows.float(), dim=1)
+    for column, weight in zip(ids.T, weights.T):
+        total += weight[:, None] * torch.nn.functional.normalize(table[column.clamp_min(0)].float(), dim=1)
+    return total
+
+
+def searched_again(results, task):
+    """Results of another task for the same queries and labels, as many items each."""
+    ids, scores = search(task, results.padded_ids.shape[1])
+    return results.replaced(as_distances(scores, "cosine"), ids)
+
+
+def cut(results, counts):
+    """The first counts (Q,) items of each query."""
+    beyond = torch.arange(results.padded_ids.shape[1], device=counts.device) >= counts[:, None]
+    ids = results.padded_ids.masked_fill(beyond, NOWHERE)
+    return results.replaced(results.padded_distances.masked_fill(beyond, torch.inf), ids)
+
+
+def at_least_one(value, name):
+    if value < 1:
+        raise InputError(f"{name} is {value}; at least one item has to be added")
+    return value
