@@ -5,6 +5,8 @@ python reader.py check Ebay_train.txt Ebay_test.txt --data_dir=data/Stanford_Onl
 python reader.py make photos --output=photos/list.csv --test_share=0.2
 """
 
+if __name__ == "__main__":  # numpy and OpenCV bring OpenMP in some builds
+    from core import openmp  # noqa: F401
 import argparse
 import os
 import sys
@@ -112,7 +114,5 @@ def main(argv):
         parser.error(str(error))
 
 
-if __name__ == "__main__":  # numpy and OpenCV bring OpenMP in some builds
-    from core import openmp  # noqa: F401
 if __name__ == "__main__":
     main(sys.argv[1:])

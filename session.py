@@ -284,8 +284,8 @@ def task_of(embeddings, images, device):
 
 def recalls(embeddings, images, device):
     """Recall@1, 5, 10 of embedded images, {k: float}: the list's queries against its gallery."""
-    distributed = positive_ranks(task_of(embeddings, images, device), RECALLS)
-    return {k: (distributed < k).double().mean().item() for k in RECALLS}
+    ranks = positive_ranks(task_of(embeddings, images, device), RECALLS)
+    return {k: (ranks < k).double().mean().item() for k in RECALLS}
 
 
 def open_output(path, suffixes):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.errors import InputError
 
-EMBEDDED = Path(__file__).parent / "data" / "emoji"
+EMBEDDED = Path(__file__).parent / "emoji"
 MOST_UNPACKED = 2**30  # bytes that an archive may become
 
 

@@ -1,4 +1,4 @@
-"""Several processes that work as one, named as torch.distributed names things; one process alone is a world of size 1."""
+"""Several processes that work as one, named as torch.distributed names things; one alone is a world of size 1."""
 
 from distributed.collectives import (
     all_gather,

@@ -1,4 +1,4 @@
-"""What all ranks make of what each of them holds, with gradients; on one rank all of it hands back what it was given."""
+"""What all ranks make of what each holds, with gradients; one rank alone gets back what it hands over."""
 
 import torch
 import torch.distributed as dist

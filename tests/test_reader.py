@@ -6,8 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-import reader
 from core.errors import InputError
+from data import embedded
 from data.embedded import embedded_data
 from data.lists import hold_out, open_inputs, open_list, open_lists
 from data.records import Records
@@ -197,7 +197,7 @@ def test_where_lists_and_folders_are_looked_for(sop_tree, tmp_path, monkeypatch)
 
 
 def test_the_embedded_set_unpacks_once_and_again_when_the_archive_changes(sop_tree, tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "EMBEDDED", tmp_path / "shapes")
+    monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "shapes")
     assert "shapes.zip" in refusal("Ebay_train.txt", None, "train")
 
     def pack(lines):

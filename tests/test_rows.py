@@ -16,7 +16,6 @@ import torch
 from runs import SCRIPTS, as_line, run, tiny_backbone
 from torch import nn
 
-import reader
 from config import options
 from core.errors import InputError
 from core.files import RowFile, write_npz
@@ -232,7 +231,7 @@ def stopped(sop_copy, tmp_path, monkeypatch):
         last = next(sop_copy.glob("*/19_0.jpg"))
         whole = last.read_bytes()
         # It is damaged once everything has been looked at.
-        monkeypatch.setattr(reader, "refuse_broken_images", lambda lists: last.write_bytes(b"broken"))
+        monkeypatch.setattr("infer.refuse_broken_images", lambda lists: last.write_bytes(b"broken"))
         with pytest.raises(InputError, match="is not an image"):
             run("infer", as_line(flags))
         monkeypatch.undo()

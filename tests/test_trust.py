@@ -16,6 +16,7 @@ import reader
 from config.replay import read_flags
 from core.errors import InputError
 from core.files import read_npy, read_npz
+from data import embedded
 from data.embedded import embedded_data
 from data.image.files import read_image
 from data.lists import open_list
@@ -339,7 +340,7 @@ SLIPS = ("../slip", "../../slip", "/tmp/slip-of-a-test", "a/../../slip", "..\\sl
 
 @pytest.mark.parametrize("name", SLIPS)
 def test_the_embedded_archive_cannot_leave_its_folder(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(reader, "EMBEDDED", tmp_path / "deep" / "shapes")
+    monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "deep" / "shapes")
     (tmp_path / "deep").mkdir()
     with zipfile.ZipFile(tmp_path / "deep" / "shapes.zip", "w") as file:
         file.writestr("Ebay_train.txt", "1 1 1 a.jpg\n")
@@ -350,7 +351,7 @@ def test_the_embedded_archive_cannot_leave_its_folder(tmp_path, monkeypatch, nam
 
 
 def test_a_link_in_the_embedded_archive_is_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "EMBEDDED", tmp_path / "shapes")
+    monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "shapes")
     link = zipfile.ZipInfo("link")
     link.create_system, link.external_attr = 3, 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "shapes.zip", "w") as file:
@@ -359,7 +360,7 @@ def test_a_link_in_the_embedded_archive_is_a_file(tmp_path, monkeypatch):
 
 
 def test_an_embedded_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "EMBEDDED", tmp_path / "shapes")
+    monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "shapes")
     monkeypatch.setattr(reader, "MOST_UNPACKED", 10**6)
     with zipfile.ZipFile(tmp_path / "shapes.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.jpg", bytes(2 * 10**6))
@@ -370,7 +371,7 @@ def test_an_embedded_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("share", [0.2, 0.9])
 def test_half_an_embedded_archive(tmp_path, monkeypatch, share):
-    monkeypatch.setattr(reader, "EMBEDDED", tmp_path / "shapes")
+    monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "shapes")
     whole = reader.Path(__file__).parents[1].joinpath("data", "emoji.zip").read_bytes()
     (tmp_path / "shapes.zip").write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError, match="cannot unpack the embedded data set .*shapes.zip': File is not a zip file"):

@@ -1,4 +1,4 @@
-"""What makes better results of results; a re-ranker is a file in this folder with one `@POSTPROCESSORS.register(...)`."""
+"""Better results out of results; a re-ranker is a file here with one `@POSTPROCESSORS.register(...)` line."""
 
 from retrieval.rerank._steps import POSTPROCESSORS
 from retrieval.rerank.adaptive_threshold import AdaptiveThreshold

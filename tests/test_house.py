@@ -1,7 +1,6 @@
 """The shape of the repository: who may import whom, no work at import time, no wide line."""
 
 import ast
-import functools
 import sys
 from pathlib import Path
 
@@ -11,89 +10,43 @@ from losses import LOSSES
 from retrieval.index.backends import BACKENDS
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("eval", "infer", "train_elem", "train_pair")
-LIBRARY = {
-    "errors",
-    "registry",
-    "losses",
-    "models",
-    "samplers",
-    "numerals",
-    "vocabulary",
-    "repeats",
-    "folders",
-    "soundness",
-    "headers",
-    "decoding",
-    "transforms",
-    "parsing",
-    "checking",
-    "reader",
-    "cache",
-    "retrieval",
-    "engine",
-    "storage",
+# A folder imports only from smaller floors, or from itself. Scripts and programs of their own stand on top.
+FLOORS = {
+    "core": 0,
+    "distributed": 1,
+    "losses": 2,
+    "models": 3,
+    "data": 3,
+    "retrieval": 3,
+    "embeddings": 4,
+    "engine": 5,
+    "report": 5,
+    "reader": 6,
+    "config": 7,
+    "session": 7,
+    "evaluation": 8,
+    "reporting": 8,
+    "indexing": 8,
+    "train_elem": 9,
+    "train_pair": 9,
+    "eval": 9,
+    "infer": 9,
+    "compat": 9,
+    "recipes": 9,
+    "benchmarks": 9,
 }
-MAY_IMPORT = {
-    "errors": set(),
-    "openmp": set(),
-    "registry": {"errors"},
-    "losses": {"errors", "registry", "losses"},
-    "models": {"errors", "models", "storage"},
-    "samplers": {"errors", "registry"},
-    "headers": set(),
-    "decoding": {"errors", "headers"},
-    "transforms": {"errors", "decoding"},
-    "numerals": set(),
-    "vocabulary": {"errors", "numerals"},
-    "parsing": {"errors", "numerals", "vocabulary"},
-    "checking": {"errors", "decoding", "vocabulary"},
-    "repeats": set(),
-    "folders": {"errors", "headers", "storage"},
-    "soundness": {"errors", "decoding", "headers"},
-    "reader": {
-        "errors",
-        "decoding",
-        "parsing",
-        "checking",
-        "folders",
-        "numerals",
-        "openmp",
-        "repeats",
-        "soundness",
-        "vocabulary",
-    },
-    "cache": {"headers", "reader"},
-    "storage": {"errors"},
-    "retrieval": {"errors", "registry", "retrieval", "storage"},
-    "engine": {"errors", "engine", "numerals", "retrieval", "storage"},
-    "loader": {"cache", "decoding", "engine", "errors", "reader", "samplers"},
-    "session": LIBRARY | {"loader"},
-    "training": LIBRARY | {"loader", "session", "reporting"},
-    "embedding": LIBRARY | {"loader", "session"},
-    "evaluation": LIBRARY | {"session"},
-    "reporting": LIBRARY,
-    "indexing": {"errors", "engine", "parsing", "reader", "retrieval", "session", "storage", "vocabulary"},
-    "recipes": {"errors", "openmp", "retrieval"},
-    "benchmarks": LIBRARY | {"benchmarks", "loader", "openmp"},
-    "data": set(),
-    **{
-        script: LIBRARY | {"session", "training", "embedding", "evaluation", "reporting", "indexing", "openmp"}
-        for script in SCRIPTS
-    },
-}
-CODE = [path for module in MAY_IMPORT for path in sorted((*ROOT.glob(f"{module}.py"), *ROOT.glob(f"{module}/**/*.py")))]
+CODE = [path for module in FLOORS for path in sorted((*ROOT.glob(f"{module}.py"), *ROOT.glob(f"{module}/**/*.py")))]
 # Programs of their own: they parse their own flags.
 PROGRAMS = {"data/build_emoji.py"} | {
     path.relative_to(ROOT).as_posix() for folder in ("recipes", "benchmarks") for path in (ROOT / folder).glob("*.py")
 }
 KNOW_ARGS = (
-    {f"{script}.py" for script in SCRIPTS}
-    | {"session.py", "training.py", "evaluation.py", "reporting.py", "indexing.py", "engine/options.py"}
+    {f"{script}.py" for script in ("train_elem", "train_pair", "eval", "infer")}
+    | {"session.py", "engine/trainer.py", "evaluation.py", "reporting.py", "indexing.py", "config/options.py"}
     | PROGRAMS
 )
 # Folders of which every file registers a class.
-REGISTRIES = {"losses": LOSSES, "retrieval/backends": BACKENDS}
+REGISTRIES = {"losses": LOSSES, "retrieval/index/backends": BACKENDS}
 LONGEST_LINE = 120
 # What a constant may be made by, besides classes (whose names begin with a capital).
 PURE_CALLS = {
@@ -125,8 +78,8 @@ def tree_of(path):
     return ast.parse(path.read_text(), filename=str(path))
 
 
-def module_of(path):
-    """The row of MAY_IMPORT that a file stands in: its folder, or itself."""
+def room_of(path):
+    """The row of FLOORS that a file stands in: its folder, or itself."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
@@ -140,37 +93,54 @@ def imported(tree):
             yield node.lineno, node.module.split(".")[0]
 
 
-def test_every_file_stands_in_the_table():
-    known = {path for path in CODE} | set((ROOT / "tests").glob("*.py"))
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def modules_imported(path):
+    """Full names of our modules that a file imports: a submodule named behind `import` counts as itself."""
+    known = {module_name(other) for other in CODE}
+    names = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & known
+            names |= submodules or {node.module}
+    return names & known
+
+
+def test_every_file_stands_on_a_floor():
+    known = {path for path in CODE} | set((ROOT / "tests").rglob("*.py"))
     ignored = {".venv", ".venv-peers", "output", ".git"}
     others = [p for p in ROOT.rglob("*.py") if p not in known and not ignored & set(p.relative_to(ROOT).parts)]
     assert not others
-    assert {module_of(path) for path in CODE} == MAY_IMPORT.keys()
+    assert {room_of(path) for path in CODE} == FLOORS.keys()
 
 
 @each_file
-def test_imports(path):
-    ours = MAY_IMPORT.keys() | {"tests"}
-    wrong = [(line, name) for line, name in imported(tree_of(path)) if name in ours - MAY_IMPORT[module_of(path)]]
-    assert not wrong
+def test_imports_go_downwards(path):
+    room = room_of(path)
+    for line, name in imported(tree_of(path)):
+        if name in FLOORS and name != room:
+            assert FLOORS[name] < FLOORS[room], f"line {line}: {room} imports {name}, which is not below it"
+        assert name != "tests", f"line {line}: tests are imported"
 
 
 def test_no_import_cycle():
-    """A folder counts as one module here: its own files are its own affair."""
-    uses = {module: set() for module in MAY_IMPORT}
-    for path in CODE:
-        uses[module_of(path)] |= {name for _, name in imported(tree_of(path))} & MAY_IMPORT.keys() - {module_of(path)}
+    """Among all files; a package's __init__.py hands on what its files define, and these do not ask it."""
+    uses = {module_name(path): modules_imported(path) - {module_name(path)} for path in CODE}
     while uses:
-        leaves = {module for module, names in uses.items() if not names}
+        leaves = {module for module, names in uses.items() if not names & uses.keys()}
         assert leaves, f"a cycle among {sorted(uses)}"
-        uses = {module: names - leaves for module, names in uses.items() if module not in leaves}
+        uses = {module: names for module, names in uses.items() if module not in leaves}
 
 
 @each_file
 def test_nothing_runs_at_import(path):
     """Module level holds imports, definitions and constants; a registry's __init__.py also imports its folder.
 
-    openmp.py sets environment variables: OpenMP reads them when it is loaded, which an import does, so that whoever
+    core/openmp.py sets environment variables: OpenMP reads them when it is loaded, which an import does, so that whoever
     sets them by a call has to call between two imports. Only programs import it, and only where they are run.
     """
     body = tree_of(path).body
@@ -181,7 +151,7 @@ def test_nothing_runs_at_import(path):
         text = ast.unparse(node)
         if fills and text.startswith(("for _module in", "globals().update")):
             continue
-        if name_of(path) == "openmp.py" and text == "os.environ.update(settings(os.environ))":
+        if name_of(path) == "core/openmp.py" and text == "os.environ.update(settings(os.environ))":
             continue
         assert isinstance(node, allowed) or is_main_block(node), f"line {node.lineno}: {text[:60]}"
         if isinstance(node, (ast.Assign, ast.AugAssign)):
@@ -189,29 +159,27 @@ def test_nothing_runs_at_import(path):
             assert not doers, f"line {node.lineno}: {ast.unparse(doers[0])[:60]}"
 
 
-@functools.cache
-def reaches_torch():
-    """Rows of MAY_IMPORT that load torch, or import one that does."""
-    uses = {module: set() for module in MAY_IMPORT}
-    for path in CODE:
-        uses[module_of(path)] |= {name for _, name in imported(tree_of(path))}
-    found = {"torch"}
-    while grown := {module for module, names in uses.items() if names & found} - found:
-        found |= grown
-    return found
+def openmp_lines(tree):
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "core" and node.names[0].name == "openmp"
+    ]
 
 
 @each_file
 def test_programs_set_openmp_before_they_load_torch(path):
     """And nothing else does: whoever imports a module of ours decides about the threads of the process."""
-    imports = sorted(imported(tree_of(path)))
-    blocks = [node for node in tree_of(path).body if is_main_block(node)]
-    settings = [line for line, name in imports if name == "openmp"]
-    if blocks and {name for _, name in imports} & reaches_torch():
+    tree = tree_of(path)
+    blocks = [node for node in tree.body if is_main_block(node)]
+    imports = sorted(imported(tree))
+    settings = openmp_lines(tree)
+    above_core = {"torch"} | {room for room, floor in FLOORS.items() if floor > 0}
+    if blocks and {name for _, name in imports} & above_core:
         assert settings, "loads torch, and not openmp before it"
     if settings:
-        guarded = [found for block in blocks for found in imported(block)]
-        assert (settings[0], "openmp") in guarded, "openmp first, where the file is run"
+        guarded = [line for block in blocks for line in openmp_lines(block)]
+        assert settings[0] in guarded, "openmp first, where the file is run"
         before = {name for line, name in imports if line < settings[0]}
         assert before <= sys.stdlib_module_names, "before openmp comes the standard library alone"
 
