@@ -47,7 +47,7 @@ class PlainArcFace(ArcMarginLoss):
     def forward(self, embeddings, labels):
         cosines = F.normalize(embeddings) @ F.normalize(self.weight).T
         own = labels[:, None]
-        return F.cross_entropy(self.arc_scale * cosines.scatter(1, own, self.put_off(cosines.gather(1, own))), labels)
+        return F.cross_entropy(self.arc_scale * cosines.scatter(1, own, self.add_margin(cosines.gather(1, own))), labels)
 
 
 def pml_loss(classes, width, margin=MARGIN):

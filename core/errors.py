@@ -1,6 +1,7 @@
 """The one error type that a user's mistake raises, and the near match that its sentence offers."""
 
 import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -10,15 +11,32 @@ class InputError(ValueError):
     """
 
 
-def near_match(name, allowed):
+def unknown(kind: str, name: object, allowed: Iterable[str]) -> InputError:
+    """The error of a `name` that is none of `allowed`; `kind` is the word for what it should name, such as "loss"."""
+    allowed = list(allowed)
+    return InputError(f"unknown {kind} {name!r}; there are: {', '.join(allowed)}.{near_match(name, allowed)}")
+
+
+def near_match(name: object, allowed: Iterable[str]) -> str:
     """Say which of `allowed` (strings) the user may have meant by `name`: ` Did you mean 'x'?` or an empty string."""
-    matches = difflib.get_close_matches(str(name).lower(), [option.lower() for option in allowed], n=1, cutoff=0.5)
-    originals = {option.lower(): option for option in allowed}
-    return f" Did you mean {originals[matches[0]]!r}?" if matches else ""
+    close = _closest(str(name), allowed)
+    if close is None:
+        return ""
+    return f" Did you mean {close!r}?"
 
 
-def meant_by(name, given):
+def meant_by(name: str, given: Iterable[str]) -> str:
     """Say which of what the user gave (strings) may stand for the known `name`: its near match, or an empty string."""
-    matches = difflib.get_close_matches(name.lower(), [option.lower() for option in given], n=1, cutoff=0.5)
-    originals = {option.lower(): option for option in given}
-    return f" Rename {originals[matches[0]]!r} if it is meant." if matches else ""
+    close = _closest(name, given)
+    if close is None:
+        return ""
+    return f" Rename {close!r} if it is meant."
+
+
+def _closest(word: str, options: Iterable[str]) -> str | None:
+    """That of `options` which is most like `word`, whatever their cases; None where none is much like it."""
+    originals = {option.lower(): option for option in options}
+    matches = difflib.get_close_matches(word.lower(), list(originals), n=1, cutoff=0.5)
+    if not matches:
+        return None
+    return originals[matches[0]]

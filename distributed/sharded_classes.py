@@ -9,7 +9,7 @@ def build_loss(kind, in_parts, **settings):
     """The loss of class `kind` and these keywords, or with `in_parts` this rank's part of its class weights."""
     if not in_parts:
         return kind(**settings)
-    return kind.of_part(
+    return kind.sharded(
         distributed.own_slice(settings["num_classes"]),
         distributed.all_reduce_sum,
         distributed.all_reduce_max,

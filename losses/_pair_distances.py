@@ -1,5 +1,7 @@
 """Squared distances of all pairs of a batch, some rows at a time: what is read once of B x B never exists whole."""
 
+from collections.abc import Iterator
+
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -8,7 +10,7 @@ from core.errors import InputError
 BLOCK = 2**19  # numbers of the B x B that are worked on at once: they stay in the cache
 
 
-def pair_counts(labels):
+def pair_counts(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """How many positives and how many negatives each row of a batch has, (B,) int64 each.
 
     On the CPU raises InputError when the batch has no pair of either kind, since it would train on nonsense in silence;
@@ -23,12 +25,14 @@ def pair_counts(labels):
     return same - 1, len(labels) - same
 
 
-def centred(rows):
+def centred(rows: torch.Tensor) -> torch.Tensor:
     """Rows (B, D) moved so that their mean is the origin: the same distances, with less rounding."""
     return rows - rows.mean(0)
 
 
-def distance_blocks(points, labels):
+def distance_blocks(
+    points: torch.Tensor, labels: torch.Tensor
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Yield (rows, distances (m, B), positives (m, B), negatives (m, B)) for slices of rows of centred points (B, D).
 
     distances are squared Euclidean, never negative, and may be written over; the masks are bool. A row is neither its
@@ -56,34 +60,40 @@ class LogMeanExps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, points, labels, positive_counts, negative_counts):
         points = centred(points)
-        found = points.new_empty(6, len(points))
+        results = points.new_empty(6, len(points))
+        farness, nearness, farthest, nearest, positive_sum, negative_sum = results.unbind()
         outside = torch.finfo(points.dtype).min  # in place of -inf, so that a row without a pair stays finite
         for rows, distances, positives, negatives in distance_blocks(points, labels):
             far = distances.masked_fill(negatives, outside)
             far.diagonal(rows.start).fill_(outside)
             near = distances.neg().masked_fill_(~negatives, outside)
-            found[2, rows], found[3, rows] = far.amax(1), -near.amax(1)
-            found[4, rows] = torch.where(positives, distances, 0).sum(1)
-            found[5, rows] = distances.sum(1) - found[4, rows]
-            found[0, rows], found[1, rows] = far.logsumexp(1), near.logsumexp(1)
-        ctx.save_for_backward(points, labels, found[0].clone(), found[1].clone())
-        found[0] -= positive_counts.clamp_min(1).to(points.dtype).log()
-        found[1] -= negative_counts.clamp_min(1).to(points.dtype).log()
-        farness, nearness, *others = found.unbind()
-        ctx.mark_non_differentiable(*others)
-        return farness, nearness, *others
+            farthest[rows] = far.amax(1)
+            nearest[rows] = -near.amax(1)
+            positive_sum[rows] = torch.where(positives, distances, 0).sum(1)
+            negative_sum[rows] = distances.sum(1) - positive_sum[rows]
+            farness[rows] = far.logsumexp(1)
+            nearness[rows] = near.logsumexp(1)
+        # Backward needs log sums, whose exponentials are shares of a whole; what is returned are log means.
+        ctx.save_for_backward(points, labels, farness.clone(), nearness.clone())
+        farness = farness - positive_counts.clamp_min(1).to(points.dtype).log()
+        nearness = nearness - negative_counts.clamp_min(1).to(points.dtype).log()
+        ctx.mark_non_differentiable(farthest, nearest, positive_sum, negative_sum)
+        return farness, nearness, farthest, nearest, positive_sum, negative_sum
 
     @staticmethod
     @once_differentiable
     def backward(ctx, farness, nearness, *_):
         points, labels, far, near = ctx.saved_tensors
-        pulled, columns, gradient = torch.zeros_like(far), torch.zeros_like(far), torch.zeros_like(points)
+        # The gradient of sum w_ij |x_i - x_j|^2 by x_i is 2 (sum_j w_ij + sum_j w_ji) x_i - 2 sum_j (w_ij + w_ji) x_j.
+        as_anchor = torch.zeros_like(far)
+        as_partner = torch.zeros_like(far)
+        gradient = torch.zeros_like(points)
         for rows, distances, _, negatives in distance_blocks(points, labels):
             shares = torch.where(negatives, -distances - near[rows, None], distances.sub_(far[rows, None])).exp_()
             shares.mul_(torch.where(negatives, -nearness[rows, None], farness[rows, None]))
             shares.diagonal(rows.start).fill_(0)  # a row is no partner of its own
-            pulled[rows] = shares.sum(1)
-            columns += shares.sum(0)
+            as_anchor[rows] = shares.sum(1)
+            as_partner += shares.sum(0)
             gradient[rows] -= shares @ points
             gradient -= shares.T @ points[rows]
-        return gradient.add_((pulled + columns)[:, None] * points).mul_(2), None, None, None
+        return gradient.add_((as_anchor + as_partner)[:, None] * points).mul_(2), None, None, None
