@@ -1,6 +1,5 @@
 """From flags to objects: what the scripts share between parsing and their result."""
 
-import argparse
 import contextlib
 import hashlib
 import math
@@ -11,60 +10,41 @@ import numpy as np
 import torch
 
 import distributed
-from config.replay import read_flags, run_folder
+from config.replay import run_folder
 from core.console import log
 from core.device import choose_device, choose_precision, search_device
 from core.errors import InputError
-from core.files import checksum, make_folder
-from core.types import count, image_shape, plain, width
+from core.files import checksum, make_folder, read_flags
+from core.types import plain
 from data.image.transforms import TestTransform, TrainTransform
 from data.loader import open_loader
 from data.samplers.in_order import InOrder
 from distributed import sharded_classes
-from distributed.sync_batchnorm import synchronise
 from engine.objective import Objective
 from engine.seeding import seed_everything
-from engine.step import statistics_left_alone
 from losses import LOSSES
-from models import Embedder, load_pretrained
-from models.export.safetensors import CARD
-from models.weights import read_card, refuse_untrained, weights_file
+from models import ModelSettings, build_model, check_forward, trained_settings
+from models import build as models_build
+from models.trained import read_settings
 from retrieval import QueryGallery
 from retrieval.best_positive import positive_ranks
 from retrieval.sharded import Shard
 
 RECALLS = (1, 5, 10)
 MODEL_DEFAULTS = {
-    "model": "ResNet50",
-    "image_shape": (3, 224, 224),
-    "resize_short_size": 0,
-    "embedding_size": 0,
-    "pooling": "avg",
+    "model": ModelSettings.model,
+    "image_shape": ModelSettings.image_shape,
+    "resize_short_size": ModelSettings.resize_short_size,
+    "embedding_size": ModelSettings.embedding_size,
+    "pooling": ModelSettings.pooling,
 }
 DATA_DEFAULTS = {"data_dir": None, "train_list": "Ebay_train.txt", "test_list": "Ebay_test.txt"}
-MODEL_TYPES = {
-    "model": str,
-    "image_shape": image_shape,
-    "resize_short_size": count,
-    "embedding_size": width,
-    "pooling": str,
-}
-
-
-def read_model_flags(flags, file):
-    """Those of MODEL_DEFAULTS in `flags`, which come from `file`, as if they had been typed; raises InputError."""
-    read = {name: flags[name] for name in MODEL_DEFAULTS if flags.get(name) is not None}
-    for name, value in read.items():
-        try:
-            read[name] = MODEL_TYPES[name](plain(value))
-        except argparse.ArgumentTypeError as error:
-            raise InputError(f"{str(file)!r}: {name} {error}") from None
-    return read
+read_model_flags = read_settings
 
 
 def model_flags(args):
     """The MODEL_DEFAULTS flags of `args`; what is None there comes from --pretrained_model, as far as that says it."""
-    trained = trained_flags(args.pretrained_model)
+    trained = trained_settings(args.pretrained_model)
     flags = {}
     for name, default in MODEL_DEFAULTS.items():
         given = getattr(args, name)
@@ -75,26 +55,6 @@ def model_flags(args):
     for name in [name for name in shapes if name in trained and flags[name] != trained[name]]:
         log(f"note: --{name}={plain(flags[name])}, but {args.pretrained_model} was trained with {plain(trained[name])}")
     return flags
-
-
-def trained_flags(source):
-    """Those of MODEL_DEFAULTS that `source` (--pretrained_model) was trained with; none for ImageNet and foreign files.
-
-    A run's folder says so in its config.json, a model's in its model.json. A weights file that is named itself says so
-    by what is in it, since it may have been copied alone, and if there is nothing by the run that it lies in.
-    """
-    if not source or source == "imagenet":
-        return {}
-    file = weights_file(source)
-    cards = [file.parent / name for name in ("config.json", CARD) if (file.parent / name).is_file()]
-    if Path(source).is_dir() and cards:
-        return read_model_flags(read_flags(cards[0]), cards[0])
-    own = read_card(file)
-    if own or not cards:
-        return read_model_flags(own, file)
-    with contextlib.suppress(InputError):  # a config.json beside a stranger's weights is a stranger's
-        return read_model_flags(read_flags(cards[0]), cards[0])
-    return {}
 
 
 def data_flags(args):
@@ -116,23 +76,9 @@ def data_flags(args):
     return {name: DATA_DEFAULTS[name] if value is None else value for name, value in given.items()}
 
 
-def open_model(source, flags, **training_flags):
-    """The Embedder that `flags` describe, on the CPU, with the weights of `source` (--pretrained_model).
-
-    Without training flags it is to be used as it is: raises InputError where its embedding layer is nobody's.
-    """
-    imagenet, is_final = source == "imagenet", not training_flags
-    facts = {name: flags[name] for name in ("model", "embedding_size", "pooling")}
-    model = Embedder(**facts, **training_flags, imagenet=imagenet)
-    if source and not imagenet:
-        for note in load_pretrained(model, source, is_final):
-            log(f"{source}: {note}")
-    if imagenet and is_final:
-        refuse_untrained(model, list(model.state_dict()), "ImageNet's weights have none")
-    if is_final and not source:
-        log("note: the weights are random, since there is no --pretrained_model")
-    try_out(model, flags["image_shape"], 1, training=False)
-    return model
+def open_model(source, flags):
+    """models.open_model for model flags {name: value} and --pretrained_model."""
+    return models_build.open_model(ModelSettings(**flags, pretrained_model=source))
 
 
 def shares_classes(args, precision):
@@ -156,35 +102,22 @@ def build_objective(args, flags, num_classes, stage, source, in_parts):
         batch = f"train_batch_size, {args.train_batch_size}"
         raise InputError(f"micro_batch is {args.micro_batch}, more than {batch}; 0 is all of it")
     seed_everything(args.seed)
-    model = open_model(source, flags, freeze_bn=args.freeze_bn, freeze_stages=args.freeze_stages)
+    model = build_model(
+        ModelSettings(**flags, pretrained_model=source),
+        freeze_bn=args.freeze_bn,
+        sync_bn=args.sync_bn,
+        freeze_stages=args.freeze_stages,
+        compile=args.compile,
+    )
     at_a_time = args.micro_batch or args.train_batch_size
     if 1 in (at_a_time, args.train_batch_size % at_a_time):  # which BatchNorm cannot do with, unless maps are large
-        try_out(model, flags["image_shape"], 1, training=True)
+        check_forward(model, flags["image_shape"], 1, training=True)
     facts = {"embedding_size": model.embedding_size, "num_classes": num_classes}
     facts = {name: facts[name] for name in LOSSES.requirements(args.loss_name)}
     options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
     loss = sharded_classes.build_loss(LOSSES[args.loss_name], in_parts, **facts, **options)
-    if args.sync_bn and distributed.world_size() > 1:
-        synchronise(model)
     objective = Objective(model, loss, batch_recall=stage == "pair", part_of_loss=in_parts)
-    if args.compile:
-        log("the network is compiled in the first steps, which takes minutes")
-        objective.model.compile()
     return objective.to(memory_format=torch.channels_last)
-
-
-def try_out(model, image_shape, images, training):
-    """Raise InputError unless `model`, on the CPU, takes a batch of so many images; leaves it and all draws as is."""
-    before = model.training
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), statistics_left_alone(model.train(training)):
-            model(torch.zeros(images, *image_shape, dtype=torch.uint8))
-    except (RuntimeError, ValueError) as error:
-        name, (_, height, width) = model.facts["model"], image_shape
-        text = f"{name} cannot {'train on' if training else 'embed'} {images} at a time of {height}x{width} pixels"
-        raise InputError(f"{text}: {str(error).splitlines()[0]}") from None
-    finally:
-        model.train(before)
 
 
 def choose_place(args):

@@ -73,10 +73,10 @@ class PlainImages(torch.utils.data.Dataset):
     """A list as torchvision's examples read it: PIL, RandomResizedCrop, flip, ToTensor, Normalize."""
 
     def __init__(self, images, codes):
-        row = BACKBONES[NETWORK]
+        pixels = BACKBONES[NETWORK](NETWORK).preprocess
         steps = [plain.RandomResizedCrop(PIXELS, CROP_SCALE), plain.RandomHorizontalFlip(), plain.ToTensor()]
         self.images, self.codes = images, codes
-        self.transform = plain.Compose([*steps, plain.Normalize(row.mean, row.std)])
+        self.transform = plain.Compose([*steps, plain.Normalize(pixels.mean, pixels.std)])
 
     def __len__(self):
         return len(self.codes)
@@ -97,7 +97,7 @@ class Contest:
     def run(self, build_loss, ours, class_lr, seed):
         """Train; returns {steps, images_per_second, recall@1}."""
         torch.manual_seed(seed)
-        model = Embedder(NETWORK, freeze_stages=FROZEN, imagenet=True)
+        model = Embedder(NETWORK, freeze_stages=FROZEN, weights="imagenet")
         objective = Objective(model, build_loss(self.classes, model.embedding_size, MARGIN))
         if ours:
             objective.to(memory_format=torch.channels_last)

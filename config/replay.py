@@ -1,10 +1,10 @@
 """The flags of an earlier run: read from its folder, typed again, and held against what is typed now."""
 
-import json
 import os
 from pathlib import Path
 
 from core.errors import InputError
+from core.files import read_flags
 from core.types import plain
 
 NEVER_REPLAYED = ("config", "checkpoint", "overwrite", "allow_changed")
@@ -12,14 +12,6 @@ PLACES = ("data_dir", "train_list", "test_list", "pretrained_model")  # flags th
 # What may differ from the run that is gone on with: none of it is seen in the weights.
 MAY_DIFFER = ("model_save_dir", "num_workers", "cache_bytes", "test_batch_size", "display_iter_step", "test_iter_step")
 MAY_DIFFER += ("save_iter_step", "keep_checkpoints", "report", "with_mem_opt", "enable_ce")
-
-
-def read_flags(file, part="flags"):
-    """The flags in a run's config.json, {name: value}, or another part of it. Raises InputError when it is none."""
-    try:
-        return dict(json.loads(Path(file).read_text())[part])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot read {part} from {str(file)!r}: {type(error).__name__}: {error}") from None
 
 
 def run_folder(checkpoint):

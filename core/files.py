@@ -6,6 +6,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -211,3 +212,11 @@ def sync(path):
 def checksum(path):
     """SHA-256 of a file, hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def read_flags(file: str | Path, part: str = "flags") -> dict[str, Any]:
+    """The flags in a run's config.json, {name: value}, or another part of it. Raises InputError when it is none."""
+    try:
+        return dict(json.loads(Path(file).read_text())[part])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read {part} from {str(file)!r}: {type(error).__name__}: {error}") from None

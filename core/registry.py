@@ -1,4 +1,4 @@
-"""Names to classes or functions: one decorator registers, a mistyped name meets its near match, signatures are options."""
+"""Names to classes: one decorator registers, a mistyped name meets its near match; signatures are options."""
 
 import inspect
 import re
@@ -71,7 +71,7 @@ class Registry:
         return [parameter.name for parameter in parameters if parameter.default is parameter.empty]
 
     def options(self, name: str) -> list[Option]:
-        """The user's options of `name`: keywords with a default; help is their line under `Options:` of the docstring."""
+        """The user's options: keywords with a default; help is their text under `Options:` of the docstring."""
         texts = option_texts(inspect.getdoc(self[name]) or "")
         parameters = inspect.signature(self[name]).parameters.values()
         return [
@@ -87,7 +87,7 @@ class Registry:
 
 
 def option_texts(docstring: str) -> dict[str, str]:
-    """The lines `name: text` under `Options:` of a docstring, {name: text}; what is indented deeper goes on with a text.
+    """The lines `name: text` under `Options:` of a docstring, {name: text}; a line indented deeper goes on with a text.
 
     The docstring is one whose common indentation is gone (inspect.cleandoc). The block ends with the first line that is
     not indented.

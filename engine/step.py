@@ -1,12 +1,10 @@
 """The gradient of one batch, in one piece or in micro-batches."""
 
-import contextlib
-
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import distributed
 from core.device import autocast
+from models.batchnorm import statistics_left_alone
 
 
 def backward(objective, images, labels, scaler, device, precision, micro_batch=0):
@@ -53,19 +51,6 @@ def _in_parts(objective, images, labels, scaler, device, precision, micro_batch)
         again.backward(slope)
     set_random_state(device, after)
     return loss
-
-
-@contextlib.contextmanager
-def statistics_left_alone(model):
-    """BatchNorm layers of `model` do not update their running statistics meanwhile."""
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = not layer.training  # in evaluation the running ones are in use
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
 
 
 def random_state(device):

@@ -9,12 +9,13 @@ from unittest import mock
 
 from torch import nn
 
-from models.backbones.table import BACKBONES, IMAGENET, Backbone
+from core.registry import Entry
+from models.backbones import BACKBONES, IMAGENET, Backbone
 
 SCRIPTS = {name: importlib.import_module(name) for name in ("train_elem", "train_pair", "eval", "infer")}
 
 
-def tiny_net(imagenet):
+def tiny_net(weights):
     """Without a kink: where rounding carries a ReLU over its own, a slope jumps, which no bound of rounding allows."""
     layers = [("conv1", nn.Conv2d(3, 8, 5, stride=4)), ("bn1", nn.BatchNorm2d(8)), ("act", nn.SiLU())]
     return nn.Sequential(OrderedDict(layers))
@@ -22,7 +23,9 @@ def tiny_net(imagenet):
 
 def tiny_backbone():
     """A context in which the models have one more: `Tiny`, 8 numbers an image, for which ImageNet has no weights."""
-    return mock.patch.dict(BACKBONES, Tiny=Backbone(tiny_net, 8, (("conv1", "bn1"),), **IMAGENET))
+    row = Backbone(tiny_net, 8, (("conv1", "bn1"),), IMAGENET)
+    facts = {"modality": "image", "output": "maps", "weights": ()}
+    return mock.patch.dict(BACKBONES._entries, Tiny=Entry(lambda name: row, facts))
 
 
 def as_line(flags):

@@ -60,9 +60,9 @@ NUDGE = 2.0**-12  # far above float32's rounding, far below 1
 LAYER_ERROR = gamma(2 * 12 * 7 * 7 + 16, torch.float32)
 
 
-def nudged_net(imagenet):
+def nudged_net(weights):
     """Tiny, each layer of which is off by NUDGE in every step."""
-    net = tiny_net(imagenet)
+    net = tiny_net(weights)
     rattle(net, NUDGE)
     return net
 
