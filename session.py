@@ -19,7 +19,7 @@ from core.files import checksum, make_folder
 from core.types import count, image_shape, plain, width
 from data.image.transforms import TestTransform, TrainTransform
 from data.loader import open_loader
-from data.samplers.in_order import InOrder
+from data.samplers import InOrder
 from distributed import sharded_classes
 from distributed.sync_batchnorm import synchronise
 from engine.objective import Objective

@@ -9,9 +9,10 @@ import pytest
 from core.errors import InputError
 from data import embedded
 from data.embedded import embedded_data
-from data.lists import hold_out, open_inputs, open_list, open_lists
+from data.hold_out import hold_out
 from data.records import Records
-from data.samplers.in_order import InOrder
+from data.samplers import InOrder
+from reader import open_inputs, open_list, open_lists
 
 HEADER = "label,path,split,is_query,is_gallery,category,sequence,x_1,x_2,y_1,y_2"
 

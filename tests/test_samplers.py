@@ -11,11 +11,8 @@ from core.errors import InputError
 from data import loader
 from data.image.augmentations import AUGMENTATIONS
 from data.image.transforms import TrainTransform
-from data.lists import open_list
-from data.samplers._batches import SAMPLERS
-from data.samplers.pk import PKSampler
-from data.samplers.shuffled import ShuffledSampler
-from data.samplers.triplet import TripletSampler
+from data.samplers import SAMPLERS, PKSampler, ShuffledSampler, TripletSampler
+from reader import open_list
 
 COUNTS = {7: 1, 40: 2, 3: 3, 900: 4, 12: 5, 55: 6, 21: 7}  # label: how many images it has
 LABELS = np.random.default_rng(0).permutation(np.repeat(list(COUNTS), list(COUNTS.values())))
@@ -141,7 +138,7 @@ def test_impossible_batches_are_refused(name, options, message):
 
 def load(sop_tree, num_workers, start_step=0):
     images = open_list("Ebay_train.txt", sop_tree, "train")
-    sampler = PKSampler(images.labels, 4, seed=3, start_step=start_step)
+    sampler = PKSampler(images.vocabulary, 4, seed=3, start_step=start_step)
     transform = TrainTransform(24, 32, augment=tuple(AUGMENTATIONS))
     codes = images.vocabulary.codes
     batches = loader.open_loader(images, codes, transform, sampler, num_workers)
