@@ -51,7 +51,7 @@ class TrainingData:
 
 def open_training(
     *,
-    data_dir: str | None = None,  # Folder
+    data_dir: str | None = None,
     train_list: str = "Ebay_train.txt",
     test_list: str = "Ebay_test.txt",
     val_classes: int = 0,  # Count
@@ -83,7 +83,7 @@ def open_training(
 
 
 def open_test(*, data_dir: str | None, test_list: str) -> Records:
-    """The list to test on; data_dir and test_list are options as of `open_training`, left open those of the model's run.
+    """The list to test on; data_dir and test_list are the same flags as of `open_training`.
 
     Its images are not looked at: `refuse_broken_images` does so, once all lists of a script are open. Raises InputError
     for what is wrong with the list.

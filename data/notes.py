@@ -7,7 +7,7 @@ from data.vocabulary import of_one_kind
 
 
 def list_notes(train: Records, test: Records) -> list[str]:
-    """The notes of both lists, and on labels, images and queries that tell of the test list in the light of the other."""
+    """The notes of both lists, and sentences on labels and images that they share and on queries that find nothing."""
     # One csv for both says some things twice.
     notes = list(dict.fromkeys((*train.notes, *test.notes)))
     labels, train_labels = of_one_kind(test.vocabulary.labels, train.vocabulary.labels)

@@ -1,4 +1,4 @@
-"""The texts and folders that lists are, each read to columns: one file a format, and the table of those with a suffix."""
+"""The texts and folders that lists are, each read to columns: one file a format, and the table of formats."""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ SOP_COLUMNS = ["image_id", "class_id", "super_class_id", "path"]
 
 
 def parse_sop(file: Path, split: str | None, problems: Problems) -> dict[str, list] | None:
-    """The columns of a list in SOP's format (see `data.formats.parse`); it is one split, so that `split` is not used."""
+    """The columns of a list in SOP's format (see `data.formats.parse`), all of whose rows are of the one split."""
     columns = {"lines": [], "paths": [], "labels": [], "categories": []}
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
         # A path may hold blanks, so that only the first three end a word.
