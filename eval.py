@@ -18,7 +18,8 @@ from core.errors import InputError
 from core.files import make_folder, replace_json
 from core.types import boolean, positive
 from core.versions import versions
-from data.lists import open_list, refuse_broken_images
+from data.lists import open_list
+from data.soundness import refuse_broken_images
 from embeddings.cache import embed_list, embed_shard
 from embeddings.files import load_embeddings, save_embeddings
 from embeddings.fingerprint import fingerprint

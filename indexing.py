@@ -14,10 +14,10 @@ from core.console import log
 from core.errors import InputError
 from core.files import replacing
 from core.types import boolean, positive
-from data.formats.problems import Problems
-from data.formats.text import parse
+from data.formats import parse
+from data.formats.problems import SHOWN_FAULTS, Problems
 from data.image.files import load, read_image
-from data.lists import SHOWN_FAULTS, find_list, is_list
+from data.lists import find_list, is_list
 from data.names import Names
 from report.picture import neighbour_sheet, plain_text
 from retrieval.index.backends import BACKENDS, make_backend
@@ -213,7 +213,7 @@ def _rows_of_list(path, data_dir):
     faults = Problems()
     columns = parse(file, None, faults)
     if faults:
-        told = faults.told(file)
+        told = faults.lines(file)
         more = [f"and {len(told) - SHOWN_FAULTS} faults more"] if len(told) > SHOWN_FAULTS else []
         raise InputError("\n".join(told[:SHOWN_FAULTS] + more))
     paths = absolute(folder / path for path in columns["paths"])

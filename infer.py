@@ -23,8 +23,10 @@ from core.console import log
 from core.errors import InputError
 from core.types import boolean, one_of, positive
 from core.versions import package_versions
-from data.lists import open_inputs, open_list, refuse_broken_images
+from data.inputs import open_inputs
+from data.lists import open_list
 from data.names import Names
+from data.soundness import refuse_broken_images
 from embeddings.files import save_embeddings, save_json
 from embeddings.fingerprint import fingerprint
 from embeddings.streaming import KeyedRows, Ordered, embed_rows, rows_on_disk, unnamed_rows

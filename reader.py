@@ -1,4 +1,4 @@
-"""Lists and images: SOP lists, csv files and folders to ImageList, image files to arrays. Nothing else opens either.
+"""The one door to data: lists, folders and images are opened here, to train with, to test with and to embed.
 
 python reader.py check data/emoji/emoji.csv
 python reader.py check Ebay_train.txt Ebay_test.txt --data_dir=data/Stanford_Online_Products
@@ -10,59 +10,145 @@ if __name__ == "__main__":  # numpy and OpenCV bring OpenMP in some builds
 import argparse
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from core.errors import InputError
 from core.numerals import read_float, read_int
-from data.check import check_images, list_notes
-from data.formats.folders import list_root, write_label_list
-from data.formats.problems import NO_ROW
+from data.check import check_images
+from data.formats.csv import NO_ROW
+from data.hold_out import hold_out
 from data.image.decode import check_opencv
 from data.image.files import read_bytes
-from data.lists import read_list
+from data.inputs import open_inputs
+from data.lists import open_list, open_lists, read_list
+from data.make_list import list_root, write_label_list
+from data.notes import list_notes
+from data.records import Records
+from data.soundness import refuse_broken_images
+
+__all__ = [
+    "Records",
+    "TrainingData",
+    "open_inputs",
+    "open_list",
+    "open_lists",
+    "open_test",
+    "open_training",
+    "refuse_broken_images",
+]
 
 
-def check(paths, data_dir):
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains with and is tested on; tested_on: what `test` is, in words for the log and result.json."""
+
+    train: Records
+    test: Records
+    tested_on: str
+
+
+def open_training(
+    *,
+    data_dir: str | None = None,
+    train_list: str = "Ebay_train.txt",
+    test_list: str = "Ebay_test.txt",
+    val_classes: int = 0,  # Count
+    on_bad_image: Literal["stop", "skip"] = "stop",
+) -> TrainingData:
+    """Two lists, or of the train list some labels held out to test on.
+
+    Every image that a run will look at is looked at before it begins.
+
+    Options:
+        data_dir: folder that the lists' paths start from (default: the embedded emoji set, else the list's own)
+        train_list: SOP list, csv, or folder per label of the training images (default: Ebay_train.txt)
+        test_list: SOP list, csv, or folder per label of the test images (default: Ebay_test.txt)
+        val_classes: hold out so many train labels and test on them instead
+        on_bad_image: stop, or skip: another one takes its place
+
+    Raises InputError for what is wrong with the lists, and for images that cannot be read.
+    """
+    if val_classes:
+        train, test = hold_out(open_list(train_list, data_dir, "train"), val_classes)
+        tested_on = f"{val_classes} train labels held out"
+    else:
+        train, test = open_lists([(train_list, "train"), (test_list, "test")], data_dir)
+        tested_on = f"the test list {Path(test.source).name}"
+    # Only train images may be skipped: a test is on the same images for everyone.
+    looked_at = [test] if on_bad_image == "skip" else [train, test]
+    refuse_broken_images(looked_at)
+    return TrainingData(train, test, tested_on)
+
+
+def open_test(*, data_dir: str | None, test_list: str) -> Records:
+    """The list to test on; data_dir and test_list are the same flags as of `open_training`.
+
+    Its images are not looked at: `refuse_broken_images` does so, once all lists of a script are open. Raises InputError
+    for what is wrong with the list.
+    """
+    return open_list(test_list, data_dir, "test")
+
+
+def check(paths: list[str], data_dir: str | None) -> int:
     """Print what is in a list, or in a train and a test list, and all that is wrong; returns the number of faults."""
     check_opencv()
     is_table = len(paths) == 1 and paths[0].lower().endswith(".csv")
-    paths = paths * 2 if is_table else paths
+    if is_table:
+        # One csv may hold both splits.
+        paths = paths * 2
     splits = ("train", "test") if len(paths) == 2 else ("list",)
-    found = {split: read_list(path, data_dir, split) for split, path in zip(splits, paths)}
-    lists = {split: images for split, (images, _) in found.items() if images is not None}
-    faults = list(dict.fromkeys(fault for _, told in found.values() for fault in told))  # a csv says some things twice
-    of_rows = [fault for fault in faults if NO_ROW not in fault]
-    if is_table and (lists or of_rows):
-        faults = of_rows  # it may well hold one split alone
-    told = faults + check_images(lists, read_bytes)
+    lists = {}
+    # Keys of a dict: in order, and each once, since a csv says some things twice.
+    faults = {}
+    for split, path in zip(splits, paths):
+        records, sentences = read_list(path, data_dir, split)
+        if records is not None:
+            lists[split] = records
+        faults.update(dict.fromkeys(sentences))
+    faults = list(faults)
+    # A csv may well hold one split alone; that it holds neither is said where nothing else is wrong.
+    other_faults = [fault for fault in faults if NO_ROW not in fault]
+    if is_table and (lists or other_faults):
+        faults = other_faults
+    faults += check_images(lists, read_bytes)
+
     for note in _all_notes(lists):
         print(f"note: {note}")
-    print("".join(f"{fault}\n" for fault in told) + f"{len(told)} fault{'s' * (len(told) != 1)}")
-    return len(told)
+    for fault in faults:
+        print(fault)
+    print("1 fault" if len(faults) == 1 else f"{len(faults)} faults")
+    return len(faults)
 
 
-def _all_notes(lists):
-    """The notes of one or two lists, {split: ImageList}, each once."""
+def _all_notes(lists: dict[str, Records]) -> list[str]:
+    """The notes of one or two lists, by split."""
     if len(lists) == 2:
         return list_notes(**lists)
-    return [note for images in lists.values() for note in images.notes]
+    return [note for records in lists.values() for note in records.notes]
 
 
-def make(flags):
+def make(folder: str, output: str, test_share: float, label_level: int, seed: int, overwrite: bool) -> None:
     """Write the list of a folder per label and say what is in it and how it is used."""
-    output, counts, note = write_label_list(
-        flags.folder, flags.output, flags.test_share, flags.label_level, flags.seed, flags.overwrite
-    )
-    for line in [f"note: {note}"] if note else []:
-        print(line)
-    print(f"written: {output}, {counts['train']} images to train with, {counts['validation']} to test with")
-    root = list_root(flags.folder, output)
-    needs_root = root != Path(os.path.abspath(output)).parent
-    test = f" --test_list={output}" if counts["validation"] else " --val_classes=..."
-    print(f"python train_elem.py --train_list={output}{test}{f' --data_dir={flags.folder}' * needs_root}")
+    written, counts, note = write_label_list(folder, output, test_share, label_level, seed, overwrite)
+    if note is not None:
+        print(f"note: {note}")
+    print(f"written: {written}, {counts['train']} images to train with, {counts['validation']} to test with")
+
+    command = ["python train_elem.py", f"--train_list={written}"]
+    if counts["validation"]:
+        command.append(f"--test_list={written}")
+    else:
+        command.append("--val_classes=...")
+    # Where the paths of the list start from its own folder, nothing has to be said.
+    if list_root(folder, written) != Path(os.path.abspath(written)).parent:
+        command.append(f"--data_dir={folder}")
+    print(" ".join(command))
 
 
-def _share(text):
+def _share(text: str) -> float:
+    """A number from 0 to below 1, as a flag's text."""
     try:
         share = read_float(text)
     except ValueError:
@@ -72,7 +158,8 @@ def _share(text):
     return share
 
 
-def _level(text):
+def _level(text: str) -> int:
+    """A number of folders, as a flag's text."""
     try:
         level = read_int(text)
     except ValueError:
@@ -82,10 +169,11 @@ def _level(text):
     return level
 
 
-def main(argv):
-    """The command line of this file; `check` ends with the status 1 where there are faults."""
+def _new_parser() -> argparse.ArgumentParser:
+    """The flags of both sub-commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = parser.add_subparsers(dest="task", required=True)
+
     checking = tasks.add_parser("check", help="read lists and all their images, and tell what is wrong")
     checking.add_argument(
         "lists", nargs="+", metavar="LIST", help="a csv, an SOP list or a folder per label; or a train and a test list"
@@ -93,6 +181,7 @@ def main(argv):
     checking.add_argument(
         "--data_dir", help="folder that the lists' paths start from (default: the embedded emoji set, else the list's)"
     )
+
     making = tasks.add_parser("make", help="write a csv list of a folder that has a folder per label")
     making.add_argument("folder", metavar="FOLDER", help="searched throughout; FOLDER/LABEL/image.jpg, or deeper")
     making.add_argument("--output", required=True, metavar="LIST.csv", help="the list to write")
@@ -102,14 +191,22 @@ def main(argv):
     making.add_argument("--label_level", type=_level, default=1, help="2: FOLDER/CATEGORY/LABEL/image.jpg (default 1)")
     making.add_argument("--seed", type=read_int, default=0, help="of the choice of the labels to test on (default 0)")
     making.add_argument("--overwrite", action="store_true", help="replace a list that is there")
-    flags = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """The command line of this file; `check` ends with the status 1 where there are faults."""
+    parser = _new_parser()
+    flags = vars(parser.parse_args(argv))
+    task = flags.pop("task")
     try:
-        if flags.task == "make":
-            make(flags)
+        if task == "make":
+            make(**flags)
             return
-        if len(flags.lists) > 2:
-            parser.error(f"{len(flags.lists)} lists are given; one, or a train and a test list can be checked")
-        sys.exit(1 if check(flags.lists, flags.data_dir) else 0)
+        lists = flags["lists"]
+        if len(lists) > 2:
+            parser.error(f"{len(lists)} lists are given; one, or a train and a test list can be checked")
+        sys.exit(1 if check(lists, flags["data_dir"]) else 0)
     except InputError as error:
         parser.error(str(error))
 

@@ -18,7 +18,7 @@ from core.files import checksum, make_folder, read_flags
 from core.types import plain
 from data.image.transforms import TestTransform, TrainTransform
 from data.loader import open_loader
-from data.samplers.in_order import InOrder
+from data.samplers import InOrder
 from distributed import sharded_classes
 from engine.objective import Objective
 from engine.seeding import seed_everything

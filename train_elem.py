@@ -15,7 +15,7 @@ from core.types import boolean, count, number
 from data.cache import CACHE_KINDS
 from data.image.augmentations import parse_augment
 from data.image.decode import DECODERS
-from data.samplers.shuffled import ShuffledSampler
+from data.samplers import ShuffledSampler
 from engine.trainer import Training
 from losses import LOSSES
 from models import BACKBONES

@@ -13,7 +13,7 @@ from core.types import integer
 from data.cache import CACHE_KINDS
 from data.image.augmentations import parse_augment
 from data.image.decode import DECODERS
-from data.samplers._batches import SAMPLERS
+from data.samplers import SAMPLERS
 from engine.trainer import Training
 from losses import LOSSES
 from models import BACKBONES

@@ -32,8 +32,7 @@ from core.device import choose_device, choose_precision
 from data.image.transforms import TestTransform, TrainTransform
 from data.lists import open_list
 from data.loader import open_loader
-from data.samplers.in_order import InOrder
-from data.samplers.shuffled import ShuffledSampler
+from data.samplers import InOrder, ShuffledSampler
 from embeddings.embed import embed
 from engine.loop import update
 from engine.objective import Objective

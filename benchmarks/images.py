@@ -33,10 +33,10 @@ from core.device import choose_device
 from data.image.decode import choose_decoder
 from data.image.files import read_image
 from data.image.transforms import TrainTransform
-from data.lists import open_inputs
+from data.inputs import open_inputs
 from data.loader import open_loader
 from data.records import Records
-from data.samplers._batches import Sample
+from data.samplers import Sample
 
 SIDE, CROP_SCALE = 224, (0.2, 1.0)
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)

@@ -28,9 +28,7 @@ from torch import nn
 
 import distributed
 from benchmarks.contest import machine, markdown, timed, write
-from data.samplers._batches import SAMPLERS
-from data.samplers.in_order import InOrder
-from data.samplers.shard import Shard
+from data.samplers import SAMPLERS, InOrder, RankBatches
 from distributed.sharded_classes import build_loss
 from distributed.sync_batchnorm import synchronise
 from embeddings.shard import open_shard
@@ -95,7 +93,7 @@ def train(name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shar
         layer.train(not isinstance(layer, nn.BatchNorm2d))
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     kind = LOSSES.fact(name, "batch")
-    batches = Shard(SAMPLERS[kind](labels, BATCHES[kind]), distributed.rank(), distributed.world_size())
+    batches = RankBatches(SAMPLERS[kind](labels, BATCHES[kind]), distributed.rank(), distributed.world_size())
     for batch in itertools.islice(batches, steps):
         indices = [draw.index for draw in batch]
         optimiser.zero_grad()

@@ -25,7 +25,7 @@ from core.device import choose_device, choose_precision
 from data.image.transforms import TrainTransform
 from data.lists import open_list
 from data.loader import open_loader
-from data.samplers.shuffled import ShuffledSampler
+from data.samplers import ShuffledSampler
 from engine.checkpoint import Checkpoints, training_state
 from engine.loop import fit, update
 from engine.nan_guard import FiniteGuard

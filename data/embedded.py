@@ -14,40 +14,45 @@ EMBEDDED = Path(__file__).parent / "emoji"
 MOST_UNPACKED = 2**30  # bytes that an archive may become
 
 
-def embedded_data():
+def embedded_data() -> Path:
     """The folder of the embedded emoji set, unpacked beside its archive the first time and when the archive changed.
 
     The table of names, if there is one beside the archive, is unpacked with it.
     """
-    archive, stamp = EMBEDDED.with_suffix(".zip"), EMBEDDED / ".archive"
+    archive = EMBEDDED.with_suffix(".zip")
     names = EMBEDDED.with_name(f"{EMBEDDED.name}_names.csv")
+    stamp = EMBEDDED / ".archive"
     if not archive.is_file():
         raise InputError(f"the embedded data set {str(archive)!r} is missing; clone the repository whole")
     sources = [archive, names] if names.is_file() else [archive]
     checksum = " ".join(hashlib.sha256(source.read_bytes()).hexdigest() for source in sources)
     if stamp.is_file() and stamp.read_text() == checksum:
         return EMBEDDED
+
+    # Unpacked beside its final name, and renamed once it is whole: what stands there is never half of the set.
     folder = Path(tempfile.mkdtemp(dir=EMBEDDED.parent, prefix=".unpacking-"))
+    new = folder / "new"
     try:
-        _unpack(archive, folder / "new")
+        _unpack(archive, new)
         if names.is_file():
-            shutil.copyfile(names, folder / "new" / "label_names.csv")
+            shutil.copyfile(names, new / "label_names.csv")
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         shutil.rmtree(folder)
         raise InputError(f"cannot unpack the embedded data set {str(archive)!r}: {error}") from None
-    (folder / "new" / stamp.name).write_text(checksum)
+    (new / stamp.name).write_text(checksum)
     try:
         if EMBEDDED.exists():
             os.rename(EMBEDDED, folder / "old")
-        os.rename(folder / "new", EMBEDDED)
+        os.rename(new, EMBEDDED)
     except OSError:
-        if not stamp.is_file():  # else another process was faster, and its copy is whole
+        # With a stamp there another process was faster, and its copy is whole.
+        if not stamp.is_file():
             raise
     shutil.rmtree(folder)
     return EMBEDDED
 
 
-def _unpack(archive, folder):
+def _unpack(archive: Path, folder: Path) -> None:
     """Unpack a zip. Raises BadZipFile, and writes nothing, for names that lead out of `folder` and for a bomb."""
     with zipfile.ZipFile(archive) as file:
         for name in file.namelist():

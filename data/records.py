@@ -1,24 +1,37 @@
 """A list in memory, column by column."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from data.names import NO_NAMES, Names
 from data.vocabulary import Vocabulary
 
+# The columns of Records, which have a value for each image; what else it holds is about the list as a whole.
+COLUMNS = ("paths", "labels", "is_query", "is_gallery", "categories", "sequences", "boxes", "lines", "files")
+# Types of those columns that numpy would not choose by itself.
+COLUMN_TYPES = {"lines": np.int64, "files": np.uint64}
+
 
 @dataclass(frozen=True)
 class Records:
     """One list of N images, column by column.
 
-    `labels` (N,) int64 where all labels of the file are plain integers, else str as the file has them; None where
-    nobody knows any. `is_query`, `is_gallery` (N,) bool; `categories` and `sequences` are (N,) arrays of str or None;
-    `boxes` is (N, 4) float64 left, top, right, bottom in pixels (NaN row: the whole image) or None; `source` is the
-    file or folder and `lines` (N,) int64 where in it they stand, or None. `files` (N, 2) tells files on the disk apart,
-    whatever their paths. `notes`: sentences on what should be known of the list; `names`: what labels are called.
+    source: the file or folder that the list was read from.
+    paths: (N,) str.
+    labels: (N,) int64 where all labels of the file are plain integers, else str as the file has them; None where
+        nobody knows any.
+    is_query, is_gallery: (N,) bool.
+    categories, sequences: (N,) str, or None.
+    boxes: (N, 4) float64, left, top, right, bottom in pixels, a row of NaN for the whole image; or None.
+    lines: (N,) int64, where in `source` the images stand; or None.
+    files: (N, 2) uint64, which tells files on the disk apart, whatever their paths; or None.
+    notes: sentences on what should be known of the list.
+    names: what labels and categories are called.
     """
 
     source: str
@@ -34,17 +47,41 @@ class Records:
     notes: tuple[str, ...] = ()
     names: Names = NO_NAMES
 
-    def __len__(self):
+    @classmethod
+    def of_columns(cls, source: str | Path, columns: dict[str, list]) -> "Records":
+        """Records of columns as they were read; without flags every image is a query and in the gallery."""
+        everyone = np.ones(len(columns["paths"]), dtype=bool)
+        arrays = {"labels": None, "is_query": everyone, "is_gallery": everyone}
+        for name, column in columns.items():
+            arrays[name] = np.array(column, dtype=COLUMN_TYPES.get(name))
+        return cls(str(source), **arrays)
+
+    def __len__(self) -> int:
+        """The number of images."""
         return len(self.paths)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Which labels there are, and which of them each image has."""
+        """Which labels there are, and which of them each image has: counted once, for whoever asks."""
         return Vocabulary.of(self.labels)
 
-    def label_text(self, index) -> str:
+    def location(self, index: int) -> str:
+        """Where image `index` stands, as messages say it: file:line, or the source of a list that has no lines."""
+        if self.lines is None:
+            return self.source
+        return f"{self.source}:{self.lines[index]}"
+
+    def box_of(self, index: int) -> np.ndarray | None:
+        """The box of image `index`, (4,) float64; None if the list has none."""
+        if self.boxes is None:
+            return None
+        return self.boxes[index]
+
+    def label_text(self, index: int) -> str:
         """What the label of image `index` is called; `-` where nobody knows it."""
-        return "-" if self.labels is None else self.names.of_label(self.labels[index])
+        if self.labels is None:
+            return "-"
+        return self.names.of_label(self.labels[index])
 
     @property
     def label_texts(self) -> np.ndarray:
@@ -56,18 +93,18 @@ class Records:
         """What each image's category is called, (N,) str, or None without categories."""
         if self.categories is None:
             return None
-        own, codes = np.unique(self.categories, return_inverse=True)
-        return self.names.of_categories(own)[codes.reshape(-1)]
+        distinct, codes = np.unique(self.categories, return_inverse=True)
+        return self.names.of_categories(distinct)[codes.reshape(-1)]
 
-    def box_of(self, index):
-        """The box of image `index`, (4,) float64; None if the list has none."""
-        return None if self.boxes is None else self.boxes[index]
-
-    def take(self, indices):
-        """The list of only these rows (indices, a mask or a slice)."""
-        columns = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in OF_THE_WHOLE}
-        taken = {name: None if column is None else column[indices] for name, column in columns.items()}
+    def take(self, indices: np.ndarray | list[int] | slice | range) -> "Records":
+        """The list of only these images (indices, a mask or a slice)."""
+        taken = {}
+        for name in COLUMNS:
+            column = getattr(self, name)
+            if column is not None:
+                taken[name] = column[indices]
         return dataclasses.replace(self, **taken)
 
-
-OF_THE_WHOLE = ("source", "notes", "names")  # what an ImageList holds that is no column
+    def with_notes(self, notes: Iterable[str]) -> "Records":
+        """The same list with more notes, behind those that it has."""
+        return dataclasses.replace(self, notes=(*self.notes, *notes))

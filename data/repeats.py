@@ -4,63 +4,88 @@ import dataclasses
 
 import numpy as np
 
+from data.formats.problems import Problems
+from data.records import Records
 
-def image_keys(images) -> list[tuple]:
-    """What tells the N images of an ImageList apart: the file on the disk, and the box that is cut from it.
+NO_BOX = -1.0  # stands for NaN, which is not equal to itself
+
+
+def image_keys(records: Records) -> list[tuple]:
+    """What tells N images apart: the file on the disk, and the box that is cut from it.
 
     Paths may differ and lead to the same file, over `..`, links or hard links. Where nobody has looked at the files the
     paths have to do.
     """
-    boxes = np.full((len(images), 4), -1.0) if images.boxes is None else np.nan_to_num(images.boxes, nan=-1.0)
-    files = [(path,) for path in images.paths.tolist()] if images.files is None else images.files.tolist()
+    if records.files is None:
+        files = [(path,) for path in records.paths.tolist()]
+    else:
+        files = records.files.tolist()
+    if records.boxes is None:
+        boxes = np.full((len(records), 4), NO_BOX)
+    else:
+        boxes = np.nan_to_num(records.boxes, nan=NO_BOX)
     return [(*file, *box) for file, box in zip(files, boxes.tolist())]
 
 
-def find_repeats(images) -> np.ndarray:
+def find_repeats(records: Records) -> np.ndarray:
     """For each of N images the row that names it first, (N,) int64; its own where no row before names it."""
-    first = {}
-    return np.array([first.setdefault(key, row) for row, key in enumerate(image_keys(images))], dtype=np.int64)
+    first_rows = {}
+    return np.array([first_rows.setdefault(key, row) for row, key in enumerate(image_keys(records))], dtype=np.int64)
 
 
-def note_repeats(images):
-    """The ImageList with a note on the rows that name an image again, if there are any, also under another label."""
-    first = find_repeats(images)
-    again = np.flatnonzero(first != np.arange(len(images)))
+def note_repeats(records: Records) -> Records:
+    """The list with a note on the rows that name an image again, if there are any, also under another label."""
+    first = find_repeats(records)
+    again = np.flatnonzero(first != np.arange(len(records)))
     if not len(again):
-        return images
-    notes = [f"{_rows(images, again)} an image that a row before names, too; each is drawn as often as it is listed"]
-    other = again[images.labels[again] != images.labels[first[again]]]
-    if len(other):
-        notes.append(f"{_rows(images, other)} an image that a row before gives another label")
-    return dataclasses.replace(images, notes=(*images.notes, *notes))
+        return records
+    notes = [f"{_rows(records, again)} an image that a row before names, too; each is drawn as often as it is listed"]
+    relabelled = _with_another_label(records, first, again)
+    if len(relabelled):
+        notes.append(f"{_rows(records, relabelled)} an image that a row before gives another label")
+    return records.with_notes(notes)
 
 
-def fold_repeats(images, faults, first=None):
-    """The ImageList in which each image stands once, as a query and in the gallery if any of its rows is.
+def fold_repeats(records: Records, problems: Problems, first: np.ndarray | None = None) -> Records:
+    """The list in which each image stands once, as a query and in the gallery if any of its rows is.
 
-    A query would else find itself. `faults` is told of an image under two labels: what it finds cannot be judged.
+    A query would else find itself. An image under two labels is one of the `problems`: what it finds cannot be judged.
     first (N,): the row that names each image first, None to look for it.
     """
-    first = find_repeats(images) if first is None else first
-    again = np.flatnonzero(first != np.arange(len(images)))
+    if first is None:
+        first = find_repeats(records)
+    again = np.flatnonzero(first != np.arange(len(records)))
     if not len(again):
-        return images
-    for row in again[images.labels[again] != images.labels[first[again]]]:
-        label, before = images.labels[row], images.labels[first[row]]
-        place = f"line {images.lines[first[row]]}" if images.lines is not None else images.paths[first[row]]
-        faults.say(
-            0 if images.lines is None else int(images.lines[row]),
-            f"the image {str(images.paths[row])!r} has the label {label}, but {before} by {place}",
-        )
-    is_query, is_gallery = images.is_query.copy(), images.is_gallery.copy()
-    np.logical_or.at(is_query, first, images.is_query)
-    np.logical_or.at(is_gallery, first, images.is_gallery)
-    note = f"{_rows(images, again)} an image that a row before names, too; each image counts once"
-    folded = dataclasses.replace(images, is_query=is_query, is_gallery=is_gallery, notes=(*images.notes, note))
+        return records
+    for row in _with_another_label(records, first, again):
+        line = 0 if records.lines is None else int(records.lines[row])
+        label, first_label = records.labels[row], records.labels[first[row]]
+        sentence = f"has the label {label}, but {first_label} by {_row_name(records, first[row])}"
+        problems.add(line, f"the image {str(records.paths[row])!r} {sentence}")
+
+    is_query, is_gallery = records.is_query.copy(), records.is_gallery.copy()
+    # Unlike an assignment by index, `at` takes every row of an image into account.
+    np.logical_or.at(is_query, first, records.is_query)
+    np.logical_or.at(is_gallery, first, records.is_gallery)
+    note = f"{_rows(records, again)} an image that a row before names, too; each image counts once"
+    folded = dataclasses.replace(records, is_query=is_query, is_gallery=is_gallery).with_notes([note])
     return folded.take(np.unique(first))
 
 
-def _rows(images, rows: np.ndarray) -> str:
-    place = images.paths[rows[0]] if images.lines is None else f"line {images.lines[rows[0]]}"
-    number = f"1 row ({place}) names" if len(rows) == 1 else f"{len(rows)} rows ({place}, for one) name"
-    return f"{images.source}: {number}"
+def _with_another_label(records: Records, first: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Those of the rows `again` whose label is not the one that their image has in its first row."""
+    return again[records.labels[again] != records.labels[first[again]]]
+
+
+def _rows(records: Records, rows: np.ndarray) -> str:
+    """The beginning of a sentence about some rows of a list."""
+    example = _row_name(records, rows[0])
+    count = f"1 row ({example}) names" if len(rows) == 1 else f"{len(rows)} rows ({example}, for one) name"
+    return f"{records.source}: {count}"
+
+
+def _row_name(records: Records, row: int) -> str:
+    """What a row of a list is called within it: its line, or its path where it has none."""
+    if records.lines is None:
+        return str(records.paths[row])
+    return f"line {records.lines[row]}"

@@ -4,8 +4,7 @@ import numpy as np
 
 from core.errors import InputError
 from data.dataset import ImageDataset
-from data.samplers._batches import Sample
-from data.samplers.shard import Share
+from data.samplers import RankBatch, Sample
 
 
 class ForgivingDataset(ImageDataset):
@@ -22,14 +21,14 @@ class ForgivingDataset(ImageDataset):
         self.by_label = np.split(np.argsort(self.labels, kind="stable"), np.cumsum(counts)[:-1])
 
     def __getitems__(self, draws):
-        """(samples, {index: sentence} of what could not be read) of a batch, or of a rank's Share of one.
+        """(samples, {index: sentence} of what could not be read) of a batch, or of a RankBatch.
 
         Raises InputError if nothing is left.
         """
         broken = {}
         samples = [self._of_label(draw, broken) for draw in draws]
         if not all(samples):
-            batch, start = (draws.batch, draws.start) if isinstance(draws, Share) else (draws, 0)
+            batch, start = (draws.batch, draws.start) if isinstance(draws, RankBatch) else (draws, 0)
             samples = self._of_others(batch, dict(enumerate(samples, start)), broken)[start : start + len(draws)]
         return samples, broken
 

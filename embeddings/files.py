@@ -111,7 +111,7 @@ def _each_once(images, embeddings):
     faults = Problems()
     folded = fold_repeats(images, faults, first)
     if faults:
-        raise InputError("\n".join(faults.told(images.source)))
+        raise InputError("\n".join(faults.lines(images.source)))
     return folded, embeddings[np.unique(first)]
 
 

@@ -13,10 +13,12 @@ from core.console import log
 from core.device import choose_device, choose_precision
 from core.errors import InputError
 from core.versions import versions
-from data.check import list_notes, lone_notes, place_of
+from data.hold_out import hold_out
 from data.image.decode import choose_decoder
-from data.lists import hold_out, open_lists, refuse_broken_images
-from data.samplers.shard import Shard
+from data.lists import open_lists
+from data.notes import list_notes, singleton_notes
+from data.samplers import RankBatches
+from data.soundness import refuse_broken_images
 from distributed import sharded_classes
 from embeddings.embed import embed
 from engine.checkpoint import Checkpoints, restore, training_state
@@ -45,7 +47,7 @@ from session import (
 
 
 def open_data(args, data_dir, train_list, test_list):
-    """(train ImageList, test ImageList, what that is): two lists, or of the train list some labels held out to test on.
+    """(train Records, test Records, what that is): two lists, or of the train list some labels held out to test on.
 
     Every image that a run will look at is looked at before it begins. Raises InputError for one that cannot be read.
     """
@@ -91,10 +93,10 @@ class Training:
         self.start, self.best, self.record = 0, None, {"figures": {}, "untested": False, "skipped": 0}
         if self.checkpoint:
             self._resume()
-        sampler = make_sampler(self.labels, start_step=self.start)
-        self.notes = list_notes(self.train, self.test) + (lone_notes(self.train, sampler.lone) if sampler.lone else [])
+        sampler = make_sampler(self.train.vocabulary, start_step=self.start)
+        self.notes = list_notes(self.train, self.test) + singleton_notes(self.train, sampler.singletons)
         batches, how = (
-            Shard(sampler, distributed.rank(), distributed.world_size()),
+            RankBatches(sampler, distributed.rank(), distributed.world_size()),
             (self.decode, self._skip, self.device),
         )
         self.loader = open_train_loader(args, self.train, self.labels, self.flags, batches, *how)
@@ -118,7 +120,7 @@ class Training:
     def _skip(self, index, sentence):
         if index not in self.bad_images:
             self.bad_images.add(index)
-            log(f"{place_of(self.train, index)}: {sentence}; skipped", by_first=False)
+            log(f"{self.train.location(index)}: {sentence}; skipped", by_first=False)
 
     def _open_run(self):
         args = self.args

@@ -12,8 +12,7 @@ from data import loader
 from data.image.transforms import TrainTransform
 from data.lists import open_list
 from data.records import Records
-from data.samplers._batches import SAMPLERS, Sample
-from data.samplers.shard import Shard
+from data.samplers import SAMPLERS, RankBatches, Sample
 from losses.triplet import check_triplets
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -37,7 +36,7 @@ def open_train(folder):
 def batches(folder, sampler="pk", steps=6, num_workers=0, start_step=0, told=None, rank=0, ranks=1):
     """`steps` batches of 12 images, or a rank's share of each, (images, labels, indices) each."""
     images, codes = open_train(folder)
-    draws = Shard(SAMPLERS[sampler](codes, 12, start_step=start_step), rank, ranks)
+    draws = RankBatches(SAMPLERS[sampler](codes, 12, start_step=start_step), rank, ranks)
     told = [] if told is None else told
     feed = loader.open_loader(
         images, codes, TrainTransform(16, 16), draws, num_workers, on_bad=lambda *what: told.append(what)

@@ -12,9 +12,9 @@ import pytest
 from runs import run, tiny_backbone, train_flags
 
 import reader
-from data.check import has_positive, list_notes, lone_notes, query_notes
+from data.notes import has_positive, list_notes, query_notes, singleton_notes
 from data.records import Records
-from data.samplers._batches import SAMPLERS
+from data.samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,10 +122,10 @@ def test_lists_that_meet():
 @pytest.mark.parametrize("name", SAMPLERS.names())
 def test_labels_with_one_image(name):
     sampler = SAMPLERS[name]([1, 1, 2, 2, 5], 2 * 3 if name == "triplet" else 4)
-    assert lone_notes(few([1, 1, 2, 2]), "") == []
-    if sampler.lone:
-        (note,) = lone_notes(few([1, 1, 2, 2, 5]), sampler.lone)
-        assert note == f"1 of 3 train labels have a single image (few.txt:6, for one): {sampler.lone}"
+    assert singleton_notes(few([1, 1, 2, 2]), "") == []
+    if sampler.singletons:
+        (note,) = singleton_notes(few([1, 1, 2, 2, 5]), sampler.singletons)
+        assert note == f"1 of 3 train labels have a single image (few.txt:6, for one): {sampler.singletons}"
     drawn = np.array([[draw.index for draw in batch] for _, batch in zip(range(12), sampler)])
     assert (drawn == 4).any()
     if name == "triplet":

@@ -23,7 +23,7 @@ from data.image.files import read_bytes, read_image
 from data.image.header import Header, read_header
 from data.image.transforms import TrainTransform
 from data.lists import open_list
-from data.samplers._batches import Sample
+from data.samplers import Sample
 
 try:
     import simplejpeg

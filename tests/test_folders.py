@@ -9,7 +9,7 @@ from runs import as_line, read_json, run, tiny_backbone, train_flags
 import reader
 from core.errors import InputError
 from data.formats.folders import find_images, label_folders
-from data.lists import open_list, open_lists
+from reader import open_list, open_lists
 
 CPU = {"use_gpu": False, "num_workers": 0}
 

@@ -19,15 +19,15 @@ from PIL import Image
 from test_images import frames, jpeg_of, pil, png_of, tiff_of, webp_canvas, webp_lossless
 from test_trust import npy_of
 
-import reader
 from core.errors import InputError
 from data.formats.csv import CSV_BOX, CSV_REQUIRED
+from data.formats.problems import SHOWN_FAULTS
 from data.image import header
-from data.image.decode import DECODERS, open_image
+from data.image.decode import DECODERS, decode_whole, open_image
 from data.image.transforms import TrainTransform
-from data.lists import SHOWN_FAULTS, open_lists
-from data.records import OF_THE_WHOLE
+from data.records import COLUMNS
 from embeddings.files import load_embeddings
+from reader import open_lists
 from retrieval.index.index import Index
 from retrieval.index.items import item_name
 
@@ -94,7 +94,7 @@ def encodings(texts):
 
 
 def look(folder, name, content):
-    """Open a list for both splits: ImageLists that hold together, or an InputError, each of whose lines names it."""
+    """Open a list for both splits: Records that hold together, or an InputError, each of whose lines names it."""
     (folder / name).write_bytes(content)
     try:
         lists = open_lists([(name, "train"), (name, "test")], folder)
@@ -104,7 +104,7 @@ def look(folder, name, content):
         assert all(line.startswith((f"{folder / name}:", "and ")) for line in lines)
         return
     for images in lists:
-        columns = [getattr(images, name) for name in images.__dataclass_fields__ if name not in OF_THE_WHOLE]
+        columns = [getattr(images, name) for name in COLUMNS]
         assert {len(column) for column in columns if column is not None} == {len(images)} and len(images)
         assert images.labels.dtype.kind in "iU" and images.is_query.dtype == images.is_gallery.dtype == bool
         assert all(Path(path).resolve().is_relative_to(folder.resolve()) for path in images.paths.tolist())
@@ -185,7 +185,7 @@ def test_the_corpus_is_sound(name):
     """So that what is refused above is so for what was done to it."""
     encoded = np.frombuffer(CORPUS[name], np.uint8)
     if name not in ("GIF", "first of GIF"):  # which OpenCV reads from 4.12 on
-        assert reader.decode_whole(encoded, name).shape[2] == 3
+        assert decode_whole(encoded, name).shape[2] == 3
 
 
 # Files of results

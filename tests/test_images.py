@@ -21,7 +21,7 @@ from data.image.decode import open_image
 from data.image.files import load, read_image
 from data.image.transforms import TrainTransform
 from data.lists import open_list
-from data.samplers.in_order import InOrder
+from data.samplers import InOrder
 
 COLOURS = np.uint8([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [200, 200, 0]]])  # RGB: red, green; blue, olive
 PICTURE = COLOURS.repeat(16, axis=0).repeat(24, axis=1)  # 32 x 48

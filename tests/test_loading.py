@@ -102,7 +102,7 @@ def test_a_run_goes_on_without_shared_memory(sop_tree, tmp_path, monkeypatch):
 
 def test_dropped_images_are_told_and_the_others_come(sop_copy):
     pass
-    from data.samplers.in_order import InOrder
+    from data.samplers import InOrder
 
     images = open_list("Ebay_test.txt", sop_copy, "test").take(slice(0, 6))
     for row in (0, 1, 2, 4):

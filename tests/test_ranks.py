@@ -22,9 +22,7 @@ from torch import nn
 import distributed
 from benchmarks import ranks as bench
 from core.errors import InputError
-from data.samplers.in_order import InOrder
-from data.samplers.pk import PKSampler
-from data.samplers.shard import Shard
+from data.samplers import InOrder, PKSampler, RankBatches
 from distributed import sync_batchnorm
 from embeddings.streaming import KeyedRows
 from engine.objective import Objective
@@ -196,13 +194,13 @@ def test_a_shard_is_a_part_of_the_batch_that_one_rank_would_load():
     sampler = PKSampler(np.arange(40) // 4, 14, seed=3)
     whole = list(itertools.islice(sampler, 4))
     for number in (2, 3, 5):
-        parts = [list(itertools.islice(Shard(sampler, rank, number), 4)) for rank in range(number)]
+        parts = [list(itertools.islice(RankBatches(sampler, rank, number), 4)) for rank in range(number)]
         assert [sum(batches, []) for batches in zip(*parts)] == whole
         sizes = {len(batch) for batches in parts for batch in batches}
         assert max(sizes) - min(sizes) <= 1
-    assert len(Shard(sampler, 0, 2)) == len(sampler)
+    assert len(RankBatches(sampler, 0, 2)) == len(sampler)
     with pytest.raises(InputError, match="train_batch_size 14 leaves some of 15 ranks without an image"):
-        Shard(sampler, 0, 15)
+        RankBatches(sampler, 0, 15)
 
 
 def test_evaluation_cuts_between_batches():

@@ -1,7 +1,9 @@
 """Lists in both formats and every mistake in them, splits and codes, the embedded archive, what infer.py opens."""
 
+import dataclasses
 import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ import pytest
 from core.errors import InputError
 from data import embedded
 from data.embedded import embedded_data
-from data.lists import hold_out, open_inputs, open_list, open_lists
-from data.records import Records
-from data.samplers.in_order import InOrder
+from data.hold_out import hold_out
+from data.records import COLUMNS, Records
+from data.samplers import InOrder
+from reader import open_inputs, open_list, open_lists, open_test, open_training
 
 HEADER = "label,path,split,is_query,is_gallery,category,sequence,x_1,x_2,y_1,y_2"
 
@@ -224,6 +227,36 @@ def test_hold_out_splits_by_label_and_repeats(sop_tree):
     assert {tuple(set(hold_out(images, 3, seed)[1].labels)) for seed in range(5)} != {tuple(set(held.labels))}
     for count in (10, 11, -1):
         assert "1 to 9" in refusal(images, count, opener=hold_out)
+
+
+def test_what_a_training_opens(sop_copy):
+    data = open_training(data_dir=sop_copy)
+    assert len(data.train) == len(data.test) == 30 and data.tested_on == "the test list Ebay_test.txt"
+    held = open_training(data_dir=sop_copy, val_classes=3, test_list="nowhere.txt")
+    assert (len(held.train), len(held.test)) == (21, 9) and held.tested_on == "3 train labels held out"
+    test = open_test(data_dir=sop_copy, test_list="Ebay_test.txt")
+    assert test.paths.tolist() == data.test.paths.tolist()
+    for records, skips in ((data.train, True), (data.test, False)):
+        path = Path(records.paths[0])
+        whole = path.read_bytes()
+        path.write_bytes(b"")
+        with pytest.raises(InputError, match=f"^{records.location(0)}: .* is not an image"):
+            open_training(data_dir=sop_copy)
+        if skips:
+            open_training(data_dir=sop_copy, on_bad_image="skip")
+        else:
+            with pytest.raises(InputError, match="is not an image"):
+                open_training(data_dir=sop_copy, on_bad_image="skip")
+        path.write_bytes(whole)
+
+
+def test_columns_are_all_that_is_not_about_the_whole(sop_tree):
+    fields = {field.name for field in dataclasses.fields(Records)}
+    assert fields - set(COLUMNS) == {"source", "notes", "names"} and set(COLUMNS) <= fields
+    records = open_list("Ebay_train.txt", sop_tree, "train")
+    assert records.vocabulary is records.vocabulary
+    taken = records.take([0, 1, 2])
+    assert len(taken.vocabulary) == 1 and len(records.vocabulary) == 10
 
 
 def few(labels, is_query=None, is_gallery=None):

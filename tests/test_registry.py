@@ -7,7 +7,7 @@ import pytest
 import losses
 from core.errors import InputError, near_match
 from core.registry import Option, Registry
-from data.samplers._batches import SAMPLERS
+from data.samplers import SAMPLERS
 from losses import LOSSES
 
 

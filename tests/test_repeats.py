@@ -8,7 +8,7 @@ from runs import as_line, read_json, run, tiny_backbone, train_flags
 
 import reader
 from core.errors import InputError
-from data.lists import open_list
+from reader import open_list
 
 CPU = {"use_gpu": False, "num_workers": 0}
 

@@ -20,7 +20,7 @@ from config import options
 from core.errors import InputError
 from core.files import RowFile, write_npz
 from data.records import Records
-from data.samplers.in_order import InOrder
+from data.samplers import InOrder
 from embeddings.files import load_embeddings, save_embeddings, save_json
 from embeddings.streaming import KEY_BYTES, Ordered, embed_rows, rows_on_disk, unnamed_rows
 from models import Embedder

@@ -13,7 +13,7 @@ from tolerances import assert_within, score_error
 
 from benchmarks import ranks as bench
 from core.errors import InputError
-from data.samplers.in_order import InOrder
+from data.samplers import InOrder
 from embeddings.shard import open_shard
 from retrieval.best_positive import positive_ranks
 from retrieval.candidates import NOWHERE, pack, unpack

@@ -11,7 +11,7 @@ import reader
 from core.errors import InputError
 from data import soundness
 from data.image.decode import decode_whole
-from data.lists import open_inputs, open_list, refuse_broken_images
+from reader import open_inputs, open_list, refuse_broken_images
 
 pytestmark = pytest.mark.usefixtures("tiny")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")

@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +13,15 @@ from runs import as_line, run, train_flags
 from test_download_sop import archive, assert_whole, folder  # noqa: F401 (fixtures)
 from test_download_sop import run as download_sop
 
-import reader
 from config.replay import read_flags
 from core.errors import InputError
 from core.files import read_npy, read_npz
 from data import embedded
 from data.embedded import embedded_data
 from data.image.files import read_image
-from data.lists import open_list
 from embeddings.files import load_embeddings
 from models import Embedder, load_pretrained
+from reader import open_list
 from retrieval.index.folder import CARD, LOCK
 from retrieval.index.index import Index
 from retrieval.results import RetrievalResults
@@ -361,7 +361,7 @@ def test_a_link_in_the_embedded_archive_is_a_file(tmp_path, monkeypatch):
 
 def test_an_embedded_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
     monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "shapes")
-    monkeypatch.setattr(reader, "MOST_UNPACKED", 10**6)
+    monkeypatch.setattr(embedded, "MOST_UNPACKED", 10**6)
     with zipfile.ZipFile(tmp_path / "shapes.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.jpg", bytes(2 * 10**6))
     with pytest.raises(InputError, match="it would take 2,000,000 bytes, more than 1,000,000"):
@@ -372,7 +372,7 @@ def test_an_embedded_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
 @pytest.mark.parametrize("share", [0.2, 0.9])
 def test_half_an_embedded_archive(tmp_path, monkeypatch, share):
     monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "shapes")
-    whole = reader.Path(__file__).parents[1].joinpath("data", "emoji.zip").read_bytes()
+    whole = Path(__file__).parents[1].joinpath("data", "emoji.zip").read_bytes()
     (tmp_path / "shapes.zip").write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError, match="cannot unpack the embedded data set .*shapes.zip': File is not a zip file"):
         embedded_data()
@@ -392,4 +392,4 @@ def test_the_download_cannot_leave_its_folder(archive, folder, tmp_path):  # noq
     assert_whole(folder)
     new = {path for path in tmp_path.rglob("*")} - set(known)
     assert all(folder / "Stanford_Online_Products" in (path, *path.parents) for path in new)
-    assert not reader.Path("/tmp/slip-of-a-test").exists()
+    assert not Path("/tmp/slip-of-a-test").exists()

@@ -9,10 +9,10 @@ from runs import as_line, read_json, run, tiny_backbone, train_flags
 
 from core.errors import InputError
 from core.numerals import is_plain_int64, read_float, read_int
-from data.lists import open_list, open_lists
 from data.names import Names, read_names
 from data.vocabulary import as_labels, of_one_kind
 from embeddings.files import load_embeddings
+from reader import open_list, open_lists
 
 CPU = {"use_gpu": False, "num_workers": 0}
 

@@ -2,11 +2,12 @@
 
 import difflib
 import re
+from collections.abc import Callable
 
 ALIKE = 0.8  # of difflib: a column this close to a known one is a mistyped one
 
 
-def tell_unknown(given: list[str], required: list[str], optional: list[str], tell) -> list[str]:
+def tell_unknown(given: list[str], required: list[str], optional: list[str], tell: Callable[[str], None]) -> list[str]:
     """Columns of `given` that are not known; `tell` gets a sentence for each that seems a mistyped optional one.
 
     Those are not in what is returned. A mistyped column would else be ignored, and what it says with it.
@@ -27,5 +28,7 @@ def tell_unknown(given: list[str], required: list[str], optional: list[str], tel
 def _is_mistyped(column: str, known: str) -> bool:
     """Whether a column differs from a known one by case, signs, an `is`, a plural, or a letter or two."""
     written, meant = (re.sub(r"[^a-z0-9]", "", name.lower()) for name in (column, known))
-    bare = {name.removeprefix("is").removesuffix("s") for name in (written, meant)}
-    return len(bare) == 1 or difflib.SequenceMatcher(None, written, meant).ratio() >= ALIKE
+    stems = {name.removeprefix("is").removesuffix("s") for name in (written, meant)}
+    if len(stems) == 1:
+        return True
+    return difflib.SequenceMatcher(None, written, meant).ratio() >= ALIKE
