@@ -22,3 +22,9 @@ def meant_by(name, given):
     matches = difflib.get_close_matches(name.lower(), [option.lower() for option in given], n=1, cutoff=0.5)
     originals = {option.lower(): option for option in given}
     return f" Rename {originals[matches[0]]!r} if it is meant." if matches else ""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, or else its kind, on one line."""
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0]

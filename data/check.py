@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from core.errors import InputError
-from data.image.decode import box_overhang, cut, decode_whole
+from data.image.decode import box_overhang, crop_to_box, decode_whole
 from data.vocabulary import of_one_kind
 
 BAR, MOST_BARS = 40, 12  # characters of the longest bar, and bars before counts are put together
@@ -130,7 +130,7 @@ def _look(images, index, read):
     try:
         encoded = read(path)
         whole = decode_whole(encoded, path)
-        size = cut(whole, path, box).shape[:2]
+        size = crop_to_box(whole, path, box).shape[:2]
     except InputError as error:
         return Look(fault=str(error))
     return Look(size, hashlib.sha256(encoded).digest(), box_overhang(box, *whole.shape[:2]))
