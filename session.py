@@ -2,9 +2,9 @@
 
 import contextlib
 import hashlib
-import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from core.types import plain
 from data.image.transforms import TestTransform, TrainTransform
 from data.loader import open_loader
 from data.samplers import InOrder
+from core.files import checksum, open_output  # noqa: F401
+from core.types import count, image_shape, plain, width
+from data import loader
 from distributed import sharded_classes
 from engine.objective import Objective
 from engine.seeding import seed_everything
@@ -133,27 +136,26 @@ def choose_place(args):
 
 
 def open_test_loader(images, flags, batch_size, num_workers, device, on_bad=None):
-    """The images in order, in the test geometry; several ranks have the batches in turn.
-
-    on_bad(index, sentence): None, or told of images that cannot be read, which are left out of their batches then.
-    """
-    shape = flags["image_shape"]
-    transform = TestTransform(*shape[1:], flags["resize_short_size"])
-    batches = InOrder(len(images), batch_size, distributed.rank(), distributed.world_size())
-    codes = np.zeros(len(images), np.int64) if images.labels is None else images.vocabulary.codes
-    loading = {"on_bad": on_bad, "drops": True, "batch_bytes": min(batch_size, len(images)) * math.prod(shape)}
-    return open_loader(images, codes, transform, batches, num_workers, device.type == "cuda", **loading)
+    """As data.loader's, with the model's flags."""
+    return loader.open_test_loader(images, SimpleNamespace(**flags), batch_size, num_workers, device, on_bad)
 
 
-def open_train_loader(args, images, labels, flags, batches, decode, on_bad, device):
-    """Endless batches of the train list; on_bad(index, sentence) is told of images that --on_bad_image=skip leaves."""
-    height, width = flags["image_shape"][1:]
-    transform = TrainTransform(height, width, flags["resize_short_size"], args.augment, args.crop_scale)
-    loading = {"decode": decode if "crop" in args.augment else "exact"}  # only a crop can do with a coarser picture
-    loading |= {"cache_bytes": args.cache_bytes, "cache_kind": args.cache_kind}
-    loading |= {"on_bad": on_bad if args.on_bad_image == "skip" else None}
-    loading |= {"batch_bytes": -(-args.train_batch_size // distributed.world_size()) * math.prod(flags["image_shape"])}
-    return open_loader(images, labels, transform, batches, args.num_workers, device.type == "cuda", **loading)
+def open_train_loader(args, images, flags, batches, decode, on_bad, device):
+    """As data.loader's, with the flags; on_bad is told where --on_bad_image is skip."""
+    return loader.open_train_loader(
+        images,
+        batches,
+        SimpleNamespace(**flags),
+        args.train_batch_size,
+        args.num_workers,
+        device,
+        on_bad if args.on_bad_image == "skip" else None,
+        augment=args.augment,
+        crop_scale=args.crop_scale,
+        decode=decode,
+        cache_bytes=args.cache_bytes,
+        cache_kind=args.cache_kind,
+    )
 
 
 def list_facts(images):
@@ -219,14 +221,3 @@ def recalls(embeddings, images, device):
     """Recall@1, 5, 10 of embedded images, {k: float}: the list's queries against its gallery."""
     ranks = positive_ranks(task_of(embeddings, images, device), RECALLS)
     return {k: (ranks < k).double().mean().item() for k in RECALLS}
-
-
-def open_output(path, suffixes):
-    """A path to write a file to, its folder made; None for None. Raises InputError when that cannot be."""
-    if path is None:
-        return None
-    suffixes = (suffixes,) if isinstance(suffixes, str) else suffixes
-    if Path(path).suffix not in suffixes:
-        raise InputError(f"cannot write {str(path)!r}: it has to end in {' or '.join(suffixes)}")
-    make_folder(Path(path).parent)
-    return Path(path)

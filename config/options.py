@@ -30,7 +30,7 @@ from core.types import (
     words,
     workers,
 )
-from data.workers import ignore_their_end, loading_failure
+from data.workers import ignore_worker_deaths, loading_failure
 from engine.optimiser import OPTIMISERS
 from engine.schedule import STRATEGIES
 from engine.stop import Stopped
@@ -291,7 +291,7 @@ def run_script(main):
 
 
 def _end_in_sentences(name, error):
-    ignore_their_end()
+    ignore_worker_deaths()
     # A loader's worker wraps its error into a traceback, which ends with the sentence.
     sentences = str(error).strip().rpartition("errors.InputError: ")[2]
     name += f", rank {distributed.rank()}" * (distributed.world_size() > 1)

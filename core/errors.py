@@ -40,3 +40,9 @@ def _closest(word: str, options: Iterable[str]) -> str | None:
     if not matches:
         return None
     return originals[matches[0]]
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, or else its kind, on one line."""
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0]

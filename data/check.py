@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from core.errors import InputError
-from data.image.decode import box_overhang, cut, decode_whole
+from data.image.decode import box_overhang, crop_to_box, decode_whole
 from data.records import Records
 
 LONGEST_BAR = 40  # characters
@@ -84,7 +84,7 @@ def _look(records: Records, index: int, read: Callable[[str], np.ndarray]) -> Lo
     try:
         encoded = read(path)
         whole = decode_whole(encoded, path)
-        size = cut(whole, path, box).shape[:2]
+        size = crop_to_box(whole, path, box).shape[:2]
     except InputError as error:
         return Look(problem=str(error))
     return Look(size, hashlib.sha256(encoded).digest(), box_overhang(box, *whole.shape[:2]))

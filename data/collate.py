@@ -1,19 +1,25 @@
-"""Samples to batches."""
+"""Loaded rows to batches."""
 
 import torch
-from torch.utils.data import default_collate
+
+from data.dataset import Loaded
+from data.modality import Modality
+
+# Inputs as the modality stacks them, label codes (B,) int64, indices (B,) int64.
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def collate_with_broken(samples_and_broken):
-    """As `collate`, of what ForgivingDataset and DroppingDataset give: (batch or None, {index: sentence})."""
-    samples, broken = samples_and_broken
-    return collate(samples) if samples else None, broken
+def collate(modality: Modality, rows: list[Loaded]) -> Batch:
+    """Rows to a batch. Images are (B, 3, H, W) uint8 in channels_last memory."""
+    inputs, codes, indices = zip(*rows)
+    return modality.collate(inputs), torch.tensor(codes), torch.tensor(indices)
 
 
-def collate(samples):
-    """Samples to (images (B, 3, H, W) uint8 in channels_last memory, labels (B,) int64, indices (B,) int64).
-
-    A worker stacks them straight into the memory that it shares with the training process.
-    """
-    images, labels, indices = zip(*samples)
-    return default_collate(images).permute(0, 3, 1, 2), torch.tensor(labels), torch.tensor(indices)
+def collate_with_broken(
+    modality: Modality, rows_and_broken: tuple[list[Loaded], dict[int, str]]
+) -> tuple[Batch | None, dict[int, str]]:
+    """As `collate`, of what SubstitutingDataset and DroppingDataset give: (batch or None, {index: sentence})."""
+    rows, broken = rows_and_broken
+    if not rows:
+        return None, broken
+    return collate(modality, rows), broken

@@ -1,25 +1,31 @@
-"""Images of a list, one by one: read, decoded, transformed."""
+"""Rows of a list, one by one: loaded and augmented as their modality does it."""
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.image.decode import cut, open_image
+from data.modality import Modality
+from data.records import Records
+from data.samplers._batches import Sample
+
+# What a dataset gives of one row: the network's input, the code of its label, its index.
+Loaded = tuple[torch.Tensor, np.int64, int]
 
 
-class ImageDataset(Dataset):
-    """Draws to (uint8 tensor (height, width, 3), label, index); each draw's augmentation follows from its own seed."""
+class RecordDataset(Dataset):
+    """Samples (index, seed) to (input, code of the label, index); the code is 0 where nobody knows the labels."""
 
-    def __init__(self, images, labels, transform, decode, cache):
-        self.images, self.labels, self.transform = images, labels, transform
-        self.decode, self.cache = decode, cache
+    def __init__(self, records: Records, modality: Modality):
+        self.records = records
+        self.modality = modality
+        if records.labels is None:
+            self.codes = np.zeros(len(records), np.int64)
+        else:
+            self.codes = records.vocabulary.codes
 
-    def __len__(self):
-        return len(self.images)
+    def __len__(self) -> int:
+        return len(self.records)
 
-    def __getitem__(self, draw):
-        path, box = self.images.paths[draw.index], self.images.box_of(draw.index)
-        read = self.cache.read(path)
-        image = open_image(self.decode, read, path, box) if self.cache.kind == "encoded" else cut(read, path, box)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(draw.seed)
-            return self.transform(image), self.labels[draw.index], draw.index
+    def __getitem__(self, sample: Sample) -> Loaded:
+        content = self.modality.load(self.records, sample.index)
+        return self.modality.augment(content, sample.seed), self.codes[sample.index], sample.index

@@ -1,36 +1,171 @@
-"""Batches for the device: images of a list, transformed and stacked as uint8, loaded by worker processes."""
+"""From a list to batches for the device: what training and tests load, by worker processes."""
 
-import os
-import shutil
-from pathlib import Path
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Literal, Protocol
 
 import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from core.console import log
+import distributed
 from data.cache import Cache
-from data.collate import collate, collate_with_broken
-from data.dataset import ImageDataset
-from data.substitutes import DroppingDataset, ForgivingDataset
-from data.workers import leave_the_group, loading_failure
+from data.collate import Batch, collate, collate_with_broken
+from data.dataset import RecordDataset
+from data.image.decode import choose_decoder
+from data.image.modality import ImageModality
+from data.image.transforms import TestTransform, TrainTransform
+from data.modality import Modality
+from data.records import Records
+from data.samplers._batches import Sample
+from data.samplers.in_order import InOrder
+from data.substitutes import DroppingDataset, SubstitutingDataset
+from data.workers import leave_process_group, loading_failure, worker_count, workers_that_fit
 
-TINY, MOST_WORKERS = 500, 8
-SHARED_MEMORY, PREFETCHED = Path("/dev/shm"), 2  # where batches pass from process to process; as torch has it
+# Told of what could not be read: its index in the list, and a sentence.
+OnBad = Callable[[int, str], None]
 
 
-class ImageLoader(DataLoader):
-    """Batches of images; whatever happens to the processes that load them ends in an InputError.
+class ImageSettings(Protocol):
+    """What loading has to know of a model: the images that it takes."""
 
-    on_bad: None, or a function of (index, sentence) that is told what of a batch could not be read; the dataset gives
-    both then. A batch of which nothing is left is passed over.
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width in pixels."""
+
+    @property
+    def resize_short_size(self) -> int:
+        """The short side that a centre crop is cut from; 0 is the crop's longer side."""
+
+
+def open_train_loader(
+    records: Records,
+    batches: Iterable[list[Sample]],
+    model_settings: ImageSettings,
+    batch_size: int,
+    num_workers: int | str,
+    device: torch.device,
+    on_bad: OnBad | None = None,
+    *,
+    augment: tuple[str, ...] = ("crop", "flip"),  # Augmentations
+    crop_scale: tuple[float, float] = (0.08, 1.0),  # Fractions
+    decode: Literal["auto", "exact", "opencv", "simplejpeg"] = "auto",
+    cache_bytes: int = 0,  # ByteSize
+    cache_kind: Literal["encoded", "decoded"] = "encoded",
+) -> "BatchLoader":
+    """Endless batches of a train list, as its sampler has them.
+
+    Options:
+        augment: comma-separated, see README; none
+        crop_scale: share of the area that crop keeps
+        decode: JPEGs: one of auto, exact, opencv, simplejpeg
+        cache_bytes: memory that keeps train images, as 2GB
+        cache_kind: how: encoded; or decoded, for small sets
+
+    batches: what this rank loads. batch_size: images of a batch on all ranks. on_bad: told of images that cannot be
+    read, for which others are loaded then; None, and one of them is an InputError. Raises InputError as
+    `choose_decoder` does.
+    """
+    height, width = model_settings.image_shape[1:]
+    transform = TrainTransform(height, width, model_settings.resize_short_size, augment, crop_scale)
+    decoder = choose_decoder(decode, cache_kind)
+    if "crop" not in augment:
+        decoder = "exact"  # only a crop can do with a coarser image
+    modality = ImageModality(transform, decoder, Cache(cache_kind, records.paths, cache_bytes))
+    rank_batch = math.ceil(batch_size / distributed.world_size())
+    return open_loader(
+        records,
+        modality,
+        batches,
+        num_workers,
+        pin_memory=device.type == "cuda",
+        on_bad=on_bad,
+        batch_bytes=rank_batch * math.prod(model_settings.image_shape),
+    )
+
+
+def open_test_loader(
+    records: Records,
+    model_settings: ImageSettings,
+    batch_size: int,
+    num_workers: int | str,
+    device: torch.device,
+    on_bad: OnBad | None = None,
+) -> "BatchLoader":
+    """The images of a list in order, in the test geometry; several ranks have the batches in turn.
+
+    on_bad: told of images that cannot be read, which are left out of their batches then; None, and one of them is an
+    InputError.
+    """
+    height, width = model_settings.image_shape[1:]
+    modality = ImageModality(TestTransform(height, width, model_settings.resize_short_size))
+    return open_loader(
+        records,
+        modality,
+        InOrder(len(records), batch_size, distributed.rank(), distributed.world_size()),
+        num_workers,
+        pin_memory=device.type == "cuda",
+        on_bad=on_bad,
+        drops_bad=True,
+        batch_bytes=min(batch_size, len(records)) * math.prod(model_settings.image_shape),
+    )
+
+
+def open_loader(
+    records: Records,
+    modality: Modality,
+    batches: Iterable[list[Sample]],
+    num_workers: int | str = 0,
+    pin_memory: bool = False,
+    on_bad: OnBad | None = None,
+    drops_bad: bool = False,
+    batch_bytes: int = 0,
+) -> "BatchLoader":
+    """A loader over `batches`, in `num_workers` processes (or "auto").
+
+    on_bad: None, and what cannot be read is an InputError; or called in every batch that has to do without it: another
+    row takes its place, or with `drops_bad` none does. batch_bytes: of one batch, where it is known, for
+    `workers_that_fit`.
+
+    The processes live as long as one pass over `batches`, so an endless one, as in training, keeps them. Tests start
+    theirs anew: idle ones would hold on to the training process's memory as it was when they were forked.
+    """
+    if on_bad is None:
+        dataset = RecordDataset(records, modality)
+    elif drops_bad:
+        dataset = DroppingDataset(records, modality)
+    else:
+        dataset = SubstitutingDataset(records, modality)
+    return BatchLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers_that_fit(worker_count(num_workers, len(records)), batch_bytes),
+        collate_fn=partial(collate if on_bad is None else collate_with_broken, modality),
+        pin_memory=pin_memory,
+        worker_init_fn=_set_up_worker,
+        generator=torch.Generator(),  # else every new iterator draws from the run's own random numbers
+        on_bad=on_bad,
+    )
+
+
+def _set_up_worker(_worker: int) -> None:
+    cv2.setNumThreads(0)  # processes share the cores already
+    leave_process_group()
+
+
+class BatchLoader(DataLoader):
+    """Batches (inputs, label codes, indices); whatever happens to the processes that load them is an InputError.
+
+    on_bad: None, or told of what of a batch could not be read; the dataset gives both then. A batch of which nothing is
+    left is passed over.
     """
 
-    def __init__(self, *settings, on_bad=None, **more):
-        super().__init__(*settings, **more)
+    def __init__(self, dataset: RecordDataset, *, on_bad: OnBad | None = None, **settings):
+        super().__init__(dataset, **settings)
         self.on_bad = on_bad
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         try:
             for batch in super().__iter__():
                 if self.on_bad is not None:
@@ -41,77 +176,3 @@ class ImageLoader(DataLoader):
                     yield batch
         except (RuntimeError, OSError, EOFError) as error:
             raise loading_failure(error) or error from None
-
-
-def worker_count(asked, count):
-    """Processes to load `count` images: as asked, or for "auto" one a core beside the training thread, at least one
-    and at most eight, and none for so few images that starting one takes longer than loading them. Training processes
-    of torchrun share the cores."""
-    if asked != "auto":
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return 0 if count < TINY else max(1, min(cores - 1, MOST_WORKERS))
-
-
-def workers_that_fit(workers: int, batch_bytes: int) -> int:
-    """So many loading processes, or fewer where the memory that they share does not hold their batches.
-
-    batch_bytes: of one batch; a process makes PREFETCHED of them ahead, and one is in use. Containers often have 64 MB.
-    """
-    if not workers or not batch_bytes or not SHARED_MEMORY.is_dir():
-        return workers
-    free = shutil.disk_usage(SHARED_MEMORY).free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    fitting = max(0, free // batch_bytes - 1) // PREFETCHED
-    if fitting >= workers:
-        return workers
-    so = f"{fitting} of {workers} loading processes are started" if fitting else "this process loads images itself"
-    room, batch = f"{free / 1e6:,.0f} MB", f"{batch_bytes / 1e6:,.1f} MB"
-    log(
-        f"note: {SHARED_MEMORY} has room for {room} and a batch takes {batch}, so {so}; docker run --shm-size=2g gives "
-        "it more"
-    )
-    return fitting
-
-
-def open_loader(
-    images,
-    labels,
-    transform,
-    batches,
-    num_workers=0,
-    pin_memory=False,
-    decode="exact",
-    cache_bytes=0,
-    cache_kind="encoded",
-    on_bad=None,
-    drops=False,
-    batch_bytes=0,
-):
-    """A loader over `batches` (an iterable of lists of Draw), decoding in `num_workers` processes (or "auto").
-
-    decode: how a JPEG is opened (decoding.open_image); anything but "exact" needs a transform that crops.
-    cache_bytes: memory, shared by the processes, for images of `cache_kind`, encoded or decoded (cache.py); the second
-    opens all of them whole, kept or not. on_bad: None, and an image that cannot be read is an InputError; or a function
-    of its index and a sentence, called in every batch that has to do without it: another image takes its place, or with
-    `drops` none does. batch_bytes: of one batch, where it is known, for `workers_that_fit`.
-    The processes live as long as one pass over `batches`, so an endless one, as in training, keeps them. Tests start
-    theirs anew: idle ones would hold on to the training process's memory as it was when they were forked.
-    """
-    kind = ImageDataset if on_bad is None else DroppingDataset if drops else ForgivingDataset
-    dataset = kind(images, labels, transform, decode, Cache(cache_kind, images.paths, cache_bytes))
-    return ImageLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers_that_fit(worker_count(num_workers, len(images)), batch_bytes),
-        collate_fn=collate if on_bad is None else collate_with_broken,
-        pin_memory=pin_memory,
-        worker_init_fn=_set_up_worker,
-        generator=torch.Generator(),  # else every new iterator draws from the run's own random numbers
-        on_bad=on_bad,
-    )
-
-
-def _set_up_worker(worker):
-    cv2.setNumThreads(0)
-    leave_the_group()

@@ -1,94 +1,126 @@
-"""Images that take the place of broken ones, or nobody does."""
+"""What takes the place of rows that cannot be read in their batch: other rows, or nothing."""
 
 import numpy as np
 
 from core.errors import InputError
-from data.dataset import ImageDataset
+from data.dataset import Loaded, RecordDataset
+from data.modality import Modality
+from data.records import Records
 from data.samplers import RankBatch, Sample
 
 
-class ForgivingDataset(ImageDataset):
-    """As ImageDataset, but for an image that cannot be read another one is loaded.
+class SubstitutingDataset(RecordDataset):
+    """As RecordDataset, but for a row that cannot be read another one is loaded.
 
-    It is one of the same label, in an order that follows from the draw's seed; where none of these can be read, one of
-    a label that is not in the batch, the same label for all of its draws. So a batch keeps its size, what belonged
-    together still does, and all of it follows from the draws and the files, whoever loads it and on how many ranks.
+    It is one of the same label, in an order that follows from the sample's seed; where none of these can be read, one of
+    a label that is not in the batch, the same label for all of its samples. So a batch keeps its size, what belonged
+    together still does, and all of it follows from the samples and the files, whoever loads it and on how many ranks.
     """
 
-    def __init__(self, *settings):
-        super().__init__(*settings)
-        self.names, counts = np.unique(self.labels, return_counts=True)
-        self.by_label = np.split(np.argsort(self.labels, kind="stable"), np.cumsum(counts)[:-1])
+    def __init__(self, records: Records, modality: Modality):
+        super().__init__(records, modality)
+        by_label = np.argsort(self.codes, kind="stable")
+        first_rows = np.cumsum(records.vocabulary.counts)[:-1]
+        self.rows_of_code = np.split(by_label, first_rows)
 
-    def __getitems__(self, draws):
-        """(samples, {index: sentence} of what could not be read) of a batch, or of a RankBatch.
+    def __getitems__(self, samples: list[Sample]) -> tuple[list[Loaded], dict[int, str]]:
+        """(rows, {index: sentence} of what could not be read) of a batch, or of a RankBatch.
 
         Raises InputError if nothing is left.
         """
         broken = {}
-        samples = [self._of_label(draw, broken) for draw in draws]
-        if not all(samples):
-            batch, start = (draws.batch, draws.start) if isinstance(draws, RankBatch) else (draws, 0)
-            samples = self._of_others(batch, dict(enumerate(samples, start)), broken)[start : start + len(draws)]
-        return samples, broken
+        loaded = [self._load_of_label(sample, broken) for sample in samples]
+        if any(row is None for row in loaded):
+            loaded = self._replace_labels(samples, loaded, broken)
+        return loaded, broken
 
-    def _of_others(self, batch, loaded, broken):
-        """Samples of a whole batch, in which labels that have no image at all are replaced.
+    def _replace_labels(
+        self, samples: list[Sample], loaded: list[Loaded | None], broken: dict[int, str]
+    ) -> list[Loaded]:
+        """The rows of `samples`, in which labels of which nothing can be read are replaced.
 
-        loaded: what was tried already, by its place. All ranks have to look at all of it to agree on the labels.
+        loaded: what was tried already. Of a RankBatch the whole batch is looked at, so that all ranks agree on the labels.
         """
-        instead, samples = {}, []
-        taken = {self.labels[draw.index] for draw in batch}
-        for place, draw in enumerate(batch):
-            label = self.labels[draw.index]
-            sample = loaded[place] if place in loaded else self._of_label(draw, broken)
-            for other in [] if sample else instead.get(label) or self._others(label, taken):
-                sample = self._one_of(other, draw.seed, broken)
-                if sample:
-                    instead[label] = [other]
-                    taken.add(other)
-                    break
-            if not sample:
-                raise InputError(
-                    f"{broken[draw.index]}; nor can another be taken, of its label or from outside the batch"
-                )
-            samples.append(sample)
-        return samples
+        batch = samples
+        start = 0
+        if isinstance(samples, RankBatch):
+            batch = samples.batch
+            start = samples.start
+        stop = start + len(samples)
+        taken = {self.codes[sample.index] for sample in batch}
+        substitutes = {}
+        rows = []
+        for position, sample in enumerate(batch):
+            if start <= position < stop:
+                row = loaded[position - start]
+            else:
+                row = self._load_of_label(sample, broken)
+            if row is None:
+                row = self._load_of_other_label(sample, substitutes, taken, broken)
+            rows.append(row)
+        return rows[start:stop]
 
-    def _of_label(self, draw, broken):
-        """The sample of a draw, or of another image of its label; None where that has none."""
-        return self._try(draw, broken) or self._one_of(self.labels[draw.index], draw.seed, broken)
+    def _load_of_label(self, sample: Sample, broken: dict[int, str]) -> Loaded | None:
+        """A sample's row, or another one of its label; None where nothing of that can be read."""
+        row = self._try(sample, broken)
+        if row is None:
+            row = self._load_any(self.codes[sample.index], sample.seed, broken)
+        return row
 
-    def _try(self, draw, broken):
-        """The sample of a draw; None, and `broken` told, where its image cannot be read."""
-        if draw.index in broken:
+    def _load_of_other_label(
+        self, sample: Sample, substitutes: dict[int, int], taken: set[int], broken: dict[int, str]
+    ) -> Loaded:
+        """A row of the label that stands in for the sample's, of which nothing can be read.
+
+        substitutes: {code: the code that stands in for it}, `taken`: codes that are in the batch; both are added to.
+        """
+        code = self.codes[sample.index]
+        if code in substitutes:
+            candidates = [substitutes[code]]
+        else:
+            candidates = [other for other in self._codes_after(code) if other not in taken]
+        for other in candidates:
+            row = self._load_any(other, sample.seed, broken)
+            if row is not None:
+                substitutes[code] = other
+                taken.add(other)
+                return row
+        raise InputError(f"{broken[sample.index]}; nor can another be taken, of its label or from outside the batch")
+
+    def _codes_after(self, code: int) -> list[int]:
+        """All other codes: those after it, then those before it."""
+        count = len(self.rows_of_code)
+        return [*range(code + 1, count), *range(code)]
+
+    def _load_any(self, code: int, seed: int, broken: dict[int, str]) -> Loaded | None:
+        """The first row of a label that can be read, in an order that follows from the seed."""
+        for index in np.random.default_rng(seed).permutation(self.rows_of_code[code]):
+            row = self._try(Sample(int(index), seed), broken)
+            if row is not None:
+                return row
+        return None
+
+    def _try(self, sample: Sample, broken: dict[int, str]) -> Loaded | None:
+        """The row of a sample; None where it cannot be read, and then `broken` says why."""
+        if sample.index in broken:
             return None
         try:
-            return self[draw]
+            return self[sample]
         except InputError as error:
-            broken[draw.index] = str(error)
+            broken[sample.index] = str(error)
             return None
 
-    def _one_of(self, label, seed, broken):
-        rows = self.by_label[np.searchsorted(self.names, label)]
-        draws = (Sample(int(row), seed) for row in np.random.default_rng(seed).permutation(rows))
-        return next((sample for sample in (self._try(draw, broken) for draw in draws) if sample), None)
 
-    def _others(self, label, taken):
-        """The labels after `label`, round to those before it, that are not `taken`."""
-        place = np.searchsorted(self.names, label)
-        return [other for other in np.roll(self.names, -place - 1)[:-1] if other not in taken]
+class DroppingDataset(RecordDataset):
+    """As RecordDataset, but a row that cannot be read is missing from its batch."""
 
-
-class DroppingDataset(ImageDataset):
-    """As ImageDataset, but an image that cannot be read is missing from its batch."""
-
-    def __getitems__(self, draws):
-        """(samples of what can be read, {index: sentence} of the rest)."""
-        samples, broken = [], {}
-        for draw in draws:
+    def __getitems__(self, samples: list[Sample]) -> tuple[list[Loaded], dict[int, str]]:
+        """(rows that can be read, {index: sentence} of the others)."""
+        rows = []
+        broken = {}
+        for sample in samples:
             try:
-                samples.append(self[draw])
+                rows.append(self[sample])
             except InputError as error:
-                broken[draw.index] = str(error)
-        return samples, broken
+                broken[sample.index] = str(error)
+        return rows, broken

@@ -99,7 +99,7 @@ class Training:
             RankBatches(sampler, distributed.rank(), distributed.world_size()),
             (self.decode, self._skip, self.device),
         )
-        self.loader = open_train_loader(args, self.train, self.labels, self.flags, batches, *how)
+        self.loader = open_train_loader(args, self.train, self.flags, batches, *how)
         self.test_loader = open_test_loader(self.test, self.flags, args.test_batch_size, args.num_workers, self.device)
         self.seconds = {"train": 0.0, "test": 0.0}
         self.step = self.saved = self.start  # the last step that was made, and the last that is on the disk
