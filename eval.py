@@ -14,6 +14,7 @@ from pathlib import Path
 import distributed
 from config import options
 from core.console import log
+from core.device import choose_device
 from core.errors import InputError
 from core.files import make_folder, replace_json
 from core.types import boolean, positive
@@ -23,11 +24,12 @@ from data.soundness import refuse_broken_images
 from embeddings.cache import embed_list, embed_shard
 from embeddings.files import load_embeddings, save_embeddings
 from embeddings.fingerprint import fingerprint
-from evaluation import Evaluation, add_figure_flags, open_chain, shards_gallery
+from evaluation import add_figure_flags, figure_flags, postprocess_options, shards_gallery
 from models import BACKBONES, RUNTIMES, fast_model
 from models.pooling import POOLINGS
 from reporting import add_result_flags, draw_evenly, save_found, write_page
-from retrieval.rerank._steps import POSTPROCESSORS
+from retrieval.metrics.evaluation import evaluate
+from retrieval.rerank import POSTPROCESSORS, open_chain
 from retrieval.scores import DISTANCES
 from session import (
     choose_place,
@@ -38,6 +40,7 @@ from session import (
     open_model,
     open_output,
     open_test_loader,
+    task_of,
 )
 
 EXACT = {"precision": "fp32", "runtime": "torch"}  # figures are those of the very network unless asked otherwise
@@ -119,7 +122,7 @@ def open_sources(args):
 
 def main(argv):
     args = parse(argv)
-    open_chain(args)
+    open_chain(args.postprocess, postprocess_options(args), args.distance)
     sharded = shards_gallery(args)
     (images, embed), others, facts, card = open_sources(args)
     files = {
@@ -136,12 +139,20 @@ def main(argv):
     if not (sharded or distributed.is_first()):
         return
     done = time.perf_counter()
-    evaluation = Evaluation(args, images, embeddings)
+    evaluation = evaluate(
+        task_of(embeddings, images, choose_device(args.use_gpu)),
+        embeddings,
+        images,
+        needs_results=bool(args.save_results or args.report),
+        needs_histogram=bool(args.report),
+        postprocess_options=postprocess_options(args),
+        **figure_flags(args),
+    )
     if not distributed.is_first():
         return
     seconds = {"embed": done - began, "search": time.perf_counter() - done}
     files["result"] = folder / "result.json"
-    replace_json(files["result"], {**evaluation.result(), **facts, "seconds": seconds, "versions": versions()})
+    replace_json(files["result"], {**evaluation.as_result(), **facts, "seconds": seconds, "versions": versions()})
     if files["embeddings"]:
         save_embeddings(files["embeddings"], images, embeddings, card)
     if files["found"]:
@@ -149,8 +160,8 @@ def main(argv):
     if files["picture"]:
         draw_evenly(files["picture"], evaluation, args.picture_queries)
     if files["report"]:
-        write_page(files["report"], evaluation, embeddings, args.projection, others)
-    print(evaluation.report())
+        write_page(files["report"], evaluation, embeddings, args.projection, others, args.pretrained_model)
+    print(evaluation.as_text())
     print(f"written: {', '.join(str(path) for path in files.values() if path)}")
     print(f"End test {len(images)}, test_recall {evaluation.figures['recall@1']:.5f}")
 

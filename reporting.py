@@ -39,8 +39,8 @@ def add_result_flags(parser):
 
 def draw_evenly(path, evaluation, rows):
     """Evenly spaced queries with their five nearest; the same queries for every model of the same list."""
-    chosen = np.linspace(0, len(evaluation.task.query_rows) - 1, min(rows, len(evaluation.task.query_rows)), dtype=int)
-    return draw(evaluation.task, evaluation.results, evaluation.images, chosen, path)
+    chosen = np.linspace(0, len(evaluation.query_gallery.query_rows) - 1, min(rows, len(evaluation.query_gallery.query_rows)), dtype=int)
+    return draw(evaluation.query_gallery, evaluation.results, evaluation.records, chosen, path)
 
 
 def draw(task, results, images, chosen, path=None):
@@ -48,7 +48,7 @@ def draw(task, results, images, chosen, path=None):
     places, captions = chosen.tolist(), []
     if results is None:
         task = task.query_slice(torch.from_numpy(chosen))
-        results, chosen, places = RetrievalResults.from_task(task, SHOWN), slice(None), range(len(places))
+        results, chosen, places = RetrievalResults.from_query_gallery(task, SHOWN), slice(None), range(len(places))
     sheet = []
     for query, place in zip(task.query_rows[chosen].tolist(), places):
         columns = (results.padded_ids, results.hits, results.padded_distances)
@@ -65,26 +65,26 @@ def save_found(path, evaluation):
     if path.suffix == ".npz":
         results.save(path)
     else:
-        rows = evaluation.task.query_rows.tolist()
-        replace_json(path, {"paths": evaluation.images.paths.tolist(), "queries": rows, "found": results.to_dicts()})
+        rows = evaluation.query_gallery.query_rows.tolist()
+        replace_json(path, {"paths": evaluation.records.paths.tolist(), "queries": rows, "found": results.to_dicts()})
 
 
-def write_page(path, evaluation, embeddings, projection="pca", others=None):
+def write_page(path, evaluation, embeddings, projection="pca", others=None, model=None):
     """The report of an Evaluation. others: (ImageList, embeddings) of a list to look for leaks in, or None."""
-    args, images, found = evaluation.args, evaluation.images, evaluation.found
-    floor, rows = median_positive(evaluation.histogram), evaluation.task.query_rows.cpu().numpy()
+    images, found = evaluation.records, evaluation.found
+    floor, rows = median_positive(evaluation.histogram), evaluation.query_gallery.query_rows.cpu().numpy()
     counts = {"queries": evaluation.queries, "lone_queries": evaluation.lone}
     overall = {name: evaluation.figures[name] for name in evaluation.metrics}
     ranking = "map@r" if "map@r" in evaluation.metrics else evaluation.metrics[0]
     facts = {
         "list": Path(images.source).name,
-        "model": args.pretrained_model or "saved embeddings",
+        "model": model or "saved embeddings",
         "images": f"{len(images):,}",
         "labels": f"{len(images.vocabulary):,}",
-        "gallery": f"{len(evaluation.task.gallery_rows):,}",
+        "gallery": f"{len(evaluation.query_gallery.gallery_rows):,}",
         "embedding": f"{embeddings.shape[1]:,} numbers",
-        "distance": args.distance,
-        "definitions": args.definition,
+        "distance": evaluation.distance,
+        "definitions": evaluation.definition,
         "made": time.strftime("%Y-%m-%d %H:%M"),
     }
     report = Report(
@@ -98,11 +98,11 @@ def write_page(path, evaluation, embeddings, projection="pca", others=None):
         query_values=evaluation.values[ranking].cpu().numpy(),
         query_metric=ranking,
         histogram=evaluation.histogram,
-        distance=args.distance,
-        definition=args.definition,
+        distance=evaluation.distance,
+        definition=evaluation.definition,
         projection=projection,
-        label_pairs=closest_across_labels(found, rows, images.vocabulary.codes, floor, args.distance),
-        leaks=others and closest_across_lists(embeddings, others[1], floor, args.distance),
+        label_pairs=closest_across_labels(found, rows, images.vocabulary.codes, floor, evaluation.distance),
+        leaks=others and closest_across_lists(embeddings, others[1], floor, evaluation.distance),
         others=others and _shown(others[0]),
     )
     write_report(path, report)
@@ -110,7 +110,7 @@ def write_page(path, evaluation, embeddings, projection="pca", others=None):
 
 def show_on_board(board, step, task, images):
     """On TensorBoard: the worst queries as a picture, and a sample of the embeddings, with images, in the projector."""
-    results = RetrievalResults.from_task(task, TOP)
+    results = RetrievalResults.from_query_gallery(task, TOP)
     worst = worst_queries(results, values(Ranked.of(results), (f"map@{TOP}",))[f"map@{TOP}"].cpu().numpy())
     if len(worst):
         board.add_image("test/worst_queries", draw(task, results, images, worst[:WORST]), step, dataformats="HWC")

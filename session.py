@@ -31,7 +31,7 @@ from models import build as models_build
 from models.trained import read_settings
 from retrieval import QueryGallery
 from retrieval.best_positive import positive_ranks
-from retrieval.sharded import Shard
+from retrieval.sharded import GalleryShard
 
 RECALLS = (1, 5, 10)
 MODEL_DEFAULTS = {
@@ -198,13 +198,13 @@ def refuse_other_lists(now, before):
 
 
 def task_of(embeddings, images, device):
-    """The list's queries against its gallery, as a retrieval Task; an image without a sequence is one of its own.
+    """The list's queries against its gallery, as a QueryGallery; an image without a sequence is one of its own.
 
-    embeddings: (N, D), or this rank's Shard of them, which the Task only stands around. device: the one in use; the
-    search runs there if it can (engine/device.py).
+    embeddings: (N, D), or this rank's GalleryShard of them, for which a placeholder stands. device: the one in use; the
+    search runs there if it can (core/device.py).
     """
-    if isinstance(embeddings, Shard):
-        table = embeddings.stand_in()
+    if isinstance(embeddings, GalleryShard):
+        table = embeddings.placeholder()
     else:
         table = embeddings.to(search_device(device, embeddings))
     sequences = images.sequences

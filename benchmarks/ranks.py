@@ -37,7 +37,7 @@ from engine.objective import Objective
 from engine.optimiser import build_optimiser
 from engine.step import backward
 from losses import LOSSES
-from retrieval.metrics.measure import summary, task_values
+from retrieval.metrics.per_query import summary, query_values
 from retrieval.query_gallery import QueryGallery
 
 TABLES = ("weights", "classes", "gallery")
@@ -204,8 +204,8 @@ def gallery_figures():
     shard = None
     if distributed.world_size() > 1:
         shard = open_shard(embeddings, torch.from_numpy(batches.rows()), GALLERY, torch.device("cpu"))
-    task = QueryGallery.of(shard.stand_in() if shard else embeddings, labels, is_query=asking)
-    means = summary(task_values(task, memory=SEARCH_MEMORY, shard=shard), task.positives())["overall"]
+    task = QueryGallery.of(shard.placeholder() if shard else embeddings, labels, is_query=asking)
+    means = summary(query_values(task, memory=SEARCH_MEMORY, shard=shard), task.positives())["overall"]
     figures = {name: 100 * means[name] for name in ("recall@1", "map@r", "mrr")}
     return {"embeddings, MB": embeddings.nbytes / 2**20, **figures}
 

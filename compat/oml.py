@@ -9,7 +9,7 @@ import torch
 
 from core.errors import InputError
 from retrieval.metrics.ranking import Ranked, values
-from retrieval.metrics.shape import component_fractions
+from retrieval.metrics.components import component_fractions
 
 OVERALL = "OVERALL"
 

@@ -54,12 +54,16 @@ def choose_precision(precision, device):
         raise InputError("precision fp16 needs an accelerator; on a CPU there are fp32 and bf16")
     if precision != "auto":
         return precision
+    return "bf16" if multiplies_bfloat16(device) else "fp32"
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively: CUDA from Ampere, CPUs with AMX."""
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # newer torch only
-        native = device.type == "cpu" and capabilities.get("amx_bf16", False)
-    return "bf16" if native else "fp32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # newer torch only
+        return False
+    return torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
 def autocast(device, precision):

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from core.errors import InputError, first_line
-from core.slices import row_slices
+from core.slices import slices_within
 
 
 def make_folder(path: str | Path) -> Path:
@@ -240,7 +240,7 @@ class RowFile:
 
     def blocks(self, memory: int = 2**22) -> Iterator[np.ndarray]:
         """Yield all rows in arrays (n, width) of `memory` bytes or less, one row at least."""
-        for block in row_slices(self.rows, self.row_bytes, memory):
+        for block in slices_within(self.rows, self.row_bytes, memory):
             yield self._read(block.start, block.stop - block.start)
 
     def mapped(self) -> np.ndarray:

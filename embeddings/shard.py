@@ -1,14 +1,14 @@
-"""This rank's part of a list's embeddings, to be searched together with those of the others (retrieval/shards.py)."""
+"""This rank's part of a list's embeddings, to be searched together with those of the others (retrieval/sharded.py)."""
 
 import torch
 
 import distributed
 from core.device import search_device
-from retrieval.sharded import Shard
+from retrieval.sharded import GalleryShard
 
 
 def open_shard(embeddings, rows, number, device):
-    """The Shard of embeddings (n, D) that are `rows` (n,) int64 of a list of so many; all ranks call it together.
+    """The GalleryShard of embeddings (n, D) that are `rows` (n,) int64 of a list of so many; all ranks call it together.
 
     device: the one in use; the search runs there if it can on every rank (engine/device.py).
     """
@@ -18,7 +18,7 @@ def open_shard(embeddings, rows, number, device):
     place = search_device(device, embeddings)
     if highest(torch.tensor(int(place.type == "cpu"))):
         place = torch.device("cpu")
-    return Shard(embeddings.to(place), rows.to(place), number, distributed.world_size(), gather, total, highest)
+    return GalleryShard(embeddings.to(place), rows.to(place), number, distributed.world_size(), gather, total, highest)
 
 
 def _patient(function):

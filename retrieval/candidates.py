@@ -5,202 +5,252 @@ import math
 import torch
 
 from retrieval.blocks import products
-from retrieval.scores import CHUNK
+from retrieval.query_gallery import QueryGallery
+from retrieval.scores import RUN, Scores
 
 GROUP = 32  # scores are looked through by the greatest of so many
 NOWHERE = -1  # fills the places behind the last item of a query that can find fewer than k
 MORE, ROOM = 16, 24  # candidates kept beyond k, and room for new ones before the worst are dropped
 MOST_UNSURE = 1 / 3  # of candidates; where it is more, all are scored closely before some are exactly
-TURNED = 1024  # rows whose scores are copied at once
+COPIED_ROWS = 1024  # rows whose scores are copied at once
+NO_ROW = 2**32 - 1  # the row that a packed key has where there is none
+LAST_KEY = torch.iinfo(torch.int64).max
 
 
-def kept_candidates(k, dtype):
+def kept_candidates(k: int, dtype: torch.dtype) -> int:
     """Candidates to keep for k: bfloat16 leaves more of them in doubt."""
-    return k + MORE + (k // 2 if dtype == torch.bfloat16 else 0)
+    if dtype == torch.bfloat16:
+        return k + MORE + k // 2
+    return k + MORE
 
 
 class Candidates:
     """The best fast scores so far of some queries, more than k of each, so that rounding hides none of the k nearest.
 
-    values (m, room) float32 and places (m, room) int32 in the gallery, of which each row's first `filled` are in use;
-    `floor` (m,): scores no better than this were dropped.
+    values (m, room) float32 and positions (m, room) int32 in the gallery, of which each row's first `filled` are in
+    use; `floor` (m,): scores no better than this were dropped.
     """
 
-    def __init__(self, task, space, queries, k, dtype):
-        self.task, self.space, self.queries, self.k, self.dtype = task, space, queries, k, dtype
-        self.kept = min(kept_candidates(k, dtype), len(task.gallery_rows))
-        size, device = (len(queries), self.kept + ROOM), task.device
+    def __init__(
+        self, query_gallery: QueryGallery, scores: Scores, queries: torch.Tensor, k: int, dtype: torch.dtype
+    ):
+        self.query_gallery = query_gallery
+        self.scores = scores
+        self.queries = queries
+        self.k = k
+        self.dtype = dtype
+        device = query_gallery.device
+        self.kept = min(kept_candidates(k, dtype), len(query_gallery.gallery_rows))
+        size = (len(queries), self.kept + ROOM)
         self.values = torch.full(size, -math.inf, device=device)
-        self.places = torch.full(size, NOWHERE, dtype=torch.int32, device=device)
+        self.positions = torch.full(size, NOWHERE, dtype=torch.int32, device=device)
         self.filled = torch.zeros(len(queries), dtype=torch.int64, device=device)
         self.floor = torch.full((len(queries),), -math.inf, device=device)
-        self.own = task.own_places()
+        self.self_positions = query_gallery.self_positions()
 
-    def collect(self, memory, guess):
+    def collect(self, memory: int, guess: bool) -> None:
         """Look at all scores. Within one-against-rest the queries' own square is symmetric.
 
         guess: choose the first floor from the first block, a random sample, such that about as many items as are wanted
         will be above it. A guess too high shows in `nearest`.
         """
         self.guess = guess
-        total = len(self.task.gallery_rows)
-        shuffled = torch.randperm(total, generator=torch.Generator().manual_seed(0)).to(self.queries.device)
-        queries, gallery = torch.arange(len(self.queries), device=self.queries.device), shuffled
-        sweeps = [(queries, gallery, False)]
-        if self.task.one_against_rest and len(queries) > 1:
-            inside = torch.isin(shuffled, self.queries)
-            place = torch.full((total,), NOWHERE, device=shuffled.device)
-            place[self.queries] = queries
-            queries = place[shuffled[inside]]
-            sweeps = [(queries, shuffled[inside], True), (queries, shuffled[~inside], False)]
-        for queries, gallery, symmetric in sweeps:
-            for block in products(self.space, self.queries[queries], gallery, self.dtype, memory, symmetric):
-                rows, columns = queries[block.rows], gallery[block.columns]
-                self._hide(block.scores, self.queries[rows], columns)
-                self._add(block.scores, 1, rows, columns)
-                if block.twice:
-                    self._add(block.scores, 0, queries[block.columns], gallery[block.rows])
+        device = self.queries.device
+        gallery_size = len(self.query_gallery.gallery_rows)
+        # In an order of its own, lest a sorted gallery make the first block no sample at all.
+        shuffled = torch.randperm(gallery_size, generator=torch.Generator().manual_seed(0)).to(device)
+        numbers = torch.arange(len(self.queries), device=device)
+        if self.query_gallery.one_against_rest and len(numbers) > 1:
+            is_query = torch.isin(shuffled, self.queries)
+            number_of = torch.full((gallery_size,), NOWHERE, device=device)
+            number_of[self.queries] = numbers
+            numbers = number_of[shuffled[is_query]]
+            self._sweep(numbers, shuffled[is_query], memory, symmetric=True)
+            self._sweep(numbers, shuffled[~is_query], memory, symmetric=False)
+        else:
+            self._sweep(numbers, shuffled, memory, symmetric=False)
 
-    def _hide(self, scores, queries, gallery):
+    def _sweep(self, numbers: torch.Tensor, gallery: torch.Tensor, memory: int, symmetric: bool) -> None:
+        """Add all scores of the queries with these numbers (n,) against gallery positions (g,)."""
+        for block in products(self.scores, self.queries[numbers], gallery, self.dtype, memory, symmetric):
+            asking = numbers[block.rows]
+            answering = gallery[block.columns]
+            self._hide(block.scores, self.queries[asking], answering)
+            self._add(block.scores, 1, asking, answering)
+            if block.mirrored:
+                self._add(block.scores, 0, numbers[block.columns], gallery[block.rows])
+
+    def _hide(self, scores: torch.Tensor, queries: torch.Tensor, gallery: torch.Tensor) -> None:
         """Set to -infinity what a query must not find: itself, and items of its sequence."""
         order = gallery.argsort()
-        own = torch.searchsorted(gallery[order], self.own[queries]).clamp_max(len(gallery) - 1)
-        itself = (gallery[order[own]] == self.own[queries]).nonzero().flatten()
-        scores[itself, order[own[itself]]] = -math.inf
-        if self.task.query_sequences is not None:
-            asked, found = self.task.query_sequences[queries], self.task.gallery_sequences[gallery]
-            if torch.isin(asked, found).any():
-                scores.masked_fill_(asked[:, None] == found, -math.inf)
+        itself = self.self_positions[queries]
+        place = order[torch.searchsorted(gallery[order], itself).clamp_max(len(gallery) - 1)]
+        is_here = (gallery[place] == itself).nonzero().flatten()
+        scores[is_here, place[is_here]] = -math.inf
+        if self.query_gallery.query_sequences is not None:
+            query_sequences = self.query_gallery.query_sequences[queries]
+            gallery_sequences = self.query_gallery.gallery_sequences[gallery]
+            if torch.isin(query_sequences, gallery_sequences).any():
+                scores.masked_fill_(query_sequences[:, None] == gallery_sequences, -math.inf)
 
-    def _add(self, scores, axis, rows, gallery):
-        """Add a block's scores, items of `gallery` along `axis`, for the queries numbered `rows` (n,)."""
-        if not self.filled[rows].any():
-            self._begin(scores, axis, rows, gallery)
+    def _add(self, scores: torch.Tensor, axis: int, numbers: torch.Tensor, gallery: torch.Tensor) -> None:
+        """Add a block's scores, items of `gallery` along `axis`, for the queries with these numbers (n,)."""
+        if not self.filled[numbers].any():
+            self._begin(scores, axis, numbers, gallery)
             return
-        row, column, value = rows_above(scores, axis, self.floor[rows])
-        room, used = self.values.shape[1], self.filled[rows]
-        crowded = (used + row.bincount(minlength=len(rows)) > room).nonzero().flatten()
+        row, column, value = above_floor(scores, axis, self.floor[numbers])
+        room = self.values.shape[1]
+        used = self.filled[numbers]
+        crowded = (used + row.bincount(minlength=len(numbers)) > room).nonzero().flatten()
         if len(crowded):
-            self._keep(rows[crowded], self.values[rows[crowded]], self.places[rows[crowded]])
-            better = value > self.floor[rows][row]
-            row, column, value = row[better], column[better], value[better]
-            crowded = crowded[self.filled[rows[crowded]] + row.bincount(minlength=len(rows))[crowded] > room]
+            # Drop the worst of what they have; the floor rises, and some of the new scores are below it now.
+            chosen = numbers[crowded]
+            self._keep(chosen, self.values[chosen], self.positions[chosen])
+            is_better = value > self.floor[numbers][row]
+            row, column, value = row[is_better], column[is_better], value[is_better]
+            is_crowded = self.filled[chosen] + row.bincount(minlength=len(numbers))[crowded] > room
+            crowded = crowded[is_crowded]
             if len(crowded):
-                self._merge(scores, axis, crowded, rows[crowded], gallery)
-                others = ~torch.isin(row, crowded)
-                row, column, value = row[others], column[others], value[others]
-        counts = row.bincount(minlength=len(rows))
-        number = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-        slot = rows[row] * room + self.filled[rows][row] + number
+                self._merge(scores, axis, crowded, numbers[crowded], gallery)
+                is_other = ~torch.isin(row, crowded)
+                row, column, value = row[is_other], column[is_other], value[is_other]
+        # New scores come ordered by row: each goes behind those that its row has, in the next free slot.
+        counts = row.bincount(minlength=len(numbers))
+        number_in_row = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        slot = numbers[row] * room + self.filled[numbers][row] + number_in_row
         self.values.view(-1)[slot] = value
-        self.places.view(-1)[slot] = gallery[column].int()
-        self.filled[rows] += counts
+        self.positions.view(-1)[slot] = gallery[column].int()
+        self.filled[numbers] += counts
 
-    def _begin(self, scores, axis, rows, gallery):
+    def _begin(self, scores: torch.Tensor, axis: int, numbers: torch.Tensor, gallery: torch.Tensor) -> None:
         """Take the best of the first block of scores."""
-        total = len(self.task.gallery_rows)
-        expected = self.kept * len(gallery) / total
-        first = math.ceil(expected + 3 * math.sqrt(expected)) if self.guess and len(gallery) < total else self.kept
-        value, column = top_rows(scores, axis, min(first, self.kept, len(gallery)))
-        self.values[rows, : value.shape[1]] = value
-        self.places[rows, : value.shape[1]] = gallery[column].int()
-        self.filled[rows] = (value > -math.inf).sum(1)
+        gallery_size = len(self.query_gallery.gallery_rows)
+        wanted = self.kept
+        if self.guess and len(gallery) < gallery_size:
+            # As many as a sample of this size holds of the best, and three standard deviations more.
+            expected = self.kept * len(gallery) / gallery_size
+            wanted = math.ceil(expected + 3 * math.sqrt(expected))
+        value, column = greatest(scores, axis, min(wanted, self.kept, len(gallery)))
+        self.values[numbers, : value.shape[1]] = value
+        self.positions[numbers, : value.shape[1]] = gallery[column].int()
+        self.filled[numbers] = (value > -math.inf).sum(1)
         if value.shape[1] < len(gallery):
-            self.floor[rows] = value[:, -1]
+            self.floor[numbers] = value[:, -1]
 
-    def _merge(self, scores, axis, places, rows, gallery):
-        """Keep the best of what `rows` have and of their whole share of a block, which stands at its `places`."""
-        for part, row in zip(places.split(TURNED), rows.split(TURNED)):
-            value, column = top_rows(scores.index_select(1 - axis, part), axis, min(self.kept, len(gallery)))
-            value = torch.cat([self.values[row], value], dim=1)
-            place = torch.cat([self.places[row], gallery[column].int()], dim=1)
-            self._keep(row, value, place)
+    def _merge(
+        self, scores: torch.Tensor, axis: int, places: torch.Tensor, numbers: torch.Tensor, gallery: torch.Tensor
+    ) -> None:
+        """Keep the best of what some queries have and of all their scores in a block, at its `places` (n,)."""
+        k = min(self.kept, len(gallery))
+        for place, number in zip(places.split(COPIED_ROWS), numbers.split(COPIED_ROWS)):
+            value, column = greatest(scores.index_select(1 - axis, place), axis, k)
+            value = torch.cat([self.values[number], value], dim=1)
+            position = torch.cat([self.positions[number], gallery[column].int()], dim=1)
+            self._keep(number, value, position)
 
-    def _keep(self, rows, value, place):
-        """Fill `rows` with the best of some candidates; the worst of them becomes the floor."""
+    def _keep(self, numbers: torch.Tensor, value: torch.Tensor, position: torch.Tensor) -> None:
+        """Leave the queries with these numbers the best of some candidates (n, c); the worst of them is the floor."""
         value, chosen = value.topk(self.kept, dim=1)
-        self.values[rows, : self.kept], self.values[rows, self.kept :] = value, -math.inf
-        self.places[rows, : self.kept] = place.gather(1, chosen)
-        self.filled[rows] = (value > -math.inf).sum(1)
-        self.floor[rows] = self.floor[rows].maximum(value[:, -1])
+        self.values[numbers, : self.kept] = value
+        self.values[numbers, self.kept :] = -math.inf
+        self.positions[numbers, : self.kept] = position.gather(1, chosen)
+        self.filled[numbers] = (value > -math.inf).sum(1)
+        self.floor[numbers] = self.floor[numbers].maximum(value[:, -1])
 
-    def nearest(self, part, memory):
-        """Rows and scores (n, k) of the queries in the slice `part`, ordered by exact scores."""
-        return unpack(self._keys(part, memory))
+    def nearest(self, part: slice, memory: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and scores (n, k) of the queries numbered by the slice `part`, ordered by exact scores."""
+        return unpack(self._best_keys(part, memory))
 
-    def _keys(self, part, memory):
+    def _best_keys(self, part: slice, memory: int) -> torch.Tensor:
         queries = self.queries[part]
         value, chosen = self.values[part].topk(self.kept + 1, dim=1)
-        floor = self.floor[part].maximum(value[:, -1])  # what comes behind the candidates kept is dropped here
-        value, place = value[:, :-1], self.places[part].long().gather(1, chosen[:, :-1])
-        place.masked_fill_(value == -math.inf, NOWHERE)
-        errors = self.space.rounding_errors("query", self.dtype)[queries], self.space.gallery_error(self.dtype)
-        least, _ = self.space.exact_range(value[:, self.k - 1], *errors, self.dtype)
-        _, most = self.space.exact_range(floor, *errors, self.dtype)
-        hidden = ((most >= least) & (floor > -math.inf)).nonzero().flatten()
-        key = self._ordered(queries, value, place)
-        if len(hidden) and self.guess:
-            again = Candidates(self.task, self.space, queries[hidden], self.k, self.dtype)
-            again.collect(memory, guess=False)
-            key[hidden] = again._keys(slice(None), memory)
-        elif len(hidden):
-            key[hidden] = self._ordered_exactly(queries[hidden], memory)
-        return key
+        # What comes behind the candidates kept is dropped here, so it counts as the floor, too.
+        floor = self.floor[part].maximum(value[:, -1])
+        value = value[:, :-1]
+        position = self.positions[part].long().gather(1, chosen[:, :-1])
+        position.masked_fill_(value == -math.inf, NOWHERE)
 
-    def _ordered(self, queries, value, place):
+        # Something dropped may belong to the k nearest where the ranges of the floor and of the k-th value overlap.
+        query_errors = self.scores.rounding_errors("query", self.dtype)[queries]
+        gallery_error = self.scores.gallery_error(self.dtype)
+        least, _ = self.scores.exact_range(value[:, self.k - 1], query_errors, gallery_error, self.dtype)
+        _, most = self.scores.exact_range(floor, query_errors, gallery_error, self.dtype)
+        hidden = ((most >= least) & (floor > -math.inf)).nonzero().flatten()
+        keys = self._ordered(queries, value, position)
+        if len(hidden) and self.guess:
+            again = Candidates(self.query_gallery, self.scores, queries[hidden], self.k, self.dtype)
+            again.collect(memory, guess=False)
+            keys[hidden] = again._best_keys(slice(None), memory)
+        elif len(hidden):
+            keys[hidden] = self._ordered_exactly(queries[hidden], memory)
+        return keys
+
+    def _ordered(self, queries: torch.Tensor, value: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """Keys (n, k) of candidates (n, c), best first, those too close to call scored exactly."""
         terms = None
-        if self.dtype != torch.float32 or self._unsure(queries, value, place).double().mean() > MOST_UNSURE:
-            value = self.space.close_pairs(queries, place.clamp_min(0)).masked_fill_(place == NOWHERE, -math.inf)
+        if self.dtype != torch.float32 or self._unsure(queries, value, position).double().mean() > MOST_UNSURE:
+            value = self.scores.close_pairs(queries, position.clamp_min(0))
+            value = value.masked_fill_(position == NOWHERE, -math.inf)
             value, order = value.sort(1, descending=True)
-            place, terms = place.gather(1, order), CHUNK
-        row, column = self._unsure(queries, value, place, terms).nonzero(as_tuple=True)
-        score = self.space.slow_units(value)
-        score[row, column] = self.space.exact_pairs(queries[row], place[row, column])
-        return pack(score, self._table_rows(place)).sort(1).values[:, : self.k]
+            position = position.gather(1, order)
+            terms = RUN
+        row, column = self._unsure(queries, value, position, terms).nonzero(as_tuple=True)
+        score = self.scores.from_fast_units(value)
+        score[row, column] = self.scores.exact_pairs(queries[row], position[row, column])
+        return pack(score, self._table_rows(position)).sort(1).values[:, : self.k]
 
-    def _unsure(self, queries, value, place, terms=None):
+    def _unsure(
+        self, queries: torch.Tensor, value: torch.Tensor, position: torch.Tensor, terms: int | None = None
+    ) -> torch.Tensor:
         """(n, c) bool: candidates, best first, whose float32 values cannot tell their order among the first k."""
-        error = self.space.rounding_errors("query", torch.float32)[queries, None]
-        gallery_error = self.space.gallery_error(torch.float32)
-        low, high = self.space.exact_range(value, error, gallery_error, torch.float32, terms)
-        close = low[:, :-1] <= high[:, 1:]
-        close[:, self.k :] &= high[:, self.k + 1 :] >= low[:, self.k - 1 : self.k]  # only k of them are wanted
+        error = self.scores.rounding_errors("query", torch.float32)[queries, None]
+        gallery_error = self.scores.gallery_error(torch.float32)
+        low, high = self.scores.exact_range(value, error, gallery_error, torch.float32, terms)
+        is_close = low[:, :-1] <= high[:, 1:]
+        is_close[:, self.k :] &= high[:, self.k + 1 :] >= low[:, self.k - 1 : self.k]  # only k of them are wanted
         unsure = torch.zeros_like(value, dtype=torch.bool)
-        unsure[:, 1:] |= close
-        unsure[:, :-1] |= close
-        return unsure & (place != NOWHERE)
+        unsure[:, 1:] |= is_close
+        unsure[:, :-1] |= is_close
+        return unsure & (position != NOWHERE)
 
-    def _ordered_exactly(self, queries, memory):
+    def _ordered_exactly(self, queries: torch.Tensor, memory: int) -> torch.Tensor:
         """Keys (n, k) from exact scores of all items: for queries with many equal or nearly equal candidates."""
-        everyone = torch.arange(len(self.task.gallery_rows), device=queries.device)
-        key = torch.full((len(queries), self.k), torch.iinfo(torch.int64).max, device=queries.device)
-        for block in products(self.space, queries, everyone, torch.float64, memory):
-            gallery = everyone[block.columns]
-            self._hide(block.scores, queries[block.rows], gallery)
-            new = pack(block.scores, self._table_rows(gallery).expand_as(block.scores))
-            key[block.rows] = torch.cat([key[block.rows], new], dim=1).topk(self.k, dim=1, largest=False).values
-        return key.sort(1).values
+        gallery = torch.arange(len(self.query_gallery.gallery_rows), device=queries.device)
+        keys = torch.full((len(queries), self.k), LAST_KEY, device=queries.device)
+        for block in products(self.scores, queries, gallery, torch.float64, memory):
+            answering = gallery[block.columns]
+            self._hide(block.scores, queries[block.rows], answering)
+            new = pack(block.scores, self._table_rows(answering).expand_as(block.scores))
+            keys[block.rows] = torch.cat([keys[block.rows], new], dim=1).topk(self.k, dim=1, largest=False).values
+        return keys.sort(1).values
 
-    def _table_rows(self, places):
-        return self.task.gallery_rows[places.clamp_min(0)].where(places != NOWHERE, NOWHERE)
+    def _table_rows(self, positions: torch.Tensor) -> torch.Tensor:
+        return self.query_gallery.gallery_rows[positions.clamp_min(0)].where(positions != NOWHERE, NOWHERE)
 
 
-def top_rows(scores, axis, k):
+def greatest(scores: torch.Tensor, axis: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The k greatest scores along `axis` and where they stand, (n, k) each."""
-    parts = (scores if axis else scores.T).split(TURNED)
-    values, columns = zip(*(part.float().contiguous().topk(k, dim=1) for part in parts))
+    by_row = scores if axis == 1 else scores.T
+    values = []
+    columns = []
+    for part in by_row.split(COPIED_ROWS):
+        value, column = part.float().contiguous().topk(k, dim=1)
+        values.append(value)
+        columns.append(column)
     return torch.cat(values), torch.cat(columns)
 
 
-def rows_above(scores, axis, floor):
+def above_floor(
+    scores: torch.Tensor, axis: int, floor: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores above floor (n,) along `axis`: (row, column, value), ordered by row; columns count along `axis`."""
-    short = -scores.shape[axis] % GROUP
-    if short:
-        filling = (0, short) if axis else (0, 0, 0, short)
+    missing = -scores.shape[axis] % GROUP
+    if missing:
+        filling = (0, missing) if axis == 1 else (0, 0, 0, missing)
         scores = torch.nn.functional.pad(scores, filling, value=-math.inf)
+    # Few scores are above, so the greatest of each group is looked at first.
     groups = scores.unflatten(axis, (-1, GROUP))
-    if axis:
+    if axis == 1:
         row, group = (groups.amax(2) > floor[:, None]).nonzero(as_tuple=True)
         values = groups[row, group]
     else:
@@ -210,17 +260,17 @@ def rows_above(scores, axis, floor):
     return row[pair], group[pair] * GROUP + lane, values[pair, lane].float()
 
 
-def pack(scores, rows):
+def pack(scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Scores and rows as int64 that sort by falling score, then by rising row; -infinity loses its row."""
     bits = (scores + 0.0).view(torch.int32)  # adding zero turns -0 into 0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    rows = rows.masked_fill(scores == -math.inf, 2**32 - 1)
-    return (~ordered).long() << 32 | rows & 0xFFFFFFFF
+    rows = rows.masked_fill(scores == -math.inf, NO_ROW)
+    return (~ordered).long() << 32 | rows & NO_ROW
 
 
-def unpack(keys):
+def unpack(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows, scores) of packed keys."""
     ordered = ~(keys >> 32).int()
     scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
-    rows = keys & 0xFFFFFFFF
+    rows = keys & NO_ROW
     return rows.masked_fill(scores == -math.inf, NOWHERE), scores

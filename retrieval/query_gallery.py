@@ -1,30 +1,35 @@
-"""Who asks and who can be found: embeddings with their labels, flags, sequences and categories, checked once."""
+"""Queries against a gallery: embeddings with their labels, flags, sequences and categories, checked once."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from core.errors import InputError
 
+Column = np.ndarray | torch.Tensor | Sequence
+
 
 @dataclass(frozen=True)
 class QueryGallery:
-    """Queries against a gallery; `Task.of` (one table, the usual case) and `Task.apart` (two tables) make one.
+    """Queries against a gallery; `QueryGallery.of` (one table, the usual case) and `.apart` (two tables) make one.
 
     query_table, gallery_table: (N, D) floating tensors on one device; the same object where queries and gallery are
     rows of one table. query_rows (Q,), gallery_rows (G,): int64, ascending, the rows that ask and that can be found.
-    own_rows (Q,): int64, the row of the gallery's table that is the query itself and that it never finds, -1 for none.
+    self_rows (Q,): int64, the row of the gallery's table that is the query itself and that it never finds, -1 for none.
     query_labels (Q,), gallery_labels (G,): int64 codes that both share, or None where labels are unknown.
     query_sequences, gallery_sequences: likewise, or None; a query never finds an item of its own sequence.
     query_categories: (Q,) array of anything, or None; figures can be had for each.
+
+    Elsewhere, `positions` count the queries (0 to Q - 1) or the gallery's items (0 to G - 1), `rows` those of a table.
     """
 
     query_table: torch.Tensor
     gallery_table: torch.Tensor
     query_rows: torch.Tensor
     gallery_rows: torch.Tensor
-    own_rows: torch.Tensor
+    self_rows: torch.Tensor
     query_labels: torch.Tensor | None = None
     gallery_labels: torch.Tensor | None = None
     query_sequences: torch.Tensor | None = None
@@ -32,7 +37,15 @@ class QueryGallery:
     query_categories: np.ndarray | None = None
 
     @classmethod
-    def of(cls, embeddings, labels=None, is_query=None, is_gallery=None, sequences=None, categories=None):
+    def of(
+        cls,
+        embeddings: np.ndarray | torch.Tensor,
+        labels: Column | None = None,
+        is_query: Column | None = None,
+        is_gallery: Column | None = None,
+        sequences: Column | None = None,
+        categories: Column | None = None,
+    ) -> "QueryGallery":
         """Rows of one table against each other: one against the rest, or the rows that the flags name.
 
         embeddings (N, D); labels (N,) integers or strings; is_query, is_gallery (N,) bool, all of them for None;
@@ -40,111 +53,132 @@ class QueryGallery:
         NaN or infinite embeddings.
         """
         table = _checked_table(embeddings, "embeddings")
-        queries, gallery = _rows(is_query, table, "is_query"), _rows(is_gallery, table, "is_gallery")
-        codes = [
-            _codes([values], [len(table)], name) for values, name in ((labels, "labels"), (sequences, "sequences"))
-        ]
-        (labels,), (sequences,) = ([code if code is None else code.to(table.device) for code in both] for both in codes)
+        query_rows = _flagged_rows(is_query, table, "is_query")
+        gallery_rows = _flagged_rows(is_gallery, table, "is_gallery")
+        (label_codes,) = _shared_codes([labels], [len(table)], "labels", table.device)
+        (sequence_codes,) = _shared_codes([sequences], [len(table)], "sequences", table.device)
         if categories is not None:
-            categories = np.asarray(categories)
-            _check_length(categories, len(table), "categories")
-            categories = categories[queries.cpu().numpy()]
+            categories = _checked_categories(categories, len(table))[query_rows.cpu().numpy()]
         return cls(
-            table,
-            table,
-            queries,
-            gallery,
-            queries,
-            *(None if labels is None else labels[rows] for rows in (queries, gallery)),
-            *(None if sequences is None else sequences[rows] for rows in (queries, gallery)),
-            categories,
+            query_table=table,
+            gallery_table=table,
+            query_rows=query_rows,
+            gallery_rows=gallery_rows,
+            self_rows=query_rows,
+            query_labels=_taken(label_codes, query_rows),
+            gallery_labels=_taken(label_codes, gallery_rows),
+            query_sequences=_taken(sequence_codes, query_rows),
+            gallery_sequences=_taken(sequence_codes, gallery_rows),
+            query_categories=categories,
         )
 
     @classmethod
     def apart(
         cls,
-        query_embeddings,
-        gallery_embeddings,
-        query_labels=None,
-        gallery_labels=None,
-        query_sequences=None,
-        gallery_sequences=None,
-        query_categories=None,
-    ):
+        query_embeddings: np.ndarray | torch.Tensor,
+        gallery_embeddings: np.ndarray | torch.Tensor,
+        query_labels: Column | None = None,
+        gallery_labels: Column | None = None,
+        query_sequences: Column | None = None,
+        gallery_sequences: Column | None = None,
+        query_categories: Column | None = None,
+    ) -> "QueryGallery":
         """Every row of one table against every row of another. Raises InputError as `of` does."""
-        tables = _checked_table(query_embeddings, "query embeddings"), _checked_table(gallery_embeddings, "the gallery")
-        if tables[0].shape[1] != tables[1].shape[1]:
-            widths = [table.shape[1] for table in tables]
-            raise InputError(f"query embeddings have {widths[0]} columns, the gallery's have {widths[1]}")
-        sizes = [len(table) for table in tables]
-        labels = _codes([query_labels, gallery_labels], sizes, "labels")
-        sequences = _codes([query_sequences, gallery_sequences], sizes, "sequences")
+        queries = _checked_table(query_embeddings, "query embeddings")
+        gallery = _checked_table(gallery_embeddings, "the gallery")
+        if queries.shape[1] != gallery.shape[1]:
+            raise InputError(f"query embeddings have {queries.shape[1]} columns, the gallery's have {gallery.shape[1]}")
+        device = gallery.device
+        sizes = [len(queries), len(gallery)]
+        label_codes = _shared_codes([query_labels, gallery_labels], sizes, "labels", device)
+        sequence_codes = _shared_codes([query_sequences, gallery_sequences], sizes, "sequences", device)
         if query_categories is not None:
-            query_categories = np.asarray(query_categories)
-            _check_length(query_categories, sizes[0], "categories")
-        device = tables[1].device
-        rows = [torch.arange(size, device=device) for size in sizes]
-        both = [None if code is None else code.to(device) for code in (*labels, *sequences)]
-        nothing = torch.full_like(rows[0], -1)
-        return cls(tables[0].to(device), tables[1], *rows, nothing, *both, query_categories)
+            query_categories = _checked_categories(query_categories, len(queries))
+        query_rows = torch.arange(len(queries), device=device)
+        return cls(
+            query_table=queries.to(device),
+            gallery_table=gallery,
+            query_rows=query_rows,
+            gallery_rows=torch.arange(len(gallery), device=device),
+            self_rows=torch.full_like(query_rows, -1),
+            query_labels=label_codes[0],
+            gallery_labels=label_codes[1],
+            query_sequences=sequence_codes[0],
+            gallery_sequences=sequence_codes[1],
+            query_categories=query_categories,
+        )
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         return self.gallery_table.device
 
     @property
-    def one_table(self):
+    def one_table(self) -> bool:
         return self.query_table is self.gallery_table
 
     @property
-    def one_against_rest(self):
+    def one_against_rest(self) -> bool:
         """Whether queries and gallery are the same rows, so that scores are symmetric."""
         return self.one_table and torch.equal(self.query_rows, self.gallery_rows)
 
-    def own_places(self):
+    def self_positions(self) -> torch.Tensor:
         """(Q,) int64: where in `gallery_rows` each query itself stands, -1 where it does not."""
-        return places_among(self.gallery_rows, self.own_rows)
+        return positions_among(self.gallery_rows, self.self_rows)
 
-    def positives(self):
-        """(Q,) int64: how many gallery items of its label each query can find. Raises InputError without labels."""
+    def require_labels(self) -> None:
+        """Raise InputError where labels are unknown."""
         if self.query_labels is None:
             raise InputError("labels are unknown, so there is nothing to count as right or wrong")
-        own = (self.own_places() >= 0).long()
-        codes = torch.cat([self.query_labels, self.gallery_labels])
-        size = int(codes.max()) + 1
-        counts = self.gallery_labels.bincount(minlength=size)[self.query_labels] - own
+
+    def positives(self) -> torch.Tensor:
+        """(Q,) int64: how many gallery items of its label each query can find. Raises InputError without labels."""
+        self.require_labels()
+        itself = (self.self_positions() >= 0).long()
+        label_count = int(torch.cat([self.query_labels, self.gallery_labels]).max()) + 1
+        same_label = self.gallery_labels.bincount(minlength=label_count)[self.query_labels]
         if self.query_sequences is None:
-            return counts
-        width = int(torch.cat([self.query_sequences, self.gallery_sequences]).max()) + 1
-        asked = self.query_labels * width + self.query_sequences
-        found = (self.gallery_labels * width + self.gallery_sequences).sort().values
-        together = torch.searchsorted(found, asked, right=True) - torch.searchsorted(found, asked)
-        return counts + own - together
+            return same_label - itself
+        # Label and sequence as one number each, so that those who share both are counted in one sorted column.
+        sequence_count = int(torch.cat([self.query_sequences, self.gallery_sequences]).max()) + 1
+        wanted = self.query_labels * sequence_count + self.query_sequences
+        stored = (self.gallery_labels * sequence_count + self.gallery_sequences).sort().values
+        same_both = torch.searchsorted(stored, wanted, right=True) - torch.searchsorted(stored, wanted)
+        # The query itself is of its own sequence, and so it is already among those taken off.
+        return same_label - same_both
 
-    def query_slice(self, queries):
-        """The same task for some of its queries: a slice or (M,) int64 places in `query_rows`, ascending."""
-        part = {
-            name: None if column is None else column[queries if torch.is_tensor(column) else _numpy(queries)]
-            for name in ("query_rows", "own_rows", "query_labels", "query_sequences", "query_categories")
-            for column in [getattr(self, name)]
-        }
-        columns = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return QueryGallery(**{**columns, **part})
+    def query_slice(self, queries: slice | torch.Tensor) -> "QueryGallery":
+        """The same gallery for some of the queries: a slice or (M,) int64 positions, ascending."""
+        categories = self.query_categories
+        if categories is not None:
+            index = queries.cpu().numpy() if torch.is_tensor(queries) else queries
+            categories = categories[index]
+        return replace(
+            self,
+            query_rows=self.query_rows[queries],
+            self_rows=self.self_rows[queries],
+            query_labels=_taken(self.query_labels, queries),
+            query_sequences=_taken(self.query_sequences, queries),
+            query_categories=categories,
+        )
 
 
-def places_among(rows, wanted):
+def positions_among(rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """(M,) int64: where each of `wanted` (M,) stands in `rows` (N,), which rise; -1 for what is not there."""
     if not len(rows):
         return torch.full_like(wanted, -1)
-    places = torch.searchsorted(rows, wanted).clamp_max(len(rows) - 1)
-    return torch.where(rows[places] == wanted, places, -1)
+    positions = torch.searchsorted(rows, wanted).clamp_max(len(rows) - 1)
+    return torch.where(rows[positions] == wanted, positions, -1)
 
 
-def _numpy(index):
-    return index.cpu().numpy() if torch.is_tensor(index) else index
+def _taken(column: torch.Tensor | None, index: slice | torch.Tensor) -> torch.Tensor | None:
+    """Some elements of a column that may be unknown."""
+    if column is None:
+        return None
+    return column[index]
 
 
-def _checked_table(embeddings, name):
+def _checked_table(embeddings: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
+    """Embeddings as a tensor (N, D) without gradient. Raises InputError for any other shape or type."""
     table = torch.as_tensor(embeddings).detach()
     if table.ndim != 2 or not len(table) or not table.shape[1]:
         raise InputError(f"{name} have shape {tuple(table.shape)}; retrieval takes (N, D) with N and D of at least 1")
@@ -153,7 +187,8 @@ def _checked_table(embeddings, name):
     return table
 
 
-def _rows(mask, table, name):
+def _flagged_rows(mask: Column | None, table: torch.Tensor, name: str) -> torch.Tensor:
+    """The rows (M,) int64 that a flag (N,) names, or all. Raises InputError for a flag that names none."""
     if mask is None:
         return torch.arange(len(table), device=table.device)
     mask = torch.as_tensor(mask, device=table.device)
@@ -166,30 +201,43 @@ def _rows(mask, table, name):
     return mask.nonzero().flatten()
 
 
-def _names_things(column):
-    """Whether a column's values are whole numbers or strings."""
-    if torch.is_tensor(column):
-        return not (column.is_floating_point() or column.is_complex() or column.dtype == torch.bool)
-    return column.dtype.kind in "iuUS" or column.dtype.kind == "O" and all(type(value) is str for value in column)
+def _checked_categories(categories: Column, length: int) -> np.ndarray:
+    categories = np.asarray(categories)
+    _check_length(categories, length, "categories")
+    return categories
 
 
-def _check_length(values, length, name):
+def _check_length(values: np.ndarray | torch.Tensor, length: int, name: str) -> None:
     if tuple(values.shape) != (length,):
         raise InputError(f"{name} have shape {tuple(values.shape)}; {length} embeddings need ({length},)")
 
 
-def _codes(columns, lengths, name):
+def _shared_codes(
+    columns: list[Column | None], lengths: list[int], name: str, device: torch.device
+) -> list[torch.Tensor | None]:
     """Labels or sequences, renumbered together from 0; all columns or none. Raises InputError for the wrong type."""
-    if any(values is None for values in columns):
-        if any(values is not None for values in columns):
-            raise InputError(f"{name} are given for queries or gallery only; give both or neither")
+    given = [column for column in columns if column is not None]
+    if not given:
         return columns
-    columns = [values if torch.is_tensor(values) else np.asarray(values) for values in columns]
+    if len(given) < len(columns):
+        raise InputError(f"{name} are given for queries or gallery only; give both or neither")
+    arrays = []
     for column, length in zip(columns, lengths):
+        if not torch.is_tensor(column):
+            column = np.asarray(column)
         _check_length(column, length, name)
-        if not _names_things(column):
+        if not _holds_names(column):
             raise InputError(f"{name} are {column.dtype}; retrieval takes integers or strings")
-    arrays = [column.cpu().numpy() if torch.is_tensor(column) else column for column in columns]
-    joined = np.concatenate(arrays)
-    codes = torch.from_numpy(np.unique(joined, return_inverse=True)[1].astype(np.int64).reshape(-1))
+        arrays.append(column.cpu().numpy() if torch.is_tensor(column) else column)
+    _, codes = np.unique(np.concatenate(arrays), return_inverse=True)
+    codes = torch.from_numpy(codes.astype(np.int64).reshape(-1)).to(device)
     return list(codes.split(lengths))
+
+
+def _holds_names(column: np.ndarray | torch.Tensor) -> bool:
+    """Whether a column's values are whole numbers or strings."""
+    if torch.is_tensor(column):
+        return not (column.is_floating_point() or column.is_complex() or column.dtype == torch.bool)
+    if column.dtype.kind == "O":
+        return all(type(value) is str for value in column)
+    return column.dtype.kind in "iuUS"

@@ -1,213 +1,216 @@
-"""What a score is: cosine or squared Euclidean distance of two rows, fast to within a proven band, or exact.
+"""Fast scores, and how far they may be from the exact ones.
 
-The exact score of two rows does not depend on block sizes, threads or devices. Rows are scaled (cosine: to length one;
-squared Euclidean: moved to the middle of their box and divided by a power of two, so that the longest is at most one),
-rounded to a grid of 2^-26 (2^-25), and then multiplied in float64, where sums of such numbers are exact in any order.
-The result is rounded to float32 once. The grid moves a row by less than float32 rounding moves its numbers.
+A fast score comes from a matrix product in float32 or bfloat16. It differs from the exact one (retrieval/exact.py) by
+less than a bound that follows from the rounding of the numbers (measured, row by row, for bfloat16) and of the sums
+(arXiv 1306.0571, eq. 3.5: at most D units in the last place for D terms, whatever their order; here four, for products
+that truncate). A close score is a float32 score of one pair, summed in short runs, so that its bound is narrower.
 
-A fast score comes from a matrix product in float32 or bfloat16 and differs from the exact one by less than a `band`,
-which follows from the rounding of the numbers (measured, row by row, for bfloat16) and of the sums (arXiv 1306.0571,
-eq. 3.5: at most D units in the last place for D terms, whatever their order; here four, for products that truncate).
+Fast scores have units of their own, "fast units": the cosine itself, or minus half the squared distance of the scaled
+rows.
 """
 
 import math
 
 import torch
 
-from core.errors import InputError, near_match
-from retrieval.rows import lengths_of, middle, pieces, power_of_two, row_lengths
+from core.slices import slices_within
+from retrieval.exact import DISTANCES, ExactScores, Side
+from retrieval.query_gallery import QueryGallery
+from retrieval.rows import CACHED_NUMBERS, Frame
 
-DISTANCES = ("cosine", "squared_euclidean")
-CACHED_NUMBERS = 2**19  # rows are looked at again and again in pieces that stay in the cache
-CHUNK = 32  # terms that close scores add in float32
+__all__ = ["DISTANCES", "RUN", "Scores"]
+
+RUN = 32  # terms that close scores add in float32
+CLOSE_NUMBERS = 2 * CACHED_NUMBERS  # of rows that are scored closely at a time
 
 
-class Scores:
-    """Scores of a task's queries against its gallery, larger being closer: the cosine, or minus the squared distance.
+class Scores(ExactScores):
+    """Exact scores of queries against a gallery, and fast ones with the range in which the exact ones lie."""
 
-    gallery_lengths: (N,) float64 as row_lengths gives them for the gallery's table, where they are known from before.
-    frame: the Frame of all embeddings, where the task's tables are a part of them and scores have to be those of all.
-    Raises InputError for an unknown distance and for NaN or infinite embeddings, naming the rows.
-    """
-
-    def __init__(self, task, distance="cosine", gallery_lengths=None, frame=None):
-        if distance not in DISTANCES:
-            near = near_match(distance, DISTANCES)
-            raise InputError(f"unknown distance {distance!r}; there are: {', '.join(DISTANCES)}.{near}")
-        self.euclidean = distance == "squared_euclidean"
-        self.tables = {"query": task.query_table, "gallery": task.gallery_table}
-        self.rows = {"query": task.query_rows, "gallery": task.gallery_rows}
-        self.width = task.gallery_table.shape[1]
-        self._errors = {}
-        self._twins = task.one_against_rest
-        tables = {"gallery": task.gallery_table, "query": task.query_table}
-        lengths = {"gallery": gallery_lengths if gallery_lengths is not None else row_lengths(task.gallery_table)}
-        lengths["query"] = lengths["gallery"] if task.one_table else row_lengths(task.query_table, "query embeddings")
-        self.centre = None
-        if self.euclidean:
-            self.centre = frame.centre if frame else middle(list(tables.values()))
-            lengths = {side: lengths_of(table, self.centre) for side, table in tables.items()}
-        longest = max(length.max().item() for length in lengths.values() if len(length))
-        self.scale = frame.scale if frame else power_of_two(longest)
-        self.lengths = lengths
-        self.divisors = {side: torch.where(length > 0, length, math.inf) for side, length in lengths.items()}
+    def __init__(
+        self,
+        query_gallery: QueryGallery,
+        distance: str = "cosine",
+        gallery_lengths: torch.Tensor | None = None,
+        frame: Frame | None = None,
+    ):
+        super().__init__(query_gallery, distance, gallery_lengths, frame)
+        self._rounding_errors = {}
+        # Where float32 could overflow or lose small numbers, or gets float64, rows are scaled in float64.
         shortest = self.scale
         if not self.euclidean:
-            shortest = min(divisor.min().item() for divisor in self.divisors.values() if len(divisor))
-        ordinary = (
-            2.0**-60 < shortest and longest < 2.0**60 and all(table.dtype.itemsize <= 4 for table in tables.values())
-        )
-        self.fast_type = torch.float32 if ordinary else torch.float64
+            shortest = min(divisors.min().item() for divisors in self.divisors.values() if len(divisors))
+        is_moderate = 2.0**-60 < shortest and self.longest < 2.0**60
+        is_narrow = all(table.dtype.itemsize <= 4 for table in self.tables.values())
+        self.scaling_type = torch.float32 if is_moderate and is_narrow else torch.float64
 
-    def unit(self, side, places, dtype=torch.float64):
-        """Scaled rows (n, D) of some `places` (slice or (n,) int64) among the side's rows, reckoned in `dtype`."""
-        rows = self.rows[side][places]
+    def scaled_rows(
+        self, side: Side, positions: slice | torch.Tensor, dtype: torch.dtype = torch.float64
+    ) -> torch.Tensor:
+        """Scaled rows (n, D) at some positions of a side, reckoned in `dtype`."""
+        rows = self.rows[side][positions]
         numbers = self.tables[side][rows].to(dtype)
         if self.euclidean:
             return numbers.sub_(self.centre.to(dtype)).mul_(1 / self.scale)
         return numbers.mul_((1 / self.divisors[side][rows, None]).to(dtype))
 
-    def _grid(self, side, places):
-        """Scaled rows as whole multiples of the grid, (n, D) float64."""
-        rows = self.rows[side][places]
-        numbers = self.tables[side][rows].double()
-        if self.euclidean:
-            return numbers.sub_(self.centre).mul_(2.0**25 / self.scale).round_()
-        return numbers.mul_(2.0**26 / self.divisors[side][rows, None]).round_()
+    def factor(self, side: Side, positions: slice | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The rows at `positions` as a factor of a matrix product that scores them.
 
-    def score(self, whole):
-        """Exact scores, float32, from exact sums of whole (or half) numbers, float64: rounded here and nowhere else."""
-        return (whole * (2.0**-49 * self.scale**2 if self.euclidean else 2.0**-52)).float()
+        float64: the product has sums on the grid, which `from_grid` turns into exact scores. Else: fast scores.
+        (n, D) for cosine. For squared Euclidean further columns carry half the squared length, negated, beside ones, in
+        the other order on the query's side, so that the product itself is minus half the squared distance.
+        """
+        if dtype == torch.float64:
+            rows = self.grid_rows(side, positions)
+        else:
+            rows = self.scaled_rows(side, positions, self.scaling_type).to(dtype)
+        if not self.euclidean:
+            return rows
+        # Three bfloat16 hold the digits of a float32.
+        digits = 3 if dtype == torch.bfloat16 else 1
+        rest = rows.double().square().sum(1).mul_(-0.5)
+        columns = []
+        for _ in range(digits):
+            columns.append(rest.to(dtype))
+            rest = rest - columns[-1].double()
+        lengths = torch.stack(columns, dim=1)
+        factor = torch.cat([rows, lengths, torch.ones_like(lengths)], dim=1)
+        if side == "query":
+            return self.other_side(factor)
+        return factor
 
-    def exact_pairs(self, queries, gallery):
-        """Exact scores (n,) float32 of the pairs of places queries (n,) and gallery (n,)."""
-        scores = torch.empty(len(queries), device=self.tables["gallery"].device)
-        for part in pieces(len(queries), self.width, CACHED_NUMBERS // 4):
-            asked, number = queries[part].unique_consecutive(return_inverse=True)
-            left, right = self._grid("query", asked)[number], self._grid("gallery", gallery[part])
-            terms = left.sub_(right).square_().mul_(-0.5) if self.euclidean else left.mul_(right)
-            scores[part] = self.score(terms.sum(1))
-        return scores
+    def other_side(self, factor: torch.Tensor) -> torch.Tensor:
+        """A factor of the gallery's side as one of the query's side, and back."""
+        if not self.euclidean:
+            return factor
+        digits = (factor.shape[1] - self.width) // 2
+        rows, lengths, ones = factor.split([self.width, digits, digits], dim=1)
+        return torch.cat([rows, ones, lengths], dim=1)
 
-    def rounding_errors(self, side, dtype):
+    def close_pairs(self, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+        """Fast values (n, c) float32 of the positions queries (n,), each with its own positions gallery (n, c).
+
+        Runs of RUN terms are summed in float32, then these in float64: a range (`exact_range` with terms=RUN) so narrow
+        that few neighbours are left to exact scores.
+        """
+        query_rows = self.scaled_rows("query", queries, self.scaling_type)
+        gallery_rows = self.rows["gallery"][gallery]
+        sums = torch.empty(gallery.shape, dtype=torch.float64, device=gallery.device)
+        in_runs = self.width // RUN * RUN
+        for part in slices_within(len(queries), gallery.shape[1] * self.width, CLOSE_NUMBERS):
+            terms = self.tables["gallery"][gallery_rows[part].flatten()].to(self.scaling_type)
+            if self.euclidean:
+                terms.sub_(self.centre.to(terms.dtype)).mul_(1 / self.scale)
+            terms = terms.view(-1, gallery.shape[1], self.width).mul_(query_rows[part, None])
+            if in_runs:
+                sums[part] = terms[..., :in_runs].unflatten(-1, (-1, RUN)).sum(-1).double().sum(-1)
+            else:
+                sums[part] = 0
+            if in_runs < self.width:
+                sums[part] += terms[..., in_runs:].sum(-1)
+        if not self.euclidean:
+            return (sums / self.divisors["gallery"][gallery_rows]).float()
+        query_squares = (self.lengths["query"][self.rows["query"][queries]] / self.scale).square()
+        gallery_squares = (self.lengths["gallery"][gallery_rows] / self.scale).square()
+        return (sums - (query_squares[:, None] + gallery_squares) / 2).float()
+
+    def rounding_errors(self, side: Side, dtype: torch.dtype) -> torch.Tensor:
         """(n,) float64: how far a fast factor's rows may be from the scaled rows of a side (Euclidean length)."""
-        if dtype == torch.float32:  # the divisor, the quotient and the factor are rounded once each
-            return torch.tensor(2.0**-22, dtype=torch.float64, device=self.rows[side].device).expand(
-                len(self.rows[side])
-            )
-        key = "both" if self._twins else side
-        if key not in self._errors:
+        if dtype == torch.float32:
+            # The divisor, the quotient and the factor are rounded once each.
+            bound = torch.tensor(2.0**-22, dtype=torch.float64, device=self.rows[side].device)
+            return bound.expand(len(self.rows[side]))
+        key = "both" if self.symmetric else side
+        if key not in self._rounding_errors:
             errors = []
-            for part in pieces(len(self.rows[side]), self.width):
-                rounded = self.operand(side, part, dtype)[:, : self.width]
-                errors.append(torch.linalg.vector_norm(self.unit(side, part).sub_(rounded), dim=1))
-            self._errors[key] = torch.cat(errors) * 1.001 + 2.0**-40
-        return self._errors[key]
+            for part in slices_within(len(self.rows[side]), self.width, CACHED_NUMBERS):
+                rounded = self.factor(side, part, dtype)[:, : self.width]
+                errors.append(torch.linalg.vector_norm(self.scaled_rows(side, part).sub_(rounded), dim=1))
+            self._rounding_errors[key] = torch.cat(errors) * 1.001 + 2.0**-40
+        return self._rounding_errors[key]
 
-    def gallery_error(self, dtype):
+    def gallery_error(self, dtype: torch.dtype) -> torch.Tensor:
         """The greatest of the gallery's rounding_errors, a float64 scalar; 0 for a gallery that has no rows."""
         if not len(self.rows["gallery"]):
             return torch.zeros((), dtype=torch.float64, device=self.rows["gallery"].device)
         return self.rounding_errors("gallery", dtype).max()
 
-    def operand(self, side, places, dtype):
-        """The rows of `places` as a factor of a matrix product that scores them.
-
-        float64: the product has whole numbers, which `score` turns into exact scores. Else: fast scores, in fast_units.
-        (n, D) for cosine. For squared Euclidean further columns carry half the squared length, negated, beside ones, in
-        the other order on the query's side, so that the product itself is minus half the squared distance.
-        """
-        exact = dtype == torch.float64
-        rows = self._grid(side, places) if exact else self.unit(side, places, self.fast_type).to(dtype)
-        if not self.euclidean:
-            return rows
-        rest = rows.double().square().sum(1).mul_(-0.5)
-        parts = []
-        for _ in range(3 if dtype == torch.bfloat16 else 1):  # three bfloat16 hold the digits of a float32
-            parts.append(rest.to(dtype))
-            rest = rest - parts[-1].double()
-        lengths = torch.stack(parts, dim=1)
-        factor = torch.cat([rows, lengths, torch.ones_like(lengths)], dim=1)
-        return self.turned(factor) if side == "query" else factor
-
-    def turned(self, factor):
-        """A factor of the gallery's side as one of the query's side, and back."""
-        if not self.euclidean:
-            return factor
-        parts = (factor.shape[1] - self.width) // 2
-        rows, lengths, ones = factor.split([self.width, parts, parts], dim=1)
-        return torch.cat([rows, ones, lengths], dim=1)
-
-    def fast_units(self, scores):
+    def to_fast_units(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores in the units of the fast product: the same for cosine, minus half the scaled squared distance else."""
-        return scores / (2 * self.scale**2) if self.euclidean else scores
+        if self.euclidean:
+            return scores / (2 * self.scale**2)
+        return scores
 
-    def close_pairs(self, queries, gallery):
-        """Fast values (n, c) float32 of the places queries (n,), each with its own row of places gallery (n, c).
+    def from_fast_units(self, values: torch.Tensor) -> torch.Tensor:
+        """Fast values as scores in a tensor of their own, the inverse of to_fast_units."""
+        if self.euclidean:
+            return values * (2 * self.scale**2)
+        return values.clone()
 
-        Sums of CHUNK terms in float32, then of these in float64: a band (`slack` with terms=CHUNK) so narrow that few
-        neighbours are left to exact scores.
-        """
-        asking, found = self.unit("query", queries, self.fast_type), self.rows["gallery"][gallery]
-        sums = torch.empty(gallery.shape, dtype=torch.float64, device=gallery.device)
-        whole = self.width // CHUNK * CHUNK
-        for part in pieces(len(queries), gallery.shape[1] * self.width, CACHED_NUMBERS):
-            terms = self.tables["gallery"][found[part].flatten()].to(self.fast_type)
-            if self.euclidean:
-                terms.sub_(self.centre.to(terms.dtype)).mul_(1 / self.scale)
-            terms = terms.view(-1, gallery.shape[1], self.width).mul_(asking[part, None])
-            sums[part] = terms[..., :whole].unflatten(-1, (-1, CHUNK)).sum(-1).double().sum(-1) if whole else 0
-            if whole < self.width:
-                sums[part] += terms[..., whole:].sum(-1)
-        if not self.euclidean:
-            return (sums / self.divisors["gallery"][found]).float()
-        own, other = self.lengths["query"][self.rows["query"][queries]], self.lengths["gallery"][found]
-        return (sums - ((own / self.scale).square()[:, None] + (other / self.scale).square()) / 2).float()
-
-    def slack(self, dtype, terms=None):
+    def summing_bound(self, dtype: torch.dtype, terms: int | None = None) -> float:
         """What sums, the grid and the last rounding add to the difference of fast and exact scores, in fast units.
 
-        terms: how many numbers are added in `dtype`; all of a row, if nothing is said.
+        terms: how many numbers are added in `dtype`; None for all of a row.
         """
-        sums = ((terms or self.width) + 8) * (2.0**-24 if dtype == torch.float32 else 2.0**-22)
+        unit = 2.0**-24 if dtype == torch.float32 else 2.0**-22
+        sums = ((terms or self.width) + 8) * unit
         if self.euclidean:  # distances of rows of length 1 are up to 2, and their grid is twice as wide
             return 2 * sums + 2.0**-24 * math.sqrt(self.width) + 2.0**-23
         return sums + 2.0**-26 * math.sqrt(self.width) + 2.0**-24
 
-    def slow_units(self, values):
-        """Fast values as scores, the inverse of fast_units."""
-        return values * (2 * self.scale**2) if self.euclidean else values.clone()
-
-    def doubt(self):
-        """By how much any fast float32 score may differ from the exact one, in scores."""
-        error = self.gallery_error(torch.float32)[None]
-        least = torch.full_like(error, -2.0 if self.euclidean else -1.0)
-        low, high = self.fast_range(least, error, error, torch.float32)
-        return self.slow_units(high - low).item()
-
-    def fast_range(self, exact, query_errors, gallery_error, dtype):
+    def fast_range(
+        self,
+        exact: torch.Tensor,
+        query_errors: torch.Tensor,
+        gallery_error: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The least and the greatest fast value (n,) `dtype` that pairs of the scores `exact` can have.
 
         exact: (n,) in fast units; query_errors: (n,), gallery_error: a number, as rounding_errors gives them. Both ends
         rise with the score, so a pair above the range of a score has a greater one itself. Products are rounded to
         `dtype` to nearest, which keeps the order, so the ends may be rounded likewise.
         """
-        exact, slack = exact.double(), self.slack(dtype)
-        if self.euclidean:  # the triangle inequality: a distance moves by no more than both ends of it
-            distance, move = (-2 * exact).clamp_min(0).sqrt(), query_errors + gallery_error
-            low, high = -0.5 * (distance + move) ** 2, -0.5 * (distance - move).clamp_min(0) ** 2
+        exact = exact.double()
+        bound = self.summing_bound(dtype)
+        if self.euclidean:
+            # The triangle inequality: a distance moves by no more than both of its ends.
+            distance = (-2 * exact).clamp_min(0).sqrt()
+            move = query_errors + gallery_error
+            low = -0.5 * (distance + move) ** 2
+            high = -0.5 * (distance - move).clamp_min(0) ** 2
         else:
             move = query_errors + gallery_error + query_errors * gallery_error
-            low, high = exact - move, exact + move
-        return (low - slack).to(dtype), (high + slack).to(dtype)
+            low = exact - move
+            high = exact + move
+        return (low - bound).to(dtype), (high + bound).to(dtype)
 
-    def exact_range(self, fast, query_errors, gallery_error, dtype, terms=None):
-        """The least and the greatest score (n,) float64, in fast units, behind fast values; terms: see `slack`."""
-        slack = self.slack(dtype, terms) + (2.0**-8 * fast.double().abs() if dtype == torch.bfloat16 else 0)
-        low, high = fast.double() - slack, fast.double() + slack
+    def exact_range(
+        self,
+        fast: torch.Tensor,
+        query_errors: torch.Tensor,
+        gallery_error: torch.Tensor,
+        dtype: torch.dtype,
+        terms: int | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The least and the greatest score (n,) float64, in fast units, behind fast values; terms: see summing_bound."""
+        bound = self.summing_bound(dtype, terms)
+        if dtype == torch.bfloat16:  # the product itself is rounded to it
+            bound = bound + 2.0**-8 * fast.double().abs()
+        low = fast.double() - bound
+        high = fast.double() + bound
         if self.euclidean:
-            nearest, farthest = (-2 * high).clamp_min(0).sqrt(), (-2 * low).clamp_min(0).sqrt()
+            nearest = (-2 * high).clamp_min(0).sqrt()
+            farthest = (-2 * low).clamp_min(0).sqrt()
             move = query_errors + gallery_error
             return -0.5 * (farthest + move) ** 2, -0.5 * (nearest - move).clamp_min(0) ** 2
         move = query_errors + gallery_error + query_errors * gallery_error
         return low - move, high + move
+
+    def largest_fast_error(self) -> float:
+        """By how much any fast float32 score may differ from the exact one, in scores."""
+        error = self.gallery_error(torch.float32)[None]
+        least = torch.full_like(error, -2.0 if self.euclidean else -1.0)
+        low, high = self.fast_range(least, error, error, torch.float32)
+        return self.from_fast_units(high - low).item()

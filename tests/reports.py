@@ -9,7 +9,7 @@ import torch
 
 from report.page.album import Images
 from report.page.report import Report
-from retrieval.metrics.measure import summary, task_values
+from retrieval.metrics.per_query import summary, query_values
 from retrieval.metrics.pairs import pair_histogram
 from retrieval.metrics.ranking import DEFAULT
 from retrieval.query_gallery import QueryGallery
@@ -59,7 +59,7 @@ def make_report(labels, embeddings=None, paths=None, categories=None, k=20, dist
     paths = np.array([f"shelf/{label}/{row}.png" for row, label in enumerate(labels)] if paths is None else paths)
     task = QueryGallery.of(embeddings, labels, categories=categories)
     names = DEFAULT if len(labels) > 10 else ("recall@1", "map@r")
-    values = task_values(task, names, distance=distance)
+    values = query_values(task, names, distance=distance)
     fields = {
         "title": "A test",
         "facts": {"list": "test.txt"},
@@ -67,7 +67,7 @@ def make_report(labels, embeddings=None, paths=None, categories=None, k=20, dist
         "images": Images("test.txt", paths, labels, load, categories),
         "embeddings": embeddings,
         "query_rows": task.query_rows.numpy(),
-        "results": RetrievalResults.from_task(task, k, distance),
+        "results": RetrievalResults.from_query_gallery(task, k, distance),
         "query_values": values["map@r"].numpy(),
         "query_metric": "map@r",
         "histogram": pair_histogram(task, distance),

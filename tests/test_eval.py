@@ -12,7 +12,7 @@ import torch
 from runs import as_line, embedding_moves, read_json, run, train_flags
 from tolerances import assert_within, gamma, least_cosine
 
-from retrieval.metrics.measure import summary, task_values
+from retrieval.metrics.per_query import summary, query_values
 from retrieval.query_gallery import QueryGallery
 from retrieval.rerank._steps import POSTPROCESSORS
 from retrieval.results import RetrievalResults
@@ -73,7 +73,7 @@ def test_embeddings_of_anybody(tmp_path):
     names = ("recall@1", "precision@3", "map@5", "knn@5", "mrr")
     _, result = evaluate(tmp_path / "out", embeddings=tmp_path / "mine.npz", metrics=",".join(names[1:]))
     task = QueryGallery.of(rows, labels)
-    expected = summary(task_values(task, names), task.positives())["overall"]
+    expected = summary(query_values(task, names), task.positives())["overall"]
     assert result["metrics"] == {name: expected[name] for name in names}
     assert result["definitions"]["precision@3"] == "Right items among a query's 3 nearest, as a share of 3."
 
@@ -138,7 +138,7 @@ def test_query_gallery_category_and_sequence_columns(sop_copy, finished_run, tmp
         saved["embeddings"], saved["labels"], **columns, sequences=sequences, categories=saved["categories"]
     )
     names = ("recall@1", "recall@5", "recall@10", "map@r", "r_precision", "mrr")
-    expected = summary(task_values(task, names), task.positives(), task.query_categories)
+    expected = summary(query_values(task, names), task.positives(), task.query_categories)
     assert result["metrics"] == {name: expected["overall"][name] for name in names}
     assert result["categories"] == expected["categories"]
     assert (result["queries"], result["gallery"]) == (10, 20)

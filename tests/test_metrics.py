@@ -10,10 +10,11 @@ import torch
 from tolerances import about, assert_within, gamma
 
 from core.errors import InputError
-from retrieval.metrics.measure import recall_at_k, summary, task_values
+from retrieval.metrics.per_query import recall_at_k, summary, query_values
 from retrieval.metrics.pairs import fnmr_at_fmr, pair_histogram
 from retrieval.metrics.ranking import DEFAULT, DEFINITIONS, METRICS, Ranked, parse_metric, values
-from retrieval.metrics.shape import clustering, component_fractions
+from retrieval.metrics.clustering import cluster_agreement
+from retrieval.metrics.components import component_fractions
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
 from retrieval.scores import Scores
@@ -60,9 +61,9 @@ def naive(name, ranked, hits, positives, own):
 
 
 @pytest.mark.parametrize("memory", [1, 2**28])
-def test_task_values_equal_a_loop(memory):
+def test_query_values_equal_a_loop(memory):
     rows, labels = example()
-    figures = task_values(QueryGallery.of(rows, labels), NAMES, memory=memory)
+    figures = query_values(QueryGallery.of(rows, labels), NAMES, memory=memory)
     assert list(figures) == list(NAMES)
     for query in range(len(rows)):
         ranked, hits = ranking(rows, labels, query)
@@ -76,13 +77,13 @@ def test_results_give_the_same_values():
     results = RetrievalResults.from_embeddings(rows, labels, k=39)
     names = [name for name in NAMES if not name.startswith("knn")]
     for name, column in values(Ranked.of(results), names).items():
-        assert_within(column, task_values(QueryGallery.of(rows, labels), [name])[name], 2 * gamma(2 * 40 + 4))
+        assert_within(column, query_values(QueryGallery.of(rows, labels), [name])[name], 2 * gamma(2 * 40 + 4))
 
 
 def test_ranks_and_lists_agree_on_recall():
     rows, labels = example(200)
-    by_rank = task_values(QueryGallery.of(rows, labels), ("recall@1", "recall@7", "mrr"))
-    by_list = task_values(QueryGallery.of(rows, labels), ("recall@1", "recall@7", "mrr", "precision@2"))
+    by_rank = query_values(QueryGallery.of(rows, labels), ("recall@1", "recall@7", "mrr"))
+    by_list = query_values(QueryGallery.of(rows, labels), ("recall@1", "recall@7", "mrr", "precision@2"))
     assert all(torch.equal(by_rank[name], by_list[name]) for name in by_rank)
     assert recall_at_k(rows, labels, (7,)) == {7: by_rank["recall@7"].mean().item()}
 
@@ -115,11 +116,11 @@ def test_k_beyond_the_gallery_means_all_of_it():
     names = ("recall@1000", "recall@2000", "precision@1000", "map@1000", "map@3000", "knn@1000")
     clipped = [name.split("@")[0] + "@40" for name in names]
     beyond, whole = (
-        task_values(QueryGallery.of(rows, labels), names),
-        task_values(QueryGallery.of(rows, labels), clipped),
+        query_values(QueryGallery.of(rows, labels), names),
+        query_values(QueryGallery.of(rows, labels), clipped),
     )
     assert all(torch.equal(beyond[name], whole[other]) for name, other in zip(names, clipped))
-    few = task_values(QueryGallery.of(rows[:4], labels[:4]))
+    few = query_values(QueryGallery.of(rows[:4], labels[:4]))
     assert all(len(column) == 4 for column in few.values())
 
 
@@ -143,12 +144,12 @@ def test_other_mistakes():
     with pytest.raises(InputError, match=r"unknown definition 'olm'.*Did you mean 'oml'\?"):
         values(found, ("mrr",), "olm")
     with pytest.raises(InputError, match="labels are unknown"):
-        task_values(QueryGallery.of(torch.randn(3, 2)))
+        query_values(QueryGallery.of(torch.randn(3, 2)))
     with pytest.raises(InputError, match="needs the items' labels"):
         values(found, ("knn@1",))
 
 
-@pytest.mark.parametrize("name", [name.replace("@k", "@3") for name in METRICS])
+@pytest.mark.parametrize("name", [name.replace("@k", "@3") for name in METRICS.names()])
 def test_every_metric_lies_between_0_and_1_and_is_never_nan(name):
     rows, labels = example()
     for task in (
@@ -157,7 +158,7 @@ def test_every_metric_lies_between_0_and_1_and_is_never_nan(name):
         QueryGallery.of(rows, np.arange(40)),
     ):
         for definition in DEFINITIONS:
-            column = task_values(task, (name,), definition)[name]
+            column = query_values(task, (name,), definition)[name]
             assert ((column >= 0) & (column <= 1)).all()
 
 
@@ -205,7 +206,7 @@ def test_histogram_counts_every_pair_once_each_way(distance):
     scores = 1 - positive if distance == "cosine" else -positive
     middles = np.repeat((histogram.edges[:-1] + histogram.edges[1:]) / 2, histogram.positive)
     width = histogram.edges[1] - histogram.edges[0]
-    assert_within(middles, np.sort(scores), width / 2 + histogram.doubt)
+    assert_within(middles, np.sort(scores), width / 2 + histogram.rounding_bound)
 
 
 def precision_doubts(positive, negative, near):
@@ -231,7 +232,7 @@ def test_areas_and_threshold_equal_scikit_learns():
     truth, scores = np.r_[np.ones(len(positive)), np.zeros(len(negative))], 1 - np.r_[positive, negative]
     histogram = pair_histogram(QueryGallery.of(rows, labels))
     precision, recall, thresholds = metrics.precision_recall_curve(truth, scores)
-    near = histogram.edges[1] - histogram.edges[0] + 2 * histogram.doubt  # what is closer may fall into one bin
+    near = histogram.edges[1] - histogram.edges[0] + 2 * histogram.rounding_bound  # what is closer may fall into one bin
     at, before = precision_doubts(1 - positive, 1 - negative, near)
     assert_within(histogram.pr_auc(), metrics.auc(recall, precision), (at + before).mean() / 2 + gamma(4 * len(scores)))
     steps = metrics.average_precision_score(truth, scores)
@@ -288,8 +289,8 @@ def test_clustering_of_clear_clusters_is_perfect():
     labels = np.repeat([3, 7, 9], 10)
     rows = np.eye(3)[np.repeat([0, 1, 2], 10)] + 0.01 * np.random.default_rng(0).normal(size=(30, 3))
     figures = dict.fromkeys(("nmi", "ami", "homogeneity", "completeness", "v_measure"), 1)
-    assert clustering(rows, labels) == about(figures, 4 * 30)  # sums over 30 items
-    mixed = clustering(np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 3)
+    assert cluster_agreement(rows, labels) == about(figures, 4 * 30)  # sums over 30 items
+    mixed = cluster_agreement(np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 3)
     assert all(not math.isnan(value) and value < 0.3 for value in mixed.values())
 
 
@@ -306,4 +307,4 @@ def test_the_documents_worked_example():
 
 def test_every_metric_stands_in_the_documents():
     text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
-    assert [name for name in METRICS if f"`{name}`" not in text] == []
+    assert [name for name in METRICS.names() if f"`{name}`" not in text] == []

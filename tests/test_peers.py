@@ -14,7 +14,7 @@ from compat.easydl import (
     evaluate_pairwise_score_matrix_with_true_label,
 )
 from compat.oml import calc_fnmr_at_fmr_rr, calc_retrieval_metrics_rr, calc_topological_metrics
-from retrieval.metrics.measure import summary, task_values
+from retrieval.metrics.per_query import summary, query_values
 from retrieval.metrics.pairs import fnmr_at_fmr
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
@@ -175,7 +175,7 @@ def test_metrics_equal_pmls(pml, name):
         rows, labels, include=(*PML_NAMES.values(), "mean_average_precision")
     )
     task, whole = QueryGallery.of(rows, labels), f"map@{len(rows)}"
-    figures = task_values(task, (*PML_NAMES, whole), "pml")
+    figures = query_values(task, (*PML_NAMES, whole), "pml")
     mine = summary(figures, task.positives(), skip_lone=True)["overall"]
     for ours, other in {**PML_NAMES, whole: "mean_average_precision"}.items():
         assert mine[ours] == about(theirs[other], 200, torch.float32), ours
@@ -186,7 +186,7 @@ def test_map_at_k_equals_pmls(pml, k):
     rows, labels, _ = case("random")
     theirs = pml(k=k, device=torch.device("cpu")).get_accuracy(rows, labels, include=("mean_average_precision",))
     task = QueryGallery.of(rows, labels)
-    mine = summary(task_values(task, (f"map@{k}",), "pml"), task.positives(), skip_lone=True)["overall"]
+    mine = summary(query_values(task, (f"map@{k}",), "pml"), task.positives(), skip_lone=True)["overall"]
     assert mine[f"map@{k}"] == about(theirs["mean_average_precision"], 200, torch.float32)
 
 
@@ -195,7 +195,7 @@ def test_queries_and_gallery_apart_equal_pmls(pml):
     labels = np.arange(20) % 9, np.arange(70) % 7  # two labels of queries are not in the gallery
     theirs = pml(k=None, device=torch.device("cpu")).get_accuracy(queries, labels[0], gallery, labels[1])
     task = QueryGallery.apart(queries, gallery, *labels)
-    mine = summary(task_values(task, tuple(PML_NAMES), "pml"), task.positives(), skip_lone=True)["overall"]
+    mine = summary(query_values(task, tuple(PML_NAMES), "pml"), task.positives(), skip_lone=True)["overall"]
     for ours, other in PML_NAMES.items():
         if other in theirs:
             assert mine[ours] == about(theirs[other], 200, torch.float32), ours
@@ -206,12 +206,12 @@ def test_where_pml_gives_nan_or_crashes(pml):
     accuracy = pml(k=None, device=torch.device("cpu")).get_accuracy(rows, labels, include=("precision_at_1",))
     assert math.isnan(accuracy["precision_at_1"])
     task = QueryGallery.of(rows, labels)
-    assert summary(task_values(task, ("precision@1",)), task.positives())["overall"]["precision@1"] == 0
-    skipped = summary(task_values(task, ("precision@1",), "pml"), task.positives(), skip_lone=True)
+    assert summary(query_values(task, ("precision@1",)), task.positives())["overall"]["precision@1"] == 0
+    skipped = summary(query_values(task, ("precision@1",), "pml"), task.positives(), skip_lone=True)
     assert skipped["overall"]["precision@1"] is None
     with pytest.raises(TypeError):
         pml(include=("mean_reciprocal_rank",), device=torch.device("cpu")).get_accuracy(rows, labels)
-    assert task_values(task, ("mrr",))["mrr"].tolist() == [0] * 4
+    assert query_values(task, ("mrr",))["mrr"].tolist() == [0] * 4
 
 
 def test_labels_that_float32_confuses(pml):
@@ -268,7 +268,7 @@ def test_published_examples(degrees, labels, recall, easydl_area):
     angles = torch.tensor(degrees, dtype=torch.float64).deg2rad()
     rows = torch.stack([angles.cos(), angles.sin()], dim=1)
     task = QueryGallery.of(rows, labels)
-    assert task_values(task, ("recall@1",))["recall@1"].mean().item() == about(recall, 8)
+    assert query_values(task, ("recall@1",))["recall@1"].mean().item() == about(recall, 8)
     scores = calculate_cosine_similarity_matrix(rows.numpy())
     found = evaluate_pairwise_score_matrix_with_true_label(
         create_pairwise_similarity_ground_truth_matrix(labels), scores

@@ -6,7 +6,7 @@ import torch
 from tolerances import assert_within, gamma, likely_gamma, score_error
 
 from core.errors import InputError
-from retrieval.metrics.measure import summary
+from retrieval.metrics.per_query import summary
 from retrieval.metrics.ranking import Ranked, values
 from retrieval.query_gallery import QueryGallery
 from retrieval.rerank._steps import POSTPROCESSORS
@@ -119,7 +119,7 @@ def reciprocal_error(rows):
 def test_k_reciprocal_equals_dense_matrices(k1, k2, share):
     rows, codes = clusters(300)
     task = QueryGallery.of(rows, codes)
-    results = RetrievalResults.from_task(task, 25)
+    results = RetrievalResults.from_query_gallery(task, 25)
     found = POSTPROCESSORS["k_reciprocal"](k1, k2, share).process(results, task)
     expected = naive_reciprocal(1 - unit(rows) @ unit(rows).T, range(300), k1, k2, share)
     for query in range(300):
@@ -141,7 +141,7 @@ def test_k_reciprocal_of_queries_against_a_gallery(apart):
     else:
         task = QueryGallery.of(rows, codes, is_query, ~is_query)
         number = gallery_row = torch.arange(90)
-    results = RetrievalResults.from_task(task, 10)
+    results = RetrievalResults.from_query_gallery(task, 10)
     found = POSTPROCESSORS["k_reciprocal"](8, 3).process(results, task)
     ordered = unit(rows)[number.numpy()]
     expected = naive_reciprocal(1 - ordered @ ordered.T, range(90), 8, 3, 0.3)
@@ -163,7 +163,7 @@ def naive_sum(query, items, rows, alpha):
 def test_query_expansion_is_a_search_with_weighted_sums(alpha):
     rows, codes = clusters(60)
     task, plain = QueryGallery.of(rows, codes), unit(rows)
-    results = RetrievalResults.from_task(task, 10)
+    results = RetrievalResults.from_query_gallery(task, 10)
     found = POSTPROCESSORS["query_expansion"](4, alpha).process(results, task)
     for query in range(60):
         total = naive_sum(plain[query], results.retrieved_ids[query][:4].tolist(), plain, alpha)
@@ -179,7 +179,7 @@ def test_database_augmentation_is_a_search_among_weighted_sums():
     rows, codes = clusters(60)
     is_query = torch.arange(60) % 4 == 0
     task, plain = QueryGallery.of(rows, codes, is_query, ~is_query), unit(rows)
-    results = RetrievalResults.from_task(task, 10)
+    results = RetrievalResults.from_query_gallery(task, 10)
     found = POSTPROCESSORS["database_augmentation"](3, 3.0).process(results, task)
     gallery = (~is_query).nonzero().flatten().tolist()
     new = {}
@@ -197,7 +197,7 @@ def test_processors_make_chains_and_change_nothing(name):
     """Every one takes what every one gives, keeps labels and lengths, and leaves its input as it was."""
     rows, codes = clusters(40)
     task = QueryGallery.of(rows, codes, sequences=torch.arange(40) // 2)
-    results = RetrievalResults.from_task(task, 8)
+    results = RetrievalResults.from_query_gallery(task, 8)
     before = results.padded_ids.clone(), results.padded_distances.clone()
     processed = POSTPROCESSORS[name]().process(results, task)
     assert torch.equal(before[0], results.padded_ids) and torch.equal(before[1], results.padded_distances)
@@ -216,7 +216,7 @@ def test_processors_take_empty_lists_and_single_items(name):
     for count in (1, 2, 3):
         rows, codes = clusters(count)
         task = QueryGallery.of(rows, codes)
-        results = RetrievalResults.from_task(task, 5)
+        results = RetrievalResults.from_query_gallery(task, 5)
         assert len(POSTPROCESSORS[name]().process(results, task)) == count
     nothing = POSTPROCESSORS["constant_threshold"](-1.0).process(results, task)
     assert nothing.is_empty() and len(POSTPROCESSORS[name]().process(nothing, task)) == 3
@@ -226,7 +226,7 @@ def test_re_ranking_helps_where_neighbourhoods_tell():
     """On clusters with noise the mean precision at R rises, which is what these are for."""
     rows, codes = clusters(400, 16, 20, noise=1.6)
     task = QueryGallery.of(rows, codes)
-    results = RetrievalResults.from_task(task, 100)
+    results = RetrievalResults.from_query_gallery(task, 100)
 
     def score(results):
         return values(Ranked.of(results), ("map@r",))["map@r"].mean().item()

@@ -111,7 +111,7 @@ def test_lookalikes_of_different_labels(distance):
 def test_rows_are_those_of_the_queries():
     embeddings = torch.tensor([[1.0, 0], [0, 1], [1, 0.1], [-1, 0]])
     task = QueryGallery.of(embeddings, [1, 2, 3, 4], np.array([False, False, True, False]))
-    pairs = closest_across_labels(RetrievalResults.from_task(task, 3), [2], np.arange(4), most=1)
+    pairs = closest_across_labels(RetrievalResults.from_query_gallery(task, 3), [2], np.arange(4), most=1)
     assert (pairs.left.tolist(), pairs.right.tolist(), pairs.total) == ([0], [2], 3)
 
 
@@ -140,5 +140,5 @@ def test_half_of_the_positive_pairs_are_closer_than_the_median():
     below, above = scores[
         len(scores) // 2 - 1 : len(scores) // 2 + 1
     ]  # the median lies between, the floor in their bins
-    assert below - (histogram.edges[1] - histogram.edges[0]) - histogram.doubt <= floor <= above + histogram.doubt
+    assert below - (histogram.edges[1] - histogram.edges[0]) - histogram.rounding_bound <= floor <= above + histogram.rounding_bound
     assert median_positive(pair_histogram(QueryGallery.of(embeddings, np.arange(60)))) == -np.inf

@@ -21,7 +21,7 @@ from report.page.duplicates import closest_across_labels, closest_across_lists, 
 from report.page.report import BARS, FOUND, MISSED, QUERIES, write_report
 from retrieval.metrics.pairs import PairHistogram
 from retrieval.metrics.ranking import METRICS
-from retrieval.metrics.wording import describe
+from retrieval.metrics.ranking import describe
 from retrieval.query_gallery import QueryGallery
 from retrieval.relevance import Relevance
 from retrieval.results import RetrievalResults
@@ -65,7 +65,7 @@ def test_head_and_figures(page):
 
 
 def test_every_metric_has_words():
-    for metric in METRICS:
+    for metric in METRICS.names():
         title, meaning = describe(metric.replace("@k", "@7"))
         assert title != metric and meaning.endswith(".") and "{" not in title + meaning
     assert describe("recall@1") == ("Recall@1", "Queries whose nearest item is right.")
@@ -226,7 +226,7 @@ def test_queries_apart_from_the_gallery_and_one_that_found_nothing(page):
     task = QueryGallery.of(embeddings, labels, np.arange(40) < 3, np.arange(40) >= 4, sequences=np.arange(40) // 4)
     ids = torch.tensor([[-1, -1], [8, 9], [9, 8]])
     distances = torch.tensor([[np.inf, np.inf], [0.1, 0.2], [0.1, 0.2]])
-    results = RetrievalResults.from_padded(distances, ids, Relevance.of_task(task))
+    results = RetrievalResults.from_padded(distances, ids, Relevance.of_labels(task))
     data = page(
         make_report(labels, embeddings, results=results, query_rows=np.arange(3), query_values=np.array([0, 1, 0.5]))
     )
@@ -279,7 +279,7 @@ def test_sixty_thousand_items_stay_below_ten_megabytes(tmp_path):
     embeddings = torch.from_numpy(rng.normal(size=(items, 16)).astype(np.float32))
     distances, ids = torch.arange(10) / 10, (torch.arange(items)[:, None] + torch.arange(1, 11) * 3) % items
     results = RetrievalResults.from_padded(
-        distances.expand(items, 10), ids, Relevance.of_task(QueryGallery.of(embeddings, labels))
+        distances.expand(items, 10), ids, Relevance.of_labels(QueryGallery.of(embeddings, labels))
     )
     counts = rng.integers(0, 1000, (2, 2**16))
     figures = {name: {"recall@1": 0.5, "queries": 20, "lone_queries": 0} for name in ["overall", *set(categories)]}

@@ -156,7 +156,7 @@ def test_text_shows_the_first_queries():
 def test_relevance_of_many_labels_is_small():
     """60,000 rows of 10 labels are 360 million right pairs; they are held once a label."""
     labels = torch.arange(60000) % 10
-    relevance = Relevance.of_task(QueryGallery.of(torch.ones(60000, 1), labels))
+    relevance = Relevance.of_labels(QueryGallery.of(torch.ones(60000, 1), labels))
     assert relevance.keys.numel() == 60000 and (relevance.positives == 5999).all()
     hits = relevance.hits(torch.tensor([[10, 1, 0, -1]]).expand(60000, 4))
     assert hits[0].tolist() == [True, False, False, False] and hits[11].tolist() == [False, True, False, False]

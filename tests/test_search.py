@@ -54,7 +54,7 @@ TASKS = tasks()
 
 def by_sorting(task, distance):
     """For each query: (score, row, right) of all it can find, best first, ties by the smaller row."""
-    space = Scores(task, distance)
+    scores = Scores(task, distance)
     found = []
     for place, row in enumerate(task.query_rows.tolist()):
         items = []
@@ -64,7 +64,7 @@ def by_sorting(task, distance):
                 task.query_sequences[place] == task.gallery_sequences[other]
             )
             if not own and not sequence:
-                score = space.exact_pairs(torch.tensor([place]), torch.tensor([other])).item()
+                score = scores.exact_pairs(torch.tensor([place]), torch.tensor([other])).item()
                 items.append((-score, gallery_row, bool(task.query_labels[place] == task.gallery_labels[other])))
         found.append([(-score, row, right) for score, row, right in sorted(items)])
     return found
@@ -126,11 +126,11 @@ def test_thousands_of_rows_in_many_blocks(labels, dtype):
     rows, codes = clusters(3000, 16, labels, seed=labels)
     rows[100:160] = rows[99]  # more duplicates than candidates are kept
     task = QueryGallery.of(rows, codes)
-    space, everyone = Scores(task), torch.arange(3000)
+    scores, everyone = Scores(task), torch.arange(3000)
     score = torch.cat(
         [
-            space.score(
-                space.operand("query", part, torch.float64) @ space.operand("gallery", everyone, torch.float64).T
+            scores.from_grid(
+                scores.factor("query", part, torch.float64) @ scores.factor("gallery", everyone, torch.float64).T
             )
             for part in everyone.split(500)
         ]
@@ -160,13 +160,13 @@ def test_memory_stays_within_the_budget():
     """40,000 x 40,000 scores are 6.4 GB; a process of its own, since its greatest size never falls again."""
     program = """
 import resource, sys, torch
-from retrieval.ranks import positive_ranks
-from retrieval.search import search_in_parts
-from retrieval.task import Task
+from retrieval.best_positive import positive_ranks
+from retrieval.query_gallery import QueryGallery
+from retrieval.topk import search_in_parts
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 def run(count):
-    task = Task.of(torch.randn(count, 16), torch.arange(count) // 5)
+    task = QueryGallery.of(torch.randn(count, 16), torch.arange(count) // 5)
     positive_ranks(task, (1, 10), memory=64 * 2**20)
     for part in search_in_parts(task, 10, memory=64 * 2**20):
         pass

@@ -15,7 +15,7 @@ from report.page.duplicates import Pairs
 from report.page.map import map_data
 from report.page.page import write_page
 from retrieval.metrics.pairs import PairHistogram
-from retrieval.metrics.wording import describe
+from retrieval.metrics.ranking import describe
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
 from retrieval.scores import Scores

@@ -1,17 +1,23 @@
-"""Metrics of retrieval: what some queries found in, one number a query out, and nothing loops over queries.
+"""The table of metrics of a ranking: what some queries found in, one number a query out, nothing loops over queries.
 
-Every definition stands in docs/metrics.md with a worked example; retrieval/measure.py applies them to whole tasks.
+A metric is a function with one `@register_metric(...)` line in a file of this folder; names, titles, sentences and the
+search that it needs follow from that line. Every definition stands in docs/metrics.md with a worked example.
 """
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 
 from core.errors import InputError, near_match
+from core.registry import Registry
+from retrieval.results import RetrievalResults
 
 DEFINITIONS = ("standard", "oml", "pml")
 DEFAULT = ("recall@1", "recall@5", "recall@10", "map@r", "r_precision", "mrr")
+
+METRICS = Registry("metric")
 
 
 @dataclass(frozen=True)
@@ -28,97 +34,65 @@ class Ranked:
     labels: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, results):
+    def of(cls, results: RetrievalResults) -> "Ranked":
         """From RetrievalResults. Raises InputError where labels are unknown."""
         return cls(results.hits, results.counts, results.positives)
 
 
-def recall(found, k, definition):
-    """1 where any of the first k items is right (also called cmc). oml: 1, too, for nothing found and nothing right."""
-    value = found.hits[:, :k].any(1).double()
-    return _nothing_expected(found, value) if definition == "oml" else value
+Metric = Callable[[Ranked, int | None, str], torch.Tensor]
+OfRank = Callable[[torch.Tensor, int | None], torch.Tensor]
 
 
-def precision(found, k, definition):
-    """Share of right items among the first k. oml: over the lesser of k, the items found and the right ones."""
-    hits = found.hits[:, :k].sum(1).double()
-    if definition == "oml":
-        return _nothing_expected(found, hits / found.counts.clamp_max(k).minimum(found.positives).clamp_min(1))
-    return hits / k
+def register_metric(
+    form: str,
+    title: str,
+    meaning: str,
+    *,
+    meanings: dict[str, str] | None = None,
+    of_rank: OfRank | None = None,
+    needs_exact_rank: bool = False,
+    needs_all_positives: bool = False,
+) -> Callable[[Metric], Metric]:
+    """Decorate a function (Ranked, k or None, definition) -> (Q,) float64 to enter it under `form`.
 
-
-def average_precision(found, k, definition):
-    """Sum of the precisions at the right items among the first k, over the lesser of k and the right ones there are.
-
-    oml: over the right ones that are found, so what is missed costs nothing. pml: over all right ones, however small k.
+    form: its name, ending in @k where it takes a number. title, meaning: what a page calls it and a sentence on it,
+    both with {k}; meanings: {definition: meaning} where that is another one. of_rank: the same figure under the
+    definitions standard and pml, of the number of items before the best positive alone, (Q,) float64 and k;
+    needs_exact_rank: it has to be that number, not only on which side of k it is. needs_all_positives: as many items
+    are looked for as the query with the most right ones has.
     """
-    total = _precisions(found.hits[:, :k]).sum(1)
-    if definition == "oml":
-        return _nothing_expected(found, total / found.hits[:, :k].sum(1).clamp_min(1))
-    return total / (found.positives if definition == "pml" else found.positives.clamp_max(k)).clamp_min(1)
+    return METRICS.register(
+        form,
+        title=title,
+        meaning=meaning,
+        meanings=meanings or {},
+        of_rank=of_rank,
+        needs_exact_rank=needs_exact_rank,
+        needs_all_positives=needs_all_positives,
+    )
 
 
-def average_precision_at_r(found, definition):
-    """Average precision of the first R items, R being the query's right ones (arXiv 2003.08505 eq. 4)."""
-    return (_precisions(found.hits) * _first_r(found)).sum(1) / found.positives.clamp_min(1)
+def parse_metric(name: str) -> tuple[str, int | None]:
+    """The form of a metric such as recall@10 and its k: ("recall@k", 10); None for the k of those without.
 
-
-def r_precision(found, definition):
-    """Share of right items among the first R."""
-    return (found.hits & _first_r(found)).sum(1).double() / found.positives.clamp_min(1)
-
-
-def reciprocal_rank(found, definition):
-    """One over the place of the first right item; 0 where none is among the items found."""
-    first = found.hits.double().argmax(1) + 1
-    return found.hits.any(1).double() / first
-
-
-def knn_accuracy(found, k, definition):
-    """1 where most of the k nearest items bear the query's label; of equally many, the label with the nearest item."""
-    if found.labels is None:
-        raise InputError("knn accuracy needs the items' labels, which these results do not hold")
-    labels = found.labels[:, :k]
-    votes = torch.zeros(labels.shape, dtype=torch.int64, device=labels.device)
-    for column in labels.T:
-        votes += labels == column[:, None]
-    votes[labels < 0] = -1
-    return found.hits[:, :k].gather(1, votes.argmax(1, keepdim=True))[:, 0].double()
-
-
-def upper_bound(found, definition):
-    """1 where anything is right at all: what recall can reach."""
-    return (found.positives > 0).double()
-
-
-METRICS = {
-    "recall@k": recall,
-    "cmc@k": recall,
-    "precision@k": precision,
-    "map@k": average_precision,
-    "knn@k": knn_accuracy,
-    "map@r": average_precision_at_r,
-    "r_precision": r_precision,
-    "mrr": reciprocal_rank,
-    "upper_bound": upper_bound,
-}
-NEED_ALL_POSITIVES = (average_precision_at_r, r_precision)
-
-
-def parse_metric(name):
-    """A metric's function and its k (None for those without). Raises InputError, with the near match, for others."""
-    form = name if name in METRICS else re.sub(r"@\d+$", "@k", name)
-    if form not in METRICS or form == name and form.endswith("@k"):
+    Raises InputError, with the near match, for others.
+    """
+    forms = METRICS.names()
+    takes_k = name not in forms
+    form = re.sub(r"@\d+$", "@k", name) if takes_k else name
+    if form not in forms or form == name and form.endswith("@k"):
         raise InputError(
-            f"unknown metric {name!r}; there are: {', '.join(METRICS)}, with a number for k.{near_match(name, METRICS)}"
+            f"unknown metric {name!r}; there are: {', '.join(forms)}, with a number for k.{near_match(name, forms)}"
         )
-    k = None if form == name else int(name.rsplit("@", 1)[1])
+    if not takes_k:
+        return form, None
+    k = int(name.rsplit("@", 1)[1])
     if k == 0:
         raise InputError(f"metric {name!r}: k has to be 1 or more")
-    return METRICS[form], k
+    return form, k
 
 
-def parse_metrics(text):
+def parse_metrics(text: str) -> tuple[str, ...]:
     """A comma-separated list of metrics as a tuple of their names. Raises InputError as parse_metric does."""
     names = tuple(word for word in text.split(",") if word)
     for name in names:
@@ -128,7 +102,9 @@ def parse_metrics(text):
     return names
 
 
-def values(found, names=DEFAULT, definition="standard"):
+def values(
+    ranked: Ranked, names: Iterable[str] = DEFAULT, definition: str = "standard"
+) -> dict[str, torch.Tensor]:
     """{name: (Q,) float64} of the metrics `names` such as recall@10 or map@r.
 
     definition: standard, or the peer's own where it differs: oml (Open Metric Learning), pml (pytorch-metric-learning).
@@ -141,22 +117,37 @@ def values(found, names=DEFAULT, definition="standard"):
         )
     figures = {}
     for name in names:
-        function, k = parse_metric(name)
-        figures[name] = function(found, definition) if k is None else function(found, k, definition)
+        form, k = parse_metric(name)
+        figures[name] = METRICS[form](ranked, k, definition)
     return figures
 
 
-def _precisions(hits):
-    """Precision at each place that holds a right item, 0 elsewhere."""
+def describe(name: str, definition: str = "standard") -> tuple[str, str]:
+    """(title, meaning) of a metric such as recall@10; an unknown one is its own title and has no meaning."""
+    try:
+        form, k = parse_metric(name)
+    except InputError:
+        return name, ""
+    title = METRICS.fact(form, "title").format(k=k)
+    if form in ("recall@k", "cmc@k") and k == 1:
+        return title, "Queries whose nearest item is right."
+    meaning = METRICS.fact(form, "meaning")
+    meaning = METRICS.fact(form, "meanings").get(definition, meaning)
+    return title, meaning.format(k=k)
+
+
+def precisions(hits: torch.Tensor) -> torch.Tensor:
+    """(Q, K): the precision at each place that holds a right item, 0 elsewhere."""
     places = torch.arange(1, hits.shape[1] + 1, device=hits.device)
     return hits.cumsum(1).double() / places * hits
 
 
-def _first_r(found):
-    places = torch.arange(found.hits.shape[1], device=found.hits.device)
-    return places < found.positives[:, None]
+def in_first_r(ranked: Ranked) -> torch.Tensor:
+    """(Q, K) bool: whether a place is among the query's first R, R being the number of its right items."""
+    places = torch.arange(ranked.hits.shape[1], device=ranked.hits.device)
+    return places < ranked.positives[:, None]
 
 
-def _nothing_expected(found, value):
+def perfect_if_nothing_expected(ranked: Ranked, figures: torch.Tensor) -> torch.Tensor:
     """OML's rule: who found nothing and had nothing to find is perfect."""
-    return torch.where((found.counts == 0) & (found.positives == 0), 1.0, value)
+    return torch.where((ranked.counts == 0) & (ranked.positives == 0), 1.0, figures)

@@ -2,6 +2,7 @@
 
 from retrieval.rerank._steps import POSTPROCESSORS
 from retrieval.rerank.adaptive_threshold import AdaptiveThreshold
+from retrieval.rerank.chain import chain_options, open_chain
 from retrieval.rerank.constant_threshold import ConstantThreshold
 from retrieval.rerank.database_augmentation import DatabaseAugmentation
 from retrieval.rerank.k_reciprocal import KReciprocal
@@ -14,4 +15,6 @@ __all__ = [
     "DatabaseAugmentation",
     "KReciprocal",
     "QueryExpansion",
+    "chain_options",
+    "open_chain",
 ]

@@ -2,10 +2,12 @@
 
 import torch
 
-from retrieval.rerank._steps import POSTPROCESSORS, cut
+from retrieval.query_gallery import QueryGallery
+from retrieval.rerank._steps import POSTPROCESSORS, first_items
+from retrieval.results import RetrievalResults
 
 
-@POSTPROCESSORS.register("adaptive_threshold")
+@POSTPROCESSORS.register("adaptive_threshold", cosine_only=False)
 class AdaptiveThreshold:
     """Cut each query's list before its first gap in distance that is wide beside the mean gap of all queries.
 
@@ -15,14 +17,17 @@ class AdaptiveThreshold:
         gap_factor: so many mean gaps are a wide one
     """
 
-    def __init__(self, gap_factor=2.0):
+    def __init__(self, gap_factor: float = 2.0):
         self.gap_factor = gap_factor
 
-    def process(self, results, task=None):
-        counts, distances = results.counts, results.padded_distances
+    def process(self, results: RetrievalResults, query_gallery: QueryGallery | None = None) -> RetrievalResults:
+        counts = results.counts
+        distances = results.padded_distances
         gaps = distances[:, 1:] - distances[:, :-1]
-        inside = torch.arange(1, distances.shape[1], device=distances.device) < counts[:, None]
-        if not inside.any():
+        # The padding behind a list is infinitely far, which is no gap within it.
+        is_inside = torch.arange(1, distances.shape[1], device=distances.device) < counts[:, None]
+        if not is_inside.any():
             return results
-        wide = inside & (gaps > self.gap_factor * gaps[inside].double().mean())
-        return cut(results, torch.where(wide.any(1), wide.double().argmax(1) + 1, counts))
+        is_wide = is_inside & (gaps > self.gap_factor * gaps[is_inside].double().mean())
+        first_wide = is_wide.double().argmax(1) + 1
+        return first_items(results, torch.where(is_wide.any(1), first_wide, counts))

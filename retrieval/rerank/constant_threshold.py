@@ -1,10 +1,12 @@
 """Results no farther than a distance."""
 
 from retrieval.candidates import NOWHERE
-from retrieval.rerank._steps import POSTPROCESSORS, cut
+from retrieval.query_gallery import QueryGallery
+from retrieval.rerank._steps import POSTPROCESSORS, first_items
+from retrieval.results import RetrievalResults
 
 
-@POSTPROCESSORS.register("constant_threshold")
+@POSTPROCESSORS.register("constant_threshold", cosine_only=False)
 class ConstantThreshold:
     """Keep what is closer than a distance (1 - cosine, or squared Euclidean), as OML's ConstantThresholding does.
 
@@ -12,9 +14,9 @@ class ConstantThreshold:
         threshold: distance from which on items are dropped
     """
 
-    def __init__(self, threshold=0.5):
+    def __init__(self, threshold: float = 0.5):
         self.threshold = threshold
 
-    def process(self, results, task=None):
-        distances, ids = results.padded_distances, results.padded_ids
-        return cut(results, ((distances < self.threshold) & (ids != NOWHERE)).sum(1))
+    def process(self, results: RetrievalResults, query_gallery: QueryGallery | None = None) -> RetrievalResults:
+        is_near = (results.padded_distances < self.threshold) & (results.padded_ids != NOWHERE)
+        return first_items(results, is_near.sum(1))

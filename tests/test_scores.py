@@ -11,7 +11,7 @@ from tolerances import assert_within, cosine_error, likely_gamma
 from core.errors import InputError
 from retrieval.blocks import products
 from retrieval.query_gallery import QueryGallery
-from retrieval.scores import CHUNK, DISTANCES, Scores
+from retrieval.scores import DISTANCES, RUN, Scores
 
 FAST = (torch.float32, torch.bfloat16)
 WIDTHS = (1, 2, 7, 64, 333)
@@ -37,9 +37,9 @@ def hard_rows(kind, width):
 KINDS = ("plain", "lengths", "duplicates", "one sign", "sparse", "far")
 
 
-def all_exact(space, count):
+def all_exact(scores, count):
     left, right = torch.meshgrid(torch.arange(count), torch.arange(count), indexing="ij")
-    return space.exact_pairs(left.flatten(), right.flatten()).view(count, count)
+    return scores.exact_pairs(left.flatten(), right.flatten()).view(count, count)
 
 
 @pytest.mark.parametrize("width", [1, 3, 50])
@@ -60,14 +60,14 @@ def test_cosine_is_right_to_the_last_digit_of_float32(kind, width):
 @pytest.mark.parametrize("kind", KINDS)
 def test_squared_distance_is_right_to_what_the_grid_allows(kind, width):
     rows = hard_rows(kind, width)[:6]
-    space = Scores(QueryGallery.of(rows), "squared_euclidean")
-    found = all_exact(space, 6)
+    scores = Scores(QueryGallery.of(rows), "squared_euclidean")
+    found = all_exact(scores, 6)
     with localcontext(DIGITS):
         exact = [[Decimal(value) for value in row] for row in rows.tolist()]
         for i, left in enumerate(exact):
             for j, right in enumerate(exact):
                 expected = float(squared_distance(left, right))
-                grid = space.scale * math.sqrt(width) * 2.0**-25
+                grid = scores.scale * math.sqrt(width) * 2.0**-25
                 allowed = 2 * math.sqrt(expected) * grid + grid**2 + 2.0**-24 * expected
                 assert_within(-found[i, j], expected, allowed * 1.0001)
 
@@ -85,8 +85,8 @@ def test_exact_scores_do_not_depend_on_the_way(distance):
     for memory, count in ((1, 1), (2**20, 2), (2**28, 2)):
         torch.set_num_threads(count)
         try:
-            space, everyone = Scores(QueryGallery.of(rows), distance), torch.arange(50)
-            for block in products(space, everyone, everyone, torch.float64, memory):
+            scores, everyone = Scores(QueryGallery.of(rows), distance), torch.arange(50)
+            for block in products(scores, everyone, everyone, torch.float64, memory):
                 assert torch.equal(block.scores, pairs[block.rows, block.columns])
         finally:
             torch.set_num_threads(threads)
@@ -98,15 +98,15 @@ def test_exact_scores_do_not_depend_on_the_way(distance):
 @pytest.mark.parametrize("kind", KINDS)
 def test_fast_scores_lie_in_their_band(kind, width, dtype, distance):
     rows = hard_rows(kind, width)
-    space, everyone = Scores(QueryGallery.of(rows), distance), torch.arange(50)
-    exact = space.fast_units(all_exact(space, 50).double())
-    errors = space.rounding_errors("query", dtype)
-    worst = space.rounding_errors("gallery", dtype).max()
-    for block in products(space, everyone, everyone, dtype, 2**14):
+    scores, everyone = Scores(QueryGallery.of(rows), distance), torch.arange(50)
+    exact = scores.to_fast_units(all_exact(scores, 50).double())
+    errors = scores.rounding_errors("query", dtype)
+    worst = scores.rounding_errors("gallery", dtype).max()
+    for block in products(scores, everyone, everyone, dtype, 2**14):
         asked = errors[block.rows, None]
-        low, high = space.fast_range(exact[block.rows, block.columns], asked, worst, dtype)
+        low, high = scores.fast_range(exact[block.rows, block.columns], asked, worst, dtype)
         assert (low <= block.scores).all() and (block.scores <= high).all()
-        low, high = space.exact_range(block.scores, asked, worst, dtype)
+        low, high = scores.exact_range(block.scores, asked, worst, dtype)
         assert (low <= exact[block.rows, block.columns]).all() and (exact[block.rows, block.columns] <= high).all()
 
 
@@ -114,9 +114,9 @@ def test_fast_scores_lie_in_their_band(kind, width, dtype, distance):
 def test_the_band_of_cosine_is_narrow(dtype):
     """A band that held everything would prove nothing: 0.01 at most in bfloat16, 0.0001 in float32, at 512 columns."""
     rows = torch.randn(50, 512, generator=torch.Generator().manual_seed(0))
-    space = Scores(QueryGallery.of(rows))
-    errors = space.rounding_errors("query", dtype)
-    low, high = space.fast_range(torch.full((50,), 0.5), errors, errors.max(), dtype)
+    scores = Scores(QueryGallery.of(rows))
+    errors = scores.rounding_errors("query", dtype)
+    low, high = scores.fast_range(torch.full((50,), 0.5), errors, errors.max(), dtype)
     assert (high - low).max() < (0.016 if dtype == torch.bfloat16 else 0.0002)
 
 
@@ -125,12 +125,12 @@ def test_the_band_of_cosine_is_narrow(dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_close_scores_lie_in_their_narrower_band(kind, width, distance):
     rows = hard_rows(kind, width)
-    space = Scores(QueryGallery.of(rows), distance)
+    scores = Scores(QueryGallery.of(rows), distance)
     places = torch.randint(50, (50, 9), generator=torch.Generator().manual_seed(0))
-    found = space.close_pairs(torch.arange(50), places)
-    expected = space.fast_units(all_exact(space, 50).double()).gather(1, places)
-    errors = space.rounding_errors("query", torch.float32)
-    low, high = space.exact_range(found, errors[:, None], errors.max(), torch.float32, terms=CHUNK)
+    found = scores.close_pairs(torch.arange(50), places)
+    expected = scores.to_fast_units(all_exact(scores, 50).double()).gather(1, places)
+    errors = scores.rounding_errors("query", torch.float32)
+    low, high = scores.exact_range(found, errors[:, None], errors.max(), torch.float32, terms=RUN)
     assert (low <= expected).all() and (expected <= high).all()
     if distance == "cosine":
         assert (high - low).max() < 1.5e-5
@@ -167,9 +167,9 @@ def test_the_callers_precision_is_left_as_it_was():
     torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     try:
         rows = hard_rows("plain", 333)
-        space, everyone = Scores(QueryGallery.of(rows)), torch.arange(50)
-        exact = all_exact(space, 50)
-        for block in products(space, everyone, everyone, torch.float32, 2**28):
+        scores, everyone = Scores(QueryGallery.of(rows)), torch.arange(50)
+        exact = all_exact(scores, 50)
+        for block in products(scores, everyone, everyone, torch.float32, 2**28):
             assert_within(block.scores, exact[block.rows, block.columns], likely_gamma(333 + 8))  # bfloat16: 4e-4
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     finally:
