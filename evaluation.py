@@ -5,6 +5,7 @@ from core.console import log
 from core.device import choose_device
 from core.errors import InputError
 from core.types import boolean, in_argparse, one_of, rates
+from embeddings.table import EmbeddingTable
 from retrieval.metrics.measure import summary, task_values
 from retrieval.metrics.pairs import fnmr_at_fmr, pair_histogram
 from retrieval.metrics.ranking import DEFAULT, DEFINITIONS, Ranked, parse_metric, parse_metrics, values
@@ -13,7 +14,6 @@ from retrieval.metrics.wording import describe
 from retrieval.rerank._steps import POSTPROCESSORS
 from retrieval.results import RetrievalResults
 from retrieval.sharded import Shard
-from session import task_of
 
 MOST_CATEGORIES = 12  # printed; all of them are in result.json
 NEED_ALL = ("embeddings", "pairs", "fmr", "pcf", "clustering", "postprocess")  # flags that need all embeddings at once
@@ -68,7 +68,7 @@ class Evaluation:
 
     def __init__(self, args, images, embeddings):
         self.args, self.images = args, images
-        self.task = task_of(embeddings, images, choose_device(args.use_gpu))
+        self.task = EmbeddingTable(images, embeddings).query_gallery(choose_device(args.use_gpu))
         self.metrics = args.metrics if "recall@1" in args.metrics else ("recall@1", *args.metrics)
         self.skip_lone = args.definition == "pml" if args.skip_lone_queries is None else args.skip_lone_queries
         self.memory = args.search_memory_mb * 2**20

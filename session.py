@@ -7,21 +7,20 @@ import math
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import distributed
 from config.replay import read_flags, run_folder
 from core.console import log
-from core.device import choose_device, choose_precision, search_device
+from core.device import choose_device, choose_precision
 from core.errors import InputError
 from core.files import checksum, make_folder
 from core.types import count, image_shape, plain, width
-from data.image.transforms import TestTransform, TrainTransform
+from data.image.transforms import TrainTransform
 from data.loader import open_loader
-from data.samplers.in_order import InOrder
 from distributed import sharded_classes
 from distributed.sync_batchnorm import synchronise
+from embeddings.table import EmbeddingTable
 from engine.objective import Objective
 from engine.seeding import seed_everything
 from engine.step import statistics_left_alone
@@ -29,9 +28,7 @@ from losses import LOSSES
 from models import Embedder, load_pretrained
 from models.export.safetensors import CARD
 from models.weights import read_card, refuse_untrained, weights_file
-from retrieval import QueryGallery
 from retrieval.best_positive import positive_ranks
-from retrieval.sharded import Shard
 
 RECALLS = (1, 5, 10)
 MODEL_DEFAULTS = {
@@ -199,19 +196,6 @@ def choose_place(args):
     return device, choose_precision(args.precision, device)
 
 
-def open_test_loader(images, flags, batch_size, num_workers, device, on_bad=None):
-    """The images in order, in the test geometry; several ranks have the batches in turn.
-
-    on_bad(index, sentence): None, or told of images that cannot be read, which are left out of their batches then.
-    """
-    shape = flags["image_shape"]
-    transform = TestTransform(*shape[1:], flags["resize_short_size"])
-    batches = InOrder(len(images), batch_size, distributed.rank(), distributed.world_size())
-    codes = np.zeros(len(images), np.int64) if images.labels is None else images.vocabulary.codes
-    loading = {"on_bad": on_bad, "drops": True, "batch_bytes": min(batch_size, len(images)) * math.prod(shape)}
-    return open_loader(images, codes, transform, batches, num_workers, device.type == "cuda", **loading)
-
-
 def open_train_loader(args, images, labels, flags, batches, decode, on_bad, device):
     """Endless batches of the train list; on_bad(index, sentence) is told of images that --on_bad_image=skip leaves."""
     height, width = flags["image_shape"][1:]
@@ -262,29 +246,9 @@ def refuse_other_lists(now, before):
             raise InputError(f"the {split} list {facts['file']} is not what it was when the run began")
 
 
-def task_of(embeddings, images, device):
-    """The list's queries against its gallery, as a retrieval Task; an image without a sequence is one of its own.
-
-    embeddings: (N, D), or this rank's Shard of them, which the Task only stands around. device: the one in use; the
-    search runs there if it can (engine/device.py).
-    """
-    if isinstance(embeddings, Shard):
-        table = embeddings.stand_in()
-    else:
-        table = embeddings.to(search_device(device, embeddings))
-    sequences = images.sequences
-    if sequences is not None:
-        own = np.array([f"image {i}" for i in range(len(images))])
-        sequences = np.where(sequences == "", own, np.char.add("sequence ", sequences.astype(str)))
-    flags = {"is_query": images.is_query, "is_gallery": images.is_gallery}
-    return QueryGallery.of(
-        table, images.vocabulary.codes, **flags, sequences=sequences, categories=images.category_texts
-    )
-
-
 def recalls(embeddings, images, device):
     """Recall@1, 5, 10 of embedded images, {k: float}: the list's queries against its gallery."""
-    ranks = positive_ranks(task_of(embeddings, images, device), RECALLS)
+    ranks = positive_ranks(EmbeddingTable(images, embeddings).query_gallery(device), RECALLS)
     return {k: (ranks < k).double().mean().item() for k in RECALLS}
 
 

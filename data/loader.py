@@ -1,17 +1,22 @@
 """Batches for the device: images of a list, transformed and stacked as uint8, loaded by worker processes."""
 
+import math
 import os
 import shutil
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+import distributed
 from core.console import log
 from data.cache import Cache
 from data.collate import collate, collate_with_broken
 from data.dataset import ImageDataset
+from data.image.transforms import TestTransform
+from data.samplers.in_order import InOrder
 from data.substitutes import DroppingDataset, ForgivingDataset
 from data.workers import leave_the_group, loading_failure
 
@@ -110,6 +115,19 @@ def open_loader(
         generator=torch.Generator(),  # else every new iterator draws from the run's own random numbers
         on_bad=on_bad,
     )
+
+
+def open_test_loader(records, model_settings, batch_size, num_workers, device, on_bad=None):
+    """The images in order, in the test geometry; several ranks have the batches in turn.
+
+    on_bad(index, sentence): None, or told of images that cannot be read, which are left out of their batches then.
+    """
+    shape = model_settings["image_shape"]
+    transform = TestTransform(*shape[1:], model_settings["resize_short_size"])
+    batches = InOrder(len(records), batch_size, distributed.rank(), distributed.world_size())
+    codes = np.zeros(len(records), np.int64) if records.labels is None else records.vocabulary.codes
+    loading = {"on_bad": on_bad, "drops": True, "batch_bytes": min(batch_size, len(records)) * math.prod(shape)}
+    return open_loader(records, codes, transform, batches, num_workers, device.type == "cuda", **loading)
 
 
 def _set_up_worker(worker):

@@ -16,9 +16,11 @@ from core.versions import versions
 from data.check import list_notes, lone_notes, place_of
 from data.image.decode import choose_decoder
 from data.lists import hold_out, open_lists, refuse_broken_images
+from data.loader import open_test_loader
 from data.samplers.shard import Shard
 from distributed import sharded_classes
 from embeddings.embed import embed
+from embeddings.table import EmbeddingTable
 from engine.checkpoint import Checkpoints, restore, training_state
 from engine.loop import fit
 from engine.nan_guard import FiniteGuard, NotFinite
@@ -35,12 +37,10 @@ from session import (
     list_facts,
     model_flags,
     note_other_list,
-    open_test_loader,
     open_train_loader,
     recalls,
     refuse_other_lists,
     shares_classes,
-    task_of,
 )
 
 
@@ -285,7 +285,8 @@ class Training:
         line = f"test_img_num {len(self.test)}, trainbatch {step}, test_recall {self.recall[1]:.5f}"
         self.run.log(line, step, figures, "test")
         if self.args.report:
-            show_on_board(self.run.board, step, task_of(embeddings, self.test, self.device), self.test)
+            table = EmbeddingTable(self.test, embeddings)
+            show_on_board(self.run.board, step, table.query_gallery(self.device), self.test)
         if self.best is not None and self.recall[1] <= self.best["recall"]["1"]:
             return False
         recall = {str(k): v for k, v in self.recall.items()}

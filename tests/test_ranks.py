@@ -26,7 +26,7 @@ from data.samplers.in_order import InOrder
 from data.samplers.pk import PKSampler
 from data.samplers.shard import Shard
 from distributed import sync_batchnorm
-from embeddings.streaming import KeyedRows
+from embeddings.rows import KeyedRows
 from engine.objective import Objective
 from losses import LOSSES
 
