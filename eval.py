@@ -14,22 +14,19 @@ from pathlib import Path
 import distributed
 from config import options
 from core.console import log
-from core.device import choose_device
 from core.errors import InputError
 from core.files import make_folder, replace_json
 from core.types import boolean, positive
 from core.versions import versions
-from data.lists import open_list
-from data.soundness import refuse_broken_images
-from embeddings.cache import embed_list, embed_shard
-from embeddings.files import load_embeddings, save_embeddings
-from embeddings.fingerprint import fingerprint
-from evaluation import add_figure_flags, figure_flags, postprocess_options, shards_gallery
-from models import BACKBONES, RUNTIMES, fast_model
+from data.lists import open_list, refuse_broken_images
+from embeddings.embed import embed_list
+from embeddings.encoder import open_encoder
+from embeddings.files import load_table
+from evaluation import Evaluation, add_figure_flags, open_chain, shards_gallery
+from models import BACKBONES, RUNTIMES
 from models.pooling import POOLINGS
 from reporting import add_result_flags, draw_evenly, save_found, write_page
-from retrieval.metrics.evaluation import evaluate
-from retrieval.rerank import POSTPROCESSORS, open_chain
+from retrieval.rerank._steps import POSTPROCESSORS
 from retrieval.scores import DISTANCES
 from session import (
     choose_place,
@@ -39,11 +36,7 @@ from session import (
     note_other_list,
     open_model,
     open_output,
-    open_test_loader,
-    task_of,
 )
-
-EXACT = {"precision": "fp32", "runtime": "torch"}  # figures are those of the very network unless asked otherwise
 
 
 def parse(argv):
@@ -69,27 +62,21 @@ def result_folder(args):
     return args.output_dir or (source if (source / "config.json").is_file() else Path("output")) / "eval"
 
 
-def open_embedder(args):
-    """(function from ImageList to a function from cache file to embeddings, facts for result.json, fingerprint)."""
+def open_model_encoder(args):
+    """(the Encoder that the flags name, facts for result.json)."""
     device, precision = choose_place(args)
     flags = model_flags(args)
-    model = open_model(args.pretrained_model, flags).to(device)
-    card, way = fingerprint(model, flags), {"precision": precision, "runtime": args.runtime}
-    if way != EXACT:
-        model = fast_model(model, precision, args.runtime, flags["image_shape"])
-
-    def open_images(images):
-        loader = open_test_loader(images, flags, args.batch_size, args.num_workers, device)
-        return partial(
-            embed_shard if shards_gallery(args) else embed_list, images, loader, model, device, {**card, **way}
-        )
-
-    return open_images, {"pretrained_model": args.pretrained_model, "model": flags, **way}, card
+    model = open_model(args.pretrained_model, flags)
+    encoder = open_encoder(
+        model, flags, device, precision, args.runtime, args.num_workers, keeps_exact=True, batch_size=args.batch_size
+    )
+    way = {"precision": precision, "runtime": args.runtime}
+    return encoder, {"pretrained_model": args.pretrained_model, "model": flags, **way}
 
 
 def open_sources(args):
-    """What is evaluated and what it is held against, each (ImageList, function from cache file to embeddings) or None,
-    and the facts for result.json and the model's fingerprint."""
+    """What is evaluated and what it is held against, each a function from cache file to EmbeddingTable, or None, and
+    the facts for result.json."""
     data = {} if args.embeddings else data_flags(args)
     names = args.embeddings or data["test_list"], args.leaks_from
     if args.embeddings and args.pretrained_model:
@@ -101,30 +88,32 @@ def open_sources(args):
         for name, split in zip(names, ("test", "train"))
     ]
     refuse_broken_images([images for images in lists if images is not None])
-    open_images, facts, card = (None, {"embeddings": args.embeddings}, None) if args.embeddings else open_embedder(args)
+    facts = {"embeddings": args.embeddings}
+    if not args.embeddings:
+        encoder, facts = open_model_encoder(args)
     sources = []
-    for name, images in zip(names, lists):
-        if images is not None:
-            sources.append((images, open_images(images)))
+    for name, records in zip(names, lists):
+        if records is not None:
+            sources.append(partial(embed_list, records, encoder, cache=args.cache, shard_gallery=args.shard_gallery))
         elif name is None:
             sources.append(None)
         else:
-            images, embeddings, own = load_embeddings(name)
-            card = card or own
-            sources.append((images, lambda cache, embeddings=embeddings: embeddings))
-    for note in sources[0][0].notes:
+            table = load_table(name)
+            sources.append(lambda cache_file, table=table: table)
+    records = lists[0] if lists[0] is not None else sources[0](None).records
+    for note in records.notes:
         log(f"note: {note}")
     if not args.embeddings:
-        facts["list"] = list_facts(lists[0])
+        facts["list"] = list_facts(records)
         note_other_list(args.pretrained_model, "test", facts["list"])
-    return *sources, facts, card
+    return *sources, facts
 
 
 def main(argv):
     args = parse(argv)
-    open_chain(args.postprocess, postprocess_options(args), args.distance)
+    open_chain(args)
     sharded = shards_gallery(args)
-    (images, embed), others, facts, card = open_sources(args)
+    embed, embed_others, facts = open_sources(args)
     files = {
         "embeddings": open_output(args.save_embeddings, ".npz"),
         "found": open_output(args.save_results, (".npz", ".json")),
@@ -133,37 +122,30 @@ def main(argv):
     }
     folder = make_folder(result_folder(args))
     began = time.perf_counter()
-    embeddings = embed(folder / "embeddings.npz" if args.cache else None)
-    if others and files["report"]:
-        others = others[0], others[1](folder / "embeddings_leaks.npz" if args.cache else None)
+    table, others = embed(folder / "embeddings.npz"), None
+    if embed_others and files["report"]:
+        others = embed_others(folder / "embeddings_leaks.npz")
     if not (sharded or distributed.is_first()):
         return
     done = time.perf_counter()
-    evaluation = evaluate(
-        task_of(embeddings, images, choose_device(args.use_gpu)),
-        embeddings,
-        images,
-        needs_results=bool(args.save_results or args.report),
-        needs_histogram=bool(args.report),
-        postprocess_options=postprocess_options(args),
-        **figure_flags(args),
-    )
+    evaluation = Evaluation(args, table.records, table.matrix)
     if not distributed.is_first():
         return
     seconds = {"embed": done - began, "search": time.perf_counter() - done}
     files["result"] = folder / "result.json"
-    replace_json(files["result"], {**evaluation.as_result(), **facts, "seconds": seconds, "versions": versions()})
+    replace_json(files["result"], {**evaluation.result(), **facts, "seconds": seconds, "versions": versions()})
     if files["embeddings"]:
-        save_embeddings(files["embeddings"], images, embeddings, card)
+        table.save(files["embeddings"])
     if files["found"]:
         save_found(files["found"], evaluation)
     if files["picture"]:
         draw_evenly(files["picture"], evaluation, args.picture_queries)
     if files["report"]:
-        write_page(files["report"], evaluation, embeddings, args.projection, others, args.pretrained_model)
-    print(evaluation.as_text())
+        leaks = others and (others.records, others.matrix)
+        write_page(files["report"], evaluation, table.matrix, args.projection, leaks)
+    print(evaluation.report())
     print(f"written: {', '.join(str(path) for path in files.values() if path)}")
-    print(f"End test {len(images)}, test_recall {evaluation.figures['recall@1']:.5f}")
+    print(f"End test {len(table)}, test_recall {evaluation.figures['recall@1']:.5f}")
 
 
 if __name__ == "__main__":

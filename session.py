@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 
 import distributed
 from config.replay import run_folder
 from core.console import log
-from core.device import choose_device, choose_precision, search_device
+from core.device import choose_device, choose_precision
 from core.errors import InputError
 from core.files import checksum, make_folder, read_flags
 from core.types import plain
@@ -219,5 +218,5 @@ def task_of(embeddings, images, device):
 
 def recalls(embeddings, images, device):
     """Recall@1, 5, 10 of embedded images, {k: float}: the list's queries against its gallery."""
-    ranks = positive_ranks(task_of(embeddings, images, device), RECALLS)
+    ranks = positive_ranks(EmbeddingTable(images, embeddings).query_gallery(device), RECALLS)
     return {k: (ranks < k).double().mean().item() for k in RECALLS}

@@ -4,15 +4,23 @@ import hashlib
 
 import torch
 
+from models import Embedder
 
-def fingerprint(model, flags):
+
+def fingerprint(model: Embedder, settings: dict) -> dict:
     """What decides an image's embedding: architecture, weights (SHA-256), and the transform; plain JSON.
 
-    model: an Embedder; flags: the model flags (session.MODEL_DEFAULTS) it was opened with.
+    settings: the model flags that `model` was opened with, of which the transform's count.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted([*model.state_dict().items(), ("mean", model.mean), ("std", model.std)]):
+    tensors = [*model.state_dict().items(), ("mean", model.mean), ("std", model.std)]
+    for name, tensor in sorted(tensors):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # As bytes, whatever the type: NumPy has no bfloat16.
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    transform = {"image_shape": list(flags["image_shape"]), "resize_short_size": flags["resize_short_size"]}
-    return {**model.facts, "weights": digest.hexdigest(), **transform}
+    return {
+        **model.facts,
+        "weights": digest.hexdigest(),
+        "image_shape": list(settings["image_shape"]),
+        "resize_short_size": settings["resize_short_size"],
+    }

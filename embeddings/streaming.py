@@ -1,10 +1,7 @@
-"""Embeddings that are written row by row, as they are made, and found again by the image."""
+"""A list of any length to embeddings on the disk, written as they are made."""
 
 import contextlib
-import hashlib
-import json
-import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,173 +11,119 @@ import distributed
 from core.console import log
 from core.errors import InputError
 from core.files import RowFile
+from core.versions import package_versions
+from data.records import Records
 from embeddings.embed import embed_batches
-from retrieval.index.segments import parts
-
-KEY_BYTES = 16  # of the key of an image; as many as four numbers of an embedding
-KEY_NUMBERS = KEY_BYTES // 4
-
-
-class KeyedRows:
-    """A RowFile of embeddings, and beside it one of keys, that tell which image each row is of.
-
-    Rows come in any order; `find` tells where which image stands.
-    """
-
-    def __init__(self, rows: RowFile, keys: RowFile):
-        self.rows, self.keys, self.width = rows, keys, rows.width
-        self.cut(min(len(rows), len(keys)))  # a process may have been killed between the two
-
-    def __len__(self):
-        return len(self.rows)
-
-    def append(self, embeddings: np.ndarray, keys: np.ndarray):
-        """Write embeddings (n, width) of the images with these keys (n, KEY_BYTES) uint8."""
-        self.keys.append(keys.view("<f4"))
-        self.rows.append(embeddings)
-
-    def find(self, keys: np.ndarray) -> np.ndarray:
-        """Where the images with keys (N, KEY_BYTES) stand: (N,) int64, the first row of each, -1 for none."""
-        if not len(self):
-            return np.full(len(keys), -1)
-        places = {}
-        for row, key in enumerate(self.keys.mapped().view(np.uint8)):
-            places.setdefault(key.tobytes(), row)
-        return np.array([places.get(key.tobytes(), -1) for key in keys], dtype=np.int64)
-
-    def cut(self, rows: int):
-        self.rows.cut(rows)
-        self.keys.cut(rows)
-
-
-class Ordered:
-    """The embeddings of N images out of a RowFile, read as if that were in their order. order (N,): the row of each."""
-
-    def __init__(self, rows: RowFile, order: np.ndarray):
-        self.rows, self.order, self.width = rows, order, rows.width
-
-    def __len__(self):
-        return len(self.order)
-
-    def head(self, rows):
-        return self.rows.mapped()[self.order[:rows]]
-
-    def blocks(self, memory=2**22):
-        for part in parts(len(self), self.width, memory):
-            yield self.rows.mapped()[self.order[part]]
-
-    def mapped(self):
-        """All of them, in memory."""
-        return self.rows.mapped()[self.order]
-
-
-def image_keys(images) -> np.ndarray:
-    """What tells an image and its state from all others, (N, KEY_BYTES) uint8: path, box, size, time of change."""
-    keys = np.empty((len(images), KEY_BYTES), np.uint8)
-    for row, path in enumerate(images.paths.tolist()):
-        try:
-            status = os.stat(path)
-            state = status.st_size, status.st_mtime_ns
-        except OSError:  # gone since it was listed, as reading it will tell
-            state = (-1, -1)
-        box = images.box_of(row)
-        text = os.fsencode(path) + b"\0" + repr((state, None if box is None else box.tolist())).encode()
-        keys[row] = np.frombuffer(hashlib.blake2b(text, digest_size=KEY_BYTES).digest(), np.uint8)
-    return keys
+from embeddings.encoder import Encoder
+from embeddings.rows import KeyedRows, OrderedRows, image_keys, resumable_rows, temporary_rows
+from embeddings.table import EmbeddingTable
 
 
 @contextlib.contextmanager
-def rows_on_disk(path, made, width, go_on=False):
-    """KeyedRows in the file `path`, behind a line of JSON that tells how they were made, and in `path`.keys.
+def embed_stream(
+    records: Records,
+    encoder: Encoder,
+    file: str | Path | None = None,
+    folder: str | Path | None = None,
+    go_on: bool = False,
+    skips_unreadable: bool = False,
+) -> Iterator[EmbeddingTable | None]:
+    """The table of a list, its matrix on the disk until the context ends. Other ranks than the first get None.
 
-    Both are removed when all went well. made: plain JSON on all that decides a row beside its image. go_on: keep those
-    that a stopped process left. Raises InputError where those are made by something else, or are there unasked.
+    file: where the matrix stands meanwhile, and stays if the process is stopped, for a run with `go_on` to go on;
+    None: in a file without a name in `folder` (None: that of temporary files), which is gone with the process.
+    skips_unreadable: leave images out that cannot be read, and say so. Raises InputError for those otherwise, for
+    embeddings that are not finite, and where the disk refuses.
     """
-    made = {"keyed": True, **made}
-    path, text = Path(path), json.dumps(made, sort_keys=True).encode()
-    line = text + b" " * (-(len(text) + 1) % 64) + b"\n"  # the numbers behind it stand as arrays in memory do
-    beside = path.with_name(f"{path.name}.keys")
-    try:
-        files = [open(name, "r+b" if name.exists() else "w+b", buffering=0) for name in (path, beside)]
-    except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from None
-    with files[0] as file, files[1] as keys:
-        there = file.readline()
-        rows = RowFile(file, width, path, len(there))
-        if not len(rows):
-            file.seek(0)
-            file.truncate()
-            file.write(line)
-            rows = RowFile(file, width, path, len(line))
-        elif not go_on:
-            raise InputError(f"{str(path)!r} is what a stopped run has done; go on with --continue, or remove it")
-        elif there != line:
-            raise InputError(f"{str(path)!r} cannot be continued; what differs: {_differences(there, made)}")
-        yield KeyedRows(rows, RowFile(keys, KEY_NUMBERS, beside))
-    path.unlink()
-    beside.unlink()
+    width = encoder.network.embedding_size
+    if not distributed.is_first():
+        embed_rows(None, records, encoder, skips_unreadable)
+        yield None
+        return
+    if file is None:
+        opened = temporary_rows(folder, width)
+    else:
+        opened = resumable_rows(file, {**encoder.facts, **package_versions()}, width, go_on)
+    with opened as rows:
+        order = embed_rows(rows, records, encoder, skips_unreadable)
+        yield _table_of_readable(records, rows, order, encoder.fingerprint)
 
 
-@contextlib.contextmanager
-def unnamed_rows(folder, width):
-    """A RowFile in `folder` (None: that of temporary files) that is gone with its context, or with its process."""
-    try:
-        file = tempfile.TemporaryFile(dir=folder, buffering=0)
-    except OSError as error:
-        raise InputError(f"cannot write to folder {str(folder)!r}: {error.strerror}") from None
-    with file:
-        yield RowFile(file, width, folder or tempfile.gettempdir())
+def embed_rows(
+    rows: RowFile | KeyedRows | None, records: Records, encoder: Encoder, skips_unreadable: bool = False
+) -> np.ndarray:
+    """Append to a RowFile or KeyedRows the embeddings of those records that it lacks, batch by batch.
 
-
-def _differences(line, made):
-    """Names of the facts in a line of JSON, whatever it holds, that are not those of `made`."""
-    try:
-        theirs = dict(json.loads(line))
-    except (ValueError, TypeError):
-        return "it is no file of ours"
-    return ", ".join(name for name in {**theirs, **made} if theirs.get(name) != made.get(name))
-
-
-def embed_rows(rows, images, open_images, model, device, batch_size):
-    """Append to a RowFile or KeyedRows the embeddings of those of `images` that it lacks, batch by batch.
-
-    open_images: function from ImageList to loader, in batches of `batch_size`. Returns for each image its row, (N,)
-    int64, -1 where it could not be read. Where a stopped process has done the first images of the same list, batches
-    begin where they would have begun, so that the rows are the same as if nothing had stopped. Several ranks share the
-    work; only the first has `rows`, for the others it is None. Raises InputError for an embedding that is not finite.
+    Returns for each record its row, (N,) int64, -1 where it could not be read. Where a stopped process has done the
+    first images of the same list, batches begin where they would have begun, so that the rows are the same as if
+    nothing had stopped. Several ranks share the work; only the first has `rows`, for the others it is None. Raises
+    InputError for an embedding that is not finite.
     """
-    keys, order = None, torch.full((len(images),), -1)
+    keys = None
+    order = torch.full((len(records),), -1)
     if isinstance(rows, KeyedRows):
-        keys = image_keys(images)
-        order = torch.from_numpy(_of_whole_batches(rows, rows.find(keys), batch_size))
+        keys = image_keys(records)
+        order = torch.from_numpy(_of_whole_batches(rows, rows.find(keys), encoder.batch_size))
     distributed.broadcast_tensors([order])
     order = order.numpy()
     done = int((order >= 0).sum())
     if done:
-        log(f"{done} of {len(images)} images are embedded already")
+        log(f"{done} of {len(records)} images are embedded already")
     left = np.flatnonzero(order < 0)
     if not len(left):
         return order
-    rest = images if len(left) == len(images) else images.take(left)
-    for indices, batch in embed_batches(model, open_images(rest), device):
+
+    rest = records
+    if len(left) < len(records):
+        rest = records.take(left)
+    loader = encoder.open_loader(rest, _log_skipped if skips_unreadable else None)
+    for indices, batch in embed_batches(encoder.network, loader, encoder.device):
         chosen = left[indices.numpy()]
-        refuse_not_finite(batch, images.paths[chosen])
+        _refuse_not_finite(batch, records.paths[chosen])
         order[chosen] = np.arange(len(rows), len(rows) + len(batch))
-        rows.append(batch.numpy(), *(() if keys is None else (keys[chosen],)))
+        if keys is None:
+            rows.append(batch.numpy())
+        else:
+            rows.append(batch.numpy(), keys[chosen])
     return order
 
 
-def _of_whole_batches(rows, order, batch_size):
+def _of_whole_batches(rows: KeyedRows, order: np.ndarray, batch_size: int) -> np.ndarray:
     """The rows (N,) that images have; where these are the first images, a batch that is not whole is dropped."""
     done = int((order >= 0).sum())
-    if done == len(rows) < len(order) and np.array_equal(order[:done], np.arange(done)):
+    are_first = np.array_equal(order[:done], np.arange(done))
+    if are_first and done == len(rows) and done < len(order):
         whole = done - done % batch_size
         rows.cut(whole)
         order[whole:] = -1
     return order
 
 
-def refuse_not_finite(batch, paths):
+def _table_of_readable(
+    records: Records, rows: RowFile | KeyedRows, order: np.ndarray, fingerprint: dict
+) -> EmbeddingTable:
+    """The table of those records that could be read. order (N,): the row of each, -1 for none."""
+    is_read = order >= 0
+    if not is_read.any():
+        raise InputError(f"not one of {len(records)} images could be read")
+    if not is_read.all():
+        log(f"{len(records) - is_read.sum()} of {len(records)} images could not be read and are left out")
+        records = records.take(is_read)
+        order = order[is_read]
+    if isinstance(rows, KeyedRows):
+        rows = rows.rows
+    is_in_order = len(order) == len(rows) and np.array_equal(order, np.arange(len(rows)))
+    if not is_in_order:
+        rows = OrderedRows(rows, order)
+    return EmbeddingTable(records, rows, fingerprint)
+
+
+def _log_skipped(_: int, sentence: str) -> None:
+    # Each rank says it, since each reads images of its own.
+    log(f"{sentence}; skipped", by_first=False)
+
+
+def _refuse_not_finite(batch: torch.Tensor, paths: np.ndarray) -> None:
     broken = torch.nonzero(~torch.isfinite(batch).all(1)).flatten().tolist()
     if broken:
         raise InputError(

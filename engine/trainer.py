@@ -13,14 +13,14 @@ from core.console import log
 from core.device import choose_device, choose_precision
 from core.errors import InputError
 from core.versions import versions
-from data.hold_out import hold_out
+from data.check import list_notes, lone_notes, place_of
 from data.image.decode import choose_decoder
-from data.lists import open_lists
-from data.notes import list_notes, singleton_notes
-from data.samplers import RankBatches
-from data.soundness import refuse_broken_images
+from data.lists import hold_out, open_lists, refuse_broken_images
+from data.loader import open_test_loader
+from data.samplers.shard import Shard
 from distributed import sharded_classes
 from embeddings.embed import embed
+from embeddings.table import EmbeddingTable
 from engine.checkpoint import Checkpoints, restore, training_state
 from engine.loop import fit
 from engine.nan_guard import FiniteGuard, NotFinite
@@ -37,17 +37,15 @@ from session import (
     list_facts,
     model_flags,
     note_other_list,
-    open_test_loader,
     open_train_loader,
     recalls,
     refuse_other_lists,
     shares_classes,
-    task_of,
 )
 
 
 def open_data(args, data_dir, train_list, test_list):
-    """(train Records, test Records, what that is): two lists, or of the train list some labels held out to test on.
+    """(train ImageList, test ImageList, what that is): two lists, or of the train list some labels held out to test on.
 
     Every image that a run will look at is looked at before it begins. Raises InputError for one that cannot be read.
     """
@@ -93,13 +91,13 @@ class Training:
         self.start, self.best, self.record = 0, None, {"figures": {}, "untested": False, "skipped": 0}
         if self.checkpoint:
             self._resume()
-        sampler = make_sampler(self.train.vocabulary, start_step=self.start)
-        self.notes = list_notes(self.train, self.test) + singleton_notes(self.train, sampler.singletons)
+        sampler = make_sampler(self.labels, start_step=self.start)
+        self.notes = list_notes(self.train, self.test) + (lone_notes(self.train, sampler.lone) if sampler.lone else [])
         batches, how = (
-            RankBatches(sampler, distributed.rank(), distributed.world_size()),
+            Shard(sampler, distributed.rank(), distributed.world_size()),
             (self.decode, self._skip, self.device),
         )
-        self.loader = open_train_loader(args, self.train, self.flags, batches, *how)
+        self.loader = open_train_loader(args, self.train, self.labels, self.flags, batches, *how)
         self.test_loader = open_test_loader(self.test, self.flags, args.test_batch_size, args.num_workers, self.device)
         self.seconds = {"train": 0.0, "test": 0.0}
         self.step = self.saved = self.start  # the last step that was made, and the last that is on the disk
@@ -120,7 +118,7 @@ class Training:
     def _skip(self, index, sentence):
         if index not in self.bad_images:
             self.bad_images.add(index)
-            log(f"{self.train.location(index)}: {sentence}; skipped", by_first=False)
+            log(f"{place_of(self.train, index)}: {sentence}; skipped", by_first=False)
 
     def _open_run(self):
         args = self.args
@@ -287,7 +285,8 @@ class Training:
         line = f"test_img_num {len(self.test)}, trainbatch {step}, test_recall {self.recall[1]:.5f}"
         self.run.log(line, step, figures, "test")
         if self.args.report:
-            show_on_board(self.run.board, step, task_of(embeddings, self.test, self.device), self.test)
+            table = EmbeddingTable(self.test, embeddings)
+            show_on_board(self.run.board, step, table.query_gallery(self.device), self.test)
         if self.best is not None and self.recall[1] <= self.best["recall"]["1"]:
             return False
         recall = {str(k): v for k, v in self.recall.items()}

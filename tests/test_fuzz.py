@@ -26,7 +26,7 @@ from data.image import header
 from data.image.decode import DECODERS, decode_whole, open_image
 from data.image.transforms import TrainTransform
 from data.records import COLUMNS
-from embeddings.files import load_embeddings
+from embeddings.files import load_table
 from reader import open_lists
 from retrieval.index.index import Index
 from retrieval.index.items import item_name
@@ -211,7 +211,9 @@ def test_embeddings(folder, patches, length):
         content[place : place + len(patch)] = patch
     (folder / "x.npz").write_bytes(content[:length])
     try:
-        images, embeddings, _ = load_embeddings(folder / "x.npz")
+        table = load_table(folder / "x.npz")
+        images = table.records
+        embeddings = table.matrix
     except InputError as error:
         assert "x.npz'" in str(error) and "\n" not in str(error)
     else:

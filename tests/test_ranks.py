@@ -24,7 +24,7 @@ from benchmarks import ranks as bench
 from core.errors import InputError
 from data.samplers import InOrder, PKSampler, RankBatches
 from distributed import sync_batchnorm
-from embeddings.streaming import KeyedRows
+from embeddings.rows import KeyedRows
 from engine.objective import Objective
 from losses import LOSSES
 

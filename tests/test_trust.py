@@ -19,7 +19,7 @@ from core.files import read_npy, read_npz
 from data import embedded
 from data.embedded import embedded_data
 from data.image.files import read_image
-from embeddings.files import load_embeddings
+from embeddings.files import load_table
 from models import Embedder, load_pretrained
 from reader import open_list
 from retrieval.index.folder import CARD, LOCK
@@ -81,7 +81,7 @@ def write_trap(path, form, witness):
     [
         read_npz,
         read_npy,
-        load_embeddings,
+        load_table,
         read_flags,
         RetrievalResults.load,
         lambda path: load_pretrained(Embedder("Tiny"), path),
@@ -165,10 +165,10 @@ SOUND = {"embeddings": np.eye(N, dtype=np.float32), "labels": np.array([1, 1, 2,
 )
 def test_odd_embeddings_are_refused(tmp_path, change, sentence):
     np.savez(tmp_path / "x.npz", **SOUND)
-    assert load_embeddings(tmp_path / "x.npz")[1].shape == (N, N)
+    assert load_table(tmp_path / "x.npz").matrix.shape == (N, N)
     np.savez(tmp_path / "x.npz", **{**SOUND, **change})
     with pytest.raises(InputError, match=f"x.npz': {sentence}"):
-        load_embeddings(tmp_path / "x.npz")
+        load_table(tmp_path / "x.npz")
 
 
 def npy_of(shape, data=b""):

@@ -11,7 +11,7 @@ from core.errors import InputError
 from core.numerals import is_plain_int64, read_float, read_int
 from data.names import Names, read_names
 from data.vocabulary import as_labels, of_one_kind
-from embeddings.files import load_embeddings
+from embeddings.files import load_table
 from reader import open_list, open_lists
 
 CPU = {"use_gpu": False, "num_workers": 0}
@@ -99,7 +99,7 @@ def test_labels_may_be_names_from_training_to_the_report(lettered, tmp_path, scr
         read_json(tmp_path / "again" / "result.json")["metrics"]
         == read_json(tmp_path / "run/eval/result.json")["metrics"]
     )
-    images, _, _ = load_embeddings(tmp_path / "x.npz")
+    images = load_table(tmp_path / "x.npz").records
     assert images.labels.dtype.kind == "U" and images.labels[0] == "label 11"
     classes = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["classes"]
     assert classes == sorted(f"label {number}" for number in range(1, 11))
@@ -134,7 +134,7 @@ def test_names_are_shown_and_ids_are_kept(sop_copy, tmp_path, finished_run, name
     assert set(read_json(tmp_path / "result.json")["categories"]) == {
         f"{shape} shape" for shape in ("disc", "square", "triangle", "cross")
     }
-    images, _, _ = load_embeddings(tmp_path / "x.npz")
+    images = load_table(tmp_path / "x.npz").records
     assert images.labels.tolist()[0] == 11 and images.label_text(0) == "the 11th"
     again = run("eval", as_line({"embeddings": tmp_path / "x.npz", "output_dir": tmp_path / "again"}))
     assert "cross shape" in again
@@ -184,13 +184,13 @@ def test_minus_one_is_a_label(tmp_path, labels):
     """In a list and in what is saved of it; alone in an older file it stood for unknown."""
     table = {"embeddings": np.eye(4, 3, dtype=np.float32), "labels": np.array(labels)}
     np.savez(tmp_path / "new.npz", **table, format=np.array(2))
-    assert load_embeddings(tmp_path / "new.npz")[0].labels.tolist() == labels
+    assert load_table(tmp_path / "new.npz").records.labels.tolist() == labels
     np.savez(tmp_path / "old.npz", **table)
     if set(labels) == {-1}:
         with pytest.raises(InputError, match="the labels are all -1, that is, unknown"):
-            load_embeddings(tmp_path / "old.npz")
+            load_table(tmp_path / "old.npz")
     else:
-        assert load_embeddings(tmp_path / "old.npz")[0].notes == (
+        assert load_table(tmp_path / "old.npz").records.notes == (
             f"{tmp_path / 'old.npz'}: 2 rows have the label -1, which counts as a label like any other",
         )
 
@@ -201,7 +201,7 @@ def test_embeddings_of_unknown_labels_say_so(sop_tree, tmp_path, finished_run):
     with np.load(tmp_path / "x.npz") as saved:
         assert "labels" not in saved and len(saved["paths"]) == 60
     with pytest.raises(InputError, match="x.npz' has no labels, so there is nothing to count as right or wrong"):
-        load_embeddings(tmp_path / "x.npz")
+        load_table(tmp_path / "x.npz")
 
 
 @pytest.mark.parametrize(
@@ -210,12 +210,12 @@ def test_embeddings_of_unknown_labels_say_so(sop_tree, tmp_path, finished_run):
 def test_mistyped_arrays_are_told(tmp_path, given, meant):
     np.savez(tmp_path / "x.npz", embeddings=np.eye(3), labels=np.arange(3), **{given: np.ones(3, bool)})
     with pytest.raises(InputError, match=f"'{given}' is not known; if '{meant}' is meant, rename it"):
-        load_embeddings(tmp_path / "x.npz")
+        load_table(tmp_path / "x.npz")
 
 
 def test_arrays_that_nothing_reads_are_noted(tmp_path):
     np.savez(tmp_path / "x.npz", embeddings=np.eye(3), labels=np.arange(3), weather=np.zeros(3))
-    assert "arrays that are not used: 'weather'" in load_embeddings(tmp_path / "x.npz")[0].notes[0]
+    assert "arrays that are not used: 'weather'" in load_table(tmp_path / "x.npz").records.notes[0]
 
 
 def test_json_holds_every_box(sop_copy, tmp_path, finished_run):

@@ -198,6 +198,11 @@ class Index:
         texts += ["the weights"] if "weights" in differ else []
         raise InputError(f"index {str(self.folder)!r} was made by another model; what differs: {'; '.join(texts)}")
 
+    def refuse_empty(self):
+        """Raise InputError if there is nothing to find."""
+        if not len(self):
+            raise InputError(f"index {str(self.folder)!r} is empty: there is nothing to find")
+
     def advice(self):
         """A sentence on the backend's fitness for this index, or None."""
         return make_backend(self.card["backend"], self.card["options"])[0].advice(len(self))
@@ -212,8 +217,7 @@ class Index:
     def _ready(self):
         """The backend, ready for search; where its files were replaced meanwhile, the index moves on to newer ones."""
         while self._backend is None:
-            if not len(self):
-                raise InputError(f"index {str(self.folder)!r} is empty: there is nothing to find")
+            self.refuse_empty()
             backend, _ = make_backend(self.card["backend"], self.card["options"])
             try:
                 backend.open(self.folder, self.card["state"], self.rows)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -157,6 +159,11 @@ def item_name(path, box) -> str:
     if box is None or np.isnan(box).any():
         return str(path)
     return f"{path}#{','.join(map(_side_text, np.asarray(box, dtype=float).tolist()))}"
+
+
+def absolute_paths(paths: Iterable[str | Path]) -> list[str]:
+    """Paths as an index holds them: from the root, so that it works from any folder."""
+    return [os.path.abspath(str(path)) for path in paths]
 
 
 def _side_text(side: float) -> str:
