@@ -69,6 +69,7 @@ class Evaluation:
     def __init__(self, args, images, embeddings):
         self.args, self.images = args, images
         self.task = task_of(embeddings, images, choose_device(args.use_gpu))
+        self.query_gallery, self.distance, self.definition = self.task, args.distance, args.definition
         self.metrics = args.metrics if "recall@1" in args.metrics else ("recall@1", *args.metrics)
         self.skip_lone = args.definition == "pml" if args.skip_lone_queries is None else args.skip_lone_queries
         self.memory = args.search_memory_mb * 2**20
@@ -120,7 +121,7 @@ class Evaluation:
         )
         return {name: overall["overall"][name] for name in names}
 
-    def result(self):
+    def as_result(self):
         """What result.json holds of it."""
         args = self.args
         recall = {name.removeprefix("recall@"): self.figures[name] for name in self.metrics if "recall@" in name}
@@ -140,7 +141,7 @@ class Evaluation:
             "lone_queries_skipped": self.skip_lone,
         }
 
-    def report(self):
+    def as_text(self):
         """The figures as one table, with those after post-processing beside them, and what they are of."""
         args, columns, lines = self.args, {"overall": self.figures}, []
         if args.postprocess:

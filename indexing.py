@@ -19,7 +19,8 @@ from data.formats.text import parse
 from data.image.files import load, read_image
 from data.lists import SHOWN_FAULTS, find_list, is_list
 from data.names import Names
-from report.picture import neighbour_sheet, plain_text
+from report.drawing import plain_text
+from report.neighbours import neighbour_sheet
 from retrieval.index.backends import BACKENDS, make_backend
 from retrieval.index.folder import CARD
 from retrieval.index.index import Index, check_free
