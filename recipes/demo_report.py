@@ -10,7 +10,7 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from core import openmp  # noqa: F401
-from report.picture import side_by_side  # noqa: E402
+from report.neighbours import side_by_side  # noqa: E402
 
 
 def main(root, untrained, first, second):

@@ -1,4 +1,4 @@
-"""retrieval/projection.py and retrieval/duplicates.py against the same things done the long way."""
+"""report/page/projection.py and report/page/duplicates.py against the same things done the long way."""
 
 import sys
 

@@ -20,7 +20,7 @@ from config import options
 from core.errors import InputError
 from embeddings.files import load_table
 from models import Embedder
-from report.picture import NEUTRAL, RIGHT, WRONG
+from report.neighbours import NEUTRAL, RIGHT, WRONG
 from retrieval.index.backends import BACKENDS, make_backend
 from retrieval.index.index import Index
 from retrieval.index.items import item_name

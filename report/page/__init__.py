@@ -1,6 +1,5 @@
-"""The report of an evaluation: one HTML file with figures, queries, scores, a map and look-alikes."""
+"""The page of an evaluation: one HTML file with figures, queries, scores, a map and look-alikes."""
 
-from report.page.album import Images
-from report.page.report import Report, worst_queries, write_report
+from report.page.page import write_page
 
-__all__ = ["Images", "Report", "worst_queries", "write_report"]
+__all__ = ["write_page"]

@@ -9,21 +9,24 @@ TOGETHER = 8  # images of a label that a sample takes at a time, so that small l
 UMAP_NEIGHBOURS = 15
 
 
-def sample_rows(labels, most, seed=0):
+def sample_rows(labels: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
     """At most `most` rows of labels (N,), ascending: labels in random order, eight images of each at a time."""
     codes = np.unique(labels, return_inverse=True)[1].reshape(-1)
     if len(codes) <= most:
         return np.arange(len(codes))
+
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(codes))
     by_label = shuffled[codes[shuffled].argsort(kind="stable")]
     sizes = np.bincount(codes)
-    place = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # 0, 1, 2 ... within each label
+    position = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # 0, 1, 2 ... within each label
     turn = rng.permutation(len(sizes))[codes[by_label]]
-    return np.sort(by_label[np.lexsort((place, turn, place // TOGETHER))][:most])
+    # First the first eight images of every label, label by label, then the next eight, and so on.
+    order = np.lexsort((position, turn, position // TOGETHER))
+    return np.sort(by_label[order][:most])
 
 
-def project(embeddings, method="pca", distance="cosine"):
+def project(embeddings: np.ndarray, method: str = "pca", distance: str = "cosine") -> tuple[np.ndarray, str]:
     """Two numbers an item: (points (N, 2) float64, how they were made, in a sentence).
 
     embeddings (N, D) floats; for cosine their lengths are left out. method: pca, or umap, which needs umap-learn and
@@ -40,18 +43,21 @@ def project(embeddings, method="pca", distance="cosine"):
     return _pca(table)
 
 
-def _pca(table):
+def _pca(table: np.ndarray) -> tuple[np.ndarray, str]:
     centred = table - table.mean(0)
     variances, axes = np.linalg.eigh(centred.T @ centred)
     axes = axes[:, ::-1][:, :2]
-    axes = axes * np.where(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])] < 0, -1, 1)  # else the sign is luck
+    # An eigenvector's sign is left to chance; here its largest component is positive.
+    largest = axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])]
+    axes = axes * np.where(largest < 0, -1, 1)
+
     points = np.zeros((len(table), 2))
-    points[:, : axes.shape[1]] = centred @ axes
+    points[:, : axes.shape[1]] = centred @ axes  # a table of one column leaves the second coordinate 0
     share = variances[::-1][:2].sum() / max(variances.sum(), 1e-300)
     return points, f"PCA: the two directions in which the embeddings differ most, {share:.0%} of their variance"
 
 
-def _umap(table):
+def _umap(table: np.ndarray) -> np.ndarray:
     try:
         from umap import UMAP
     except ImportError:
