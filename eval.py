@@ -14,6 +14,7 @@ from pathlib import Path
 import distributed
 from config import options
 from core.console import log
+from core.device import open_device
 from core.errors import InputError
 from core.files import make_folder, replace_json
 from core.types import boolean, positive
@@ -22,6 +23,7 @@ from data.lists import open_list, refuse_broken_images
 from embeddings.cache import embed_list, embed_shard
 from embeddings.files import load_embeddings, save_embeddings
 from embeddings.fingerprint import fingerprint
+from engine.provenance import list_facts, note_other_list
 from evaluation import Evaluation, add_figure_flags, open_chain, shards_gallery
 from models import BACKBONES, RUNTIMES, fast_model
 from models.pooling import POOLINGS
@@ -29,11 +31,8 @@ from reporting import add_result_flags, draw_evenly, save_found, write_page
 from retrieval.rerank._steps import POSTPROCESSORS
 from retrieval.scores import DISTANCES
 from session import (
-    choose_place,
     data_flags,
-    list_facts,
     model_flags,
-    note_other_list,
     open_model,
     open_output,
     open_test_loader,
@@ -67,7 +66,8 @@ def result_folder(args):
 
 def open_embedder(args):
     """(function from ImageList to a function from cache file to embeddings, facts for result.json, fingerprint)."""
-    device, precision = choose_place(args)
+    device, precision = open_device(use_gpu=args.use_gpu, precision=args.precision, runtime=args.runtime)
+    distributed.init(device)
     flags = model_flags(args)
     model = open_model(args.pretrained_model, flags).to(device)
     card, way = fingerprint(model, flags), {"precision": precision, "runtime": args.runtime}

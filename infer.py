@@ -20,6 +20,7 @@ import distributed
 import indexing
 from config import options
 from core.console import log
+from core.device import open_device
 from core.errors import InputError
 from core.types import boolean, one_of, positive
 from core.versions import package_versions
@@ -33,7 +34,7 @@ from models import BACKBONES, RUNTIMES, fast_model
 from models.pooling import POOLINGS
 from models.weights import read_weights, weights_file
 from retrieval.index.backends import BACKENDS
-from session import choose_place, data_flags, open_model, open_output, open_test_loader
+from session import data_flags, open_model, open_output, open_test_loader
 
 PRINTED = 1000  # images whose features are printed
 
@@ -120,7 +121,8 @@ def main(argv):
         return
     if go_on and (mode == "search" or not args.output):
         raise InputError("--continue goes with --output of embeddings, beside which a stopped run keeps what it has")
-    device, precision = choose_place(args)
+    device, precision = open_device(use_gpu=args.use_gpu, precision=args.precision, runtime=args.runtime)
+    distributed.init(device)
     index = indexing.open_index(args, mode) if mode else None
     images = open_images(args)
     source, flags = indexing.model_of(args, index)

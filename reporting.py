@@ -1,13 +1,12 @@
 """What an evaluation shows and saves beside its figures: pictures of queries, what was found, the report page."""
 
-import itertools
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from core.console import log
 from core.files import replace_json
 from core.types import one_of, positive
 from data.image.files import load
@@ -108,41 +107,32 @@ def write_page(path, evaluation, embeddings, projection="pca", others=None):
     write_report(path, report)
 
 
-def show_on_board(board, step, task, images):
-    """On TensorBoard: the worst queries as a picture, and a sample of the embeddings, with images, in the projector."""
+def worst_queries_picture(images, task):
+    """The worst queries by MAP@10 with their nearest, uint8 (H, W, 3) RGB; None where no query has anything to find."""
     results = RetrievalResults.from_task(task, TOP)
     worst = worst_queries(results, values(Ranked.of(results), (f"map@{TOP}",))[f"map@{TOP}"].cpu().numpy())
-    if len(worst):
-        board.add_image("test/worst_queries", draw(task, results, images, worst[:WORST]), step, dataformats="HWC")
+    return draw(task, results, images, worst[:WORST]) if len(worst) else None
+
+
+class EmbeddingSample(NamedTuple):
+    """Some embeddings (n, D), a picture (n, TILE, TILE, 3) uint8 and a text for every column of each."""
+
+    embeddings: torch.Tensor
+    tiles: np.ndarray
+    texts: list[list[str]]
+    columns: tuple[str, str] = ("label", "file")
+
+
+def embedding_sample(images, task):
+    """A sample of the list by label, the same at each test of a run."""
     rows = sample_rows(images.vocabulary.codes, PROJECTED)
     tiles = np.stack([letterbox(load(images, row), TILE) for row in rows])
-    tiles = torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255
     texts = zip(images.label_texts[rows].tolist(), images.paths[rows].tolist())
-    names = [[as_utf8(label), as_utf8(Path(path).name)] for label, path in texts]
     chosen = task.gallery_table[torch.from_numpy(rows).to(task.device)].cpu()
-    board.add_embedding(chosen, names, tiles, step, "test", metadata_header=["label", "file"])
-
-
-def as_utf8(text):
-    """A text in which what is no UTF-8, as old file names have it, is written out: TensorBoard refuses it."""
-    return text.encode(errors="backslashreplace").decode()
+    return EmbeddingSample(chosen, tiles, [[label, Path(path).name] for label, path in texts])
 
 
 def _shown(images):
     name = Path(images.source).name
     texts, categories = images.label_texts, images.category_texts
     return Images(name, images.paths, texts, lambda row: load(images, row), categories)
-
-
-def finish(training):
-    """Train, then say where everything is; `--enable_ce` adds the ancestor's machine-read lines."""
-    result = training.fit()
-    if result is None:
-        return
-    folder = training.run.folder
-    log(f"Recall@1 {100 * result['recall']['1']:.2f} % on {result['tested_on']}")
-    log(f"run: {folder}  (weights last.pt, figures result.json, curves: tensorboard --logdir {folder})")
-    if training.args.enable_ce:
-        for name, value in itertools.islice(result["train"].items(), 1, None):
-            print(f"kpis\ttrain_{name}\t{value}")
-        print(f"kpis\ttest_recall\t{result['recall']['1']}")

@@ -2,38 +2,34 @@
 
 import argparse
 import contextlib
-import hashlib
+import inspect
 import math
-import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 import distributed
-from config.replay import read_flags, run_folder
+from config.replay import read_flags
 from core.console import log
-from core.device import choose_device, choose_precision, search_device
+from core.device import search_device
 from core.errors import InputError
-from core.files import checksum, make_folder
+from core.files import make_folder, run_folder
 from core.types import count, image_shape, plain, width
 from data.image.transforms import TestTransform, TrainTransform
+from data.lists import hold_out, open_lists, refuse_broken_images
 from data.loader import open_loader
+from data.records import Records
 from data.samplers.in_order import InOrder
-from distributed import sharded_classes
 from distributed.sync_batchnorm import synchronise
-from engine.objective import Objective
-from engine.seeding import seed_everything
-from engine.step import statistics_left_alone
-from losses import LOSSES
 from models import Embedder, load_pretrained
+from models.batchnorm import statistics_left_alone
 from models.export.safetensors import CARD
 from models.weights import read_card, refuse_untrained, weights_file
 from retrieval import QueryGallery
-from retrieval.best_positive import positive_ranks
 from retrieval.sharded import Shard
 
-RECALLS = (1, 5, 10)
 MODEL_DEFAULTS = {
     "model": "ResNet50",
     "image_shape": (3, 224, 224),
@@ -135,42 +131,52 @@ def open_model(source, flags, **training_flags):
     return model
 
 
-def shares_classes(args, precision):
-    """Whether each rank has a share of the class weights. Raises InputError for flags that ranks cannot do together."""
-    several = distributed.world_size() > 1
-    in_parts = several and getattr(args, "shard_classes", False)
-    if in_parts and precision == "fp16":
-        raise InputError("--shard_classes does not go with --precision=fp16; take bf16 or fp32")
-    if several and args.sync_bn and args.micro_batch:
-        raise InputError("--sync_bn makes no sense with --micro_batch, of which BatchNorm sees one at a time")
-    return in_parts
+def open_data(data_dir, train_list, test_list, val_classes, on_bad_image):
+    """A run's TrainingData: two lists, or of the train list some labels held out to test on.
 
-
-def build_objective(args, flags, num_classes, stage, source, in_parts):
-    """Network and loss of a training run as one module, on the CPU.
-
-    source: where the network's first weights come from, as --pretrained_model; None leaves them random. in_parts: of
-    the class weights each rank has its share.
+    Every image that a run will look at is looked at before it begins. Raises InputError for one that cannot be read.
     """
-    if args.micro_batch > args.train_batch_size:
-        batch = f"train_batch_size, {args.train_batch_size}"
-        raise InputError(f"micro_batch is {args.micro_batch}, more than {batch}; 0 is all of it")
-    seed_everything(args.seed)
-    model = open_model(source, flags, freeze_bn=args.freeze_bn, freeze_stages=args.freeze_stages)
-    at_a_time = args.micro_batch or args.train_batch_size
-    if 1 in (at_a_time, args.train_batch_size % at_a_time):  # which BatchNorm cannot do with, unless maps are large
+    if val_classes:
+        (train,) = open_lists([(train_list, "train")], data_dir)
+        train, test = hold_out(train, val_classes)
+        tested_on = f"{val_classes} train labels held out"
+    else:
+        train, test = open_lists([(train_list, "train"), (test_list, "test")], data_dir)
+        tested_on = f"the test list {Path(test.source).name}"
+    refuse_broken_images([test] if on_bad_image == "skip" else [train, test])
+    return TrainingData(train, test, tested_on)
+
+
+class TrainingData(NamedTuple):
+    """The list to train on, the list to test on, and what that is, in words."""
+
+    train: Records
+    test: Records
+    tested_on: str
+
+
+def build_model(source, flags, *, freeze_bn, sync_bn, freeze_stages, compile, single_images):
+    """The Embedder that `flags` describe, on the CPU, ready to be trained.
+
+    source: where its first weights come from, as --pretrained_model; None leaves them random. single_images: whether it
+    is trained on one image at a time, which BatchNorm cannot do with, unless maps are large.
+    """
+    model = open_model(source, flags, freeze_bn=freeze_bn, freeze_stages=freeze_stages)
+    if single_images:
         try_out(model, flags["image_shape"], 1, training=True)
-    facts = {"embedding_size": model.embedding_size, "num_classes": num_classes}
-    facts = {name: facts[name] for name in LOSSES.requirements(args.loss_name)}
-    options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
-    loss = sharded_classes.build_loss(LOSSES[args.loss_name], in_parts, **facts, **options)
-    if args.sync_bn and distributed.world_size() > 1:
+    if sync_bn and distributed.world_size() > 1:
         synchronise(model)
-    objective = Objective(model, loss, batch_recall=stage == "pair", part_of_loss=in_parts)
-    if args.compile:
+    if compile:
         log("the network is compiled in the first steps, which takes minutes")
-        objective.model.compile()
-    return objective.to(memory_format=torch.channels_last)
+        model.compile()
+    return model
+
+
+def flags_of(args, function):
+    """The flags that are keywords of `function`, {name: value}, as far as the script has them."""
+    keywords = inspect.signature(function).parameters.values()
+    names = [keyword.name for keyword in keywords if keyword.kind is keyword.KEYWORD_ONLY]
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def try_out(model, image_shape, images, training):
@@ -185,18 +191,6 @@ def try_out(model, image_shape, images, training):
         raise InputError(f"{text}: {str(error).splitlines()[0]}") from None
     finally:
         model.train(before)
-
-
-def choose_place(args):
-    """(device, precision) that images are embedded on and in, where the ranks have met.
-
-    Raises InputError for an accelerator with openvino.
-    """
-    if args.runtime == "openvino" and args.use_gpu:
-        raise InputError("--runtime=openvino embeds on the CPU; leave --use_gpu out, or take --runtime=torch")
-    device = choose_device(False if args.runtime == "openvino" else args.use_gpu)
-    distributed.init(device)
-    return device, choose_precision(args.precision, device)
 
 
 def open_test_loader(images, flags, batch_size, num_workers, device, on_bad=None):
@@ -223,45 +217,6 @@ def open_train_loader(args, images, labels, flags, batches, decode, on_bad, devi
     return open_loader(images, labels, transform, batches, args.num_workers, device.type == "cuda", **loading)
 
 
-def list_facts(images):
-    """What config.json remembers of a list; a folder is known by the files and labels that are in it."""
-    source = Path(images.source)
-    return {
-        "file": images.source,
-        "sha256": folder_checksum(images, source) if source.is_dir() else checksum(source),
-        "images": len(images),
-        "labels": len(images.vocabulary),
-    }
-
-
-def folder_checksum(images, folder):
-    """SHA-256 over the paths below `folder` and the labels of an ImageList, hexadecimal."""
-    digest = hashlib.sha256()
-    for path, label in zip(images.paths.tolist(), images.labels.tolist()):
-        digest.update(os.fsencode(os.path.relpath(path, folder)) + f"\0{label}\0".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def note_other_list(source, split, facts):
-    """Say where the run `source` (--pretrained_model), if it is one, had another train or test list.
-
-    facts: list_facts of this one. A folder that does not tell of its lists, such as a stranger's, had none.
-    """
-    config = run_folder(source) / "config.json" if source and source != "imagenet" else None
-    if config and config.is_file():
-        with contextlib.suppress(InputError, KeyError, TypeError):
-            before = read_flags(config, "lists")[split]
-            if before["sha256"] != facts["sha256"]:
-                log(f"note: the {split} list is {facts['file']}, that of {source} was {before['file']}")
-
-
-def refuse_other_lists(now, before):
-    """Raise InputError where a list is not the one that an earlier run read; both {split: list_facts}."""
-    for split, facts in now.items():
-        if facts["sha256"] != before[split]["sha256"]:
-            raise InputError(f"the {split} list {facts['file']} is not what it was when the run began")
-
-
 def task_of(embeddings, images, device):
     """The list's queries against its gallery, as a retrieval Task; an image without a sequence is one of its own.
 
@@ -280,12 +235,6 @@ def task_of(embeddings, images, device):
     return QueryGallery.of(
         table, images.vocabulary.codes, **flags, sequences=sequences, categories=images.category_texts
     )
-
-
-def recalls(embeddings, images, device):
-    """Recall@1, 5, 10 of embedded images, {k: float}: the list's queries against its gallery."""
-    ranks = positive_ranks(task_of(embeddings, images, device), RECALLS)
-    return {k: (ranks < k).double().mean().item() for k in RECALLS}
 
 
 def open_output(path, suffixes):

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from core.errors import InputError
+from core.files import run_folder
 from core.types import plain
 
 NEVER_REPLAYED = ("config", "checkpoint", "overwrite", "allow_changed")
@@ -20,12 +21,6 @@ def read_flags(file, part="flags"):
         return dict(json.loads(Path(file).read_text())[part])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot read {part} from {str(file)!r}: {type(error).__name__}: {error}") from None
-
-
-def run_folder(checkpoint):
-    """The folder of a run, given itself or one of its .pt files."""
-    path = Path(checkpoint)
-    return path if path.is_dir() else path.parent
 
 
 def replayed(config, checkpoint):

@@ -61,6 +61,12 @@ class RowFile:
         return np.fromfile(self.file, "<f4", count * self.width).reshape(count, self.width)
 
 
+def run_folder(source: str | Path) -> Path:
+    """The folder of a run, given itself or one of its .pt files."""
+    path = Path(source)
+    return path if path.is_dir() else path.parent
+
+
 def make_folder(path):
     """Create a folder to write into. Raises InputError when that cannot be."""
     folder = Path(path)
