@@ -1,52 +1,66 @@
 """From flags to objects: what the scripts share between parsing and their result."""
 
+import argparse
 import contextlib
-import hashlib
-import os
+import inspect
+import math
 from pathlib import Path
-from types import SimpleNamespace
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 import distributed
-from config.replay import run_folder
+from config.replay import read_flags
 from core.console import log
-from core.device import choose_device, choose_precision
+from core.device import search_device
 from core.errors import InputError
-from core.files import checksum, make_folder, read_flags
-from core.types import plain
-from data.image.transforms import TestTransform, TrainTransform
-from data.loader import open_loader
-from data.samplers import InOrder
-from core.files import checksum, open_output  # noqa: F401
+from core.files import make_folder, run_folder
 from core.types import count, image_shape, plain, width
-from data import loader
-from distributed import sharded_classes
-from engine.objective import Objective
-from engine.seeding import seed_everything
-from losses import LOSSES
-from models import ModelSettings, build_model, check_forward, trained_settings
-from models import build as models_build
-from models.trained import read_settings
+from data.image.transforms import TestTransform, TrainTransform
+from data.lists import hold_out, open_lists, refuse_broken_images
+from data.loader import open_loader
+from data.records import Records
+from data.samplers.in_order import InOrder
+from distributed.sync_batchnorm import synchronise
+from models import Embedder, load_pretrained
+from models.batchnorm import statistics_left_alone
+from models.export.safetensors import CARD
+from models.weights import read_card, refuse_untrained, weights_file
 from retrieval import QueryGallery
-from retrieval.best_positive import positive_ranks
-from retrieval.sharded import GalleryShard
+from retrieval.sharded import Shard
 
-RECALLS = (1, 5, 10)
 MODEL_DEFAULTS = {
-    "model": ModelSettings.model,
-    "image_shape": ModelSettings.image_shape,
-    "resize_short_size": ModelSettings.resize_short_size,
-    "embedding_size": ModelSettings.embedding_size,
-    "pooling": ModelSettings.pooling,
+    "model": "ResNet50",
+    "image_shape": (3, 224, 224),
+    "resize_short_size": 0,
+    "embedding_size": 0,
+    "pooling": "avg",
 }
 DATA_DEFAULTS = {"data_dir": None, "train_list": "Ebay_train.txt", "test_list": "Ebay_test.txt"}
-read_model_flags = read_settings
+MODEL_TYPES = {
+    "model": str,
+    "image_shape": image_shape,
+    "resize_short_size": count,
+    "embedding_size": width,
+    "pooling": str,
+}
+
+
+def read_model_flags(flags, file):
+    """Those of MODEL_DEFAULTS in `flags`, which come from `file`, as if they had been typed; raises InputError."""
+    read = {name: flags[name] for name in MODEL_DEFAULTS if flags.get(name) is not None}
+    for name, value in read.items():
+        try:
+            read[name] = MODEL_TYPES[name](plain(value))
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"{str(file)!r}: {name} {error}") from None
+    return read
 
 
 def model_flags(args):
     """The MODEL_DEFAULTS flags of `args`; what is None there comes from --pretrained_model, as far as that says it."""
-    trained = trained_settings(args.pretrained_model)
+    trained = trained_flags(args.pretrained_model)
     flags = {}
     for name, default in MODEL_DEFAULTS.items():
         given = getattr(args, name)
@@ -57,6 +71,26 @@ def model_flags(args):
     for name in [name for name in shapes if name in trained and flags[name] != trained[name]]:
         log(f"note: --{name}={plain(flags[name])}, but {args.pretrained_model} was trained with {plain(trained[name])}")
     return flags
+
+
+def trained_flags(source):
+    """Those of MODEL_DEFAULTS that `source` (--pretrained_model) was trained with; none for ImageNet and foreign files.
+
+    A run's folder says so in its config.json, a model's in its model.json. A weights file that is named itself says so
+    by what is in it, since it may have been copied alone, and if there is nothing by the run that it lies in.
+    """
+    if not source or source == "imagenet":
+        return {}
+    file = weights_file(source)
+    cards = [file.parent / name for name in ("config.json", CARD) if (file.parent / name).is_file()]
+    if Path(source).is_dir() and cards:
+        return read_model_flags(read_flags(cards[0]), cards[0])
+    own = read_card(file)
+    if own or not cards:
+        return read_model_flags(own, file)
+    with contextlib.suppress(InputError):  # a config.json beside a stranger's weights is a stranger's
+        return read_model_flags(read_flags(cards[0]), cards[0])
+    return {}
 
 
 def data_flags(args):
@@ -78,132 +112,119 @@ def data_flags(args):
     return {name: DATA_DEFAULTS[name] if value is None else value for name, value in given.items()}
 
 
-def open_model(source, flags):
-    """models.open_model for model flags {name: value} and --pretrained_model."""
-    return models_build.open_model(ModelSettings(**flags, pretrained_model=source))
+def open_model(source, flags, **training_flags):
+    """The Embedder that `flags` describe, on the CPU, with the weights of `source` (--pretrained_model).
 
-
-def shares_classes(args, precision):
-    """Whether each rank has a share of the class weights. Raises InputError for flags that ranks cannot do together."""
-    several = distributed.world_size() > 1
-    in_parts = several and getattr(args, "shard_classes", False)
-    if in_parts and precision == "fp16":
-        raise InputError("--shard_classes does not go with --precision=fp16; take bf16 or fp32")
-    if several and args.sync_bn and args.micro_batch:
-        raise InputError("--sync_bn makes no sense with --micro_batch, of which BatchNorm sees one at a time")
-    return in_parts
-
-
-def build_objective(args, flags, num_classes, stage, source, in_parts):
-    """Network and loss of a training run as one module, on the CPU.
-
-    source: where the network's first weights come from, as --pretrained_model; None leaves them random. in_parts: of
-    the class weights each rank has its share.
+    Without training flags it is to be used as it is: raises InputError where its embedding layer is nobody's.
     """
-    if args.micro_batch > args.train_batch_size:
-        batch = f"train_batch_size, {args.train_batch_size}"
-        raise InputError(f"micro_batch is {args.micro_batch}, more than {batch}; 0 is all of it")
-    seed_everything(args.seed)
-    model = build_model(
-        ModelSettings(**flags, pretrained_model=source),
-        freeze_bn=args.freeze_bn,
-        sync_bn=args.sync_bn,
-        freeze_stages=args.freeze_stages,
-        compile=args.compile,
-    )
-    at_a_time = args.micro_batch or args.train_batch_size
-    if 1 in (at_a_time, args.train_batch_size % at_a_time):  # which BatchNorm cannot do with, unless maps are large
-        check_forward(model, flags["image_shape"], 1, training=True)
-    facts = {"embedding_size": model.embedding_size, "num_classes": num_classes}
-    facts = {name: facts[name] for name in LOSSES.requirements(args.loss_name)}
-    options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
-    loss = sharded_classes.build_loss(LOSSES[args.loss_name], in_parts, **facts, **options)
-    objective = Objective(model, loss, batch_recall=stage == "pair", part_of_loss=in_parts)
-    return objective.to(memory_format=torch.channels_last)
+    imagenet, is_final = source == "imagenet", not training_flags
+    facts = {name: flags[name] for name in ("model", "embedding_size", "pooling")}
+    model = Embedder(**facts, **training_flags, imagenet=imagenet)
+    if source and not imagenet:
+        for note in load_pretrained(model, source, is_final):
+            log(f"{source}: {note}")
+    if imagenet and is_final:
+        refuse_untrained(model, list(model.state_dict()), "ImageNet's weights have none")
+    if is_final and not source:
+        log("note: the weights are random, since there is no --pretrained_model")
+    try_out(model, flags["image_shape"], 1, training=False)
+    return model
 
 
-def choose_place(args):
-    """(device, precision) that images are embedded on and in, where the ranks have met.
+def open_data(data_dir, train_list, test_list, val_classes, on_bad_image):
+    """A run's TrainingData: two lists, or of the train list some labels held out to test on.
 
-    Raises InputError for an accelerator with openvino.
+    Every image that a run will look at is looked at before it begins. Raises InputError for one that cannot be read.
     """
-    if args.runtime == "openvino" and args.use_gpu:
-        raise InputError("--runtime=openvino embeds on the CPU; leave --use_gpu out, or take --runtime=torch")
-    device = choose_device(False if args.runtime == "openvino" else args.use_gpu)
-    distributed.init(device)
-    return device, choose_precision(args.precision, device)
+    if val_classes:
+        (train,) = open_lists([(train_list, "train")], data_dir)
+        train, test = hold_out(train, val_classes)
+        tested_on = f"{val_classes} train labels held out"
+    else:
+        train, test = open_lists([(train_list, "train"), (test_list, "test")], data_dir)
+        tested_on = f"the test list {Path(test.source).name}"
+    refuse_broken_images([test] if on_bad_image == "skip" else [train, test])
+    return TrainingData(train, test, tested_on)
+
+
+class TrainingData(NamedTuple):
+    """The list to train on, the list to test on, and what that is, in words."""
+
+    train: Records
+    test: Records
+    tested_on: str
+
+
+def build_model(source, flags, *, freeze_bn, sync_bn, freeze_stages, compile, single_images):
+    """The Embedder that `flags` describe, on the CPU, ready to be trained.
+
+    source: where its first weights come from, as --pretrained_model; None leaves them random. single_images: whether it
+    is trained on one image at a time, which BatchNorm cannot do with, unless maps are large.
+    """
+    model = open_model(source, flags, freeze_bn=freeze_bn, freeze_stages=freeze_stages)
+    if single_images:
+        try_out(model, flags["image_shape"], 1, training=True)
+    if sync_bn and distributed.world_size() > 1:
+        synchronise(model)
+    if compile:
+        log("the network is compiled in the first steps, which takes minutes")
+        model.compile()
+    return model
+
+
+def flags_of(args, function):
+    """The flags that are keywords of `function`, {name: value}, as far as the script has them."""
+    keywords = inspect.signature(function).parameters.values()
+    names = [keyword.name for keyword in keywords if keyword.kind is keyword.KEYWORD_ONLY]
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
+
+
+def try_out(model, image_shape, images, training):
+    """Raise InputError unless `model`, on the CPU, takes a batch of so many images; leaves it and all draws as is."""
+    before = model.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), statistics_left_alone(model.train(training)):
+            model(torch.zeros(images, *image_shape, dtype=torch.uint8))
+    except (RuntimeError, ValueError) as error:
+        name, (_, height, width) = model.facts["model"], image_shape
+        text = f"{name} cannot {'train on' if training else 'embed'} {images} at a time of {height}x{width} pixels"
+        raise InputError(f"{text}: {str(error).splitlines()[0]}") from None
+    finally:
+        model.train(before)
 
 
 def open_test_loader(images, flags, batch_size, num_workers, device, on_bad=None):
-    """As data.loader's, with the model's flags."""
-    return loader.open_test_loader(images, SimpleNamespace(**flags), batch_size, num_workers, device, on_bad)
+    """The images in order, in the test geometry; several ranks have the batches in turn.
 
-
-def open_train_loader(args, images, flags, batches, decode, on_bad, device):
-    """As data.loader's, with the flags; on_bad is told where --on_bad_image is skip."""
-    return loader.open_train_loader(
-        images,
-        batches,
-        SimpleNamespace(**flags),
-        args.train_batch_size,
-        args.num_workers,
-        device,
-        on_bad if args.on_bad_image == "skip" else None,
-        augment=args.augment,
-        crop_scale=args.crop_scale,
-        decode=decode,
-        cache_bytes=args.cache_bytes,
-        cache_kind=args.cache_kind,
-    )
-
-
-def list_facts(images):
-    """What config.json remembers of a list; a folder is known by the files and labels that are in it."""
-    source = Path(images.source)
-    return {
-        "file": images.source,
-        "sha256": folder_checksum(images, source) if source.is_dir() else checksum(source),
-        "images": len(images),
-        "labels": len(images.vocabulary),
-    }
-
-
-def folder_checksum(images, folder):
-    """SHA-256 over the paths below `folder` and the labels of an ImageList, hexadecimal."""
-    digest = hashlib.sha256()
-    for path, label in zip(images.paths.tolist(), images.labels.tolist()):
-        digest.update(os.fsencode(os.path.relpath(path, folder)) + f"\0{label}\0".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def note_other_list(source, split, facts):
-    """Say where the run `source` (--pretrained_model), if it is one, had another train or test list.
-
-    facts: list_facts of this one. A folder that does not tell of its lists, such as a stranger's, had none.
+    on_bad(index, sentence): None, or told of images that cannot be read, which are left out of their batches then.
     """
-    config = run_folder(source) / "config.json" if source and source != "imagenet" else None
-    if config and config.is_file():
-        with contextlib.suppress(InputError, KeyError, TypeError):
-            before = read_flags(config, "lists")[split]
-            if before["sha256"] != facts["sha256"]:
-                log(f"note: the {split} list is {facts['file']}, that of {source} was {before['file']}")
+    shape = flags["image_shape"]
+    transform = TestTransform(*shape[1:], flags["resize_short_size"])
+    batches = InOrder(len(images), batch_size, distributed.rank(), distributed.world_size())
+    codes = np.zeros(len(images), np.int64) if images.labels is None else images.vocabulary.codes
+    loading = {"on_bad": on_bad, "drops": True, "batch_bytes": min(batch_size, len(images)) * math.prod(shape)}
+    return open_loader(images, codes, transform, batches, num_workers, device.type == "cuda", **loading)
 
 
-def refuse_other_lists(now, before):
-    """Raise InputError where a list is not the one that an earlier run read; both {split: list_facts}."""
-    for split, facts in now.items():
-        if facts["sha256"] != before[split]["sha256"]:
-            raise InputError(f"the {split} list {facts['file']} is not what it was when the run began")
+def open_train_loader(args, images, labels, flags, batches, decode, on_bad, device):
+    """Endless batches of the train list; on_bad(index, sentence) is told of images that --on_bad_image=skip leaves."""
+    height, width = flags["image_shape"][1:]
+    transform = TrainTransform(height, width, flags["resize_short_size"], args.augment, args.crop_scale)
+    loading = {"decode": decode if "crop" in args.augment else "exact"}  # only a crop can do with a coarser picture
+    loading |= {"cache_bytes": args.cache_bytes, "cache_kind": args.cache_kind}
+    loading |= {"on_bad": on_bad if args.on_bad_image == "skip" else None}
+    loading |= {"batch_bytes": -(-args.train_batch_size // distributed.world_size()) * math.prod(flags["image_shape"])}
+    return open_loader(images, labels, transform, batches, args.num_workers, device.type == "cuda", **loading)
 
 
 def task_of(embeddings, images, device):
-    """The list's queries against its gallery, as a QueryGallery; an image without a sequence is one of its own.
+    """The list's queries against its gallery, as a retrieval Task; an image without a sequence is one of its own.
 
-    embeddings: (N, D), or this rank's GalleryShard of them, for which a placeholder stands. device: the one in use; the
-    search runs there if it can (core/device.py).
+    embeddings: (N, D), or this rank's Shard of them, which the Task only stands around. device: the one in use; the
+    search runs there if it can (engine/device.py).
     """
-    if isinstance(embeddings, GalleryShard):
-        table = embeddings.placeholder()
+    if isinstance(embeddings, Shard):
+        table = embeddings.stand_in()
     else:
         table = embeddings.to(search_device(device, embeddings))
     sequences = images.sequences
@@ -216,7 +237,12 @@ def task_of(embeddings, images, device):
     )
 
 
-def recalls(embeddings, images, device):
-    """Recall@1, 5, 10 of embedded images, {k: float}: the list's queries against its gallery."""
-    ranks = positive_ranks(EmbeddingTable(images, embeddings).query_gallery(device), RECALLS)
-    return {k: (ranks < k).double().mean().item() for k in RECALLS}
+def open_output(path, suffixes):
+    """A path to write a file to, its folder made; None for None. Raises InputError when that cannot be."""
+    if path is None:
+        return None
+    suffixes = (suffixes,) if isinstance(suffixes, str) else suffixes
+    if Path(path).suffix not in suffixes:
+        raise InputError(f"cannot write {str(path)!r}: it has to end in {' or '.join(suffixes)}")
+    make_folder(Path(path).parent)
+    return Path(path)

@@ -9,18 +9,33 @@ if __name__ == "__main__":  # before torch is loaded
     from core import openmp  # noqa: F401
 from functools import partial
 
+import distributed
+import session
 from config import options
-from core.errors import InputError
+from core.device import open_device
 from core.types import boolean, count, number
 from data.cache import CACHE_KINDS
+from data.check import list_notes
 from data.image.augmentations import parse_augment
-from data.image.decode import DECODERS
-from data.samplers import ShuffledSampler
-from engine.trainer import Training
+from data.image.decode import DECODERS, choose_decoder
+from data.samplers.shard import Shard
+from data.samplers.shuffled import ShuffledSampler
+from distributed import sync_batchnorm
+from engine.checkpoint import resume
+from engine.learner import Learner
+from engine.objective import build_loss, build_objective
+from engine.optimiser import build_optimiser
+from engine.provenance import describe_run, list_facts, note_other_list
+from engine.run import open_run, print_kpis
+from engine.schedule import Schedule
+from engine.seeding import seed_everything
+from engine.step import refuse_large_micro_batch, takes_single_images
+from engine.testing import Tester
+from engine.trainer import Trainer, TrainerSettings
 from losses import LOSSES
 from models import BACKBONES
 from models.pooling import POOLINGS
-from reporting import finish
+from reporting import embedding_sample, worst_queries_picture
 
 DEFAULTS = {
     "train_batch_size": 256,
@@ -57,11 +72,63 @@ def parse(argv):
 
 def main(argv):
     args = parse(argv)
-    sampler = partial(ShuffledSampler, batch_size=args.train_batch_size, seed=args.seed)
-    training = Training(args, "elem", sampler)
-    if args.class_dim and args.class_dim != training.num_classes:
-        raise InputError(f"class_dim is {args.class_dim}, but training uses {training.num_classes} labels")
-    finish(training)
+    flags = partial(session.flags_of, args)
+    settings = TrainerSettings(**flags(TrainerSettings))
+    schedule = Schedule(**flags(Schedule))
+    device, precision = open_device(**flags(open_device))
+    sync_batchnorm.refuse_micro_batches(args.sync_bn, settings.micro_batch)
+    distributed.init(device)
+    run = open_run(**flags(open_run))
+
+    # What is learned from, and what is tested on.
+    data_flags = session.data_flags(args)
+    data = session.open_data(**data_flags, val_classes=args.val_classes, on_bad_image=args.on_bad_image)
+    lists = {"train": list_facts(data.train), "test": list_facts(data.test)}
+    labels = data.train.vocabulary.codes
+    num_classes = len(data.train.vocabulary)
+
+    # What learns. A run that goes on takes its weights from its checkpoint.
+    model_flags = session.model_flags(args)
+    decode = choose_decoder(args.decode, args.cache_kind)
+    source = None if run.checkpoint else args.pretrained_model
+    note_other_list(source, "train", lists["train"])
+    refuse_large_micro_batch(settings.micro_batch, args.train_batch_size)
+    single_images = takes_single_images(settings.micro_batch, args.train_batch_size)
+    seed_everything(settings.seed)
+    model = session.build_model(source, model_flags, single_images=single_images, **flags(session.build_model))
+    loss_options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
+    loss = build_loss(args.loss_name, loss_options, model.embedding_size, num_classes, precision, **flags(build_loss))
+    objective = build_objective(model, loss, device)
+    optimiser = build_optimiser(model, loss, **flags(build_optimiser))
+    learner = Learner(objective, optimiser, device, precision, settings.micro_batch, settings.clip_norm)
+    progress = resume(run, learner, num_classes, lists, schedule.total_iter_num)
+
+    # Batches go on behind the last step.
+    sampler = ShuffledSampler(labels, batch_size=args.train_batch_size, seed=settings.seed, start_step=progress.start)
+    batches = Shard(sampler, distributed.rank(), distributed.world_size())
+    on_bad = partial(progress.skip_image, data.train)
+    loader = session.open_train_loader(args, data.train, labels, model_flags, batches, decode, on_bad, device)
+    test_loader = session.open_test_loader(
+        data.test, model_flags, settings.test_batch_size, settings.num_workers, device
+    )
+    tester = Tester(
+        data.test,
+        test_loader,
+        device,
+        data.tested_on,
+        make_task=lambda embeddings: session.task_of(embeddings, data.test, device),
+        draw_worst=worst_queries_picture,
+        draw_sample=embedding_sample,
+    )
+
+    all_flags = {**vars(args), **model_flags, **data_flags, "decode": decode}
+    run.begin(describe_run(all_flags, device, precision, lists), progress.start, progress.untested)
+    trainer = Trainer(
+        learner, schedule, args.lr, data.train, loader, args.train_batch_size, tester, run, progress, settings
+    )
+    result = trainer.fit(list_notes(data.train, data.test))
+    if result and args.enable_ce:
+        print_kpis(result)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import torch
 from PIL import Image
 from torchvision import transforms as plain
 
-import reader
 from benchmarks.contest import heading, markdown, write
 from benchmarks.head import SCALE, oml_loss, pml_loss
 from core.device import choose_device, choose_precision
@@ -34,10 +33,10 @@ from data.lists import open_list
 from data.loader import open_loader
 from data.samplers import InOrder, ShuffledSampler
 from embeddings.embed import embed
-from engine.loop import update
+from engine.learner import Learner
 from engine.objective import Objective
 from engine.optimiser import build_optimiser, set_rate
-from engine.step import backward
+from engine.step import backward, update
 from losses import ArcMarginLoss
 from models import BACKBONES, Embedder
 from retrieval import QueryGallery
@@ -91,7 +90,7 @@ class Contest:
         self.seconds, self.device = seconds, choose_device(use_gpu=False)
         self.train = open_list("Ebay_train.txt", None, "train")
         self.test = open_list("Ebay_test.txt", None, "test")
-        self.codes, self.classes = reader.class_codes(self.train)
+        self.codes, self.classes = self.train.vocabulary.codes, len(self.train.vocabulary)
 
     def run(self, build_loss, ours, class_lr, seed):
         """Train; returns {steps, images_per_second, recall@1}."""
@@ -101,7 +100,7 @@ class Contest:
         if ours:
             objective.to(memory_format=torch.channels_last)
         if ours:
-            optimiser = build_optimiser("adamw", model, objective.loss, LR, class_lr)
+            optimiser = build_optimiser(model, objective.loss, optimiser="adamw", lr=LR, class_lr=class_lr)
         else:
             optimiser = default_optimiser(objective, class_lr)
         objective.train()
@@ -121,11 +120,11 @@ class Contest:
         sampler = ShuffledSampler(self.codes, batch_size=BATCH, seed=seed)
         transform = TrainTransform(PIXELS, PIXELS, crop_scale=CROP_SCALE)
         loader = open_loader(self.train, self.codes, transform, sampler, num_workers=1)
-        scaler, precision = torch.amp.GradScaler("cpu", enabled=False), choose_precision("auto", self.device)
+        learner = Learner(objective, optimiser, self.device, choose_precision("auto", self.device))
         for images, labels, _ in loader:
             optimiser.zero_grad(set_to_none=True)
-            yield backward(objective, images, labels, scaler, self.device, precision)
-            update(optimiser, scaler)
+            yield backward(learner, images, labels)
+            update(learner)
 
     def plain_steps(self, objective, optimiser):
         model = torch.nn.Sequential(objective.model.backbone, objective.model.pooling, objective.model.head)

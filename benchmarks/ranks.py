@@ -29,13 +29,14 @@ from torch import nn
 import distributed
 from benchmarks.contest import machine, markdown, timed, write
 from data.samplers import SAMPLERS, InOrder, RankBatches
+from distributed import group
 from distributed.sharded_classes import build_loss
 from distributed.sync_batchnorm import synchronise
 from embeddings.shard import open_shard
-from engine.loop import clipped_norm, update
+from engine.learner import Learner
 from engine.objective import Objective
 from engine.optimiser import build_optimiser
-from engine.step import backward
+from engine.step import backward, clip_gradient, update
 from losses import LOSSES
 from retrieval.metrics.per_query import summary, query_values
 from retrieval.query_gallery import QueryGallery
@@ -85,29 +86,21 @@ def train(name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shar
     settings = {fact: facts[fact] for fact in LOSSES.requirements(name)} | options
     in_parts = shard_classes and distributed.world_size() > 1
     loss = build_loss(LOSSES[name], in_parts, **settings)
-    objective = Objective(Net(), loss, part_of_loss=in_parts).double()
-    optimiser = build_optimiser("momentum", objective.model, loss, 0.1, class_lr=0.5)
+    objective = Objective(Net(), loss).double()
+    optimiser = build_optimiser(objective.model, loss, lr=0.1, class_lr=0.5)
     if sync_bn and distributed.world_size() > 1:
         synchronise(objective.model)
     for layer in objective.model if freeze_bn else ():
         layer.train(not isinstance(layer, nn.BatchNorm2d))
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    learner = Learner(objective, optimiser, torch.device("cpu"), micro_batch=micro_batch, clip_norm=0.5)
     kind = LOSSES.fact(name, "batch")
     batches = RankBatches(SAMPLERS[kind](labels, BATCHES[kind]), distributed.rank(), distributed.world_size())
     for batch in itertools.islice(batches, steps):
         indices = [draw.index for draw in batch]
         optimiser.zero_grad()
-        backward(
-            objective,
-            images[indices],
-            torch.from_numpy(labels[indices]),
-            scaler,
-            torch.device("cpu"),
-            "fp32",
-            micro_batch,
-        )
-        clipped_norm(objective, optimiser, scaler, 0.5)
-        update(optimiser, scaler)
+        backward(learner, images[indices], torch.from_numpy(labels[indices]))
+        clip_gradient(learner)
+        update(learner)
     state = objective.state_dict()
     return {
         n: distributed.all_gather(value) if in_parts and n.startswith("loss.") else value for n, value in state.items()
@@ -137,7 +130,7 @@ def free_port():
 def _be_rank(rank, number, port, folder, work, arguments):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(number), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    distributed.ALONE_SECONDS = distributed.STEP_SECONDS  # nobody has anything long to do alone
+    group.ALONE_SECONDS = group.STEP_SECONDS  # nobody has anything long to do alone
     distributed.init(torch.device("cpu"))
     torch.save(work(*arguments), Path(folder, f"{rank}.pt"))
     distributed.close()
@@ -181,7 +174,7 @@ def class_steps():
     """Two steps of arcmargin over MANY classes, a part on each rank: MB of its weights, seconds of the second step."""
     settings = {"embedding_size": WIDTH, "num_classes": MANY}
     loss = build_loss(LOSSES["arcmargin"], distributed.world_size() > 1, **settings)
-    optimiser = build_optimiser("momentum", nn.Identity(), loss, 0.1)
+    optimiser = build_optimiser(nn.Identity(), loss, lr=0.1)
     for _ in range(2):  # the first one makes the momentum
         embeddings, labels = torch.randn(256, WIDTH, requires_grad=True), torch.randint(MANY, (256,))
         distributed.barrier()

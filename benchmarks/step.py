@@ -19,7 +19,6 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 import torch
 
-import reader
 from benchmarks.contest import contest, heading, markdown, seconds_text, write
 from core.device import choose_device, choose_precision
 from data.image.transforms import TrainTransform
@@ -27,11 +26,12 @@ from data.lists import open_list
 from data.loader import open_loader
 from data.samplers import ShuffledSampler
 from engine.checkpoint import Checkpoints, training_state
-from engine.loop import fit, update
+from engine.learner import Learner
+from engine.loop import fit
 from engine.nan_guard import FiniteGuard
 from engine.objective import Objective
 from engine.optimiser import build_optimiser
-from engine.step import backward
+from engine.step import backward, update
 from losses import ArcMarginLoss
 from models import Embedder
 
@@ -43,39 +43,35 @@ class Bench:
 
     def __init__(self, network, classes, ours, optimiser="momentum", freeze_stages=0):
         torch.manual_seed(0)
-        self.device = torch.device("cpu")
         model = Embedder(network, freeze_stages=freeze_stages)
-        self.objective = Objective(model, ArcMarginLoss(model.embedding_size, classes))
+        objective = Objective(model, ArcMarginLoss(model.embedding_size, classes))
         if ours:
-            self.objective.to(memory_format=torch.channels_last)
-            self.optimiser = build_optimiser(optimiser, model, self.objective.loss, 1e-4)
+            objective.to(memory_format=torch.channels_last)
+            optimiser = build_optimiser(model, objective.loss, optimiser=optimiser, lr=1e-4)
         else:
-            self.optimiser = torch.optim.SGD(self.objective.parameters(), 1e-4, momentum=0.9, weight_decay=1e-4)
-        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
-        self.objective.train()
+            optimiser = torch.optim.SGD(objective.parameters(), 1e-4, momentum=0.9, weight_decay=1e-4)
+        objective.train()
+        self.learner = Learner(objective, optimiser, torch.device("cpu"))
 
     def step(self, images, labels, precision):
-        self.optimiser.zero_grad(set_to_none=True)
-        loss = backward(self.objective, images, labels, self.scaler, self.device, precision)
-        update(self.optimiser, self.scaler)
+        self.learner.precision = precision
+        self.learner.optimiser.zero_grad(set_to_none=True)
+        loss = backward(self.learner, images, labels)
+        update(self.learner)
         return loss.item()
 
     def whole(self, loader, precision):
         """STEPS steps of the real loop."""
         shown = []
+        self.learner.precision = precision
         fit(
-            self.objective,
+            self.learner,
             loader,
-            self.optimiser,
-            self.scaler,
             lambda step: 1e-4,
-            steps=(0, STEPS),
-            device=self.device,
-            precision=precision,
-            clip_norm=0,
-            micro_batch=0,
-            guard=FiniteGuard(self.objective, self.device),
-            every=STEPS,
+            start=0,
+            total=STEPS,
+            guard=FiniteGuard(self.learner.objective, self.learner.device),
+            display_every=STEPS,
             on_display=lambda step, figures: shown.append(figures),
             on_step=lambda step: None,
         )
@@ -85,7 +81,7 @@ class Bench:
         """Of one checkpoint."""
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
-            state = training_state(self.objective, self.optimiser, self.scaler, 1, None, torch.arange(2))
+            state = training_state(self.learner, 1, None, torch.arange(2))
             Checkpoints(folder).save_step(state, needed=True)
             return time.perf_counter() - began
 
@@ -133,7 +129,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
     images = open_list("Ebay_train.txt", None, "train")
-    labels, _ = reader.class_codes(images)
+    labels = images.vocabulary.codes
     result, parts = {"rounds": args.rounds, "networks": {}}, [heading(args.rounds)]
     for text in args.networks.split(","):
         network, pixels, batch = text.split(":")

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from core.errors import InputError
-from core.files import read_flags
+from core.files import run_folder
 from core.types import plain
 
 NEVER_REPLAYED = ("config", "checkpoint", "overwrite", "allow_changed")
@@ -14,10 +14,12 @@ MAY_DIFFER = ("model_save_dir", "num_workers", "cache_bytes", "test_batch_size",
 MAY_DIFFER += ("save_iter_step", "keep_checkpoints", "report", "with_mem_opt", "enable_ce")
 
 
-def run_folder(checkpoint):
-    """The folder of a run, given itself or one of its .pt files."""
-    path = Path(checkpoint)
-    return path if path.is_dir() else path.parent
+def read_flags(file, part="flags"):
+    """The flags in a run's config.json, {name: value}, or another part of it. Raises InputError when it is none."""
+    try:
+        return dict(json.loads(Path(file).read_text())[part])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read {part} from {str(file)!r}: {type(error).__name__}: {error}") from None
 
 
 def replayed(config, checkpoint):

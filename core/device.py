@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from typing import Literal
 
 import torch
 
@@ -12,13 +13,38 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
-def choose_device(use_gpu=None):
+def open_device(
+    *,
+    use_gpu: bool | None = None,
+    precision: Literal["auto", "fp32", "bf16", "fp16"],
+    runtime: Literal["torch", "openvino"] = "torch",
+) -> tuple[torch.device, str]:
+    """(device, precision) that the network runs on and in.
+
+    Options:
+        use_gpu: True insists on an accelerator, False avoids it (default: if any)
+        precision: one of auto, fp32, bf16, fp16
+        runtime: torch, openvino
+
+    Raises InputError for what this machine lacks, and for an accelerator with openvino.
+    """
+    if runtime == "openvino":
+        if use_gpu:
+            raise InputError("--runtime=openvino embeds on the CPU; leave --use_gpu out, or take --runtime=torch")
+        use_gpu = False
+    device = choose_device(use_gpu)
+    return device, choose_precision(precision, device)
+
+
+def choose_device(use_gpu: bool | None = None) -> torch.device:
     """The accelerator there is, else the CPU; `use_gpu` False keeps to the CPU, True insists. Raises InputError.
 
     Where torchrun starts several processes on a machine, each has an accelerator of its own. On the CPU it also sets
     glibc's malloc, see keep_freed_memory.
     """
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    accelerator = None
+    if torch.accelerator.is_available():
+        accelerator = torch.accelerator.current_accelerator()
     if use_gpu and accelerator is None:
         raise InputError("use_gpu is True, but torch sees no accelerator here; leave the flag out to use the CPU")
     if use_gpu is False or accelerator is None:
@@ -35,7 +61,7 @@ def choose_device(use_gpu=None):
     return accelerator
 
 
-def search_device(device, embeddings):
+def search_device(device: torch.device, embeddings: torch.Tensor) -> torch.device:
     """Where embeddings (N, D) are searched: a CUDA `device` on which they take less than half of the free memory.
 
     Elsewhere the CPU: other accelerators lack the float64 in which close scores are settled.
@@ -45,7 +71,7 @@ def search_device(device, embeddings):
     return torch.device("cpu")
 
 
-def choose_precision(precision, device):
+def choose_precision(precision: str, device: torch.device) -> str:
     """`auto` becomes bf16 where that is faster, else fp32. Raises InputError for fp16 on a CPU.
 
     That is on CUDA from Ampere and on CPUs with AMX. With AVX512-bf16 alone a ResNet-50 step takes 1.3 times as long.
@@ -66,13 +92,13 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
-def autocast(device, precision):
+def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which the network runs; parameters stay float32."""
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
-def keep_freed_memory():
+def keep_freed_memory() -> None:
     """Let glibc keep freed blocks for the next step: mapping them anew costs a CPU run a fifth of its time."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)

@@ -15,6 +15,14 @@ from core.errors import InputError, first_line
 from core.slices import slices_within
 
 
+def run_folder(source: str | Path) -> Path:
+    """The folder of a run, given itself or one of its .pt files."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    return path.parent
+
+
 def make_folder(path: str | Path) -> Path:
     """Create a folder to write into. Raises InputError when that cannot be."""
     folder = Path(path)

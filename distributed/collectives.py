@@ -1,61 +1,70 @@
 """What all ranks make of what each holds, with gradients; one rank alone gets back what it hands over."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.autograd.function import FunctionCtx
 
 from distributed.group import all_present, is_first, patient_group, rank, world_size
 
 BUCKET = 2**24  # numbers that are summed over the ranks at a time
 
 
-def all_gather(rows):
+def all_gather(rows: torch.Tensor) -> torch.Tensor:
     """The rows (n, ...) of all ranks, in order of the ranks, (sum of n, ...); n may differ from rank to rank.
 
     Every rank has to compute the same from the result: the gradient of its own rows, then, is that of the whole. Only
     the numbers of rows cross the host.
     """
-    return rows if world_size() == 1 else _Gather.apply(rows)
+    if world_size() == 1:
+        return rows
+    return _AllGather.apply(rows)
 
 
-class _Gather(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows):
+    def forward(ctx: FunctionCtx, rows: torch.Tensor) -> torch.Tensor:
         with all_present():
-            lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
-            dist.all_gather(lengths, torch.tensor([len(rows)]))
-            lengths = torch.cat(lengths).tolist()
-            padded = rows.new_zeros(max(lengths), *rows.shape[1:])
+            counts = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+            dist.all_gather(counts, torch.tensor([len(rows)]))
+            counts = torch.cat(counts).tolist()
+            # All ranks have to send tables of one size.
+            padded = rows.new_zeros(max(counts), *rows.shape[1:])
             padded[: len(rows)] = rows
-            tables = [torch.empty_like(padded) for _ in lengths]
+            tables = [torch.empty_like(padded) for _ in counts]
             dist.all_gather(tables, padded)
-        start = sum(lengths[: rank()])
-        ctx.own = slice(start, start + len(rows))
-        return torch.cat([table[:length] for table, length in zip(tables, lengths)])
+        start = sum(counts[: rank()])
+        ctx.rows_of_this_rank = slice(start, start + len(rows))
+        return torch.cat([table[:count] for table, count in zip(tables, counts)])
 
     @staticmethod
-    def backward(ctx, slope):
-        return slope[ctx.own]
+    def backward(ctx: FunctionCtx, slope: torch.Tensor) -> torch.Tensor:
+        return slope[ctx.rows_of_this_rank]
 
 
-def all_reduce_sum(tensor):
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of `tensor` over the ranks, which may compute different things from it: its gradient is summed, too."""
-    return tensor if world_size() == 1 else _Total.apply(tensor)
+    if world_size() == 1:
+        return tensor
+    return _AllReduceSum.apply(tensor)
 
 
-class _Total(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor):
+    def forward(ctx: FunctionCtx, tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.clone(memory_format=torch.contiguous_format)
         with all_present():
             dist.all_reduce(tensor)
         return tensor
 
     @staticmethod
-    def backward(ctx, slope):
-        return _Total.apply(slope)
+    def backward(ctx: FunctionCtx, slope: torch.Tensor) -> torch.Tensor:
+        return _AllReduceSum.apply(slope)
 
 
-def all_reduce_max(tensor):
+def all_reduce_max(tensor: torch.Tensor) -> torch.Tensor:
     """The maximum of each number of `tensor` over the ranks, without gradient."""
     if world_size() == 1:
         return tensor
@@ -65,23 +74,26 @@ def all_reduce_max(tensor):
     return tensor
 
 
-def all_reduce_gradients(parameters, over=1):
+def all_reduce_gradients(parameters: Iterable[nn.Parameter], over: int = 1) -> None:
     """Replace the gradients of `parameters` by their sums over the ranks, divided by `over`; the same on every rank."""
     if world_size() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     for bucket in _buckets(gradients):
+        # One long vector at a time: many short messages would take longer.
         numbers = torch.cat([gradient.flatten() for gradient in bucket])
         with all_present():
             dist.all_reduce(numbers)
         numbers.div_(over)
-        for gradient, part in zip(bucket, numbers.split([gradient.numel() for gradient in bucket])):
-            gradient.copy_(part.view_as(gradient))
+        sizes = [gradient.numel() for gradient in bucket]
+        for gradient, summed in zip(bucket, numbers.split(sizes)):
+            gradient.copy_(summed.view_as(gradient))
 
 
-def _buckets(tensors):
+def _buckets(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
     """Lists of tensors, in order, of BUCKET numbers or a few more."""
-    buckets, size = [], BUCKET
+    buckets = []
+    size = BUCKET
     for tensor in tensors:
         if size >= BUCKET:
             buckets.append([])
@@ -92,16 +104,20 @@ def _buckets(tensors):
 
 
 @torch.no_grad()
-def broadcast_tensors(tensors):
+def broadcast_tensors(tensors: Iterable[torch.Tensor]) -> None:
     """Give `tensors` the values that they have on the first rank, in place."""
-    for tensor in tensors if world_size() > 1 else ():
+    if world_size() == 1:
+        return
+    for tensor in tensors:
         values = tensor.clone(memory_format=torch.contiguous_format)
         with all_present():
             dist.broadcast(values, 0)
         tensor.copy_(values)
 
 
-def gather_batches(pairs):
+def gather_batches(
+    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield the pairs (integers (n,), rows (n, D) float32, on the CPU) of all ranks on the first; on others none.
 
     One of each rank in turn, as long as it has some.
@@ -109,7 +125,9 @@ def gather_batches(pairs):
     if world_size() == 1:
         yield from pairs
     elif is_first():
-        sources = [iter(pairs), *(_received(other) for other in range(1, world_size()))]
+        sources = [iter(pairs)]
+        for other in range(1, world_size()):
+            sources.append(_received(other))
         while sources:
             for source in list(sources):
                 pair = next(source, None)
@@ -120,22 +138,24 @@ def gather_batches(pairs):
     else:
         for numbers, rows in pairs:
             _send(torch.tensor(rows.shape), numbers, rows.contiguous())
+        # An empty shape ends it.
         _send(torch.zeros(2, dtype=torch.int64))
 
 
-def _send(*tensors):
+def _send(*tensors: torch.Tensor) -> None:
     for tensor in tensors:
         with all_present():
             dist.send(tensor, 0, group=patient_group())
 
 
-def _received(other):
+def _received(other: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield the pairs that another rank sends, up to an empty one."""
     while True:
         shape = torch.empty(2, dtype=torch.int64)
         with all_present():
             dist.recv(shape, other, group=patient_group())
-            numbers, rows = torch.empty(shape[0], dtype=torch.int64), torch.empty(*shape)
+            numbers = torch.empty(shape[0], dtype=torch.int64)
+            rows = torch.empty(*shape)
             if not len(rows):
                 return
             dist.recv(numbers, other, group=patient_group())

@@ -1,86 +1,64 @@
 """The one training loop."""
 
 import time
+from collections.abc import Callable, Iterable
 
 import torch
 from tqdm import tqdm
 
 import distributed
+from engine.learner import Learner
+from engine.nan_guard import FiniteGuard
 from engine.optimiser import set_rate
-from engine.step import backward
+from engine.step import backward, clip_gradient, update
 
 
 def fit(
-    objective,
-    loader,
-    optimiser,
-    scaler,
-    rate,
+    learner: Learner,
+    loader: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    rate: Callable[[int], float],
     *,
-    steps,
-    device,
-    precision,
-    clip_norm,
-    micro_batch,
-    guard,
-    every,
-    on_display,
-    on_step,
-):
-    """Train from step steps[0] (done) to steps[1].
+    start: int,
+    total: int,
+    guard: FiniteGuard,
+    display_every: int,
+    on_display: Callable[[int, dict[str, float]], None],
+    on_step: Callable[[int], None],
+) -> None:
+    """Train from step `start`, which is done, to step `total`.
 
-    loader: endless batches (images, labels, indices). rate: step (0-based) -> learning rate. clip_norm: largest norm of
-    the gradient, 0 for no clipping. micro_batch: see engine/backward.py. guard: a FiniteGuard. Every `every` steps and
-    after the last one on_display(step, figures) gets lr, loss, the objective's figures and seconds per step;
+    loader: endless batches (images, labels, indices). rate: step (0-based) -> learning rate. Every `display_every`
+    steps and after the last one on_display(step, figures) gets lr, loss, the objective's figures and seconds per step;
     on_step(step) is called after each step. Raises NotFinite as the guard does.
     """
-    start, total = steps
-    objective.train()
-    clock, counted = time.perf_counter(), 0
-    bar = tqdm(
-        total=total, initial=start, desc="training", unit="step", disable=None if distributed.is_first() else True
-    )
+    learner.objective.train()
+    is_quiet = None if distributed.is_first() else True  # None: quiet where no terminal listens
+    bar = tqdm(total=total, initial=start, desc="training", unit="step", disable=is_quiet)
+    clock = time.perf_counter()
+    steps_since_display = 0
     for step, (images, labels, indices) in zip(range(start + 1, total + 1), loader):
         lr = rate(step - 1)
-        set_rate(optimiser, lr)
-        optimiser.zero_grad(set_to_none=True)
+        set_rate(learner.optimiser, lr)
+        learner.optimiser.zero_grad(set_to_none=True)
         guard.begin()
-        loss = backward(objective, images, labels, scaler, device, precision, micro_batch)
-        norm = clipped_norm(objective, optimiser, scaler, clip_norm)
+        loss = backward(learner, images, labels)
+        norm = clip_gradient(learner)
         if guard.may_update(step, loss, norm, indices):
-            update(optimiser, scaler)
-        counted += 1
+            update(learner)
+
+        steps_since_display += 1
         bar.update()
-        if step % every == 0 or step == total:
+        if step % display_every == 0 or step == total:
             guard.check()
-            figures = {"lr": lr, "loss": loss.item(), **objective.figures()}
-            on_display(step, {**figures, "time": (time.perf_counter() - clock) / counted})
-            clock, counted = time.perf_counter(), 0
+            # Reading figures waits for the device, which is part of the steps' time.
+            figures = {"lr": lr, "loss": loss.item(), **learner.objective.figures()}
+            figures["time"] = (time.perf_counter() - clock) / steps_since_display
+            on_display(step, figures)
+            clock = time.perf_counter()
+            steps_since_display = 0
+
+        # What tests and checkpoints take is no step's.
         pause = time.perf_counter()
         on_step(step)
         clock += time.perf_counter() - pause
     bar.close()
-
-
-def clipped_norm(objective, optimiser, scaler, clip_norm):
-    """The norm of all gradients, of all ranks' parts, too, a scalar tensor; they are scaled down to `clip_norm` if that
-    is less and not 0."""
-    scaler.unscale_(optimiser)
-    if objective.part_of_loss:
-        of_classes = distributed.all_reduce_sum(_norm(objective.loss.parameters()) ** 2).sqrt()
-        norm = torch.hypot(_norm(objective.model.parameters()), of_classes)
-    else:
-        norm = _norm(objective.parameters())
-    if clip_norm:
-        torch.nn.utils.clip_grads_with_norm_(objective.parameters(), clip_norm, norm)
-    return norm
-
-
-def _norm(parameters):
-    return torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-
-
-def update(optimiser, scaler):
-    """One step down the gradient that the parameters hold."""
-    scaler.step(optimiser)
-    scaler.update()

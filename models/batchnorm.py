@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, where a forward pass is not to leave a trace in them."""
+"""BatchNorm layers of a network in training."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,8 @@ def statistics_left_alone(model: nn.Module) -> Iterator[None]:
     """BatchNorm layers of `model` do not update their running statistics meanwhile."""
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     for layer in layers:
-        layer.track_running_stats = not layer.training  # in evaluation the running ones are in use
+        # In evaluation the running ones are in use, so there they have to stay tracked.
+        layer.track_running_stats = not layer.training
     try:
         yield
     finally:

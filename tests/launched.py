@@ -20,12 +20,12 @@ if __name__ == "__main__":
 
     import distributed
     from config import options
-    from engine.trainer import Training
+    from engine.trainer import Trainer
 
     torch.set_num_threads(1)
     name, *line = sys.argv[1:]
     sys.argv = [f"{name}.py", *line]
-    after_step = Training._after_step
+    after_step = Trainer._after_step
 
     def lose(self, step):
         lost = os.environ.get("LOST_RANK") == str(distributed.rank()) and os.environ["LOST_STEP"] == str(step)
@@ -33,6 +33,6 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGKILL)
         after_step(self, step)
 
-    Training._after_step = lose
+    Trainer._after_step = lose
     with tiny_backbone():
         options.run_script(SCRIPTS[name].main)

@@ -14,6 +14,7 @@ from core.errors import InputError
 from data import loader
 from data.image import transforms
 from data.lists import open_list
+from data.samplers.in_order import InOrder
 from data.workers import loading_failure
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -43,18 +44,18 @@ def test_another_error_stays_what_it_is():
 DEADLY = """
 import os, signal, sys
 sys.path[:0] = sys.argv[1:3]
-import loader
-from engine import options
+from config import options
+from data.dataset import ImageDataset
 from runs import SCRIPTS, tiny_backbone
 
-load = loader.ImageDataset.__getitem__
+load = ImageDataset.__getitem__
 
 def kill_at_five(self, draw):
     if draw.index == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return load(self, draw)
 
-loader.ImageDataset.__getitem__ = kill_at_five
+ImageDataset.__getitem__ = kill_at_five
 name, sys.argv[1:] = sys.argv[3], sys.argv[4:]
 with tiny_backbone():
     options.run_script(SCRIPTS[name].main)
@@ -101,9 +102,6 @@ def test_a_run_goes_on_without_shared_memory(sop_tree, tmp_path, monkeypatch):
 
 
 def test_dropped_images_are_told_and_the_others_come(sop_copy):
-    pass
-    from data.samplers import InOrder
-
     images = open_list("Ebay_test.txt", sop_copy, "test").take(slice(0, 6))
     for row in (0, 1, 2, 4):
         with open(images.paths[row], "wb"):

@@ -10,6 +10,7 @@ from runs import as_line, read_json, run, train_flags
 
 from core.errors import InputError
 from engine.checkpoint import save, training_state
+from engine.learner import Learner
 from engine.objective import Objective
 from engine.optimiser import build_optimiser
 from losses import LOSSES
@@ -22,9 +23,9 @@ def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(1)
     model, loss = Embedder("ResNet18", embedding_size=8), LOSSES["softmax"](embedding_size=8, num_classes=5)
-    optimiser, scaler = build_optimiser("momentum", model, loss, lr=0.1), torch.amp.GradScaler("cpu", enabled=False)
+    learner = Learner(Objective(model, loss), build_optimiser(model, loss, lr=0.1), torch.device("cpu"))
     save(
-        training_state(Objective(model, loss), optimiser, scaler, 3, None, torch.arange(5), config={}),
+        training_state(learner, 3, None, torch.arange(5), config={}),
         folder / "last.pt",
     )
     return folder

@@ -23,7 +23,7 @@ import distributed
 from benchmarks import ranks as bench
 from core.errors import InputError
 from data.samplers import InOrder, PKSampler, RankBatches
-from distributed import sync_batchnorm
+from distributed import group, sync_batchnorm
 from embeddings.rows import KeyedRows
 from engine.objective import Objective
 from losses import LOSSES
@@ -138,9 +138,9 @@ def test_the_table_sees_a_wrong_sum(monkeypatch):
     right = bench.train("softmax", shard_classes=True)  # which leaves clipping out, and that would hide it
     backward = bench.backward
 
-    def halved(objective, *others):
-        backward(objective, *others)
-        for parameter in objective.parameters():
+    def halved(learner, *batch):
+        backward(learner, *batch)
+        for parameter in learner.objective.parameters():
             parameter.grad /= 2
 
     monkeypatch.setattr(bench, "backward", halved)
@@ -451,7 +451,7 @@ def stop_after(batches, line):
 
 def lost(how):
     """Of two ranks, the second leaves at its second turn, or does not come to it; the first says what it met."""
-    distributed.ANSWER_SECONDS = 1
+    group.ANSWER_SECONDS = 1
     distributed.all_gather(torch.ones(1, 1))
     if distributed.rank() == 1:
         if how == "killed":
@@ -464,9 +464,9 @@ def lost(how):
 def test_a_lost_rank_is_named():
     """Without torchrun, which would end the others itself."""
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:3]; import torch, test_ranks; from engine import options, ranks; "
-        "ranks.STEP_SECONDS = 6; "
-        "options.run_script(lambda argv: (ranks.join(torch.device('cpu')), test_ranks.lost(argv[2])))"
+        "import sys; sys.path[:0] = sys.argv[1:3]; import torch, test_ranks; from config import options; from distributed import group; "
+        "group.STEP_SECONDS = 6; "
+        "options.run_script(lambda argv: (group.init(torch.device('cpu')), test_ranks.lost(argv[2])))"
     )
     words = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(Path(__file__).parent)]
     started = {}

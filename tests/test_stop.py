@@ -47,10 +47,10 @@ def test_a_signal_saves_the_step_and_ends(sop_tree, tmp_path, number, workers):
 @pytest.mark.parametrize("at", ["step", "test"])
 def test_a_signalled_run_goes_on_as_if_nothing_had_happened(sop_tree, tmp_path, monkeypatch, at):
     """Signalled within step 4, or while step 4 is tested, which is done again when the run goes on."""
-    from engine import loop, trainer
+    from engine import loop, testing
 
     flags = {"total_iter_num": 6, "test_iter_step": 2, "save_iter_step": 6, "display_iter_step": 1}
-    module, name = (loop, "backward") if at == "step" else (trainer, "embed")
+    module, name = (loop, "backward") if at == "step" else (testing, "embed")
     original, calls = getattr(module, name), []
 
     def signalled(*words, **more):
