@@ -1,6 +1,8 @@
-"""The one error type that a user's mistake raises, and the near match that its sentence offers."""
+"""What ends a script in a sentence: a user's mistake, with the near match that it offers, and a signal."""
 
 import difflib
+import signal
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -10,15 +12,23 @@ class InputError(ValueError):
     """
 
 
-def near_match(name, allowed):
+class Stopped(Exception):
+    """A signal ended the run; `signal` is its number."""
+
+    def __init__(self, number: int, sentence: str = ""):
+        super().__init__(sentence)
+        self.signal = signal.Signals(number)
+
+
+def near_match(name: str, allowed: Iterable[str]) -> str:
     """Say which of `allowed` (strings) the user may have meant by `name`: ` Did you mean 'x'?` or an empty string."""
-    matches = difflib.get_close_matches(str(name).lower(), [option.lower() for option in allowed], n=1, cutoff=0.5)
     originals = {option.lower(): option for option in allowed}
+    matches = difflib.get_close_matches(str(name).lower(), originals, n=1, cutoff=0.5)
     return f" Did you mean {originals[matches[0]]!r}?" if matches else ""
 
 
-def meant_by(name, given):
+def meant_by(name: str, given: Iterable[str]) -> str:
     """Say which of what the user gave (strings) may stand for the known `name`: its near match, or an empty string."""
-    matches = difflib.get_close_matches(name.lower(), [option.lower() for option in given], n=1, cutoff=0.5)
     originals = {option.lower(): option for option in given}
+    matches = difflib.get_close_matches(name.lower(), originals, n=1, cutoff=0.5)
     return f" Rename {originals[matches[0]]!r} if it is meant." if matches else ""

@@ -4,15 +4,9 @@ import contextlib
 import signal
 import threading
 
+from core.errors import Stopped
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Stopped(Exception):
-    """A signal ended the run; `signal` is its number."""
-
-    def __init__(self, number, sentence=""):
-        super().__init__(sentence)
-        self.signal = signal.Signals(number)
 
 
 class StopRequest:
