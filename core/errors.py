@@ -1,6 +1,7 @@
-"""The one error type that a user's mistake raises, and the near match that its sentence offers."""
+"""What ends a script in a sentence: a user's mistake, with the near match that it offers, and a signal."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -9,6 +10,14 @@ class InputError(ValueError):
 
     Scripts print it as one sentence and end with exit status 2.
     """
+
+
+class Stopped(Exception):
+    """A signal ended the run; `signal` is its number."""
+
+    def __init__(self, number: int, sentence: str = ""):
+        super().__init__(sentence)
+        self.signal = signal.Signals(number)
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> InputError:

@@ -3,9 +3,11 @@
 import argparse
 import math
 import re
+from typing import Annotated
 
 from core.errors import InputError, near_match
 from core.numerals import read_float, read_int
+from core.sources import registered, table_keys
 
 BYTES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -180,3 +182,51 @@ def in_argparse(check):
 def plain(value):
     """A flag's value as one would type it."""
     return ",".join(str(part) for part in value) if isinstance(value, (tuple, list)) else str(value)
+
+
+# What annotations of flags are called: Annotated[the value's type, function from text to value]. Further facts say how
+# many words of the command line a flag takes.
+MANY, SWITCH = "several words", "a switch"
+Positive = Annotated[int, positive]
+Count = Annotated[int, count]
+Width = Annotated[int, width]
+Seed = Annotated[int, seed]
+AtLeastZero = Annotated[float, number(0)]
+AboveZero = Annotated[float, number(0, above=True)]
+Steps = Annotated[tuple[int, ...], steps]
+Shape = Annotated[tuple[int, int, int], image_shape]
+Fractions = Annotated[tuple[float, float], fractions]
+Rates = Annotated[tuple[float, ...], rates]
+ByteSize = Annotated[int, byte_size]
+Words = Annotated[tuple[str, ...], words]
+Folder = Annotated[str, folder]
+NanPolicy = Annotated[str, nan_policy]
+WorkerCount = Annotated[int | str, workers]
+Paths = Annotated[tuple[str, ...], str, MANY]
+Switch = Annotated[bool, boolean, SWITCH]
+
+
+class OneOf:
+    """OneOf["retrieval/index/backends"]: the type of a flag that takes one name which files of a folder register."""
+
+    def __class_getitem__(cls, folder: str):
+        return Annotated[str, lambda text: one_of(tuple(registered(folder)))(text)]
+
+
+class SomeOf:
+    """SomeOf["retrieval/rerank"]: as OneOf, of several names, comma-separated, in the order given; `none` is none.
+
+    SomeOf["data.image.augmentations:AUGMENTATIONS"]: keys of that table, in the table's order.
+    """
+
+    def __class_getitem__(cls, home: str):
+        return Annotated[tuple[str, ...], lambda text: _some_of(home, text)]
+
+
+def _some_of(home: str, text: str) -> tuple[str, ...]:
+    text = "" if text == "none" else text
+    if ":" not in home:
+        return names(tuple(registered(home)))(text)
+    allowed = table_keys(home)
+    chosen = names(allowed)(text)
+    return tuple(name for name in allowed if name in chosen)

@@ -7,15 +7,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Self
 
+from core.errors import Stopped
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Stopped(Exception):
-    """A signal ended the run; `signal` is its number."""
-
-    def __init__(self, number: int, sentence: str = ""):
-        super().__init__(sentence)
-        self.signal = signal.Signals(number)
 
 
 class StopRequest:
