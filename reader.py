@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from core.console import log
 from core.errors import InputError
 from core.numerals import read_float, read_int
+from core.types import Count, Paths
 from data.check import check_images
 from data.formats.csv import NO_ROW
 from data.hold_out import hold_out
@@ -34,6 +36,7 @@ __all__ = [
     "open_inputs",
     "open_list",
     "open_lists",
+    "open_records",
     "open_test",
     "open_training",
     "refuse_broken_images",
@@ -54,7 +57,7 @@ def open_training(
     data_dir: str | None = None,
     train_list: str = "Ebay_train.txt",
     test_list: str = "Ebay_test.txt",
-    val_classes: int = 0,  # Count
+    val_classes: Count = 0,
     on_bad_image: Literal["stop", "skip"] = "stop",
 ) -> TrainingData:
     """Two lists, or of the train list some labels held out to test on.
@@ -66,7 +69,7 @@ def open_training(
         train_list: SOP list, csv, or folder per label of the training images (default: Ebay_train.txt)
         test_list: SOP list, csv, or folder per label of the test images (default: Ebay_test.txt)
         val_classes: hold out so many train labels and test on them instead
-        on_bad_image: stop, or skip: another one takes its place
+        on_bad_image: at one that cannot be read: stop, or skip it; in training another one takes its place
 
     Raises InputError for what is wrong with the lists, and for images that cannot be read.
     """
@@ -80,6 +83,23 @@ def open_training(
     looked_at = [test] if on_bad_image == "skip" else [train, test]
     refuse_broken_images(looked_at)
     return TrainingData(train, test, tested_on)
+
+
+def open_records(data_dir: str | None, test_list: str, *, input: Paths | None = None) -> Records:
+    """The images to embed: those of `input`, else of the test list; says what should be known of them.
+
+    Options:
+        input: a folder, image files, or a list (default: the --test_list)
+
+    Raises InputError for what does not exist, holds no image, or is wrong with a list.
+    """
+    if input:
+        records = open_inputs(input, data_dir)
+    else:
+        records = open_list(test_list, data_dir, "test")
+    for note in records.notes:
+        log(f"note: {note}")
+    return records
 
 
 def open_test(*, data_dir: str | None, test_list: str) -> Records:

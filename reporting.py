@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from report.picture import letterbox, neighbour_sheet
 
 from core.files import replace_json
 from core.types import one_of, positive
@@ -13,7 +14,6 @@ from data.image.files import load
 from report.page import Images, Report, worst_queries, write_report
 from report.page.duplicates import closest_across_labels, closest_across_lists, median_positive
 from report.page.projection import METHODS, sample_rows
-from report.picture import letterbox, neighbour_sheet
 from retrieval.metrics.ranking import Ranked, values
 from retrieval.results import RetrievalResults
 

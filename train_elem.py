@@ -7,129 +7,55 @@ python train_elem.py --checkpoint=output
 
 if __name__ == "__main__":  # before torch is loaded
     from core import openmp  # noqa: F401
-from functools import partial
+from collections.abc import Sequence
 
-import distributed
-import session
-from config import options
-from core.device import open_device
-from core.types import boolean, count, number
-from data.cache import CACHE_KINDS
-from data.check import list_notes
-from data.image.augmentations import parse_augment
-from data.image.decode import DECODERS, choose_decoder
-from data.samplers.shard import Shard
-from data.samplers.shuffled import ShuffledSampler
-from distributed import sync_batchnorm
-from engine.checkpoint import resume
-from engine.learner import Learner
-from engine.objective import build_loss, build_objective
-from engine.optimiser import build_optimiser
-from engine.provenance import describe_run, list_facts, note_other_list
-from engine.run import open_run, print_kpis
-from engine.schedule import Schedule
-from engine.seeding import seed_everything
-from engine.step import refuse_large_micro_batch, takes_single_images
-from engine.testing import Tester
-from engine.trainer import Trainer, TrainerSettings
-from losses import LOSSES
-from models import BACKBONES
-from models.pooling import POOLINGS
-from reporting import embedding_sample, worst_queries_picture
-
-DEFAULTS = {
-    "train_batch_size": 256,
-    "lr": 0.01,
-    "lr_steps": (15000, 25000),
-    "total_iter_num": 30000,
-    "test_iter_step": 1000,
-    "save_iter_step": 1000,
-}
+from config.ancestor import print_kpis
+from config.commands import TRAIN_ELEM
+from config.parse import parse
+from config.script import run_script
 
 
-def parse(argv):
-    """All flags of stage 1; the chosen loss brings its own."""
-    loss_name = options.choose_loss(argv, LOSSES, "elem", default="softmax")
-    parser = options.new_parser(__doc__)
-    options.add_loss_flags(parser, LOSSES, loss_name, "elem")
-    options.add_training_model_flags(parser, BACKBONES, POOLINGS)
-    options.add_train_data_flags(parser, parse_augment, DECODERS, CACHE_KINDS)
-    optimisation = options.add_optimiser_flags(parser)
-    optimisation.add_argument(
-        "--class_lr", type=number(0), help="learning rate of the loss's own weights (default: --lr)"
-    )
-    optimisation.add_argument(
-        "--class_dim", type=count, help="checked against the number of train labels (default: no check)"
-    )
-    optimisation.add_argument(
-        "--shard_classes", type=boolean, default=False, help="a part of the class weights on each rank (torchrun)"
-    )
-    options.add_device_flags(parser, precision="auto")
-    options.add_run_flags(parser)
-    parser.set_defaults(**DEFAULTS)
-    return options.parse(parser, argv, LOSSES)
+def main(argv: Sequence[str]) -> None:
+    args = parse(argv, TRAIN_ELEM, __doc__)
+    # Here and not above: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
+    from core.device import open_device
+    from data.loader import open_train_loader
+    from data.samplers import build_sampler
+    from engine.checkpoint import resume
+    from engine.learner import build_learner
+    from engine.objective import build_loss
+    from engine.run import open_run
+    from engine.schedule import Schedule
+    from engine.seeding import seed_everything
+    from engine.testing import open_tester
+    from engine.trainer import Trainer, TrainerSettings
+    from models import ModelSettings, build_model
+    from reader import open_training
+    from report.board import embedding_sample, worst_queries_picture
 
+    # What a run is, and what it learns from.
+    settings = TrainerSettings(**args.trainer)
+    run = open_run(*open_device(**args.device), **args.run)
+    data = open_training(**args.data)
+    run.describe_lists(data.train, data.test)
 
-def main(argv):
-    args = parse(argv)
-    flags = partial(session.flags_of, args)
-    settings = TrainerSettings(**flags(TrainerSettings))
-    schedule = Schedule(**flags(Schedule))
-    device, precision = open_device(**flags(open_device))
-    sync_batchnorm.refuse_micro_batches(args.sync_bn, settings.micro_batch)
-    distributed.init(device)
-    run = open_run(**flags(open_run))
-
-    # What is learned from, and what is tested on.
-    data_flags = session.data_flags(args)
-    data = session.open_data(**data_flags, val_classes=args.val_classes, on_bad_image=args.on_bad_image)
-    lists = {"train": list_facts(data.train), "test": list_facts(data.test)}
-    labels = data.train.vocabulary.codes
-    num_classes = len(data.train.vocabulary)
-
-    # What learns. A run that goes on takes its weights from its checkpoint.
-    model_flags = session.model_flags(args)
-    decode = choose_decoder(args.decode, args.cache_kind)
-    source = None if run.checkpoint else args.pretrained_model
-    note_other_list(source, "train", lists["train"])
-    refuse_large_micro_batch(settings.micro_batch, args.train_batch_size)
-    single_images = takes_single_images(settings.micro_batch, args.train_batch_size)
+    # What learns: a network and a loss over the train labels, which is all that this stage differs in.
+    model_settings = run.first_weights(ModelSettings(**args.model))
     seed_everything(settings.seed)
-    model = session.build_model(source, model_flags, single_images=single_images, **flags(session.build_model))
-    loss_options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
-    loss = build_loss(args.loss_name, loss_options, model.embedding_size, num_classes, precision, **flags(build_loss))
-    objective = build_objective(model, loss, device)
-    optimiser = build_optimiser(model, loss, **flags(build_optimiser))
-    learner = Learner(objective, optimiser, device, precision, settings.micro_batch, settings.clip_norm)
-    progress = resume(run, learner, num_classes, lists, schedule.total_iter_num)
+    model = build_model(model_settings, **args.build)
+    labels = data.train.vocabulary
+    loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), run.precision, **args.loss)
+    learner = build_learner(model, loss, run, settings, model_settings, args["train_batch_size"], **args.optimiser)
+    progress = resume(run, learner, len(labels), args["total_iter_num"])
 
     # Batches go on behind the last step.
-    sampler = ShuffledSampler(labels, batch_size=args.train_batch_size, seed=settings.seed, start_step=progress.start)
-    batches = Shard(sampler, distributed.rank(), distributed.world_size())
-    on_bad = partial(progress.skip_image, data.train)
-    loader = session.open_train_loader(args, data.train, labels, model_flags, batches, decode, on_bad, device)
-    test_loader = session.open_test_loader(
-        data.test, model_flags, settings.test_batch_size, settings.num_workers, device
-    )
-    tester = Tester(
-        data.test,
-        test_loader,
-        device,
-        data.tested_on,
-        make_task=lambda embeddings: session.task_of(embeddings, data.test, device),
-        draw_worst=worst_queries_picture,
-        draw_sample=embedding_sample,
-    )
-
-    all_flags = {**vars(args), **model_flags, **data_flags, "decode": decode}
-    run.begin(describe_run(all_flags, device, precision, lists), progress.start, progress.untested)
-    trainer = Trainer(
-        learner, schedule, args.lr, data.train, loader, args.train_batch_size, tester, run, progress, settings
-    )
-    result = trainer.fit(list_notes(data.train, data.test))
-    if result and args.enable_ce:
-        print_kpis(result)
+    sampler = build_sampler("shuffled", labels, progress.start, settings.seed, **args.sampler)
+    loader = open_train_loader(data.train, sampler, model_settings, run.device, progress.skip_image, **args.loading)
+    tester = open_tester(data, model_settings, run, settings, worst_queries_picture, embedding_sample)
+    run.begin(args.values, progress)
+    trainer = Trainer(learner, Schedule(**args.schedule), data.train, loader, tester, run, progress, settings)
+    print_kpis(trainer.fit(), **args.ancestor)
 
 
 if __name__ == "__main__":
-    options.run_script(main)
+    run_script(main)

@@ -8,6 +8,8 @@ if __name__ == "__main__":  # before torch is loaded
     from core import openmp  # noqa: F401
 from functools import partial
 
+from data.samplers.shard import Shard
+
 import distributed
 import session
 from config import options
@@ -18,7 +20,6 @@ from data.check import list_notes, lone_notes
 from data.image.augmentations import parse_augment
 from data.image.decode import DECODERS, choose_decoder
 from data.samplers._batches import SAMPLERS
-from data.samplers.shard import Shard
 from distributed import sync_batchnorm
 from engine.checkpoint import resume
 from engine.learner import Learner

@@ -38,7 +38,7 @@ from engine.objective import Objective
 from engine.optimiser import build_optimiser
 from engine.step import backward, clip_gradient, update
 from losses import LOSSES
-from retrieval.metrics.per_query import summary, query_values
+from retrieval.metrics.per_query import query_values, summary
 from retrieval.query_gallery import QueryGallery
 
 TABLES = ("weights", "classes", "gallery")

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from core.errors import InputError
-from retrieval.metrics.ranking import Ranked, values
 from retrieval.metrics.components import component_fractions
+from retrieval.metrics.ranking import Ranked, values
 
 OVERALL = "OVERALL"
 

@@ -72,7 +72,8 @@ def _model_flags(source: str, values: dict[str, object], typed: frozenset[str]) 
 def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -> dict[str, object]:
     names = [name for name in DATA_FLAGS if name in values]
     config = run_folder(source) / "config.json"
-    if not config.is_file() or any(name in typed for name in names):
+    # What is given to embed names its folder itself.
+    if values.get("input") or not config.is_file() or any(name in typed for name in names):
         return {}
     taken = {}
     with contextlib.suppress(InputError):  # a stranger's config.json tells of no data

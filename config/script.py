@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.errors import InputError, Stopped
-from data.workers import ignore_their_end, loading_failure
+from data.workers import ignore_worker_deaths, loading_failure
 
 
 def run_script(main: Callable[[Sequence[str]], None]) -> None:
@@ -49,7 +49,7 @@ def _rank() -> int:
 
 
 def _end_in_sentences(name: str, error: InputError) -> None:
-    ignore_their_end()
+    ignore_worker_deaths()
     # A loader's worker wraps its error into a traceback, which ends with the sentence.
     sentences = str(error).strip().rpartition("errors.InputError: ")[2]
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:

@@ -94,12 +94,23 @@ def registered(folder: str) -> dict[str, Registered]:
         for node in tree_of(file).body:
             for decorator in getattr(node, "decorator_list", []):
                 if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith(".register"):
-                    facts = {word.arg: ast.literal_eval(word.value) for word in decorator.keywords}
+                    facts = _literal_facts(decorator)
                     home = f"{folder.replace('/', '.')}.{file.stem}:{node.name}"
                     for argument in decorator.args:
                         name = ast.literal_eval(argument)
                         found[name] = Registered(name, facts, home)
     return found
+
+
+def _literal_facts(decorator: ast.Call) -> dict[str, object]:
+    """{name: value} of the facts that are literals; others matter only to whoever runs the definition."""
+    facts = {}
+    for word in decorator.keywords:
+        try:
+            facts[word.arg] = ast.literal_eval(word.value)
+        except ValueError:
+            continue
+    return facts
 
 
 @functools.cache

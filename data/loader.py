@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import distributed
+from core.types import ByteSize, Fractions, SomeOf, WorkerCount
 from data.cache import Cache
 from data.collate import Batch, collate, collate_with_broken
 from data.dataset import RecordDataset
@@ -44,20 +45,21 @@ def open_train_loader(
     batches: Iterable[list[Sample]],
     model_settings: ImageSettings,
     batch_size: int,
-    num_workers: int | str,
     device: torch.device,
     on_bad: OnBad | None = None,
     *,
-    augment: tuple[str, ...] = ("crop", "flip"),  # Augmentations
-    crop_scale: tuple[float, float] = (0.08, 1.0),  # Fractions
+    num_workers: WorkerCount = 2,
+    augment: SomeOf["data.image.augmentations:AUGMENTATIONS"] = ("crop", "flip"),
+    crop_scale: Fractions = (0.08, 1.0),
     decode: Literal["auto", "exact", "opencv", "simplejpeg"] = "auto",
-    cache_bytes: int = 0,  # ByteSize
+    cache_bytes: ByteSize = 0,
     cache_kind: Literal["encoded", "decoded"] = "encoded",
 ) -> "BatchLoader":
     """Endless batches of a train list, as its sampler has them.
 
     Options:
-        augment: comma-separated, see README; none
+        num_workers: processes that load images; 0: none beside this one; or auto
+        augment: comma-separated, any of crop, flip, affine, colour, grey, randaugment, erasing; or none
         crop_scale: share of the area that crop keeps
         decode: JPEGs: one of auto, exact, opencv, simplejpeg
         cache_bytes: memory that keeps train images, as 2GB

@@ -8,7 +8,7 @@ from torch import nn
 from tqdm import tqdm
 
 import distributed
-from data.loader import ImageLoader
+from data.loader import BatchLoader
 from data.records import Records
 from embeddings.cache import cache_key, put_into_cache, take_from_cache
 from embeddings.encoder import Encoder
@@ -66,7 +66,7 @@ def _embed_shard(records: Records, encoder: Encoder, cache_file: Path, cache: bo
     return EmbeddingTable(records, shard, encoder.fingerprint)
 
 
-def embed(model: nn.Module, loader: ImageLoader, device: torch.device) -> torch.Tensor | None:
+def embed(model: nn.Module, loader: BatchLoader, device: torch.device) -> torch.Tensor | None:
     """Embeddings of all N images behind `loader`, (N, D) float32 on the CPU, row i being image i.
 
     The model is put into evaluation mode meanwhile and left as it was. Several ranks embed the batches in turn; the
@@ -82,7 +82,7 @@ def embed(model: nn.Module, loader: ImageLoader, device: torch.device) -> torch.
 
 
 def embed_batches(
-    model: nn.Module, loader: ImageLoader, device: torch.device
+    model: nn.Module, loader: BatchLoader, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (indices (B,), embeddings (B, D) float32 on the CPU) of one batch after the other, as `embed`.
 
@@ -91,7 +91,7 @@ def embed_batches(
     return distributed.gather_batches(_own_batches(model, loader, device))
 
 
-def embed_own(model: nn.Module, loader: ImageLoader, device: torch.device) -> torch.Tensor:
+def embed_own(model: nn.Module, loader: BatchLoader, device: torch.device) -> torch.Tensor:
     """As `embed`, but every rank gets the embeddings (n, D) of the images behind its own batches, and no others.
 
     They are in the order of `loader.batch_sampler.rows()`.
@@ -106,7 +106,7 @@ def embed_own(model: nn.Module, loader: ImageLoader, device: torch.device) -> to
 
 @torch.inference_mode()
 def _own_batches(
-    model: nn.Module, loader: ImageLoader, device: torch.device
+    model: nn.Module, loader: BatchLoader, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """As embed_batches, of this rank's batches."""
     was_training = model.training

@@ -4,13 +4,13 @@ import hashlib
 
 import torch
 
-from models import Embedder
+from models import Embedder, ModelSettings
 
 
-def fingerprint(model: Embedder, settings: dict) -> dict:
+def fingerprint(model: Embedder, settings: ModelSettings) -> dict:
     """What decides an image's embedding: architecture, weights (SHA-256), and the transform; plain JSON.
 
-    settings: the model flags that `model` was opened with, of which the transform's count.
+    settings: what `model` was opened with, of which the transform's part counts.
     """
     digest = hashlib.sha256()
     tensors = [*model.state_dict().items(), ("mean", model.mean), ("std", model.std)]
@@ -21,6 +21,6 @@ def fingerprint(model: Embedder, settings: dict) -> dict:
     return {
         **model.facts,
         "weights": digest.hexdigest(),
-        "image_shape": list(settings["image_shape"]),
-        "resize_short_size": settings["resize_short_size"],
+        "image_shape": list(settings.image_shape),
+        "resize_short_size": settings.resize_short_size,
     }

@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 from core.errors import InputError
+from core.types import OneOf, Positive
+from data.formats import parse
 from data.formats.problems import Problems
-from data.formats.text import parse
 from data.lists import SHOWN_FAULTS, find_list, is_list
 from embeddings.table import EmbeddingTable
 from retrieval.index.index import Added, Hits, Index
@@ -19,13 +20,13 @@ def build_index(
     source: str,
     options: dict,
     *,
-    backend: str = "exact",
+    backend: OneOf["retrieval/index/backends"] = "exact",
     overwrite: bool = False,
 ) -> Index:
     """Make the index of a table in a folder.
 
     Options:
-        backend: one of exact, faiss, qdrant
+        backend: one of {retrieval/index/backends}
         overwrite: replace an index that is in that folder
 
     source: the --pretrained_model, which the card remembers. options: of the backend, {name: value}. Raises InputError
@@ -60,7 +61,7 @@ def add_to_index(index: Index, table: EmbeddingTable) -> Added:
     )
 
 
-def find_in_index(index: Index, table: EmbeddingTable, *, k: int = 10, search_memory_mb: int = 256) -> Hits:
+def find_in_index(index: Index, table: EmbeddingTable, *, k: Positive = 10, search_memory_mb: Positive = 256) -> Hits:
     """The nearest items of each image of a table, k of them or all there are. Raises InputError as Index.search.
 
     Options:
@@ -101,7 +102,7 @@ def _rows_of_list(path: str, data_dir: str | None) -> list[tuple[str, tuple[floa
     problems = Problems()
     columns = parse(file, None, problems)
     if problems:
-        sentences = problems.told(file)
+        sentences = problems.lines(file)
         if len(sentences) > SHOWN_FAULTS:
             sentences[SHOWN_FAULTS:] = [f"and {len(sentences) - SHOWN_FAULTS} faults more"]
         raise InputError("\n".join(sentences))

@@ -21,7 +21,9 @@ def open_shard(embeddings: torch.Tensor, rows: torch.Tensor, number: int, device
     chosen = search_device(device, embeddings)
     if highest(torch.tensor(int(chosen.type == "cpu"))):
         chosen = torch.device("cpu")
-    return GalleryShard(embeddings.to(chosen), rows.to(chosen), number, distributed.world_size(), gather, total, highest)
+    return GalleryShard(
+        embeddings.to(chosen), rows.to(chosen), number, distributed.world_size(), gather, total, highest
+    )
 
 
 def _patient(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -10,12 +10,12 @@ import torch
 
 from core.device import search_device
 from core.files import RowFile, replacing, write_npz
+from core.slices import slices_within
 from data.records import Records
 from embeddings.rows import OrderedRows
 from retrieval.index.items import item_name
-from retrieval.index.segments import parts
 from retrieval.query_gallery import QueryGallery
-from retrieval.sharded import Shard
+from retrieval.sharded import GalleryShard
 
 TEXT, INTEGERS, FLAGS, NUMBERS = "U", "iu", "b", "f"  # numpy's kinds
 # The columns of a list in an .npz, with the kinds that each may have.
@@ -36,12 +36,12 @@ JSON_BLOCK = 2**18  # bytes of embeddings that are turned into text at a time
 class EmbeddingTable:
     """The embeddings of N records.
 
-    matrix: (N, D) float32 as a tensor on the CPU; or a rank's Shard of it; or rows on the disk (embeddings/rows.py).
+    matrix: (N, D) float32 as a tensor on the CPU; or a rank's GalleryShard of it; or rows on the disk (embeddings/rows.py).
     fingerprint: plain JSON that tells models apart (embeddings/fingerprint.py), None where the model is not known.
     """
 
     records: Records
-    matrix: torch.Tensor | Shard | RowFile | OrderedRows
+    matrix: torch.Tensor | GalleryShard | RowFile | OrderedRows
     fingerprint: dict | None = None
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class EmbeddingTable:
         """How many numbers an embedding has."""
         if isinstance(self.matrix, RowFile | OrderedRows):
             return self.matrix.width
-        if isinstance(self.matrix, Shard):
+        if isinstance(self.matrix, GalleryShard):
             return self.matrix.embeddings.shape[1]
         return self.matrix.shape[1]
 
@@ -71,11 +71,11 @@ class EmbeddingTable:
     def query_gallery(self, device: torch.device) -> QueryGallery:
         """The list's queries against its gallery; an image without a sequence is one of its own.
 
-        device: the one in use; the search runs there if it can (core/device.py). Of a Shard the result only tells who
+        device: the one in use; the search runs there if it can (core/device.py). Of a GalleryShard the result only tells who
         asks and who can be found.
         """
-        if isinstance(self.matrix, Shard):
-            embeddings = self.matrix.stand_in()
+        if isinstance(self.matrix, GalleryShard):
+            embeddings = self.matrix.placeholder()
         else:
             matrix = self.head(len(self))
             embeddings = matrix.to(search_device(device, matrix))
@@ -149,5 +149,5 @@ class EmbeddingTable:
         if isinstance(self.matrix, RowFile | OrderedRows):
             yield from self.matrix.blocks(memory=memory)
         else:
-            for block in parts(len(self), self.width, memory):
+            for block in slices_within(len(self), 4 * self.width, memory):
                 yield self.matrix[block].numpy()

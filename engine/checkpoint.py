@@ -12,7 +12,6 @@ import torch
 from core.console import log
 from core.errors import InputError
 from core.files import replacing_synced, sync
-from data.check import place_of
 from data.records import Records
 from distributed import sharded_classes
 from engine.learner import Learner
@@ -48,7 +47,7 @@ class Progress:
         if index in self.bad_images:
             return
         self.bad_images.add(index)
-        log(f"{place_of(records, index)}: {sentence}; skipped", by_first=False)
+        log(f"{records.location(index)}: {sentence}; skipped", by_first=False)
 
 
 def resume(

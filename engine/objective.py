@@ -5,6 +5,7 @@ from torch import nn
 
 import distributed
 from core.errors import InputError
+from core.types import Count, OneOf
 from distributed import sharded_classes
 from losses import LOSSES
 from retrieval import recall_at_k
@@ -55,18 +56,19 @@ def build_objective(model: nn.Module, loss: nn.Module, device: torch.device, bat
 
 
 def build_loss(
-    loss_name: str,
     options: dict[str, object],
     embedding_size: int,
     num_classes: int,
     precision: str,
     *,
-    class_dim: int | None = None,  # Count | None
+    loss_name: OneOf["losses"],
+    class_dim: Count | None = None,
     shard_classes: bool = False,
 ) -> nn.Module:
     """The loss of that name, on the CPU.
 
     Options:
+        loss_name: one of {losses}
         class_dim: checked against the number of train labels (default: no check)
         shard_classes: a part of the class weights on each rank (torchrun)
 

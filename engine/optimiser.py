@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from core.errors import InputError
+from core.types import AboveZero, AtLeastZero
 
 OPTIMISERS = ("momentum", "adamw")
 FUSED = ("cpu", "cuda", "mps", "xpu")  # there torch has one kernel; on a CPU it is 3 to 5 times as fast
@@ -16,10 +17,10 @@ def build_optimiser(
     loss: nn.Module,
     *,
     optimiser: Literal["momentum", "adamw"] = "momentum",
-    lr: float,  # AboveZero
-    class_lr: float | None = None,  # AtLeastZero | None
-    momentum: float = 0.9,  # AtLeastZero
-    weight_decay: float = 1e-4,  # AtLeastZero
+    lr: AboveZero,
+    class_lr: AtLeastZero | None = None,
+    momentum: AtLeastZero = 0.9,
+    weight_decay: AtLeastZero = 1e-4,
 ) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW over two groups, the model's and the loss's own weights.
 

@@ -7,6 +7,7 @@ import distributed
 from core.console import log
 from core.errors import InputError
 from core.files import make_folder, replace_json, run_folder
+from core.types import Folder
 from engine.loggers import Logger, logger_files, open_loggers
 from engine.provenance import of_this_launch
 
@@ -15,7 +16,7 @@ OF_A_RUN = ("*.pt", "model.*", "result.json")  # without any of these a run has 
 
 def open_run(
     *,
-    model_save_dir: str = "output",  # Folder
+    model_save_dir: Folder = "output",
     overwrite: bool = False,
     checkpoint: str | None = None,
 ) -> "Run":

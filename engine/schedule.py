@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from core.types import Count, Positive, Steps
+
 STRATEGIES = ("piecewise_decay", "cosine", "constant")
 
 
@@ -19,9 +21,9 @@ class Schedule:
     """
 
     lr_strategy: Literal["piecewise_decay", "cosine", "constant"] = "piecewise_decay"
-    lr_steps: tuple[int, ...]  # Steps
-    warmup_steps: int = 0  # Count
-    total_iter_num: int  # Positive
+    lr_steps: Steps
+    warmup_steps: Count = 0
+    total_iter_num: Positive
 
     def rate(self, step: int, lr: float) -> float:
         """The learning rate of step `step` (0-based), where `lr` is the one to start from."""

@@ -10,6 +10,7 @@ from torch import nn
 import distributed
 from data.records import Records
 from embeddings.embed import embed
+from embeddings.table import EmbeddingTable
 from engine.run import Run
 from retrieval import QueryGallery
 from retrieval.best_positive import positive_ranks
@@ -29,8 +30,8 @@ class EmbeddingSample(Protocol):
 class Tester:
     """The list that a run is tested on.
 
-    loader: its images in order; tested_on: what it is, in words. make_task: embeddings (N, D) -> the list's queries
-    against its gallery. draw_worst, draw_sample: functions of the list and that; the first gives a picture of the worst
+    loader: its images in order; tested_on: what it is, in words. draw_worst, draw_sample: functions of the list
+    and its queries against its gallery; the first gives a picture of the worst
     queries, uint8 (H, W, 3), or None where there are none, the second an EmbeddingSample.
     """
 
@@ -40,7 +41,6 @@ class Tester:
         loader: Iterable,
         device: torch.device,
         tested_on: str,
-        make_task: Callable[[torch.Tensor], QueryGallery],
         draw_worst: Callable[[Records, QueryGallery], np.ndarray | None],
         draw_sample: Callable[[Records, QueryGallery], EmbeddingSample],
     ):
@@ -48,7 +48,6 @@ class Tester:
         self.loader = loader
         self.device = device
         self.tested_on = tested_on
-        self.make_task = make_task
         self.draw_worst = draw_worst
         self.draw_sample = draw_sample
 
@@ -57,6 +56,10 @@ class Tester:
         # Running statistics are a rank's own; the first one's are saved, so all embed by them.
         distributed.broadcast_tensors(model.buffers())
         return embed(model, self.loader, self.device)
+
+    def query_gallery(self, embeddings: torch.Tensor) -> QueryGallery:
+        """The list's queries against its gallery, of embeddings (N, D)."""
+        return EmbeddingTable(self.records, embeddings).query_gallery(self.device)
 
     def show(self, query_gallery: QueryGallery, run: Run, step: int) -> None:
         """Hand the worst queries, as a picture, and a sample of the embeddings, with images, to the run's loggers."""

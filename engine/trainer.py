@@ -10,6 +10,7 @@ import torch
 import distributed
 from core.console import log
 from core.errors import InputError
+from core.types import AtLeastZero, Count, NanPolicy, Positive, Seed
 from core.versions import versions
 from data.records import Records
 from distributed import sharded_classes
@@ -33,7 +34,6 @@ class TrainerSettings:
     Options:
         micro_batch: images of it in the network at a time; 0: all
         test_batch_size: images in a test batch
-        num_workers: processes that load images; 0: none beside this one; or auto
         clip_norm: largest norm of the gradient; 0: no clipping
         nan: at a loss or gradient that is not finite: stop, or skip:N steps
         report: show worst queries and embeddings on TensorBoard at each test
@@ -44,17 +44,16 @@ class TrainerSettings:
         seed: of weights, batches and augmentations
     """
 
-    micro_batch: int = 0  # Count
-    test_batch_size: int = 50  # Positive
-    num_workers: int | str = 2  # WorkerCount
-    clip_norm: float = 0.0  # AtLeastZero
-    nan: str = "stop"  # NanPolicy
+    micro_batch: Count = 0
+    test_batch_size: Positive = 50
+    clip_norm: AtLeastZero = 0.0
+    nan: NanPolicy = "stop"
     report: bool = False
-    display_iter_step: int = 10  # Positive
-    test_iter_step: int  # Positive
-    save_iter_step: int  # Positive
-    keep_checkpoints: int = 0  # Count
-    seed: int = 0  # Seed
+    display_iter_step: Positive = 10
+    test_iter_step: Positive
+    save_iter_step: Positive
+    keep_checkpoints: Count = 0
+    seed: Seed = 0
 
 
 class Trainer:
@@ -210,7 +209,7 @@ class Trainer:
         """Log the figures of a test; whether they are the best so far."""
         progress = self.progress
         began = time.perf_counter()
-        query_gallery = self.tester.make_task(embeddings)
+        query_gallery = self.tester.query_gallery(embeddings)
         progress.recall = recalls(query_gallery)
         progress.seconds["test"] += time.perf_counter() - began
 

@@ -8,10 +8,14 @@ import torch
 import distributed
 from core.console import log
 from core.errors import InputError
+from core.types import Count, Shape, Width
 from distributed.sync_batchnorm import synchronise
 from models.batchnorm import statistics_left_alone
 from models.embedder import Embedder
 from models.weights import is_published, load_pretrained, refuse_untrained
+
+
+MODEL_FLAGS = ("model", "image_shape", "resize_short_size", "embedding_size", "pooling")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +32,15 @@ class ModelSettings:
     """
 
     model: str = "ResNet50"
-    image_shape: tuple[int, int, int] = (3, 224, 224)  # Shape
-    resize_short_size: int = 0  # Count
-    embedding_size: int = 0  # Width
+    image_shape: Shape = (3, 224, 224)
+    resize_short_size: Count = 0
+    embedding_size: Width = 0
     pooling: Literal["avg", "max", "gem", "avg+max"] = "avg"
     pretrained_model: str | None = None
+
+    def as_flags(self) -> dict[str, object]:
+        """{name: value} of what a network is, as config.json and result.json hold it: all but the weights."""
+        return {name: getattr(self, name) for name in MODEL_FLAGS}
 
 
 def build_model(
@@ -40,7 +48,7 @@ def build_model(
     *,
     freeze_bn: bool = False,
     sync_bn: bool = False,
-    freeze_stages: int = 0,  # Count
+    freeze_stages: Count = 0,
     compile: bool = False,
 ) -> Embedder:
     """The network to train, on the CPU; it is drawn from torch's generator, which the caller has seeded.

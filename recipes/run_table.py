@@ -86,10 +86,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=words, default=("0",), help="comma-separated (default: 0)")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--root", type=Path, help="folder of the runs (default: output/SET)")
-    parser.add_argument("--only", type=words, default=(), help="names of runs, as arcmargin,arcmargin+eml (default: all)")
+    parser.add_argument(
+        "--only", type=words, default=(), help="names of runs, as arcmargin,arcmargin+eml (default: all)"
+    )
     parser.add_argument("--longer", action="store_true", help="stage 1 alone for as long as both stages, too")
     parser.add_argument("--evaluate", action="store_true", help="evaluate each run by eval.py, with a picture")
-    parser.add_argument("--flags", action="append", default=[], help="a further flag of every run; may come several times")
+    parser.add_argument(
+        "--flags", action="append", default=[], help="a further flag of every run; may come several times"
+    )
     parser.add_argument("--reference", choices=["ancestor"], help="add PaddlePaddle's Recall@1 on SOP")
     parser.add_argument("--differences", action="store_true", help="add what each second stage gains, seed by seed")
     options = parser.parse_args(argv)

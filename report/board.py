@@ -35,7 +35,7 @@ class EmbeddingSample(NamedTuple):
 def worst_queries_picture(records: Records, query_gallery: QueryGallery) -> np.ndarray | None:
     """The worst queries by MAP@10 with their nearest, uint8 (H, W, 3) RGB; None where no query has anything to find."""
     metric = f"map@{RANKING}"
-    results = RetrievalResults.from_task(query_gallery, RANKING)
+    results = RetrievalResults.from_query_gallery(query_gallery, RANKING)
     query_values = values(Ranked.of(results), (metric,))[metric].cpu().numpy()
     worst = worst_queries(results, query_values)
     if not len(worst):

@@ -13,7 +13,8 @@ from core.files import replacing
 from data.image.files import load, read_image
 from data.names import Names
 from data.records import Records
-from report.picture import neighbour_sheet, plain_text
+from report.drawing import plain_text
+from report.neighbours import neighbour_sheet
 from report.text import printable, shown_path
 from retrieval.index.index import Hits
 from retrieval.index.items import absolute_paths, item_name

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.files import replace_json
+from core.types import Positive
 from data.records import Records
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
@@ -29,7 +30,7 @@ class EvalOutputs:
     save_embeddings: str | None = None
     save_results: str | None = None
     picture: str | None = None
-    picture_queries: int = 8  # Positive
+    picture_queries: Positive = 8
     report: str | None = None
     projection: Literal["pca", "umap"] = "pca"
     leaks_from: str | None = None

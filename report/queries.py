@@ -46,7 +46,7 @@ def draw_queries(
     query_rows = query_gallery.query_rows[queries].tolist()
     results_rows = queries.tolist()
     if results is None:
-        results = RetrievalResults.from_task(query_gallery.query_slice(torch.from_numpy(queries)), SHOWN)
+        results = RetrievalResults.from_query_gallery(query_gallery.query_slice(torch.from_numpy(queries)), SHOWN)
         results_rows = range(len(queries))
 
     rows = []

@@ -9,8 +9,8 @@ import torch
 
 from data.records import Records
 from report.page.content import PageContent
-from retrieval.metrics.per_query import summary, query_values
 from retrieval.metrics.pairs import pair_histogram
+from retrieval.metrics.per_query import query_values, summary
 from retrieval.metrics.ranking import DEFAULT
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from config.commands import COMMANDS
-from config.recipe import read_yaml_flags
 from config.parse import parse
+from config.recipe import read_yaml_flags
 from config.signatures import flags_of
 from core import sources
 from core.errors import InputError

@@ -12,7 +12,7 @@ import torch
 from runs import as_line, embedding_moves, read_json, run, train_flags
 from tolerances import assert_within, gamma, least_cosine
 
-from retrieval.metrics.per_query import summary, query_values
+from retrieval.metrics.per_query import query_values, summary
 from retrieval.query_gallery import QueryGallery
 from retrieval.rerank._steps import POSTPROCESSORS
 from retrieval.results import RetrievalResults

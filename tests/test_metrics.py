@@ -10,11 +10,11 @@ import torch
 from tolerances import about, assert_within, gamma
 
 from core.errors import InputError
-from retrieval.metrics.per_query import recall_at_k, summary, query_values
-from retrieval.metrics.pairs import fnmr_at_fmr, pair_histogram
-from retrieval.metrics.ranking import DEFAULT, DEFINITIONS, METRICS, Ranked, parse_metric, values
 from retrieval.metrics.clustering import cluster_agreement
 from retrieval.metrics.components import component_fractions
+from retrieval.metrics.pairs import fnmr_at_fmr, pair_histogram
+from retrieval.metrics.per_query import query_values, recall_at_k, summary
+from retrieval.metrics.ranking import DEFAULT, DEFINITIONS, METRICS, Ranked, parse_metric, values
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
 from retrieval.scores import Scores
@@ -232,7 +232,9 @@ def test_areas_and_threshold_equal_scikit_learns():
     truth, scores = np.r_[np.ones(len(positive)), np.zeros(len(negative))], 1 - np.r_[positive, negative]
     histogram = pair_histogram(QueryGallery.of(rows, labels))
     precision, recall, thresholds = metrics.precision_recall_curve(truth, scores)
-    near = histogram.edges[1] - histogram.edges[0] + 2 * histogram.rounding_bound  # what is closer may fall into one bin
+    near = (
+        histogram.edges[1] - histogram.edges[0] + 2 * histogram.rounding_bound
+    )  # what is closer may fall into one bin
     at, before = precision_doubts(1 - positive, 1 - negative, near)
     assert_within(histogram.pr_auc(), metrics.auc(recall, precision), (at + before).mean() / 2 + gamma(4 * len(scores)))
     steps = metrics.average_precision_score(truth, scores)

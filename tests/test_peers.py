@@ -14,8 +14,8 @@ from compat.easydl import (
     evaluate_pairwise_score_matrix_with_true_label,
 )
 from compat.oml import calc_fnmr_at_fmr_rr, calc_retrieval_metrics_rr, calc_topological_metrics
-from retrieval.metrics.per_query import summary, query_values
 from retrieval.metrics.pairs import fnmr_at_fmr
+from retrieval.metrics.per_query import query_values, summary
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
 

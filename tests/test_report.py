@@ -22,8 +22,7 @@ from report.page.examples import FOUND, MISSED, QUERIES
 from report.page.figures import BARS
 from report.page.page import write_content
 from retrieval.metrics.pairs import PairHistogram
-from retrieval.metrics.ranking import METRICS
-from retrieval.metrics.ranking import describe
+from retrieval.metrics.ranking import METRICS, describe
 from retrieval.query_gallery import QueryGallery
 from retrieval.relevance import Relevance
 from retrieval.results import RetrievalResults

@@ -17,7 +17,7 @@ from data.samplers import InOrder
 from embeddings.shard import open_shard
 from retrieval.best_positive import positive_ranks
 from retrieval.candidates import NOWHERE, pack, unpack
-from retrieval.metrics.per_query import summary, query_values
+from retrieval.metrics.per_query import query_values, summary
 from retrieval.metrics.ranking import METRICS
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import DISTANCES

@@ -9,6 +9,7 @@ from data.samplers.rank_batches import RankBatch, RankBatches
 from data.samplers.shuffled import ShuffledSampler
 from data.samplers.triplet import TripletSampler
 from data.vocabulary import Vocabulary
+from core.types import Positive
 
 __all__ = [
     "SAMPLERS",
@@ -30,7 +31,7 @@ def build_sampler(
     start_step: int,
     seed: int,
     *,
-    train_batch_size: int,  # Positive
+    train_batch_size: Positive,
     samples_each_class: int = 2,
 ) -> BatchSampler:
     """The batches of a training, from `start_step` on.

@@ -6,7 +6,7 @@ import torch
 from report.page.album import Album
 from report.page.content import PageContent
 from report.queries import nearest_wrong, worst_queries
-from retrieval.metrics.wording import describe
+from retrieval.metrics.ranking import describe
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import Scores
 

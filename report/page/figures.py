@@ -4,7 +4,7 @@ import numpy as np
 
 from report.page.captions import shortened
 from retrieval.metrics.pairs import PairHistogram
-from retrieval.metrics.wording import describe
+from retrieval.metrics.ranking import describe
 
 BARS, BINS = 200, 80  # categories shown; bins of the scores
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from core.console import log
+from core.types import Positive, Rates, SomeOf, Words
 from retrieval.metrics.clustering import cluster_agreement
 from retrieval.metrics.components import component_fractions
 from retrieval.metrics.pairs import PairHistogram, fnmr_at_fmr, pair_histogram
@@ -128,17 +129,17 @@ def evaluate(
     needs_histogram: bool = False,
     postprocess_options: dict[str, object] | None = None,
     *,
-    metrics: tuple[str, ...] = ("recall@1", "recall@5", "recall@10", "map@r", "r_precision", "mrr"),  # Metrics
+    metrics: Words = ("recall@1", "recall@5", "recall@10", "map@r", "r_precision", "mrr"),
     definition: Literal["standard", "oml", "pml"] = "standard",
     skip_lone_queries: bool | None = None,
-    fmr: tuple[float, ...] = (),  # Rates
-    pcf: tuple[float, ...] = (),  # Rates
+    fmr: Rates = (),
+    pcf: Rates = (),
     pairs: bool = False,
     clustering: bool = False,
     distance: Literal["cosine", "squared_euclidean"] = "cosine",
-    search_memory_mb: int = 256,  # Positive
-    postprocess: tuple[str, ...] = (),  # names of POSTPROCESSORS
-    top: int = 100,  # Positive
+    search_memory_mb: Positive = 256,
+    postprocess: SomeOf["retrieval/rerank"] = (),
+    top: Positive = 100,
 ) -> Evaluation:
     """The figures of a list's embeddings.
 
@@ -152,8 +153,7 @@ def evaluate(
         clustering: how k-means clusters agree with the labels
         distance: one of cosine, squared_euclidean
         search_memory_mb: memory of a search beside the embeddings, in MB
-        postprocess: comma-separated, one after the other: adaptive_threshold, constant_threshold,
-            database_augmentation, k_reciprocal, query_expansion
+        postprocess: comma-separated, one after the other: {retrieval/rerank}
         top: items of each query that are re-ranked, saved, shown
 
     embeddings: (N, D), or this rank's GalleryShard of them, of which every rank then makes the same figures;
@@ -238,9 +238,7 @@ def _note_large_k(metrics: tuple[str, ...], gallery_size: int) -> None:
         log(f"{', '.join(beyond)}: the gallery has {gallery_size} items, so k is {gallery_size}")
 
 
-def _figures_of(
-    results: RetrievalResults, metrics: tuple[str, ...], definition: str, skip_lone: bool
-) -> Figures:
+def _figures_of(results: RetrievalResults, metrics: tuple[str, ...], definition: str, skip_lone: bool) -> Figures:
     """Means of the metrics that results can tell: a vote of neighbours needs labels that they do not hold."""
     names = [name for name in metrics if not name.startswith("knn")]
     columns = values(Ranked.of(results), names, definition)
