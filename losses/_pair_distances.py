@@ -60,8 +60,8 @@ class LogMeanExps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, points, labels, positive_counts, negative_counts):
         points = centred(points)
-        results = points.new_empty(6, len(points))
-        farness, nearness, farthest, nearest, positive_sum, negative_sum = results.unbind()
+        sums_and_extremes = points.new_empty(6, len(points))
+        farness, nearness, farthest, nearest, positive_sum, negative_sum = sums_and_extremes.unbind()
         outside = torch.finfo(points.dtype).min  # in place of -inf, so that a row without a pair stays finite
         for rows, distances, positives, negatives in distance_blocks(points, labels):
             far = distances.masked_fill(negatives, outside)
