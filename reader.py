@@ -145,7 +145,7 @@ def check(paths: list[str], data_dir: str | None) -> int:
 def _all_notes(lists: dict[str, Records]) -> list[str]:
     """The notes of one or two lists, by split."""
     if len(lists) == 2:
-        return list_notes(**lists)
+        return list_notes(lists["train"], lists["test"])
     return [note for records in lists.values() for note in records.notes]
 
 

@@ -50,7 +50,8 @@ def check_images(lists: dict[str, Records], read: Callable[[str], np.ndarray]) -
     for split, records in lists.items():
         print(f"{split}: {len(records)} images of {len(records.vocabulary)} labels in {records.source}")
         print("\n".join(_histogram(records.vocabulary.counts)))
-        sizes, overhanging = [], []
+        sizes = []
+        overhanging = []
         for index, look in enumerate(_look_at_all(records, read)):
             if look.problem is not None:
                 problems.append(f"{records.location(index)}: {look.problem}")
@@ -80,6 +81,7 @@ def _look_at_all(records: Records, read: Callable[[str], np.ndarray]) -> Iterato
 
 
 def _look(records: Records, index: int, read: Callable[[str], np.ndarray]) -> Look:
+    """Read and decode one image as a training would, though whole."""
     path, box = records.paths[index], records.box_of(index)
     try:
         encoded = read(path)
@@ -105,6 +107,7 @@ def similar_labels(labels: np.ndarray, most: int = SHOWN) -> list[list[str]]:
         return []
     groups = defaultdict(list)
     for label in labels.tolist():
+        # Letters and digits alone, and numbers without the zeros in front.
         bare = re.sub(r"[\W_]", "", label).casefold()
         groups[bare.lstrip("0") or bare].append(label)
     return [group for group in groups.values() if len(group) > 1][:most]
@@ -128,6 +131,7 @@ def _histogram(counts: np.ndarray) -> Iterator[str]:
 
 def _print_copies(groups: list[list[Copy]]) -> None:
     """The groups of equal files, by what they cross."""
+    # A group may be of several kinds, and is shown under each.
     kinds = {"across labels": [], "across splits": [], "within a label of a split": []}
     for group in groups:
         if len({copy.label for copy in group}) > 1:

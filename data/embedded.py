@@ -25,6 +25,7 @@ def embedded_data() -> Path:
     if not archive.is_file():
         raise InputError(f"the embedded data set {str(archive)!r} is missing; clone the repository whole")
     sources = [archive, names] if names.is_file() else [archive]
+    # Of what it was unpacked from the folder keeps a checksum, so that a new archive is noticed.
     checksum = " ".join(hashlib.sha256(source.read_bytes()).hexdigest() for source in sources)
     if stamp.is_file() and stamp.read_text() == checksum:
         return EMBEDDED

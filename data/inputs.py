@@ -18,7 +18,8 @@ def open_inputs(inputs: Sequence[str | Path], data_dir: str | Path | None) -> Re
     check_opencv()
     if is_list(inputs):
         return open_list(inputs[0], data_dir, None)
-    paths, notes = [], []
+    paths = []
+    notes = []
     for path in map(Path, inputs):
         if path.is_dir():
             images, note = find_images(path)

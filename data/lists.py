@@ -93,6 +93,7 @@ def find_list(path: str | Path, data_dir: str | Path | None) -> tuple[Path | Non
     names_own_folder = data_dir is None and os.path.isabs(path)
     if _exists(below) and not names_own_folder:
         return below, folder
+    # Then as it stands; without a data_dir such a list has its images beside it.
     here = Path(path)
     if not _exists(here):
         return None, folder
@@ -124,10 +125,12 @@ def _read(path: str | Path, file: Path | None, folder: Path, split: str | None) 
     if records is None:
         return None, problems.lines(file)
 
+    # Wrong names are a problem of the list, but none that its rows could not be read with.
     try:
         records = dataclasses.replace(records, names=read_names(records.source))
     except InputError as error:
         problems.add(0, str(error))
+    # An image that is tested on twice would find itself; one that is trained with twice is only drawn more often.
     if split == "test":
         records = fold_repeats(records, problems)
         _check_roles(records, problems)
@@ -151,7 +154,10 @@ def _read_file(file: Path, folder: Path, split: str | None, problems: Problems) 
     columns = parse(file, split, problems)
     if columns is None:
         return None
-    paths, files, is_there = [], [], []
+    # A row whose image is missing is a problem; it is kept until all columns are there, and left out of them together.
+    paths = []
+    files = []
+    is_there = []
     for line, written in zip(columns["lines"], columns["paths"]):
         path = str(folder / written)
         problem = _path_problem(written, path, folder)

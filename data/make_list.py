@@ -36,6 +36,7 @@ def write_label_list(
         raise InputError(
             f"test_share={test_share:g} of {len(labels)} labels is {held_out}: nothing is left on one side"
         )
+    # By label, so that none is both trained with and tested on.
     shuffled = np.random.default_rng(seed).permutation(labels)
     test_labels = set(shuffled[:held_out].tolist())
     splits = [SPLITS["test"] if label in test_labels else SPLITS["train"] for label in columns["labels"]]

@@ -10,6 +10,7 @@ def list_notes(train: Records, test: Records) -> list[str]:
     """The notes of both lists, and sentences on labels and images that they share and on queries that find nothing."""
     # One csv for both says some things twice.
     notes = list(dict.fromkeys((*train.notes, *test.notes)))
+    # Labels that are not new to the model.
     labels, train_labels = of_one_kind(test.vocabulary.labels, train.vocabulary.labels)
     shared = labels[np.isin(labels, train_labels)]
     if len(shared):
@@ -52,6 +53,7 @@ def query_notes(test: Records) -> list[str]:
 def has_positive(records: Records) -> np.ndarray:
     """Which images have another one of their label in the gallery, (N,) bool."""
     codes = records.vocabulary.codes
+    # Images of each label in the gallery; a query that is one of them does not count for itself.
     in_gallery = np.bincount(codes[records.is_gallery], minlength=len(records.vocabulary))
     return in_gallery[codes] > records.is_gallery
 

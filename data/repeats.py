@@ -36,6 +36,7 @@ def find_repeats(records: Records) -> np.ndarray:
 def note_repeats(records: Records) -> Records:
     """The list with a note on the rows that name an image again, if there are any, also under another label."""
     first = find_repeats(records)
+    # Rows that are not the first of their image.
     again = np.flatnonzero(first != np.arange(len(records)))
     if not len(again):
         return records

@@ -82,6 +82,7 @@ def _ends_well(mapped: mmap.mmap) -> bool:
     for sign, end in ENDS.items():
         if start.startswith(sign):
             return mapped[-len(end) :] == end
+    # WebP: the length of what follows stands behind the sign.
     if start[:4] == b"RIFF":
         return struct.unpack_from("<I", start, 4)[0] + 8 == len(mapped)
     return False

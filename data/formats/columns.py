@@ -13,6 +13,7 @@ def tell_unknown(given: list[str], required: list[str], optional: list[str], tel
     Those are not in what is returned. A mistyped column would else be ignored, and what it says with it.
     """
     unused = []
+    # What is there already cannot be meant by another column.
     absent = [name for name in optional if name not in given]
     for column in given:
         if column in required or column in optional or not column:

@@ -58,10 +58,12 @@ def _delimiter(stream: TextIO) -> tuple[str, int]:
 
     A first line `sep=;`, as spreadsheets write it, is passed over.
     """
-    start, skipped = stream.tell(), 0
+    start = stream.tell()
+    skipped = 0
     header = stream.readline()
     if re.fullmatch(r"sep=.", header.strip()):
-        start, skipped = stream.tell(), 1
+        start = stream.tell()
+        skipped = 1
         header = stream.readline()
     stream.seek(start)
     return max(DELIMITERS, key=header.count), skipped
@@ -77,6 +79,7 @@ def _empty_columns(header: list[str], split: str | None, problems: Problems) -> 
     if repeated:
         problems.add(1, f"the column {echo(repeated[0])} comes twice")
     unused = tell_unknown(header, CSV_REQUIRED, CSV_OPTIONAL, lambda sentence: problems.add(1, sentence))
+    # Some of its columns alone make no box.
     absent = [column for column in CSV_BOX if column not in header]
     if 0 < len(absent) < len(CSV_BOX):
         problems.add(1, f"a box needs {', '.join(CSV_BOX)}; there is no {', '.join(absent)}")
@@ -164,6 +167,7 @@ def _boolean(text: str, column: str, number: int, problems: Problems) -> bool | 
 
 def _box(row: dict[str, str], number: int, problems: Problems) -> list[float] | None:
     """The box of a row [left, top, right, bottom], all NaN for none; what is wrong with it is a problem."""
+    # Empty cells are no numbers, so that a box of nothing but these is none.
     texts = [row[column].strip() or "nan" for column in CSV_BOX]
     try:
         left, top, right, bottom = box = [read_float(text) for text in texts]

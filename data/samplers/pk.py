@@ -56,6 +56,7 @@ class PKSampler(BatchSampler):
     def _draw(self, rng: np.random.Generator, code: int) -> np.ndarray:
         """Images of a label, (samples_each_class,) int64."""
         count = self.vocabulary.counts[code]
+        # A label with fewer images than asked for is gone through again, in another order.
         rounds = -(-self.samples_each_class // count)  # rounded up
         picks = np.concatenate([rng.permutation(count) for _ in range(rounds)])[: self.samples_each_class]
         return self.vocabulary.rows_of(code)[picks]
