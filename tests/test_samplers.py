@@ -10,6 +10,7 @@ import torch
 from core.errors import InputError
 from data import loader
 from data.image.augmentations import AUGMENTATIONS
+from data.image.modality import ImageModality
 from data.image.transforms import TrainTransform
 from data.lists import open_list
 from data.samplers._batches import SAMPLERS
@@ -142,9 +143,8 @@ def test_impossible_batches_are_refused(name, options, message):
 def load(sop_tree, num_workers, start_step=0):
     images = open_list("Ebay_train.txt", sop_tree, "train")
     sampler = PKSampler(images.labels, 4, seed=3, start_step=start_step)
-    transform = TrainTransform(24, 32, augment=tuple(AUGMENTATIONS))
-    codes = images.vocabulary.codes
-    batches = loader.open_loader(images, codes, transform, sampler, num_workers)
+    modality = ImageModality(TrainTransform(24, 32, 0, tuple(AUGMENTATIONS), (0.08, 1.0)))
+    batches = loader.open_loader(images, modality, sampler, num_workers)
     return list(islice(batches, 7 - start_step))
 
 
