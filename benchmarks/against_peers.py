@@ -28,6 +28,7 @@ from torchvision import transforms as plain
 from benchmarks.contest import heading, markdown, write
 from benchmarks.head import SCALE, oml_loss, pml_loss
 from core.device import choose_device, choose_precision
+from data.image.modality import ImageModality
 from data.image.transforms import TestTransform, TrainTransform
 from data.lists import open_list
 from data.loader import open_loader
@@ -118,8 +119,8 @@ class Contest:
 
     def our_steps(self, objective, optimiser, seed):
         sampler = ShuffledSampler(self.codes, batch_size=BATCH, seed=seed)
-        transform = TrainTransform(PIXELS, PIXELS, crop_scale=CROP_SCALE)
-        loader = open_loader(self.train, self.codes, transform, sampler, num_workers=1)
+        transform = TrainTransform(PIXELS, PIXELS, 0, ("crop", "flip"), CROP_SCALE)
+        loader = open_loader(self.train, ImageModality(transform), sampler, num_workers=1)
         learner = Learner(objective, optimiser, self.device, choose_precision("auto", self.device))
         for images, labels, _ in loader:
             optimiser.zero_grad(set_to_none=True)
@@ -141,7 +142,7 @@ class Contest:
 
     def recall(self, model):
         batches = InOrder(len(self.test), 64)
-        loader = open_loader(self.test, self.test.labels, TestTransform(PIXELS, PIXELS), batches, num_workers=1)
+        loader = open_loader(self.test, ImageModality(TestTransform(PIXELS, PIXELS)), batches, num_workers=1)
         ranks = positive_ranks(
             QueryGallery.of(embed(model, loader, self.device), torch.from_numpy(self.test.labels)), (1,)
         )

@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.contest import contest, heading, markdown, seconds_text, write
 from core.device import choose_device, choose_precision
+from data.image.modality import ImageModality
 from data.image.transforms import TrainTransform
 from data.lists import open_list
 from data.loader import open_loader
@@ -95,7 +96,8 @@ def contenders(network, pixels, batch, images, labels):
     plain = pictures.contiguous()
     auto = choose_precision("auto", torch.device("cpu"))
     sampler = ShuffledSampler(labels, batch_size=batch, seed=0)
-    loader = open_loader(images, labels, TrainTransform(pixels, pixels), sampler, num_workers=1)
+    modality = ImageModality(TrainTransform(pixels, pixels, 0, ("crop", "flip"), (0.08, 1.0)))
+    loader = open_loader(images, modality, sampler, num_workers=1)
 
     def whole():
         return own.whole(loader, auto)

@@ -16,7 +16,9 @@ POLICY = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
 def settings(environment: Mapping[str, str]) -> dict[str, str]:
     """What is to be added to `environment`: nothing where it says itself how to wait."""
-    return {} if any(name in environment for name in NAMES) else POLICY
+    if any(name in environment for name in NAMES):
+        return {}
+    return POLICY
 
 
 # Here and not in a function, since the library reads it once, when it is loaded, which imports further down cause. Too

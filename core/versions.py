@@ -11,18 +11,18 @@ import cv2
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "simplejpeg")
 
 
-def package_versions():
+def package_versions() -> dict[str, str | None]:
     """Versions of the packages that decide an embedding, {name: version}, None for one that is not installed."""
-    found = {"opencv": cv2.__version__}
+    versions_by_name = {"opencv": cv2.__version__}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions_by_name[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            versions_by_name[name] = None
+    return versions_by_name
 
 
-def versions():
+def versions() -> dict[str, str | None]:
     """Versions of Python and the packages that decide figures, and the repository's git revision (None without git)."""
     command = ["git", "describe", "--always", "--dirty"]
     try:

@@ -61,7 +61,7 @@ def workers_that_fit(workers: int, batch_bytes: int) -> int:
 
 def _local_processes() -> int:
     """Training processes of torchrun on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def leave_process_group() -> None:

@@ -173,7 +173,7 @@ def test_images(content, decode, box, seed):
     try:
         image = open_image(decode, encoded, "a.jpg", None if box is None else np.array(box))
         assert 0 < image.shape[0] * image.shape[1] <= header.MAX_PIXELS and image.shape[2] == 3
-        crop = TrainTransform(16, 16, augment=("crop",))(image)
+        crop = TrainTransform(16, 16, 0, ("crop",), (0.08, 1.0))(image)
     except InputError as error:
         assert "'a.jpg'" in str(error) and "\n" not in str(error)
     else:

@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from pictures import train_transform
 from PIL import Image
 
-import reader
 from core.errors import InputError
 from data import loader
 from data.image import header, transforms
-from data.image.decode import open_image
+from data.image.decode import decode_whole, open_image
 from data.image.files import load, read_image
-from data.image.transforms import TrainTransform
+from data.image.modality import ImageModality
 from data.lists import open_list
 from data.samplers import InOrder
 
@@ -97,7 +97,7 @@ def frames(form):
 
 
 def decode(encoded):
-    return reader.decode_whole(np.frombuffer(encoded, np.uint8), "a.jpg")
+    return decode_whole(np.frombuffer(encoded, np.uint8), "a.jpg")
 
 
 def test_cmyk_becomes_rgb():
@@ -124,7 +124,7 @@ def test_one_pixel_is_enough():
     for form in ("PNG", "JPEG", "WEBP", "BMP", "TIFF"):
         pixel = decode(pil(Image.new("RGB", (1, 1), "white"), form))
         assert pixel.shape == (1, 1, 3) and pixel.min() > 250
-        for transform in (transforms.TestTransform(8, 8), TrainTransform(8, 8)):
+        for transform in (transforms.TestTransform(8, 8), train_transform(8, 8)):
             assert transform(pixel).shape == (8, 8, 3)
 
 
@@ -290,7 +290,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
 def test_the_loader_names_a_broken_image(sop_copy, num_workers):
     images = open_list("Ebay_train.txt", sop_copy, "train").take(range(4))
     (sop_copy / images.paths[2]).write_bytes(b"broken")
-    batches = loader.open_loader(images, images.labels, TrainTransform(8, 8), InOrder(4, 2), num_workers)
+    batches = loader.open_loader(images, ImageModality(train_transform(8, 8)), InOrder(4, 2), num_workers)
     with pytest.raises(InputError, match="1_2.jpg' is not an image"):
         list(batches)
     gc.collect()  # ends the workers here, not somewhere in a later test
@@ -298,11 +298,11 @@ def test_the_loader_names_a_broken_image(sop_copy, num_workers):
 
 def test_batches_hold_pixels_labels_and_places(sop_tree):
     images = open_list("Ebay_train.txt", sop_tree, "train")
-    transform = TrainTransform(40, 48, augment=())
-    batches = list(loader.open_loader(images, images.labels, transform, InOrder(30, 16)))
+    transform = train_transform(40, 48, augment=())
+    batches = list(loader.open_loader(images, ImageModality(transform), InOrder(30, 16)))
     assert [len(batch[0]) for batch in batches] == [16, 14]
     pixels, labels, places = (torch.cat(column) for column in zip(*batches))
     assert pixels.dtype == torch.uint8 and batches[0][0].is_contiguous(memory_format=torch.channels_last)
-    assert labels.tolist() == images.labels.tolist() and places.tolist() == list(range(30))
+    assert labels.tolist() == images.vocabulary.codes.tolist() and places.tolist() == list(range(30))
     for i in (0, 17, 29):
         assert np.array_equal(pixels[i].permute(1, 2, 0).numpy(), transform(load(images, i)).numpy())

@@ -10,6 +10,7 @@ import torch
 from core.errors import InputError
 from data import loader
 from data.image.augmentations import AUGMENTATIONS
+from data.image.modality import ImageModality
 from data.image.transforms import TrainTransform
 from data.samplers import SAMPLERS, PKSampler, ShuffledSampler, TripletSampler, build_sampler
 from data.vocabulary import Vocabulary
@@ -158,9 +159,8 @@ def test_rows_of_a_vocabulary_are_those_of_its_labels():
 def load(sop_tree, num_workers, start_step=0):
     images = open_list("Ebay_train.txt", sop_tree, "train")
     sampler = PKSampler(images.vocabulary, 4, seed=3, start_step=start_step)
-    transform = TrainTransform(24, 32, augment=tuple(AUGMENTATIONS))
-    codes = images.vocabulary.codes
-    batches = loader.open_loader(images, codes, transform, sampler, num_workers)
+    modality = ImageModality(TrainTransform(24, 32, 0, tuple(AUGMENTATIONS), (0.08, 1.0)))
+    batches = loader.open_loader(images, modality, sampler, num_workers)
     return list(islice(batches, 7 - start_step))
 
 
