@@ -245,9 +245,7 @@ def _may_reach(scores: torch.Tensor, axis: int, low: torch.Tensor) -> torch.Tens
     return scores.amax(axis) >= low
 
 
-def _count(
-    scores: torch.Tensor, axis: int, low: torch.Tensor, high: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _count(scores: torch.Tensor, axis: int, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Along `axis`: how many scores are above high (n,), and how many from low (n,) to high."""
     scores = scores.float()
     mask = torch.empty_like(scores)  # comparisons written and summed as floats are several times faster than bools

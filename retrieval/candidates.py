@@ -31,9 +31,7 @@ class Candidates:
     use; `floor` (m,): scores no better than this were dropped.
     """
 
-    def __init__(
-        self, query_gallery: QueryGallery, scores: Scores, queries: torch.Tensor, k: int, dtype: torch.dtype
-    ):
+    def __init__(self, query_gallery: QueryGallery, scores: Scores, queries: torch.Tensor, k: int, dtype: torch.dtype):
         self.query_gallery = query_gallery
         self.scores = scores
         self.queries = queries

@@ -89,9 +89,7 @@ class GalleryShard:
             ranks.append(positive_ranks(local, ks, distance, memory // 2, shard=self))
         return torch.cat(ranks)
 
-    def _local_parts(
-        self, query_gallery: QueryGallery, k: int, memory: int
-    ) -> Iterator[tuple[slice, QueryGallery]]:
+    def _local_parts(self, query_gallery: QueryGallery, k: int, memory: int) -> Iterator[tuple[slice, QueryGallery]]:
         """Yield (slice of the queries, these against this shard's rows), k keys of each being asked for."""
         positions = positions_among(self.rows, query_gallery.gallery_rows)
         is_here = positions != NOWHERE
@@ -133,9 +131,7 @@ class GalleryShard:
         scores = torch.full((len(local.query_rows), k), -torch.inf, device=local.device)
         list_rows = torch.full(scores.shape, NOWHERE, device=local.device)
         if len(local.gallery_rows):
-            found = search_in_parts(
-                local, k, distance, memory, gallery_lengths=self.lengths, frame=self.frame
-            )
+            found = search_in_parts(local, k, distance, memory, gallery_lengths=self.lengths, frame=self.frame)
             rows = torch.cat([part_rows for _, part_rows, _ in found])
             query, column = (rows != NOWHERE).nonzero(as_tuple=True)
             row = rows[query, column]

@@ -140,5 +140,9 @@ def test_half_of_the_positive_pairs_are_closer_than_the_median():
     below, above = scores[
         len(scores) // 2 - 1 : len(scores) // 2 + 1
     ]  # the median lies between, the floor in their bins
-    assert below - (histogram.edges[1] - histogram.edges[0]) - histogram.rounding_bound <= floor <= above + histogram.rounding_bound
+    assert (
+        below - (histogram.edges[1] - histogram.edges[0]) - histogram.rounding_bound
+        <= floor
+        <= above + histogram.rounding_bound
+    )
     assert median_positive(pair_histogram(QueryGallery.of(embeddings, np.arange(60)))) == -np.inf

@@ -238,9 +238,7 @@ def _note_large_k(metrics: tuple[str, ...], gallery_size: int) -> None:
         log(f"{', '.join(beyond)}: the gallery has {gallery_size} items, so k is {gallery_size}")
 
 
-def _figures_of(
-    results: RetrievalResults, metrics: tuple[str, ...], definition: str, skip_lone: bool
-) -> Figures:
+def _figures_of(results: RetrievalResults, metrics: tuple[str, ...], definition: str, skip_lone: bool) -> Figures:
     """Means of the metrics that results can tell: a vote of neighbours needs labels that they do not hold."""
     names = [name for name in metrics if not name.startswith("knn")]
     columns = values(Ranked.of(results), names, definition)

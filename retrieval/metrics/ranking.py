@@ -102,9 +102,7 @@ def parse_metrics(text: str) -> tuple[str, ...]:
     return names
 
 
-def values(
-    ranked: Ranked, names: Iterable[str] = DEFAULT, definition: str = "standard"
-) -> dict[str, torch.Tensor]:
+def values(ranked: Ranked, names: Iterable[str] = DEFAULT, definition: str = "standard") -> dict[str, torch.Tensor]:
     """{name: (Q,) float64} of the metrics `names` such as recall@10 or map@r.
 
     definition: standard, or the peer's own where it differs: oml (Open Metric Learning), pml (pytorch-metric-learning).
