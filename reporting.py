@@ -38,8 +38,10 @@ def add_result_flags(parser):
 
 def draw_evenly(path, evaluation, rows):
     """Evenly spaced queries with their five nearest; the same queries for every model of the same list."""
-    chosen = np.linspace(0, len(evaluation.task.query_rows) - 1, min(rows, len(evaluation.task.query_rows)), dtype=int)
-    return draw(evaluation.task, evaluation.results, evaluation.images, chosen, path)
+    chosen = np.linspace(
+        0, len(evaluation.query_gallery.query_rows) - 1, min(rows, len(evaluation.query_gallery.query_rows)), dtype=int
+    )
+    return draw(evaluation.query_gallery, evaluation.results, evaluation.records, chosen, path)
 
 
 def draw(task, results, images, chosen, path=None):

@@ -152,13 +152,13 @@ def test_other_mistakes():
 @pytest.mark.parametrize("name", [name.replace("@k", "@3") for name in METRICS.names()])
 def test_every_metric_lies_between_0_and_1_and_is_never_nan(name):
     rows, labels = example()
-    for task in (
+    for query_gallery in (
         QueryGallery.of(rows, labels),
         QueryGallery.of(rows[:1], labels[:1]),
         QueryGallery.of(rows, np.arange(40)),
     ):
         for definition in DEFINITIONS:
-            column = query_values(task, (name,), definition)[name]
+            column = query_values(query_gallery, (name,), definition)[name]
             assert ((column >= 0) & (column <= 1)).all()
 
 
@@ -232,9 +232,8 @@ def test_areas_and_threshold_equal_scikit_learns():
     truth, scores = np.r_[np.ones(len(positive)), np.zeros(len(negative))], 1 - np.r_[positive, negative]
     histogram = pair_histogram(QueryGallery.of(rows, labels))
     precision, recall, thresholds = metrics.precision_recall_curve(truth, scores)
-    near = (
-        histogram.edges[1] - histogram.edges[0] + 2 * histogram.rounding_bound
-    )  # what is closer may fall into one bin
+    # What is closer may fall into one bin.
+    near = histogram.edges[1] - histogram.edges[0] + 2 * histogram.rounding_bound
     at, before = precision_doubts(1 - positive, 1 - negative, near)
     assert_within(histogram.pr_auc(), metrics.auc(recall, precision), (at + before).mean() / 2 + gamma(4 * len(scores)))
     steps = metrics.average_precision_score(truth, scores)
@@ -256,19 +255,19 @@ def test_fnmr_where_rounding_sorts_pairs_into_the_wrong_bin():
     rng = np.random.default_rng(0)
     cosines = 0.5 + rng.uniform(-2e-7, 2e-7, 600)
     gallery = np.stack([cosines, np.sqrt(1 - cosines**2)], axis=1).astype(np.float32)
-    task = QueryGallery.apart(np.array([[1.0, 0.0]], np.float32), gallery, [0], rng.integers(0, 2, 600))
-    exact = Scores(task).exact_pairs(torch.zeros(600, dtype=torch.int64), torch.arange(600)).double().numpy()
-    right = (task.gallery_labels == task.query_labels[0]).numpy()
+    query_gallery = QueryGallery.apart(np.array([[1.0, 0.0]], np.float32), gallery, [0], rng.integers(0, 2, 600))
+    exact = Scores(query_gallery).exact_pairs(torch.zeros(600, dtype=torch.int64), torch.arange(600)).double().numpy()
+    right = (query_gallery.gallery_labels == query_gallery.query_labels[0]).numpy()
     rates = tuple(np.linspace(0, 1, 41).tolist())
     expected = {rate: (1 - exact[right] >= np.quantile(1 - exact[~right], rate)).mean() for rate in rates}
     assert len(set(exact.tolist())) < 20  # many ties, too
-    assert fnmr_at_fmr(task, rates) == about(expected, 4)
+    assert fnmr_at_fmr(query_gallery, rates) == about(expected, 4)
 
 
 def test_sequences_and_flags_leave_pairs_out():
     rows, labels = torch.randn(6, 3), [0, 0, 0, 1, 1, 1]
-    task = QueryGallery.of(rows, labels, [True] * 3 + [False] * 3, sequences=[0, 0, 1, 2, 1, 3])
-    histogram = pair_histogram(task)
+    query_gallery = QueryGallery.of(rows, labels, [True] * 3 + [False] * 3, sequences=[0, 0, 1, 2, 1, 3])
+    histogram = pair_histogram(query_gallery)
     assert histogram.positive.sum() == 4  # 0 and 1 share a sequence: 0-2, 1-2, 2-0, 2-1
     assert histogram.negative.sum() == 8  # 2 and 4 share one
 

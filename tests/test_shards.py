@@ -11,6 +11,7 @@ from runs import read_json, run, tiny_backbone
 from test_ranks import torchrun
 from tolerances import assert_within, score_error
 
+import distributed
 from benchmarks import ranks as bench
 from core.errors import InputError
 from data.samplers import InOrder
@@ -40,8 +41,8 @@ class Threads:
         self.barrier.wait()
         return given
 
-    def functions(self, rank):
-        """gather, total, highest as GalleryShard has them."""
+    def collectives(self, rank):
+        """all_gather, all_reduce_sum, all_reduce_max as GalleryShard has them."""
         return (
             lambda rows: torch.cat(self._all(rank, rows)),
             lambda numbers: torch.stack(self._all(rank, numbers)).sum(0),
@@ -53,7 +54,7 @@ class Threads:
 
         def one(rank):
             rows = torch.from_numpy(parts[rank])
-            return work(GalleryShard(embeddings[rows], rows, len(embeddings), self.number, *self.functions(rank)))
+            return work(GalleryShard(embeddings[rows], rows, len(embeddings), self.number, *self.collectives(rank)))
 
         with ThreadPoolExecutor(self.number) as pool:
             return list(pool.map(one, range(self.number)))
@@ -84,10 +85,12 @@ def dealt(number, batch_size, ranks):
 def test_every_figure_is_that_of_one_process(seed, distance):
     """To the last bit, also where some of the ranks have nothing, and in blocks of one query."""
     embeddings, columns = made_up(seed)
-    task = QueryGallery.of(embeddings, **columns)
+    query_gallery = QueryGallery.of(embeddings, **columns)
     memory = 1 if seed % 5 == 1 else 2**20
     definition = ("standard", "oml", "pml")[seed % 3]
-    expected = {names: query_values(task, names, definition, distance) for names in (NAMES, ("recall@3",), ("mrr",))}
+    expected = {
+        names: query_values(query_gallery, names, definition, distance) for names in (NAMES, ("recall@3",), ("mrr",))
+    }
     for number in (1, 2, 3, 5):
         parts = dealt(len(embeddings), 1 + seed % 7, number)
 
@@ -119,8 +122,8 @@ def test_counting_goes_on_to_exact_scores_where_items_are_equal(distance):
 @pytest.mark.parametrize("seed", range(8))
 def test_what_is_found_is_what_one_search_finds(seed, distance):
     embeddings, columns = made_up(seed)
-    task = QueryGallery.of(embeddings, **columns)
-    rows, scores = search(task, 7, distance)
+    query_gallery = QueryGallery.of(embeddings, **columns)
+    rows, scores = search(query_gallery, 7, distance)
 
     def found(shard):
         own = shard.search_in_parts(QueryGallery.of(shard.placeholder(), **columns), 7, distance)
@@ -171,11 +174,13 @@ def evaluated(seeds):
     found = []
     for seed in seeds:
         embeddings, columns = made_up(seed)
-        rows = torch.from_numpy(dealt(len(embeddings), 4, bench.ranks.count())[bench.ranks.rank()])
+        rows = torch.from_numpy(dealt(len(embeddings), 4, distributed.world_size())[distributed.rank()])
         shard = open_shard(embeddings[rows], rows, len(embeddings), torch.device("cpu"))
-        task = QueryGallery.of(shard.placeholder(), **columns)
+        query_gallery = QueryGallery.of(shard.placeholder(), **columns)
         for distance in DISTANCES:
-            found.append(summary(query_values(task, NAMES, distance=distance, shard=shard), task.positives()))
+            found.append(
+                summary(query_values(query_gallery, NAMES, distance=distance, shard=shard), query_gallery.positives())
+            )
         found.append(len(shard.embeddings))
     return found
 

@@ -56,20 +56,24 @@ def query_values(
     rank = positive_ranks if shard is None else shard.positive_ranks
     search = search_in_parts if shard is None else shard.search_in_parts
     parsed = {name: parse_metric(name) for name in names}
+    forms = [form for form, _ in parsed.values()]
     positives = query_gallery.positives()
-    has_short_cut = all(METRICS.fact(form, "of_rank") for form, _ in parsed.values())
-    if has_short_cut and definition in ("standard", "pml"):
+
+    # Where every metric follows from the rank of the best positive, nothing is searched for.
+    if definition in ("standard", "pml") and all(METRICS.fact(form, "of_rank") for form in forms):
         ks = sorted({k for _, k in parsed.values() if k})
-        if not ks or any(METRICS.fact(form, "needs_exact_rank") for form, _ in parsed.values()):
+        if not ks or any(METRICS.fact(form, "needs_exact_rank") for form in forms):
             ks = None
         ranks = rank(query_gallery, ks, distance, memory)
         return {name: METRICS.fact(form, "of_rank")(ranks, k) for name, (form, k) in parsed.items()}
 
     depth = max(k or 1 for _, k in parsed.values())
-    if any(METRICS.fact(form, "needs_all_positives") for form, _ in parsed.values()):
+    if any(METRICS.fact(form, "needs_all_positives") for form in forms):
         depth = max(depth, int(positives.max()))
+    # Some metrics divide by k, so a k beyond the gallery becomes its size before they are asked.
     gallery_size = len(query_gallery.gallery_rows)
     clipped = {name: _clipped(name, k, gallery_size) for name, (_, k) in parsed.items()}
+    # What is found are rows of the table, of which those of the gallery have a label.
     label_of_row = torch.zeros(len(query_gallery.gallery_table), dtype=torch.int64, device=query_gallery.device)
     label_of_row[query_gallery.gallery_rows] = query_gallery.gallery_labels
     columns = {name: [] for name in parsed}
@@ -82,8 +86,8 @@ def query_values(
             labels=labels,
         )
         figures = values(ranked, dict.fromkeys(clipped.values()), definition)
-        for name in parsed:
-            columns[name].append(figures[clipped[name]])
+        for name, clipped_name in clipped.items():
+            columns[name].append(figures[clipped_name])
     figures = {name: torch.cat(parts) for name, parts in columns.items()}
 
     # Where the first right item lies deeper than the search went, what comes before it is counted.
@@ -97,7 +101,7 @@ def query_values(
 
 
 def _clipped(name: str, k: int | None, gallery_size: int) -> str:
-    """The name of a metric with a k that the gallery can answer: some divide by k."""
+    """The name of a metric with a k of at most the gallery's size."""
     if k is None or k <= gallery_size:
         return name
     return name.replace(f"@{k}", f"@{gallery_size}")
