@@ -14,8 +14,14 @@ def show_on_board(board, step, task, images):
     if picture is not None:
         board.add_image("test/worst_queries", picture, step, dataformats="HWC")
     sample = embedding_sample(images, task)
+    texts = [[as_utf8(text) for text in row] for row in sample.texts]
     tiles = torch.from_numpy(sample.tiles).permute(0, 3, 1, 2).float() / 255
-    board.add_embedding(sample.embeddings, sample.texts, tiles, step, "test", metadata_header=list(sample.columns))
+    board.add_embedding(sample.embeddings, texts, tiles, step, "test", metadata_header=list(sample.columns))
+
+
+def as_utf8(text):
+    """A text in which what is no UTF-8, as old file names have it, is written out: TensorBoard refuses it."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def finish(training):
