@@ -160,7 +160,7 @@ def open_sources(args: Namespace) -> tuple[Records | EmbeddingTable, Records | E
     if args.embeddings and args.leaks_from and not args.leaks_from.endswith(".npz"):
         raise InputError(f"--leaks_from={args.leaks_from} has to be embeddings (.npz), too, where --embeddings are")
     if args.embeddings:
-        source, data_dir = open_table(args.embeddings), None
+        source, data_dir = load_table(args.embeddings), None
     else:
         data = data_flags(args)
         data_dir = data["data_dir"]
@@ -169,14 +169,14 @@ def open_sources(args: Namespace) -> tuple[Records | EmbeddingTable, Records | E
     leak_source = None
     if args.leaks_from is not None:
         if args.leaks_from.endswith(".npz"):
-            leak_source = open_table(args.leaks_from)
+            leak_source = load_table(args.leaks_from)
         else:
             leak_source = open_list(args.leaks_from, data_dir, "train")
     refuse_broken_images([opened for opened in (source, leak_source) if isinstance(opened, Records)])
     return source, leak_source
 
 
-def open_table(path: str) -> EmbeddingTable:
+def load_table(path: str) -> EmbeddingTable:
     return EmbeddingTable(*load_embeddings(path))
 
 
@@ -254,7 +254,7 @@ def write_files(
         save_results(files["save_results"], table.records, query_gallery, evaluation.results)
     if "picture" in files:
         queries = evenly_spaced(len(query_gallery.query_rows), outputs.picture_queries)
-        draw_queries(table.records, query_gallery, queries, evaluation.results, files["picture"])
+        draw_queries(table.records, query_gallery, queries, evaluation.results, files["picture"], evaluation.distance)
     if "report" in files:
         model_name = pretrained_model or "saved embeddings"
         write_page(files["report"], evaluation, table, model_name, outputs.projection, leaks)

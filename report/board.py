@@ -22,8 +22,8 @@ EMBEDDINGS, TILE = 1000, 32  # embeddings in a sample; pixels a side of their im
 class EmbeddingSample(NamedTuple):
     """Some embeddings of a list, as a projector shows them.
 
-    embeddings: (n, D), on the CPU. tiles: (n, TILE, TILE, 3) uint8 RGB. texts: one [label, file name] each, in valid
-    UTF-8; `columns` is what the two are called.
+    embeddings: (n, D), on the CPU. tiles: (n, TILE, TILE, 3) uint8 RGB. texts: one [label, file name] each, which need
+    not be valid UTF-8; `columns` is what the two are called.
     """
 
     embeddings: torch.Tensor
@@ -49,11 +49,6 @@ def embedding_sample(records: Records, query_gallery: QueryGallery) -> Embedding
     tiles = np.stack([letterbox(load(records, row), TILE) for row in rows])
     labels = records.label_texts[rows].tolist()
     files = [Path(path).name for path in records.paths[rows].tolist()]
-    texts = [[_as_utf8(label), _as_utf8(file)] for label, file in zip(labels, files)]
+    texts = [[label, file] for label, file in zip(labels, files)]
     embeddings = query_gallery.gallery_table[torch.from_numpy(rows).to(query_gallery.device)].cpu()
     return EmbeddingSample(embeddings, tiles, texts)
-
-
-def _as_utf8(text: str) -> str:
-    """A text in which what is no UTF-8, as old file names have it, is written out: loggers refuse it."""
-    return text.encode(errors="backslashreplace").decode()

@@ -38,32 +38,37 @@ def draw_queries(
     queries: np.ndarray,
     results: RetrievalResults | None = None,
     path: str | Path | None = None,
+    distance: str = "cosine",
 ) -> np.ndarray:
     """A sheet of some queries (M,) with their five nearest, uint8 (H, W, 3), written to `path` (.png) where given.
 
-    results: what all queries found; None searches for these queries alone, which then have to ascend.
+    results: what all queries found by `distance`; None searches for these queries alone, which then have to ascend.
     """
     query_rows = query_gallery.query_rows[queries].tolist()
     results_rows = queries.tolist()
     if results is None:
-        results = RetrievalResults.from_query_gallery(query_gallery.query_slice(torch.from_numpy(queries)), SHOWN)
+        asked = query_gallery.query_slice(torch.from_numpy(queries))
+        results = RetrievalResults.from_query_gallery(asked, SHOWN, distance)
         results_rows = range(len(queries))
 
     rows = []
     captions = []
     for query_row, results_row in zip(query_rows, results_rows):
-        rows.append((load(records, query_row), _neighbours(records, results, results_row)))
+        rows.append((load(records, query_row), _neighbours(records, results, results_row, distance)))
         captions.append(records.label_text(query_row))
     return neighbour_sheet(rows, path, captions=captions)
 
 
-def _neighbours(records: Records, results: RetrievalResults, query: int) -> list[Neighbour]:
+def _neighbours(records: Records, results: RetrievalResults, query: int, distance: str) -> list[Neighbour]:
     """The nearest items of one query with their images; fewer where it found fewer."""
     items = results.padded_ids[query, :SHOWN].tolist()
     hits = results.hits[query, :SHOWN].tolist()
     distances = results.padded_distances[query, :SHOWN].tolist()
-    return [
-        Neighbour(load(records, item), is_right, 1 - distance)
-        for item, is_right, distance in zip(items, hits, distances)
-        if item >= 0
-    ]
+    highest = 0.0  # the score of an item that lies where the query does
+    if distance == "cosine":
+        highest = 1.0
+    neighbours = []
+    for item, is_right, item_distance in zip(items, hits, distances):
+        if item >= 0:
+            neighbours.append(Neighbour(load(records, item), is_right, highest - item_distance))
+    return neighbours
