@@ -60,7 +60,7 @@ class TrainerSettings:
 class Trainer:
     """Takes a run from where it is to its last step; every rank has one.
 
-    learner: network, loss and optimiser, as far as `progress` says they are. lr: the rate that `schedule` starts from.
+    learner: network, loss and optimiser, as far as `progress` says they are. schedule: of the optimiser's rate.
     records: the train list; loader: endless batches of it, from the next step on; batch_size: images in a batch, on all
     ranks together. tester: the list to test on. run: is to have begun (Run.begin) before `fit` is called.
     """
@@ -69,7 +69,6 @@ class Trainer:
         self,
         learner: Learner,
         schedule: Schedule,
-        lr: float,
         records: Records,
         loader: Iterable,
         batch_size: int,
@@ -80,7 +79,6 @@ class Trainer:
     ):
         self.learner = learner
         self.schedule = schedule
-        self.lr = lr
         self.records = records
         self.loader = loader
         self.batch_size = batch_size
@@ -142,6 +140,8 @@ class Trainer:
 
     def _run_steps(self) -> None:
         progress = self.progress
+        # The rate that the optimiser was made with; that of its groups changes from step to step.
+        lr = self.learner.optimiser.defaults["lr"]
         began = time.perf_counter()
         # Interrupted between a step and its test, a run begins with that test.
         if progress.untested:
@@ -149,7 +149,7 @@ class Trainer:
         fit(
             self.learner,
             self.loader,
-            partial(self.schedule.rate, lr=self.lr),
+            partial(self.schedule.rate, lr=lr),
             start=progress.start,
             total=self.schedule.total_iter_num,
             guard=self.guard,
@@ -209,6 +209,8 @@ class Trainer:
     def _judge(self, step: int, embeddings: torch.Tensor) -> bool:
         """Log the figures of a test; whether they are the best so far."""
         progress = self.progress
+        # The rate that the optimiser was made with; that of its groups changes from step to step.
+        lr = self.learner.optimiser.defaults["lr"]
         began = time.perf_counter()
         query_gallery = self.tester.make_task(embeddings)
         progress.recall = recalls(query_gallery)

@@ -42,7 +42,7 @@ PROGRAMS = {"data/build_emoji.py"} | {
 }
 KNOW_ARGS = (
     {f"{script}.py" for script in ("train_elem", "train_pair", "eval", "infer")}
-    | {"session.py", "engine/trainer.py", "evaluation.py", "reporting.py", "indexing.py", "config/options.py"}
+    | {"session.py", "evaluation.py", "reporting.py", "indexing.py", "config/options.py"}
     | PROGRAMS
 )
 # Folders of which every file registers a class.
