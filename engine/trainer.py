@@ -31,7 +31,7 @@ class TrainerSettings:
     """How a run is computed, and what it shows and keeps on the way.
 
     Options:
-        micro_batch: images of it in the network at a time; 0: all
+        micro_batch: images of a batch in the network at a time; 0: all
         test_batch_size: images in a test batch
         num_workers: processes that load images; 0: none beside this one; or auto
         clip_norm: largest norm of the gradient; 0: no clipping
@@ -177,6 +177,7 @@ class Trainer:
         # A signal to any rank stops all of them behind the same step.
         signal = int(distributed.all_reduce_max(torch.tensor(self.stop.signal or 0)))
         self.progress.step = step
+        # What is saved now is not tested yet, and says so.
         self.progress.untested = test_due
         if save_due or signal:
             self._save(step, needed=bool(is_last or signal))
@@ -223,6 +224,7 @@ class Trainer:
         if self.settings.report:
             self.tester.show(query_gallery, self.run, step)
 
+        # Of equal steps the earlier one stays the best.
         if progress.best is not None and recall_at_1 <= progress.best["recall"]["1"]:
             return False
         progress.best = {"step": step, "recall": _as_json(progress.recall), "chosen_on": self.tester.tested_on}
@@ -253,8 +255,12 @@ class Trainer:
         self.guard.check()
         progress = self.progress
         progress.bad_images = _union_over_ranks(progress.bad_images)
+        # Which label each class stands for, and what it is called: whoever scores classes later has no train list.
         labels = self.records.vocabulary.labels
-        classes = torch.from_numpy(labels) if labels.dtype.kind != "U" else labels.tolist()
+        if labels.dtype.kind == "U":
+            classes = labels.tolist()
+        else:
+            classes = torch.from_numpy(labels)
         names = self.records.names.label
         state = training_state(
             self.learner,
@@ -275,6 +281,7 @@ class Trainer:
     def _save_what_is_done(self, error: InputError) -> InputError:
         """What ended a run in the middle, once the steps so far are saved; several ranks cannot be brought together."""
         progress = self.progress
+        # None was made, or the last is on the disk.
         nothing_to_save = progress.step in (progress.start, progress.saved)
         if distributed.world_size() > 1 or nothing_to_save:
             return error
