@@ -221,7 +221,7 @@ def task_of(embeddings, images, device):
     """The list's queries against its gallery, as a retrieval Task; an image without a sequence is one of its own.
 
     embeddings: (N, D), or this rank's Shard of them, which the Task only stands around. device: the one in use; the
-    search runs there if it can (engine/device.py).
+    search runs there if it can (core/device.py).
     """
     if isinstance(embeddings, Shard):
         table = embeddings.stand_in()

@@ -29,7 +29,7 @@ from engine.provenance import describe_run, list_facts, note_other_list
 from engine.run import open_run, print_kpis
 from engine.schedule import Schedule
 from engine.seeding import seed_everything
-from engine.step import refuse_large_micro_batch, takes_single_images
+from engine.step import has_single_images
 from engine.testing import Tester
 from engine.trainer import Trainer, TrainerSettings
 from losses import LOSSES
@@ -86,8 +86,7 @@ def main(argv):
     decode = choose_decoder(args.decode, args.cache_kind)
     source = None if run.checkpoint else args.pretrained_model
     note_other_list(source, "train", lists["train"])
-    refuse_large_micro_batch(settings.micro_batch, args.train_batch_size)
-    single_images = takes_single_images(settings.micro_batch, args.train_batch_size)
+    single_images = has_single_images(args.train_batch_size, settings.micro_batch)
     seed_everything(settings.seed)
     model = session.build_model(source, model_flags, single_images=single_images, **flags(session.build_model))
     loss_options = {option.name: getattr(args, option.name) for option in LOSSES.options(args.loss_name)}
@@ -99,7 +98,9 @@ def main(argv):
 
     # Batches go on behind the last step.
     kind = LOSSES.fact(args.loss_name, "batch")
-    samples = {"samples_each_class": args.samples_each_class} if kind == "pk" else {}
+    samples = {}
+    if kind == "pk":
+        samples["samples_each_class"] = args.samples_each_class
     sampler = SAMPLERS[kind](
         labels, batch_size=args.train_batch_size, seed=settings.seed, start_step=progress.start, **samples
     )
@@ -124,9 +125,7 @@ def main(argv):
 
     all_flags = {**vars(args), **model_flags, **data_flags, "decode": decode}
     run.begin(describe_run(all_flags, device, precision, lists), progress.start, progress.untested)
-    trainer = Trainer(
-        learner, schedule, args.lr, data.train, loader, args.train_batch_size, tester, run, progress, settings
-    )
+    trainer = Trainer(learner, schedule, data.train, loader, args.train_batch_size, tester, run, progress, settings)
     result = trainer.fit(notes)
     if result and args.enable_ce:
         print_kpis(result)

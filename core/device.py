@@ -31,7 +31,7 @@ def open_device(
     if runtime == "openvino":
         if use_gpu:
             raise InputError("--runtime=openvino embeds on the CPU; leave --use_gpu out, or take --runtime=torch")
-        use_gpu = False
+        use_gpu = False  # whatever accelerator there is
     device = choose_device(use_gpu)
     return device, choose_precision(precision, device)
 
@@ -42,6 +42,7 @@ def choose_device(use_gpu: bool | None = None) -> torch.device:
     Where torchrun starts several processes on a machine, each has an accelerator of its own. On the CPU it also sets
     glibc's malloc, see keep_freed_memory.
     """
+    # current_accelerator() names one that was compiled in, be it there or not.
     accelerator = None
     if torch.accelerator.is_available():
         accelerator = torch.accelerator.current_accelerator()

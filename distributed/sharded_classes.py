@@ -62,7 +62,7 @@ def _map_tables(state: dict[str, object], change: Callable[[torch.Tensor], torch
 
 
 def _gather_rows(table: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """The rows (num_classes, ...) of all ranks, of which `table` has this one's; on other ranks than the first noise."""
+    """The rows (num_classes, ...) of all ranks, of which `table` has this one's; only the first gets all of them."""
     rows = distributed.own_slice(num_classes)
     numbers = torch.arange(rows.start, rows.stop)
     # Rows of one number each are a column, so that all of them can be sent as matrices.

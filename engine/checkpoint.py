@@ -64,6 +64,7 @@ def resume(
     state = read_weights(file)
     if learner.objective.loss_is_sharded:
         state = sharded_classes.shard_state(state, num_classes)
+    # First of all, so that a file that is no checkpoint of this run is refused in its own words.
     step, best = restore(state, learner, file)
     progress = Progress(
         start=step,
@@ -94,6 +95,7 @@ def training_state(
     along.
     """
     objective = learner.objective
+    # Dropout on an accelerator draws from that one's generator.
     device_rng = None
     if torch.accelerator.is_available():
         device_rng = torch.get_device_module().get_rng_state()
@@ -150,8 +152,8 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, state: Mapping[str, obj
     for group in optimiser.param_groups:
         settings.append({name: value for name, value in group.items() if name != "params"})
     optimiser.load_state_dict(state)
-    for group, own in zip(optimiser.param_groups, settings):
-        group.update(own)
+    for group, asked_for in zip(optimiser.param_groups, settings):
+        group.update(asked_for)
 
 
 def _mapping(state: dict[str, object], name: str) -> Mapping:
@@ -227,6 +229,7 @@ class Checkpoints:
         except OSError:  # no hard links here
             shutil.copyfile(path, temporary)
             sync(temporary)
+        # In one move, so that last.pt is whole at any moment.
         os.replace(temporary, last)
         sync(self.folder)
         self._remove_old_steps()

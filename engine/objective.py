@@ -36,6 +36,7 @@ class Objective(nn.Module):
     def compare(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Embeddings (B, D) of this rank's images, labels of all ranks' -> scalar, the same on every rank."""
         embeddings = distributed.all_gather(embeddings)
+        # Kept as tensors: figures are wanted at few of the steps.
         self._last_batch = (embeddings.detach(), labels)
         return self.loss(embeddings, labels)
 
@@ -81,6 +82,7 @@ def build_loss(
     facts = {"embedding_size": embedding_size, "num_classes": num_classes}
     required = {name: facts[name] for name in LOSSES.requirements(loss_name)}
     several = distributed.world_size() > 1
+    # The scaler would look for infinities on each rank alone, and ranks would disagree on a step.
     if shard_classes and several and precision == "fp16":
         raise InputError("--shard_classes does not go with --precision=fp16; take bf16 or fp32")
     return sharded_classes.build_loss(LOSSES[loss_name], shard_classes and several, **required, **options)

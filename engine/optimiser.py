@@ -38,6 +38,7 @@ def build_optimiser(
     class_ratio = 1.0
     if class_lr is not None:
         class_ratio = class_lr / lr
+    # A frozen model, or a loss without weights, has no group; that of the loss is the last.
     groups = []
     for module, ratio in ((model, 1.0), (loss, class_ratio)):
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]

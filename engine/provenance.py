@@ -70,6 +70,7 @@ def note_other_list(source: str | None, split: str, facts: dict[str, object]) ->
     """
     if not source or source == "imagenet":
         return
+    # Whatever else may stand there, it is a stranger's file.
     try:
         before = read_json(run_folder(source) / "config.json")["lists"][split]
         is_other = before["sha256"] != facts["sha256"]

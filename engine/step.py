@@ -98,16 +98,15 @@ def update(learner: Learner) -> None:
     learner.scaler.update()
 
 
-def refuse_large_micro_batch(micro_batch: int, train_batch_size: int) -> None:
-    """Raise InputError for a micro-batch of more images than the batch has."""
+def has_single_images(train_batch_size: int, micro_batch: int) -> bool:
+    """Whether the network is to take one image alone; BatchNorm in training cannot do with that, unless maps are large.
+
+    Raises InputError for a micro-batch of more images than the batch has.
+    """
     if micro_batch > train_batch_size:
         raise InputError(
             f"micro_batch is {micro_batch}, more than train_batch_size, {train_batch_size}; 0 is all of it"
         )
-
-
-def takes_single_images(micro_batch: int, train_batch_size: int) -> bool:
-    """Whether some micro-batch, or the batch itself, is of one image."""
     at_a_time = micro_batch or train_batch_size
-    remainder = train_batch_size % at_a_time
-    return at_a_time == 1 or remainder == 1
+    last = train_batch_size % at_a_time
+    return at_a_time == 1 or last == 1

@@ -32,7 +32,7 @@ class TrainerSettings:
     """How a run is computed, and what it shows and keeps on the way.
 
     Options:
-        micro_batch: images of it in the network at a time; 0: all
+        micro_batch: images of a batch in the network at a time; 0: all
         test_batch_size: images in a test batch
         clip_norm: largest norm of the gradient; 0: no clipping
         nan: at a loss or gradient that is not finite: stop, or skip:N steps
@@ -59,7 +59,7 @@ class TrainerSettings:
 class Trainer:
     """Takes a run from where it is to its last step; every rank has one.
 
-    learner: network, loss and optimiser, as far as `progress` says they are. lr: the rate that `schedule` starts from.
+    learner: network, loss and optimiser, as far as `progress` says they are. schedule: of the optimiser's rate.
     records: the train list; loader: endless batches of it, from the next step on; batch_size: images in a batch, on all
     ranks together. tester: the list to test on. run: is to have begun (Run.begin) before `fit` is called.
     """
@@ -68,7 +68,6 @@ class Trainer:
         self,
         learner: Learner,
         schedule: Schedule,
-        lr: float,
         records: Records,
         loader: Iterable,
         batch_size: int,
@@ -79,7 +78,6 @@ class Trainer:
     ):
         self.learner = learner
         self.schedule = schedule
-        self.lr = lr
         self.records = records
         self.loader = loader
         self.batch_size = batch_size
@@ -141,6 +139,8 @@ class Trainer:
 
     def _run_steps(self) -> None:
         progress = self.progress
+        # The rate that the optimiser was made with; that of its groups changes from step to step.
+        lr = self.learner.optimiser.defaults["lr"]
         began = time.perf_counter()
         # Interrupted between a step and its test, a run begins with that test.
         if progress.untested:
@@ -148,7 +148,7 @@ class Trainer:
         fit(
             self.learner,
             self.loader,
-            partial(self.schedule.rate, lr=self.lr),
+            partial(self.schedule.rate, lr=lr),
             start=progress.start,
             total=self.schedule.total_iter_num,
             guard=self.guard,
@@ -176,6 +176,7 @@ class Trainer:
         # A signal to any rank stops all of them behind the same step.
         signal = int(distributed.all_reduce_max(torch.tensor(self.stop.signal or 0)))
         self.progress.step = step
+        # What is saved now is not tested yet, and says so.
         self.progress.untested = test_due
         if save_due or signal:
             self._save(step, needed=bool(is_last or signal))
@@ -208,6 +209,8 @@ class Trainer:
     def _judge(self, step: int, embeddings: torch.Tensor) -> bool:
         """Log the figures of a test; whether they are the best so far."""
         progress = self.progress
+        # The rate that the optimiser was made with; that of its groups changes from step to step.
+        lr = self.learner.optimiser.defaults["lr"]
         began = time.perf_counter()
         query_gallery = self.tester.query_gallery(embeddings)
         progress.recall = recalls(query_gallery)
@@ -220,6 +223,7 @@ class Trainer:
         if self.settings.report:
             self.tester.show(query_gallery, self.run, step)
 
+        # Of equal steps the earlier one stays the best.
         if progress.best is not None and recall_at_1 <= progress.best["recall"]["1"]:
             return False
         progress.best = {"step": step, "recall": _as_json(progress.recall), "chosen_on": self.tester.tested_on}
@@ -250,8 +254,12 @@ class Trainer:
         self.guard.check()
         progress = self.progress
         progress.bad_images = _union_over_ranks(progress.bad_images)
+        # Which label each class stands for, and what it is called: whoever scores classes later has no train list.
         labels = self.records.vocabulary.labels
-        classes = torch.from_numpy(labels) if labels.dtype.kind != "U" else labels.tolist()
+        if labels.dtype.kind == "U":
+            classes = labels.tolist()
+        else:
+            classes = torch.from_numpy(labels)
         names = self.records.names.label
         state = training_state(
             self.learner,
@@ -272,6 +280,7 @@ class Trainer:
     def _save_what_is_done(self, error: InputError) -> InputError:
         """What ended a run in the middle, once the steps so far are saved; several ranks cannot be brought together."""
         progress = self.progress
+        # None was made, or the last is on the disk.
         nothing_to_save = progress.step in (progress.start, progress.saved)
         if distributed.world_size() > 1 or nothing_to_save:
             return error
