@@ -8,105 +8,102 @@ python search.py delete photos.index --input photos/blurred.jpg
 
 if __name__ == "__main__":  # before torch is loaded
     from core import openmp  # noqa: F401
-import argparse
-from pathlib import Path
+from collections.abc import Sequence
 
-import distributed
-from config import options
-from core.console import log
+from config.commands import COMMANDS
+from config.parse import Args, parse
+from config.script import run_script
 from core.errors import InputError, near_match
-from core.types import boolean, one_of, positive, workers
-from data.lists import open_inputs, open_list, refuse_broken_images
-from data.records import Records
-from embeddings.encoder import Encoder, open_encoder
-from embeddings.index import (
-    add_to_index,
-    build_index,
-    delete_from_index,
-    find_in_index,
-    folder_on_its_disk,
-    model_of_index,
-)
-from embeddings.streaming import embed_stream
-from models import BACKBONES, RUNTIMES
-from models.pooling import POOLINGS
-from report.hits import DRAWN, Answers, print_tables, save_answers
-from report.index_notes import added_notes, built_notes, deleted_notes, fitness_notes
-from report.text import shown_path
-from retrieval.index.backends import BACKENDS, make_backend
-from retrieval.index.folder import CARD, check_free
-from retrieval.index.index import Index
-from session import MODEL_DEFAULTS, choose_place, data_flags, model_flags, open_model, open_output, read_model_flags
+
+# Imports stand in the functions: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
 
 
-def main(argv: list[str]) -> None:
-    command, args = parse(argv)
-    COMMANDS[command](args)
+def main(argv: Sequence[str]) -> None:
+    commands = {"build": build, "find": find, "add": add, "delete": delete}
+    command = argv[0] if argv else "--help"
+    if command in ("-h", "--help"):
+        print(f"usage: search.py {{{','.join(commands)}}} INDEX [--flag=value ...]\n\n{__doc__}")
+        return
+    if command not in commands:
+        hint = near_match(command, commands)
+        raise InputError(f"the command is {command!r}; it is one of {', '.join(commands)}.{hint} (see --help)")
+    folder, *flags = argv[1:] or ["--help"]
+    if folder.startswith("-"):
+        # Only help can be asked for without an index.
+        parse([folder, *flags], COMMANDS[f"search {command}"], __doc__, f"{command} INDEX")
+        raise InputError(f"{command} needs the index's folder before its flags: search.py {command} INDEX {folder}")
+    args = parse(flags, COMMANDS[f"search {command}"], __doc__, f"{command} INDEX")
+    commands[command](folder, args)
 
 
-def build(args: argparse.Namespace) -> None:
+def build(folder: str, args: Args) -> None:
     """Make an index of images."""
-    if not args.pretrained_model:
+    import distributed
+    from embeddings.index import build_index
+    from embeddings.streaming import open_kept_files
+    from report.index_notes import built_notes
+    from retrieval.index.backends import make_backend
+    from retrieval.index.folder import check_free
+
+    if not args["pretrained_model"]:
         raise InputError("build needs --pretrained_model: nothing can be found again with random weights")
-    backend_options = {option.name: getattr(args, option.name) for option in BACKENDS.options(args.backend)}
-    make_backend(args.backend, backend_options)
-    check_free(args.index, args.overwrite)
-    device, precision = choose_place(args)
-    records = open_records(args)
-    encoder = encoder_of(args, device, precision, args.pretrained_model, model_flags(args))
-    outputs = prepare(args, records, (".npz", ".json"))
-    with embed_beside_index(args, records, encoder, outputs) as table:
-        if table is None:  # the first rank has it
+    backend_options = args.options("backend")
+    make_backend(args["backend"], backend_options)
+    check_free(folder, args["overwrite"])
+    records, encoder = open_images(args)
+    outputs = open_kept_files(**args.outputs)
+    with embed_beside(folder, records, encoder, outputs, args) as table:
+        if not distributed.is_first():
             return
-        for path in outputs:
+        for path in outputs.paths:
             table.save(path)
-        source = args.pretrained_model
-        index = build_index(table, args.index, source, backend_options, backend=args.backend, overwrite=args.overwrite)
+        index = build_index(table, folder, args["pretrained_model"], backend_options, **args.index)
         print_lines(built_notes(index, len(table)))
 
 
-def add(args: argparse.Namespace) -> None:
+def add(folder: str, args: Args) -> None:
     """Add images to an index."""
-    index = Index.open(args.index)
-    device, precision = choose_place(args)
-    records = open_records(args)
-    encoder = encoder_of(args, device, precision, *model_for_index(args, index))
-    index.refuse_others(encoder.fingerprint)
-    outputs = prepare(args, records, (".npz", ".json"))
-    with embed_beside_index(args, records, encoder, outputs) as table:
-        if table is None:
+    import distributed
+    from embeddings.index import add_to_index
+    from embeddings.streaming import open_kept_files
+    from report.index_notes import added_notes
+    from retrieval.index.index import Index
+
+    refuse_no_input("add", args)
+    index = Index.open(folder)
+    records, encoder = open_images(args, index)
+    outputs = open_kept_files(**args.outputs)
+    with embed_beside(folder, records, encoder, outputs, args) as table:
+        if not distributed.is_first():
             return
-        for path in outputs:
+        for path in outputs.paths:
             table.save(path)
-        added = add_to_index(index, table)
-        print_lines(added_notes(index, added))
+        print_lines(added_notes(index, add_to_index(index, table)))
 
 
-def delete(args: argparse.Namespace) -> None:
-    """Delete images from an index, which need not exist any more."""
-    if distributed.is_first():
-        index = Index.open(args.index)
-        count = delete_from_index(index, args.input, args.data_dir)
-        print_lines(deleted_notes(index, count))
-
-
-def find(args: argparse.Namespace) -> None:
+def find(folder: str, args: Args) -> None:
     """Print the nearest items of each image; files first, so that they are there whatever becomes of the tables."""
-    index = Index.open(args.index)
+    import distributed
+    from core.console import log
+    from embeddings.index import find_in_index
+    from embeddings.streaming import embed_stream
+    from report.hits import DRAWN, Answers, open_answer_files, print_tables, save_answers
+    from report.index_notes import fitness_notes
+    from retrieval.index.index import Index
+
+    refuse_no_input("find", args)
+    index = Index.open(folder)
     index.refuse_empty()
-    device, precision = choose_place(args)
-    records = open_records(args)
-    encoder = encoder_of(args, device, precision, *model_for_index(args, index))
-    index.refuse_others(encoder.fingerprint)
-    outputs = prepare(args, records, (".json", ".png"))
-    with embed_stream(records, encoder, skips_unreadable=args.on_bad_image == "skip") as table:
-        if table is None:
+    records, encoder = open_images(args, index)
+    outputs = open_answer_files(**args.outputs)
+    with embed_stream(records, encoder, skips_unreadable=args["on_bad_image"] == "skip") as table:
+        if not distributed.is_first():
             return
-        hits = find_in_index(index, table, k=args.k, search_memory_mb=args.search_memory_mb)
+        hits = find_in_index(index, table, **args.index)
         answers = Answers(table.records, hits, index.names)
     written, failure = save_answers(answers, outputs)
-    if args.k > len(index):
-        log(f"--k={args.k}: {index.folder} holds {len(index)} images, and all of them are shown")
+    if args["k"] > len(index):
+        log(f"--k={args['k']}: {index.folder} holds {len(index)} images, and all of them are shown")
     print_tables(answers)
     if len(answers.records) > DRAWN and any(path.suffix == ".png" for path in outputs):
         print(f"the picture shows {DRAWN} of {len(answers.records)} queries")
@@ -117,144 +114,60 @@ def find(args: argparse.Namespace) -> None:
         raise failure
 
 
-COMMANDS = {"build": build, "add": add, "delete": delete, "find": find}
+def delete(folder: str, args: Args) -> None:
+    """Delete images from an index, which need not exist any more."""
+    import distributed
+    from embeddings.index import delete_from_index
+    from report.index_notes import deleted_notes
+    from retrieval.index.index import Index
+
+    refuse_no_input("delete", args)
+    if distributed.is_first():
+        index = Index.open(folder)
+        print_lines(deleted_notes(index, delete_from_index(index, **args.data, **args.items)))
 
 
-def open_records(args: argparse.Namespace) -> Records:
-    """The images that the flags name, with what should be known of them said."""
-    if args.input:
-        records = open_inputs(args.input, args.data_dir)
-    else:
-        data = data_flags(args)
-        records = open_list(data["test_list"], data["data_dir"], "test")
-    for note in records.notes:
-        log(f"note: {note}")
-    return records
+def open_images(args: Args, index=None):
+    """(Records, Encoder) of the images that the flags name, and of the model: the index's own where it is left open."""
+    import distributed
+    from core.device import open_device
+    from embeddings.encoder import open_encoder
+    from embeddings.index import settings_for_index
+    from models import ModelSettings
+    from reader import open_records, refuse_broken_images
 
-
-def encoder_of(args: argparse.Namespace, device, precision: str, source: str, settings: dict) -> Encoder:
-    model = open_model(source, settings)
-    return open_encoder(model, settings, device, precision, args.runtime, args.num_workers, batch_size=args.batch_size)
-
-
-def model_for_index(args: argparse.Namespace, index: Index) -> tuple[str, dict]:
-    """--pretrained_model and the model flags; where they are left open, those of the index's card."""
-    if args.pretrained_model:
-        return args.pretrained_model, model_flags(args)
-    source, facts = model_of_index(index)
-    log(f"--pretrained_model={shown_path(source)} taken from {index.folder}")
-    settings = {**MODEL_DEFAULTS, **read_model_flags(facts, index.folder / CARD)}
-    for name in MODEL_DEFAULTS:
-        given = getattr(args, name)
-        if given is not None:
-            settings[name] = given
-    return source, settings
-
-
-def prepare(args: argparse.Namespace, records: Records, suffixes: tuple[str, ...]) -> list[Path]:
-    """The --output files, once all images are known to be whole."""
-    if args.on_bad_image == "stop":
+    device, precision = open_device(**args.device)
+    distributed.init(device)
+    records = open_records(args["data_dir"], args["test_list"], **args.input)
+    settings = ModelSettings(**args.model)
+    if index is not None and not settings.pretrained_model:
+        settings = settings_for_index(settings, args.typed, index)
+    encoder = open_encoder(settings, device, precision, args["runtime"], args["num_workers"], **args.encoder)
+    if index is not None:
+        index.refuse_others(encoder.fingerprint)
+    if args["on_bad_image"] == "stop":
         refuse_broken_images([records])
-    return [open_output(path, suffixes) for path in args.output or ()]
+    return records, encoder
 
 
-def embed_beside_index(args: argparse.Namespace, records: Records, encoder: Encoder, outputs: list[Path]):
+def embed_beside(folder: str, records, encoder, outputs, args: Args):
     """The table of images for an index, a context: beside the first --output, which --continue finds, or on its disk."""
-    rows_file = f"{outputs[0]}.rows" if outputs else None
-    folder = folder_on_its_disk(args.index)
-    return embed_stream(records, encoder, rows_file, folder, getattr(args, "continue"), args.on_bad_image == "skip")
+    from embeddings.index import folder_on_its_disk
+    from embeddings.streaming import embed_stream
+
+    skips = args["on_bad_image"] == "skip"
+    return embed_stream(records, encoder, outputs.rows_file, folder_on_its_disk(folder), outputs.goes_on, skips)
 
 
-def print_lines(lines: list[str]) -> None:
+def refuse_no_input(command: str, args: Args) -> None:
+    if not args["input"]:
+        raise InputError(f"{command} needs --input")
+
+
+def print_lines(lines: Sequence[str]) -> None:
     for line in lines:
         print(line)
 
 
-def parse(argv: list[str]) -> tuple[str, argparse.Namespace]:
-    """The command and its flags, the index's folder among them."""
-    parser = options.new_parser(__doc__)
-    parser.usage = f"%(prog)s {{{','.join(COMMANDS)}}} INDEX [--flag=value ...]"
-    if argv[:1] in (["--help"], ["-h"]):
-        parser.parse_args(argv)
-    command = argv[0] if argv else None
-    if command not in COMMANDS:
-        hint = near_match(command, COMMANDS)
-        raise InputError(f"the command is {command!r}; it is one of {', '.join(COMMANDS)}.{hint} (see --help)")
-    parser.usage = f"%(prog)s {command} INDEX [--flag=value ...]"
-    parser.add_argument("index", help="the index's folder")
-    if command == "delete":
-        add_delete_flags(parser)
-    else:
-        add_embedding_flags(parser, command)
-    if command == "build":
-        add_build_flags(parser, argv)
-    if command == "find":
-        add_find_flags(parser)
-    args = options.parse(parser, argv[1:], BACKENDS, foreign=())
-    if command != "build" and not args.input:
-        raise InputError(f"{command} needs --input")
-    if getattr(args, "continue", False) and not args.output:
-        raise InputError("--continue goes with --output of embeddings, beside which a stopped run keeps what it has")
-    return command, args
-
-
-def add_delete_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("data")
-    group.add_argument("--data_dir", help="folder that a list's paths start from")
-    group.add_argument(
-        "--input",
-        nargs="+",
-        help="images (with all of their boxes), IMAGE#L,T,R,B (one box, as tables show it), folders, or a list (exactly "
-        "its rows)",
-    )
-
-
-def add_embedding_flags(parser: argparse.ArgumentParser, command: str) -> None:
-    """What build, add and find need to embed images."""
-    options.add_model_flags(parser, BACKBONES, POOLINGS)
-    if command == "build":
-        group = options.add_data_flags(parser)
-        group.add_argument("--input", nargs="+", help="a folder, image files, or a list (default: the --test_list)")
-    else:
-        group = parser.add_argument_group("data")
-        group.add_argument("--data_dir", help="folder that a list's paths start from (default: the list's own)")
-        group.add_argument(
-            "--num_workers", type=workers, default=2, help="processes that load images; 0: none; or auto"
-        )
-        group.add_argument("--input", nargs="+", help="a folder, image files, or a list")
-    group.add_argument("--batch_size", type=positive, default=1, help="images in a batch")
-    stop_or_skip = one_of(("stop", "skip"))
-    group.add_argument(
-        "--on_bad_image", type=stop_or_skip, default="stop", help="at one that cannot be read: stop, or skip it"
-    )
-    options.add_device_flags(parser, precision="fp32", runtimes=RUNTIMES)
-    group = parser.add_argument_group("results")
-    if command == "find":
-        group.add_argument("--output", nargs="+", help="files to write: hits as .json, a picture of them as .png")
-        return
-    group.add_argument(
-        "--output",
-        nargs="+",
-        help="files to write beside: embeddings with their list and model as .npz, {path: embedding} as .json",
-    )
-    switch = {"type": boolean, "nargs": "?", "const": True, "default": False}
-    group.add_argument("--continue", **switch, help="go on with the --output of a run that was stopped")
-
-
-def add_build_flags(parser: argparse.ArgumentParser, argv: list[str]) -> None:
-    """Those of a new index, and the options of the backend that `argv` names."""
-    group = parser.add_argument_group("index (cosine)")
-    group.add_argument("--overwrite", type=boolean, default=False, help="replace an index that is in that folder")
-    group.add_argument("--backend", default="exact", help=f"one of {', '.join(BACKENDS.names())}")
-    backend = options.first_pass(argv, backend={"default": "exact"}).backend
-    options.add_option_flags(parser.add_argument_group(f"backend: {backend}"), BACKENDS, backend)
-
-
-def add_find_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("search (cosine)")
-    group.add_argument("--k", type=positive, default=10, help="items to find")
-    group.add_argument("--search_memory_mb", type=positive, default=256, help="memory that a search may take, in MB")
-
-
 if __name__ == "__main__":
-    options.run_script(main)
+    run_script(main)

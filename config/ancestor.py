@@ -1,14 +1,14 @@
 """Flags of the ancestor's recipes (PaddlePaddle's metric_learning) that mean nothing to the rest."""
 
 
-def print_kpis(result: dict, *, enable_ce: bool = False, with_mem_opt: bool = True) -> None:
-    """Print the ancestor's machine-read lines of a result.json.
+def print_kpis(result: dict | None, *, enable_ce: bool = False, with_mem_opt: bool = True) -> None:
+    """Print the ancestor's machine-read lines of a result.json, which the first rank has.
 
     Options:
         enable_ce: print the ancestor's `kpis` lines at the end
         with_mem_opt: of the ancestor's recipes; no effect
     """
-    if not enable_ce:
+    if result is None or not enable_ce:
         return
     figures = dict(result["train"])
     figures.pop("lr", None)

@@ -130,7 +130,7 @@ EVAL = Command(
         MODEL,
         LISTS,
         WORKERS,
-        Section("source", "data", ("eval:open_sources",)),
+        Section("source", "data", ("embeddings.source:open_sources",)),
         Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 50}),
         Section("embedding", "data", ("embeddings.embed:embed_list",)),
         FAITHFUL,
@@ -152,7 +152,8 @@ INFER = Command(
         UNREADABLE,
         Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 1}),
         FAITHFUL,
-        Section("outputs", "results", ("infer:embed",)),
+        Section("outputs", "results", ("embeddings.streaming:open_kept_files",)),
+        Section("classifier", "results", ("embeddings.classifier:open_classifier",)),
         REPLAY,
     ),
     replays_others=True,
@@ -178,7 +179,7 @@ def _search(*sections: Section, choices: tuple[Choice, ...] = ()) -> Command:
     )
 
 
-KEPT = Section("kept", "results", ("search:embed_for_index",))
+KEPT = Section("outputs", "results", ("embeddings.streaming:open_kept_files",))
 BUILD = _search(
     Section("index", "index", ("embeddings.index:build_index",)),
     KEPT,
@@ -187,7 +188,7 @@ BUILD = _search(
 ADD = _search(KEPT)
 FIND = _search(
     Section("index", "index", ("embeddings.index:find_in_index",)),
-    Section("outputs", "results", ("report.hits:save_answers",)),
+    Section("outputs", "results", ("report.hits:open_answer_files",)),
 )
 DELETE = Command(
     sections=(

@@ -15,18 +15,26 @@ from core.types import MANY, SWITCH, plain
 
 
 class Args:
-    """The flags of a command line: args.model is {flag: value} of the section "model", args["lr"] one value.
+    """The flags of a command line: args.model is {keyword: value} of the section "model", args["lr"] one value.
 
-    typed: names of the flags that the line or a replayed file gives, and that are no defaults, therefore.
+    values: of all flags, {name: value}, as config.json holds them. typed: names of the flags that the line or a
+    replayed file gives, and that are no defaults, therefore.
     """
 
-    def __init__(self, sections: dict[str, dict[str, object]], options: dict[str, dict], typed: frozenset[str]):
-        self.sections = sections
+    def __init__(
+        self,
+        values: dict[str, object],
+        sections: dict[str, dict[str, object]],
+        options: dict[str, dict],
+        typed: frozenset[str],
+    ):
+        self.values = values
         self.typed = typed
+        self._sections = sections
         self._options = options
 
     def __getattr__(self, name: str) -> dict[str, object]:
-        sections = self.__dict__.get("sections", {})
+        sections = self.__dict__.get("_sections", {})
         if name not in sections:
             raise AttributeError(f"no section {name!r}; there are: {', '.join(sections)}")
         return sections[name]
@@ -34,19 +42,8 @@ class Args:
     def __getitem__(self, name: str) -> object:
         return self.values[name]
 
-    @property
-    def values(self) -> dict[str, object]:
-        """All flags, {name: value}, as config.json holds them."""
-        found: dict[str, object] = {}
-        for own in self.sections.values():
-            found.update(own)
-        for entries in self._options.values():
-            for own in entries.values():
-                found.update(own)
-        return found
-
-    def options(self, flag: str) -> dict[str, dict[str, object]]:
-        """{name: {option: value}} of what a flag such as loss_name or postprocess names."""
+    def options(self, flag: str) -> dict[str, object]:
+        """{option: value} of all that a flag such as loss_name or postprocess names."""
         return self._options[flag]
 
 
@@ -91,12 +88,12 @@ def parse(argv: Sequence[str], command: Command, doc: str, name: str | None = No
         replay.refuse_contradictions(values, run, values["allow_changed"])
     values.update(replay.taken_over(values, frozenset(typed)))
 
-    sections = {section: {flag.name: values[flag.name] for flag in flags} for section, flags in own_flags.items()}
+    sections = {section: {flag.argument: values[flag.name] for flag in flags} for section, flags in own_flags.items()}
     options = {
-        flag: {entry: {option.name: values[option.name] for option in flags} for entry, flags in entries.items()}
+        flag: {option.argument: values[option.name] for own in entries.values() for option in own}
         for flag, entries in option_flags.items()
     }
-    return Args(sections, options, frozenset(typed))
+    return Args(values, sections, options, frozenset(typed))
 
 
 def _by_name(own_flags: dict[str, list[Flag]], option_flags: dict[str, dict[str, list[Flag]]]) -> dict[str, Flag]:

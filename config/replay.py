@@ -56,7 +56,7 @@ def taken_over(values: dict[str, object], typed: frozenset[str]) -> dict[str, ob
 
 def _model_flags(source: str, values: dict[str, object], typed: frozenset[str]) -> dict[str, object]:
     # What a weights file was trained with stands in the file itself, which takes torch to read.
-    from models.build import trained_settings
+    from models.trained import trained_settings
 
     trained = trained_settings(source)
     taken = {}

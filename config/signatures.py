@@ -22,9 +22,13 @@ PLAIN_TYPES: dict[type, Callable[[str], Any]] = {
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag: `read` makes a value of its text; `words` says how many it takes; `home` is where its keyword stands."""
+    """One flag: `read` makes a value of its text; `words` says how many it takes; `home` is where its keyword stands.
+
+    argument: the keyword as the function spells it, such as `continue_`.
+    """
 
     name: str
+    argument: str
     default: object
     read: Callable[[str], Any]
     help: str
@@ -43,7 +47,7 @@ def flags_of(home: str) -> list[Flag]:
 def _flag(keyword: Keyword, home: str) -> Flag:
     annotation = eval(keyword.annotation, NAMESPACE) if keyword.annotation else type(keyword.default)
     read, words = _reader(annotation, f"{home}: {keyword.name}")
-    return Flag(keyword.name, keyword.default, read, _with_names(keyword.help), home, words)
+    return Flag(keyword.name, keyword.argument, keyword.default, read, _with_names(keyword.help), home, words)
 
 
 def _reader(annotation: Any, name: str) -> tuple[Callable[[str], Any], str | None]:

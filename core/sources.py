@@ -18,9 +18,13 @@ MISSING = object()  # the default of a keyword that has none
 
 @dataclass(frozen=True)
 class Keyword:
-    """One keyword of a function: its name, its default (MISSING without one), its annotation's text and its help."""
+    """One keyword of a function: its name, its default (MISSING without one), its annotation's text and its help.
+
+    argument: as the function spells it, with an underscore behind a word that is Python's own, such as `continue`.
+    """
 
     name: str
+    argument: str
     default: object
     annotation: str
     help: str
@@ -61,9 +65,8 @@ def keywords_of(home: str) -> list[Keyword]:
     keywords = []
     for argument, default in found:
         annotation = ast.unparse(argument.annotation) if argument.annotation else ""
-        # A keyword of Python's own, such as `continue`, is spelt with an underscore behind it.
         flag = argument.arg.rstrip("_")
-        keywords.append(Keyword(flag, _literal(default, file), annotation, texts.get(flag, "")))
+        keywords.append(Keyword(flag, argument.arg, _literal(default, file), annotation, texts.get(flag, "")))
     return keywords
 
 

@@ -207,26 +207,29 @@ Switch = Annotated[bool, boolean, SWITCH]
 
 
 class OneOf:
-    """OneOf["retrieval/index/backends"]: the type of a flag that takes one name which files of a folder register."""
+    """Annotated[str, OneOf("losses")]: the type of a flag that takes one name which files of a folder register."""
 
-    def __class_getitem__(cls, folder: str):
-        return Annotated[str, lambda text: one_of(tuple(registered(folder)))(text)]
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def __call__(self, text: str) -> str:
+        return one_of(tuple(registered(self.folder)))(text)
 
 
 class SomeOf:
-    """SomeOf["retrieval/rerank"]: as OneOf, of several names, comma-separated, in the order given; `none` is none.
+    """Annotated[tuple[str, ...], SomeOf("retrieval/rerank")]: several such names, comma-separated, in the order given.
 
-    SomeOf["data.image.augmentations:AUGMENTATIONS"]: keys of that table, in the table's order.
+    SomeOf("data.image.augmentations:AUGMENTATIONS"): keys of that table, in the table's order. `none` is none.
     """
 
-    def __class_getitem__(cls, home: str):
-        return Annotated[tuple[str, ...], lambda text: _some_of(home, text)]
+    def __init__(self, home: str):
+        self.home = home
 
-
-def _some_of(home: str, text: str) -> tuple[str, ...]:
-    text = "" if text == "none" else text
-    if ":" not in home:
-        return names(tuple(registered(home)))(text)
-    allowed = table_keys(home)
-    chosen = names(allowed)(text)
-    return tuple(name for name in allowed if name in chosen)
+    def __call__(self, text: str) -> tuple[str, ...]:
+        if text == "none":
+            return ()
+        if ":" not in self.home:
+            return names(tuple(registered(self.home)))(text)
+        allowed = table_keys(self.home)
+        chosen = names(allowed)(text)
+        return tuple(name for name in allowed if name in chosen)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import cv2
 import torch
@@ -19,8 +19,7 @@ from data.image.modality import ImageModality
 from data.image.transforms import TestTransform, TrainTransform
 from data.modality import Modality
 from data.records import Records
-from data.samplers._batches import Sample
-from data.samplers.in_order import InOrder
+from data.samplers import BatchSampler, InOrder, RankBatches, Sample
 from data.substitutes import DroppingDataset, SubstitutingDataset
 from data.workers import leave_process_group, loading_failure, worker_count, workers_that_fit
 
@@ -42,14 +41,13 @@ class ImageSettings(Protocol):
 
 def open_train_loader(
     records: Records,
-    batches: Iterable[list[Sample]],
+    sampler: BatchSampler,
     model_settings: ImageSettings,
-    batch_size: int,
     device: torch.device,
     on_bad: OnBad | None = None,
     *,
     num_workers: WorkerCount = 2,
-    augment: SomeOf["data.image.augmentations:AUGMENTATIONS"] = ("crop", "flip"),
+    augment: Annotated[tuple[str, ...], SomeOf("data.image.augmentations:AUGMENTATIONS")] = ("crop", "flip"),
     crop_scale: Fractions = (0.08, 1.0),
     decode: Literal["auto", "exact", "opencv", "simplejpeg"] = "auto",
     cache_bytes: ByteSize = 0,
@@ -65,7 +63,7 @@ def open_train_loader(
         cache_bytes: memory that keeps train images, as 2GB
         cache_kind: how: encoded; or decoded, for small sets
 
-    batches: what this rank loads. batch_size: images of a batch on all ranks. on_bad: told of images that cannot be
+    sampler: the batches of all ranks, of which this one loads its part. on_bad: told of images that cannot be
     read, for which others are loaded then; None, and one of them is an InputError. Raises InputError as
     `choose_decoder` does.
     """
@@ -75,7 +73,8 @@ def open_train_loader(
     if "crop" not in augment:
         decoder = "exact"  # only a crop can do with a coarser image
     modality = ImageModality(transform, decoder, Cache(cache_kind, records.paths, cache_bytes))
-    rank_batch = math.ceil(batch_size / distributed.world_size())
+    batches = RankBatches(sampler, distributed.rank(), distributed.world_size())
+    rank_batch = math.ceil(sampler.batch_size / distributed.world_size())
     return open_loader(
         records,
         modality,

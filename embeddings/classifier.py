@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from core.errors import InputError
+from core.types import Switch
 from data.names import Names
 from losses import LOSSES
 from models.weights import read_weights, weights_file
@@ -46,3 +47,16 @@ class Classifier:
         probabilities = self.loss.scores(embeddings).softmax(dim=1)
         values, codes = probabilities.topk(min(LIKELIEST, len(self.labels)), dim=1)
         return [list(zip(self.labels[row], shares)) for row, shares in zip(codes.numpy(), values.tolist())]
+
+
+def open_classifier(pretrained_model: str | None, *, scores: Switch = False) -> Classifier | None:
+    """The Classifier of a run, if it is asked for.
+
+    Options:
+        scores: print the five likeliest train labels (stage 1 runs)
+
+    Raises InputError as Classifier does.
+    """
+    if not scores:
+        return None
+    return Classifier(pretrained_model)

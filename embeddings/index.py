@@ -2,14 +2,22 @@
 
 import math
 import os
+from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
+from core.console import log
 from core.errors import InputError
-from core.types import OneOf, Positive
+from core.text import shown_path
+from core.types import OneOf, Paths, Positive
 from data.formats import parse
 from data.formats.problems import Problems
 from data.lists import SHOWN_FAULTS, find_list, is_list
 from embeddings.table import EmbeddingTable
+from models import ModelSettings
+from models.trained import read_settings
+from retrieval.index.folder import CARD
 from retrieval.index.index import Added, Hits, Index
 from retrieval.index.items import Lookup, absolute_paths
 
@@ -20,7 +28,7 @@ def build_index(
     source: str,
     options: dict,
     *,
-    backend: OneOf["retrieval/index/backends"] = "exact",
+    backend: Annotated[str, OneOf("retrieval/index/backends")] = "exact",
     overwrite: bool = False,
 ) -> Index:
     """Make the index of a table in a folder.
@@ -73,14 +81,20 @@ def find_in_index(index: Index, table: EmbeddingTable, *, k: Positive = 10, sear
     return index.search(queries, k, table.fingerprint, search_memory_mb * 2**20)
 
 
-def delete_from_index(index: Index, inputs: list[str], data_dir: str | None = None) -> int:
+def delete_from_index(index: Index, data_dir: str | None = None, *, input: Paths | None = None) -> int:
     """Delete images, one box, all that lies below a folder, or the rows of a list; returns how many items that is.
+
+    Options:
+        input: images (with all of their boxes), IMAGE#L,T,R,B (one box, as tables show it), folders, or a list (exactly
+            its rows)
 
     Images need not exist any more. Raises InputError, and deletes nothing, where one of them is not in the index.
     """
+    if not input:
+        raise InputError("delete needs --input")
     lookup = Lookup(index.rows)
     items = []
-    for text, path in zip(inputs, absolute_paths(inputs)):
+    for text, path in zip(input, absolute_paths(input)):
         below = lookup.below(path)
         # What the index holds comes first: an image may be named like a list.
         if lookup.ids(path) or below:
@@ -127,6 +141,15 @@ def model_of_index(index: Index) -> tuple[str, dict]:
             f"index {str(index.folder)!r}: its model {source!r} is not there any more; give --pretrained_model"
         )
     return source, index.card["fingerprint"] or {}
+
+
+def settings_for_index(settings: ModelSettings, typed: Container[str], index: Index) -> ModelSettings:
+    """`settings` with the model of an index; what of them was typed stays. Raises InputError as model_of_index."""
+    source, facts = model_of_index(index)
+    log(f"--pretrained_model={shown_path(source)} taken from {index.folder}")
+    made = read_settings(facts, index.folder / CARD)
+    left_open = {name: value for name, value in made.items() if name not in typed}
+    return replace(settings, pretrained_model=source, **left_open)
 
 
 def folder_on_its_disk(folder: str | Path) -> Path:

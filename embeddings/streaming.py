@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,13 +11,42 @@ import torch
 import distributed
 from core.console import log
 from core.errors import InputError
-from core.files import RowFile
+from core.files import RowFile, open_output
+from core.types import Paths, Switch
 from core.versions import package_versions
 from data.records import Records
 from embeddings.embed import embed_batches
 from embeddings.encoder import Encoder
 from embeddings.rows import KeyedRows, OrderedRows, image_keys, resumable_rows, temporary_rows
 from embeddings.table import EmbeddingTable
+
+
+class KeptFiles(NamedTuple):
+    """Files that embeddings are written to, and whether they are gone on with that an earlier process made for them."""
+
+    paths: list[Path]
+    goes_on: bool
+
+    @property
+    def rows_file(self) -> str | None:
+        """Where rows stand until all are there: beside the first file, so that they are found again."""
+        if not self.paths:
+            return None
+        return f"{self.paths[0]}.rows"
+
+
+def open_kept_files(*, output: Paths | None = None, continue_: Switch = False) -> KeptFiles:
+    """The files to write embeddings to; their folders are made.
+
+    Options:
+        output: files to write: embeddings with their list and model as .npz, {path: embedding} as .json
+        continue: go on with the --output of a run that was stopped
+
+    Raises InputError for what cannot be written, and where there is nothing to go on with.
+    """
+    if continue_ and not output:
+        raise InputError("--continue goes with --output of embeddings, beside which a stopped run keeps what it has")
+    return KeptFiles([open_output(path, (".npz", ".json")) for path in output or ()], continue_)
 
 
 @contextlib.contextmanager

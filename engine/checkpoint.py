@@ -3,8 +3,9 @@
 import os
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,10 +13,10 @@ import torch
 from core.console import log
 from core.errors import InputError
 from core.files import replacing_synced, sync
+from data.provenance import refuse_other_lists
 from data.records import Records
 from distributed import sharded_classes
 from engine.learner import Learner
-from engine.provenance import refuse_other_lists
 from engine.run import Run
 from engine.seeding import numpy_state, set_numpy_state
 from models.weights import read_weights, weights_file
@@ -41,6 +42,12 @@ class Progress:
     skipped: int = 0
     bad_images: set[int] = field(default_factory=set)
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "test": 0.0})
+
+    def skipper(self, records: Records, on_bad_image: str) -> Callable[[int, str], None] | None:
+        """What is told of train images that cannot be read; None where one of them stops the run."""
+        if on_bad_image == "stop":
+            return None
+        return partial(self.skip_image, records)
 
     def skip_image(self, records: Records, index: int, sentence: str) -> None:
         """Note an image of the train list that cannot be read, and say so once, on whichever rank."""

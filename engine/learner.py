@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from core.errors import InputError
+from distributed.sync_batchnorm import SyncBatchNorm
 from engine.objective import Objective
+from models import Embedder, check_forward
 
 
 @dataclass
@@ -25,3 +29,23 @@ class Learner:
     def __post_init__(self):
         # Gradients of fp16 would vanish unless the loss is scaled up; elsewhere the scaler does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+
+def check_batches(
+    model: Embedder, image_shape: tuple[int, int, int], train_batch_size: int, micro_batch: int = 0
+) -> None:
+    """Raise InputError where `model`, on the CPU, cannot train on batches of so many images, or on such micro-batches."""
+    if micro_batch > train_batch_size:
+        raise InputError(
+            f"micro_batch is {micro_batch}, more than train_batch_size, {train_batch_size}; 0 is all of it"
+        )
+    if micro_batch and _has_layer(model, SyncBatchNorm):
+        raise InputError("--sync_bn makes no sense with --micro_batch, of which BatchNorm sees one at a time")
+    # BatchNorm cannot train on one image alone, unless maps are large.
+    at_a_time = micro_batch or train_batch_size
+    if at_a_time == 1 or train_batch_size % at_a_time == 1:
+        check_forward(model, image_shape, images=1, training=True)
+
+
+def _has_layer(model: nn.Module, kind: type[nn.Module]) -> bool:
+    return any(isinstance(layer, kind) for layer in model.modules())

@@ -1,5 +1,7 @@
 """What is minimised: model and loss as one module, so that the loop knows neither."""
 
+from typing import Annotated
+
 import torch
 from torch import nn
 
@@ -62,7 +64,7 @@ def build_loss(
     num_classes: int,
     precision: str,
     *,
-    loss_name: OneOf["losses"],
+    loss_name: Annotated[str, OneOf("losses")],
     class_dim: Count | None = None,
     shard_classes: bool = False,
 ) -> nn.Module:

@@ -56,6 +56,12 @@ class Run:
         self.config: dict[str, object] = {}
         self.loggers: list[Logger] = []
 
+    def first_weights(self, pretrained_model: str | None) -> str | None:
+        """Where the network's first weights come from: a run that goes on takes all of them from its checkpoint."""
+        if self.checkpoint:
+            return None
+        return pretrained_model
+
     @property
     def is_finished(self) -> bool:
         """Whether its result is there."""
@@ -118,11 +124,3 @@ class Run:
             logger.close()
         log(f"Recall@1 {100 * result['recall']['1']:.2f} % on {result['tested_on']}")
         log(f"run: {self.folder}  (weights last.pt, figures result.json, curves: tensorboard --logdir {self.folder})")
-
-
-def print_kpis(result: dict[str, object]) -> None:
-    """The ancestor's machine-read lines: figures of the last displayed step but for its rate, and Recall@1."""
-    for name, value in result["train"].items():
-        if name != "lr":
-            print(f"kpis\ttrain_{name}\t{value}")
-    print(f"kpis\ttest_recall\t{result['recall']['1']}")

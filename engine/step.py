@@ -7,7 +7,6 @@ from torch import nn
 
 import distributed
 from core.device import autocast
-from core.errors import InputError
 from engine.learner import Learner
 from engine.seeding import device_state, set_device_state
 from models.batchnorm import statistics_left_alone
@@ -96,17 +95,3 @@ def update(learner: Learner) -> None:
     """One step down the gradient that the parameters hold."""
     learner.scaler.step(learner.optimiser)
     learner.scaler.update()
-
-
-def has_single_images(train_batch_size: int, micro_batch: int) -> bool:
-    """Whether the network is to take one image alone; BatchNorm in training cannot do with that, unless maps are large.
-
-    Raises InputError for a micro-batch of more images than the batch has.
-    """
-    if micro_batch > train_batch_size:
-        raise InputError(
-            f"micro_batch is {micro_batch}, more than train_batch_size, {train_batch_size}; 0 is all of it"
-        )
-    at_a_time = micro_batch or train_batch_size
-    last = train_batch_size % at_a_time
-    return at_a_time == 1 or last == 1

@@ -14,7 +14,6 @@ from models.batchnorm import statistics_left_alone
 from models.embedder import Embedder
 from models.weights import is_published, load_pretrained, refuse_untrained
 
-
 MODEL_FLAGS = ("model", "image_shape", "resize_short_size", "embedding_size", "pooling")
 
 
@@ -45,6 +44,7 @@ class ModelSettings:
 
 def build_model(
     settings: ModelSettings,
+    first_weights: str | None,
     *,
     freeze_bn: bool = False,
     sync_bn: bool = False,
@@ -59,9 +59,10 @@ def build_model(
         freeze_stages: so many first stages stay as they are
         compile: torch.compile the network
 
+    first_weights: as settings.pretrained_model, which it stands for: None where the weights come from a checkpoint.
     Raises InputError for a network that cannot be, weights that do not fit it, and images too small for it.
     """
-    model = _with_first_weights(settings, is_final=False, freeze_bn=freeze_bn, freeze_stages=freeze_stages)
+    model = _with_weights(settings, first_weights, is_final=False, freeze_bn=freeze_bn, freeze_stages=freeze_stages)
     check_forward(model, settings.image_shape, images=1, training=False)
     if sync_bn and distributed.world_size() > 1:
         synchronise(model)
@@ -76,7 +77,7 @@ def open_model(settings: ModelSettings) -> Embedder:
 
     Raises InputError as build_model does, and where nobody has trained its embedding layer.
     """
-    model = _with_first_weights(settings, is_final=True)
+    model = _with_weights(settings, settings.pretrained_model, is_final=True)
     if is_published(settings.pretrained_model):
         refuse_untrained(model, list(model.state_dict()), "ImageNet's weights have none")
     if not settings.pretrained_model:
@@ -85,9 +86,8 @@ def open_model(settings: ModelSettings) -> Embedder:
     return model
 
 
-def _with_first_weights(settings: ModelSettings, is_final: bool, **frozen: bool | int) -> Embedder:
-    """An Embedder with the weights of `pretrained_model`; says what of them was not used and what starts afresh."""
-    source = settings.pretrained_model
+def _with_weights(settings: ModelSettings, source: str | None, is_final: bool, **frozen: bool | int) -> Embedder:
+    """An Embedder with the weights of `source`; says what of them was not used and what starts afresh."""
     published = source if is_published(source) else None
     model = Embedder(settings.model, settings.embedding_size, settings.pooling, weights=published, **frozen)
     if source and not published:

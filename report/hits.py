@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import InputError
-from core.files import replacing
+from core.files import open_output, replacing
+from core.text import printable, shown_path
+from core.types import Paths
 from data.image.files import load, read_image
 from data.names import Names
 from data.records import Records
 from report.drawing import plain_text
 from report.neighbours import neighbour_sheet
-from report.text import printable, shown_path
 from retrieval.index.index import Hits
 from retrieval.index.items import absolute_paths, item_name
 
@@ -51,6 +52,15 @@ class Answers:
         if self.records.labels is None:
             return [None] * len(self.records)
         return self.records.labels.tolist()
+
+
+def open_answer_files(*, output: Paths | None = None) -> list[Path]:
+    """The files to write answers to; their folders are made. Raises InputError for one that cannot be written.
+
+    Options:
+        output: files to write: all hits as .json, a picture of the first as .png
+    """
+    return [open_output(path, (".json", ".png")) for path in output or ()]
 
 
 def save_answers(answers: Answers, paths: Iterable[Path]) -> tuple[list[Path], InputError | None]:

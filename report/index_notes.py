@@ -2,7 +2,7 @@
 
 import shlex
 
-from report.text import printable, shown_path
+from core.text import printable, shown_path
 from retrieval.index.backends import BACKENDS
 from retrieval.index.index import Added, Index
 

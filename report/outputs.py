@@ -4,11 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.files import replace_json
+from core.files import open_output, replace_json
 from core.types import Positive
 from data.records import Records
+from embeddings.table import EmbeddingTable
+from report.page import write_page
+from report.queries import draw_queries, evenly_spaced
+from retrieval.metrics.evaluation import Evaluation
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
+
+# How each file may end.
+SUFFIXES = {"save_embeddings": ".npz", "save_results": (".npz", ".json"), "picture": ".png", "report": ".html"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,18 @@ class EvalOutputs:
     projection: Literal["pca", "umap"] = "pca"
     leaks_from: str | None = None
 
+    def open_files(self) -> dict[str, Path]:
+        """The files that are asked for, {flag: path}; their folders are made.
+
+        Raises InputError for one that cannot be written.
+        """
+        files = {}
+        for flag, suffixes in SUFFIXES.items():
+            path = getattr(self, flag)
+            if path is not None:
+                files[flag] = open_output(path, suffixes)
+        return files
+
     def result_folder(self, pretrained_model: str | None) -> Path:
         """Where result.json goes: into the evaluated run, if it is one."""
         if self.output_dir:
@@ -43,6 +62,28 @@ class EvalOutputs:
         if (run / "config.json").is_file():
             return run / "eval"
         return Path("output") / "eval"
+
+
+def write_outputs(
+    files: dict[str, Path],
+    outputs: EvalOutputs,
+    table: EmbeddingTable,
+    evaluation: Evaluation,
+    pretrained_model: str | None,
+    leaks: EmbeddingTable | None,
+) -> None:
+    """Write the files {flag: path} that are asked for; leaks: the embeddings of a list to look for leaks in."""
+    query_gallery = evaluation.query_gallery
+    if "save_embeddings" in files:
+        table.save(files["save_embeddings"])
+    if "save_results" in files:
+        save_results(files["save_results"], table.records, query_gallery, evaluation.results)
+    if "picture" in files:
+        queries = evenly_spaced(len(query_gallery.query_rows), outputs.picture_queries)
+        draw_queries(table.records, query_gallery, queries, evaluation.results, files["picture"], evaluation.distance)
+    if "report" in files:
+        model_name = pretrained_model or "saved embeddings"
+        write_page(files["report"], evaluation, table, model_name, outputs.projection, leaks)
 
 
 def save_results(path: Path, records: Records, query_gallery: QueryGallery, results: RetrievalResults) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from core.registry import Entry
 from models.backbones import BACKBONES, IMAGENET, Backbone
 
-SCRIPTS = {name: importlib.import_module(name) for name in ("train_elem", "train_pair", "eval", "infer")}
+SCRIPTS = {name: importlib.import_module(name) for name in ("train_elem", "train_pair", "eval", "infer", "search")}
 PROGRAMS = {**SCRIPTS, "search": importlib.import_module("search")}  # search.py takes a command before its flags
 
 

@@ -1,7 +1,8 @@
 """All figures of one list's embeddings: metrics, pairs, shape, and what post-processing makes of them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from retrieval.metrics.clustering import cluster_agreement
 from retrieval.metrics.components import component_fractions
 from retrieval.metrics.pairs import PairHistogram, fnmr_at_fmr, pair_histogram
 from retrieval.metrics.per_query import Means, query_values, summary
-from retrieval.metrics.ranking import Ranked, describe, parse_metric, values
+from retrieval.metrics.ranking import Ranked, describe, parse_metric, parse_metrics, values
 from retrieval.query_gallery import QueryGallery
 from retrieval.rerank import chain_options, open_chain
 from retrieval.results import RetrievalResults
@@ -121,6 +122,14 @@ class Evaluation:
         return f"squared distance {-score:.3f}, which is --threshold={-score:.3f}"
 
 
+def check_figures(
+    metrics: Iterable[str], postprocess: Iterable[str], distance: str, options: dict[str, object]
+) -> None:
+    """Raise InputError for a metric that there is not, and for a post-processor that does not fit: before any work."""
+    parse_metrics(",".join(metrics))
+    open_chain(postprocess, options, distance)
+
+
 def evaluate(
     query_gallery: QueryGallery,
     embeddings: torch.Tensor | GalleryShard,
@@ -138,7 +147,7 @@ def evaluate(
     clustering: bool = False,
     distance: Literal["cosine", "squared_euclidean"] = "cosine",
     search_memory_mb: Positive = 256,
-    postprocess: SomeOf["retrieval/rerank"] = (),
+    postprocess: Annotated[tuple[str, ...], SomeOf("retrieval/rerank")] = (),
     top: Positive = 100,
 ) -> Evaluation:
     """The figures of a list's embeddings.
