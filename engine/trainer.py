@@ -209,8 +209,6 @@ class Trainer:
     def _judge(self, step: int, embeddings: torch.Tensor) -> bool:
         """Log the figures of a test; whether they are the best so far."""
         progress = self.progress
-        # The rate that the optimiser was made with; that of its groups changes from step to step.
-        lr = self.learner.optimiser.defaults["lr"]
         began = time.perf_counter()
         query_gallery = self.tester.query_gallery(embeddings)
         progress.recall = recalls(query_gallery)
