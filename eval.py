@@ -53,13 +53,14 @@ EXACT = ("fp32", "torch")
 
 def main(argv: list[str]) -> None:
     args = parse(argv)
-    open_chain(args)  # a post-processor that does not fit is refused before any work
+    # What does not fit together is refused before any work.
+    open_chain(args)
     is_sharded = shards_gallery(args)
     outputs = choose_outputs(args)
     source, leak_source = open_sources(args)
     encoder = None
     if not args.embeddings:
-        encoder = open_encoder(args)
+        encoder = open_model_encoder(args)
     facts = describe_source(source, encoder, args)
     files = open_files(outputs)
     folder = make_folder(outputs.result_folder(args.pretrained_model))
@@ -73,7 +74,7 @@ def main(argv: list[str]) -> None:
     if not (is_sharded or distributed.is_first()):
         return
     embedded = time.perf_counter()
-    evaluation = Evaluation(args, table.records, table.matrix)
+    evaluation = evaluate_table(table, args)
     if not distributed.is_first():
         return
     seconds = {"embed": embedded - began, "search": time.perf_counter() - embedded}
@@ -120,6 +121,7 @@ def add_output_flags(parser: ArgumentParser) -> None:
 
 
 def choose_outputs(args: Namespace) -> EvalOutputs:
+    """The flags of `add_output_flags` but --top."""
     return EvalOutputs(
         output_dir=args.output_dir,
         save_embeddings=args.save_embeddings,
@@ -180,7 +182,7 @@ def load_table(path: str) -> EmbeddingTable:
     return EmbeddingTable(*load_embeddings(path))
 
 
-def open_encoder(args: Namespace) -> Encoder:
+def open_model_encoder(args: Namespace) -> Encoder:
     device, precision = choose_place(args)
     settings = model_flags(args)
     network = open_model(args.pretrained_model, settings).to(device)
@@ -236,6 +238,10 @@ def embed_source(
         cache_file = None
     matrix = embed(source, loader, encoder.network, encoder.device, decisive, cache_file)
     return EmbeddingTable(source, matrix, encoder.fingerprint)
+
+
+def evaluate_table(table: EmbeddingTable, args: Namespace) -> Evaluation:
+    return Evaluation(args, table.records, table.matrix)
 
 
 def write_files(
