@@ -19,7 +19,7 @@ if __name__ == "__main__":
     from runs import SCRIPTS, tiny_backbone
 
     import distributed
-    from config import options
+    from config.script import run_script
     from engine.trainer import Trainer
 
     torch.set_num_threads(1)
@@ -35,4 +35,4 @@ if __name__ == "__main__":
 
     Trainer._after_step = lose
     with tiny_backbone():
-        options.run_script(SCRIPTS[name].main)
+        run_script(SCRIPTS[name].main)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from runs import SCRIPTS, as_line, run, train_flags
 
-from config import options
+from config.script import run_script
 
 ROOT = Path(__file__).parents[1]
 TRAINING = ("train_elem", "train_pair")
@@ -35,7 +35,7 @@ def sentence(monkeypatch, capsys):
     def call(script, line):
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, line)])
         with pytest.raises(SystemExit) as end:
-            options.run_script(SCRIPTS[script].main)
+            run_script(SCRIPTS[script].main)
         assert end.value.code == 2
         return one_sentence(script, capsys.readouterr().err)
 

@@ -44,7 +44,7 @@ def test_another_error_stays_what_it_is():
 DEADLY = """
 import os, signal, sys
 sys.path[:0] = sys.argv[1:3]
-from config import options
+from config.script import run_script
 from data.dataset import RecordDataset
 from runs import SCRIPTS, tiny_backbone
 
@@ -58,7 +58,7 @@ def kill_at_five(self, draw):
 RecordDataset.__getitem__ = kill_at_five
 name, sys.argv[1:] = sys.argv[3], sys.argv[4:]
 with tiny_backbone():
-    options.run_script(SCRIPTS[name].main)
+    run_script(SCRIPTS[name].main)
 """
 
 

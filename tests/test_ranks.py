@@ -464,9 +464,9 @@ def lost(how):
 def test_a_lost_rank_is_named():
     """Without torchrun, which would end the others itself."""
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:3]; import torch, test_ranks; from config import options; from distributed import group; "
+        "import sys; sys.path[:0] = sys.argv[1:3]; import torch, test_ranks; from config.script import run_script; from distributed import group; "
         "group.STEP_SECONDS = 6; "
-        "options.run_script(lambda argv: (group.init(torch.device('cpu')), test_ranks.lost(argv[2])))"
+        "run_script(lambda argv: (group.init(torch.device('cpu')), test_ranks.lost(argv[2])))"
     )
     words = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(Path(__file__).parent)]
     started = {}

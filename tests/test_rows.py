@@ -17,7 +17,7 @@ import torch
 from runs import SCRIPTS, as_line, run, tiny_backbone
 from torch import nn
 
-from config import options
+from config.script import run_script
 from core.errors import InputError
 from core.files import RowFile, write_npz
 from data.records import Records
@@ -224,7 +224,7 @@ def sentence(monkeypatch, capsys):
     def call(line):
         monkeypatch.setattr(sys, "argv", ["infer.py", *map(str, line)])
         with pytest.raises(SystemExit) as end:
-            options.run_script(SCRIPTS["infer"].main)
+            run_script(SCRIPTS["infer"].main)
         said = capsys.readouterr().err
         assert end.value.code == 2 and said.startswith("infer.py: ") and said.count("\n") == 1, said
         return said.removeprefix("infer.py: ").rstrip("\n")
@@ -244,7 +244,7 @@ def stopped(sop_copy, tmp_path, monkeypatch):
         last = next(sop_copy.glob("*/19_0.jpg"))
         whole = last.read_bytes()
         # It is damaged once everything has been looked at.
-        monkeypatch.setattr("infer.refuse_broken_images", lambda lists: last.write_bytes(b"broken"))
+        monkeypatch.setattr("reader.refuse_broken_images", lambda lists: last.write_bytes(b"broken"))
         with pytest.raises(InputError, match="is not an image"):
             run("infer", as_line(flags))
         monkeypatch.undo()

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from runs import PROGRAMS, as_line, embedding_moves, read_json, run
+from runs import SCRIPTS, as_line, embedding_moves, read_json, run
 from tolerances import assert_within, cosine_error, decimal_error, gamma, least_cosine
 
-from config import options
+from config.script import run_script
 from core.errors import InputError
 from embeddings.files import load_table
 from models import Embedder
@@ -71,7 +71,7 @@ def sentence(monkeypatch, capsys):
     def call(*words, **flags):
         monkeypatch.setattr(sys, "argv", ["search.py", *line_of(*words, **flags)])
         with pytest.raises(SystemExit) as end:
-            options.run_script(PROGRAMS["search"].main)
+            run_script(SCRIPTS["search"].main)
         said = capsys.readouterr().err
         assert end.value.code == 2 and said.startswith("search.py: ") and said.count("\n") == 1, said
         return said.removeprefix("search.py: ").rstrip("\n")
@@ -438,11 +438,11 @@ def test_labels_of_lists_are_labels_of_the_index(shelf, finished_run, words, kin
 LINES = """
 import json, sys
 import search
-from config import options
+from config.script import run_script
 
 for words in json.loads(sys.argv[1]):
     sys.argv = ["search.py", *words]
-    options.run_script(search.main)
+    run_script(search.main)
 """
 
 
@@ -494,7 +494,7 @@ def test_hits_are_there_where_their_picture_cannot_be_drawn(index, sop_copy, tmp
     files = [tmp_path / "hits.png", tmp_path / "hits.json"]
     files[0].mkdir()
     with pytest.raises(InputError, match="cannot write the picture .*hits.png"):
-        PROGRAMS["search"].main([*line_of("find", index, query, k=3), "--output", *map(str, files)])
+        SCRIPTS["search"].main([*line_of("find", index, query, k=3), "--output", *map(str, files)])
     printed = capsys.readouterr().out
     assert len(read_json(files[1])[0]["hits"]) == len(table(printed)) == 3
     assert printed.endswith(f"written: {files[1]}\n")
@@ -540,7 +540,7 @@ def test_an_index_that_finds_less_had_better_be_built_anew(sop_tree, finished_ru
         assert line.startswith("recall@10 was 0.9000 when the index was built; build it anew, of all its images: ")
         words = shlex.split(line.partition("search.py ")[2])
         assert words[-2:] == ["--input", "..."]
-        command, args = PROGRAMS["search"].parse(words)
+        command, args = SCRIPTS["search"].parse(words)
         assert command == "build"
         own = {"index": str(folder), "overwrite": True, "pretrained_model": str(finished_run), "lists": 0}
         assert {name: getattr(args, name) for name in (*own, *flags)} == {**own, **flags}
@@ -634,7 +634,7 @@ def test_mistaken_line(monkeypatch, capsys, index, sop_tree, finished_run, tmp_p
     before = contents(tmp_path)
     monkeypatch.setattr(sys, "argv", ["search.py", *command.split(), *as_line(flags)])
     with pytest.raises(SystemExit) as end:
-        options.run_script(PROGRAMS["search"].main)
+        run_script(SCRIPTS["search"].main)
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.startswith("search.py: ") and said.count("\n") == 1, said
     assert all(word in said for word in words), said
@@ -644,7 +644,7 @@ def test_mistaken_line(monkeypatch, capsys, index, sop_tree, finished_run, tmp_p
 @pytest.mark.parametrize("command", [[], ["build"], ["add"], ["delete"], ["find"]])
 def test_help_shows_what_a_command_takes(command, capsys):
     with pytest.raises(SystemExit) as end:
-        PROGRAMS["search"].main([*command, "--help"])
+        SCRIPTS["search"].main([*command, "--help"])
     printed = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0 and "INDEX [--flag=value ...]" in printed
     for flag, owners in {

@@ -84,7 +84,7 @@ def test_what_a_test_meets_does_not_lose_the_steps(sop_copy, tmp_path, monkeypat
     (picture,) = sop_copy.glob("*/11_0.jpg")
     whole = picture.read_bytes()
     line = train_flags(sop_copy, tmp_path / "run", test_iter_step=2, save_iter_step=100)
-    monkeypatch.setattr("session.refuse_broken_images", lambda lists: picture.write_bytes(whole[:300]))
+    monkeypatch.setattr("reader.refuse_broken_images", lambda lists: picture.write_bytes(whole[:300]))
     with pytest.raises(InputError, match=r"11_0.jpg' is not an image[^\n]*\nstep 2 is saved; go on by --checkpoint="):
         run("train_elem", line)
     monkeypatch.undo()
@@ -103,7 +103,7 @@ def test_a_train_image_that_breaks_later_does_not_lose_the_steps(sop_copy, tmp_p
     picture = sop_copy / "disc_final" / "4_0.jpg"
     whole = picture.read_bytes()
     flags = {"num_workers": num_workers, "total_iter_num": 10, "save_iter_step": 100, "train_batch_size": 3}
-    monkeypatch.setattr("session.refuse_broken_images", lambda lists: picture.write_bytes(b""))
+    monkeypatch.setattr("reader.refuse_broken_images", lambda lists: picture.write_bytes(b""))
     with pytest.raises(InputError, match=r"4_0.jpg' is not an image") as caught:
         run("train_elem", train_flags(sop_copy, tmp_path / "run", **flags))
     monkeypatch.undo()

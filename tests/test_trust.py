@@ -21,11 +21,11 @@ from data.embedded import embedded_data
 from data.image.files import read_image
 from embeddings.files import load_table
 from models import Embedder, load_pretrained
+from models.trained import read_settings
 from reader import open_list
 from retrieval.index.folder import CARD, LOCK
 from retrieval.index.index import Index
 from retrieval.results import RetrievalResults
-from session import read_model_flags
 
 pytestmark = [
     pytest.mark.usefixtures("tiny"),
@@ -222,7 +222,7 @@ def test_odd_flags_of_a_run_are_refused(sop_tree, finished_run, tmp_path, flags)
     except InputError as error:
         assert "\n" not in str(error) and not (tmp_path / "a").exists()
     else:
-        assert read_model_flags(flags, "x") == {"embedding_size": 1}
+        assert read_settings(flags, "x") == {"embedding_size": 1}
 
 
 # Indexes
