@@ -23,7 +23,7 @@ import reader
 from core.errors import InputError
 from data.formats.csv import CSV_BOX, CSV_REQUIRED
 from data.image import header
-from data.image.decode import DECODERS, open_image
+from data.image.decode import DECODERS, decode_whole, open_image
 from data.image.transforms import TrainTransform
 from data.lists import SHOWN_FAULTS, open_lists
 from data.records import OF_THE_WHOLE
@@ -185,7 +185,7 @@ def test_the_corpus_is_sound(name):
     """So that what is refused above is so for what was done to it."""
     encoded = np.frombuffer(CORPUS[name], np.uint8)
     if name not in ("GIF", "first of GIF"):  # which OpenCV reads from 4.12 on
-        assert reader.decode_whole(encoded, name).shape[2] == 3
+        assert decode_whole(encoded, name).shape[2] == 3
 
 
 # Files of results
