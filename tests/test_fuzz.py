@@ -19,7 +19,6 @@ from PIL import Image
 from test_images import frames, jpeg_of, pil, png_of, tiff_of, webp_canvas, webp_lossless
 from test_trust import npy_of
 
-import reader
 from core.errors import InputError
 from data.formats.csv import CSV_BOX, CSV_REQUIRED
 from data.image import header
