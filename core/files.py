@@ -53,7 +53,7 @@ def open_output(path: str | Path | None, suffixes: str | Sequence[str]) -> Path 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """A file to write bytes to, which takes the place of `path` when the context ends well, and is gone when it does not.
+    """A file to write bytes to, which takes the place of `path` when the context ends well, else is gone.
 
     durable: return when it is on the disk. Whatever happens meanwhile, a lost power supply included, the old or the new
     file is there. Raises OSError where the disk refuses.

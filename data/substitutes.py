@@ -12,8 +12,8 @@ from data.samplers import RankBatch, Sample
 class SubstitutingDataset(RecordDataset):
     """As RecordDataset, but for a row that cannot be read another one is loaded.
 
-    It is one of the same label, in an order that follows from the sample's seed; where none of these can be read, one of
-    a label that is not in the batch, the same label for all of its samples. So a batch keeps its size, what belonged
+    It is one of the same label, in an order that follows from the sample's seed; where none of these can be read, one
+    of a label that is not in the batch, the same label for all of its samples. So a batch keeps its size, what belonged
     together still does, and all of it follows from the samples and the files, whoever loads it and on how many ranks.
     """
 

@@ -1,8 +1,8 @@
 """An image file's bytes to pixels: whole and exact, or of a JPEG no more than a crop needs.
 
-A training crop is drawn from an image's sides alone, which a JPEG's header says. So a JPEG is opened without decoding it
-(EncodedJpeg), the transform draws a crop by its sides (transforms.py), and `resized_crop` decodes the crop: at the
-smallest scale that keeps its pixels, and no row below it.
+A training crop is drawn from an image's sides alone, which a JPEG's header says. So a JPEG is opened without being
+decoded (EncodedJpeg), the transform draws a crop by its sides (transforms.py), and `resized_crop` decodes the crop: at
+the smallest scale that keeps its pixels, and no row below it.
 """
 
 import importlib.util

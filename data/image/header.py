@@ -11,8 +11,8 @@ import numpy as np
 MAX_PIXELS = 178_956_970
 FORMATS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
 
-# JPEG (ITU T.81, table B.1): the markers of frame headers SOF0 to SOF15, of which the sequential ones have Huffman codes
-# and run from top to bottom; markers that stand alone, without a length; others by name.
+# JPEG (ITU T.81, table B.1): the markers of frame headers SOF0 to SOF15, of which the sequential ones have Huffman
+# codes and run from top to bottom; markers that stand alone, without a length; others by name.
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 SEQUENTIAL = frozenset({0xC0, 0xC1})
 STANDALONE = frozenset(range(0xD0, 0xD8)) | {0x01}
@@ -162,7 +162,7 @@ def _jpeg_segments(data: memoryview, skip_junk: bool) -> Iterator[Segment]:
         elif marker in STANDALONE or (skip_junk and marker == 0):
             position += 2
         else:
-            # A length counts its own two bytes. One that is less is what the next turn stumbles over, unless it may not.
+            # A length counts its own two bytes. Where it is less, the next turn finds one of them and no marker.
             length = int.from_bytes(data[position + 2 : position + 4], "big")
             if skip_junk:
                 length = max(2, length)
