@@ -139,7 +139,7 @@ def free_port():
 def _be_rank(rank, number, port, folder, work, arguments):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(number), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    distributed.ALONE_SECONDS = distributed.STEP_SECONDS  # nobody has anything long to do alone
+    distributed.group.ALONE_SECONDS = distributed.group.STEP_SECONDS  # nobody has anything long to do alone
     distributed.init(torch.device("cpu"))
     torch.save(work(*arguments), Path(folder, f"{rank}.pt"))
     distributed.close()

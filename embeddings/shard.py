@@ -8,9 +8,9 @@ from retrieval.sharded import GalleryShard
 
 
 def open_shard(embeddings, rows, number, device):
-    """The GalleryShard of embeddings (n, D) that are `rows` (n,) int64 of a list of so many; all ranks call it together.
+    """The GalleryShard of embeddings (n, D) that are `rows` (n,) int64 of a list of `number`.
 
-    device: the one in use; the search runs there if it can on every rank (engine/device.py).
+    All ranks call it together. device: the one in use; the search runs there if it can on every rank (core/device.py).
     """
     gather, total, highest = map(
         _patient, (distributed.all_gather, distributed.all_reduce_sum, distributed.all_reduce_max)
