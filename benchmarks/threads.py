@@ -48,7 +48,7 @@ from benchmarks.search_speed import clusters, ours_recall
 from benchmarks.step import Bench
 from core.device import choose_device
 from losses import ArcMarginLoss
-from retrieval.best_positive import fast_dtype
+from retrieval.blocks import fast_dtype
 
 OWN = "OpenMP's own"
 POLICIES = "OMP_WAIT_POLICY=PASSIVE,GOMP_SPINCOUNT=1000,GOMP_SPINCOUNT=10000,GOMP_SPINCOUNT=100000"

@@ -10,9 +10,9 @@ from retrieval.sharded import GalleryShard
 
 
 def open_shard(embeddings: torch.Tensor, rows: torch.Tensor, number: int, device: torch.device) -> GalleryShard:
-    """The GalleryShard of embeddings (n, D) that are `rows` (n,) int64 of a list of so many; all ranks call it together.
+    """The GalleryShard of embeddings (n, D) that are `rows` (n,) int64 of a list of `number`.
 
-    device: the one in use; the search runs there if it can on every rank (core/device.py).
+    All ranks call it together. device: the one in use; the search runs there if it can on every rank (core/device.py).
     """
     gather = _patient(distributed.all_gather)
     total = _patient(distributed.all_reduce_sum)

@@ -56,10 +56,12 @@ def positive_ranks(
         scores = Scores(query_gallery, distance, shard.lengths, shard.frame)
     if dtype is None:
         dtype = fast_dtype(query_gallery.device)
+    # Ranks may run on devices that prefer different types; all of them begin with the most precise of these.
     counts = _Counts(query_gallery, scores, ks, memory, shard)
     undecided = counts.by_label
     first = counts.all_reduce_max(torch.tensor(PRECISIONS.index(dtype)))
     for precision in PRECISIONS[first:]:
+        # A count of all can use the symmetry, a count of some cannot.
         is_few = len(undecided) < MOST_APART * len(counts.by_label)
         queries = undecided if is_few else counts.by_label
         counts.count(queries, precision)
@@ -95,10 +97,12 @@ class _Counts:
         self.limit = math.inf if ks is None else max(ks)  # nobody asks whether more come before
         self.errors = scores.rounding_errors("query", torch.float32)
         self.is_lone = self.all_reduce_sum(query_gallery.positives()) == 0
+        # Sorted by label, a query's positives are one run of the gallery.
         self.by_label = query_gallery.query_labels.argsort(stable=True)
         self.gallery = query_gallery.gallery_labels.argsort(stable=True)
         self.sorted_labels = query_gallery.gallery_labels[self.gallery]
         self.self_positions = query_gallery.self_positions()
+        # A first look at the positives alone: what has to be beaten.
         best = torch.full((len(self.self_positions),), -math.inf, device=device)
         for queries, _, strip in self._positive_strips(self.by_label, torch.float32):
             best[queries] = torch.maximum(best[queries], strip.amax(1))
@@ -122,6 +126,7 @@ class _Counts:
         step = min(STRIP_QUERIES, block_side(self.scores.width, dtype.itemsize, self.memory))
         for part in queries.split(step):
             labels = self.query_gallery.query_labels[part]
+            # From the first label of these queries to the last: others in between are taken out below.
             start = int(torch.searchsorted(self.sorted_labels, labels[0]))
             stop = int(torch.searchsorted(self.sorted_labels, labels[-1], right=True))
             strip = self.gallery[start:stop]
@@ -158,6 +163,7 @@ class _Counts:
         gallery_error = self.scores.gallery_error(torch.float32)
         errors = self.errors[queries]
         low, high = self.scores.exact_range(self.best[queries], errors, gallery_error, torch.float32)
+        # The best score was made in float32, those it is compared with in `dtype`: two ranges, one in the other.
         if dtype != torch.float32:
             errors = self.scores.rounding_errors("query", dtype)[queries]
             gallery_error = self.scores.gallery_error(dtype)
@@ -171,6 +177,7 @@ class _Counts:
         best_row = torch.full_like(self.self_positions, LAST_ROW)
         for asking, answering, strip in self._positive_strips(queries, torch.float64):
             score = strip.amax(1)
+            # Of equal scores the smallest row counts, within a strip and from one strip to the next.
             row = torch.where(strip == score[:, None], self.rows[answering], LAST_ROW).amin(1)
             row_if_equal = torch.where(score == best[asking], best_row[asking].minimum(row), best_row[asking])
             best_row[asking] = torch.where(score > best[asking], row, row_if_equal)
@@ -189,6 +196,7 @@ class _Counts:
         else:
             low, high = self._bounds(queries, dtype)
         low = low.masked_fill(self.is_lone[queries], math.inf)  # nothing comes before what is not there
+        # What an earlier, coarser count found is forgotten.
         surely = torch.zeros(len(queries), dtype=self.surely.dtype, device=self.surely.device)
         maybe = torch.zeros_like(surely)
         is_symmetric = self.query_gallery.one_against_rest and torch.equal(queries, self.gallery)
@@ -207,6 +215,7 @@ class _Counts:
             if block.mirrored:
                 directions.append((block.columns, block.rows, 0))
             for asking, answering, axis in directions:
+                # Most columns have nothing near the best positive; only the others are copied and counted.
                 is_open = _may_reach(block_scores, axis, low[asking]) & (surely[asking] < self.limit)
                 step = step_within(4 * block_scores.shape[axis], COUNTED_BYTES)
                 for part in is_open.nonzero().flatten().split(step):

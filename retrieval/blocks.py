@@ -59,6 +59,7 @@ def products(
             left = None  # the last one is given back before the next is made
             if panel_factor is None:
                 panel_factor = whole_factor(scores, "gallery", gallery[panel], dtype)
+            # The rows of a symmetric block are in the panel already, as columns.
             if symmetric and rows.start >= panel.start:
                 left = scores.other_side(panel_factor[rows.start - panel.start : rows.stop - panel.start])
             else:
@@ -66,6 +67,7 @@ def products(
             for column in columns:
                 right = panel_factor[column.start - panel.start : column.stop - panel.start]
                 product = buffer[: len(left) * len(right)].view(len(left), len(right))
+                # Whatever precision the caller has chosen for a network, bounds hold for this one.
                 with true_float32(), torch.autocast(left.device.type, enabled=False):
                     torch.mm(left, right.T, out=product)
                 if dtype == torch.float64:
@@ -106,6 +108,7 @@ def whole_factor(scores: Scores, side: Side, positions: torch.Tensor, dtype: tor
 
 def share_a_code(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Whether two columns of codes have a value in common; cheap where one lies above the other."""
+    # Both are sorted by label where this is asked, so ranges of labels seldom meet.
     are_apart = (left.min() > right.max()) | (right.min() > left.max())
     return not are_apart and bool(torch.isin(left, right).any())
 
@@ -120,6 +123,7 @@ def true_float32() -> Iterator[None]:
     """Products of float32 in float32: no TF32, no bfloat16 inside, whatever the caller allows elsewhere."""
     cuda = torch.backends.cuda.matmul
     if hasattr(cuda, "fp32_precision"):
+        # Newer torch has one switch for each backend.
         switches = [(cuda, "fp32_precision", "ieee")]
         if hasattr(torch.backends.mkldnn, "matmul"):
             switches.append((torch.backends.mkldnn.matmul, "fp32_precision", "ieee"))

@@ -14,7 +14,7 @@ MORE, ROOM = 16, 24  # candidates kept beyond k, and room for new ones before th
 MOST_UNSURE = 1 / 3  # of candidates; where it is more, all are scored closely before some are exactly
 COPIED_ROWS = 1024  # rows whose scores are copied at once
 NO_ROW = 2**32 - 1  # the row that a packed key has where there is none
-LAST_KEY = torch.iinfo(torch.int64).max
+LAST_KEY = 2**63 - 1  # sorts behind every packed key
 
 
 def kept_candidates(k: int, dtype: torch.dtype) -> int:
@@ -39,6 +39,7 @@ class Candidates:
         self.dtype = dtype
         device = query_gallery.device
         self.kept = min(kept_candidates(k, dtype), len(query_gallery.gallery_rows))
+        # Room beyond those kept, so that the worst are dropped once in a while and not at each block.
         size = (len(queries), self.kept + ROOM)
         self.values = torch.full(size, -math.inf, device=device)
         self.positions = torch.full(size, NOWHERE, dtype=torch.int32, device=device)
@@ -80,6 +81,7 @@ class Candidates:
 
     def _hide(self, scores: torch.Tensor, queries: torch.Tensor, gallery: torch.Tensor) -> None:
         """Set to -infinity what a query must not find: itself, and items of its sequence."""
+        # Each query is at most one of these items: it is looked up, not compared with all.
         order = gallery.argsort()
         itself = self.self_positions[queries]
         place = order[torch.searchsorted(gallery[order], itself).clamp_max(len(gallery) - 1)]
@@ -96,6 +98,7 @@ class Candidates:
         if not self.filled[numbers].any():
             self._begin(scores, axis, numbers, gallery)
             return
+        # The first block has set a floor, and few scores of later ones are above it.
         row, column, value = above_floor(scores, axis, self.floor[numbers])
         room = self.values.shape[1]
         used = self.filled[numbers]
@@ -108,6 +111,7 @@ class Candidates:
             row, column, value = row[is_better], column[is_better], value[is_better]
             is_crowded = self.filled[chosen] + row.bincount(minlength=len(numbers))[crowded] > room
             crowded = crowded[is_crowded]
+            # Where a block alone holds more than there is room for, it is sorted as a whole.
             if len(crowded):
                 self._merge(scores, axis, crowded, numbers[crowded], gallery)
                 is_other = ~torch.isin(row, crowded)
@@ -174,8 +178,10 @@ class Candidates:
         least, _ = self.scores.exact_range(value[:, self.k - 1], query_errors, gallery_error, self.dtype)
         _, most = self.scores.exact_range(floor, query_errors, gallery_error, self.dtype)
         hidden = ((most >= least) & (floor > -math.inf)).nonzero().flatten()
+        # All are ordered by what they have, and those with something hidden once more.
         keys = self._ordered(queries, value, position)
         if len(hidden) and self.guess:
+            # The guessed floor was too high for these: once more, with nothing guessed.
             again = Candidates(self.query_gallery, self.scores, queries[hidden], self.k, self.dtype)
             again.collect(memory, guess=False)
             keys[hidden] = again._best_keys(slice(None), memory)
@@ -186,6 +192,7 @@ class Candidates:
     def _ordered(self, queries: torch.Tensor, value: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """Keys (n, k) of candidates (n, c), best first, those too close to call scored exactly."""
         terms = None
+        # Scores summed in short runs are nearer to the exact ones and cheaper than these; they settle most doubts.
         if self.dtype != torch.float32 or self._unsure(queries, value, position).double().mean() > MOST_UNSURE:
             value = self.scores.close_pairs(queries, position.clamp_min(0))
             value = value.masked_fill_(position == NOWHERE, -math.inf)
@@ -206,6 +213,7 @@ class Candidates:
         low, high = self.scores.exact_range(value, error, gallery_error, torch.float32, terms)
         is_close = low[:, :-1] <= high[:, 1:]
         is_close[:, self.k :] &= high[:, self.k + 1 :] >= low[:, self.k - 1 : self.k]  # only k of them are wanted
+        # Both of two neighbours too close to call are scored exactly.
         unsure = torch.zeros_like(value, dtype=torch.bool)
         unsure[:, 1:] |= is_close
         unsure[:, :-1] |= is_close
@@ -260,6 +268,7 @@ def above_floor(
 
 def pack(scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Scores and rows as int64 that sort by falling score, then by rising row; -infinity loses its row."""
+    # Bits of floats are in order as whole numbers once those of negative ones are turned round.
     bits = (scores + 0.0).view(torch.int32)  # adding zero turns -0 into 0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     rows = rows.masked_fill(scores == -math.inf, NO_ROW)

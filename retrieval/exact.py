@@ -57,6 +57,7 @@ class ExactScores:
             query_lengths = gallery_lengths
         else:
             query_lengths = row_lengths(query_gallery.query_table, "query embeddings")
+        # Squared distances keep more digits around the middle of the rows, which changes no distance.
         self.centre = None
         if self.euclidean:
             self.centre = frame.centre if frame else box_centre([*self.tables.values()])

@@ -55,6 +55,7 @@ class QueryGallery:
         table = _checked_table(embeddings, "embeddings")
         query_rows = _flagged_rows(is_query, table, "is_query")
         gallery_rows = _flagged_rows(is_gallery, table, "is_gallery")
+        # Whatever names labels and sequences have, from here on they are small whole numbers.
         (label_codes,) = _shared_codes([labels], [len(table)], "labels", table.device)
         (sequence_codes,) = _shared_codes([sequences], [len(table)], "sequences", table.device)
         if categories is not None:
@@ -90,6 +91,7 @@ class QueryGallery:
             raise InputError(f"query embeddings have {queries.shape[1]} columns, the gallery's have {gallery.shape[1]}")
         device = gallery.device
         sizes = [len(queries), len(gallery)]
+        # Numbered together: a label has one number on both sides.
         label_codes = _shared_codes([query_labels, gallery_labels], sizes, "labels", device)
         sequence_codes = _shared_codes([query_sequences, gallery_sequences], sizes, "sequences", device)
         if query_categories is not None:
@@ -135,6 +137,7 @@ class QueryGallery:
         self.require_labels()
         itself = (self.self_positions() >= 0).long()
         label_count = int(torch.cat([self.query_labels, self.gallery_labels]).max()) + 1
+        # Counted by label, not by query: Q x G comparisons would be too many.
         same_label = self.gallery_labels.bincount(minlength=label_count)[self.query_labels]
         if self.query_sequences is None:
             return same_label - itself
@@ -148,6 +151,7 @@ class QueryGallery:
 
     def query_slice(self, queries: slice | torch.Tensor) -> "QueryGallery":
         """The same gallery for some of the queries: a slice or (M,) int64 positions, ascending."""
+        # Categories may be strings, which only NumPy holds.
         categories = self.query_categories
         if categories is not None:
             index = queries.cpu().numpy() if torch.is_tensor(queries) else queries
@@ -229,6 +233,7 @@ def _shared_codes(
         if not _holds_names(column):
             raise InputError(f"{name} are {column.dtype}; retrieval takes integers or strings")
         arrays.append(column.cpu().numpy() if torch.is_tensor(column) else column)
+    # NumPy sorts strings, too.
     _, codes = np.unique(np.concatenate(arrays), return_inverse=True)
     codes = torch.from_numpy(codes.astype(np.int64).reshape(-1)).to(device)
     return list(codes.split(lengths))

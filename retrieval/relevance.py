@@ -34,6 +34,7 @@ class Relevance:
         """Rows of the query's label; None where labels are unknown."""
         if query_gallery.query_labels is None:
             return None
+        # One sorted column holds who is right for whom: label in the upper half, row in the lower.
         keys, order = (query_gallery.gallery_labels << ROW_BITS | query_gallery.gallery_rows).sort()
         sequences = query_gallery.gallery_sequences
         return cls(
@@ -49,6 +50,7 @@ class Relevance:
     def of_lists(cls, lists: Sequence[Sequence[int] | torch.Tensor]) -> "Relevance":
         """One list of gallery rows for each query."""
         positives = torch.tensor([len(rows) for rows in lists], dtype=torch.int64)
+        # Each query is a group of its own.
         group = torch.arange(len(lists))
         rows = torch.zeros(0, dtype=torch.int64)
         if len(lists):
@@ -61,6 +63,7 @@ class Relevance:
         if not len(self.keys):
             return torch.zeros_like(ids, dtype=torch.bool)
         wanted = self.group[:, None] << ROW_BITS | ids
+        # An id is right if its key with the query's group is there.
         place = torch.searchsorted(self.keys, wanted).clamp_max(len(self.keys) - 1)
         is_right = (self.keys[place] == wanted) & (ids != NOWHERE) & (ids != self.own[:, None])
         if self.sequences is not None:

@@ -52,6 +52,7 @@ class RetrievalResults:
         cls, distances: torch.Tensor, ids: torch.Tensor, relevance: Relevance | None = None
     ) -> "RetrievalResults":
         """Results from the padded tensors themselves."""
+        # Around __init__, which takes lists.
         results = cls.__new__(cls)
         results.padded_distances = distances
         results.padded_ids = ids
@@ -115,6 +116,7 @@ class RetrievalResults:
         all_scores = []
         for batch in batches:
             batch_gallery = QueryGallery.apart(batch, gallery)
+            # The lengths of the gallery are the same for each batch, and made once.
             for _, ids, scores in search_in_parts(batch_gallery, k, distance, memory, gallery_lengths=lengths):
                 all_ids.append(ids)
                 all_scores.append(scores)
@@ -139,6 +141,7 @@ class RetrievalResults:
         ids = self.padded_ids
         if distances.shape != ids.shape or distances.ndim != 2:
             raise InputError(f"distances have shape {tuple(distances.shape)}, ids {tuple(ids.shape)}; both are (Q, K)")
+        # Each is a column of bool, so that the sentence can name the first query and count the others.
         checks = {
             "distances are not ascending": (distances[:, 1:] < distances[:, :-1]).any(1),
             "distances hold NaN": distances.isnan().any(1),
@@ -202,6 +205,7 @@ class RetrievalResults:
 
     def replaced(self, distances: torch.Tensor, ids: torch.Tensor) -> "RetrievalResults":
         """The same queries with other items, as padded tensors; what a post-processor returns."""
+        # No wider than the longest list; one column at least, which torch can reduce over.
         width = 1
         if len(ids):
             width = max(1, int((ids != NOWHERE).sum(1).max()))
@@ -240,6 +244,7 @@ class RetrievalResults:
             if name.startswith(RELEVANCE):
                 columns[name.removeprefix(RELEVANCE)] = tensor
         try:
+            # A file of somebody else may have some of the columns only.
             relevance = Relevance(**columns) if columns else None
             return cls.from_padded(tensors["distances"], tensors["ids"], relevance)
         except TypeError as error:

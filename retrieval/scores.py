@@ -74,6 +74,7 @@ class Scores(ExactScores):
         for _ in range(digits):
             columns.append(rest.to(dtype))
             rest = rest - columns[-1].double()
+        # q.g - q.q/2 - g.g/2 as one product: (q, -q.q/2, 1) . (g, 1, -g.g/2).
         lengths = torch.stack(columns, dim=1)
         factor = torch.cat([rows, lengths, torch.ones_like(lengths)], dim=1)
         if side == "query":
@@ -103,6 +104,7 @@ class Scores(ExactScores):
             if self.euclidean:
                 terms.sub_(self.centre.to(terms.dtype)).mul_(1 / self.scale)
             terms = terms.view(-1, gallery.shape[1], self.width).mul_(query_rows[part, None])
+            # 32 float32 terms lose little; all of a row would lose several times as much.
             if in_runs:
                 sums[part] = terms[..., :in_runs].unflatten(-1, (-1, RUN)).sum(-1).double().sum(-1)
             else:
@@ -125,6 +127,7 @@ class Scores(ExactScores):
         if key not in self._rounding_errors:
             errors = []
             for part in slices_within(len(self.rows[side]), self.width, CACHED_NUMBERS):
+                # Measured and not estimated: a bound from the type alone would be several times as wide.
                 rounded = self.factor(side, part, dtype)[:, : self.width]
                 errors.append(torch.linalg.vector_norm(self.scaled_rows(side, part).sub_(rounded), dim=1))
             self._rounding_errors[key] = torch.cat(errors) * 1.001 + 2.0**-40
@@ -181,6 +184,7 @@ class Scores(ExactScores):
             low = -0.5 * (distance + move) ** 2
             high = -0.5 * (distance - move).clamp_min(0) ** 2
         else:
+            # Both rows have length 1 at most, and each is off by its error.
             move = query_errors + gallery_error + query_errors * gallery_error
             low = exact - move
             high = exact + move
@@ -194,7 +198,10 @@ class Scores(ExactScores):
         dtype: torch.dtype,
         terms: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The least and the greatest score (n,) float64, in fast units, behind fast values; terms: see summing_bound."""
+        """The least and the greatest score (n,) float64, in fast units, behind fast values.
+
+        terms: as of summing_bound.
+        """
         bound = self.summing_bound(dtype, terms)
         if dtype == torch.bfloat16:  # the product itself is rounded to it
             bound = bound + 2.0**-8 * fast.double().abs()

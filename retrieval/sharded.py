@@ -51,6 +51,7 @@ class GalleryShard:
         self.all_reduce_sum = all_reduce_sum
         self.all_reduce_max = all_reduce_max
         self.lengths = euclidean_lengths(embeddings)
+        # All ranks raise together, or the others would wait for one that is gone.
         broken_rows = all_gather(rows[~self.lengths.isfinite()]).sort().values
         refuse_not_finite(broken_rows, list_size)
         self.frame = Frame.of_all(embeddings, all_reduce_max)
@@ -91,6 +92,7 @@ class GalleryShard:
 
     def _local_parts(self, query_gallery: QueryGallery, k: int, memory: int) -> Iterator[tuple[slice, QueryGallery]]:
         """Yield (slice of the queries, these against this shard's rows), k keys of each being asked for."""
+        # Which of the list's gallery rows are here, and where.
         positions = positions_among(self.rows, query_gallery.gallery_rows)
         is_here = positions != NOWHERE
         gallery_labels = query_gallery.gallery_labels
@@ -123,6 +125,7 @@ class GalleryShard:
         positions = positions_among(self.rows, rows)
         is_here = positions != NOWHERE
         embeddings = self.all_gather(self.embeddings[positions[is_here]])
+        # They come ordered by rank; the rows that come with them say where they belong.
         order = self.all_gather(rows[is_here]).argsort()
         return embeddings[order]
 
@@ -135,6 +138,7 @@ class GalleryShard:
             rows = torch.cat([part_rows for _, part_rows, _ in found])
             query, column = (rows != NOWHERE).nonzero(as_tuple=True)
             row = rows[query, column]
+            # Only exact scores can be merged: fast ones depend on the blocks they were made in.
             exact = Scores(local, distance, gallery_lengths=self.lengths, frame=self.frame)
             scores[query, column] = exact.exact_pairs(query, positions_among(local.gallery_rows, row))
             list_rows[query, column] = self.rows[row]
@@ -143,5 +147,6 @@ class GalleryShard:
 
 def merged_keys(keys: torch.Tensor, shards: int) -> torch.Tensor:
     """The best k keys of each query, (m, k), from those of several shards, (shards * m, k), one behind the other."""
+    # Keys sort by score, then by row, so a plain sort is the merge.
     candidates = keys.unflatten(0, (shards, -1)).transpose(0, 1).flatten(1)
     return candidates.sort(1).values[:, : keys.shape[1]]

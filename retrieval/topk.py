@@ -61,6 +61,7 @@ def search_in_parts(
     queries = torch.arange(len(query_gallery.query_rows), device=query_gallery.device)
     for portion in queries.tensor_split(-(-len(queries) // most_queries)):
         candidates = Candidates(query_gallery, scores, portion, k, dtype)
+        # A guessed floor saves most of the sorting; where it was too high, `nearest` looks again.
         candidates.collect(memory, guess=True)
         first = int(portion[0])
         for part in slices_within(len(portion), 16 * candidates.kept, CACHED_NUMBERS):

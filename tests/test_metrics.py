@@ -15,6 +15,7 @@ from retrieval.metrics.components import component_fractions
 from retrieval.metrics.pairs import fnmr_at_fmr, pair_histogram
 from retrieval.metrics.per_query import query_values, recall_at_k, summary
 from retrieval.metrics.ranking import DEFAULT, DEFINITIONS, METRICS, Ranked, parse_metric, values
+from retrieval.metrics.evaluation import evaluate
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
 from retrieval.scores import Scores
@@ -309,3 +310,62 @@ def test_the_documents_worked_example():
 def test_every_metric_stands_in_the_documents():
     text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
     assert [name for name in METRICS.names() if f"`{name}`" not in text] == []
+
+
+class Listed:
+    """A list of records as `evaluate` sees it."""
+
+    def __init__(self, labels):
+        self.vocabulary = self
+        self.codes = labels
+
+    def __len__(self):
+        return len(self.codes)
+
+
+def test_an_evaluation_is_a_value():
+    rows, labels = example()
+    query_gallery = QueryGallery.of(rows, labels, categories=labels % 2)
+    evaluation = evaluate(query_gallery, torch.from_numpy(rows), Listed(labels))
+    assert evaluation.metrics == DEFAULT and evaluation.definition == DEFINITIONS[0]
+    assert evaluation.figures["recall@1"] == evaluation.values["recall@1"].mean().item()
+    assert evaluation.found is evaluation.results is evaluation.histogram is None and not evaluation.links
+    assert (evaluation.queries, evaluation.lone, evaluation.as_result()["images"]) == (40, 3, 40)
+    assert list(evaluation.categories) == ["0", "1"]
+    lines = evaluation.as_text().splitlines()
+    assert len(lines) == 1 + len(DEFAULT) + 1 and lines[1].split()[0] == "recall@1"
+    with pytest.raises(AttributeError):
+        evaluation.queries = 0
+
+
+def test_an_evaluation_after_post_processing():
+    rows, labels = example()
+    query_gallery = QueryGallery.of(rows, labels)
+    options = {"threshold": 0.2}
+    evaluation = evaluate(
+        query_gallery,
+        torch.from_numpy(rows),
+        Listed(labels),
+        postprocess_options=options,
+        metrics=("precision@5", "knn@3"),
+        postprocess=("constant_threshold",),
+        pairs=True,
+        fmr=(0.1,),
+        pcf=(0.5,),
+        top=7,
+    )
+    assert evaluation.metrics == ("recall@1", "precision@5", "knn@3")
+    assert list(evaluation.links) == ["top 7", "constant_threshold"]
+    assert list(evaluation.links["top 7"]) == ["recall@1", "precision@5"]
+    assert evaluation.found.n_retrieved_items == 7 and evaluation.results.padded_distances[:, 0].min() < 0.2
+    assert evaluation.as_result()["postprocess"]["options"] == options
+    assert {"pr_auc", "average_precision", "best_threshold", "fnmr@fmr=0.1", "pcf@0.5"} <= evaluation.figures.keys()
+    assert "+ constant_threshold" in evaluation.as_text() and "--threshold=" in evaluation.as_text()
+    with pytest.raises(InputError, match="k_reciprocal goes by cosine"):
+        evaluate(
+            query_gallery,
+            torch.from_numpy(rows),
+            Listed(labels),
+            distance="squared_euclidean",
+            postprocess=("k_reciprocal",),
+        )

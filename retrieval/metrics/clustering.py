@@ -19,6 +19,7 @@ def cluster_agreement(embeddings: np.ndarray | torch.Tensor, labels: Column, see
         from sklearn import cluster, metrics
     except ImportError:
         raise InputError("clustering figures need scikit-learn: pip install scikit-learn") from None
+    # On unit vectors squared Euclidean distances, which k-means goes by, are cosines.
     rows = torch.nn.functional.normalize(torch.as_tensor(embeddings).float(), dim=1).cpu().numpy()
     _, codes = np.unique(np.asarray(labels), return_inverse=True)
     method = cluster.KMeans if len(rows) <= MOST_FOR_KMEANS else cluster.MiniBatchKMeans

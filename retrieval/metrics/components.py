@@ -28,17 +28,20 @@ def component_fractions(
     table = torch.as_tensor(embeddings)
     count, width = table.shape
     mean = _mean(table)
+    # In slices and float64: as exact as an SVD of all rows, without a copy of them.
     scatter = torch.zeros(width, width, dtype=torch.float64, device=table.device)
     for rows in slices_within(count, width, CACHED_NUMBERS):
         centred = table[rows].double() - mean
         scatter += centred.T @ centred
     shares = torch.linalg.eigvalsh(scatter).flip(0).clamp_min(0)
+    # What rounding leaves of equal rows is no variance.
     if shares[0] <= NO_VARIANCE * max(1.0, mean.square().sum().item()):
         return {variance: 0.0 for variance in variances}
     if definition == "oml":
         shares = shares[: min(count, width)]
     reached = (shares / shares.sum()).cumsum(0)
     asked = torch.tensor(variances, dtype=torch.float64, device=table.device)
+    # OML counts from 0 where a share is passed, and adds one.
     if definition == "oml":
         numbers = torch.searchsorted(reached, asked, right=True) + 1
     else:

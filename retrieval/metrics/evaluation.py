@@ -93,6 +93,7 @@ class Evaluation:
 
     def as_text(self) -> str:
         """The figures as one table, with those after post-processing beside them, and what they are of."""
+        # After post-processing a column a link; else a column a category, if they fit on a screen.
         columns = {"overall": self.figures}
         lines = []
         if self.postprocess:
@@ -170,16 +171,20 @@ def evaluate(
     whether `results` or `histogram` are wanted where no figure needs them. postprocess_options: {option: value} of the
     post-processors, their defaults for what is missing. Raises InputError for what does not fit together.
     """
+    # First, since it may refuse, and figures can take minutes.
     chain = open_chain(postprocess, postprocess_options or {}, distance)
+    # Every result has this one: runs are told apart by it.
     if "recall@1" not in metrics:
         metrics = ("recall@1", *metrics)
     if skip_lone_queries is None:
         skip_lone_queries = definition == "pml"
     memory = search_memory_mb * 2**20
     _note_large_k(metrics, len(query_gallery.gallery_rows))
+    # With a shard, all ranks search together.
     shard = embeddings if isinstance(embeddings, GalleryShard) else None
     columns = query_values(query_gallery, metrics, definition, distance, memory, shard)
     means = summary(columns, query_gallery.positives(), query_gallery.query_categories, skip_lone_queries)
+    # Counts are no figures, though they stand beside them.
     figures = means["overall"]
     queries = figures.pop("queries")
     lone = figures.pop("lone_queries")
@@ -195,7 +200,7 @@ def evaluate(
         for rate, value in fnmr_at_fmr(query_gallery, fmr, distance, memory, histogram).items():
             figures[f"fnmr@fmr={rate:g}"] = value
     if pcf:
-        # No other peer than OML has this figure.
+        # pml has no definition of its own.
         pcf_definition = "oml" if definition == "oml" else "standard"
         for variance, value in component_fractions(embeddings, pcf, pcf_definition).items():
             figures[f"pcf@{variance:g}"] = value

@@ -12,6 +12,7 @@ def knn_accuracy(ranked: Ranked, k: int, definition: str) -> torch.Tensor:
     if ranked.labels is None:
         raise InputError("knn accuracy needs the items' labels, which these results do not hold")
     labels = ranked.labels[:, :k]
+    # Each item gets as many votes as items bear its label; padding gets none.
     votes = torch.zeros(labels.shape, dtype=torch.int64, device=labels.device)
     for column in labels.T:
         votes += labels == column[:, None]

@@ -91,6 +91,7 @@ def pair_histogram(query_gallery: QueryGallery, distance: str = "cosine", memory
     negative_counts = torch.zeros(BINS + 1, dtype=torch.int64, device=device)
     for negative, positive, weight in _pair_scores(query_gallery, scores, torch.float32, memory):
         for counts, values in ((positive_counts, positive), (negative_counts, negative)):
+            # In place: values are as many as pairs.
             bins = values.sub_(low).mul_(BINS / (high - low)).clamp_(-1, BINS - 1).floor_().int().add_(1)
             counts += weight * bins.flatten().bincount(minlength=BINS + 1)
     edges = scores.from_fast_units(torch.linspace(low, high, BINS + 1, dtype=torch.float64)).numpy()
@@ -128,6 +129,7 @@ def fnmr_at_fmr(
     # Which negative pair a rate's threshold is, 0 being the closest.
     places = {fmr: (negatives - 1) * fmr for fmr in fmrs}
     tallies = {fmr: _Tally(*_bracket(histogram, place)) for fmr, place in places.items()}
+    # Negatives below all brackets are never looked at again.
     least = min(tally.low for tally in tallies.values())
     scores = Scores(query_gallery, distance)
     for negative, positive, weight in _pair_scores(query_gallery, scores, torch.float64, memory):
@@ -168,6 +170,7 @@ class _Tally:
     def _hold(self, held: list[torch.Tensor], scores: torch.Tensor, weight: int) -> None:
         inside = scores[(scores >= self.low) & (scores <= self.high)].double()
         held.append(torch.stack([inside, torch.full_like(inside, weight)]))
+        # Equal scores are put together before they fill the memory.
         if sum(part.shape[1] for part in held) > MOST_HELD:
             held[:] = [_united(held)]
 
@@ -176,6 +179,7 @@ class _Tally:
         scores, numbers = _united(self.negatives_inside).flip(1)
         closer = self.negatives_above + numbers.cumsum(0)
         index = torch.tensor([math.floor(place), math.ceil(place)], dtype=torch.float64, device=closer.device)
+        # The two negatives on both sides of the place, as np.quantile has it.
         near, far = scores[torch.searchsorted(closer, index, right=True)]
         threshold = near + (far - near) * (place - math.floor(place))
         scores, numbers = _united(self.positives_inside)
@@ -207,10 +211,12 @@ def _pair_scores(
     for block in products(scores, queries, gallery, dtype, memory, query_gallery.one_against_rest):
         asking = queries[block.rows]
         answering = gallery[block.columns]
+        # Sorted by label, most blocks have no pair of one label.
         positive = block.scores.new_empty(0)
         if query_sequences is not None and share_a_code(query_sequences[asking], gallery_sequences[answering]):
             is_same_sequence = query_sequences[asking, None] == gallery_sequences[answering]
             block.scores.masked_fill_(is_same_sequence, -math.inf)
+        # Positives are taken out of the block, which leaves its negatives.
         if share_a_code(query_labels[asking], gallery_labels[answering]):
             is_same_label = query_labels[asking, None] == gallery_labels[answering]
             is_pair = (itself[asking, None] != answering) & (block.scores > -math.inf)

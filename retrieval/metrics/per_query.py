@@ -33,6 +33,7 @@ def recall_at_k(
     """
     if any(k < 1 for k in ks):
         raise InputError(f"ks={tuple(ks)} holds a k below 1")
+    # Whether the best positive is among the first k takes no sorting.
     ranks = positive_ranks(QueryGallery.of(embeddings, labels, is_query, is_gallery), ks, distance, memory)
     return {k: (ranks < k).double().mean().item() for k in ks}
 
@@ -122,6 +123,7 @@ def summary(
     columns = {name: column.double().cpu() for name, column in figures.items()}
     is_lone = (positives == 0).cpu()
     is_counted = ~is_lone if skip_lone else torch.ones_like(is_lone)
+    # Everybody is one group, so that both means are made in one way.
     everyone = torch.zeros(len(is_lone), dtype=torch.int64)
     overall = _means(columns, everyone, ["overall"], is_counted, is_lone)["overall"]
     if categories is None:

@@ -77,6 +77,7 @@ def parse_metric(name: str) -> tuple[str, int | None]:
 
     Raises InputError, with the near match, for others.
     """
+    # map@r has no number to take, recall@k has.
     forms = METRICS.names()
     takes_k = name not in forms
     form = re.sub(r"@\d+$", "@k", name) if takes_k else name
@@ -127,6 +128,7 @@ def describe(name: str, definition: str = "standard") -> tuple[str, str]:
     except InputError:
         return name, ""
     title = METRICS.fact(form, "title").format(k=k)
+    # "1 nearest" is no English.
     if form in ("recall@k", "cmc@k") and k == 1:
         return title, "Queries whose nearest item is right."
     meaning = METRICS.fact(form, "meaning")

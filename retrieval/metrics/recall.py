@@ -39,6 +39,7 @@ def recall(ranked: Ranked, k: int, definition: str) -> torch.Tensor:
 )
 def reciprocal_rank(ranked: Ranked, k: None, definition: str) -> torch.Tensor:
     """One over the place of the first right item; 0 where none is among the items found."""
+    # argmax finds the first of equal ones; where nothing is right it finds place 1, which the factor below undoes.
     first = ranked.hits.double().argmax(1) + 1
     return ranked.hits.any(1).double() / first
 

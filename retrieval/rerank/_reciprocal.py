@@ -60,6 +60,7 @@ def joined(query_gallery: QueryGallery) -> JoinedSet:
     gallery_rows = query_gallery.gallery_rows
     table = query_gallery.gallery_table
     if query_gallery.one_table:
+        # A row that asks and can be found is one member.
         is_member = torch.zeros(len(table), dtype=torch.bool, device=device)
         is_member[query_rows] = True
         is_member[gallery_rows] = True
@@ -89,6 +90,7 @@ def reciprocal_keys(near: torch.Tensor, k: int) -> torch.Tensor:
     size = len(near)
     itself = torch.arange(size, device=near.device)[:, None]
     keys = (itself * size + near[:, : k + 1]).flatten().sort().values
+    # j is a reciprocal neighbour of i if the pair is there the other way round, too.
     mirrored = keys % size * size + keys // size
     return keys[is_among(mirrored, keys)]
 
@@ -137,6 +139,7 @@ def averaged(vectors: SparseRows, near: torch.Tensor) -> SparseRows:
         return vectors
     keys = []
     values = []
+    # So many rows at a time that their entries stay within bounds, however many each has.
     most_entries = int(vectors.counts.max()) * count
     for rows in torch.arange(len(near), device=near.device).split(step_within(most_entries, ENTRIES)):
         owner, column, value = vectors.entries(near[rows].flatten())

@@ -20,6 +20,7 @@ def expanded(
     cosines = (1 - results.padded_distances[:, :items]).to(table.device).clamp_min(0)
     weights = torch.where(ids == NOWHERE, 0, cosines**alpha)
     total = torch.nn.functional.normalize(rows.float(), dim=1)
+    # Item by item: (Q, items, D) at once would be too much.
     for column, weight in zip(ids.T, weights.T):
         total += weight[:, None] * torch.nn.functional.normalize(table[column.clamp_min(0)].float(), dim=1)
     return total

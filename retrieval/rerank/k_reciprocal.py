@@ -34,6 +34,7 @@ class KReciprocal:
         self.share = reciprocal_lambda
 
     def process(self, results: RetrievalResults, query_gallery: QueryGallery) -> RetrievalResults:
+        # Neighbourhoods are those among queries and gallery items together.
         everyone = joined(query_gallery)
         near = neighbours(everyone.query_gallery, max(self.k1, self.k2 - 1))
         vectors = encoded(everyone.query_gallery, near, self.k1)

@@ -27,5 +27,6 @@ class QueryExpansion:
     def process(self, results: RetrievalResults, query_gallery: QueryGallery) -> RetrievalResults:
         queries = query_gallery.query_table[query_gallery.query_rows]
         table = expanded(queries, results, query_gallery.gallery_table, self.items, self.alpha)
+        # The moved queries are a table of their own; self_rows still say which gallery row each is.
         rows = torch.arange(len(table), device=table.device)
         return searched_again(results, replace(query_gallery, query_table=table, query_rows=rows))
