@@ -9,7 +9,10 @@ python search.py delete photos.index --input photos/blurred.jpg
 if __name__ == "__main__":  # before torch is loaded
     from core import openmp  # noqa: F401
 import argparse
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+import torch
 
 import distributed
 from config import options
@@ -28,6 +31,7 @@ from embeddings.index import (
     model_of_index,
 )
 from embeddings.streaming import embed_stream
+from embeddings.table import EmbeddingTable
 from models import BACKBONES, RUNTIMES
 from models.pooling import POOLINGS
 from report.hits import DRAWN, Answers, print_tables, save_answers
@@ -132,7 +136,8 @@ def open_records(args: argparse.Namespace) -> Records:
     return records
 
 
-def encoder_of(args: argparse.Namespace, device, precision: str, source: str, settings: dict) -> Encoder:
+def encoder_of(args: argparse.Namespace, device: torch.device, precision: str, source: str, settings: dict) -> Encoder:
+    """The model `source` (--pretrained_model), ready to embed."""
     model = open_model(source, settings)
     return open_encoder(model, settings, device, precision, args.runtime, args.num_workers, batch_size=args.batch_size)
 
@@ -158,7 +163,9 @@ def prepare(args: argparse.Namespace, records: Records, suffixes: tuple[str, ...
     return [open_output(path, suffixes) for path in args.output or ()]
 
 
-def embed_beside_index(args: argparse.Namespace, records: Records, encoder: Encoder, outputs: list[Path]):
+def embed_beside_index(
+    args: argparse.Namespace, records: Records, encoder: Encoder, outputs: list[Path]
+) -> AbstractContextManager[EmbeddingTable | None]:
     """The table of images for an index, a context: beside the first --output, which --continue finds, or on its disk."""
     rows_file = f"{outputs[0]}.rows" if outputs else None
     folder = folder_on_its_disk(args.index)
