@@ -25,8 +25,8 @@ KILLER = textwrap.dedent(
     from pathlib import Path
 
     import numpy as np
-    from retrieval.index import Index
-    from retrieval.index_folder import CARD, LOCK, files_of
+    from retrieval.index.index import Index
+    from retrieval.index.folder import CARD, LOCK, files_of
 
     root, backend = Path(sys.argv[1]), sys.argv[2]
 

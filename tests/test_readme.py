@@ -62,13 +62,12 @@ def test_train_finetune_evaluate_use_runs_as_printed(sop_tree, tmp_path, monkeyp
 
 def test_flags_named_in_the_readme_exist():
     known = set()
-    for name in ("train_elem", "train_pair", "eval", "infer"):
+    for name in ("train_elem", "train_pair", "eval", "infer", "search"):
         for path in (
             ROOT / f"{name}.py",
             ROOT / "engine" / "options.py",
             ROOT / "evaluation.py",
             ROOT / "reporting.py",
-            ROOT / "indexing.py",
         ):
             known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', path.read_text()))
     known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', (ROOT / "reader.py").read_text()))

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
 
@@ -11,8 +12,11 @@ from core.errors import InputError
 from core.files import read_json
 from retrieval.index.backends import BACKENDS
 
-CARD, LOCK = "index.json", ".lock"
-FORMAT, OLD_FORMAT = 2, 1  # the old one is read, and becomes the new one by its first change
+CARD = "index.json"
+LOCK = ".lock"
+FORMAT = 2
+OLD_FORMAT = 1  # is read, and becomes the new one by its first change
+# The facts of a card, and the types that they may have.
 FACTS = {
     "format": int,
     "backend": str,
@@ -30,45 +34,53 @@ FACTS = {
     "names": (str, NoneType),
     "state": (dict, NoneType),
 }
-LEAST, MOST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}, 2**62
+LEAST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}
+MOST = 2**62
 
 
-def read_card(folder):
+def read_card(folder: str | Path) -> dict:
     """The facts in an index's card. Raises InputError where there is none, and for one that is not ours."""
     path = Path(folder) / CARD
     try:
         card = read_json(path)
     except FileNotFoundError:
         raise InputError(f"{str(folder)!r} is no index: there is no {str(path)!r}") from None
-    version = card.get("format") if isinstance(card, dict) else None
+    version = None
+    if isinstance(card, dict):
+        version = card.get("format")
     if version not in (OLD_FORMAT, FORMAT):
-        shown = repr(version) if isinstance(version, (int, str, NoneType)) else type(version).__name__
+        shown = type(version).__name__
+        if isinstance(version, int | str | None):
+            shown = repr(version)
         raise InputError(
             f"{str(path)!r} has the format {shown}; this program reads the formats {OLD_FORMAT} and {FORMAT}"
         )
     if version == OLD_FORMAT:
         card = _without_new_facts(card)
     wrong = _wrong_facts(card)
-    strangers = [name for name in files_of(card) if not _is_due(name, card["generation"])] if not wrong else []
-    if wrong or strangers:
-        raise InputError(f"{str(path)!r} is damaged: {', '.join(wrong) or f'it names {strangers[0]!r}'}")
+    if wrong:
+        raise InputError(f"{str(path)!r} is damaged: {', '.join(wrong)}")
+    for name in files_of(card):
+        if not _is_due(name, card["generation"]):
+            raise InputError(f"{str(path)!r} is damaged: it names {name!r}")
     return card
 
 
-def _without_new_facts(card):
+def _without_new_facts(card: dict) -> dict:
     """A card of the old format, with what it knows nothing of said to be unknown, whatever stands there."""
-    recall = card.get("recall")
-    if isinstance(recall, dict):
-        recall = {name: fact for name, fact in recall.items() if name not in ("changes", "when_built")}
-    return {**card, "names": None, **({"recall": recall} if "recall" in card else {})}
+    card = {**card, "names": None}
+    if isinstance(card.get("recall"), dict):
+        card["recall"] = {name: fact for name, fact in card["recall"].items() if name not in ("changes", "when_built")}
+    return card
 
 
-def _wrong_facts(card):
+def _wrong_facts(card: dict) -> list[str]:
     """Names of the facts of a card that are missing, or not what they have to be."""
-    wrong = [name for name, kind in FACTS.items() if not isinstance(card.get(name), kind) or name not in card]
+    wrong = [name for name, kind in FACTS.items() if name not in card or not isinstance(card[name], kind)]
     wrong += [name for name, least in LEAST.items() if name not in wrong and not least <= card[name] <= MOST]
     if not wrong and not all(isinstance(name, str) for name in card["segments"]):
         wrong = ["segments"]
+    # What lies deeper can be looked at only where the outer facts are right.
     if wrong:
         return wrong
     if card["backend"] in BACKENDS.names() and card["state"] is not None:
@@ -77,48 +89,56 @@ def _wrong_facts(card):
     return wrong + [f"recall.{name}" for name in _wrong_recall(card)]
 
 
-def _wrong_recall(card):
+def _wrong_recall(card: dict) -> list[str]:
     """Names of the facts of a card's recall that are not what they have to be."""
     if card["recall"] is None:
         return []
-    shares, counts = ["value"], ["at", "queries", "items"]
+    shares = ["value"]
+    counts = ["at", "queries", "items"]
     if card["format"] != OLD_FORMAT:
-        shares, counts = [*shares, "when_built"], [*counts, "changes"]
-    ranges = {**dict.fromkeys(counts, (int, MOST)), **dict.fromkeys(shares, ((int, float), 1))}
-    values = {name: card["recall"].get(name) for name in ranges}
-    return [
-        name
-        for name, (kind, most) in ranges.items()
-        if not (isinstance(values[name], kind) and 0 <= values[name] <= most)
-    ]
+        shares.append("when_built")
+        counts.append("changes")
+    wrong = []
+    for name in counts:
+        value = card["recall"].get(name)
+        if not (isinstance(value, int) and 0 <= value <= MOST):
+            wrong.append(name)
+    for name in shares:
+        value = card["recall"].get(name)
+        if not (isinstance(value, int | float) and 0 <= value <= 1):
+            wrong.append(name)
+    return wrong
 
 
-def _fits(value, kind):
+def _fits(value: object, kind: type | str) -> bool:
     """Whether a value is of a type, or a text of the form that a pattern gives."""
-    return isinstance(value, str) and re.fullmatch(kind, value) if isinstance(kind, str) else isinstance(value, kind)
+    if isinstance(kind, str):
+        return isinstance(value, str) and re.fullmatch(kind, value) is not None
+    return isinstance(value, kind)
 
 
-def _is_due(name, generation):
+def _is_due(name: str, generation: int) -> bool:
     """Whether a card of `generation` may name this: a later one is written to, and may be a link out of the folder."""
     number = re.search(r"-(\d+)", str(name))
     return _is_ours(name) and (number is None or int(number[1]) <= generation)
 
 
-def files_of(card):
+def files_of(card: dict) -> list[str]:
     """Names of the files and folders that a card names."""
-    names = (*card["segments"], card["deleted"], card["names"], (card["state"] or {}).get("file"))
+    names = [*card["segments"], card["deleted"], card["names"]]
+    if card["state"]:
+        names.append(card["state"].get("file"))
     return [name for name in names if name]
 
 
-def _is_ours(name):
+def _is_ours(name: str) -> bool:
+    """Whether a file or folder is called as those of an index are."""
     kinds = "|".join(["segment", "deleted", "names", *BACKENDS.names()])
-    return (
-        re.fullmatch(rf"(({kinds})-\d{{6,}}(\.\w+)?)|{re.escape(CARD)}(\.tmp)?|{re.escape(LOCK)}", str(name))
-        is not None
-    )
+    pattern = rf"(({kinds})-\d{{6,}}(\.\w+)?)|{re.escape(CARD)}(\.tmp)?|{re.escape(LOCK)}"
+    return re.fullmatch(pattern, str(name)) is not None
 
 
-def check_free(folder, overwrite):
+def check_free(folder: str | Path, overwrite: bool) -> dict | None:
     """The card of the index in `folder`, None where there is none. Raises InputError where none can be built there."""
     folder = Path(folder)
     if (folder / CARD).exists():
@@ -127,24 +147,33 @@ def check_free(folder, overwrite):
         return read_card(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot make an index of {str(folder)!r}: it is a file")
-    others = [path.name for path in sorted(folder.iterdir()) if not _is_ours(path.name)] if folder.is_dir() else []
-    if others:
-        raise InputError(f"{str(folder)!r} holds {others[0]!r}; an index takes a folder of its own")
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if not _is_ours(path.name):
+                raise InputError(f"{str(folder)!r} holds {path.name!r}; an index takes a folder of its own")
     return None
 
 
-def sweep(folder):
+def sweep(folder: Path) -> dict | None:
     """Remove what changes that died, or old generations, left behind; returns the card, None where there is none."""
-    card = read_card(folder) if (folder / CARD).exists() else None
-    counted = {CARD, LOCK, *(files_of(card) if card else ())}
+    card = None
+    counted = {CARD, LOCK}
+    if (folder / CARD).exists():
+        card = read_card(folder)
+        counted.update(files_of(card))
     for path in folder.iterdir():
-        if _is_ours(path.name) and path.name not in counted:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if not _is_ours(path.name) or path.name in counted:
+            continue
+        # A link is removed itself, never what it points to.
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     return card
 
 
 @contextlib.contextmanager
-def locked(folder):
+def locked(folder: str | Path) -> Iterator[None]:
     """The folder, made if need be, for one process that changes it. Raises InputError where another one does.
 
     A folder that was made for an index which then failed is removed again.
@@ -158,6 +187,7 @@ def locked(folder):
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever removed the folder meanwhile left a lock on a file that is not there any more.
             if not os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK)):
                 raise OSError("removed by the process that held it")
         except OSError:
@@ -171,12 +201,13 @@ def locked(folder):
                     folder.rmdir()
 
 
-def _open_no_link(path, mode):
+def _open_no_link(path: str, mode: int) -> int:
+    """An opener that follows no link: a lock may not be made outside the folder."""
     return os.open(path, mode | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager
-def writing(folder):
+def writing(folder: Path) -> Iterator[None]:
     """Failures of the disk in one sentence."""
     try:
         yield

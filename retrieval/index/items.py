@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from core.errors import InputError
 
@@ -27,7 +28,7 @@ class LabelColumn:
     table: list[int | str]
 
     @classmethod
-    def of(cls, labels, count: int) -> LabelColumn:
+    def of(cls, labels: npt.ArrayLike | None, count: int) -> LabelColumn:
         """Of labels (N,): integers, strings, or objects of both and None (unknown); or None, for `count` unknown ones.
 
         Raises InputError for another number of them, and for a label that is none of these.
@@ -35,7 +36,9 @@ class LabelColumn:
         if labels is None:
             return cls(np.full(count, UNKNOWN), [])
         # As objects, since NumPy would make strings of the integers in a list of both.
-        labels = np.array(labels, dtype=object) if isinstance(labels, (list, tuple)) else np.asarray(labels)
+        if isinstance(labels, list | tuple):
+            labels = np.array(labels, dtype=object)
+        labels = np.asarray(labels)
         if labels.shape != (count,) or labels.dtype.kind not in "iuUO":
             raise InputError(
                 f"labels are {labels.shape} {labels.dtype} for {count} embeddings; an index takes an integer, a string "
@@ -45,57 +48,63 @@ class LabelColumn:
             return cls._of_objects(labels.tolist())
         table, codes = np.unique(labels, return_inverse=True)
         table = table.tolist()
-        for label in table[-1:]:  # the greatest; only unsigned ones can be too great
-            _refuse_label(label)
+        if table:
+            _refuse_label(table[-1])  # the greatest; only unsigned ones can be too great
         return cls(codes.reshape(-1).astype(np.int64), table)
 
     @classmethod
     def _of_objects(cls, labels: list) -> LabelColumn:
-        codes, places = np.full(len(labels), UNKNOWN), {}
+        codes = np.full(len(labels), UNKNOWN)
+        code_of = {}
         for row, label in enumerate(labels):
-            if label is not None:
-                label = label.item() if isinstance(label, np.generic) else label
-                _refuse_label(label)
-                codes[row] = places.setdefault(_distinct(label), len(places))
-        return cls(codes, [label for _, label in places])
+            if label is None:
+                continue
+            if isinstance(label, np.generic):
+                label = label.item()
+            _refuse_label(label)
+            codes[row] = code_of.setdefault(_distinct(label), len(code_of))
+        return cls(codes, [label for _, label in code_of])
 
     @classmethod
     def joined(cls, columns: list[LabelColumn]) -> LabelColumn:
         """Columns one behind the other."""
-        places, codes = {}, [np.zeros(0, np.int64)]
+        code_of = {}
+        codes = [np.zeros(0, np.int64)]
         for column in columns:
-            # UNKNOWN, -1, takes the last one.
-            own = [places.setdefault(_distinct(label), len(places)) for label in column.table] + [UNKNOWN]
-            codes.append(np.array(own)[column.codes])
-        return cls(np.concatenate(codes), [label for _, label in places])
+            new_codes = [code_of.setdefault(_distinct(label), len(code_of)) for label in column.table]
+            # Behind the others, where UNKNOWN, -1, looks.
+            new_codes.append(UNKNOWN)
+            codes.append(np.array(new_codes)[column.codes])
+        return cls(np.concatenate(codes), [label for _, label in code_of])
 
-    def take(self, rows) -> LabelColumn:
+    def take(self, rows: np.ndarray) -> LabelColumn:
         """The labels of some rows (indices or a mask); those that none of them has leave the table."""
         codes = self.codes[rows]
-        used = np.flatnonzero(np.bincount(codes + 1, minlength=len(self.table) + 1)[1:])  # less UNKNOWN, -1
-        places = np.full(len(self.table) + 1, UNKNOWN)
-        places[used] = np.arange(len(used))
-        return LabelColumn(places[codes], [self.table[code] for code in used.tolist()])
+        counts = np.bincount(codes + 1, minlength=len(self.table) + 1)[1:]  # without UNKNOWN, -1, which comes first
+        used = np.flatnonzero(counts)
+        new_codes = np.full(len(self.table) + 1, UNKNOWN)
+        new_codes[used] = np.arange(len(used))
+        return LabelColumn(new_codes[codes], [self.table[code] for code in used.tolist()])
 
-    def values(self, rows=slice(None)) -> np.ndarray:
+    def values(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """The labels of some rows (indices of any shape), an array of that shape of int, str and None."""
         table = np.empty(len(self.table) + 1, dtype=object)
         table[:-1] = self.table  # and None behind them, where UNKNOWN, -1, looks
         return table[self.codes[rows]]
 
     @classmethod
-    def checked(cls, codes: np.ndarray, table, place: str) -> LabelColumn:
-        """Of columns from the disk, whatever is in them. Raises InputError, naming `place`, for what cannot be."""
+    def checked(cls, codes: np.ndarray, table: object, file: str) -> LabelColumn:
+        """Of columns from the disk, whatever is in them. Raises InputError, naming the file, for what cannot be."""
         if not isinstance(table, list):
-            raise InputError(f"{place!r} is damaged: the labels are no list but {type(table).__name__}")
+            raise InputError(f"{file!r} is damaged: the labels are no list but {type(table).__name__}")
         for number, label in enumerate(table):
             if not _is_label(label):
-                raise InputError(f"{place!r} is damaged: label {number} is neither an integer of 64 bits nor a string")
+                raise InputError(f"{file!r} is damaged: label {number} is neither an integer of 64 bits nor a string")
         if len(set(map(_distinct, table))) < len(table):
-            raise InputError(f"{place!r} is damaged: a label comes twice")
+            raise InputError(f"{file!r} is damaged: a label comes twice")
         if len(codes) and not UNKNOWN <= codes.min() <= codes.max() < len(table):
             raise InputError(
-                f"{place!r} is damaged: label codes reach from {codes.min()} to {codes.max()} for {len(table)} labels"
+                f"{file!r} is damaged: label codes reach from {codes.min()} to {codes.max()} for {len(table)} labels"
             )
         return cls(codes.astype(np.int64), table)
 
@@ -104,11 +113,13 @@ def _distinct(label: int | str) -> tuple[type, int | str]:
     return type(label), label
 
 
-def _is_label(label) -> bool:
-    return type(label) is int and label in INT64 or isinstance(label, str)
+def _is_label(label: object) -> bool:
+    if type(label) is int:  # and no bool
+        return label in INT64
+    return isinstance(label, str)
 
 
-def _refuse_label(label):
+def _refuse_label(label: object) -> None:
     if not _is_label(label):
         raise InputError(
             f"the label {str(label)[:40]} is {type(label).__name__}; a label of an index is an integer of 64 bits, a "
@@ -151,7 +162,7 @@ def item_keys(paths: list[str], boxes: np.ndarray) -> list[str | tuple]:
     return keys
 
 
-def item_name(path, box) -> str:
+def item_name(path: str | Path, box: npt.ArrayLike | None) -> str:
     """What an item is called where one text has to do: its path, and behind `#` its box in pixels, if it has one.
 
     box: left, top, right, bottom; None, or NaN, for the whole image. Two boxes are never called the same.
@@ -168,7 +179,9 @@ def absolute_paths(paths: Iterable[str | Path]) -> list[str]:
 
 def _side_text(side: float) -> str:
     short = f"{side:g}"
-    return short if float(short) == side else repr(side)
+    if float(short) == side:
+        return short
+    return repr(side)
 
 
 def split_name(name: str) -> tuple[str, tuple[float, ...] | None]:
@@ -178,10 +191,12 @@ def split_name(name: str) -> tuple[str, tuple[float, ...] | None]:
         box = tuple(float(side) for side in text.split(","))
     except ValueError:
         box = ()
-    return (path, box) if sign and len(box) == 4 else (name, None)
+    if sign and len(box) == 4:
+        return path, box
+    return name, None
 
 
-def checked_boxes(boxes, count: int) -> np.ndarray:
+def checked_boxes(boxes: npt.ArrayLike | None, count: int) -> np.ndarray:
     """Boxes (N, 4) float64 of `count` items; None: whole images. Raises InputError for what are no boxes."""
     if boxes is None:
         return np.full((count, 4), np.nan)
@@ -207,41 +222,54 @@ def wrong_boxes(boxes: np.ndarray) -> np.ndarray:
 
 
 class Lookup:
-    """Finds items of an index by what people call them. rows: Rows (retrieval/segments.py)."""
+    """Finds items of an index by what people call them. rows: Rows (retrieval/index/segments.py)."""
 
     def __init__(self, rows):
-        self.rows, self._places = rows, defaultdict(list)
-        for place, path in enumerate(rows.paths()):
-            self._places[path].append(place)
+        self.rows = rows
         self._boxes = rows.boxes()
+        # Where among the items those with a path stand.
+        self._positions = defaultdict(list)
+        for position, path in enumerate(rows.paths()):
+            self._positions[path].append(position)
 
-    def ids(self, item) -> list[int]:
+    def ids(self, item: int | str | tuple[str, npt.ArrayLike | None]) -> list[int]:
         """Ids of what `item` stands for, none where nothing does.
 
         An item is its id (int); its path (str), which stands for all boxes of it; its name (`item_name`); or
         (path, box), box None for the whole image, which stands for exactly that.
         """
-        if not isinstance(item, (str, tuple)):
-            number = int(item)
-            return [number] if number in INT64 and self.rows.has(np.array(number)) else []
-        path, box = item if isinstance(item, tuple) else (item, None)
-        places = self._places.get(path, [])
         if isinstance(item, tuple):
-            return self._with_box(places, box)
-        if not places:  # a path may itself have a `#` in it, and comes first
+            path, box = item
+            return self._with_box(path, box)
+        if isinstance(item, str):
+            # A path may itself have a `#` in it, and comes before the name of a box.
+            if item in self._positions:
+                return self.rows.ids[self._positions[item]].tolist()
             path, box = split_name(item)
-            places = self._places.get(path, []) if box else []
-            return self._with_box(places, box)
-        return self.rows.ids[places].tolist()
+            if box is None:
+                return []
+            return self._with_box(path, box)
+        number = int(item)
+        if number in INT64 and self.rows.has(np.array(number)):
+            return [number]
+        return []
 
     def below(self, folder: str) -> list[int]:
         """Ids of all items that lie below a folder."""
         start = os.path.join(folder, "")
-        below = [places for path, places in self._places.items() if path.startswith(start)]
-        return [int(self.rows.ids[place]) for places in below for place in places]
+        positions = []
+        for path, path_positions in self._positions.items():
+            if path.startswith(start):
+                positions += path_positions
+        return self.rows.ids[positions].tolist() if positions else []
 
-    def _with_box(self, places: list[int], box) -> list[int]:
-        wanted = np.full(4, np.nan) if box is None else np.asarray(box, dtype=float)
-        return [
-            int(self.rows.ids[place]) for place in places if np.array_equal(self._boxes[place], wanted, equal_nan=True)
-        ]
+    def _with_box(self, path: str, box: npt.ArrayLike | None) -> list[int]:
+        """Ids of the items with exactly this path and box, None for the whole image."""
+        wanted = np.full(4, np.nan)
+        if box is not None:
+            wanted = np.asarray(box, dtype=float)
+        ids = []
+        for position in self._positions.get(path, []):
+            if np.array_equal(self._boxes[position], wanted, equal_nan=True):
+                ids.append(int(self.rows.ids[position]))
+        return ids

@@ -13,9 +13,10 @@ for _module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{_module.name}")
 
 
-def make_backend(name, options):
+def make_backend(name: str, options: dict) -> tuple:
     """(a backend, all its options by name). Raises InputError for an unknown name or option and a value of no use."""
     defaults = {option.name: option.default for option in BACKENDS.options(name)}
+    # Options come from an index's card, too, in which anything may stand.
     for option, value in options.items():
         if option not in defaults:
             raise InputError(f"the backend {name} has no option {option!r}.{near_match(option, defaults)}")

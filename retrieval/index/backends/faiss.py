@@ -1,6 +1,7 @@
 """FAISS (arXiv 2401.08281): inverted lists, short codes or a graph, in one file a generation."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from core.errors import InputError, near_match
 from core.files import sync
 from retrieval.index.backends import BACKENDS
 from retrieval.index.backends._backend import Backend, require
+from retrieval.index.segments import Rows
 
 KINDS = ("auto", "flat", "ivf", "ivfpq", "hnsw")
 FLAT_UP_TO, IVF_UP_TO = 10_000, 1_000_000  # items up to which `auto` is flat, then ivf, then ivfpq
@@ -30,31 +32,36 @@ class FaissBackend(Backend):
         links: links of an item in hnsw
     """
 
-    def __init__(self, faiss_kind="auto", lists=0, probes=0, code_bytes=0, links=32):
+    def __init__(self, faiss_kind: str = "auto", lists: int = 0, probes: int = 0, code_bytes: int = 0, links: int = 32):
         if faiss_kind not in KINDS:
             raise InputError(f"faiss_kind {faiss_kind!r} is none of {', '.join(KINDS)}.{near_match(faiss_kind, KINDS)}")
-        for name, value, least in (("lists", lists, 0), ("probes", probes, 0), ("code_bytes", code_bytes, 0)):
-            if value < least:
+        for name, value in {"lists": lists, "probes": probes, "code_bytes": code_bytes}.items():
+            if value < 0:
                 raise InputError(f"{name} is {value}; it is 0, which chooses by size, or more")
         if links < 2:
             raise InputError(f"links is {links}; hnsw needs 2 or more")
         self.faiss = require("faiss", "faiss-cpu", "faiss")
-        self.kind, self.lists, self.probes, self.code_bytes, self.links = faiss_kind, lists, probes, code_bytes, links
+        self.kind = faiss_kind
+        self.lists = lists
+        self.probes = probes
+        self.code_bytes = code_bytes
+        self.links = links
 
     @staticmethod
-    def keeps(options):
+    def keeps(options: dict) -> dict[str, type | str]:
         numbers = ("built_of", "probes", "refined", "last", "stored")
         return {"factory": str, "file": str, **{name: int for name in numbers}}
 
-    def check(self, items, width):
+    def check(self, items: int, width: int) -> None:
         if self.lists > items:
             raise InputError(f"lists is {self.lists}, but there are only {items} items")
         if self.code_bytes and width % self.code_bytes:
             raise InputError(f"code_bytes is {self.code_bytes}, which does not divide the width {width}")
 
-    def update(self, folder, generation, rows, state):
+    def update(self, folder: Path, generation: int, rows: Rows, state: dict | None) -> dict | None:
         if not len(rows):
             return None
+        # Lists and codes fit the items that they were trained on, and deleted items take space until the next training.
         if state is None or len(rows) > GROWTH * state["built_of"] or state["stored"] > 2 * len(rows):
             design = self._design(len(rows), rows.width)
             index = self._trained(rows, design)
@@ -63,69 +70,93 @@ class FaissBackend(Backend):
             return state  # nothing new, and what was deleted the search leaves out
         else:
             index = self._read(folder / state["file"])
-        for ids, embeddings in rows.unit_blocks(BLOCK, after=state["last"]):
+        for ids, embeddings in rows.normalized_blocks(BLOCK, after=state["last"]):
             index.add_with_ids(embeddings, ids)
         file = f"faiss-{generation:06d}.index"
         self._write(index, folder / file)
         return {**state, "file": file, "last": int(rows.ids[-1]), "stored": index.ntotal}
 
-    def _design(self, items, width):
+    def _design(self, items: int, width: int) -> dict:
         """What the options and the number of items come to; `factory` is FAISS's own word for it."""
         kind = self.kind
         if kind == "auto":
-            kind = "flat" if items <= FLAT_UP_TO else "ivf" if items <= IVF_UP_TO else "ivfpq"
+            kind = _kind_for(items)
         if kind == "flat":
             return {"factory": "IDMap,Flat", "approximate": False, "probes": 0, "refined": 1}
         if kind == "hnsw":
             factory = f"IDMap,HNSW{self.links},Flat"
             return {"factory": factory, "approximate": True, "probes": self.probes or 128, "refined": 1}
-        lists = min(self.lists or max(1, min(round(4 * math.sqrt(items)), items // FEWEST)), items)
+        lists = self.lists or max(1, min(round(4 * math.sqrt(items)), items // FEWEST))
+        lists = min(lists, items)
         probes = min(self.probes or max(16, lists // 16), lists)
         if kind == "ivf":
             return {"factory": f"IVF{lists},Flat", "approximate": True, "probes": probes, "refined": 1}
-        codes = self.code_bytes or max(n for n in range(1, min(max(1, width // 4), MOST_BYTES) + 1) if width % n == 0)
-        # np: without polysemous training, which nothing here uses and which takes most of the time
+        code_bytes = self.code_bytes or _code_bytes_for(width)
         bits = max(1, min(8, int(math.log2(max(2, items / FEWEST)))))
-        return {"factory": f"IVF{lists},PQ{codes}x{bits}np", "approximate": True, "probes": probes, "refined": REFINED}
+        # np: without polysemous training, which nothing here uses and which takes most of the time
+        factory = f"IVF{lists},PQ{code_bytes}x{bits}np"
+        return {"factory": factory, "approximate": True, "probes": probes, "refined": REFINED}
 
-    def _trained(self, rows, design):
+    def _trained(self, rows: Rows, design: dict):
+        """A FAISS index of that design, without items, trained on a sample of them."""
         index = self.faiss.index_factory(rows.width, design["factory"], self.faiss.METRIC_INNER_PRODUCT)
-        if not index.is_trained:
-            index.cp.min_points_per_centroid = 1  # few items are no reason to write to stderr
-            if hasattr(index, "pq"):
-                index.pq.cp.min_points_per_centroid = 1
-            wanted = min(len(rows), MOST * max(index.nlist, 256))
-            sample = np.random.default_rng(0).choice(rows.ids, wanted, replace=False)
-            index.train(rows.unit(np.resize(np.sort(sample), max(2, wanted))))  # codes take two to train on
+        if index.is_trained:
+            return index
+        index.cp.min_points_per_centroid = 1  # few items are no reason to write to stderr
+        if hasattr(index, "pq"):
+            index.pq.cp.min_points_per_centroid = 1
+        count = min(len(rows), MOST * max(index.nlist, 256))
+        sample = np.sort(np.random.default_rng(0).choice(rows.ids, count, replace=False))
+        # Codes take two to train on, so a single item comes twice.
+        index.train(rows.normalized(np.resize(sample, max(2, count))))
         return index
 
-    def _write(self, index, path):
+    def _write(self, index, path: Path) -> None:
         try:
             self.faiss.write_index(index, str(path))
         except RuntimeError as error:
             raise OSError(str(error)) from None
         sync(path)
 
-    def _read(self, path):
+    def _read(self, path: Path):
         path.stat()  # FAISS has no error of its own for a file that is not there
         try:
             return self.faiss.read_index(str(path))
         except RuntimeError as error:
             raise InputError(f"{str(path)!r} is damaged: {str(error).splitlines()[0]}") from None
 
-    def open(self, folder, state, rows):
-        self.state, self.index, self.selector = state, self._read(folder / state["file"]), None
+    def open(self, folder: Path, state: dict | None, rows: Rows) -> None:
+        self.state = state
+        self.index = self._read(folder / state["file"])
+        self.selector = None
+        # Deleted items still stand in FAISS's file; a bit for each id tells it which live.
         if state["stored"] > len(rows):
-            alive = np.zeros(state["last"] + 1, dtype=bool)
-            alive[rows.ids] = True
-            self.selector = self.faiss.IDSelectorBitmap(np.packbits(alive, bitorder="little"))
+            is_alive = np.zeros(state["last"] + 1, dtype=bool)
+            is_alive[rows.ids] = True
+            self.selector = self.faiss.IDSelectorBitmap(np.packbits(is_alive, bitorder="little"))
 
-    def candidates(self, queries, k):
-        faiss, k, probes = self.faiss, k * self.state["refined"], self.state["probes"]
+    def candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
+        wanted = k * self.state["refined"]
+        probes = self.state["probes"]
         if "IVF" in self.state["factory"]:
-            parameters = faiss.SearchParametersIVF(nprobe=probes, sel=self.selector)
+            parameters = self.faiss.SearchParametersIVF(nprobe=probes, sel=self.selector)
         elif "HNSW" in self.state["factory"]:
-            parameters = faiss.SearchParametersHNSW(efSearch=max(probes, k), sel=self.selector)
+            parameters = self.faiss.SearchParametersHNSW(efSearch=max(probes, wanted), sel=self.selector)
         else:
-            parameters = faiss.SearchParameters(sel=self.selector)
-        return self.index.search(queries, k, params=parameters)[1]
+            parameters = self.faiss.SearchParameters(sel=self.selector)
+        return self.index.search(queries, wanted, params=parameters)[1]
+
+
+def _kind_for(items: int) -> str:
+    """What `auto` is for so many items: exact while that is fast, then lists, then short codes that fit into memory."""
+    if items <= FLAT_UP_TO:
+        return "flat"
+    if items <= IVF_UP_TO:
+        return "ivf"
+    return "ivfpq"
+
+
+def _code_bytes_for(width: int) -> int:
+    """The most bytes of a code, one for four numbers at most, that divide the width."""
+    most = min(max(1, width // 4), MOST_BYTES)
+    return max(size for size in range(1, most + 1) if width % size == 0)

@@ -8,12 +8,14 @@ import contextlib
 import math
 import time
 import uuid
+from pathlib import Path
 
 import numpy as np
 
 from core.errors import InputError
 from retrieval.index.backends import BACKENDS
 from retrieval.index.backends._backend import Backend, require
+from retrieval.index.segments import Rows
 
 PACKAGE = ("qdrant-client", "qdrant")
 EMBEDDED = "images"
@@ -30,70 +32,80 @@ class QdrantBackend(Backend):
         qdrant_url: address of a server such as http://localhost:6333 (empty: embedded, in this process)
     """
 
-    def __init__(self, qdrant_url=""):
-        self.qdrant, self.url = require("qdrant_client", *PACKAGE), qdrant_url
+    def __init__(self, qdrant_url: str = ""):
+        self.qdrant = require("qdrant_client", *PACKAGE)
         self.models = require("qdrant_client.models", *PACKAGE)
         self.refusals = require("qdrant_client.http.exceptions", *PACKAGE).ApiException
+        self.url = qdrant_url
         if qdrant_url and not qdrant_url.startswith(("http://", "https://")):
             raise InputError(f"qdrant_url {qdrant_url!r} is no address such as http://localhost:6333")
 
     @staticmethod
-    def keeps(options):
+    def keeps(options: dict) -> dict[str, type | str]:
+        if not options.get("qdrant_url"):
+            return {}
         # Only a name as `update` makes it: the collection is deleted with its index.
-        return {"collection": "images-[0-9a-f]{12}", "last": int} if options.get("qdrant_url") else {}
+        return {"collection": "images-[0-9a-f]{12}", "last": int}
 
-    def update(self, folder, generation, rows, state):
+    def update(self, folder: Path, generation: int, rows: Rows, state: dict | None) -> dict | None:
         if not self.url:
             return {"built": generation, "approximate": False}
-        new = {"built": generation, "approximate": True, "collection": f"images-{uuid.uuid4().hex[:12]}", "last": -1}
+        is_new = state is None
+        if is_new:
+            collection = f"images-{uuid.uuid4().hex[:12]}"
+            state = {"built": generation, "approximate": True, "collection": collection, "last": -1}
         with self._asking() as client:
             try:
-                if state is None:
-                    self._create(client, new["collection"], rows.width)
+                if is_new:
+                    self._create(client, state["collection"], rows.width)
                 else:  # points of a change that died
                     after = self.models.FieldCondition(key="id", range=self.models.Range(gt=state["last"]))
                     client.delete(state["collection"], self.models.Filter(must=[after]))
-                self._upsert(client, rows, state or new)
-                while state is None and client.get_collection(new["collection"]).status == "yellow":
-                    time.sleep(1)  # the server builds its graph, whose recall will be measured
+                self._upsert(client, rows, state)
+                if is_new:
+                    self._wait_for_graph(client, state["collection"])
             except BaseException:
-                if state is None:
-                    self.discard(new)
+                if is_new:
+                    self.discard(state)
                 raise
-        return {**(state or new), "last": int(rows.ids[-1]) if len(rows) else (state or new)["last"]}
+        if not len(rows):
+            return state
+        return {**state, "last": int(rows.ids[-1])}
 
-    def settle(self, state, deleted):
+    def settle(self, state: dict, deleted: np.ndarray) -> None:
         if self.url and len(deleted):
             with self._asking() as client:
                 client.delete(state["collection"], self.models.PointIdsList(points=deleted.tolist()))
 
-    def discard(self, state):
+    def discard(self, state: dict) -> None:
         if self.url:
             with self._asking() as client:
                 client.delete_collection(state["collection"])
 
-    def open(self, folder, state, rows):
+    def open(self, folder: Path, state: dict | None, rows: Rows) -> None:
         if self.url:
-            self.collection, self.client = state["collection"], self._connect()
+            self.collection = state["collection"]
+            self.client = self._connect()
             return
-        self.collection, self.client = EMBEDDED, self._connect()
+        self.collection = EMBEDDED
+        self.client = self._connect()
         # Said in our own words by `advice`.
         require("qdrant_client.common.client_warnings", *PACKAGE).SEEN_MESSAGES.add("large-local-collection")
         self._create(self.client, EMBEDDED, rows.width)
         self._upsert(self.client, rows, {"collection": EMBEDDED, "last": -1})
 
-    def candidates(self, queries, k):
-        found = np.full((len(queries), k), -1)
+    def candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
+        candidates = np.full((len(queries), k), -1)
         with self._asking(self.client) as client:
             for start in range(0, len(queries), QUERIES):
-                some = queries[start : start + QUERIES].tolist()
-                requests = [self.models.QueryRequest(query=query, limit=k) for query in some]
+                block = queries[start : start + QUERIES].tolist()
+                requests = [self.models.QueryRequest(query=query, limit=k) for query in block]
                 for row, answer in enumerate(client.query_batch_points(self.collection, requests), start):
                     ids = [point.id for point in answer.points]
-                    found[row, : len(ids)] = ids
-        return found
+                    candidates[row, : len(ids)] = ids
+        return candidates
 
-    def advice(self, items):
+    def advice(self, items: int) -> str | None:
         if self.url or items <= FEW:
             return None
         return (
@@ -113,25 +125,32 @@ class QdrantBackend(Backend):
             yield client or self._connect()
         except (self.refusals, ValueError) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise InputError(f"Qdrant{f' at {self.url}' if self.url else ''} does not answer: {reason[0]}") from None
+            name = "Qdrant"
+            if self.url:
+                name = f"Qdrant at {self.url}"
+            raise InputError(f"{name} does not answer: {reason[0]}") from None
 
-    def _create(self, client, collection, width):
+    def _create(self, client, collection: str, width: int) -> None:
         client.create_collection(
             collection, vectors_config=self.models.VectorParams(size=width, distance=self.models.Distance.COSINE)
         )
 
-    def _upsert(self, client, rows, state):
-        """The items above the state's last id, in batches."""
-        for ids, embeddings in rows.unit_blocks(BLOCK, after=state["last"]):
+    def _wait_for_graph(self, client, collection: str) -> None:
+        """Return when the server has built its graph, whose recall will be measured."""
+        while client.get_collection(collection).status == "yellow":
+            time.sleep(1)
+
+    def _upsert(self, client, rows: Rows, state: dict) -> None:
+        """Write the items above the state's last id, in batches."""
+        for ids, embeddings in rows.normalized_blocks(BLOCK, after=state["last"]):
             for start in range(0, len(ids), POINTS):
-                some, vectors = ids[start : start + POINTS], embeddings[start : start + POINTS].tolist()
-                payloads = _payloads(rows, some)
-                client.upsert(
-                    state["collection"], self.models.Batch(ids=some.tolist(), vectors=vectors, payloads=payloads)
-                )
+                batch = ids[start : start + POINTS]
+                vectors = embeddings[start : start + POINTS].tolist()
+                points = self.models.Batch(ids=batch.tolist(), vectors=vectors, payloads=_payloads(rows, batch))
+                client.upsert(state["collection"], points)
 
 
-def _payloads(rows, ids):
+def _payloads(rows: Rows, ids: np.ndarray) -> list[dict]:
     """What other programs can see of items: label as it is, its name, path and box; None, empty to Qdrant, for unknown.
 
     A name stays what it was when the item was added.
@@ -139,13 +158,19 @@ def _payloads(rows, ids):
     columns = zip(ids.tolist(), rows.labels(ids).tolist(), rows.paths(ids), rows.boxes(ids).tolist())
     payloads = []
     for id_, label, path, box in columns:
-        name = rows.label_names.get(str(label)) if label is not None else None
-        box = None if math.isnan(box[0]) else box
-        texts = {"label": label, "name": name, "path": path}
-        payloads.append({"id": id_, **{key: _as_utf8(text) for key, text in texts.items()}, "box": box})
+        name = None
+        if label is not None:
+            name = rows.label_names.get(str(label))
+        if math.isnan(box[0]):
+            box = None
+        payloads.append(
+            {"id": id_, "label": _as_utf8(label), "name": _as_utf8(name), "path": _as_utf8(path), "box": box}
+        )
     return payloads
 
 
-def _as_utf8(value):
+def _as_utf8(value: str | int | None) -> str | int | None:
     """A text without what UTF-8 cannot hold, as a file's name may have it; anything else as it is."""
-    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    return value
