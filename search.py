@@ -15,7 +15,7 @@ from config.parse import Args, parse
 from config.script import run_script
 from core.errors import InputError, near_match
 
-# Imports stand in the functions: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
+# Imports stand in the functions: torch takes seconds to import, which no help and no mistyped flag has to wait for.
 
 
 def main(argv: Sequence[str]) -> None:
@@ -151,7 +151,7 @@ def open_images(args: Args, index=None):
 
 
 def embed_beside(folder: str, records, encoder, outputs, args: Args):
-    """The table of images for an index, a context: beside the first --output, which --continue finds, or on its disk."""
+    """The table of images for an index, a context: beside the first --output, or on the index's disk."""
     from embeddings.index import folder_on_its_disk
     from embeddings.streaming import embed_stream
 

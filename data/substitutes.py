@@ -39,7 +39,7 @@ class SubstitutingDataset(RecordDataset):
     ) -> list[Loaded]:
         """The rows of `samples`, in which labels of which nothing can be read are replaced.
 
-        loaded: what was tried already. Of a RankBatch the whole batch is looked at, so that all ranks agree on the labels.
+        loaded: what was tried already. Of a RankBatch all is looked at, so that ranks agree on the labels.
         """
         batch = samples
         start = 0

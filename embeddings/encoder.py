@@ -21,7 +21,7 @@ EXACT = ("fp32", "torch")
 class Encoder:
     """A network on its device, and how images come to it.
 
-    network: takes uint8 images (B, 3, H, W) to embeddings (B, D) and has `embedding_size`. settings: what it was opened with.
+    network: takes uint8 images (B, 3, H, W) to embeddings (B, D) and has `embedding_size`. settings: of the model.
     fingerprint: plain JSON that tells models apart, whatever the precision and runtime. num_workers: processes that
     load images, or "auto".
     """

@@ -36,7 +36,7 @@ JSON_BLOCK = 2**18  # bytes of embeddings that are turned into text at a time
 class EmbeddingTable:
     """The embeddings of N records.
 
-    matrix: (N, D) float32 as a tensor on the CPU; or a rank's GalleryShard of it; or rows on the disk (embeddings/rows.py).
+    matrix: (N, D) float32 as a tensor on the CPU; or a rank's GalleryShard; or rows on the disk (rows.py).
     fingerprint: plain JSON that tells models apart (embeddings/fingerprint.py), None where the model is not known.
     """
 
@@ -71,7 +71,7 @@ class EmbeddingTable:
     def query_gallery(self, device: torch.device) -> QueryGallery:
         """The list's queries against its gallery; an image without a sequence is one of its own.
 
-        device: the one in use; the search runs there if it can (core/device.py). Of a GalleryShard the result only tells who
+        device: the one in use; the search runs there if it can (core/device.py). Of a shard the result only tells who
         asks and who can be found.
         """
         if isinstance(self.matrix, GalleryShard):

@@ -34,7 +34,7 @@ class Learner:
 def check_batches(
     model: Embedder, image_shape: tuple[int, int, int], train_batch_size: int, micro_batch: int = 0
 ) -> None:
-    """Raise InputError where `model`, on the CPU, cannot train on batches of so many images, or on such micro-batches."""
+    """Raise InputError where `model`, on the CPU, cannot train on batches, or micro-batches, of so many images."""
     if micro_batch > train_batch_size:
         raise InputError(
             f"micro_batch is {micro_batch}, more than train_batch_size, {train_batch_size}; 0 is all of it"

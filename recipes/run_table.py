@@ -18,6 +18,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from core import openmp  # noqa: F401
 from core.errors import InputError  # noqa: E402
 from core.types import words  # noqa: E402
 from recipes import table  # noqa: E402
@@ -55,7 +56,7 @@ def find_recipes(set_name: str) -> list[Recipe]:
 
 
 def make_run(recipe: Recipe, seed: str, root: Path, flags: list[str], evaluates: bool) -> None:
-    """Train one run to its end, unless that is done, and evaluate it if asked. Raises InputError where a script fails."""
+    """Train one run to its end, unless that is done, and evaluate it if asked; InputError where a script fails."""
     folder = root / f"seed{seed}" / recipe.name
     if (folder / "result.json").is_file():
         print(f"done already: {folder}", flush=True)

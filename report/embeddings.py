@@ -5,7 +5,7 @@ from embeddings.table import EmbeddingTable
 
 
 def print_embeddings(table: EmbeddingTable, most: int, classifier: Classifier | None = None) -> None:
-    """Print the first numbers of the first images, `most` at most, and their likeliest labels if there is a classifier."""
+    """Print the first numbers of the first images, `most` at most, and by a classifier their likeliest labels."""
     embeddings = table.head(most)
     for row, numbers in enumerate(embeddings[:, :5].tolist()):
         print(f"Test-{row}-feature: {[round(number, 6) for number in numbers]}")

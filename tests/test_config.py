@@ -251,7 +251,9 @@ RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
-def test_recipes_open_with_the_command_that_runs_them(file):
+def test_recipes_open_with_the_command_that_runs_them(file, monkeypatch):
+    # The run of stage 1 that a recipe starts from need not be there.
+    monkeypatch.setattr("config.replay.taken_over", lambda values, typed: {})
     command = next(line for line in file.read_text().splitlines() if line.startswith("#   python "))
     script, *line = command.removeprefix("#   python ").split()
     assert line == [f"--config=configs/{file.name}"]

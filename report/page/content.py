@@ -18,7 +18,7 @@ from retrieval.results import RetrievalResults
 class PageContent:
     """What the page shows of N images, of which Q ask.
 
-    title: one line; facts: {name: value}, such as list, model, versions. figures: as retrieval.metrics.per_query.summary
+    title: one line; facts: {name: value}, such as list, model, versions. figures: as per_query.summary
     gives them; its first metric is the categories'. records: the list. embeddings: (N, D). query_rows: (Q,) the rows
     that ask. results: what each query found, as the search gives it; its ids are rows of the list. query_values (Q,):
     the metric `query_metric` of each query, by which they are the worst and the best. histogram: scores of all pairs.
