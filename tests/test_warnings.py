@@ -34,7 +34,7 @@ def warnings_of(code, *words):
 
 
 def test_a_warning_would_be_seen():
-    line, file = "import warnings; warnings.warn('odd', DeprecationWarning)", str(ROOT / "training.py")
+    line, file = "import warnings; warnings.warn('odd', DeprecationWarning)", str(ROOT / "reader.py")
     assert warnings_of(f"exec(compile({line!r}, {file!r}, 'exec'))") == [f"{file}:1: DeprecationWarning: odd"]
 
 
