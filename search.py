@@ -166,7 +166,7 @@ def prepare(args: argparse.Namespace, records: Records, suffixes: tuple[str, ...
 def embed_beside_index(
     args: argparse.Namespace, records: Records, encoder: Encoder, outputs: list[Path]
 ) -> AbstractContextManager[EmbeddingTable | None]:
-    """The table of images for an index, a context: beside the first --output, which --continue finds, or on its disk."""
+    """The table of images for an index, in a context: beside the first --output, or nameless on the index's disk."""
     rows_file = f"{outputs[0]}.rows" if outputs else None
     folder = folder_on_its_disk(args.index)
     return embed_stream(records, encoder, rows_file, folder, getattr(args, "continue"), args.on_bad_image == "skip")
@@ -211,8 +211,8 @@ def add_delete_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--input",
         nargs="+",
-        help="images (with all of their boxes), IMAGE#L,T,R,B (one box, as tables show it), folders, or a list (exactly "
-        "its rows)",
+        help="images (with all of their boxes), IMAGE#L,T,R,B (one box, as tables show it), folders, or a list "
+        "(exactly its rows)",
     )
 
 

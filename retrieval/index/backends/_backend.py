@@ -32,7 +32,7 @@ class Backend:
         """Raise InputError where the options do not fit so many items of this width. Nothing is written yet."""
 
     def update(self, folder: Path, generation: int, rows: Rows, state: dict | None) -> dict | None:
-        """Bring what is kept up to `rows` (retrieval/index/segments.py) without touching what `state` names; the new state.
+        """Bring what is kept up to `rows` (index/segments.py) without touching what `state` names; the new state.
 
         state: of the last generation, None where there was nothing. A state has `built`, the generation in which it was
         made from all rows, and `approximate`: whether it may miss items, so that recall has to be measured.
