@@ -4,7 +4,7 @@
     python benchmarks/threads.py --policies=OMP_WAIT_POLICY=PASSIVE --rounds=1 --seconds=0.1
 
 OpenMP reads its policy when it is loaded, so each has a process of its own; they take turns. The busy process runs an
-empty loop. step: one of the embedded set's first stage, as configs/emoji_arcmargin.yaml has it, images at hand. head: forward
+empty loop. step: one of the embedded set's first stage, as configs/emoji_arcmargin.yaml has it. head: forward
 and backward of arcmargin over 100,000 classes, 512 dimensions, batch 256. search: exact Recall@1, 10, 100 of 10,000
 embeddings of 512 dimensions.
 
