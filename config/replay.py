@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from config.recipe import read_yaml_flags
@@ -85,25 +86,22 @@ def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -
     return taken
 
 
-def _is_same(name, value, other):
+def _is_same(name: str, value: object, other: object) -> bool:
     """Whether two values of a flag mean the same: `./photos` and `photos` are one folder."""
     if name in PLACES and value is not None and other is not None:
         return os.path.abspath(value) == os.path.abspath(other)
     return value == other
 
 
-def refuse_contradictions(now, run, allowed):
+def refuse_contradictions(now: dict[str, object], run: dict[str, object], allowed: Sequence[str]) -> None:
     """Raise InputError where flags now, {name: value}, differ from those of the run that is gone on with."""
-    unknown = [name for name in allowed if name not in run]
-    if unknown:
-        raise InputError(f"allow_changed names {unknown[0]!r}, which is no flag of the run")
-    for name, value in now.items():
-        if (
-            name in run
-            and not _is_same(name, value, run[name])
-            and name not in (*NEVER_REPLAYED, *MAY_DIFFER, *allowed)
-        ):
+    for name in allowed:
+        if name not in run:
+            raise InputError(f"allow_changed names {name!r}, which is no flag of the run")
+    may_differ = {*NEVER_REPLAYED, *MAY_DIFFER, *allowed}
+    for name in now:
+        if name in run and name not in may_differ and not _is_same(name, now[name], run[name]):
             raise InputError(
-                f"--{name} is {plain(value)}, but the run that goes on has {plain(run[name])}; leave it out, or give "
+                f"--{name} is {plain(now[name])}, but the run that goes on has {plain(run[name])}; leave it out, or give "
                 f"--allow_changed={name}"
             )
