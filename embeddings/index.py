@@ -134,7 +134,7 @@ def model_of_index(index: Index) -> tuple[str, dict]:
     """
     origin = index.card["origin"] or {}
     source = origin.get("pretrained_model")
-    if not isinstance(source, str):
+    if not isinstance(source, str) or not source:
         raise InputError(f"index {str(index.folder)!r}: its card names no model; give --pretrained_model")
     if source != "imagenet" and not os.path.exists(source):
         raise InputError(

@@ -327,9 +327,9 @@ def test_a_lock_that_is_a_link_is_refused(index, tmp_path):
 @pytest.mark.parametrize("source", [5, ["x"], {"a": 1}, "", True])
 def test_an_odd_origin_is_no_model(index, sop_tree, source):
     rewrite(index, origin={"pretrained_model": source})
-    line = as_line({"search": index.folder, "input": sop_tree, "use_gpu": False})
+    line = as_line({"input": sop_tree, "use_gpu": False})
     with pytest.raises(InputError, match="give --pretrained_model"):
-        run("infer", line)
+        run("search", ["find", index.folder, *line])
 
 
 # Archives
