@@ -24,11 +24,12 @@ def main(argv: Sequence[str]) -> None:
     from core.device import open_device
     from embeddings.classifier import open_classifier
     from embeddings.encoder import open_encoder
-    from embeddings.streaming import embed_stream, open_kept_files
+    from embeddings.streaming import embed_stream, open_kept_files, refuse_lone_continue
     from models import ModelSettings
     from reader import open_records, refuse_broken_images
     from report.embeddings import print_embeddings
 
+    refuse_lone_continue(**args.outputs)
     device, precision = open_device(**args.device)
     distributed.init(device)
     records = open_records(args["data_dir"], args["test_list"], **args.input)

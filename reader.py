@@ -66,8 +66,8 @@ def open_training(
 
     Options:
         data_dir: folder that the lists' paths start from (default: the embedded emoji set, else the list's own)
-        train_list: SOP list, csv, or folder per label of the training images (default: Ebay_train.txt)
-        test_list: SOP list, csv, or folder per label of the test images (default: Ebay_test.txt)
+        train_list: SOP list, csv, or folder per label of the training images
+        test_list: SOP list, csv, or folder per label of the test images
         val_classes: hold out so many train labels and test on them instead
         on_bad_image: at one that cannot be read: stop, or skip it; in training another one takes its place
 
@@ -85,7 +85,7 @@ def open_training(
     return TrainingData(train, test, tested_on)
 
 
-def open_records(data_dir: str | None, test_list: str, *, input: Paths | None = None) -> Records:
+def open_records(data_dir: str | None, test_list: str | None, *, input: Paths | None = None) -> Records:
     """The images to embed: those of `input`, else of the test list; says what should be known of them.
 
     Options:

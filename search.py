@@ -19,34 +19,41 @@ from core.errors import InputError, near_match
 
 
 def main(argv: Sequence[str]) -> None:
+    command, folder, args = parse_command(argv)
     commands = {"build": build, "find": find, "add": add, "delete": delete}
-    command = argv[0] if argv else "--help"
-    if command in ("-h", "--help"):
-        print(f"usage: search.py {{{','.join(commands)}}} INDEX [--flag=value ...]\n\n{__doc__}")
-        return
-    if command not in commands:
-        hint = near_match(command, commands)
-        raise InputError(f"the command is {command!r}; it is one of {', '.join(commands)}.{hint} (see --help)")
-    folder, *flags = argv[1:] or ["--help"]
-    if folder.startswith("-"):
-        # Only help can be asked for without an index.
-        parse([folder, *flags], COMMANDS[f"search {command}"], __doc__, f"{command} INDEX")
-        raise InputError(f"{command} needs the index's folder before its flags: search.py {command} INDEX {folder}")
-    args = parse(flags, COMMANDS[f"search {command}"], __doc__, f"{command} INDEX")
     commands[command](folder, args)
+
+
+def parse_command(argv: Sequence[str]) -> tuple[str, str, Args]:
+    """(command, the index's folder, its flags). Raises InputError for what is no command, and without a folder."""
+    names = [name.removeprefix("search ") for name in COMMANDS if name.startswith("search ")]
+    if argv and argv[0] in ("-h", "--help"):
+        print(f"usage: search.py {{{','.join(names)}}} INDEX [--flag=value ...]\n\n{__doc__}")
+        raise SystemExit(0)
+    command, *flags = argv or [None]
+    if command not in names:
+        hint = near_match(command, names)
+        raise InputError(f"the command is {command!r}; it is one of {', '.join(names)}.{hint} (see --help)")
+    if not flags or flags[0].startswith("-"):
+        # Of a command alone only its help can be had.
+        parse(flags or ["--help"], COMMANDS[f"search {command}"], __doc__, f"{command} INDEX")
+        raise InputError(f"{command} needs the index's folder before its flags: search.py {command} INDEX (see --help)")
+    folder, *flags = flags
+    return command, folder, parse(flags, COMMANDS[f"search {command}"], __doc__, f"{command} INDEX")
 
 
 def build(folder: str, args: Args) -> None:
     """Make an index of images."""
     import distributed
     from embeddings.index import build_index
-    from embeddings.streaming import open_kept_files
+    from embeddings.streaming import open_kept_files, refuse_lone_continue
     from report.index_notes import built_notes
     from retrieval.index.backends import make_backend
     from retrieval.index.folder import check_free
 
     if not args["pretrained_model"]:
         raise InputError("build needs --pretrained_model: nothing can be found again with random weights")
+    refuse_lone_continue(**args.outputs)
     backend_options = args.options("backend")
     make_backend(args["backend"], backend_options)
     check_free(folder, args["overwrite"])
@@ -65,11 +72,12 @@ def add(folder: str, args: Args) -> None:
     """Add images to an index."""
     import distributed
     from embeddings.index import add_to_index
-    from embeddings.streaming import open_kept_files
+    from embeddings.streaming import open_kept_files, refuse_lone_continue
     from report.index_notes import added_notes
     from retrieval.index.index import Index
 
     refuse_no_input("add", args)
+    refuse_lone_continue(**args.outputs)
     index = Index.open(folder)
     records, encoder = open_images(args, index)
     outputs = open_kept_files(**args.outputs)
@@ -138,7 +146,7 @@ def open_images(args: Args, index=None):
 
     device, precision = open_device(**args.device)
     distributed.init(device)
-    records = open_records(args["data_dir"], args["test_list"], **args.input)
+    records = open_records(args["data_dir"], args.data.get("test_list"), **args.input)
     settings = ModelSettings(**args.model)
     if index is not None and not settings.pretrained_model:
         settings = settings_for_index(settings, args.typed, index)

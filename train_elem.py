@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> None:
     from data.notes import list_notes
     from data.provenance import describe_lists, note_other_list
     from data.samplers import build_sampler
+    from distributed.sync_batchnorm import refuse_micro_batches
     from engine.checkpoint import resume
     from engine.learner import Learner, check_batches
     from engine.objective import build_loss, build_objective
@@ -41,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
 
     # What a run is, what it learns from, and what it is tested on.
     settings = TrainerSettings(**args.trainer)
+    refuse_micro_batches(args["sync_bn"], settings.micro_batch)
     device, precision = open_device(**args.device)
     distributed.init(device)
     run = open_run(**args.run)

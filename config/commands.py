@@ -160,12 +160,12 @@ INFER = Command(
 )
 
 
-def _search(*sections: Section, choices: tuple[Choice, ...] = ()) -> Command:
+def _search(lists: Section, *sections: Section, choices: tuple[Choice, ...] = ()) -> Command:
     """A sub-command of search.py that embeds images."""
     return Command(
         sections=(
             MODEL,
-            LISTS,
+            lists,
             Section("input", "data", ("reader:open_records",)),
             WORKERS,
             UNREADABLE,
@@ -180,27 +180,20 @@ def _search(*sections: Section, choices: tuple[Choice, ...] = ()) -> Command:
 
 
 KEPT = Section("outputs", "results", ("embeddings.streaming:open_kept_files",))
+FOLDER = Section("data", "data", LISTS.homes, without=(*LISTS.without, "test_list"))
 BUILD = _search(
+    LISTS,
     Section("index", "index", ("embeddings.index:build_index",)),
     KEPT,
     choices=(Choice("backend", "backend", "index", "retrieval/index/backends"),),
 )
-ADD = _search(KEPT)
+ADD = _search(FOLDER, KEPT)
 FIND = _search(
+    FOLDER,
     Section("index", "index", ("embeddings.index:find_in_index",)),
     Section("outputs", "results", ("report.hits:open_answer_files",)),
 )
-DELETE = Command(
-    sections=(
-        Section(
-            "data",
-            "data",
-            ("reader:open_training",),
-            without=("train_list", "test_list", "val_classes", "on_bad_image"),
-        ),
-        Section("items", "data", ("embeddings.index:delete_from_index",)),
-    ),
-)
+DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
 COMMANDS = {
     "train_elem": TRAIN_ELEM,
     "train_pair": TRAIN_PAIR,
@@ -208,6 +201,6 @@ COMMANDS = {
     "infer": INFER,
     "search build": BUILD,
     "search add": ADD,
-    "search find": FIND,
     "search delete": DELETE,
+    "search find": FIND,
 }

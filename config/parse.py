@@ -13,6 +13,9 @@ from core.errors import InputError, near_match
 from core.sources import registered
 from core.types import MANY, SWITCH, plain
 
+# Folders whose classes bring flags of their own.
+CHOSEN_BY_NAME = ("losses", "retrieval/rerank", "retrieval/index/backends")
+
 
 class Args:
     """The flags of a command line: args.model is {keyword: value} of the section "model", args["lr"] one value.
@@ -203,7 +206,7 @@ def _words_of(earlier: dict, known: dict[str, Flag], command: Command) -> list[s
     An option of another loss, or of a re-ranker that is not asked for, is left out, so that a run can be replayed with
     another one. A script that trains nothing replays a training run's flags as far as it has them.
     """
-    owners = _owners(command)
+    owners = _owners()
     words = []
     for name, value in earlier.items():
         is_other = name not in known and (name in owners or command.replays_others)
@@ -213,11 +216,11 @@ def _words_of(earlier: dict, known: dict[str, Flag], command: Command) -> list[s
     return words
 
 
-def _owners(command: Command) -> dict[str, list[str]]:
-    """{option: names of the classes that have it} over all that the choices could name."""
+def _owners() -> dict[str, list[str]]:
+    """{option: names of the classes that have it} over all that is chosen by name."""
     found: dict[str, list[str]] = {}
-    for choice in command.choices:
-        for name, entry in registered(choice.folder).items():
+    for folder in CHOSEN_BY_NAME:
+        for name, entry in registered(folder).items():
             for flag in flags_of(entry.home):
                 found.setdefault(flag.name, []).append(name)
     return found
@@ -240,7 +243,7 @@ def _unknown_flag(word: str, known: dict[str, Flag], command: Command) -> str:
             f"{flag!r} stands behind no flag that takes it; several values follow a flag with blanks, as in "
             "--input a.jpg b.jpg (see --help)"
         )
-    owners = _owners(command).get(flag.removeprefix("--"))
+    owners = _owners().get(flag.removeprefix("--"))
     if owners:
         hint = f" It is an option of {', '.join(owners)}."
     else:

@@ -102,6 +102,6 @@ def refuse_contradictions(now: dict[str, object], run: dict[str, object], allowe
     for name in now:
         if name in run and name not in may_differ and not _is_same(name, now[name], run[name]):
             raise InputError(
-                f"--{name} is {plain(now[name])}, but the run that goes on has {plain(run[name])}; leave it out, or give "
-                f"--allow_changed={name}"
+                f"--{name} is {plain(now[name])}, but the run that goes on has {plain(run[name])}; leave it out, or "
+                f"give --allow_changed={name}"
             )

@@ -12,6 +12,12 @@ import distributed
 from core.errors import InputError
 
 
+def refuse_micro_batches(sync_bn: bool, micro_batch: int) -> None:
+    """Raise InputError where several ranks are to share statistics that would be those of a micro-batch each."""
+    if sync_bn and micro_batch and distributed.world_size() > 1:
+        raise InputError("--sync_bn makes no sense with --micro_batch, of which BatchNorm sees one at a time")
+
+
 def synchronise(model: nn.Module) -> None:
     """Put SyncBatchNorm in place of every BatchNorm layer of `model` that is being trained, in place.
 

@@ -42,11 +42,15 @@ def open_kept_files(*, output: Paths | None = None, continue_: Switch = False) -
         output: files to write: embeddings with their list and model as .npz, {path: embedding} as .json
         continue: go on with the --output of a run that was stopped
 
-    Raises InputError for what cannot be written, and where there is nothing to go on with.
+    Raises InputError for what cannot be written.
     """
+    return KeptFiles([open_output(path, (".npz", ".json")) for path in output or ()], continue_)
+
+
+def refuse_lone_continue(output: Paths | None, continue_: bool) -> None:
+    """Raise InputError where there is nothing to go on with."""
     if continue_ and not output:
         raise InputError("--continue goes with --output of embeddings, beside which a stopped run keeps what it has")
-    return KeptFiles([open_output(path, (".npz", ".json")) for path in output or ()], continue_)
 
 
 @contextlib.contextmanager

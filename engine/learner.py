@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from core.errors import InputError
-from distributed.sync_batchnorm import SyncBatchNorm
 from engine.objective import Objective
 from models import Embedder, check_forward
 
@@ -39,13 +37,7 @@ def check_batches(
         raise InputError(
             f"micro_batch is {micro_batch}, more than train_batch_size, {train_batch_size}; 0 is all of it"
         )
-    if micro_batch and _has_layer(model, SyncBatchNorm):
-        raise InputError("--sync_bn makes no sense with --micro_batch, of which BatchNorm sees one at a time")
     # BatchNorm cannot train on one image alone, unless maps are large.
     at_a_time = micro_batch or train_batch_size
     if at_a_time == 1 or train_batch_size % at_a_time == 1:
         check_forward(model, image_shape, images=1, training=True)
-
-
-def _has_layer(model: nn.Module, kind: type[nn.Module]) -> bool:
-    return any(isinstance(layer, kind) for layer in model.modules())

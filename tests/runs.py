@@ -12,7 +12,8 @@ from torch import nn
 from core.registry import Entry
 from models.backbones import BACKBONES, IMAGENET, Backbone
 
-SCRIPTS = {name: importlib.import_module(name) for name in ("train_elem", "train_pair", "eval", "infer", "search")}
+SCRIPTS = {name: importlib.import_module(name) for name in ("train_elem", "train_pair", "eval", "infer")}
+PROGRAMS = {**SCRIPTS, "search": importlib.import_module("search")}  # search.py takes a command before its flags
 
 
 def tiny_net(weights):
@@ -52,7 +53,7 @@ def train_flags(data_dir, run_dir, /, **flags):
 def run(script, line):
     """Call the script's main in this process; returns what it printed."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        SCRIPTS[script].main([str(word) for word in line])
+        PROGRAMS[script].main([str(word) for word in line])
     return printed.getvalue()
 
 

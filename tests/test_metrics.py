@@ -12,10 +12,10 @@ from tolerances import about, assert_within, gamma
 from core.errors import InputError
 from retrieval.metrics.clustering import cluster_agreement
 from retrieval.metrics.components import component_fractions
+from retrieval.metrics.evaluation import evaluate
 from retrieval.metrics.pairs import fnmr_at_fmr, pair_histogram
 from retrieval.metrics.per_query import query_values, recall_at_k, summary
 from retrieval.metrics.ranking import DEFAULT, DEFINITIONS, METRICS, Ranked, parse_metric, values
-from retrieval.metrics.evaluation import evaluate
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
 from retrieval.scores import Scores

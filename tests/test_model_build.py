@@ -35,14 +35,14 @@ def test_a_network_to_train_is_drawn_from_the_seed_and_frozen_as_asked():
     states = []
     for _ in range(2):
         torch.manual_seed(4)
-        states.append(build_model(TINY).state_dict())
+        states.append(build_model(TINY, None).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    frozen = build_model(TINY, freeze_bn=True, freeze_stages=1)
+    frozen = build_model(TINY, None, freeze_bn=True, freeze_stages=1)
     assert not any(parameter.requires_grad for parameter in frozen.backbone.parameters())
 
 
 def test_random_weights_are_said_where_nothing_is_trained(capsys):
-    build_model(TINY)
+    build_model(TINY, None)
     assert "random" not in capsys.readouterr().out
     open_model(TINY)
     assert "note: the weights are random, since there is no --pretrained_model" in capsys.readouterr().out
@@ -50,7 +50,7 @@ def test_random_weights_are_said_where_nothing_is_trained(capsys):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_a_network_that_is_tried_stays_as_it_is(training):
-    model = build_model(dataclasses.replace(TINY, embedding_size=4))
+    model = build_model(dataclasses.replace(TINY, embedding_size=4), None)
     model.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     generator = torch.get_rng_state()
@@ -63,7 +63,7 @@ def test_a_network_that_is_tried_stays_as_it_is(training):
 
 
 def test_a_network_that_is_tried_is_not_compiled(capsys):
-    model = build_model(TINY, compile=True)
+    model = build_model(TINY, None, compile=True)
     assert "the network is compiled in the first steps" in capsys.readouterr().out
 
     def compiled(*arguments):

@@ -34,7 +34,7 @@ def test_neighbours_are_those_of_the_distance(records, monkeypatch, distance, ne
     query_gallery = QueryGallery.of(torch.tensor([[1.0, 0], [0.6, 0.8], [3, 0]]), records.labels)
     results = None
     if searched:
-        results = RetrievalResults.from_task(query_gallery, 5, distance)
+        results = RetrievalResults.from_query_gallery(query_gallery, 5, distance)
     queries.draw_queries(records, query_gallery, np.array([0]), results, distance=distance)
     [([(query, neighbours)], captions)] = drawn
     assert captions == ["1"] and query.max() == 0

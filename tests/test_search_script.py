@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from runs import SCRIPTS, as_line, embedding_moves, read_json, run
+from runs import PROGRAMS, as_line, embedding_moves, read_json, run
 from tolerances import assert_within, cosine_error, decimal_error, gamma, least_cosine
 
 from config.script import run_script
@@ -71,7 +71,7 @@ def sentence(monkeypatch, capsys):
     def call(*words, **flags):
         monkeypatch.setattr(sys, "argv", ["search.py", *line_of(*words, **flags)])
         with pytest.raises(SystemExit) as end:
-            run_script(SCRIPTS["search"].main)
+            run_script(PROGRAMS["search"].main)
         said = capsys.readouterr().err
         assert end.value.code == 2 and said.startswith("search.py: ") and said.count("\n") == 1, said
         return said.removeprefix("search.py: ").rstrip("\n")
@@ -481,7 +481,7 @@ def test_files_are_written_before_tables(index, sop_tree, tmp_path, monkeypatch)
     def fail(*_):
         raise BrokenPipeError
 
-    monkeypatch.setattr("search.print_tables", fail)
+    monkeypatch.setattr("report.hits.print_tables", fail)
     query = str(sorted(sop_tree.glob("*/1*_0.jpg"))[0])
     files = [str(tmp_path / "hits.png"), str(tmp_path / "hits.json")]
     with pytest.raises(BrokenPipeError):
@@ -493,8 +493,8 @@ def test_hits_are_there_where_their_picture_cannot_be_drawn(index, sop_copy, tmp
     query = sorted(sop_copy.glob("*/1[1-9]_0.jpg"))[0]
     files = [tmp_path / "hits.png", tmp_path / "hits.json"]
     files[0].mkdir()
-    with pytest.raises(InputError, match="cannot write the picture .*hits.png"):
-        SCRIPTS["search"].main([*line_of("find", index, query, k=3), "--output", *map(str, files)])
+    with pytest.raises(InputError, match="cannot write .*hits.png"):
+        PROGRAMS["search"].main([*line_of("find", index, query, k=3), "--output", *map(str, files)])
     printed = capsys.readouterr().out
     assert len(read_json(files[1])[0]["hits"]) == len(table(printed)) == 3
     assert printed.endswith(f"written: {files[1]}\n")
@@ -540,16 +540,15 @@ def test_an_index_that_finds_less_had_better_be_built_anew(sop_tree, finished_ru
         assert line.startswith("recall@10 was 0.9000 when the index was built; build it anew, of all its images: ")
         words = shlex.split(line.partition("search.py ")[2])
         assert words[-2:] == ["--input", "..."]
-        command, args = SCRIPTS["search"].parse(words)
-        assert command == "build"
-        own = {"index": str(folder), "overwrite": True, "pretrained_model": str(finished_run), "lists": 0}
-        assert {name: getattr(args, name) for name in (*own, *flags)} == {**own, **flags}
+        command, named, args = PROGRAMS["search"].parse_command(words)
+        assert (command, named) == ("build", str(folder))
+        own = {"overwrite": True, "pretrained_model": str(finished_run), "lists": 0}
+        assert {name: args[name] for name in (*own, *flags)} == {**own, **flags}
 
 
 def test_tables_of_many_queries_are_left_out(index, sop_tree, tmp_path, monkeypatch):
     monkeypatch.setattr("report.hits.TABLES", 2)
     monkeypatch.setattr("report.hits.DRAWN", 3)
-    monkeypatch.setattr("search.DRAWN", 3)
     printed = search("find", index, "Ebay_test.txt", data_dir=sop_tree, output=tmp_path / "hits.png")
     assert "the picture shows 3 of 30 queries" in printed
     printed = search("find", index, "Ebay_test.txt", data_dir=sop_tree, k=99, output=tmp_path / "hits.json")
@@ -578,7 +577,7 @@ MISTAKES = [
     ("biuld index", {}, "the command is 'biuld'", "Did you mean 'build'?"),
     ("--k=3", {}, "the command is '--k=3'; it is one of build"),
     ("", {}, "the command is None; it is one of build, add, delete, find."),
-    ("find", {"input": "q"}, "the following arguments are required: index"),
+    ("find", {"input": "q"}, "find needs the index's folder before its flags"),
     ("build new index", {}, "'index' stands behind no flag that takes it"),
     ("find index", {}, "find needs --input"),
     ("add index", {}, "add needs --input"),
@@ -634,7 +633,7 @@ def test_mistaken_line(monkeypatch, capsys, index, sop_tree, finished_run, tmp_p
     before = contents(tmp_path)
     monkeypatch.setattr(sys, "argv", ["search.py", *command.split(), *as_line(flags)])
     with pytest.raises(SystemExit) as end:
-        run_script(SCRIPTS["search"].main)
+        run_script(PROGRAMS["search"].main)
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.startswith("search.py: ") and said.count("\n") == 1, said
     assert all(word in said for word in words), said
@@ -644,7 +643,7 @@ def test_mistaken_line(monkeypatch, capsys, index, sop_tree, finished_run, tmp_p
 @pytest.mark.parametrize("command", [[], ["build"], ["add"], ["delete"], ["find"]])
 def test_help_shows_what_a_command_takes(command, capsys):
     with pytest.raises(SystemExit) as end:
-        SCRIPTS["search"].main([*command, "--help"])
+        PROGRAMS["search"].main([*command, "--help"])
     printed = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0 and "INDEX [--flag=value ...]" in printed
     for flag, owners in {

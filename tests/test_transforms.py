@@ -10,7 +10,7 @@ from tolerances import assert_within, fixed_point, share_error
 
 from core.errors import InputError
 from data.image import augmentations, decode, transforms
-from data.image.augmentations import AUGMENTATIONS, parse_augment, random_affine, random_colour, uniform
+from data.image.augmentations import AUGMENTATIONS, random_affine, random_colour, uniform
 
 NOISE = np.random.default_rng(0).integers(0, 256, (45, 60, 3), dtype=np.uint8)
 SQUARE = NOISE[:, :45]
@@ -223,10 +223,3 @@ def test_uniform_stays_in_its_bounds():
     near = 14 / 500 * np.array([30, 1])  # none of 500 draws in such a part of the range: a chance of exp(-14)
     assert (draws.min(axis=0) < [-15, 0.5] + near).all() and (draws.max(axis=0) > [15, 1.5] - near).all()
     assert (draws >= [-15, 0.5]).all() and (draws < [15, 1.5]).all()
-
-
-def test_parse_augment():
-    assert parse_augment("erasing,crop") == ("crop", "erasing")  # the order of application
-    assert parse_augment("none") == parse_augment("") == ()
-    with pytest.raises(InputError, match="unknown augmentation 'gray'; there are: crop, .* Did you mean 'grey'?"):
-        parse_augment("crop,gray")

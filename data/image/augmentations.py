@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
-from core.errors import InputError, near_match
-
 WHITE, GREY = 255, 128
 LOG_SCALE = math.log(1.25)
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -115,20 +113,6 @@ AUGMENTATIONS = {
     "randaugment": Augmentation("two random operations of magnitude 9 (arXiv 1909.13719)", randaugment),
     "erasing": Augmentation("a random rectangle set to grey, one time in four (arXiv 1708.04896)", random_erasing),
 }
-
-
-def parse_augment(text: str) -> tuple[str, ...]:
-    """A comma-separated list of AUGMENTATIONS, or `none`, as a tuple of names. Raises InputError for an unknown one."""
-    if text in ("", "none"):
-        return ()
-    names = text.split(",")
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise InputError(
-                f"unknown augmentation {name!r}; there are: {', '.join(AUGMENTATIONS)}."
-                f"{near_match(name, AUGMENTATIONS)}"
-            )
-    return tuple(name for name in AUGMENTATIONS if name in names)
 
 
 def augmentation_functions(names: Collection[str]) -> list[Callable[[np.ndarray], np.ndarray]]:
