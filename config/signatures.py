@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import core.types
-from core.sources import MISSING, Keyword, keywords_of, registered
+from core.sources import Keyword, keywords_of, registered
 
 # What an annotation may be made of: the names of core/types.py, and Python's own.
 NAMESPACE = {**vars(core.types), "Annotated": Annotated, "Literal": Literal}
@@ -69,7 +69,3 @@ def _reader(annotation: Any, name: str) -> tuple[Callable[[str], Any], str | Non
 def _with_names(text: str) -> str:
     """A help text in which {losses} is replaced by the names that the folder's files register."""
     return re.sub(r"\{([\w/]+)\}", lambda match: ", ".join(registered(match[1])), text)
-
-
-def is_required(flag: Flag) -> bool:
-    return flag.default is MISSING
