@@ -43,9 +43,12 @@ class Album:
             if sum(map(len, encoded)) <= ALBUM_BYTES:
                 break
 
-        captions = {id(records): Captions(records) for records, _ in self._items}
+        captions: dict[int, Captions] = {}
         entries = []
         for (records, row), content in zip(self._items, encoded):
+            # Once a list: texts are made of all of its rows.
+            if id(records) not in captions:
+                captions[id(records)] = Captions(records)
             texts = captions[id(records)]
             entries.append(
                 {
