@@ -67,7 +67,7 @@ class OpenVino(nn.Module):
             import openvino
         except ImportError:
             raise InputError(
-                "--runtime=openvino needs the package openvino: pip install -r requirements-openvino.txt"
+                "--runtime=openvino needs the package openvino: pip install -r requirements/openvino.txt"
             ) from None
         self.embedding_size = model.embedding_size
         example = torch.zeros(2, *image_shape, dtype=torch.uint8)

