@@ -4,7 +4,7 @@ PYTHON = .venv/bin/python
 .PHONY: demo test test_slow test_packages fuzz fuzz_input test_peers bench peers install
 
 demo: install
-	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt
+	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/demo.txt
 	PYTHON=$(PYTHON) sh recipes/demo.sh
 
 # Files of tests side by side, one thread each: as many as there are cores.
@@ -18,29 +18,29 @@ test_slow: test_packages
 	$(PYTEST) -m slow
 
 test_packages: install
-	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-demo.txt -r requirements-search.txt
-	$(PYTHON) -m pip install --quiet -r requirements-speed.txt -r requirements-test.txt
+	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/demo.txt -r requirements/search.txt
+	$(PYTHON) -m pip install --quiet -r requirements/speed.txt -r requirements/test.txt
 
 # A training run killed 20 times at random moments has to end as the undisturbed one.
 fuzz: install
-	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-speed.txt -r requirements-test.txt
+	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/speed.txt -r requirements/test.txt
 	KILLS=20 $(PYTHON) -m pytest tests/test_stop.py -m slow -k random_moments
 
 # 10,000 made-up cases each of lists, images, embeddings and indexes, others every time; some minutes.
 fuzz_input: install
-	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements-speed.txt -r requirements-test.txt
+	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/speed.txt -r requirements/test.txt
 	FUZZ=10000 $(PYTHON) -m pytest tests/test_fuzz.py
 
 # With the peers, in an environment of their own.
 PEERS = .venv-peers/bin/python
 
 test_peers: peers
-	$(PEERS) -m pip install --quiet -r requirements-test.txt
+	$(PEERS) -m pip install --quiet -r requirements/test.txt
 	$(PEERS) -m pytest tests/test_peers.py tests/test_postprocess.py
 
 # All lanes of benchmarks/ in 23 minutes on 2 idle cores; longer runs of a lane: --help of its file.
 bench: peers
-	$(PEERS) -m pip install --quiet -r requirements-demo.txt -r requirements-speed.txt -r requirements-openvino.txt
+	$(PEERS) -m pip install --quiet -r requirements/demo.txt -r requirements/speed.txt -r requirements/openvino.txt
 	$(PEERS) benchmarks/search_speed.py --rounds=2 --widths=512 --curve=10000
 	$(PEERS) benchmarks/images.py --rounds=3
 	$(PEERS) benchmarks/step.py
@@ -54,7 +54,7 @@ bench: peers
 
 peers:
 	test -x $(PEERS) || python3 -m venv .venv-peers
-	$(PEERS) -m pip install --quiet -r requirements.txt -r requirements-peers.txt
+	$(PEERS) -m pip install --quiet -r requirements.txt -r requirements/peers.txt
 	$(PEERS) -m pip install --quiet --no-deps "open-metric-learning>=4.0"
 
 install: $(filter .venv/bin/python,$(PYTHON))

@@ -6,149 +6,78 @@ python eval.py --model=ResNet50 --pretrained_model=imagenet --data_dir=data/Stan
 """
 
 if __name__ == "__main__":  # before torch is loaded
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import time
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 
-import reader
-from embedding import embed_list, embed_shard, fingerprint, load_embeddings, save_embeddings
-from engine import options, ranks
-from engine.flag_types import boolean, positive
-from engine.run import say, versions
-from errors import InputError
-from evaluation import Evaluation, add_figure_flags, open_chain, shards_gallery
-from models import BACKBONES, RUNTIMES, fast_model
-from models.embedder import POOLINGS
-from reporting import add_result_flags, draw_evenly, save_found, write_page
-from retrieval.postprocess import POSTPROCESSORS
-from retrieval.space import DISTANCES
-from session import (
-    choose_place,
-    data_flags,
-    list_facts,
-    model_flags,
-    note_other_list,
-    open_model,
-    open_output,
-    open_test_loader,
-)
-from storage import make_folder, replace_json
-
-EXACT = {"precision": "fp32", "runtime": "torch"}  # figures are those of the very network unless asked otherwise
+from config.commands import EVAL
+from config.parse import parse
+from config.script import run_script
 
 
-def parse(argv):
-    parser = options.new_parser(__doc__)
-    options.add_model_flags(parser, BACKBONES, POOLINGS)
-    group = options.add_data_flags(parser)
-    group.add_argument("--embeddings", help="evaluate those of this .npz (of infer.py, or your own) and no model")
-    group.add_argument("--batch_size", type=positive, default=50, help="images in a batch")
-    group.add_argument(
-        "--cache", type=boolean, default=True, help="keep embeddings beside result.json for the next time"
-    )
-    options.add_device_flags(parser, precision="fp32", runtimes=RUNTIMES)
-    add_figure_flags(parser)
-    options.add_search_flags(parser, DISTANCES)
-    options.add_postprocess_flags(parser, POSTPROCESSORS, argv)
-    add_result_flags(parser)
-    return options.parse(parser, argv, POSTPROCESSORS, foreign=("report",))
+def main(argv: Sequence[str]) -> None:
+    args = parse(argv, EVAL, __doc__)
+    # Here and not above: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
+    import distributed
+    from core.device import open_device
+    from core.files import make_folder, replace_json
+    from core.versions import versions
+    from embeddings.encoder import open_encoder
+    from embeddings.source import describe_source, embed_source, open_sources, refuse_shards
+    from models import ModelSettings
+    from report.outputs import EvalOutputs, write_outputs
+    from retrieval.metrics.evaluation import check_figures, evaluate
 
+    # What is evaluated, and that all that is asked for can be done, before any work begins.
+    outputs = EvalOutputs(**args.outputs)
+    options = args.options("postprocess")
+    check_figures(args["metrics"], args["postprocess"], args["distance"], options)
+    is_sharded = args["shard_gallery"] and distributed.world_size() > 1
+    if is_sharded:
+        refuse_shards(args.values)
+    model, data = args["pretrained_model"], args.data
+    sources = open_sources(data["data_dir"], data["test_list"], model, outputs.leaks_from, **args.source)
+    device, precision = open_device(**args.device)
+    distributed.init(device)
+    encoder = None
+    if sources.needs_model:
+        settings = ModelSettings(**args.model)
+        runtime, workers = args["runtime"], args["num_workers"]
+        encoder = open_encoder(settings, device, precision, runtime, workers, keeps_exact=True, **args.encoder)
+    facts = describe_source(sources, encoder)
+    files = outputs.open_files()
+    folder = make_folder(outputs.result_folder(model))
 
-def result_folder(args):
-    """Where result.json goes: into the evaluated run, if it is one."""
-    source = Path(args.pretrained_model or "")
-    return args.output_dir or (source if (source / "config.json").is_file() else Path("output")) / "eval"
-
-
-def open_embedder(args):
-    """(function from ImageList to a function from cache file to embeddings, facts for result.json, fingerprint)."""
-    device, precision = choose_place(args)
-    flags = model_flags(args)
-    model = open_model(args.pretrained_model, flags).to(device)
-    card, way = fingerprint(model, flags), {"precision": precision, "runtime": args.runtime}
-    if way != EXACT:
-        model = fast_model(model, precision, args.runtime, flags["image_shape"])
-
-    def open_images(images):
-        loader = open_test_loader(images, flags, args.batch_size, args.num_workers, device)
-        return partial(
-            embed_shard if shards_gallery(args) else embed_list, images, loader, model, device, {**card, **way}
-        )
-
-    return open_images, {"pretrained_model": args.pretrained_model, "model": flags, **way}, card
-
-
-def open_sources(args):
-    """What is evaluated and what it is held against, each (ImageList, function from cache file to embeddings) or None,
-    and the facts for result.json and the model's fingerprint."""
-    data = {} if args.embeddings else data_flags(args)
-    names = args.embeddings or data["test_list"], args.leaks_from
-    if args.embeddings and args.pretrained_model:
-        raise InputError("--embeddings are evaluated as they are; leave --pretrained_model out")
-    if args.embeddings and args.leaks_from and not args.leaks_from.endswith(".npz"):
-        raise InputError(f"--leaks_from={args.leaks_from} has to be embeddings (.npz), too, where --embeddings are")
-    lists = [
-        None if name is None or name.endswith(".npz") else reader.open_list(name, data["data_dir"], split)
-        for name, split in zip(names, ("test", "train"))
-    ]
-    reader.refuse_broken_images([images for images in lists if images is not None])
-    open_images, facts, card = (None, {"embeddings": args.embeddings}, None) if args.embeddings else open_embedder(args)
-    sources = []
-    for name, images in zip(names, lists):
-        if images is not None:
-            sources.append((images, open_images(images)))
-        elif name is None:
-            sources.append(None)
-        else:
-            images, embeddings, own = load_embeddings(name)
-            card = card or own
-            sources.append((images, lambda cache, embeddings=embeddings: embeddings))
-    for note in sources[0][0].notes:
-        say(f"note: {note}")
-    if not args.embeddings:
-        facts["list"] = list_facts(lists[0])
-        note_other_list(args.pretrained_model, "test", facts["list"])
-    return *sources, facts, card
-
-
-def main(argv):
-    args = parse(argv)
-    open_chain(args)
-    sharded = shards_gallery(args)
-    (images, embed), others, facts, card = open_sources(args)
-    files = {
-        "embeddings": open_output(args.save_embeddings, ".npz"),
-        "found": open_output(args.save_results, (".npz", ".json")),
-        "picture": open_output(args.picture, ".png"),
-        "report": open_output(args.report, ".html"),
-    }
-    folder = make_folder(result_folder(args))
+    # Every rank embeds its share. Of a gallery that stays in shards all make the figures, of a whole one the first.
     began = time.perf_counter()
-    embeddings = embed(folder / "embeddings.npz" if args.cache else None)
-    if others and files["report"]:
-        others = others[0], others[1](folder / "embeddings_leaks.npz" if args.cache else None)
-    if not (sharded or ranks.first()):
+    table = embed_source(sources.tested, encoder, folder / "embeddings.npz", **args.embedding)
+    leaks = None
+    if sources.leaks is not None and outputs.report:
+        leaks = embed_source(sources.leaks, encoder, folder / "embeddings_leaks.npz", **args.embedding)
+    if not (is_sharded or distributed.is_first()):
         return
-    done = time.perf_counter()
-    evaluation = Evaluation(args, images, embeddings)
-    if not ranks.first():
+    embedded = time.perf_counter()
+    evaluation = evaluate(
+        table.query_gallery(device),
+        table.matrix,
+        table.records,
+        needs_results=bool(outputs.save_results or outputs.report),
+        needs_histogram=bool(outputs.report),
+        postprocess_options=options,
+        **args.figures,
+    )
+    if not distributed.is_first():
         return
-    seconds = {"embed": done - began, "search": time.perf_counter() - done}
+
+    # What was found: result.json, the files that are asked for, the table.
+    seconds = {"embed": embedded - began, "search": time.perf_counter() - embedded}
     files["result"] = folder / "result.json"
-    replace_json(files["result"], {**evaluation.result(), **facts, "seconds": seconds, "versions": versions()})
-    if files["embeddings"]:
-        save_embeddings(files["embeddings"], images, embeddings, card)
-    if files["found"]:
-        save_found(files["found"], evaluation)
-    if files["picture"]:
-        draw_evenly(files["picture"], evaluation, args.picture_queries)
-    if files["report"]:
-        write_page(files["report"], evaluation, embeddings, args.projection, others)
-    print(evaluation.report())
-    print(f"written: {', '.join(str(path) for path in files.values() if path)}")
-    print(f"End test {len(images)}, test_recall {evaluation.figures['recall@1']:.5f}")
+    replace_json(files["result"], {**evaluation.as_result(), **facts, "seconds": seconds, "versions": versions()})
+    write_outputs(files, outputs, table, evaluation, model, leaks)
+    print(evaluation.as_text())
+    print(f"written: {', '.join(str(path) for path in files.values())}")
+    print(f"End test {len(table.records)}, test_recall {evaluation.figures['recall@1']:.5f}")
 
 
 if __name__ == "__main__":
-    options.run_script(main)
+    run_script(main)

@@ -6,63 +6,76 @@ python train_elem.py --checkpoint=output
 """
 
 if __name__ == "__main__":  # before torch is loaded
-    import openmp  # noqa: F401
-from functools import partial
+    from core import openmp  # noqa: F401
+from collections.abc import Sequence
 
-from cache import CACHE_KINDS
-from decoding import DECODERS
-from engine import options
-from engine.flag_types import boolean, count, number
-from errors import InputError
-from losses import LOSSES
-from models import BACKBONES
-from models.embedder import POOLINGS
-from reporting import finish
-from samplers import ShuffledSampler
-from training import Training
-from transforms import parse_augment
-
-DEFAULTS = {
-    "train_batch_size": 256,
-    "lr": 0.01,
-    "lr_steps": (15000, 25000),
-    "total_iter_num": 30000,
-    "test_iter_step": 1000,
-    "save_iter_step": 1000,
-}
+from config.ancestor import print_kpis
+from config.commands import TRAIN_ELEM
+from config.parse import parse
+from config.script import run_script
 
 
-def parse(argv):
-    """All flags of stage 1; the chosen loss brings its own."""
-    loss_name = options.choose_loss(argv, LOSSES, "elem", default="softmax")
-    parser = options.new_parser(__doc__)
-    options.add_loss_flags(parser, LOSSES, loss_name, "elem")
-    options.add_training_model_flags(parser, BACKBONES, POOLINGS)
-    options.add_train_data_flags(parser, parse_augment, DECODERS, CACHE_KINDS)
-    optimisation = options.add_optimiser_flags(parser)
-    optimisation.add_argument(
-        "--class_lr", type=number(0), help="learning rate of the loss's own weights (default: --lr)"
-    )
-    optimisation.add_argument(
-        "--class_dim", type=count, help="checked against the number of train labels (default: no check)"
-    )
-    optimisation.add_argument(
-        "--shard_classes", type=boolean, default=False, help="a part of the class weights on each rank (torchrun)"
-    )
-    options.add_device_flags(parser, precision="auto")
-    options.add_run_flags(parser)
-    parser.set_defaults(**DEFAULTS)
-    return options.parse(parser, argv, LOSSES)
+def main(argv: Sequence[str]) -> None:
+    args = parse(argv, TRAIN_ELEM, __doc__)
+    # Here and not above: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
+    import distributed
+    from core.device import open_device
+    from data.image.decode import choose_decoder
+    from data.loader import open_test_loader, open_train_loader
+    from data.notes import list_notes
+    from data.provenance import describe_lists, note_other_list
+    from data.samplers import build_sampler
+    from distributed.sync_batchnorm import refuse_micro_batches
+    from engine.checkpoint import resume
+    from engine.learner import Learner, check_batches
+    from engine.objective import build_loss, build_objective
+    from engine.optimiser import build_optimiser
+    from engine.provenance import describe_run
+    from engine.run import open_run
+    from engine.schedule import Schedule
+    from engine.seeding import seed_everything
+    from engine.testing import Tester
+    from engine.trainer import Trainer, TrainerSettings
+    from models import ModelSettings, build_model
+    from reader import open_training
+    from report.board import embedding_sample, worst_queries_picture
 
+    # What a run is, what it learns from, and what it is tested on.
+    settings = TrainerSettings(**args.trainer)
+    refuse_micro_batches(args["sync_bn"], settings.micro_batch)
+    device, precision = open_device(**args.device)
+    distributed.init(device)
+    run = open_run(**args.run)
+    data = open_training(**args.data)
+    labels = data.train.vocabulary
+    lists = describe_lists(data.train, data.test)
 
-def main(argv):
-    args = parse(argv)
-    sampler = partial(ShuffledSampler, batch_size=args.train_batch_size, seed=args.seed)
-    training = Training(args, "elem", sampler)
-    if args.class_dim and args.class_dim != training.num_classes:
-        raise InputError(f"class_dim is {args.class_dim}, but training uses {training.num_classes} labels")
-    finish(training)
+    # What learns: a network, and a loss that classifies the train labels.
+    model_settings = ModelSettings(**args.model)
+    first_weights = run.first_weights(model_settings.pretrained_model)
+    note_other_list(first_weights, "train", lists["train"])
+    seed_everything(settings.seed)
+    model = build_model(model_settings, first_weights, **args.build)
+    check_batches(model, model_settings.image_shape, args["train_batch_size"], settings.micro_batch)
+    loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), precision, **args.loss)
+    objective = build_objective(model, loss, device)
+    optimiser = build_optimiser(model, loss, **args.optimiser)
+    learner = Learner(objective, optimiser, device, precision, settings.micro_batch, settings.clip_norm)
+    progress = resume(run, learner, len(labels), lists, args["total_iter_num"])
+
+    # Batches go on behind the last step.
+    sampler = build_sampler("shuffled", labels, progress.start, settings.seed, **args.sampler)
+    on_bad = progress.skipper(data.train, args["on_bad_image"])
+    loader = open_train_loader(data.train, sampler, model_settings, device, on_bad, **args.loading)
+    test_loader = open_test_loader(data.test, model_settings, settings.test_batch_size, args["num_workers"], device)
+    tester = Tester(data.test, test_loader, device, data.tested_on, worst_queries_picture, embedding_sample)
+    flags = {**args.values, "decode": choose_decoder(args["decode"], args["cache_kind"])}
+    run.begin(describe_run(flags, device, precision, lists), progress.start, progress.untested)
+    schedule = Schedule(**args.schedule)
+    trainer = Trainer(learner, schedule, data.train, loader, sampler.batch_size, tester, run, progress, settings)
+    result = trainer.fit(list_notes(data.train, data.test))
+    print_kpis(result, **args.ancestor)
 
 
 if __name__ == "__main__":
-    options.run_script(main)
+    run_script(main)

@@ -20,27 +20,28 @@ from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import torch
 from PIL import Image
 from torchvision import transforms as plain
 
-import reader
 from benchmarks.contest import heading, markdown, write
 from benchmarks.head import SCALE, oml_loss, pml_loss
-from engine.backward import backward
-from engine.device import choose_device, choose_precision
-from engine.embed import embed
-from engine.fit import update
+from core.device import choose_device, choose_precision
+from data.image.modality import ImageModality
+from data.image.transforms import TestTransform, TrainTransform
+from data.lists import open_list
+from data.loader import open_loader
+from data.samplers import InOrder, ShuffledSampler
+from embeddings.embed import embed
+from engine.learner import Learner
 from engine.objective import Objective
-from engine.optim import build_optimiser, set_rate
-from loader import open_loader
+from engine.optimiser import build_optimiser, set_rate
+from engine.step import backward, update
 from losses import ArcMarginLoss
 from models import BACKBONES, Embedder
-from retrieval import Task
-from retrieval.ranks import positive_ranks
-from samplers import InOrder, ShuffledSampler
-from transforms import TestTransform, TrainTransform
+from retrieval import QueryGallery
+from retrieval.best_positive import positive_ranks
 
 NETWORK, FROZEN, PIXELS, BATCH = "EfficientNetLite0", 5, 80, 64
 MARGIN, CROP_SCALE, LR = 0.15, (0.5, 1.0), 0.003
@@ -71,10 +72,10 @@ class PlainImages(torch.utils.data.Dataset):
     """A list as torchvision's examples read it: PIL, RandomResizedCrop, flip, ToTensor, Normalize."""
 
     def __init__(self, images, codes):
-        row = BACKBONES[NETWORK]
+        pixels = BACKBONES[NETWORK](NETWORK).preprocess
         steps = [plain.RandomResizedCrop(PIXELS, CROP_SCALE), plain.RandomHorizontalFlip(), plain.ToTensor()]
         self.images, self.codes = images, codes
-        self.transform = plain.Compose([*steps, plain.Normalize(row.mean, row.std)])
+        self.transform = plain.Compose([*steps, plain.Normalize(pixels.mean, pixels.std)])
 
     def __len__(self):
         return len(self.codes)
@@ -88,19 +89,19 @@ class Contest:
 
     def __init__(self, seconds):
         self.seconds, self.device = seconds, choose_device(use_gpu=False)
-        self.train = reader.open_list("Ebay_train.txt", None, "train")
-        self.test = reader.open_list("Ebay_test.txt", None, "test")
-        self.codes, self.classes = reader.class_codes(self.train)
+        self.train = open_list("Ebay_train.txt", None, "train")
+        self.test = open_list("Ebay_test.txt", None, "test")
+        self.codes, self.classes = self.train.vocabulary.codes, len(self.train.vocabulary)
 
     def run(self, build_loss, ours, class_lr, seed):
         """Train; returns {steps, images_per_second, recall@1}."""
         torch.manual_seed(seed)
-        model = Embedder(NETWORK, freeze_stages=FROZEN, imagenet=True)
+        model = Embedder(NETWORK, freeze_stages=FROZEN, weights="imagenet")
         objective = Objective(model, build_loss(self.classes, model.embedding_size, MARGIN))
         if ours:
             objective.to(memory_format=torch.channels_last)
         if ours:
-            optimiser = build_optimiser("adamw", model, objective.loss, LR, class_lr)
+            optimiser = build_optimiser(model, objective.loss, optimiser="adamw", lr=LR, class_lr=class_lr)
         else:
             optimiser = default_optimiser(objective, class_lr)
         objective.train()
@@ -118,13 +119,13 @@ class Contest:
 
     def our_steps(self, objective, optimiser, seed):
         sampler = ShuffledSampler(self.codes, batch_size=BATCH, seed=seed)
-        transform = TrainTransform(PIXELS, PIXELS, crop_scale=CROP_SCALE)
-        loader = open_loader(self.train, self.codes, transform, sampler, num_workers=1)
-        scaler, precision = torch.amp.GradScaler("cpu", enabled=False), choose_precision("auto", self.device)
+        transform = TrainTransform(PIXELS, PIXELS, 0, ("crop", "flip"), CROP_SCALE)
+        loader = open_loader(self.train, ImageModality(transform), sampler, num_workers=1)
+        learner = Learner(objective, optimiser, self.device, choose_precision("auto", self.device))
         for images, labels, _ in loader:
             optimiser.zero_grad(set_to_none=True)
-            yield backward(objective, images, labels, scaler, self.device, precision)
-            update(optimiser, scaler)
+            yield backward(learner, images, labels)
+            update(learner)
 
     def plain_steps(self, objective, optimiser):
         model = torch.nn.Sequential(objective.model.backbone, objective.model.pooling, objective.model.head)
@@ -141,8 +142,10 @@ class Contest:
 
     def recall(self, model):
         batches = InOrder(len(self.test), 64)
-        loader = open_loader(self.test, self.test.labels, TestTransform(PIXELS, PIXELS), batches, num_workers=1)
-        ranks = positive_ranks(Task.of(embed(model, loader, self.device), torch.from_numpy(self.test.labels)), (1,))
+        loader = open_loader(self.test, ImageModality(TestTransform(PIXELS, PIXELS)), batches, num_workers=1)
+        ranks = positive_ranks(
+            QueryGallery.of(embed(model, loader, self.device), torch.from_numpy(self.test.labels)), (1,)
+        )
         return (ranks < 1).double().mean().item()
 
 

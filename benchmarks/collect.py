@@ -12,7 +12,7 @@ INTRODUCTION = """# How fast
 Each file here is one lane, runs alone, prints one table and leaves it in `output/benchmarks/`, with every figure as
 JSON. Contenders take turns in one process; a table gives the median, the least and the most seconds, and the limit
 measured in the same minutes. `make bench` runs all lanes and writes this page (`benchmarks/collect.py`); a lane that
-was run by itself, longer, stands as that printed it. A peer that is not installed (`requirements-peers.txt`) is left
+was run by itself, longer, stands as that printed it. A peer that is not installed (`requirements/peers.txt`) is left
 out by name.
 """
 LANES = {

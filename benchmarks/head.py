@@ -8,23 +8,28 @@ given no more than --peer_classes classes, and its seconds are multiplied: they 
 """
 
 import argparse
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from benchmarks.contest import contest, heading, markdown, scaled, seconds_text, write
-from engine.device import choose_device
+from core.device import choose_device
 from losses import ArcMarginLoss
 
-BATCH, SCALE, MARGIN = 256, 30.0, 0.5
+BATCH = 256
+SCALE = 30.0
+MARGIN = 0.5
 
 
-def step(loss, rows, labels):
+def step(loss: nn.Module, rows: torch.Tensor, labels: torch.Tensor) -> float:
     """Gradients of one batch to embeddings and weights; returns the loss."""
     for parameter in loss.parameters():
         parameter.grad = None
@@ -34,7 +39,7 @@ def step(loss, rows, labels):
     return value.item()
 
 
-def products(weight, rows, slopes):
+def products(weight: torch.Tensor, rows: torch.Tensor, slopes: torch.Tensor) -> None:
     """The three products no head can do without: scores, gradient to the rows, gradient to the weights."""
     torch.mm(rows, weight.T, out=slopes)
     slopes @ weight
@@ -44,41 +49,46 @@ def products(weight, rows, slopes):
 class PlainArcFace(ArcMarginLoss):
     """The same loss by autograd over all scores at once."""
 
-    def forward(self, embeddings, labels):
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         cosines = F.normalize(embeddings) @ F.normalize(self.weight).T
         own = labels[:, None]
-        return F.cross_entropy(self.arc_scale * cosines.scatter(1, own, self.put_off(cosines.gather(1, own))), labels)
+        with_margin = cosines.scatter(1, own, self.add_margin(cosines.gather(1, own)))
+        return F.cross_entropy(self.arc_scale * with_margin, labels)
 
 
-def pml_loss(classes, width, margin=MARGIN):
+def pml_loss(classes: int, width: int, margin: float = MARGIN) -> nn.Module:
     from pytorch_metric_learning.losses import ArcFaceLoss
 
     return ArcFaceLoss(classes, width, margin=180 * margin / torch.pi, scale=SCALE)
 
 
-def oml_loss(classes, width, margin=MARGIN):
+def oml_loss(classes: int, width: int, margin: float = MARGIN) -> nn.Module:
     from oml.losses.arcface import ArcFaceLoss
 
     return ArcFaceLoss(in_features=width, num_classes=classes, m=margin, s=SCALE)
 
 
-def contenders(classes, width, peer_classes):
+def contenders(classes: int, width: int, peer_classes: int) -> dict[str, Callable]:
     """{name: function}; all losses are made the first time they run, which the first round pays for."""
     rows = torch.randn(BATCH, width, requires_grad=True)
     labels = torch.randint(classes, (BATCH,), generator=torch.Generator().manual_seed(0))
     fewer = min(classes, peer_classes)
-    note = f"{fewer:,} classes, seconds × {classes / fewer:g}" if fewer < classes else ""
-    made = {}
+    note = ""
+    if fewer < classes:
+        note = f"{fewer:,} classes, seconds × {classes / fewer:g}"
+
+    @functools.cache
+    def made(build, count):
+        return build(count, width)
 
     def run(build, count):
-        if build not in made:
-            made[build] = build(count, width)
-        return step(made[build], rows, labels % count)
+        return step(made(build, count), rows, labels % count)
+
+    def tables(count, width):
+        return torch.randn(count, width), torch.empty(BATCH, count)
 
     def floor():
-        if "floor" not in made:
-            made["floor"] = torch.randn(classes, width), torch.empty(BATCH, classes)
-        weight, slopes = made["floor"]
+        weight, slopes = made(tables, classes)
         products(weight, rows.detach(), slopes)
 
     def ours(count, width):
@@ -96,20 +106,25 @@ def contenders(classes, width, peer_classes):
     }
 
 
-def lane_table(figures, weights_mb):
+def lane_table(figures: dict[str, dict], weights_mb: float) -> str:
     """One size as Markdown: milliseconds, times the products, times ours, memory above weights and gradient."""
     rows = []
-    limit, ours = figures["three products"]["seconds"], figures["ours"]["seconds"]
-    for name, own in figures.items():
-        note = f" ({own['note']})" if own["note"] else ""
-        extra = "" if name == "three products" or own["note"] else f"{max(0, own['peak_mb'] - weights_mb):.0f}"
-        spread = "–".join(seconds_text(seconds) for seconds in own["spread"])
-        times = [f"{own['seconds'] / limit:.2f}", f"{own['seconds'] / ours:.2f}"]
-        rows.append([f"{name}{note}", seconds_text(own["seconds"]), spread, *times, extra])
+    limit = figures["three products"]["seconds"]
+    ours = figures["ours"]["seconds"]
+    for name, figure in figures.items():
+        title = name
+        extra = f"{max(0, figure['peak_mb'] - weights_mb):.0f}"
+        if figure["note"]:
+            title = f"{name} ({figure['note']})"
+        if figure["note"] or name == "three products":
+            extra = ""  # the memory of other work than a step over all classes
+        spread = "–".join(seconds_text(seconds) for seconds in figure["spread"])
+        times = [f"{figure['seconds'] / limit:.2f}", f"{figure['seconds'] / ours:.2f}"]
+        rows.append([title, seconds_text(figure["seconds"]), spread, *times, extra])
     return markdown(["", "seconds", "least–most", "× three products", "× ours", "extra MB"], rows)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="11318x2048,100000x512,1000000x512", help="classes x dimensions")
     parser.add_argument(
@@ -119,17 +134,18 @@ def main(argv=None):
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
-    result, parts = {"rounds": args.rounds, "sizes": {}}, [heading(args.rounds)]
+    result = {"rounds": args.rounds, "sizes": {}}
+    lanes = [heading(args.rounds)]
     for size in args.sizes.split(","):
-        classes, width = map(int, size.split("x"))
+        classes, width = (int(number) for number in size.split("x"))
         entrants = contenders(classes, width, args.peer_classes)
-        contest(entrants, 1)
+        contest(entrants, 1)  # the losses are made
         figures = contest(entrants, args.rounds)
         result["sizes"][size] = figures
         weights_mb = classes * width * 4 / 2**20
-        parts.append(f"### {classes:,} classes, D = {width}, batch {BATCH}\n\n{lane_table(figures, weights_mb)}")
-        print(parts[-1], flush=True)
-    write(args.output, "head", result, "\n\n".join(parts))
+        lanes.append(f"### {classes:,} classes, D = {width}, batch {BATCH}\n\n{lane_table(figures, weights_mb)}")
+        print(lanes[-1], flush=True)
+    write(args.output, "head", result, "\n\n".join(lanes))
 
 
 if __name__ == "__main__":

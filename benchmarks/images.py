@@ -17,24 +17,29 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import cv2
 import numpy as np
 import torch
 
-import reader
 from benchmarks.contest import contest, heading, machine, markdown, versions, write
 from benchmarks.jpegs import dense, make_set, product
-from decoding import choose_decoder
-from engine.device import choose_device
-from loader import open_loader
-from samplers import Draw
-from transforms import TrainTransform
+from core.device import choose_device
+from data.image.decode import Crop, choose_decoder
+from data.image.files import read_image
+from data.image.modality import ImageModality
+from data.image.transforms import TrainTransform
+from data.inputs import open_inputs
+from data.loader import open_loader
+from data.records import Records
+from data.samplers import Sample
 
 SIDE, CROP_SCALE = 224, (0.2, 1.0)
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
@@ -43,155 +48,176 @@ OURS = "ours, --decode="
 ANCESTOR, TORCHVISION = "the ancestor's: OpenCV, Lanczos, float", "torchvision: decode_image, v2, antialias"
 
 
-def list_of(paths):
+def list_of(paths: list[str]) -> Records:
     """Files as a list of images that all have the label 0."""
     everyone = np.ones(len(paths), dtype=bool)
-    return reader.ImageList("benchmark", np.array(paths), np.zeros(len(paths), np.int64), everyone, everyone)
+    return Records("benchmark", np.array(paths), np.zeros(len(paths), np.int64), everyone, everyone)
 
 
-def draws_of(paths, transform):
-    """(path, (left, top, width, height), flip) of each image: what its seed draws, for peers who draw nothing."""
+def draws_of(paths: list[str], transform: TrainTransform) -> list[tuple[str, Crop, bool]]:
+    """(path, crop, flip) of each image: what its seed draws, for peers who draw nothing."""
     draws = []
     for seed, path in enumerate(paths):
-        height, width = reader.read_image(path).shape[:2]
+        height, width = read_image(path).shape[:2]
         torch.manual_seed(seed)
-        draws.append((path, transform.draw_crop(height, width), bool(torch.rand(()) < 0.5)))
+        crop = transform.draw_crop(height, width)
+        flip = bool(torch.rand(()) < 0.5)
+        draws.append((path, crop, flip))
     return draws
 
 
-def ancestor(path, crop, flip):
+def ancestor(path: str, crop: Crop, flip: bool) -> np.ndarray:
     left, top, width, height = crop
     image = cv2.imread(path)[top : top + height, left : left + width]
     image = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_LANCZOS4)
-    image = image[:, ::-1] if flip else image
+    if flip:
+        image = image[:, ::-1]
     image = image[:, :, ::-1].astype(np.float32).transpose(2, 0, 1) / 255
     image -= MEAN[:, None, None]
     image /= STD[:, None, None]
     return image
 
 
-def torchvision_v2(path, crop, flip):
+def torchvision_v2(path: str, crop: Crop, flip: bool) -> torch.Tensor:
     from torchvision.io import decode_image
     from torchvision.transforms.v2 import functional
 
     left, top, width, height = crop
     image = functional.resized_crop(decode_image(path, mode="RGB"), top, left, height, width, [SIDE, SIDE])
-    return functional.horizontal_flip(image) if flip else image
+    if flip:
+        image = functional.horizontal_flip(image)
+    return image
 
 
-def pillow(path, crop, flip):
+def pillow(path: str, crop: Crop, flip: bool) -> torch.Tensor:
     from PIL import Image
     from torchvision.transforms import functional
 
     left, top, width, height = crop
     image = functional.resized_crop(Image.open(path).convert("RGB"), top, left, height, width, [SIDE, SIDE])
-    image = functional.to_tensor(functional.hflip(image) if flip else image)
-    return functional.normalize(image, MEAN.tolist(), STD.tolist())
+    if flip:
+        image = functional.hflip(image)
+    return functional.normalize(functional.to_tensor(image), MEAN.tolist(), STD.tolist())
 
 
-def bare(path, crop, flip):
+def bare(path: str, _crop: Crop, _flip: bool) -> np.ndarray:
     return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
 
 
-def ours(paths, transform, decode):
+def ours(paths: list[str], transform: TrainTransform, decoder: str) -> Iterator[np.ndarray]:
     """The crops as training gets them, one by one: (SIDE, SIDE, 3) uint8."""
-    loader = open_loader(list_of(paths), [0] * len(paths), transform, [], decode=decode)
+    loader = open_loader(list_of(paths), ImageModality(transform, decoder), [])
     for row in range(len(paths)):
-        yield loader.dataset[Draw(row, row)][0].numpy()
+        yield loader.dataset[Sample(row, row)][0].numpy()
 
 
-def contenders(paths, transform):
+def contenders(paths: list[str], transform: TrainTransform) -> dict[str, Callable[[], None]]:
     """{name: function()}, each over all images."""
     draws = draws_of(paths, transform)
 
-    def each(function):
+    def run_peer(function):
         def run():
             for draw in draws:
                 function(*draw)
 
         return run
 
-    def own(decode):
+    def run_ours(decoder):
         def run():
-            if decode == "simplejpeg":
+            if decoder == "simplejpeg":
                 import simplejpeg  # noqa: F401
-            for _ in ours(paths, transform, decode):
+            for _ in ours(paths, transform, decoder):
                 pass
 
         return run
 
     return {
-        "bare decode: OpenCV, whole": each(bare),
-        ANCESTOR: each(ancestor),
-        "Pillow, torchvision v1, float": each(pillow),
-        TORCHVISION: each(torchvision_v2),
-        **{f"{OURS}{decode}": own(decode) for decode in ("exact", "opencv", "simplejpeg")},
+        "bare decode: OpenCV, whole": run_peer(bare),
+        ANCESTOR: run_peer(ancestor),
+        "Pillow, torchvision v1, float": run_peer(pillow),
+        TORCHVISION: run_peer(torchvision_v2),
+        f"{OURS}exact": run_ours("exact"),
+        f"{OURS}opencv": run_ours("opencv"),
+        f"{OURS}simplejpeg": run_ours("simplejpeg"),
     }
 
 
-def likeness(crops, exact):
+def likeness(crops: Iterator[np.ndarray], exact_crops: Iterator[np.ndarray]) -> dict[str, float]:
     """Mean and least peak signal-to-noise ratio in dB, mean absolute difference in grey levels."""
-    differences = [crop.astype(np.float32) - other for crop, other in zip(crops, exact, strict=True)]
-    errors = [max(float((difference**2).mean()), 1e-2) for difference in differences]  # the same: 68 dB
-    ratios = [10 * np.log10(255**2 / error) for error in errors]
-    return {
-        "psnr": statistics.mean(ratios),
-        "least_psnr": min(ratios),
-        "difference": statistics.mean(float(np.abs(difference).mean()) for difference in differences),
-    }
+    ratios, differences = [], []
+    for crop, exact in zip(crops, exact_crops, strict=True):
+        difference = crop.astype(np.float32) - exact
+        error = max(float((difference**2).mean()), 1e-2)  # the same: 68 dB
+        ratios.append(10 * np.log10(255**2 / error))
+        differences.append(float(np.abs(difference).mean()))
+    return {"psnr": statistics.mean(ratios), "least_psnr": min(ratios), "difference": statistics.mean(differences)}
 
 
-def set_table(figures, count):
+def set_table(figures: dict[str, dict[str, Any]], count: int) -> str:
     rows = []
-    for name, own in figures.items():
-        times = [f"{figures[peer]['seconds'] / own['seconds']:.2f}" for peer in (ANCESTOR, TORCHVISION)]
-        spread = "–".join(f"{count / seconds:.0f}" for seconds in reversed(own["spread"]))
-        words = ["", ""]
-        if alike := own.get("likeness"):
-            words = [f"{alike['psnr']:.1f} ({alike['least_psnr']:.1f})", f"{alike['difference']:.2f}"]
-        rows.append([name, f"{count / own['seconds']:.0f}", spread, *times, f"{own['peak_mb']:.0f}", *words])
+    for name, contender in figures.items():
+        seconds = contender["seconds"]
+        times = [f"{figures[peer]['seconds'] / seconds:.2f}" for peer in (ANCESTOR, TORCHVISION)]
+        fastest, slowest = contender["spread"]
+        spread = f"{count / slowest:.0f}–{count / fastest:.0f}"
+        psnr, difference = "", ""
+        if "likeness" in contender:
+            alike = contender["likeness"]
+            psnr = f"{alike['psnr']:.1f} ({alike['least_psnr']:.1f})"
+            difference = f"{alike['difference']:.2f}"
+        rows.append([name, f"{count / seconds:.0f}", spread, *times, f"{contender['peak_mb']:.0f}", psnr, difference])
     columns = ["", "images/s", "least–most", "× ancestor", "× torchvision", "peak MB", "PSNR, dB (least)", "difference"]
     return markdown(columns, rows)
 
 
-def measure(paths, transform, rounds):
+def measure(paths: list[str], transform: TrainTransform, rounds: int) -> dict[str, dict[str, Any]]:
     """One set: {contender: figures}, ours with their likeness to the exact route."""
     figures = contest(contenders(paths, transform), rounds)
     for name in figures:
         if name.startswith(OURS):
-            crops, exact = (ours(paths, transform, decode) for decode in (name.removeprefix(OURS), "exact"))
-            figures[name]["likeness"] = likeness(crops, exact)
+            decoder = name.removeprefix(OURS)
+            exact_crops = ours(paths, transform, "exact")
+            figures[name]["likeness"] = likeness(ours(paths, transform, decoder), exact_crops)
     return figures
 
 
+# Words in the names of the functions that the profiler sees.
 STAGES = {
     "read the file": ["fromfile"],
-    "decode": ["<imdecode>", "_simplejpeg"],
+    "decode": ["<imdecode>", "_decode_simplejpeg"],
     "resize": ["<resize>"],
     "flip, exchange colours": ["<cvtColor>", "<flip>"],
 }
+REST = "rest: header, draws, Python"
 
 
-def stage_table(paths, transform, decode):
-    """Where one pass by `decode` spends its time, by the profiler, which itself adds to the rest."""
+def stage_table(paths: list[str], transform: TrainTransform, decoder: str) -> str:
+    """Where one pass by `decoder` spends its time, by the profiler, which itself adds to the rest."""
     profile = cProfile.Profile()
-    profile.runcall(lambda: list(ours(paths, transform, decode)))
-    found = {name: 0.0 for name in (*STAGES, "rest: header, draws, Python")}
+    profile.runcall(lambda: list(ours(paths, transform, decoder)))
+    seconds_of = dict.fromkeys((*STAGES, REST), 0.0)
     for (_, _, function), (_, _, seconds, _, _) in pstats.Stats(profile).stats.items():
-        stage = next((name for name, words in STAGES.items() if any(word in function for word in words)), None)
-        found[stage or list(found)[-1]] += seconds
-    total = sum(found.values())
-    rows = [[name, f"{1e6 * own / len(paths):.0f}", f"{100 * own / total:.0f}"] for name, own in found.items()]
-    return markdown([f"--decode={decode}", "µs an image", "%"], rows)
+        seconds_of[_stage_of(function)] += seconds
+    total = sum(seconds_of.values())
+    rows = []
+    for stage, seconds in seconds_of.items():
+        rows.append([stage, f"{1e6 * seconds / len(paths):.0f}", f"{100 * seconds / total:.0f}"])
+    return markdown([f"--decode={decoder}", "µs an image", "%"], rows)
 
 
-def feed(paths, transform, num_workers, batches):
+def _stage_of(function: str) -> str:
+    for stage, words in STAGES.items():
+        if any(word in function for word in words):
+            return stage
+    return REST
+
+
+def feed(paths: list[str], transform: TrainTransform, num_workers: int, batches: int) -> float:
     """Images a second that `num_workers` processes feed, counted from the first batch on."""
     size = min(32, len(paths))
-    endless = ([Draw((step * size + i) % len(paths), step * size + i) for i in range(size)] for step in range(10**6))
-    decode = choose_decoder("auto")
-    loader = open_loader(list_of(paths), [0] * len(paths), transform, endless, num_workers, decode=decode)
-    stream = iter(loader)
+    endless = ([Sample((step * size + i) % len(paths), step * size + i) for i in range(size)] for step in range(10**6))
+    modality = ImageModality(transform, choose_decoder("auto"))
+    stream = iter(open_loader(list_of(paths), modality, endless, num_workers))
     next(stream)
     began = time.perf_counter()
     for _ in islice(stream, batches):
@@ -199,21 +225,36 @@ def feed(paths, transform, num_workers, batches):
     return batches * size / (time.perf_counter() - began)
 
 
-def feed_table(paths, transform, rounds, batches):
+def feed_table(
+    paths: list[str], transform: TrainTransform, rounds: int, batches: int
+) -> tuple[dict[int, list[float]], str]:
     """DataLoader throughput of 1 and 2 workers in turn: its figures and a table."""
     rates = {1: [], 2: []}
     for _ in range(rounds):
-        for workers, found in rates.items():
-            found.append(feed(paths, transform, workers, batches))
-    middle = {workers: statistics.median(found) for workers, found in rates.items()}
-    rows = [
-        [workers, f"{middle[workers]:.0f}", f"{min(found):.0f}–{max(found):.0f}", f"{middle[workers] / middle[1]:.2f}"]
-        for workers, found in rates.items()
-    ]
+        for workers, of_workers in rates.items():
+            of_workers.append(feed(paths, transform, workers, batches))
+    alone = statistics.median(rates[1])
+    rows = []
+    for workers, of_workers in rates.items():
+        median = statistics.median(of_workers)
+        spread = f"{min(of_workers):.0f}–{max(of_workers):.0f}"
+        rows.append([workers, f"{median:.0f}", spread, f"{median / alone:.2f}"])
     return rates, markdown(["workers", "images/s", "least–most", "× one"], rows)
 
 
-def main(argv=None):
+def make_sets(folder: Path, own_folder: str | None, count: int) -> dict[str, list[str]]:
+    """{name of a set: paths of its JPEGs}: those of the user's own folder, or two sets made in `folder`."""
+    if own_folder:
+        paths = open_inputs([own_folder], None).paths.tolist()
+        jpegs = [path for path in paths if path.lower().endswith((".jpg", ".jpeg"))]
+        return {own_folder: jpegs[:count]}
+    return {
+        "A, dense": make_set(folder / "a", dense, (90, 95), count),
+        "B, a thing on white": make_set(folder / "b", product, (70, 80), count),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", help="JPEGs of your own (default: two sets made here)")
     parser.add_argument("--images", type=int, default=200, help="images of a set (default: 200)")
@@ -224,29 +265,22 @@ def main(argv=None):
     choose_device(use_gpu=False)  # which sets malloc, for all contenders alike
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    transform = TrainTransform(SIDE, SIDE, crop_scale=CROP_SCALE)
+    transform = TrainTransform(SIDE, SIDE, 0, ("crop", "flip"), CROP_SCALE)
     with tempfile.TemporaryDirectory() as folder:
-        if args.folder:
-            found = reader.open_inputs([args.folder], None).paths.tolist()
-            sets = {args.folder: [path for path in found if path.lower().endswith((".jpg", ".jpeg"))][: args.images]}
-        else:
-            sets = {
-                "A, dense": make_set(Path(folder) / "a", dense, (90, 95), args.images),
-                "B, a thing on white": make_set(Path(folder) / "b", product, (70, 80), args.images),
-            }
+        sets = make_sets(Path(folder), args.folder, args.images)
         result = {"machine": machine(), "versions": versions(PACKAGES), "rounds": args.rounds, "sets": {}}
-        parts = [heading(args.rounds, PACKAGES)]
+        sections = [heading(args.rounds, PACKAGES)]
         for name, paths in sets.items():
             size = statistics.mean(Path(path).stat().st_size for path in paths) / 1000
             figures = measure(paths, transform, args.rounds)
-            parts.append(f"### Set {name}: {len(paths)} JPEGs of {size:.0f} kB\n\n{set_table(figures, len(paths))}")
+            sections.append(f"### Set {name}: {len(paths)} JPEGs of {size:.0f} kB\n\n{set_table(figures, len(paths))}")
             rates, table = feed_table(paths, transform, args.rounds, args.batches)
             stages = [stage_table(paths, transform, decode) for decode in ("opencv", "simplejpeg")]
-            parts.append("\n\n".join(["Where the time goes, by the profiler:", *stages]))
-            parts.append(f"Fed by worker processes, --decode={choose_decoder('auto')}:\n\n{table}")
+            sections.append("\n\n".join(["Where the time goes, by the profiler:", *stages]))
+            sections.append(f"Fed by worker processes, --decode={choose_decoder('auto')}:\n\n{table}")
             result["sets"][name] = {"kilobytes": size, "contenders": figures, "workers": rates}
-            print("\n\n".join(parts[-3:]), flush=True)
-    write(args.output, "images", result, "\n\n".join(parts))
+            print("\n\n".join(sections[-3:]), flush=True)
+    write(args.output, "images", result, "\n\n".join(sections))
 
 
 if __name__ == "__main__":

@@ -11,23 +11,24 @@ import argparse
 import copy
 import datetime
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import torch
 from torch.nn.functional import cosine_similarity
 
 from benchmarks.contest import PACKAGES, contest, machine, markdown, versions, write
-from engine.device import autocast, choose_device
-from errors import InputError
+from core.device import autocast, choose_device
+from core.errors import InputError
 from models import BACKBONES, Embedder, fast_model
 
 REFERENCE = "float32, NCHW"
 
 
-def contenders(model, images):
+def contenders(model: Embedder, images: torch.Tensor) -> dict[str, Callable]:
     """{name: function of a batch (B, 3, H, W) uint8 in channels_last memory to embeddings (B, D)}."""
     shape = images.shape[1:]
     ways = {
@@ -48,16 +49,39 @@ def contenders(model, images):
     return built
 
 
-def run(name, net, batches):
+def run(name: str, net: Callable, batches: list[torch.Tensor]) -> torch.Tensor:
     """Embeddings (N, D) float32 of all batches."""
-    found = []
-    with torch.inference_mode(), autocast(torch.device("cpu"), "bf16" if "autocast" in name else "fp32"):
+    precision = "bf16" if "autocast" in name else "fp32"
+    embeddings = []
+    with torch.inference_mode(), autocast(torch.device("cpu"), precision):
         for images in batches:
-            found.append(net(images.contiguous() if name == REFERENCE else images).float())
-    return torch.cat(found)
+            if name == REFERENCE:
+                images = images.contiguous()
+            embeddings.append(net(images).float())
+    return torch.cat(embeddings)
 
 
-def main(argv=None):
+def add_quality(figures: dict[str, dict], images: int) -> None:
+    """To the figures of each contender: images_per_second, and cosine, the least to the reference, for its `value`."""
+    exact = figures[REFERENCE]["value"].double()
+    for figure in figures.values():
+        figure["cosine"] = cosine_similarity(figure.pop("value").double(), exact).min().item()
+        figure["images_per_second"] = images / figure["seconds"]
+
+
+def lane_table(figures: dict[str, dict], images: int) -> str:
+    """The contenders as Markdown."""
+    rows = []
+    for name, figure in figures.items():
+        gain = figures[REFERENCE]["seconds"] / figure["seconds"]
+        spread = "–".join(f"{images / seconds:.1f}" for seconds in reversed(figure["spread"]))
+        speed = f"{figure['images_per_second']:.1f}"
+        rows.append([name, speed, spread, f"{gain:.2f}", f"{figure['cosine']:.6f}", f"{figure['peak_mb']:.0f}"])
+    columns = ["", "images/s", "least–most", f"× {REFERENCE}", "least cosine to it", "peak MB"]
+    return markdown(columns, rows)
+
+
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ResNet50", choices=BACKBONES, help="the backbone (default: ResNet50)")
     parser.add_argument("--side", type=int, default=224, help="pixels of a side (default: 224)")
@@ -75,18 +99,10 @@ def main(argv=None):
     for name, net in nets.items():  # what is made at the first batch of a shape is not timed
         run(name, net, batches[:1])
     figures = contest({name: lambda n=name: run(n, nets[n], batches) for name in nets}, args.rounds)
-    exact, rows = figures[REFERENCE]["value"].double(), []
-    for name, own in figures.items():
-        own["cosine"] = cosine_similarity(own.pop("value").double(), exact).min().item()
-        own["images_per_second"] = args.images / own["seconds"]
-        gain = figures[REFERENCE]["seconds"] / own["seconds"]
-        spread = "–".join(f"{args.images / seconds:.1f}" for seconds in reversed(own["spread"]))
-        speed = f"{own['images_per_second']:.1f}"
-        rows.append([name, speed, spread, f"{gain:.2f}", f"{own['cosine']:.6f}", f"{own['peak_mb']:.0f}"])
-    columns = ["", "images/s", "least–most", f"× {REFERENCE}", "least cosine to it", "peak MB"]
-    named = ", ".join(f"{name} {version}" for name, version in versions(PACKAGES).items())
+    add_quality(figures, args.images)
+    packages = ", ".join(f"{name} {version}" for name, version in versions(PACKAGES).items())
     facts = f"{args.model}, {args.side} px, batch {args.batch}, {args.images} images, medians of {args.rounds} rounds"
-    text = f"{facts}; {machine()}; {named}; {datetime.date.today()}.\n\n{markdown(columns, rows)}"
+    text = f"{facts}; {machine()}; {packages}; {datetime.date.today()}.\n\n{lane_table(figures, args.images)}"
     content = {"machine": machine(), "versions": versions(PACKAGES), **vars(args), "contenders": figures}
     write(args.output, "inference", content, text)
 

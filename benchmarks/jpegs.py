@@ -1,12 +1,16 @@
 """JPEG files to measure with, made from code and the embedded drawings, the same at every run."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import cv2
 import numpy as np
 
-import reader
+from data.image.files import load
+from data.lists import open_list
 
 
-def photographs():
+def photographs() -> list[np.ndarray]:
     """Two photographs that come with scikit-learn, (427, 640, 3) BGR; none without it."""
     try:
         from sklearn.datasets import load_sample_images
@@ -15,7 +19,7 @@ def photographs():
     return [np.ascontiguousarray(image[:, :, ::-1]) for image in load_sample_images().images]
 
 
-def texture(rng, height, width, octaves=8):
+def texture(rng: np.random.Generator, height: int, width: int, octaves: int = 8) -> np.ndarray:
     """Noise in octaves, each twice as fine and half as strong: (H, W, 3) float32 around 0."""
     noise = np.zeros((height, width, 3), np.float32)
     for octave in range(octaves):
@@ -25,8 +29,10 @@ def texture(rng, height, width, octaves=8):
     return noise
 
 
-def dense(rng, height, width, photos, drawings):
-    """A photograph's part, or noise, with grain; a drawing somewhere."""
+def dense(
+    rng: np.random.Generator, height: int, width: int, photos: list[np.ndarray], drawings: list[np.ndarray]
+) -> np.ndarray:
+    """A detail of a photograph, or noise, with grain; a drawing somewhere."""
     if photos:
         photo = photos[rng.integers(len(photos))]
         size = int(rng.integers(300, 420))
@@ -42,7 +48,9 @@ def dense(rng, height, width, photos, drawings):
     return image
 
 
-def product(rng, height, width, photos, drawings):
+def product(
+    rng: np.random.Generator, height: int, width: int, photos: list[np.ndarray], drawings: list[np.ndarray]
+) -> np.ndarray:
     """A large drawing on white, textured where it is not white."""
     size = int(0.9 * min(height, width))
     top, left = (height - size) // 2, (width - size) // 2
@@ -53,16 +61,19 @@ def product(rng, height, width, photos, drawings):
     return image
 
 
-def make_set(folder, kind, qualities, count):
+def make_set(folder: Path, kind: Callable[..., np.ndarray], qualities: tuple[int, int], count: int) -> list[str]:
     """Write `count` JPEGs that follow from the code alone; returns their paths."""
     folder.mkdir()
-    train = reader.open_list("Ebay_train.txt", None, "train")
-    drawings = [np.ascontiguousarray(reader.load(train, row)[:, :, ::-1]) for row in range(0, len(train), 40)]
-    photos, paths = photographs(), []
+    train = open_list("Ebay_train.txt", None, "train")
+    drawings = [np.ascontiguousarray(load(train, row)[:, :, ::-1]) for row in range(0, len(train), 40)]
+    photos = photographs()
+    paths = []
     for number in range(count):
         rng = np.random.default_rng(number)
         height, width = rng.integers(500, 801, 2)
         image = np.clip(kind(rng, height, width, photos, drawings), 0, 255).astype(np.uint8)
-        paths.append(str(folder / f"{number}.jpg"))
-        cv2.imwrite(paths[-1], image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(*qualities, endpoint=True))])
+        quality = int(rng.integers(*qualities, endpoint=True))
+        path = str(folder / f"{number}.jpg")
+        cv2.imwrite(path, image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        paths.append(path)
     return paths

@@ -10,21 +10,23 @@ The bare Gram matrix is X X^T and the two products that carry a gradient back th
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import torch
 
 from benchmarks.contest import contest, heading, markdown, write
-from engine.device import choose_device
+from core.device import choose_device
 from losses import LOSSES
 
-WIDTH, IMAGES = 512, 4
+WIDTH = 512
+IMAGES = 4  # of a label
 
 
-def repeated(function, seconds=0.2):
+def repeated(function: Callable, seconds: float = 0.2) -> Callable:
     """`function` as often as fills about so many seconds, its time being that of one."""
     function()
     began = time.perf_counter()
@@ -40,7 +42,9 @@ def repeated(function, seconds=0.2):
     return run
 
 
-def gradient(loss, rows, labels):
+def gradient(loss: Callable, rows: torch.Tensor, labels: torch.Tensor) -> Callable[[], float]:
+    """A function that carries the loss's slope back to the rows."""
+
     def run():
         (slope,) = torch.autograd.grad(loss(rows, labels), rows)
         return slope.norm().item()
@@ -48,8 +52,10 @@ def gradient(loss, rows, labels):
     return run
 
 
-def gram(rows):
-    table, upstream = rows.detach(), torch.rand(len(rows), len(rows))
+def gram(rows: torch.Tensor) -> Callable[[], None]:
+    """A function that does the three products no pair loss can do without."""
+    table = rows.detach()
+    upstream = torch.rand(len(rows), len(rows))
 
     def run():
         torch.mm(table, table.T)
@@ -59,7 +65,7 @@ def gram(rows):
     return run
 
 
-def peers():
+def peers() -> dict[str, Callable[[], Callable]]:
     """{name: function that makes the loss}; PML's and OML's names."""
 
     def pml(name, miner=None):
@@ -67,8 +73,10 @@ def peers():
             from pytorch_metric_learning import losses, miners
 
             loss = getattr(losses, name)()
-            mine = getattr(miners, miner)() if miner else None
-            return (lambda rows, labels: loss(rows, labels, mine(rows, labels))) if mine else loss
+            if miner is None:
+                return loss
+            mine = getattr(miners, miner)()
+            return lambda rows, labels: loss(rows, labels, mine(rows, labels))
 
         return make
 
@@ -89,51 +97,58 @@ def peers():
     }
 
 
-def contenders(size):
+def contenders(size: int) -> dict[str, Callable]:
     """{name: function}: the bare products, every pair loss of ours, the peers'."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(size, WIDTH, generator=generator)).requires_grad_()
-    labels = {"pk": torch.arange(size) // IMAGES, "triplet": torch.tensor([0, 0, 1]).repeat(size // 3)}
+    batches = {"pk": torch.arange(size) // IMAGES, "triplet": torch.tensor([0, 0, 1]).repeat(size // 3)}
     couples = torch.arange(size) // 2
-    found = {"bare Gram matrix": repeated(gram(rows))}
+    functions = {"bare Gram matrix": repeated(gram(rows))}
     for name in LOSSES.names(stage="pair"):
-        own = couples if name == "npairs" else labels[LOSSES.fact(name, "batch")]
-        found[f"ours: {name}"] = repeated(gradient(LOSSES[name](), rows[: len(own)].detach().requires_grad_(), own))
+        labels = batches[LOSSES.fact(name, "batch")]
+        if name == "npairs":  # its peer takes two images of a label
+            labels = couples
+        leaf = rows[: len(labels)].detach().requires_grad_()
+        functions[f"ours: {name}"] = repeated(gradient(LOSSES[name](), leaf, labels))
     for name, make in peers().items():
         try:
             loss = make()
         except ImportError as error:
             print(f"left out: {name} ({error})", flush=True)
             continue
-        found[name] = repeated(gradient(loss, rows, couples if "NPairs" in name else labels["pk"]))
-    return found
+        labels = couples if "NPairs" in name else batches["pk"]
+        functions[name] = repeated(gradient(loss, rows, labels))
+    return functions
 
 
-def lane_table(figures):
+def lane_table(figures: dict[str, dict]) -> str:
+    """One size as Markdown: milliseconds, times the Gram matrix's, memory."""
     limit = figures["bare Gram matrix"]["seconds"]
     rows = []
-    for name, own in figures.items():
-        spread = "–".join(f"{1000 * seconds:.1f}" for seconds in own["spread"])
-        rows.append(
-            [name, f"{1000 * own['seconds']:.1f}", spread, f"{own['seconds'] / limit:.2f}", f"{own['peak_mb']:.0f}"]
-        )
+    for name, figure in figures.items():
+        spread = "–".join(f"{1000 * seconds:.1f}" for seconds in figure["spread"])
+        milliseconds = f"{1000 * figure['seconds']:.1f}"
+        times = f"{figure['seconds'] / limit:.2f}"
+        rows.append([name, milliseconds, spread, times, f"{figure['peak_mb']:.0f}"])
     return markdown(["", "ms", "least–most", "× Gram", "peak MB"], rows)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="160,1024,4096", help="images in a batch")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each contender (default: 5)")
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
-    result, parts = {"rounds": args.rounds, "sizes": {}}, [heading(args.rounds)]
-    for size in map(int, args.sizes.split(",")):
+    result = {"rounds": args.rounds, "sizes": {}}
+    lanes = [heading(args.rounds)]
+    for text in args.sizes.split(","):
+        size = int(text)
         figures = contest(contenders(size), args.rounds)
         result["sizes"][size] = figures
-        parts.append(f"### Batch {size:,}, D = {WIDTH}\n\n{lane_table(figures)}")
-        print(parts[-1], flush=True)
-    write(args.output, "pairs", result, "\n\n".join(parts))
+        lanes.append(f"### Batch {size:,}, D = {WIDTH}\n\n{lane_table(figures)}")
+        print(lanes[-1], flush=True)
+    write(args.output, "pairs", result, "\n\n".join(lanes))
 
 
 if __name__ == "__main__":

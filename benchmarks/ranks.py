@@ -21,24 +21,25 @@ from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import numpy as np
 import torch
 from torch import nn
 
+import distributed
 from benchmarks.contest import machine, markdown, timed, write
-from engine import ranks
-from engine.backward import backward
-from engine.batchnorm import synchronise
-from engine.class_parts import build_loss
-from engine.fit import clipped_norm, update
+from data.samplers import SAMPLERS, InOrder, RankBatches
+from distributed import group
+from distributed.sharded_classes import build_loss
+from distributed.sync_batchnorm import synchronise
+from embeddings.shard import open_shard
+from engine.learner import Learner
 from engine.objective import Objective
-from engine.optim import build_optimiser
-from engine.shard import open_shard
+from engine.optimiser import build_optimiser
+from engine.step import backward, clip_gradient, update
 from losses import LOSSES
-from retrieval.measure import summary, task_values
-from retrieval.task import Task
-from samplers import SAMPLERS, InOrder, Shard
+from retrieval.metrics.per_query import query_values, summary
+from retrieval.query_gallery import QueryGallery
 
 TABLES = ("weights", "classes", "gallery")
 STEPS, IMAGES, LABELS, CLASSES = 3, 48, 8, 40
@@ -83,33 +84,27 @@ def train(name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shar
     labels = np.arange(IMAGES) % LABELS * (CLASSES // LABELS)
     facts = {"embedding_size": 6, "num_classes": CLASSES}
     settings = {fact: facts[fact] for fact in LOSSES.requirements(name)} | options
-    in_parts = shard_classes and ranks.count() > 1
+    in_parts = shard_classes and distributed.world_size() > 1
     loss = build_loss(LOSSES[name], in_parts, **settings)
-    objective = Objective(Net(), loss, part_of_loss=in_parts).double()
-    optimiser = build_optimiser("momentum", objective.model, loss, 0.1, class_lr=0.5)
-    if sync_bn and ranks.count() > 1:
+    objective = Objective(Net(), loss).double()
+    optimiser = build_optimiser(objective.model, loss, lr=0.1, class_lr=0.5)
+    if sync_bn and distributed.world_size() > 1:
         synchronise(objective.model)
     for layer in objective.model if freeze_bn else ():
         layer.train(not isinstance(layer, nn.BatchNorm2d))
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    learner = Learner(objective, optimiser, torch.device("cpu"), micro_batch=micro_batch, clip_norm=0.5)
     kind = LOSSES.fact(name, "batch")
-    batches = Shard(SAMPLERS[kind](labels, BATCHES[kind]), ranks.rank(), ranks.count())
+    batches = RankBatches(SAMPLERS[kind](labels, BATCHES[kind]), distributed.rank(), distributed.world_size())
     for batch in itertools.islice(batches, steps):
         indices = [draw.index for draw in batch]
         optimiser.zero_grad()
-        backward(
-            objective,
-            images[indices],
-            torch.from_numpy(labels[indices]),
-            scaler,
-            torch.device("cpu"),
-            "fp32",
-            micro_batch,
-        )
-        clipped_norm(objective, optimiser, scaler, 0.5)
-        update(optimiser, scaler)
+        backward(learner, images[indices], torch.from_numpy(labels[indices]))
+        clip_gradient(learner)
+        update(learner)
     state = objective.state_dict()
-    return {n: ranks.gather(value) if in_parts and n.startswith("loss.") else value for n, value in state.items()}
+    return {
+        n: distributed.all_gather(value) if in_parts and n.startswith("loss.") else value for n, value in state.items()
+    }
 
 
 def train_all(names, settings):
@@ -135,10 +130,10 @@ def free_port():
 def _be_rank(rank, number, port, folder, work, arguments):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(number), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    ranks.ALONE_SECONDS = ranks.STEP_SECONDS  # nobody has anything long to do alone
-    ranks.join(torch.device("cpu"))
+    group.ALONE_SECONDS = group.STEP_SECONDS  # nobody has anything long to do alone
+    distributed.init(torch.device("cpu"))
     torch.save(work(*arguments), Path(folder, f"{rank}.pt"))
-    ranks.leave()
+    distributed.close()
 
 
 def difference(left, right):
@@ -178,11 +173,11 @@ def weights_table(counts):
 def class_steps():
     """Two steps of arcmargin over MANY classes, a part on each rank: MB of its weights, seconds of the second step."""
     settings = {"embedding_size": WIDTH, "num_classes": MANY}
-    loss = build_loss(LOSSES["arcmargin"], ranks.count() > 1, **settings)
-    optimiser = build_optimiser("momentum", nn.Identity(), loss, 0.1)
+    loss = build_loss(LOSSES["arcmargin"], distributed.world_size() > 1, **settings)
+    optimiser = build_optimiser(nn.Identity(), loss, lr=0.1)
     for _ in range(2):  # the first one makes the momentum
         embeddings, labels = torch.randn(256, WIDTH, requires_grad=True), torch.randint(MANY, (256,))
-        ranks.meet()
+        distributed.barrier()
         began = time.perf_counter()
         optimiser.zero_grad()
         loss(embeddings, labels).backward()
@@ -193,17 +188,17 @@ def class_steps():
 
 def gallery_figures():
     """eval.py's default figures of a made-up gallery, a part of it on each rank: their means, MB of the rank's part."""
-    batches = InOrder(GALLERY, 1000, ranks.rank(), ranks.count())
+    batches = InOrder(GALLERY, 1000, distributed.rank(), distributed.world_size())
     embeddings = torch.empty(len(batches.rows()), WIDTH)
     for batch, part in zip(batches.batches, embeddings.split(1000)):
         torch.manual_seed(batch)
         part.normal_().add_(torch.randn(len(part) // 10, WIDTH).mul_(0.5).repeat_interleave(10, 0))
     labels, asking = torch.arange(GALLERY) // 10, torch.arange(GALLERY) % 50 == 0
     shard = None
-    if ranks.count() > 1:
+    if distributed.world_size() > 1:
         shard = open_shard(embeddings, torch.from_numpy(batches.rows()), GALLERY, torch.device("cpu"))
-    task = Task.of(shard.stand_in() if shard else embeddings, labels, is_query=asking)
-    means = summary(task_values(task, memory=SEARCH_MEMORY, shard=shard), task.positives())["overall"]
+    task = QueryGallery.of(shard.placeholder() if shard else embeddings, labels, is_query=asking)
+    means = summary(query_values(task, memory=SEARCH_MEMORY, shard=shard), task.positives())["overall"]
     figures = {name: 100 * means[name] for name in ("recall@1", "map@r", "mrr")}
     return {"embeddings, MB": embeddings.nbytes / 2**20, **figures}
 

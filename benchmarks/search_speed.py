@@ -11,38 +11,39 @@ queries, so by default it answers one in ten and its seconds are multiplied; the
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import numpy as np
 import torch
 
 from benchmarks.contest import PACKAGES, contest, heading, machine, markdown, scaled, seconds_text, versions, write
-from engine.device import choose_device
-from retrieval.ranks import fast_dtype, positive_ranks
-from retrieval.search import search_in_parts
-from retrieval.task import Task
+from core.device import choose_device
+from retrieval.best_positive import positive_ranks
+from retrieval.blocks import fast_dtype
+from retrieval.query_gallery import QueryGallery
+from retrieval.topk import search_in_parts
 
 SIDE = 4096
 ANCESTOR_CHUNK = 605  # rows of a chunk of PaddlePaddle's recall_topk, at 60,502 rows in 100 chunks
 NOISE = {512: 2.1, 2048: 3.2}  # so that Recall@1 is about 0.95
 
 
-def clusters(rows, width, seed=0):
+def clusters(rows: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """(unit rows (N, D) float32, labels (N,)) around 12 categories and N / 5.3 labels."""
     generator = torch.Generator().manual_seed(seed)
     labels = max(2, round(rows * 11316 / 60502))
     codes = torch.randperm(rows, generator=generator) % labels
     centres = torch.randn(labels, width, generator=generator)
     centres += torch.randn(12, width, generator=generator)[torch.arange(labels) % 12]
-    noise = NOISE.get(width, 2.0)
-    table = torch.nn.functional.normalize(centres[codes] + noise * torch.randn(rows, width, generator=generator), dim=1)
-    return table, codes
+    noise = NOISE.get(width, 2.0) * torch.randn(rows, width, generator=generator)
+    return torch.nn.functional.normalize(centres[codes] + noise, dim=1), codes
 
 
-def bare_product(table, dtype):
+def bare_product(table: torch.Tensor, dtype: torch.dtype) -> None:
     """All scores, block by block into one buffer, and nothing done with them: the limit."""
     table = table.to(dtype)
     buffer = torch.empty(SIDE * SIDE, dtype=dtype)
@@ -51,61 +52,68 @@ def bare_product(table, dtype):
             torch.mm(left, right.T, out=buffer[: len(left) * len(right)].view(len(left), len(right)))
 
 
-def ours_recall(table, labels, dtype):
-    return (positive_ranks(Task.of(table, labels), (1, 10, 100), dtype=dtype) < 1).double().mean().item()
+def ours_recall(table: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype) -> float:
+    ranks = positive_ranks(QueryGallery.of(table, labels), (1, 10, 100), dtype=dtype)
+    return (ranks < 1).double().mean().item()
 
 
-def ours_top(table, labels, k, dtype):
+def ours_top(table: torch.Tensor, labels: torch.Tensor, k: int, dtype: torch.dtype) -> float:
     hits = 0
-    for queries, rows, _ in search_in_parts(Task.of(table, labels), k, dtype=dtype):
+    for queries, rows, _ in search_in_parts(QueryGallery.of(table, labels), k, dtype=dtype):
         hits += int((labels[rows[:, 0]] == labels[queries]).sum())
     return hits / len(table)
 
 
-def faiss_top(table, labels, k, queries):
+def faiss_top(table: torch.Tensor, labels: torch.Tensor, k: int, queries: int) -> float:
     import faiss
 
     index = faiss.IndexFlatIP(table.shape[1])
     index.add(table.numpy())
-    found = torch.from_numpy(index.search(table[:queries].numpy(), k + 1)[1])
-    others = torch.where(found[:, 0] == torch.arange(queries), found[:, 1], found[:, 0])
-    return (labels[others] == labels[:queries]).double().mean().item()
+    _, rows = index.search(table[:queries].numpy(), k + 1)
+    rows = torch.from_numpy(rows)
+    # A query usually finds itself first.
+    nearest = torch.where(rows[:, 0] == torch.arange(queries), rows[:, 1], rows[:, 0])
+    return (labels[nearest] == labels[:queries]).double().mean().item()
 
 
-def pml_precision(table, labels, k, queries):
+def pml_precision(table: torch.Tensor, labels: torch.Tensor, k: int, queries: int) -> float:
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
     names = ("precision_at_1",) if k == 1 else ("precision_at_1", "mean_average_precision_at_r")
     calculator = AccuracyCalculator(include=names, k=k, device=torch.device("cpu"))
-    asked = (table[:queries], labels[:queries])
-    return calculator.get_accuracy(*asked, table, labels, ref_includes_query=True)["precision_at_1"]
+    figures = calculator.get_accuracy(table[:queries], labels[:queries], table, labels, ref_includes_query=True)
+    return figures["precision_at_1"]
 
 
-def oml_cmc(table, labels, k, queries):
+def oml_cmc(table: torch.Tensor, labels: torch.Tensor, k: int, queries: int) -> float:
     from oml.functional.knn import batched_knn
     from oml.functional.metrics import calc_retrieval_metrics
 
     everyone = torch.arange(len(table))
-    _, found, right = batched_knn(table, everyone[:queries], everyone, k, labels_gt=labels)
-    precision = (5,) if k > 1 else ()
-    figures = calc_retrieval_metrics(found, right, None, (1,), precision, precision, verbose=False)
+    _, retrieved_ids, gt_ids = batched_knn(table, everyone[:queries], everyone, k, labels_gt=labels)
+    top_k = (5,) if k > 1 else ()
+    figures = calc_retrieval_metrics(retrieved_ids, gt_ids, None, (1,), top_k, top_k, verbose=False)
     return figures["cmc"][1].item()
 
 
-def ancestor_recall(table, labels, chunks):
+def ancestor_recall(table: torch.Tensor, labels: torch.Tensor, chunks: int) -> float:
     """PaddlePaddle's way (metric_learning/utility.py): squared distances of a chunk, a full argsort of every row."""
-    features, hits = table.numpy(), 0
+    features = table.numpy()
+    codes = labels.numpy()
     squares = (features**2).sum(1)
+    hits = 0
     for start in range(0, chunks * ANCESTOR_CHUNK, ANCESTOR_CHUNK):
-        part = np.arange(start, min(start + ANCESTOR_CHUNK, len(features)))
-        distances = squares[part][:, None] + squares - 2 * features[part] @ features.T
-        distances[np.arange(len(part)), part] += 1e8
+        rows = np.arange(start, min(start + ANCESTOR_CHUNK, len(features)))
+        distances = squares[rows][:, None] + squares - 2 * features[rows] @ features.T
+        distances[np.arange(len(rows)), rows] += 1e8  # a row is no neighbour of its own
         order = distances.argsort(1)
-        hits += (labels.numpy()[order[:, 0]] == labels.numpy()[part]).sum()
+        hits += (codes[order[:, 0]] == codes[rows]).sum()
     return hits / (chunks * ANCESTOR_CHUNK)
 
 
-def contenders(table, labels, fast, peer_share):
+def contenders(
+    table: torch.Tensor, labels: torch.Tensor, fast: torch.dtype, peer_share: int
+) -> dict[str, dict[str, Callable]]:
     """Both lanes: {lane: {name: function}}."""
     name = str(fast).removeprefix("torch.")
     asked = len(table) // peer_share
@@ -136,43 +144,49 @@ def contenders(table, labels, fast, peer_share):
     return {"Recall@1 (and @10, @100)": recall, "100 nearest": top}
 
 
-def lane_table(figures, limits):
+def lane_table(figures: dict[str, dict], limits: dict[str, float]) -> str:
     """One lane as Markdown: seconds, their spread, times the limits, peak memory, Recall@1."""
     rows = []
-    for name, own in figures.items():
-        times = [f"{own['seconds'] / limit:.2f}" for limit in limits.values()]
-        spread = "–".join(seconds_text(seconds) for seconds in own["spread"])
-        value = "" if own["value"] is None else f"{own['value']:.6f}"
-        note = f" ({own['note']})" if own["note"] else ""
-        rows.append([f"{name}{note}", seconds_text(own["seconds"]), spread, *times, f"{own['peak_mb']:.0f}", value])
-    limits = [f"× {name} product" for name in limits]
-    return markdown(["", "seconds", "least–most", *limits, "peak MB", "Recall@1"], rows)
+    for name, contender in figures.items():
+        title = f"{name} ({contender['note']})" if contender["note"] else name
+        times = [f"{contender['seconds'] / limit:.2f}" for limit in limits.values()]
+        spread = "–".join(seconds_text(seconds) for seconds in contender["spread"])
+        recall = "" if contender["value"] is None else f"{contender['value']:.6f}"
+        rows.append([title, seconds_text(contender["seconds"]), spread, *times, f"{contender['peak_mb']:.0f}", recall])
+    limit_titles = [f"× {name} product" for name in limits]
+    return markdown(["", "seconds", "least–most", *limit_titles, "peak MB", "Recall@1"], rows)
 
 
-def curve(sizes, width, rounds, fast):
+def curve(sizes: list[int], width: int, rounds: int, fast: torch.dtype) -> list[dict]:
     """Ours over the number of rows: [{rows, lane: figures}]."""
-    found = []
+    points = []
     for rows in sizes:
         table, labels = clusters(rows, width)
         lanes = {
             "Recall@1": lambda: ours_recall(table, labels, fast),
             "100 nearest": lambda: ours_top(table, labels, 100, fast),
         }
-        found.append({"rows": rows, **contest(lanes, rounds)})
+        points.append({"rows": rows, **contest(lanes, rounds)})
         print(f"{rows} rows done", flush=True)
-    return found
+    return points
 
 
-def curve_table(points):
-    cells = []
+def curve_table(points: list[dict]) -> str:
+    rows = []
     for point in points:
-        lanes = [point["Recall@1"], point["100 nearest"]]
-        figures = [text for own in lanes for text in (seconds_text(own["seconds"]), f"{own['peak_mb']:.0f}")]
-        cells.append([f"{point['rows']:,}", *figures])
-    return markdown(["N", "Recall@1, s", "peak MB", "100 nearest, s", "peak MB"], cells)
+        row = [f"{point['rows']:,}"]
+        for lane in ("Recall@1", "100 nearest"):
+            row.append(seconds_text(point[lane]["seconds"]))
+            row.append(f"{point[lane]['peak_mb']:.0f}")
+        rows.append(row)
+    return markdown(["N", "Recall@1, s", "peak MB", "100 nearest, s", "peak MB"], rows)
 
 
-def main(argv=None):
+def numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",") if word]
+
+
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=60502, help="embeddings (default: 60502, SOP's test list)")
     parser.add_argument("--widths", default="512,2048", help="their dimensions (default: 512,2048)")
@@ -184,8 +198,7 @@ def main(argv=None):
     parser.add_argument("--peer_share", type=int, default=10, help="peers answer one query in so many (default: 10)")
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
-    device, numbers = choose_device(use_gpu=False), lambda text: [int(word) for word in text.split(",") if word]
-    fast = fast_dtype(device)
+    fast = fast_dtype(choose_device(use_gpu=False))
     result = {
         "machine": machine(),
         "versions": versions(PACKAGES),
@@ -196,12 +209,13 @@ def main(argv=None):
     parts = [heading(args.rounds)]
     for width in numbers(args.widths):
         table, labels = clusters(args.rows, width)
-        lanes, limits = {}, {}
+        lanes = {}
+        limits = {}  # seconds of the bare products, which come first
         for lane, entrants in contenders(table, labels, fast, args.peer_share).items():
             lanes[lane] = contest(entrants, args.rounds)
-            for name, own in lanes[lane].items():
+            for name, contender in lanes[lane].items():
                 if name.startswith("bare"):
-                    limits[name.removeprefix("bare product, ")] = own["seconds"]
+                    limits[name.removeprefix("bare product, ")] = contender["seconds"]
             parts.append(f"### {lane}, N = {args.rows:,}, D = {width}\n\n{lane_table(lanes[lane], limits)}")
             print(parts[-1], flush=True)
         result["widths"][width] = lanes

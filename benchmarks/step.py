@@ -16,23 +16,25 @@ from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import torch
 
-import reader
 from benchmarks.contest import contest, heading, markdown, seconds_text, write
-from engine.backward import backward
+from core.device import choose_device, choose_precision
+from data.image.modality import ImageModality
+from data.image.transforms import TrainTransform
+from data.lists import open_list
+from data.loader import open_loader
+from data.samplers import ShuffledSampler
 from engine.checkpoint import Checkpoints, training_state
-from engine.device import choose_device, choose_precision
-from engine.finite import FiniteGuard
-from engine.fit import fit, update
+from engine.learner import Learner
+from engine.loop import fit
+from engine.nan_guard import FiniteGuard
 from engine.objective import Objective
-from engine.optim import build_optimiser
-from loader import open_loader
+from engine.optimiser import build_optimiser
+from engine.step import backward, update
 from losses import ArcMarginLoss
 from models import Embedder
-from samplers import ShuffledSampler
-from transforms import TrainTransform
 
 STEPS = 10  # of the whole loop in one run
 
@@ -42,39 +44,35 @@ class Bench:
 
     def __init__(self, network, classes, ours, optimiser="momentum", freeze_stages=0):
         torch.manual_seed(0)
-        self.device = torch.device("cpu")
         model = Embedder(network, freeze_stages=freeze_stages)
-        self.objective = Objective(model, ArcMarginLoss(model.embedding_size, classes))
+        objective = Objective(model, ArcMarginLoss(model.embedding_size, classes))
         if ours:
-            self.objective.to(memory_format=torch.channels_last)
-            self.optimiser = build_optimiser(optimiser, model, self.objective.loss, 1e-4)
+            objective.to(memory_format=torch.channels_last)
+            optimiser = build_optimiser(model, objective.loss, optimiser=optimiser, lr=1e-4)
         else:
-            self.optimiser = torch.optim.SGD(self.objective.parameters(), 1e-4, momentum=0.9, weight_decay=1e-4)
-        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
-        self.objective.train()
+            optimiser = torch.optim.SGD(objective.parameters(), 1e-4, momentum=0.9, weight_decay=1e-4)
+        objective.train()
+        self.learner = Learner(objective, optimiser, torch.device("cpu"))
 
     def step(self, images, labels, precision):
-        self.optimiser.zero_grad(set_to_none=True)
-        loss = backward(self.objective, images, labels, self.scaler, self.device, precision)
-        update(self.optimiser, self.scaler)
+        self.learner.precision = precision
+        self.learner.optimiser.zero_grad(set_to_none=True)
+        loss = backward(self.learner, images, labels)
+        update(self.learner)
         return loss.item()
 
     def whole(self, loader, precision):
         """STEPS steps of the real loop."""
         shown = []
+        self.learner.precision = precision
         fit(
-            self.objective,
+            self.learner,
             loader,
-            self.optimiser,
-            self.scaler,
             lambda step: 1e-4,
-            steps=(0, STEPS),
-            device=self.device,
-            precision=precision,
-            clip_norm=0,
-            micro_batch=0,
-            guard=FiniteGuard(self.objective, self.device),
-            every=STEPS,
+            start=0,
+            total=STEPS,
+            guard=FiniteGuard(self.learner.objective, self.learner.device),
+            display_every=STEPS,
             on_display=lambda step, figures: shown.append(figures),
             on_step=lambda step: None,
         )
@@ -84,7 +82,7 @@ class Bench:
         """Of one checkpoint."""
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
-            state = training_state(self.objective, self.optimiser, self.scaler, 1, None, torch.arange(2))
+            state = training_state(self.learner, 1, None, torch.arange(2))
             Checkpoints(folder).save_step(state, needed=True)
             return time.perf_counter() - began
 
@@ -98,7 +96,8 @@ def contenders(network, pixels, batch, images, labels):
     plain = pictures.contiguous()
     auto = choose_precision("auto", torch.device("cpu"))
     sampler = ShuffledSampler(labels, batch_size=batch, seed=0)
-    loader = open_loader(images, labels, TrainTransform(pixels, pixels), sampler, num_workers=1)
+    modality = ImageModality(TrainTransform(pixels, pixels, 0, ("crop", "flip"), (0.08, 1.0)))
+    loader = open_loader(images, modality, sampler, num_workers=1)
 
     def whole():
         return own.whole(loader, auto)
@@ -131,8 +130,8 @@ def main(argv=None):
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
-    images = reader.open_list("Ebay_train.txt", None, "train")
-    labels, _ = reader.class_codes(images)
+    images = open_list("Ebay_train.txt", None, "train")
+    labels = images.vocabulary.codes
     result, parts = {"rounds": args.rounds, "networks": {}}, [heading(args.rounds)]
     for text in args.networks.split(","):
         network, pixels, batch = text.split(":")

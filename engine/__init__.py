@@ -1,1 +1,1 @@
-"""The training engine: it is handed objects and knows no loss, model or data set by name."""
+"""The training engine: it is handed objects, and knows no flag and no data set."""

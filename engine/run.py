@@ -1,124 +1,126 @@
-"""A run's folder: config.json, metrics.jsonl, result.json, TensorBoard files, and the lines on the console."""
+"""A run's folder: config.json, result.json, what its loggers write, and the lines on the console."""
 
-import hashlib
 import json
-import platform
-import subprocess
-import sys
-import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import cv2
-from tqdm import tqdm
+import distributed
+from core.console import log
+from core.errors import InputError
+from core.files import make_folder, replace_json, run_folder
+from core.types import Folder
+from engine.loggers import Logger, logger_files, open_loggers
+from engine.provenance import of_this_launch
 
-from engine import ranks
-from errors import InputError
-from storage import make_folder, replace_json, replacing_synced
-
-# Packages that have a say in figures: networks, pixels. OpenCV comes under several names and is asked itself.
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "simplejpeg")
-
-
-def package_versions():
-    """Versions of the packages that decide an embedding, {name: version}, None for one that is not installed."""
-    found = {"opencv": cv2.__version__}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+OF_A_RUN = ("*.pt", "model.*", "result.json")  # without any of these a run has come to nothing
 
 
-def versions():
-    """Versions of Python and the packages that decide figures, and the repository's git revision (None without git)."""
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-        revision = git.stdout.strip() or None
-    except OSError:  # no git on this machine
-        revision = None
-    return {"python": platform.python_version(), **package_versions(), "git": revision}
+def open_run(
+    *,
+    model_save_dir: Folder = "output",
+    overwrite: bool = False,
+    checkpoint: str | None = None,
+) -> "Run":
+    """Where a run is to be, or where it goes on; all ranks call it together. Nothing is written before `Run.begin`.
 
+    Options:
+        model_save_dir: the run's folder
+        overwrite: replace a run that is in that folder
+        checkpoint: go on with this run (its folder); its own flags are taken over
 
-def checksum(path):
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def of_this_launch(folder):
-    """Whether this launch of torchrun began the run in `folder`, and so must have restarted since."""
-    try:
-        begun_by = json.loads(Path(folder, "config.json").read_text())["launch"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return begun_by is not None and begun_by == ranks.launch()
+    A run goes on in its own folder, whatever `model_save_dir` says. So does one that torchrun has restarted, from its
+    last checkpoint; where it had none yet it begins anew in the same folder.
+    """
+    if checkpoint:
+        folder = run_folder(checkpoint)
+    else:
+        folder = Path(model_save_dir)
+    # Ranks on other machines may not see the folder, so the first looks for all.
+    restarted = bool(distributed.broadcast_value(of_this_launch(folder)))
+    has_saved = bool(distributed.broadcast_value(restarted and (folder / "last.pt").is_file()))
+    if not checkpoint and has_saved:
+        checkpoint = str(folder)
+    return Run(folder, checkpoint or None, overwrite=overwrite or restarted)
 
 
 class Run:
-    """One run's folder. A new run refuses a folder that holds one, unless that came to nothing; a resumed one goes on
-    after step `start`, or with the test of that step (`retested`).
+    """One run: its folder, what it was started with, and its loggers.
+
+    checkpoint: the run's folder or .pt file that it goes on from, None for a new run. overwrite: whether what is in the
+    folder may go. Every rank has a Run; only the first one's writes and prints.
     """
 
-    def __init__(self, folder, config, start=0, resumed=False, overwrite=False, retested=False):
-        holder = Path(folder) / "config.json"
-        kept = any(any(Path(folder).glob(pattern)) for pattern in ("*.pt", "model.*", "result.json"))
-        if holder.exists() and kept and not (resumed or overwrite):
-            raise InputError(
-                f"{str(folder)!r} already holds a run: go on with it by --checkpoint={folder}, choose another "
-                "--model_save_dir, or give --overwrite=True"
-            )
-        self.folder = make_folder(folder)
+    def __init__(self, folder: str | Path, checkpoint: str | None = None, overwrite: bool = False):
+        self.folder = Path(folder)
+        self.checkpoint = checkpoint
+        self.overwrite = overwrite
+        self.config: dict[str, object] = {}
+        self.loggers: list[Logger] = []
+
+    def first_weights(self, pretrained_model: str | None) -> str | None:
+        """Where the network's first weights come from: a run that goes on takes all of them from its checkpoint."""
+        if self.checkpoint:
+            return None
+        return pretrained_model
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its result is there."""
+        return (self.folder / "result.json").exists()
+
+    def begin(self, config: dict[str, object], start: int = 0, retested: bool = False) -> None:
+        """Write config.json and open the loggers, when nothing that a user may have given wrongly is left to be found.
+
+        A resumed run goes on after step `start`, or with the test of that step (`retested`). Raises InputError where
+        the folder holds another run, unless that came to nothing.
+        """
+        # As it will be read again: tuples are lists in JSON.
+        self.config = json.loads(json.dumps(config))
+        if not distributed.is_first():
+            return
+        resumed = self.checkpoint is not None
+        if not resumed:
+            self._make_room()
+        make_folder(self.folder)
         if resumed:
-            self._forget_after(start, retested)
-        elif holder.exists():
-            self._clear()
-        replace_json(holder, config)
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so not for --help
+            # A killed run may have left files half written.
+            self._remove(["*.tmp"])
+        # Before the loggers write a line: a folder that has lines has a config.json that says whose.
+        replace_json(self.folder / "config.json", config)
+        self.loggers = open_loggers(self.folder, start, resumed, retested)
+        for logger in self.loggers:
+            logger.config(self.config)
 
-        self.board = SummaryWriter(self.folder, purge_step=start + 1 if resumed else None)
-        self.metrics = open(self.folder / "metrics.jsonl", "a", buffering=1)
+    def _make_room(self) -> None:
+        """Remove what an earlier run left in the folder. Raises InputError where it must stay."""
+        if not (self.folder / "config.json").exists():
+            return
+        came_to_something = any(any(self.folder.glob(pattern)) for pattern in OF_A_RUN)
+        if came_to_something and not self.overwrite:
+            raise InputError(
+                f"{str(self.folder)!r} already holds a run: go on with it by --checkpoint={self.folder}, choose "
+                "another --model_save_dir, or give --overwrite=True"
+            )
+        make_folder(self.folder)
+        self._remove([*OF_A_RUN, "*.tmp", *logger_files()])
 
-    def _forget_after(self, start, retested):
-        """Drop the figures of steps that the interrupted run made after its last checkpoint, and what it half wrote."""
-        for torn in self.folder.glob("*.tmp"):
-            torn.unlink()
-        file = self.folder / "metrics.jsonl"
-        if file.exists():
-            lines = file.read_text().splitlines()
-            whole = [line for line in lines if line.endswith("}")]  # a killed run may have torn its last line
-            places = [(line, json.loads(line)) for line in whole]
-            kept = [line for line, at in places if at["step"] < start + (at["group"] == "train" or not retested)]
-            with replacing_synced(file) as new:
-                new.write("".join(f"{line}\n" for line in kept).encode())
+    def _remove(self, patterns: list[str]) -> None:
+        for pattern in patterns:
+            for file in self.folder.glob(pattern):
+                file.unlink()
 
-    def _clear(self):
-        stale = ("*.pt", "*.tmp", "model.*", "metrics.jsonl", "result.json", "events.out.tfevents.*")
-        for file in (file for pattern in stale for file in self.folder.glob(pattern)):
-            file.unlink()
-
-    def log(self, line, step, figures, group):
-        """Print `line`; append `figures` (name -> float) to metrics.jsonl and to TensorBoard under `group`/name."""
-        say(line)
+    def log(self, line: str, step: int, figures: dict[str, float], group: str) -> None:
+        """Print `line`, and hand figures by name, of the group `train` or `test`, to the loggers."""
+        log(line)
         try:
-            self.metrics.write(json.dumps({"step": step, "group": group, **figures}) + "\n")
-            for name, value in figures.items():
-                self.board.add_scalar(f"{group}/{name}", value, step)
+            for logger in self.loggers:
+                logger.log(figures, step, group)
         except OSError as error:
-            say(f"the figures of step {step} could not be written: {error.strerror}; the run goes on")
+            log(f"the figures of step {step} could not be written: {error.strerror}; the run goes on")
 
-    def finish(self, result):
-        """Write result.json, close the logs, and return the result."""
+    def finish(self, result: dict[str, object]) -> None:
+        """Write result.json, close the loggers, and say where everything is."""
         replace_json(self.folder / "result.json", result)
-        self.board.close()
-        self.metrics.close()
-        return result
-
-
-def say(line, by_first=True):
-    """One time-stamped line that does not break a progress bar; of several ranks the first alone says it, or each."""
-    if by_first and not ranks.first():
-        return
-    tqdm.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {line}", file=sys.stdout)
-    sys.stdout.flush()
+        for logger in self.loggers:
+            logger.close()
+        log(f"Recall@1 {100 * result['recall']['1']:.2f} % on {result['tested_on']}")
+        log(f"run: {self.folder}  (weights last.pt, figures result.json, curves: tensorboard --logdir {self.folder})")

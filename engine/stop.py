@@ -1,60 +1,58 @@
 """SIGINT and SIGTERM: a run ends where it can be gone on with."""
 
 import contextlib
-import os
 import signal
 import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Self
+
+from core.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Stopped(Exception):
-    """A signal ended the run; `signal` is its number."""
-
-    def __init__(self, number, sentence=""):
-        super().__init__(sentence)
-        self.signal = signal.Signals(number)
 
 
 class StopRequest:
     """While the context is entered, a first signal is only noted, in `signal`; a second one acts as it always did.
 
-    breaks: whether a signal may end what is `breakable`; not where other processes count on its end. Signals reach a
-    process's main thread; in another thread nothing is caught.
+    may_interrupt: whether a signal may end what is `interruptible`; not where other processes count on its end. Signals
+    reach a process's main thread; in another thread nothing is caught.
     """
 
-    def __init__(self, breaks=True):
-        self.signal, self.breaks, self.is_idle, self.former = None, breaks, False, {}
+    def __init__(self, may_interrupt: bool = True):
+        self.signal: int | None = None
+        self.may_interrupt = may_interrupt
+        self.is_interruptible = False
+        self.former_handlers: dict[int, object] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self.former = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self.former_handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
-    def __exit__(self, *_):
-        for number, handler in self.former.items():
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.former_handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number, frame):
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        signal.signal(number, self.former[number])
-        if self.is_idle:
+        signal.signal(number, self.former_handlers[number])
+        if self.is_interruptible:
             raise Stopped(number)
 
     @contextlib.contextmanager
-    def breakable(self, number):
-        """A context for work that can be done again: raises Stopped when a signal comes, or if `number`, 0 for none,
-        is one that has come already."""
-        self.is_idle = self.breaks
+    def interruptible(self, number: int) -> Iterator[None]:
+        """A context for work that can be done again: raises Stopped when a signal comes, or if one has come already.
+
+        number: of one that came to any rank, 0 for none.
+        """
+        self.is_interruptible = self.may_interrupt
         try:
-            if number or (self.breaks and self.signal):
-                raise Stopped(number or self.signal)
+            if number:
+                raise Stopped(number)
+            # It may have come since all ranks compared theirs.
+            if self.may_interrupt and self.signal:
+                raise Stopped(self.signal)
             yield
         finally:
-            self.is_idle = False
-
-
-def leave_the_group():
-    """For a worker process: a terminal or a scheduler signals the whole group, and the run still needs its batches."""
-    if hasattr(os, "setpgrp"):  # not on Windows
-        os.setpgrp()
+            self.is_interruptible = False

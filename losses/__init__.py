@@ -1,14 +1,19 @@
-"""Every loss by name. A new loss is a new file in this folder with one `@LOSSES.register(...)` line, nothing else."""
+"""Every loss by name. A new loss is a new file here with one `@LOSSES.register(...)` line, and its import below."""
 
-import importlib
-import pkgutil
+from losses._registry import LOSSES
+from losses.arcmargin import ArcMarginLoss
+from losses.eml import EmlLoss
+from losses.npairs import NpairsLoss
+from losses.quadruplet import QuadrupletLoss
+from losses.softmax import SoftmaxLoss
+from losses.triplet import TripletLoss
 
-from registry import Registry
-
-LOSSES = Registry("loss")
-
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.startswith("_"):
-        importlib.import_module(f"{__name__}.{_module.name}")
-
-globals().update({LOSSES[_name].__name__: LOSSES[_name] for _name in LOSSES.names()})
+__all__ = [
+    "LOSSES",
+    "ArcMarginLoss",
+    "EmlLoss",
+    "NpairsLoss",
+    "QuadrupletLoss",
+    "SoftmaxLoss",
+    "TripletLoss",
+]

@@ -5,14 +5,16 @@ import math
 import torch
 import torch.nn.functional as F
 
-from losses import LOSSES
-from losses._classes import ClassLoss
-from losses._shared import check_classes, check_option, full_precision, lengths, unit
+from losses._checks import check_classes, check_option
+from losses._class_scores import ClassLoss
+from losses._precision import full_precision
+from losses._registry import LOSSES
+from losses._unit_vectors import lengths, normalise
 
 
 @LOSSES.register("arcmargin", stage="elem", batch="shuffled")
 class ArcMarginLoss(ClassLoss):
-    """Cross-entropy over scaled cosines to the class weights (C, D), the own class being put off by an angle.
+    """Cross-entropy over scaled cosines to the class weights (C, D), an angle being added to that of the own class.
 
     The own class scores s cos(theta + m) in place of s cos(theta) as long as theta + m stays below pi, and
     s (cos(theta) - m sin m) beyond, so that the score still falls with the angle.
@@ -29,36 +31,38 @@ class ArcMarginLoss(ClassLoss):
 
     def __init__(
         self,
-        embedding_size,
-        num_classes,
-        arc_scale=80.0,
-        arc_margin=0.15,
-        arc_easy_margin=False,
-        chunk_classes="auto",
-        class_sample_rate=1.0,
-    ):
+        embedding_size: int,
+        num_classes: int,
+        arc_scale: float = 80.0,
+        arc_margin: float = 0.15,
+        arc_easy_margin: bool = False,
+        chunk_classes: str = "auto",
+        class_sample_rate: float = 1.0,
+    ) -> None:
         bound = math.sqrt(3.0) * math.sqrt(2.0 / (num_classes + embedding_size))  # Xavier's
         super().__init__(num_classes, embedding_size, bound, chunk_classes, class_sample_rate)
         check_option("arc_scale", arc_scale, 0, above=True)
         check_option("arc_margin", arc_margin, 0, math.pi)
-        self.arc_scale, self.arc_margin, self.arc_easy_margin = arc_scale, arc_margin, arc_easy_margin
+        self.arc_scale = arc_scale
+        self.arc_margin = arc_margin
+        self.arc_easy_margin = arc_easy_margin
 
     @full_precision
-    def scores(self, embeddings):
+    def scores(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Class scores (B, C) of embeddings (B, D): scaled cosines, no margin."""
-        return self.arc_scale * (F.linear(unit(embeddings), self.weight) / lengths(self.weight))
+        return self.arc_scale * (F.linear(normalise(embeddings), self.weight) / lengths(self.weight))
 
     @full_precision
-    def forward(self, embeddings, labels):
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,) in 0..C-1. Raises InputError for labels outside (CPU)."""
-        check_classes(embeddings, labels, self.weight, self.part)
-        return self.cross_entropy(unit(embeddings), labels, scale=self.arc_scale, put_off=self.put_off)
+        check_classes(embeddings, labels, self.weight.shape[1], self.num_classes)
+        return self.cross_entropy(normalise(embeddings), labels, scale=self.arc_scale, add_margin=self.add_margin)
 
-    def put_off(self, cosine):
+    def add_margin(self, cosine: torch.Tensor) -> torch.Tensor:
         """The cosine after the margin was added to its angle; the small term keeps the root's slope finite."""
         sine = ((1 - cosine.square()).clamp_min(0) + 1e-6).sqrt()
-        turned = cosine * math.cos(self.arc_margin) - sine * math.sin(self.arc_margin)
+        with_margin = cosine * math.cos(self.arc_margin) - sine * math.sin(self.arc_margin)
         if self.arc_easy_margin:
-            return torch.where(cosine > 0, turned, cosine)
+            return torch.where(cosine > 0, with_margin, cosine)
         beyond = cosine - self.arc_margin * math.sin(self.arc_margin)
-        return torch.where(cosine > -math.cos(self.arc_margin), turned, beyond)
+        return torch.where(cosine > -math.cos(self.arc_margin), with_margin, beyond)

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from losses import LOSSES
-from losses._pairs import LogMeanExps, pair_counts
-from losses._shared import check_option, full_precision
+from losses._checks import check_option
+from losses._pair_distances import LogMeanExps, pair_counts
+from losses._precision import full_precision
+from losses._registry import LOSSES
 
 BETA = 1e5
 
@@ -32,14 +33,14 @@ class EmlLoss(nn.Module):
     positive_distance and negative_distance.
     """
 
-    def __init__(self, feature_scale=1.0):
+    def __init__(self, feature_scale: float = 1.0) -> None:
         super().__init__()
         check_option("feature_scale", feature_scale, 0, above=True)
         self.feature_scale = feature_scale
-        self.logs = {}
+        self.logs: dict[str, torch.Tensor] = {}
 
     @full_precision
-    def forward(self, embeddings, labels):
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
         positives, negatives = pair_counts(labels)
         farness, nearness, farthest, nearest, positive_sum, negative_sum = LogMeanExps.apply(

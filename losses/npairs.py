@@ -3,10 +3,11 @@
 import torch
 from torch import nn
 
-from errors import InputError
-from losses import LOSSES
-from losses._pairs import pair_counts
-from losses._shared import check_option, full_precision
+from core.errors import InputError
+from losses._checks import check_option
+from losses._pair_distances import pair_counts
+from losses._precision import full_precision
+from losses._registry import LOSSES
 
 
 @LOSSES.register("npairs", stage="pair", batch="pk")
@@ -26,38 +27,43 @@ class NpairsLoss(nn.Module):
     and negative_similarity (dot products).
     """
 
-    def __init__(self, npairs_reg_lambda=0.01, feature_scale=1.0):
+    def __init__(self, npairs_reg_lambda: float = 0.01, feature_scale: float = 1.0) -> None:
         super().__init__()
         check_option("npairs_reg_lambda", npairs_reg_lambda, 0)
         check_option("feature_scale", feature_scale, 0, above=True)
         self.feature_scale = feature_scale
         self.npairs_reg_lambda = npairs_reg_lambda
-        self.logs = {}
+        self.logs: dict[str, torch.Tensor] = {}
 
     @full_precision
-    def forward(self, embeddings, labels):
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError unless two labels have a pair each."""
         positives, _ = pair_counts(labels)
+        # Rows by label: the first of each is its anchor if others follow, and these are its positives.
         ordered, order = labels.sort(stable=True)
         begins = torch.ones_like(ordered, dtype=torch.bool)
         begins[1:] = ordered[1:] != ordered[:-1]
         is_anchor = begins & (positives[order] > 0)
-        first, later = order[is_anchor], order[~begins]
+        first = order[is_anchor]
+        later = order[~begins]
         if len(first) < 2:
             raise InputError(f"only label {labels[first].item()} occurs twice; the npairs loss needs two such labels")
-        own = is_anchor.cumsum(0)[~begins] - 1  # the anchor of each positive
-        counts = positives[first]
+        anchor_of = is_anchor.cumsum(0)[~begins] - 1  # each positive's row among the anchors
+
         similarities = self.feature_scale * embeddings[first] @ (self.feature_scale * embeddings[later]).T
-        own_similarities = similarities.gather(0, own[None])[0]
-        own_sums = torch.zeros_like(counts, dtype=similarities.dtype).index_add(0, own, own_similarities)
+        to_own_anchor = similarities.gather(0, anchor_of[None])[0]
+        counts = positives[first]
+        own_sums = torch.zeros_like(counts, dtype=similarities.dtype).index_add(0, anchor_of, to_own_anchor)
         cross_entropy = (similarities.logsumexp(1) - own_sums / counts).mean()
         regularisation = 0.5 * self.npairs_reg_lambda * embeddings.square().sum(1).mean()
-        seen = similarities.detach()
-        missed = own[seen.argmax(1)] != torch.arange(len(first), device=own.device)
-        own_sum, pairs = own_sums.detach().sum(), len(later)
+
+        detached = similarities.detach()
+        missed = anchor_of[detached.argmax(1)] != torch.arange(len(first), device=anchor_of.device)
+        own_sum = own_sums.detach().sum()
+        pairs = len(later)
         self.logs = {
             "active_share": missed.float().mean(),
             "positive_similarity": own_sum / pairs,
-            "negative_similarity": (seen.sum() - own_sum) / (seen.numel() - pairs),
+            "negative_similarity": (detached.sum() - own_sum) / (detached.numel() - pairs),
         }
         return cross_entropy + regularisation

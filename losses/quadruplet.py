@@ -3,9 +3,11 @@
 import torch
 from torch import nn
 
-from losses import LOSSES
-from losses._pairs import centred, distance_blocks, pair_counts
-from losses._shared import check_option, full_precision, unit
+from losses._checks import check_option
+from losses._pair_distances import centred, distance_blocks, pair_counts
+from losses._precision import full_precision
+from losses._registry import LOSSES
+from losses._unit_vectors import normalise
 
 
 @LOSSES.register("quadruplet", stage="pair", batch="pk")
@@ -21,17 +23,17 @@ class QuadrupletLoss(nn.Module):
     hardest_positive and hardest_negative, mean squared positive_distance and negative_distance.
     """
 
-    def __init__(self, margin=0.1):
+    def __init__(self, margin: float = 0.1) -> None:
         super().__init__()
         check_option("margin", margin, 0)
         self.margin = margin
-        self.logs = {}
+        self.logs: dict[str, torch.Tensor] = {}
 
     @full_precision
-    def forward(self, embeddings, labels):
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
         positives, negatives = pair_counts(labels)
-        points = unit(embeddings)
+        points = normalise(embeddings)
         # Mined without a graph: only two of the B x B distances ever receive a gradient.
         mined, positive_sum, negative_sum = hardest_pairs(points.detach(), labels)
         pairs = points[mined[:, 0]] - points[mined[:, 1]]
@@ -47,18 +49,22 @@ class QuadrupletLoss(nn.Module):
         return loss
 
 
-def hardest_pairs(points, labels):
+def hardest_pairs(points: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of points (B, D): rows (2, 2) of the farthest positive pair and of the nearest negative pair; sums of the squared
     distances of all positive and of all negative pairs."""
     points = centred(points)
-    best, partner = points.new_empty(2, len(points)), labels.new_empty(2, len(points))
-    positive_sum = negative_sum = 0
+    # Row 0 of both tables is about positives, row 1 about negatives, whose distances are negated: the largest wins.
+    best = points.new_empty(2, len(points))
+    partner = labels.new_empty(2, len(points))
+    positive_sum = 0
+    negative_sum = 0
     for rows, distances, positives, negatives in distance_blocks(points, labels):
         far = torch.where(positives, distances, -torch.inf)
         positive_sum = positive_sum + torch.where(positives, distances, 0).sum()
         negative_sum = negative_sum + torch.where(negatives, distances, 0).sum()
         near = distances.neg_().masked_fill_(~negatives, -torch.inf)
-        for side, values in enumerate((far, near)):
-            best[side, rows], partner[side, rows] = values.max(1)
+        best[0, rows], partner[0, rows] = far.max(1)
+        best[1, rows], partner[1, rows] = near.max(1)
     anchors = best.argmax(1)
-    return torch.stack([anchors, partner.gather(1, anchors[:, None])[:, 0]], 1), positive_sum, negative_sum
+    partners = partner.gather(1, anchors[:, None])[:, 0]
+    return torch.stack([anchors, partners], 1), positive_sum, negative_sum

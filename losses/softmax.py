@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from losses import LOSSES
-from losses._classes import ClassLoss
-from losses._shared import check_classes, full_precision
+from losses._checks import check_classes
+from losses._class_scores import ClassLoss
+from losses._precision import full_precision
+from losses._registry import LOSSES
 
 
 @LOSSES.register("softmax", stage="elem", batch="shuffled")
@@ -20,17 +21,24 @@ class SoftmaxLoss(ClassLoss):
     `logs` after a call: acc1 and acc5 of the batch.
     """
 
-    def __init__(self, embedding_size, num_classes, chunk_classes="auto", class_sample_rate=1.0):
-        super().__init__(num_classes, embedding_size, embedding_size**-0.5, chunk_classes, class_sample_rate)
+    def __init__(
+        self,
+        embedding_size: int,
+        num_classes: int,
+        chunk_classes: str = "auto",
+        class_sample_rate: float = 1.0,
+    ) -> None:
+        bound = embedding_size**-0.5
+        super().__init__(num_classes, embedding_size, bound, chunk_classes, class_sample_rate)
         self.bias = nn.Parameter(torch.zeros(num_classes))
 
     @full_precision
-    def scores(self, embeddings):
+    def scores(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Class scores (B, C) of embeddings (B, D)."""
         return F.linear(embeddings, self.weight, self.bias)
 
     @full_precision
-    def forward(self, embeddings, labels):
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,) in 0..C-1. Raises InputError for labels outside (CPU)."""
-        check_classes(embeddings, labels, self.weight, self.part)
+        check_classes(embeddings, labels, self.weight.shape[1], self.num_classes)
         return self.cross_entropy(embeddings, labels, bias=self.bias)

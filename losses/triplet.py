@@ -3,9 +3,11 @@
 import torch
 from torch import nn
 
-from errors import InputError
-from losses import LOSSES
-from losses._shared import check_option, full_precision, unit
+from core.errors import InputError
+from losses._checks import check_option
+from losses._precision import full_precision
+from losses._registry import LOSSES
+from losses._unit_vectors import normalise
 
 
 @LOSSES.register("triplet", stage="pair", batch="triplet")
@@ -18,17 +20,17 @@ class TripletLoss(nn.Module):
     `logs` after a call: active_share of the triplets, mean squared positive_distance and negative_distance.
     """
 
-    def __init__(self, margin=0.1):
+    def __init__(self, margin: float = 0.1) -> None:
         super().__init__()
         check_option("margin", margin, 0)
         self.margin = margin
-        self.logs = {}
+        self.logs: dict[str, torch.Tensor] = {}
 
     @full_precision
-    def forward(self, embeddings, labels):
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError unless rows are triplets in order."""
         check_triplets(labels)
-        anchors, positives, negatives = unit(embeddings).unflatten(0, (-1, 3)).unbind(1)
+        anchors, positives, negatives = normalise(embeddings).unflatten(0, (-1, 3)).unbind(1)
         positive_distances = (anchors - positives).square().sum(1)
         negative_distances = (anchors - negatives).square().sum(1)
         losses = torch.relu(positive_distances - negative_distances + self.margin)
@@ -40,7 +42,7 @@ class TripletLoss(nn.Module):
         return losses.mean()
 
 
-def check_triplets(labels):
+def check_triplets(labels: torch.Tensor) -> None:
     """Raise InputError unless labels (B,) read x, x, y in every three rows, y being another label than x.
 
     Off the CPU only their number is looked at: reading labels back would stall the device in every step.

@@ -1,8 +1,22 @@
-"""Backbones by name (backbones.py), the network from images to embeddings (embedder.py), faster copies (fast.py)."""
+"""The network from images to embeddings: built or opened by its settings (build.py), made of backbones/, pooling.py and
+embedder.py, filled from files (weights.py), copied to be faster (fast.py), written for others (export/)."""
 
 from models.backbones import BACKBONES
+from models.build import ModelSettings, build_model, check_forward, open_model
 from models.embedder import Embedder
 from models.fast import RUNTIMES, fast_model
-from models.pretrained import load_pretrained
+from models.trained import trained_settings
+from models.weights import load_pretrained
 
-__all__ = ["BACKBONES", "RUNTIMES", "Embedder", "fast_model", "load_pretrained"]
+__all__ = [
+    "BACKBONES",
+    "RUNTIMES",
+    "Embedder",
+    "ModelSettings",
+    "build_model",
+    "check_forward",
+    "fast_model",
+    "load_pretrained",
+    "open_model",
+    "trained_settings",
+]

@@ -1,30 +1,14 @@
 """The network: uint8 images in, embeddings out (backbone, pooling, optional linear layer)."""
 
+from typing import Self
+
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from errors import InputError, near_match
+from core.errors import InputError, unknown
 from models.backbones import BACKBONES
-
-POOLINGS = ("avg", "max", "gem", "avg+max")
-
-
-class Pooling(nn.Module):
-    """Feature maps (B, C, h, w) to (B, C): mean, maximum, their sum, or generalised mean (arXiv 1711.02512 eq. 3)."""
-
-    def __init__(self, kind):
-        super().__init__()
-        self.kind = kind
-        if kind == "gem":
-            self.p = nn.Parameter(torch.tensor(3.0))
-
-    def forward(self, maps):
-        if self.kind == "gem":
-            with torch.autocast(maps.device.type, enabled=False):
-                powers = maps.float().clamp(min=1e-6) ** self.p
-                return powers.mean(dim=(2, 3)) ** (1 / self.p)
-        mean = maps.mean(dim=(2, 3)) if "avg" in self.kind else 0
-        return mean + maps.amax(dim=(2, 3)) if "max" in self.kind else mean
+from models.pooling import POOLINGS, Pooling
 
 
 class Embedder(nn.Module):
@@ -33,48 +17,58 @@ class Embedder(nn.Module):
     model: a name of BACKBONES.
     embedding_size: 0 for the pooled feature itself, else the width of a linear layer behind it.
     pooling: one of POOLINGS.
+    weights: a name of pre-trained weights that the backbone has, such as imagenet; None for random ones.
     freeze_bn: keep every BatchNorm at its stored statistics, weight and bias.
     freeze_stages: so many of the backbone's first stages are left as they are.
-    imagenet: start from ImageNet weights.
 
-    Raises InputError for an unknown name or more stages than the backbone has.
+    `facts` says what the network is, for files that hold its weights. Raises InputError for an unknown name or more
+    stages than the backbone has.
     """
 
-    def __init__(self, model, embedding_size=0, pooling="avg", freeze_bn=False, freeze_stages=0, imagenet=False):
+    def __init__(
+        self,
+        model: str,
+        embedding_size: int = 0,
+        pooling: str = "avg",
+        *,
+        weights: str | None = None,
+        freeze_bn: bool = False,
+        freeze_stages: int = 0,
+    ) -> None:
         super().__init__()
-        if model not in BACKBONES:
-            raise InputError(
-                f"unknown model {model!r}; there are: {', '.join(BACKBONES)}.{near_match(model, BACKBONES)}"
-            )
+        row = BACKBONES[model](model)
         if pooling not in POOLINGS:
-            raise InputError(
-                f"unknown pooling {pooling!r}; there are: {', '.join(POOLINGS)}.{near_match(pooling, POOLINGS)}"
-            )
+            raise unknown("pooling", pooling, POOLINGS)
         if embedding_size < 0:
             raise InputError(f"embedding_size is {embedding_size}; it is 0 (the pooled feature) or a width")
-        row = BACKBONES[model]
         if not 0 <= freeze_stages <= len(row.stages):
             raise InputError(f"freeze_stages is {freeze_stages}; {model} has {len(row.stages)} stages")
+        if weights is not None and weights not in BACKBONES.fact(model, "weights"):
+            raise unknown(f"weights of {model}", weights, BACKBONES.fact(model, "weights"))
+
         self.facts = {"model": model, "embedding_size": embedding_size, "pooling": pooling}
         self.embedding_size = embedding_size or row.width
-        self.backbone = row.build(imagenet)
+        self.backbone = row.build(weights)
         self.pooling = Pooling(pooling)
         self.head = nn.Linear(row.width, embedding_size) if embedding_size else nn.Identity()
-        for name, value in (("mean", row.mean), ("std", row.std)):
-            self.register_buffer(name, 255 * torch.tensor(value).view(3, 1, 1), persistent=False)
-        self.frozen = [self.backbone.get_submodule(n) for names in row.stages[:freeze_stages] for n in names]
+        # For pixels of 0 to 255. Not among the weights: they belong to the backbone's name.
+        self.register_buffer("mean", 255 * torch.tensor(row.preprocess.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(row.preprocess.std).view(3, 1, 1), persistent=False)
+
+        self.frozen = [self.backbone.get_submodule(name) for stage in row.stages[:freeze_stages] for name in stage]
         if freeze_bn:
-            self.frozen += [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+            self.frozen += [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
         for module in self.frozen:
             module.requires_grad_(False)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images (B, 3, H, W), RGB -> embeddings (B, embedding_size)."""
-        maps = self.backbone((images.to(self.mean.dtype) - self.mean) / self.std)
-        return self.head(self.pooling(maps))
+        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
+        return self.head(self.pooling(self.backbone(pixels)))
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
+        # A frozen module stays in evaluation mode, or BatchNorm's statistics would move.
         for module in self.frozen:
             module.eval()
         return self

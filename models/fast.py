@@ -9,13 +9,14 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from errors import InputError
+from core.errors import InputError
+from models.embedder import Embedder
 
 RUNTIMES = ("torch", "openvino")
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def fast_model(model, precision, runtime, image_shape):
+def fast_model(model: Embedder, precision: str, runtime: str, image_shape: tuple[int, int, int]) -> nn.Module:
     """What embeds uint8 images (B, 3, H, W) in place of an Embedder, which stays as it is; they differ by rounding.
 
     precision: fp32, bf16 or fp16; runtime: one of RUNTIMES; image_shape: (3, H, W) of all images. Half types pay where
@@ -30,41 +31,43 @@ def fast_model(model, precision, runtime, image_shape):
     return model.to(memory_format=torch.channels_last)
 
 
-def folded(net):
+def folded(net: nn.Module) -> nn.Module:
     """A copy of a network, in evaluation mode, in which convolutions do the work of the BatchNorms behind them.
 
     What does not follow a convolution, or follows one that others read too, stays as it is. So does everything where
     torch.fx cannot follow the network.
     """
     net = copy.deepcopy(net).eval()
-    for conv, norm in _pairs(net):
-        layer = net.get_submodule(norm)
-        net.set_submodule(conv, fuse_conv_bn_eval(net.get_submodule(conv), layer))
-        net.set_submodule(norm, getattr(layer, "act", nn.Identity()))  # timm's BatchNorm brings its activation along
+    for conv_name, norm_name in _foldable(net):
+        norm = net.get_submodule(norm_name)
+        net.set_submodule(conv_name, fuse_conv_bn_eval(net.get_submodule(conv_name), norm))
+        # timm's BatchNorm brings its activation along, which stays in its place.
+        net.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))
     return net
 
 
 class HalfType(nn.Module):
     """A backbone that computes in a half type: pixels are scaled before it and maps pooled after it in float32."""
 
-    def __init__(self, net, dtype):
+    def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.net, self.dtype = net.to(dtype), dtype
+        self.net = net.to(dtype)
+        self.dtype = dtype
 
-    def forward(self, pixels):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.net(pixels.to(self.dtype)).to(pixels.dtype)
 
 
 class OpenVino(nn.Module):
     """An Embedder compiled by OpenVINO for the CPU, for images of one shape and batches of any size."""
 
-    def __init__(self, model, precision, image_shape):
+    def __init__(self, model: Embedder, precision: str, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         try:
             import openvino
         except ImportError:
             raise InputError(
-                "--runtime=openvino needs the package openvino: pip install -r requirements-openvino.txt"
+                "--runtime=openvino needs the package openvino: pip install -r requirements/openvino.txt"
             ) from None
         self.embedding_size = model.embedding_size
         example = torch.zeros(2, *image_shape, dtype=torch.uint8)
@@ -72,34 +75,35 @@ class OpenVino(nn.Module):
         shape = openvino.PartialShape([-1, *image_shape])
         with contextlib.redirect_stderr(None):  # it traces the network, of which newer torch warns; errors are raised
             net = openvino.convert_model(net, example_input=example, input=shape)
-        hint = {"fp32": "f32"}.get(precision, precision)
+        hint = "f32" if precision == "fp32" else precision
         self.compiled = openvino.compile_model(net, "CPU", {"INFERENCE_PRECISION_HINT": hint})
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(self.compiled(np.ascontiguousarray(images.numpy()))[0])
 
 
 class _Tracer(fx.Tracer):
     """Follows a network down to its convolutions and BatchNorms, also those that are subclasses of torch's."""
 
-    def is_leaf_module(self, module, name):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, (nn.Conv2d, _BatchNorm)) or super().is_leaf_module(module, name)
 
 
-def _pairs(net):
-    """Names (convolution, BatchNorm) of those that can be folded."""
+def _foldable(net: nn.Module) -> list[tuple[str, str]]:
+    """Names (convolution, BatchNorm) of those that can be folded: each is used once, and nothing reads between them."""
     try:
         nodes = [node for node in _Tracer().trace(net).nodes if node.op != "get_attr"]
     except Exception:  # a network is any Python, and so is what it raises when it is run without numbers
         return []
     layers = {node: net.get_submodule(node.target) for node in nodes if node.op == "call_module"}
-    used = [node.target for node in layers]
-    found = []
+    calls = [node.target for node in layers]
+    pairs = []
     for node, layer in layers.items():
-        before = next(iter(node.all_input_nodes), None)
-        is_norm = isinstance(layer, _BatchNorm) and layer.running_var is not None
-        if not is_norm or not isinstance(layers.get(before), nn.Conv2d):
+        if not isinstance(layer, _BatchNorm) or layer.running_var is None:
             continue
-        if len(before.users) == used.count(before.target) == used.count(node.target) == 1:
-            found.append((before.target, node.target))
-    return found
+        before = next(iter(node.all_input_nodes), None)
+        if not isinstance(layers.get(before), nn.Conv2d):
+            continue
+        if len(before.users) == calls.count(before.target) == calls.count(node.target) == 1:
+            pairs.append((before.target, node.target))
+    return pairs

@@ -9,22 +9,23 @@ from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
-from retrieval.picture import side_by_side  # noqa: E402
+    from core import openmp  # noqa: F401
+from report.neighbours import side_by_side  # noqa: E402
 
 
-def main(root, untrained, first, second):
+def main(root: str, untrained: str, first: str, second: str) -> None:
     root = Path(root)
-    rows = {"untrained (ImageNet weights)": untrained, f"stage 1: {first}": first, f"stage 2: {second}": second}
+    runs = root / "seed0"
+    titles = {"untrained (ImageNet weights)": untrained, f"stage 1: {first}": first, f"stage 2: {second}": second}
     print(f"\n{'':<30} Recall@1  Recall@10")
-    for title, run in rows.items():
-        recall = json.loads((root / "seed0" / run / "eval" / "result.json").read_text())["recall"]
+    for title, run in titles.items():
+        recall = json.loads((runs / run / "eval" / "result.json").read_text())["recall"]
         print(f"{title:<30} {100 * recall['1']:7.2f} % {100 * recall['10']:8.2f} %")
-    sheets = [root / "seed0" / run / "eval" / "neighbours.png" for run in (untrained, second)]
+    sheets = [runs / run / "eval" / "neighbours.png" for run in (untrained, second)]
     side_by_side(sheets, ["Before training", "After both stages"], root / "before_after.png")
     print(f"\nneighbours   {root / 'before_after.png'}")
     print(f"embeddings   {root / 'embeddings.npz'} (paths, labels, embeddings)")
-    print(f"runs         {root / 'seed0' / first}, {root / 'seed0' / second}")
+    print(f"runs         {runs / first}, {runs / second}")
     print(f"curves       tensorboard --logdir {root}")
 
 

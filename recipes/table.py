@@ -15,73 +15,25 @@ import numpy as np
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from errors import InputError  # noqa: E402
+from core.errors import InputError  # noqa: E402
 
 ELEM, PAIR = ("softmax", "arcmargin"), ("+triplet", "+quadruplet", "+eml", "+npairs")
 BASES = {"": "stage 1", "+longer": "stage 1 longer"}
 TITLES = {"": "none", "+longer": "none, trained longer", **{pair: pair[1:] for pair in PAIR}}
+NOTHING = "–"  # a cell without a run
 # Recall@1 on Stanford Online Products after softmax and arcmargin, in the README of PaddlePaddle's metric_learning.
-ANCESTOR = {"": ("77.42", "78.11"), "+triplet": ("78.37", "79.21"), "+quadruplet": ("78.10", "79.59")}
-ANCESTOR |= {"+eml": ("79.32", "80.11"), "+npairs": ("–", "79.81")}
+ANCESTOR = {
+    "": ("77.42", "78.11"),
+    "+triplet": ("78.37", "79.21"),
+    "+quadruplet": ("78.10", "79.59"),
+    "+eml": ("79.32", "80.11"),
+    "+npairs": (NOTHING, "79.81"),
+}
+
+SeedRecalls = dict[str, float]  # {seed folder: Recall@k in %} of one run
 
 
-def read_recall(run, k):
-    """Recall@k in % of one run folder. Raises InputError, naming the file, where it is missing or unreadable."""
-    path = run / "eval" / "result.json" if (run / "eval").is_dir() else run / "result.json"
-    try:
-        return 100 * float(json.loads(path.read_text(encoding="utf-8"))["recall"][str(k)])
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: the run is not finished") from None
-    except (OSError, ValueError, TypeError, KeyError) as problem:
-        raise InputError(f'{path} has no {{"recall": {{"{k}": fraction}}}}: {problem!r}') from None
-
-
-def read_runs(root, k):
-    """{run name: {seed folder: Recall@k in %}} of all runs below `root`."""
-    seeds = sorted(Path(root).glob("seed*"))
-    names = ["untrained", *(elem + second for elem in ELEM for second in TITLES)]
-    runs = {name: {s.name: read_recall(s / name, k) for s in seeds if (s / name).is_dir()} for name in names}
-    if not any(runs.values()):
-        raise InputError(f"no run in {root}: expected folders such as {Path(root, 'seed0', 'softmax+triplet')}")
-    return runs
-
-
-def cell(values, seeds, sign=""):
-    """Mean ± sample standard deviation of `values` (%), with their number where it is not `seeds`; – for none."""
-    if not values:
-        return "–"
-    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    number = f" (n={len(values)})" if len(values) != seeds else ""
-    return f"{np.mean(values):{sign}.2f}{spread}{number}".replace("-", "−")
-
-
-def markdown(head, rows):
-    """A Markdown table: first column left, the others right."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] + ["---:"] * (len(head) - 1), *rows])
-
-
-def recall_table(runs, seeds, reference):
-    """Recall of each pair of stages; with `reference`, the ancestor's figures in two more columns."""
-    rows = []
-    for second, title in TITLES.items():
-        cells = [cell(list(runs[elem + second].values()), seeds) for elem in ELEM]
-        if second != "+longer" or set(cells) != {"–"}:
-            rows.append([title, *cells, *(ANCESTOR.get(second, "––") if reference else ())])
-    return markdown(["second stage", *ELEM, *(f"{elem} (PaddlePaddle)" for elem in ELEM if reference)], rows)
-
-
-def differences_table(runs, seeds):
-    """Each second stage minus stage 1 alone, and minus stage 1 trained longer: paired, seed by seed."""
-    columns = [(elem, other) for elem in ELEM for other in BASES]
-    rows = []
-    for pair in PAIR:
-        both = [(runs[elem + pair], runs[elem + other]) for elem, other in columns]
-        gains = [[ours[seed] - base[seed] for seed in ours if seed in base] for ours, base in both]
-        rows.append([TITLES[pair], *(cell(gain, seeds, sign="+") for gain in gains)])
-    return markdown(["second stage", *(f"{elem}: minus {BASES[other]}" for elem, other in columns)], rows)
-
-
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", help="folder that holds seed0, seed1, ...")
     parser.add_argument("--k", type=int, default=1, help="Recall@k (default: 1)")
@@ -90,16 +42,96 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.reference and args.k != 1:
         raise InputError(f"--reference={args.reference} has Recall@1 only, not --k={args.k}")
+
     runs = read_runs(args.root, args.k)
-    seeds = max(map(len, runs.values()))
-    spread = f"mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else "one run a cell"
-    print(f"Recall@{args.k} in %, {spread}.\n\n{recall_table(runs, seeds, args.reference)}")
+    seeds = max(len(recalls) for recalls in runs.values())
+    spread = "one run a cell"
+    if seeds > 1:
+        spread = f"mean ± sample standard deviation over {seeds} seeds"
+    print(f"Recall@{args.k} in %, {spread}.\n\n{recall_table(runs, seeds, bool(args.reference))}")
     if runs["untrained"]:
         print(f"\nUntrained features: {cell(list(runs['untrained'].values()), seeds)}.")
     if args.reference:
         print("\n(PaddlePaddle): theirs, Recall@1 on SOP, one run a cell, from the README of its metric_learning.")
     if args.differences:
         print(f"\nDifferences in points, seed by seed:\n\n{differences_table(runs, seeds)}")
+
+
+def read_runs(root: str | Path, k: int) -> dict[str, SeedRecalls]:
+    """The recalls of all runs below `root`, by the run's name; empty ones for runs that are not there."""
+    seeds = sorted(Path(root).glob("seed*"))
+    names = ["untrained"]
+    for elem in ELEM:
+        names += [elem + second for second in TITLES]
+    runs = {}
+    for name in names:
+        runs[name] = {seed.name: read_recall(seed / name, k) for seed in seeds if (seed / name).is_dir()}
+    if not any(runs.values()):
+        raise InputError(f"no run in {root}: expected folders such as {Path(root, 'seed0', 'softmax+triplet')}")
+    return runs
+
+
+def read_recall(run: Path, k: int) -> float:
+    """Recall@k in % of one run folder. Raises InputError, naming the file, where it is missing or unreadable."""
+    path = run / "result.json"
+    if (run / "eval").is_dir():
+        path = run / "eval" / "result.json"
+    try:
+        return 100 * float(json.loads(path.read_text(encoding="utf-8"))["recall"][str(k)])
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: the run is not finished") from None
+    except (OSError, ValueError, TypeError, KeyError) as problem:
+        raise InputError(f'{path} has no {{"recall": {{"{k}": fraction}}}}: {problem!r}') from None
+
+
+def recall_table(runs: dict[str, SeedRecalls], seeds: int, with_ancestor: bool) -> str:
+    """Recall of each pair of stages; where asked for, the ancestor's figures in two more columns."""
+    head = ["second stage", *ELEM]
+    if with_ancestor:
+        head += [f"{elem} (PaddlePaddle)" for elem in ELEM]
+    rows = []
+    for second, title in TITLES.items():
+        cells = [cell(list(runs[elem + second].values()), seeds) for elem in ELEM]
+        # Nobody has to train longer.
+        if second == "+longer" and set(cells) == {NOTHING}:
+            continue
+        if with_ancestor:
+            cells += ANCESTOR.get(second, (NOTHING, NOTHING))
+        rows.append([title, *cells])
+    return markdown(head, rows)
+
+
+def differences_table(runs: dict[str, SeedRecalls], seeds: int) -> str:
+    """Each second stage minus stage 1 alone, and minus stage 1 trained longer: paired, seed by seed."""
+    columns = [(elem, base) for elem in ELEM for base in BASES]
+    rows = []
+    for pair in PAIR:
+        row = [TITLES[pair]]
+        for elem, base in columns:
+            both_stages = runs[elem + pair]
+            alone = runs[elem + base]
+            gains = [both_stages[seed] - alone[seed] for seed in both_stages if seed in alone]
+            row.append(cell(gains, seeds, sign="+"))
+        rows.append(row)
+    return markdown(["second stage", *(f"{elem}: minus {BASES[base]}" for elem, base in columns)], rows)
+
+
+def cell(values: list[float], seeds: int, sign: str = "") -> str:
+    """Mean ± sample standard deviation of `values` (%), with their number where it is not `seeds`; – for none."""
+    if not values:
+        return NOTHING
+    text = f"{np.mean(values):{sign}.2f}"
+    if len(values) > 1:
+        text += f" ± {np.std(values, ddof=1):.2f}"
+    if len(values) != seeds:
+        text += f" (n={len(values)})"
+    return text.replace("-", "−")
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table: first column left, the others right."""
+    alignment = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, alignment, *rows])
 
 
 if __name__ == "__main__":

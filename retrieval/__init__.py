@@ -1,7 +1,7 @@
 """Judging and searching embeddings: arrays in, figures out; nothing here knows of models or flags."""
 
-from retrieval.measure import recall_at_k
+from retrieval.metrics.per_query import recall_at_k
+from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
-from retrieval.task import Task
 
-__all__ = ["RetrievalResults", "Task", "recall_at_k"]
+__all__ = ["QueryGallery", "RetrievalResults", "recall_at_k"]

@@ -1,75 +1,93 @@
 """Scores of all pairs, block by block, within a budget of memory; a symmetric matrix is multiplied once."""
 
 import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
-from retrieval.rows import pieces
+from core.device import multiplies_bfloat16
+from core.slices import slices_of, slices_within, step_within
+from retrieval.exact import Side
+from retrieval.rows import CACHED_NUMBERS
+from retrieval.scores import Scores
 
+MEMORY = 256 * 2**20  # bytes that a search takes beside the embeddings, unless it is told otherwise
 LARGEST_SIDE, SMALLEST_SIDE = 4096, 16  # rows of a block: below 1024 products lose speed, above 4096 they gain none
 
 
 @dataclass(frozen=True)
 class Block:
-    """scores (m, n) of the queries at `rows` against the gallery at `columns`, slices of the places asked for.
+    """scores (m, n) of the queries at `rows` against the gallery at `columns`, slices of the positions asked for.
 
-    The scores may be written over. `twice`: they also are the scores of the queries at `columns` against `rows`.
+    The scores may be written over. `mirrored`: they also are the scores of the queries at `columns` against `rows`.
     """
 
     scores: torch.Tensor
     rows: slice
     columns: slice
-    twice: bool
+    mirrored: bool
 
 
-def products(space, queries, gallery, dtype, memory, symmetric=False, wanted=None):
-    """Yield every Block of the places queries (Q,) against gallery (G,).
+def products(
+    scores: Scores,
+    queries: torch.Tensor,
+    gallery: torch.Tensor,
+    dtype: torch.dtype,
+    memory: int,
+    symmetric: bool = False,
+    wanted: Callable[[slice, slice], bool] | None = None,
+) -> Iterator[Block]:
+    """Yield every Block of the positions queries (Q,) against gallery (G,).
 
-    dtype: bfloat16 or float32 for fast scores, in space.fast_units; float64 for exact ones, which come as float32.
-    memory: bytes for scores and factors together, half of which these blocks take. symmetric: queries and gallery are
-    the same places; then each pair of blocks is multiplied once, and those on the diagonal come before others of their
-    rows and columns. wanted(rows, columns): whether a block is needed.
+    dtype: bfloat16 or float32 for fast scores, in fast units (retrieval/scores.py); float64 for exact ones, which come
+    as float32. memory: bytes for scores and factors together, half of which these blocks take. symmetric: queries and
+    gallery are the same positions; then each pair of blocks is multiplied once, and those on the diagonal come before
+    others of their rows and columns. wanted(rows, columns): whether a block is needed.
     """
-    side = block_side(space.width, dtype.itemsize, memory)
+    side = block_side(scores.width, dtype.itemsize, memory)
     buffer = torch.empty(side * side, dtype=dtype, device=gallery.device)
-    for start, stop in _spans(0, len(gallery), side * max(1, memory // 16 // (side * space.width * dtype.itemsize))):
-        panel = None
-        for rows, columns in _pairs(len(queries), start, stop, side, symmetric):
-            columns = [one for one in columns if wanted is None or wanted(rows, one)]
+    # The gallery's factor is made for a panel of several blocks, and kept while all queries pass by.
+    panel_step = side * step_within(side * scores.width * dtype.itemsize, memory // 16)
+    for panel in slices_of(len(gallery), panel_step):
+        panel_factor = None
+        for rows, columns in _panel_blocks(len(queries), panel, side, symmetric):
+            if wanted is not None:
+                columns = [column for column in columns if wanted(rows, column)]
             if not columns:
                 continue
-            own = None  # given back before the next is made
-            if panel is None:
-                panel = operand(space, "gallery", gallery[start:stop], dtype)
-            if symmetric and rows.start >= start:
-                own = space.turned(panel[rows.start - start : rows.stop - start])
+            left = None  # the last one is given back before the next is made
+            if panel_factor is None:
+                panel_factor = whole_factor(scores, "gallery", gallery[panel], dtype)
+            # The rows of a symmetric block are in the panel already, as columns.
+            if symmetric and rows.start >= panel.start:
+                left = scores.other_side(panel_factor[rows.start - panel.start : rows.stop - panel.start])
             else:
-                own = operand(space, "query", queries[rows], dtype)
-            for one in columns:
-                right = panel[one.start - start : one.stop - start]
-                scores = buffer[: len(own) * len(right)].view(len(own), len(right))
-                with true_float32(), torch.autocast(own.device.type, enabled=False):
-                    torch.mm(own, right.T, out=scores)
-                scores = space.score(scores) if dtype == torch.float64 else scores
-                yield Block(scores, rows, one, symmetric and one.start != rows.start)
+                left = whole_factor(scores, "query", queries[rows], dtype)
+            for column in columns:
+                right = panel_factor[column.start - panel.start : column.stop - panel.start]
+                product = buffer[: len(left) * len(right)].view(len(left), len(right))
+                # Whatever precision the caller has chosen for a network, bounds hold for this one.
+                with true_float32(), torch.autocast(left.device.type, enabled=False):
+                    torch.mm(left, right.T, out=product)
+                if dtype == torch.float64:
+                    product = scores.from_grid(product)
+                yield Block(product, rows, column, symmetric and column.start != rows.start)
 
 
-def _spans(start, stop, step):
-    return [(left, min(left + step, stop)) for left in range(start, stop, step)]
-
-
-def _pairs(queries, start, stop, side, symmetric):
-    """The blocks of one panel of gallery columns, start to stop: slices of rows, each with its slices of columns."""
-    columns = [slice(*span) for span in _spans(start, stop, side)]
-    rows = [slice(*span) for span in _spans(0, stop if symmetric else queries, side)]
+def _panel_blocks(query_count: int, panel: slice, side: int, symmetric: bool) -> list[tuple[slice, list[slice]]]:
+    """The blocks of one panel of gallery columns: slices of queries, each with its slices of columns."""
+    columns = slices_of(panel.stop, side, panel.start)
     if not symmetric:
-        return [(row, columns) for row in rows]
-    diagonal = [(column, [column]) for column in columns]
-    return diagonal + [(row, [column for column in columns if column.start > row.start]) for row in rows]
+        return [(rows, columns) for rows in slices_of(query_count, side)]
+    # The diagonal first, then what is right of it, from the first row on.
+    blocks = [(column, [column]) for column in columns]
+    for rows in slices_of(panel.stop, side):
+        blocks.append((rows, [column for column in columns if column.start > rows.start]))
+    return blocks
 
 
-def block_side(width, itemsize, memory):
+def block_side(width: int, itemsize: int, memory: int) -> int:
     """Rows of a square block whose scores and two factors take no more than half of `memory`."""
     side = LARGEST_SIDE
     while side > SMALLEST_SIDE and max(side, 2 * width) * side * itemsize > memory // 4:
@@ -77,42 +95,46 @@ def block_side(width, itemsize, memory):
     return side
 
 
-def operand(space, side, places, dtype):
-    """space.operand of many places, made piece by piece."""
-    made = None
-    for part in pieces(len(places), space.width):
-        rows = space.operand(side, places[part], dtype)
-        if made is None:
-            made = rows.new_empty(len(places), rows.shape[1])
-        made[part] = rows
-    return made
+def whole_factor(scores: Scores, side: Side, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The factor of many positions, made some rows at a time."""
+    factor = None
+    for part in slices_within(len(positions), scores.width, CACHED_NUMBERS):
+        rows = scores.factor(side, positions[part], dtype)
+        if factor is None:
+            factor = rows.new_empty(len(positions), rows.shape[1])
+        factor[part] = rows
+    return factor
 
 
-def overlap(left, right):
+def share_a_code(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Whether two columns of codes have a value in common; cheap where one lies above the other."""
-    apart = (left.min() > right.max()) | (right.min() > left.max())
-    return not apart and bool(torch.isin(left, right).any())
+    # Both are sorted by label where this is asked, so ranges of labels seldom meet.
+    are_apart = (left.min() > right.max()) | (right.min() > left.max())
+    return not are_apart and bool(torch.isin(left, right).any())
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """The type that the device multiplies fastest: bfloat16 where it does so natively, else float32."""
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
 @contextlib.contextmanager
-def true_float32():
+def true_float32() -> Iterator[None]:
     """Products of float32 in float32: no TF32, no bfloat16 inside, whatever the caller allows elsewhere."""
-    switches = [torch.backends.cuda.matmul]
-    if hasattr(torch.backends.mkldnn, "matmul"):
-        switches.append(torch.backends.mkldnn.matmul)
-    reduced = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        before = [switch.fp32_precision for switch in switches]
-        names = ["fp32_precision"] * len(switches)
-        values = ["ieee"] * len(switches)
-    else:
-        before, names, values = [torch.backends.cuda.matmul.allow_tf32], ["allow_tf32"], [False]
+    cuda = torch.backends.cuda.matmul
+    if hasattr(cuda, "fp32_precision"):
+        # Newer torch has one switch for each backend.
+        switches = [(cuda, "fp32_precision", "ieee")]
+        if hasattr(torch.backends.mkldnn, "matmul"):
+            switches.append((torch.backends.mkldnn.matmul, "fp32_precision", "ieee"))
+    else:  # older torch
+        switches = [(cuda, "allow_tf32", False)]
+    switches.append((cuda, "allow_bf16_reduced_precision_reduction", False))
+    before = [getattr(backend, name) for backend, name, _ in switches]
     try:
-        for switch, name, value in zip(switches, names, values):
-            setattr(switch, name, value)
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        for backend, name, value in switches:
+            setattr(backend, name, value)
         yield
     finally:
-        for switch, name, value in zip(switches, names, before):
-            setattr(switch, name, value)
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced
+        for (backend, name, _), value in zip(switches, before):
+            setattr(backend, name, value)

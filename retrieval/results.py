@@ -2,19 +2,26 @@
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
 
-from errors import InputError
-from retrieval.ranks import MEMORY
+from core.errors import InputError
+from core.files import read_npz, write_npz
+from retrieval.blocks import MEMORY
+from retrieval.candidates import NOWHERE
+from retrieval.query_gallery import Column, QueryGallery
 from retrieval.relevance import Relevance
 from retrieval.rows import row_lengths
-from retrieval.search import NOWHERE, search_in_parts
-from retrieval.task import Task
-from storage import read_npz, write_npz
+from retrieval.topk import search, search_in_parts
 
-SHOWN = 10  # queries that print() shows
+SHOWN = 10  # queries that print() shows, and items of each
+RELEVANCE = "relevance_"  # begins the keys of a saved Relevance
+
+Table = np.ndarray | torch.Tensor
 
 
 class RetrievalResults:
@@ -28,90 +35,117 @@ class RetrievalResults:
     Raises InputError for lengths that do not match, unsorted or NaN distances, and an id found twice.
     """
 
-    def __init__(self, distances, retrieved_ids, gt_ids=None):
-        if not len(distances) == len(retrieved_ids) or gt_ids is not None and len(gt_ids) != len(distances):
-            right = "" if gt_ids is None else f", {len(gt_ids)} lists of right ids"
-            raise InputError(
-                f"{len(distances)} lists of distances, {len(retrieved_ids)} lists of ids{right}: they differ"
-            )
-        for query, (one, other) in enumerate(zip(distances, retrieved_ids)):
-            if torch.as_tensor(one).shape != torch.as_tensor(other).shape or torch.as_tensor(one).ndim != 1:
-                shapes = tuple(torch.as_tensor(one).shape), tuple(torch.as_tensor(other).shape)
-                raise InputError(
-                    f"query {query}: distances {shapes[0]} and ids {shapes[1]} are not lists of one length"
-                )
+    def __init__(
+        self,
+        distances: Sequence[Sequence[float] | torch.Tensor],
+        retrieved_ids: Sequence[Sequence[int] | torch.Tensor],
+        gt_ids: Sequence[Sequence[int] | torch.Tensor] | None = None,
+    ):
+        _check_lists(distances, retrieved_ids, gt_ids)
         self.padded_distances = _padded(distances, torch.float32, math.inf)
         self.padded_ids = _padded(retrieved_ids, torch.int64, NOWHERE)
         self.relevance = None if gt_ids is None else Relevance.of_lists(gt_ids)
         self._check()
 
     @classmethod
-    def from_padded(cls, distances, ids, relevance=None):
+    def from_padded(
+        cls, distances: torch.Tensor, ids: torch.Tensor, relevance: Relevance | None = None
+    ) -> "RetrievalResults":
         """Results from the padded tensors themselves."""
+        # Around __init__, which takes lists.
         results = cls.__new__(cls)
-        results.padded_distances, results.padded_ids, results.relevance = distances, ids, relevance
+        results.padded_distances = distances
+        results.padded_ids = ids
+        results.relevance = relevance
         results._check()
         return results
 
     @classmethod
-    def from_embeddings(cls, embeddings, labels=None, k=100, distance="cosine", memory=MEMORY, **flags):
-        """Search one table. flags: is_query, is_gallery, sequences as Task.of has them; k is clipped to the gallery."""
-        return cls.from_task(Task.of(embeddings, labels, **flags), k, distance, memory)
+    def from_embeddings(
+        cls,
+        embeddings: Table,
+        labels: Column | None = None,
+        k: int = 100,
+        distance: str = "cosine",
+        memory: int = MEMORY,
+        **flags: Column,
+    ) -> "RetrievalResults":
+        """Search one table; k is clipped to the gallery.
+
+        flags: is_query, is_gallery, sequences as QueryGallery.of has them.
+        """
+        return cls.from_query_gallery(QueryGallery.of(embeddings, labels, **flags), k, distance, memory)
 
     @classmethod
     def from_embeddings_qg(
         cls,
-        query_embeddings,
-        gallery_embeddings,
-        query_labels=None,
-        gallery_labels=None,
-        k=100,
-        distance="cosine",
-        memory=MEMORY,
-    ):
+        query_embeddings: Table | Iterable[Table],
+        gallery_embeddings: Table,
+        query_labels: Column | None = None,
+        gallery_labels: Column | None = None,
+        k: int = 100,
+        distance: str = "cosine",
+        memory: int = MEMORY,
+    ) -> "RetrievalResults":
         """Search a gallery for the rows of another table; sizes may differ.
 
         query_embeddings: (Q, D), or an iterable of such batches, which are searched for one after the other so that
         never more than one is held; query_labels are then those of all batches.
         """
-        if hasattr(query_embeddings, "shape"):
-            task = Task.apart(query_embeddings, gallery_embeddings, query_labels, gallery_labels)
-            return cls.from_task(task, k, distance, memory)
-        return cls._from_batches(
-            query_embeddings, gallery_embeddings, query_labels, gallery_labels, k, distance, memory
-        )
+        if not hasattr(query_embeddings, "shape"):
+            return cls._from_batches(
+                query_embeddings, gallery_embeddings, query_labels, gallery_labels, k, distance, memory
+            )
+        query_gallery = QueryGallery.apart(query_embeddings, gallery_embeddings, query_labels, gallery_labels)
+        return cls.from_query_gallery(query_gallery, k, distance, memory)
 
     @classmethod
-    def _from_batches(cls, batches, gallery, query_labels, gallery_labels, k, distance, memory):
+    def _from_batches(
+        cls,
+        batches: Iterable[Table],
+        gallery: Table,
+        query_labels: Column | None,
+        gallery_labels: Column | None,
+        k: int,
+        distance: str,
+        memory: int,
+    ) -> "RetrievalResults":
         gallery = torch.as_tensor(gallery)
-        lengths, found = row_lengths(gallery), []
+        lengths = row_lengths(gallery)
+        all_ids = []
+        all_scores = []
         for batch in batches:
-            parts = search_in_parts(Task.apart(batch, gallery), k, distance, memory, gallery_lengths=lengths)
-            found += [(ids, scores) for _, ids, scores in parts]
-        ids, scores = (torch.cat(column) for column in zip(*found))
-        nothing = gallery.new_zeros(1, gallery.shape[1]).expand(
-            len(ids), -1
-        )  # the queries' labels are what counts here
-        relevance = Relevance.of_task(Task.apart(nothing, gallery, query_labels, gallery_labels))
-        return cls.from_padded(as_distances(scores, distance), ids, relevance)
+            batch_gallery = QueryGallery.apart(batch, gallery)
+            # The lengths of the gallery are the same for each batch, and made once.
+            for _, ids, scores in search_in_parts(batch_gallery, k, distance, memory, gallery_lengths=lengths):
+                all_ids.append(ids)
+                all_scores.append(scores)
+        ids = torch.cat(all_ids)
+        # The queries are gone by now; zeros stand for them, since only their labels count here.
+        placeholder = gallery.new_zeros(1, gallery.shape[1]).expand(len(ids), -1)
+        relevance = Relevance.of_labels(QueryGallery.apart(placeholder, gallery, query_labels, gallery_labels))
+        return cls.from_padded(as_distances(torch.cat(all_scores), distance), ids, relevance)
 
     @classmethod
-    def from_task(cls, task, k=100, distance="cosine", memory=MEMORY):
-        """Search for the k nearest of each query of a Task."""
+    def from_query_gallery(
+        cls, query_gallery: QueryGallery, k: int = 100, distance: str = "cosine", memory: int = MEMORY
+    ) -> "RetrievalResults":
+        """Search for the k nearest of each query."""
         if k < 1:
             raise InputError(f"k is {k}; at least one item has to be looked for")
-        parts = [part[1:] for part in search_in_parts(task, k, distance, memory)]
-        ids, scores = (torch.cat(column) for column in zip(*parts))
-        return cls.from_padded(as_distances(scores, distance), ids, Relevance.of_task(task))
+        ids, scores = search(query_gallery, k, distance, memory)
+        return cls.from_padded(as_distances(scores, distance), ids, Relevance.of_labels(query_gallery))
 
-    def _check(self):
-        distances, ids = self.padded_distances, self.padded_ids
+    def _check(self) -> None:
+        distances = self.padded_distances
+        ids = self.padded_ids
         if distances.shape != ids.shape or distances.ndim != 2:
             raise InputError(f"distances have shape {tuple(distances.shape)}, ids {tuple(ids.shape)}; both are (Q, K)")
+        # Each is a column of bool, so that the sentence can name the first query and count the others.
         checks = {
             "distances are not ascending": (distances[:, 1:] < distances[:, :-1]).any(1),
             "distances hold NaN": distances.isnan().any(1),
-            "an id is found twice": _repeats(ids),
+            "an id is found twice": _has_repeats(ids),
             "ids are below 0": (ids < NOWHERE).any(1),
             "an item is infinitely far": ((ids == NOWHERE) != distances.isposinf()).any(1),
         }
@@ -121,117 +155,152 @@ class RetrievalResults:
         if self.relevance is not None and len(self.relevance.group) != len(ids):
             raise InputError(f"right ids are known for {len(self.relevance.group)} queries, results for {len(ids)}")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.padded_ids)
 
     @cached_property
-    def counts(self):
+    def counts(self) -> torch.Tensor:
         """(Q,) int64: how many items each query found."""
         return (self.padded_ids != NOWHERE).sum(1)
 
     @cached_property
-    def hits(self):
+    def hits(self) -> torch.Tensor:
         """(Q, K) bool: which items are right. Raises InputError where labels are unknown."""
-        return self._known().hits(self.padded_ids)
+        return self._known_relevance().hits(self.padded_ids)
 
     @property
-    def positives(self):
+    def positives(self) -> torch.Tensor:
         """(Q,) int64: how many items would be right. Raises InputError where labels are unknown."""
-        return self._known().positives
+        return self._known_relevance().positives
 
     @property
-    def n_retrieved_items(self):
+    def n_retrieved_items(self) -> int:
         """The most that any query found."""
         return int(self.counts.max()) if len(self) else 0
 
     @property
-    def distances(self):
-        return self._lists(self.padded_distances)
+    def distances(self) -> tuple[torch.Tensor, ...]:
+        return self._without_padding(self.padded_distances)
 
     @property
-    def retrieved_ids(self):
-        return self._lists(self.padded_ids)
+    def retrieved_ids(self) -> tuple[torch.Tensor, ...]:
+        return self._without_padding(self.padded_ids)
 
     @property
-    def gt_ids(self):
-        return None if self.relevance is None else tuple(self.relevance.rows(query) for query in range(len(self)))
+    def gt_ids(self) -> tuple[torch.Tensor, ...] | None:
+        if self.relevance is None:
+            return None
+        return tuple(self.relevance.rows(query) for query in range(len(self)))
 
-    def is_empty(self):
+    def is_empty(self) -> bool:
         return self.n_retrieved_items == 0
 
-    def _known(self):
+    def _known_relevance(self) -> Relevance:
         if self.relevance is None:
             raise InputError("labels are unknown, so there is nothing to count as right or wrong")
         return self.relevance
 
-    def _lists(self, padded):
+    def _without_padding(self, padded: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(row[:count] for row, count in zip(padded, self.counts.tolist()))
 
-    def replaced(self, distances, ids):
+    def replaced(self, distances: torch.Tensor, ids: torch.Tensor) -> "RetrievalResults":
         """The same queries with other items, as padded tensors; what a post-processor returns."""
-        width = max(1, int((ids != NOWHERE).sum(1).max())) if len(ids) else 1
+        # No wider than the longest list; one column at least, which torch can reduce over.
+        width = 1
+        if len(ids):
+            width = max(1, int((ids != NOWHERE).sum(1).max()))
         return RetrievalResults.from_padded(distances[:, :width], ids[:, :width], self.relevance)
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f"{len(self)} queries, at most {self.n_retrieved_items} items each, nearest first"]
-        right = torch.zeros_like(self.padded_ids) if self.relevance is None else self.hits
         for query, count in enumerate(self.counts[:SHOWN].clamp_max(SHOWN).tolist()):
-            columns = (column[query, :count].tolist() for column in (self.padded_ids, right, self.padded_distances))
-            items = [f"{row}{'+' * hit} {distance:.4g}" for row, hit, distance in zip(*columns)]
+            items = [self._item_text(query, place) for place in range(count)]
             lines.append(f"query {query}: {', '.join(items) or 'nothing'}")
         if self.relevance is not None:
             lines.append("(id distance; + is right)")
         return "\n".join(lines)
 
-    def save(self, path):
+    def _item_text(self, query: int, place: int) -> str:
+        is_right = self.relevance is not None and bool(self.hits[query, place])
+        mark = "+" if is_right else ""
+        return f"{int(self.padded_ids[query, place])}{mark} {self.padded_distances[query, place].item():.4g}"
+
+    def save(self, path: str | Path) -> None:
         """Write a .npz that `load` reads."""
         arrays = {"distances": self.padded_distances, "ids": self.padded_ids}
         if self.relevance is not None:
-            arrays |= {f"relevance_{name}": value for name, value in vars(self.relevance).items() if value is not None}
+            for name, value in vars(self.relevance).items():
+                if value is not None:
+                    arrays[RELEVANCE + name] = value
         write_npz(path, {name: tensor.cpu().numpy() for name, tensor in arrays.items()})
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> "RetrievalResults":
         """Read what `save` wrote; plain arrays only. Raises InputError for any other file."""
-        arrays = {name: torch.from_numpy(array) for name, array in read_npz(path, ("distances", "ids")).items()}
-        known = {
-            name.removeprefix("relevance_"): value for name, value in arrays.items() if name.startswith("relevance_")
-        }
+        arrays = read_npz(path, ("distances", "ids"))
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        columns = {}
+        for name, tensor in tensors.items():
+            if name.startswith(RELEVANCE):
+                columns[name.removeprefix(RELEVANCE)] = tensor
         try:
-            return cls.from_padded(arrays["distances"], arrays["ids"], Relevance(**known) if known else None)
+            # A file of somebody else may have some of the columns only.
+            relevance = Relevance(**columns) if columns else None
+            return cls.from_padded(tensors["distances"], tensors["ids"], relevance)
         except TypeError as error:
             raise InputError(f"{str(path)!r} holds no retrieval results: {error}") from None
 
-    def to_dicts(self):
+    def to_dicts(self) -> list[dict[str, list]]:
         """One dict a query, of lists: ids, distances, and where labels are known right_ids, which it should find."""
-        found = [
-            {"ids": ids.tolist(), "distances": distances.tolist()}
-            for ids, distances in zip(self.retrieved_ids, self.distances)
-        ]
-        for query, right in zip(found, self.gt_ids or ()):
-            query["right_ids"] = right.tolist()
-        return found
+        dicts = []
+        for ids, distances in zip(self.retrieved_ids, self.distances):
+            dicts.append({"ids": ids.tolist(), "distances": distances.tolist()})
+        if self.relevance is not None:
+            for query, right in zip(dicts, self.gt_ids):
+                query["right_ids"] = right.tolist()
+        return dicts
 
-    def to_json(self):
+    def to_json(self) -> str:
         """`to_dicts` as JSON."""
         return json.dumps(self.to_dicts())
 
 
-def as_distances(scores, distance):
+def as_distances(scores: torch.Tensor, distance: str) -> torch.Tensor:
     """Scores, larger being closer, as distances: 1 - cosine, or squared Euclidean."""
-    return 1 - scores if distance == "cosine" else -scores
+    if distance == "cosine":
+        return 1 - scores
+    return -scores
 
 
-def _padded(lists, dtype, filling):
+def _check_lists(distances: Sequence, retrieved_ids: Sequence, gt_ids: Sequence | None) -> None:
+    """Raise InputError for lists that are not of one length, query by query."""
+    lengths = {len(distances), len(retrieved_ids)}
+    right = ""
+    if gt_ids is not None:
+        lengths.add(len(gt_ids))
+        right = f", {len(gt_ids)} lists of right ids"
+    if len(lengths) > 1:
+        raise InputError(f"{len(distances)} lists of distances, {len(retrieved_ids)} lists of ids{right}: they differ")
+    for query, (query_distances, query_ids) in enumerate(zip(distances, retrieved_ids)):
+        distances_shape = tuple(torch.as_tensor(query_distances).shape)
+        ids_shape = tuple(torch.as_tensor(query_ids).shape)
+        if distances_shape != ids_shape or len(ids_shape) != 1:
+            raise InputError(
+                f"query {query}: distances {distances_shape} and ids {ids_shape} are not lists of one length"
+            )
+
+
+def _padded(lists: Sequence, dtype: torch.dtype, filling: float) -> torch.Tensor:
     """Lists of numbers, one a query, as one tensor."""
-    columns = [torch.as_tensor(one, dtype=dtype).cpu() for one in lists]
-    width = max([len(one) for one in columns], default=0)
-    padded = torch.full((len(columns), max(1, width)), filling, dtype=dtype)
-    for row, one in zip(padded, columns):
-        row[: len(one)] = one
+    columns = [torch.as_tensor(numbers, dtype=dtype).cpu() for numbers in lists]
+    width = max([1, *(len(column) for column in columns)])
+    padded = torch.full((len(columns), width), filling, dtype=dtype)
+    for row, column in zip(padded, columns):
+        row[: len(column)] = column
     return padded
 
 
-def _repeats(ids):
+def _has_repeats(ids: torch.Tensor) -> torch.Tensor:
+    """(Q,) bool: whether a query has an id twice."""
     ordered = ids.sort(1).values
     return ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != NOWHERE)).any(1)

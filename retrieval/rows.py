@@ -1,13 +1,15 @@
-"""Rows of embeddings before they are scored: their lengths, the frame around them, and pieces to take them in."""
+"""Rows of embeddings before they are scored: their lengths, and the frame around them."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
-from errors import InputError
+from core.errors import InputError
+from core.slices import slices_within
 
-PIECE_NUMBERS = 2**18  # rows are prepared in pieces of so many numbers
+CACHED_NUMBERS = 2**18  # rows are prepared in slices of so many numbers, which stay in the cache
 
 
 class Frame(NamedTuple):
@@ -17,57 +19,69 @@ class Frame(NamedTuple):
     scale: float
 
     @classmethod
-    def of_all(cls, table, highest):
-        """That of the rows of all ranks, `table` (n, D) being one's own, n may be 0; highest: see shards.Shard."""
-        centre = middle([table], highest)
-        longest = torch.cat([centre.new_zeros(1), lengths_of(table, centre)]).max()
-        return cls(centre, power_of_two(highest(longest).item()))
+    def of_all(cls, table: torch.Tensor, all_reduce_max: Callable[[torch.Tensor], torch.Tensor]) -> "Frame":
+        """That of the rows of all ranks, `table` (n, D) being this rank's; n may be 0.
+
+        all_reduce_max: see retrieval.sharded.GalleryShard.
+        """
+        centre = box_centre([table], all_reduce_max)
+        longest = torch.cat([centre.new_zeros(1), euclidean_lengths(table, centre)]).max()
+        return cls(centre, power_of_two(all_reduce_max(longest).item()))
 
 
-def middle(tables, highest=None):
+def box_centre(
+    tables: list[torch.Tensor], all_reduce_max: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> torch.Tensor:
     """The middle of the box around all rows, (D,) float64, as float32 can hold it: it does not depend on any order."""
-    ends = tables[0].new_full((2, tables[0].shape[1]), -math.inf)  # the greatest numbers, and the least ones negated
+    # The greatest numbers, and the least ones negated, so that one maximum over the ranks settles both.
+    ends = tables[0].new_full((2, tables[0].shape[1]), -math.inf)
     for table in tables:
         if len(table):
             ends = ends.maximum(torch.stack([table.amax(0), -table.amin(0)]))
-    most, least = (highest(ends) if highest else ends).double()
-    return ((most - least) / 2).float().double()
+    if all_reduce_max is not None:
+        ends = all_reduce_max(ends)
+    greatest, negated_least = ends.double()
+    return ((greatest - negated_least) / 2).float().double()
 
 
-def power_of_two(length):
+def power_of_two(length: float) -> float:
     """The least power of 2 that is no smaller than a length; 1 for none."""
-    return 2.0 ** math.ceil(math.log2(length)) if length > 0 else 1.0
+    if length > 0:
+        return 2.0 ** math.ceil(math.log2(length))
+    return 1.0
 
 
-def row_lengths(table, name="embeddings"):
+def row_lengths(table: torch.Tensor, name: str = "embeddings") -> torch.Tensor:
     """Euclidean length (N,) float64 of each row. Raises InputError, naming rows, where one holds NaN or infinity."""
-    found = lengths_of(table)
-    refuse_broken((~found.isfinite()).nonzero().flatten(), len(table), name)
-    return found
+    lengths = euclidean_lengths(table)
+    refuse_not_finite((~lengths.isfinite()).nonzero().flatten(), len(table), name)
+    return lengths
 
 
-def refuse_broken(rows, number, name="embeddings"):
-    """Raise InputError if there are `rows` (M,), of so many, that hold NaN or infinity."""
+def refuse_not_finite(rows: torch.Tensor, count: int, name: str = "embeddings") -> None:
+    """Raise InputError if there are `rows` (M,), of `count`, that hold NaN or infinity."""
     if len(rows):
-        raise InputError(f"{len(rows)} of {number} {name} are NaN or infinite, first in rows {rows[:5].tolist()}")
+        raise InputError(f"{len(rows)} of {count} {name} are NaN or infinite, first in rows {rows[:5].tolist()}")
 
 
-def lengths_of(table, centre=None):
-    """Euclidean length (N,) float64 of each row less `centre`, summed in one fixed order on every device."""
-    found = torch.empty(len(table), dtype=torch.float64, device=table.device)
-    for part in pieces(*table.shape):
-        numbers = table[part].double()
-        numbers = (numbers if centre is None else numbers - centre).square()
-        while numbers.shape[1] > 1:
-            half = numbers.shape[1] // 2
-            odd = numbers[:, 2 * half :]
-            numbers = numbers[:, :half] + numbers[:, half : 2 * half]
-            numbers[:, : odd.shape[1]] += odd
-        found[part] = numbers[:, 0].sqrt()
-    return found
+def euclidean_lengths(table: torch.Tensor, centre: torch.Tensor | None = None) -> torch.Tensor:
+    """Euclidean length (N,) float64 of each row less `centre` (D,), summed in one fixed order on every device."""
+    lengths = torch.empty(len(table), dtype=torch.float64, device=table.device)
+    for rows in slices_within(*table.shape, CACHED_NUMBERS):
+        numbers = table[rows].double()
+        if centre is not None:
+            numbers = numbers - centre
+        squares = numbers.square()
+        # The right half is added to the left one until a column is left: an order that no library chooses.
+        while squares.shape[1] > 1:
+            half = squares.shape[1] // 2
+            odd = squares[:, 2 * half :]
+            squares = squares[:, :half] + squares[:, half : 2 * half]
+            squares[:, : odd.shape[1]] += odd
+        lengths[rows] = squares[:, 0].sqrt()
+    return lengths
 
 
-def pieces(rows, width, numbers=PIECE_NUMBERS):
-    """Slices that cut so many rows of `width` numbers into pieces of so many numbers or fewer."""
-    step = max(1, numbers // width)
-    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+def pieces(count: int, width: int, numbers: int = CACHED_NUMBERS) -> list[slice]:
+    """Slices that cut `count` rows of `width` numbers into portions of so many numbers or fewer."""
+    return slices_within(count, width, numbers)

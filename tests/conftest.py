@@ -1,6 +1,7 @@
 """A data set of 60 little pictures in SOP's format, made once per test session, learnable by shape and colour."""
 
-import openmp  # noqa: F401  first, since it is for what is loaded below, and for the processes that tests start
+# First, since it is for what is loaded below, and for the processes that tests start.
+from core import openmp  # noqa: F401
 
 # isort: split
 import csv

@@ -12,26 +12,27 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import openmp  # noqa: F401
+    from core import openmp  # noqa: F401
 
     # isort: split
     import torch
     from runs import SCRIPTS, tiny_backbone
 
-    from engine import options, ranks
-    from training import Training
+    import distributed
+    from config.script import run_script
+    from engine.trainer import Trainer
 
     torch.set_num_threads(1)
     name, *line = sys.argv[1:]
     sys.argv = [f"{name}.py", *line]
-    after_step = Training._after_step
+    after_step = Trainer._after_step
 
     def lose(self, step):
-        lost = os.environ.get("LOST_RANK") == str(ranks.rank()) and os.environ["LOST_STEP"] == str(step)
+        lost = os.environ.get("LOST_RANK") == str(distributed.rank()) and os.environ["LOST_STEP"] == str(step)
         if lost and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             os.kill(os.getpid(), signal.SIGKILL)
         after_step(self, step)
 
-    Training._after_step = lose
+    Trainer._after_step = lose
     with tiny_backbone():
-        options.run_script(SCRIPTS[name].main)
+        run_script(SCRIPTS[name].main)

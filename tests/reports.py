@@ -1,4 +1,4 @@
-"""Little reports to test with: plain coloured images, a colour for each row, and what a page holds read back."""
+"""Little pages to test with: plain coloured images, a colour for each row, and what a page holds read back."""
 
 import json
 import re
@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 import torch
 
-from retrieval.measure import summary, task_values
-from retrieval.metrics import DEFAULT
-from retrieval.pairs import pair_histogram
-from retrieval.report.album import Images
-from retrieval.report.report import Report
+from data.records import Records
+from report.page.content import PageContent
+from retrieval.metrics.pairs import pair_histogram
+from retrieval.metrics.per_query import query_values, summary
+from retrieval.metrics.ranking import DEFAULT
+from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
-from retrieval.task import Task
 
 HOSTILE = (
     '"><script>window.hacked=1</script>',
@@ -40,8 +40,14 @@ def colour_of(row):
     return tuple(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist())
 
 
-def load(row):
+def load(records, row):
     return np.full((30, 30, 3), colour_of(row), np.uint8)
+
+
+def records_of(source, paths, labels, categories=None):
+    """A list in which every image asks and can be found."""
+    everyone = np.ones(len(paths), dtype=bool)
+    return Records(source, np.asarray(paths), np.asarray(labels), everyone, everyone, categories)
 
 
 def clusters(labels, spread=0.6, width=8, seed=0):
@@ -52,28 +58,29 @@ def clusters(labels, spread=0.6, width=8, seed=0):
     return torch.from_numpy(middles[codes] + spread * rng.normal(size=(len(codes), width))).float()
 
 
-def make_report(labels, embeddings=None, paths=None, categories=None, k=20, distance="cosine", **changes):
-    """A Report of a list in which every row asks; changes replace its fields."""
+def make_content(labels, embeddings=None, paths=None, categories=None, k=20, distance="cosine", **changes):
+    """The content of a page on a list in which every row asks; changes replace its fields."""
     labels = np.asarray(labels)
     embeddings = clusters(labels) if embeddings is None else torch.as_tensor(embeddings).float()
     paths = np.array([f"shelf/{label}/{row}.png" for row, label in enumerate(labels)] if paths is None else paths)
-    task = Task.of(embeddings, labels, categories=categories)
+    task = QueryGallery.of(embeddings, labels, categories=categories)
     names = DEFAULT if len(labels) > 10 else ("recall@1", "map@r")
-    values = task_values(task, names, distance=distance)
+    values = query_values(task, names, distance=distance)
     fields = {
         "title": "A test",
         "facts": {"list": "test.txt"},
         "figures": summary(values, task.positives(), task.query_categories),
-        "images": Images("test.txt", paths, labels, load, categories),
+        "records": records_of("test.txt", paths, labels, categories),
         "embeddings": embeddings,
         "query_rows": task.query_rows.numpy(),
-        "results": RetrievalResults.from_task(task, k, distance),
+        "results": RetrievalResults.from_query_gallery(task, k, distance),
         "query_values": values["map@r"].numpy(),
         "query_metric": "map@r",
         "histogram": pair_histogram(task, distance),
         "distance": distance,
+        "load_image": load,
     }
-    return Report(**{**fields, **changes})
+    return PageContent(**{**fields, **changes})
 
 
 def data_of(path):

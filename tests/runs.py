@@ -9,12 +9,14 @@ from unittest import mock
 
 from torch import nn
 
+from core.registry import Entry
 from models.backbones import BACKBONES, IMAGENET, Backbone
 
 SCRIPTS = {name: importlib.import_module(name) for name in ("train_elem", "train_pair", "eval", "infer")}
+PROGRAMS = {**SCRIPTS, "search": importlib.import_module("search")}  # search.py takes a command before its flags
 
 
-def tiny_net(imagenet):
+def tiny_net(weights):
     """Without a kink: where rounding carries a ReLU over its own, a slope jumps, which no bound of rounding allows."""
     layers = [("conv1", nn.Conv2d(3, 8, 5, stride=4)), ("bn1", nn.BatchNorm2d(8)), ("act", nn.SiLU())]
     return nn.Sequential(OrderedDict(layers))
@@ -22,7 +24,9 @@ def tiny_net(imagenet):
 
 def tiny_backbone():
     """A context in which the models have one more: `Tiny`, 8 numbers an image, for which ImageNet has no weights."""
-    return mock.patch.dict(BACKBONES, Tiny=Backbone(tiny_net, 8, (("conv1", "bn1"),), **IMAGENET))
+    row = Backbone(tiny_net, 8, (("conv1", "bn1"),), IMAGENET)
+    facts = {"modality": "image", "output": "maps", "weights": ()}
+    return mock.patch.dict(BACKBONES._entries, Tiny=Entry(lambda name: row, facts))
 
 
 def as_line(flags):
@@ -49,7 +53,7 @@ def train_flags(data_dir, run_dir, /, **flags):
 def run(script, line):
     """Call the script's main in this process; returns what it printed."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        SCRIPTS[script].main([str(word) for word in line])
+        PROGRAMS[script].main([str(word) for word in line])
     return printed.getvalue()
 
 
@@ -68,9 +72,9 @@ def embedding_moves(run_dir, paths):
     import torch
     from tolerances import sensitivity
 
+    from data.image.files import read_image
+    from data.image.transforms import TestTransform
     from models import Embedder
-    from reader import read_image
-    from transforms import TestTransform
 
     with tiny_backbone():
         model = Embedder("Tiny")

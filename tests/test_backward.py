@@ -7,8 +7,9 @@ import torch
 from tolerances import assert_within, gamma, longest_sum, sensitivity
 from torch import nn
 
-from engine.backward import backward
+from engine.learner import Learner
 from engine.objective import Objective
+from engine.step import backward
 from losses import LOSSES
 
 CPU = torch.device("cpu")
@@ -44,8 +45,8 @@ def batch(name):
 
 
 def gradients(objective, images, labels, micro_batch):
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    loss = backward(objective, images, labels, scaler, CPU, "fp32", micro_batch)
+    learner = Learner(objective, optimiser=None, device=CPU, micro_batch=micro_batch)
+    loss = backward(learner, images, labels)
     return loss, {name: parameter.grad for name, parameter in objective.named_parameters()}
 
 

@@ -5,16 +5,19 @@ import re
 import numpy as np
 import pytest
 import torch
+from pictures import train_transform
 from runs import SCRIPTS, as_line, read_json, run, train_flags
 
-import loader
-import reader
-from errors import InputError
+from core.errors import InputError
+from data import loader
+from data.image.modality import ImageModality
+from data.lists import open_list
+from data.records import Records
+from data.samplers import SAMPLERS, RankBatches, Sample
 from losses.triplet import check_triplets
-from samplers import SAMPLERS, Draw, Shard
-from transforms import TrainTransform
 
 pytestmark = pytest.mark.usefixtures("tiny")
+MODALITY = ImageModality(train_transform(16, 16))
 
 
 @pytest.fixture
@@ -28,18 +31,16 @@ def broken(sop_copy):
 
 
 def open_train(folder):
-    images = reader.open_list("Ebay_train.txt", folder, "train")
+    images = open_list("Ebay_train.txt", folder, "train")
     return images, images.vocabulary.codes
 
 
 def batches(folder, sampler="pk", steps=6, num_workers=0, start_step=0, told=None, rank=0, ranks=1):
     """`steps` batches of 12 images, or a rank's share of each, (images, labels, indices) each."""
     images, codes = open_train(folder)
-    draws = Shard(SAMPLERS[sampler](codes, 12, start_step=start_step), rank, ranks)
+    draws = RankBatches(SAMPLERS[sampler](codes, 12, start_step=start_step), rank, ranks)
     told = [] if told is None else told
-    feed = loader.open_loader(
-        images, codes, TrainTransform(16, 16), draws, num_workers, on_bad=lambda *what: told.append(what)
-    )
+    feed = loader.open_loader(images, MODALITY, draws, num_workers, on_bad=lambda *what: told.append(what))
     return [batch for _, batch in zip(range(steps), feed)]
 
 
@@ -115,7 +116,7 @@ def test_batches_are_the_same_after_a_resume(broken):
 
 def test_a_sound_list_is_loaded_as_ever(sop_tree):
     images, codes = open_train(sop_tree)
-    plain = loader.open_loader(images, codes, TrainTransform(16, 16), SAMPLERS["pk"](codes, 12))
+    plain = loader.open_loader(images, MODALITY, SAMPLERS["pk"](codes, 12))
     for one, other in zip(batches(sop_tree), plain):
         assert all(torch.equal(*columns) for columns in zip(one, other, strict=True))
 
@@ -124,13 +125,11 @@ def test_nothing_that_could_be_taken(broken):
     images, codes = open_train(broken)
     dead = images.take(sorted(DEAD))
     told = []
-    feed = loader.open_loader(
-        dead, np.zeros(3, int), TrainTransform(8, 8), [[Draw(0, 0)]], on_bad=lambda *what: told.append(what)
-    )
+    feed = loader.open_loader(dead, MODALITY, [[Sample(0, 0)]], on_bad=lambda *what: told.append(what))
     with pytest.raises(InputError, match="7_0.jpg' is not an image .*; nor can another be taken"):
         list(feed)
     few = images.take([*sorted(DEAD), 0])
-    feed = loader.open_loader(few, [6, 6, 6, 0], TrainTransform(8, 8), [[Draw(0, 0), Draw(3, 0)]], on_bad=print)
+    feed = loader.open_loader(few, MODALITY, [[Sample(0, 0), Sample(3, 0)]], on_bad=print)
     with pytest.raises(InputError, match="of its label or from outside the batch"):  # label 0 is in the batch
         list(feed)
 
@@ -139,12 +138,13 @@ def test_a_box_outside_of_its_image_is_bad_too(sop_tree):
     images, codes = open_train(sop_tree)
     boxes = np.full((len(images), 4), np.nan)
     boxes[0] = 500, 500, 600, 600
-    boxed = reader.ImageList(
-        images.source, images.paths, images.labels, images.is_query, images.is_gallery, boxes=boxes
-    )
+    boxed = Records(images.source, images.paths, images.labels, images.is_query, images.is_gallery, boxes=boxes)
     told = []
     feed = loader.open_loader(
-        boxed, codes, TrainTransform(8, 8), [[Draw(0, 0)]], decode="opencv", on_bad=lambda *what: told.append(what)
+        boxed,
+        ImageModality(train_transform(8, 8), "opencv"),
+        [[Sample(0, 0)]],
+        on_bad=lambda *what: told.append(what),
     )
     ((_, labels, rows),) = feed
     assert labels.tolist() == [0] and rows.tolist()[0] in (1, 2) and told[0][0] == 0 and "lies outside" in told[0][1]

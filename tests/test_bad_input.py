@@ -11,7 +11,7 @@ import pytest
 import torch
 from runs import SCRIPTS, as_line, run, train_flags
 
-from engine import options
+from config.script import run_script
 
 ROOT = Path(__file__).parents[1]
 TRAINING = ("train_elem", "train_pair")
@@ -35,7 +35,7 @@ def sentence(monkeypatch, capsys):
     def call(script, line):
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, line)])
         with pytest.raises(SystemExit) as end:
-            options.run_script(SCRIPTS[script].main)
+            run_script(SCRIPTS[script].main)
         assert end.value.code == 2
         return one_sentence(script, capsys.readouterr().err)
 
@@ -88,7 +88,13 @@ MISTAKES = [
     ("train", {"train_list": "train.txt"}, "no list 'train.txt'"),
     ("train", {"loss_name": "softmx"}, "unknown loss 'softmx'", "Did you mean 'softmax'?"),
     ("train", {"loss_name": "tripelt"}, "unknown loss 'tripelt'", "Did you mean 'triplet'?"),
-    ("train", {"augment": "crop,colur"}, "unknown augmentation 'colur'", "Did you mean 'colour'?", "erasing"),
+    (
+        "train",
+        {"augment": "crop,colur"},
+        "'colur' is not one of crop, flip, affine",
+        "Did you mean 'colour'?",
+        "erasing",
+    ),
     ("train", {"crop_scale": "0.5"}, "'0.5' is not low,high"),
     ("train", {"crop_scale": "0.5,0.2"}, "'0.5,0.2' is not low,high"),
     ("train", {"train_batch_size": 0}, "'0' is not an integer above 0"),

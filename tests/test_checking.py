@@ -12,8 +12,9 @@ import pytest
 from runs import run, tiny_backbone, train_flags
 
 import reader
-from checking import has_positive, list_notes, lone_notes, query_notes
-from samplers import SAMPLERS
+from data.notes import has_positive, list_notes, query_notes, singleton_notes
+from data.records import Records
+from data.samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +35,7 @@ def few(labels, is_query=None, is_gallery=None, source="few.txt"):
     everyone = np.ones(len(labels), dtype=bool)
     flags = [everyone if flag is None else np.array(flag, dtype=bool) for flag in (is_query, is_gallery)]
     paths = np.array([f"{source}/{i}.jpg" for i in range(len(labels))])
-    return reader.ImageList(source, paths, np.array(labels), *flags, lines=np.arange(len(labels)) + 2)
+    return Records(source, paths, np.array(labels), *flags, lines=np.arange(len(labels)) + 2)
 
 
 def test_a_sound_pair_of_lists(check, sop_tree):
@@ -121,10 +122,10 @@ def test_lists_that_meet():
 @pytest.mark.parametrize("name", SAMPLERS.names())
 def test_labels_with_one_image(name):
     sampler = SAMPLERS[name]([1, 1, 2, 2, 5], 2 * 3 if name == "triplet" else 4)
-    assert lone_notes(few([1, 1, 2, 2]), "") == []
-    if sampler.lone:
-        (note,) = lone_notes(few([1, 1, 2, 2, 5]), sampler.lone)
-        assert note == f"1 of 3 train labels have a single image (few.txt:6, for one): {sampler.lone}"
+    assert singleton_notes(few([1, 1, 2, 2]), "") == []
+    if sampler.singletons:
+        (note,) = singleton_notes(few([1, 1, 2, 2, 5]), sampler.singletons)
+        assert note == f"1 of 3 train labels have a single image (few.txt:6, for one): {sampler.singletons}"
     drawn = np.array([[draw.index for draw in batch] for _, batch in zip(range(12), sampler)])
     assert (drawn == 4).any()
     if name == "triplet":

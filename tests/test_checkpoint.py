@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from core.errors import InputError
 from engine import checkpoint
 from engine.checkpoint import Checkpoints, restore, save, training_state
+from engine.learner import Learner
 from engine.objective import Objective
-from engine.optim import build_optimiser
-from errors import InputError
+from engine.optimiser import build_optimiser
+from engine.seeding import seed_everything
 
 
 class Model(nn.Linear):
@@ -20,38 +22,40 @@ class Model(nn.Linear):
 
 
 def training(seed=0, classes=3, optimiser="momentum"):
-    """An objective and its optimiser after two steps, so that every state is in use."""
+    """A learner after two steps, so that every state is in use."""
     torch.manual_seed(seed)
     objective = Objective(Model(4, 2), nn.Linear(2, classes))
-    optimiser = build_optimiser(optimiser, objective.model, objective.loss, lr=0.1, class_lr=0.5)
+    optimiser = build_optimiser(objective.model, objective.loss, optimiser=optimiser, lr=0.1, class_lr=0.5)
+    learner = Learner(objective, optimiser, torch.device("cpu"))
     for _ in range(2):
-        step(objective, optimiser)
-    return objective, optimiser, torch.amp.GradScaler("cpu", enabled=False)
+        step(learner)
+    return learner
 
 
-def step(objective, optimiser):
+def step(learner):
     """One step on noise from the global generator, as dropout would take it."""
-    optimiser.zero_grad()
-    objective.loss(objective.model(torch.randn(5, 4))).square().mean().backward()
-    optimiser.step()
+    learner.optimiser.zero_grad()
+    embeddings = learner.objective.model(torch.randn(5, 4))
+    learner.objective.loss(embeddings).square().mean().backward()
+    learner.optimiser.step()
 
 
-def state_of(parts, number=2, best=None):
-    return training_state(*parts, number, best, torch.arange(3), config={})
+def state_of(learner, number=2, best=None):
+    return training_state(learner, number, best, torch.arange(3), config={})
 
 
 @pytest.mark.parametrize("name", ["momentum", "adamw"])
 def test_a_restored_training_goes_on_as_if_nothing_had_happened(tmp_path, name):
     best = {"step": 1, "recall": {"1": 0.5}, "chosen_on": "the test list"}
-    parts = training(optimiser=name)
-    save(state_of(parts, best=best), tmp_path / "a.pt")
-    step(*parts[:2])
+    learner = training(optimiser=name)
+    save(state_of(learner, best=best), tmp_path / "a.pt")
+    step(learner)
     other = training(seed=7, optimiser=name)
     state = torch.load(tmp_path / "a.pt", weights_only=True)
-    assert restore(state, *other, "a.pt") == (2, best)
-    step(*other[:2])
-    for name, value in parts[0].state_dict().items():
-        assert torch.equal(other[0].state_dict()[name], value), name
+    assert restore(state, other, "a.pt") == (2, best)
+    step(other)
+    for name, value in learner.objective.state_dict().items():
+        assert torch.equal(other.objective.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize(
@@ -65,14 +69,14 @@ def test_a_restored_training_goes_on_as_if_nothing_had_happened(tmp_path, name):
 def test_a_state_of_another_training_is_refused(saved, asked):
     state = state_of(training(**saved))
     with pytest.raises(InputError, match="a.pt belongs to another loss or optimiser: ."):
-        restore(state, *training(**asked), "a.pt")
+        restore(state, training(**asked), "a.pt")
 
 
 @pytest.mark.parametrize("facts", [{"model": "Curve", "embedding_size": 2, "pooling": "avg"}, None])
 def test_a_state_of_another_model_is_refused(facts):
     state = {**state_of(training()), "facts": facts}
     with pytest.raises(InputError, match="a.pt holds the model .*, but the flags ask for {'model': 'Line'"):
-        restore(state, *training(), "a.pt")
+        restore(state, training(), "a.pt")
 
 
 def test_a_failing_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
@@ -138,12 +142,12 @@ def test_a_disk_that_refuses_is_said_or_ends_the_run(tmp_path, monkeypatch, caps
 
 def test_numpy_and_python_go_on_where_they_were():
     """A loss may draw from either."""
-    parts = training()
-    checkpoint.seed_everything(5)
-    state = state_of(parts)
+    learner = training()
+    seed_everything(5)
+    state = state_of(learner)
     drawn = random.random(), np.random.rand(), np.random.randn()
-    checkpoint.seed_everything(6)
-    restore(state, *parts, "a.pt")
+    seed_everything(6)
+    restore(state, learner, "a.pt")
     assert (random.random(), np.random.rand(), np.random.randn()) == drawn
 
 
@@ -151,4 +155,4 @@ def test_numpy_and_python_go_on_where_they_were():
 @pytest.mark.parametrize("value", [None, "x", {"x": 1}, torch.zeros(2)], ids=["none", "text", "dict", "tensor"])
 def test_odd_values_are_refused_in_a_sentence(name, value):
     with pytest.raises(InputError, match="^a.pt "):
-        restore({**state_of(training()), name: value}, *training(), "a.pt")
+        restore({**state_of(training()), name: value}, training(), "a.pt")

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from test_losses import bounds
 from tolerances import about, assert_within, share_error
 
-from errors import InputError
+from core.errors import InputError
 from losses import ArcMarginLoss, SoftmaxLoss
-from losses._classes import CHUNK, drawn_classes
+from losses._class_scores import CHUNK, sample_classes
 
 ROWS, CLASSES, WIDTH = 9, 23, 6
 CHUNKS = ["auto", "1", "4", "22", "23", "100"]
@@ -32,7 +32,7 @@ def plain(loss, embeddings, labels):
     else:
         shares = F.normalize(embeddings) @ F.normalize(loss.weight).T
         own = F.one_hot(labels, len(loss.weight)).bool()
-        scores = loss.arc_scale * torch.where(own, loss.put_off(shares), shares)
+        scores = loss.arc_scale * torch.where(own, loss.add_margin(shares), shares)
     best = shares.topk(5, 1).indices == labels[:, None]
     return F.cross_entropy(scores, labels), best[:, 0].double().mean(), best.any(1).double().mean()
 
@@ -106,14 +106,14 @@ def test_what_is_no_chunk(chunk):
 
 
 @pytest.mark.parametrize("name", ["softmax", "arcmargin"])
-def test_drawn_classes_alone_take_part(name):
+def test_sampled_classes_alone_take_part(name):
     """As the plain formula on the rows that were drawn; the others get no gradient."""
     loss = losses()[name]
     loss.class_sample_rate = 0.5
     embeddings = torch.randn(ROWS, WIDTH, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 22, 5, 5, 3, 4, 21, 8, 0])
     torch.manual_seed(4)
-    chosen = drawn_classes(labels, CLASSES, 0.5)
+    chosen = sample_classes(labels, CLASSES, 0.5)
     assert len(chosen) == 12 and set(labels.tolist()) < set(chosen.tolist())
     few = losses(classes=12)[name]
     with torch.no_grad():
@@ -134,17 +134,17 @@ def test_drawn_classes_alone_take_part(name):
 
 def test_every_class_is_drawn_now_and_then_and_the_batchs_always():
     labels = torch.tensor([3, 3, 7])
-    draws = [drawn_classes(labels, 20, 0.25) for _ in range(200)]
+    draws = [sample_classes(labels, 20, 0.25) for _ in range(200)]
     counts = torch.bincount(torch.cat(draws), minlength=20)
     assert all(len(draw) == 5 for draw in draws) and counts[3] == counts[7] == 200
     others = counts[[i for i in range(20) if i not in (3, 7)]]
     assert_within(others / 200, 3 / 18, share_error(3 / 18, 200))
-    assert drawn_classes(torch.arange(20), 20, 0.1).tolist() == list(range(20))
+    assert sample_classes(torch.arange(20), 20, 0.1).tolist() == list(range(20))
 
 
 @pytest.mark.parametrize("kind", [SoftmaxLoss, ArcMarginLoss])
 @pytest.mark.parametrize("classes", [7, CHUNK, 2 * CHUNK + 3])
-def test_a_part_begins_with_the_rows_of_the_whole(kind, classes):
+def test_a_shard_begins_with_the_rows_of_the_whole(kind, classes):
     """And leaves the random numbers where the whole does."""
     torch.manual_seed(5)
     whole, after = kind(WIDTH, classes), torch.rand(3)
@@ -152,8 +152,8 @@ def test_a_part_begins_with_the_rows_of_the_whole(kind, classes):
         for rank in range(number):
             rows = slice(classes * rank // number, classes * (rank + 1) // number)
             torch.manual_seed(5)
-            part = kind.of_part(rows, None, None, embedding_size=WIDTH, num_classes=classes)
+            sharded = kind.sharded(rows, None, None, embedding_size=WIDTH, num_classes=classes)
             assert torch.equal(torch.rand(3), after)
-            assert part.part.start == rows.start and part.part.classes == classes
+            assert sharded.shard.start == rows.start and sharded.shard.classes == classes
             for name, parameter in whole.named_parameters():
-                assert torch.equal(dict(part.named_parameters())[name], parameter[rows])
+                assert torch.equal(dict(sharded.named_parameters())[name], parameter[rows])

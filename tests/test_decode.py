@@ -10,25 +10,29 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from pictures import train_transform
 from PIL import Image
 from runs import read_json, run, tiny_backbone, train_flags
 from tolerances import assert_within
 
-import decoding
-import loader
-import reader
-from cache import CACHE_KINDS, Cache
-from decoding import Jpeg, choose_decoder, decode_whole, open_image
-from errors import InputError
-from headers import Header, read_header
-from samplers import Draw
-from transforms import TrainTransform
+from core.errors import InputError
+from data import loader, workers
+from data.cache import CACHE_KINDS, Cache
+from data.image import decode
+from data.image.decode import SCALES, Crop, EncodedJpeg, choose_decoder, decode_whole, open_image
+from data.image.files import read_bytes, read_image
+from data.image.header import JpegHeader, read_jpeg_header
+from data.image.modality import ImageModality
+from data.image.resize import resize
+from data.image.transforms import TrainTransform
+from data.lists import open_list
+from data.samplers import Sample
 
 try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
-NEEDS_SIMPLEJPEG = pytest.mark.skipif(simplejpeg is None, reason="needs requirements-speed.txt")
+NEEDS_SIMPLEJPEG = pytest.mark.skipif(simplejpeg is None, reason="needs requirements/speed.txt")
 FAST = ["opencv", pytest.param("simplejpeg", marks=NEEDS_SIMPLEJPEG)]
 
 
@@ -88,12 +92,12 @@ def test_headers_say_what_opencv_decodes(kind, height, width):
     for orientation in range(1, 9):
         for order in "<>":
             encoded = attach(plain, exif(orientation, order))
-            header = read_header(encoded)
+            header = read_jpeg_header(encoded)
             assert header[:4] == (height, width, {"grey": 1, "CMYK": 4}.get(kind, 3), orientation)
             assert header.turned == whole(encoded).shape[:2]
-    for scale, flag in decoding.FLAGS.items():
+    for scale, flag in decode.SCALE_FLAGS.items():
         assert cv2.imdecode(plain, flag).shape[:2] == (-(-height // scale), -(-width // scale))
-    assert read_header(plain)[:4] == (height, width, header.components, 1)
+    assert read_jpeg_header(plain)[:4] == (height, width, header.components, 1)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -103,7 +107,7 @@ def test_turned_pictures_are_cropped_as_they_are_shown(decode, orientation):
     shown = decode_whole(encoded, "a.jpg")
     opened = open_image(decode, encoded, "a.jpg")
     assert opened.shape == shown.shape
-    crop = opened.resized(30, 50, 60, 40, 60, 40).astype(int)
+    crop = opened.resized_crop(Crop(30, 50, 60, 40), 60, 40).astype(int)
     # Upright pictures take the fast upsampling, which repeats a colour of 2 x 2 pixels where the other takes a part of
     # its neighbours: a quarter of the difference each way. Blue has 1.772 of it; two conversions round.
     colours = cv2.cvtColor(shown[50:90, 30:90], cv2.COLOR_RGB2YCrCb)[..., 1:].astype(int)
@@ -114,8 +118,8 @@ def test_turned_pictures_are_cropped_as_they_are_shown(decode, orientation):
 def test_a_truncated_header_is_odd():
     encoded = attach(jpeg(smooth(20, 30)), exif(6))
     scan = encoded.tobytes().index(b"\xff\xda")
-    assert read_header(encoded[: scan + 5]) == (20, 30, 3, 6, None)
-    assert all(read_header(encoded[:length]) is None for length in range(scan + 4))
+    assert read_jpeg_header(encoded[: scan + 5]) == (20, 30, 3, 6, None)
+    assert all(read_jpeg_header(encoded[:length]) is None for length in range(scan + 4))
 
 
 XMP = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>")
@@ -139,7 +143,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("decode", FAST)
 def test_what_is_odd_takes_the_exact_route(decode, name):
-    assert read_header(ODD[name]) is None
+    assert read_jpeg_header(ODD[name]) is None
     try:
         expected = decode_whole(ODD[name], name)
     except InputError as error:
@@ -157,8 +161,8 @@ def test_what_is_odd_takes_the_exact_route(decode, name):
 )
 def test_orientations_that_are_none(segments, orientation):
     encoded = attach(PLAIN, *segments)
-    assert read_header(encoded).orientation == orientation
-    assert read_header(encoded).turned == whole(encoded).shape[:2]
+    assert read_jpeg_header(encoded).orientation == orientation
+    assert read_jpeg_header(encoded).turned == whole(encoded).shape[:2]
 
 
 def test_a_damaged_header_is_odd_or_right():
@@ -169,7 +173,7 @@ def test_a_damaged_header_is_odd_or_right():
         for value in rng.integers(0, 256, 3, dtype=np.uint8):
             damaged = intact.copy()
             damaged[place] = value
-            header, image = read_header(damaged), None
+            header, image = read_jpeg_header(damaged), None
             if header and max(header.height, header.width) < 2000:
                 image = whole(damaged)
             if image is not None:
@@ -185,13 +189,13 @@ def test_the_scale_is_the_smallest_that_leaves_the_crop_its_pixels(monkeypatch):
         asked.append(scale)
         return np.zeros((-(-2000 // scale), -(-2000 // scale), 3), np.uint8)
 
-    monkeypatch.setattr(Jpeg, "scaled", scaled)
-    image = Jpeg("opencv", None, Header(2000, 2000, 3, 1, None), "a.jpg")
+    monkeypatch.setattr(EncodedJpeg, "decode", scaled)
+    image = EncodedJpeg("opencv", None, JpegHeader(2000, 2000, 3, 1, None), "a.jpg")
     crops = {(358, 900): 1, (359, 359): 2, (895, 2000): 2, (896, 896): 4, (1792, 1800): 8, (1791, 1800): 4, (9, 9): 1}
     for (width, height), scale in crops.items():
-        assert image.resized(3, 5, width, height, 224, 224).shape == (224, 224, 3)
+        assert image.resized_crop(Crop(3, 5, width, height), 224, 224).shape == (224, 224, 3)
         assert asked.pop() == scale, (width, height)
-    image.resized(0, 0, 200, 400, 100, 50)
+    image.resized_crop(Crop(0, 0, 200, 400), 100, 50)
     assert asked == [2]
 
 
@@ -208,13 +212,13 @@ def test_crops_are_close_to_the_exact_ones(decode, shrink, scale):
     opened, exact = open_image(decode, encoded, "a.jpg"), decode_whole(encoded, "a.jpg")
     for left, top in ((0, 0), (1, 2), (5, 9), (33, 31)):
         size = int(side * shrink) + 1
-        crop = opened.resized(left, top, size, size, side, side)
+        crop = opened.resized_crop(Crop(left, top, size, size), side, side)
         (left, right), (top, bottom) = (
             (math.floor(start / scale + 0.5) * scale, math.floor((start + size) / scale + 0.5) * scale)
             for start in (left, top)
         )
-        expected, move = decoding.resize(exact[top:bottom, left:right], side, side).astype(float), max(1, scale // 4)
-        moved = decoding.resize(exact[top:bottom, left + move : right + move], side, side)
+        expected, move = resize(exact[top:bottom, left:right], side, side).astype(float), max(1, scale // 4)
+        moved = resize(exact[top:bottom, left + move : right + move], side, side)
         error, allowed = (((one - expected) ** 2).mean() ** 0.5 for one in (crop, moved))
         assert_within(error, 0, allowed)
 
@@ -232,9 +236,9 @@ def test_rows_below_a_crop_are_not_decoded(options):
     uncut = attach(encoded, segment(0xFE, b"")).tobytes() + b"x"  # no end at the end, so all is decoded
     for bottom in (17, 96, 200, 333):
         for side in (16, 33, 50, 180):
-            crop = 11, 0, 450, bottom, 2 * side, side
+            crop = Crop(11, 0, 450, bottom), 2 * side, side
             crops = [
-                open_image("simplejpeg", e, "a.jpg").resized(*crop)
+                open_image("simplejpeg", e, "a.jpg").resized_crop(*crop)
                 for e in (encoded, torn, np.frombuffer(uncut, np.uint8))
             ]
             assert np.array_equal(crops[0], crops[1]) and np.array_equal(crops[0], crops[2]), (bottom, side)
@@ -246,7 +250,7 @@ def test_crops_of_few_pixels(decode, side):
     opened = open_image(decode, jpeg(smooth(40, 60)), "a.jpg")
     for left in range(24):
         for width in range(1, 36):
-            assert opened.resized(left, 39 - left, width, left + 1, side, 1).shape == (1, side, 3)
+            assert opened.resized_crop(Crop(left, 39 - left, width, left + 1), side, 1).shape == (1, side, 3)
 
 
 @pytest.mark.parametrize("decode", FAST)
@@ -258,10 +262,10 @@ def test_crops_sit_where_they_were_drawn(decode, width):
     ramp = np.stack([columns * 0.3, rows * 0.3, 0 * rows], axis=2)
     opened = open_image(decode, jpeg(np.round(ramp).astype(np.uint8), quality=95, subsampling=0), "a.jpg")
     for left, top in ((0, 0), (1, 6), (34, 51), (97, 99)):
-        crop = opened.resized(left, top, width, height, 96, 80)
+        crop = opened.resized_crop(Crop(left, top, width, height), 96, 80)
         across = 0.3 * (left + (np.arange(96) + 0.5) * width / 96 - 0.5)
         down = 0.3 * (top + (np.arange(80) + 0.5) * height / 80 - 0.5)
-        half = 0.15 * next((scale for scale, least in decoding.SCALES.items() if height / 80 >= least), 1)  # pixel
+        half = 0.15 * next((scale for scale, least in SCALES.items() if height / 80 >= least), 1)  # pixel
         # Grey levels are rounded, in integers that are the same on every processor.
         assert abs(crop[:, 2:-2, 0].mean(axis=0) - across[2:-2]).max() < half + 0.45
         assert abs(np.mean(crop[:, :, 0].mean(axis=0) - across)) <= half + 0.04
@@ -284,14 +288,15 @@ def write_set(folder):
         (folder / name).write_bytes(encoded.tobytes())
         lines.append(f"{number % 2},{name},train," + ("10,5,300,280" if number % 2 else ",,,"))
     (folder / "list.csv").write_text("\n".join(lines))
-    return reader.open_list("list.csv", folder, "train")
+    return open_list("list.csv", folder, "train")
 
 
-def batches(images, draws=24, num_workers=0, **loading):
+def batches(images, draws=24, num_workers=0, decode="exact", cache_bytes=0, cache_kind="encoded"):
     """The batches of `draws` images in turn, seeded 0, 1, …: crops of 64 x 56 pixels."""
-    transform = TrainTransform(56, 64, crop_scale=(0.3, 1.0))
-    table = [[Draw(i % len(images), i) for i in range(s, s + 4)] for s in range(0, draws, 4)]
-    return list(loader.open_loader(images, images.labels, transform, table, num_workers, **loading))
+    cache = Cache(cache_kind, images.paths, cache_bytes)
+    modality = ImageModality(TrainTransform(56, 64, 0, ("crop", "flip"), (0.3, 1.0)), decode, cache)
+    table = [[Sample(i % len(images), i) for i in range(s, s + 4)] for s in range(0, draws, 4)]
+    return list(loader.open_loader(images, modality, table, num_workers))
 
 
 @pytest.mark.parametrize("decode", FAST)
@@ -325,7 +330,7 @@ def test_formats_without_scales_are_left_alone(tmp_path, decode):
 def test_boxes_are_cropped_first(tmp_path, decode):
     quarters = np.zeros((300, 400, 3), np.uint8)
     quarters[:150, :200], quarters[:150, 200:], quarters[150:, :200] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
-    encoded, transform = jpeg(quarters, subsampling=0), TrainTransform(32, 32)
+    encoded, transform = jpeg(quarters, subsampling=0), train_transform(32, 32)
     for box, colour in (([200, 0, 400, 150], 1), ([208, 8, 999, 142], 1), ([0, 158, 192, 300], 2)):
         opened = open_image(decode, encoded, "a.jpg", np.array(box, dtype=float))
         for _ in range(20):
@@ -341,18 +346,21 @@ def test_a_jpeg_that_ends_too_early_is_refused(decode, size):
     encoded = jpeg(smooth(450, 450))
     opened = open_image(decode, encoded[: len(encoded) * 2 // 3], "half.jpg")
     with pytest.raises(InputError, match="'half.jpg' is not an image that OpenCV can decode"):
-        opened.resized(0, 0, size, size, 40, 40)
+        opened.resized_crop(Crop(0, 0, size, size), 40, 40)
 
 
 @NEEDS_SIMPLEJPEG
 @pytest.mark.parametrize("kind, orientation", [("CMYK", 1), ("colour", 6), ("grey", 3)])
 def test_simplejpeg_leaves_to_opencv_what_it_cannot_do(kind, orientation):
     encoded = attach(KINDS[kind](smooth(200, 230)), exif(orientation))
-    crops = [open_image(name, encoded, "a.jpg").resized(3, 5, 180, 170, 64, 64) for name in ("opencv", "simplejpeg")]
+    crops = [
+        open_image(name, encoded, "a.jpg").resized_crop(Crop(3, 5, 180, 170), 64, 64)
+        for name in ("opencv", "simplejpeg")
+    ]
     assert np.array_equal(*crops)
 
 
-@pytest.mark.parametrize("kind, load", [("encoded", reader.read_bytes), ("decoded", reader.read_image)])
+@pytest.mark.parametrize("kind, load", [("encoded", read_bytes), ("decoded", read_image)])
 def test_images_are_kept_within_the_limit(tmp_path, kind, load):
     images = write_set(tmp_path)
     expected = [load(path) for path in images.paths]
@@ -392,13 +400,13 @@ def test_what_is_no_image_is_not_kept_decoded(tmp_path):
 @pytest.mark.parametrize("kind", CACHE_KINDS)
 def test_forked_workers_share_what_is_kept_and_others_keep_nothing(tmp_path, kind):
     images = write_set(tmp_path)
-    transform = TrainTransform(8, 8)
-    draws = [[Draw(i, i)] for i in range(6)]
-    feed = loader.open_loader(images, images.labels, transform, draws, 2, cache_bytes=10**7, cache_kind=kind)
+    modality = ImageModality(train_transform(8, 8), cache=Cache(kind, images.paths, 10**7))
+    draws = [[Sample(i, i)] for i in range(6)]
+    feed = loader.open_loader(images, modality, draws, 2)
     if feed.multiprocessing_context is None and torch.multiprocessing.get_start_method() == "fork":
         list(feed)
-        assert len(feed.dataset.cache.lengths) == 6 and feed.dataset.cache.lengths.all()
-    spawned = pickle.loads(pickle.dumps(feed.dataset.cache))
+        assert len(feed.dataset.modality.cache.lengths) == 6 and feed.dataset.modality.cache.lengths.all()
+    spawned = pickle.loads(pickle.dumps(feed.dataset.modality.cache))
     assert (spawned.kind, spawned.nbytes) == (kind, 0)
 
 
@@ -418,14 +426,14 @@ def test_workers_and_cache_leave_the_batches_alone(tmp_path, decode, kind):
 @pytest.mark.parametrize("cores, counts", [(1, (0, 1)), (2, (0, 1)), (6, (0, 5)), (64, (0, 8))])
 def test_automatic_workers(monkeypatch, cores, counts):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores), raising=False)
-    assert tuple(loader.worker_count("auto", images) for images in (60, 60000)) == counts
-    assert loader.worker_count(3, 60) == 3
+    assert tuple(workers.worker_count("auto", images) for images in (60, 60000)) == counts
+    assert workers.worker_count(3, 60) == 3
 
 
 def test_a_missing_package_is_named(monkeypatch, sop_tree, tmp_path):
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     assert [choose_decoder(name) for name in ("auto", "opencv", "exact")] == ["opencv", "opencv", "exact"]
-    with tiny_backbone(), pytest.raises(InputError, match="simplejpeg: pip install -r requirements-speed.txt$"):
+    with tiny_backbone(), pytest.raises(InputError, match="simplejpeg: pip install -r requirements/speed.txt$"):
         run("train_elem", train_flags(sop_tree, tmp_path / "run", decode="simplejpeg"))
     assert not (tmp_path / "run").exists()
 

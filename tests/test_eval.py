@@ -12,10 +12,10 @@ import torch
 from runs import as_line, embedding_moves, read_json, run, train_flags
 from tolerances import assert_within, gamma, least_cosine
 
-from retrieval.measure import summary, task_values
-from retrieval.postprocess import POSTPROCESSORS
+from retrieval.metrics.per_query import query_values, summary
+from retrieval.query_gallery import QueryGallery
+from retrieval.rerank._steps import POSTPROCESSORS
 from retrieval.results import RetrievalResults
-from retrieval.task import Task
 
 CPU = {"use_gpu": False, "num_workers": 0}
 
@@ -72,8 +72,8 @@ def test_embeddings_of_anybody(tmp_path):
     np.savez(tmp_path / "mine.npz", embeddings=rows, labels=labels)
     names = ("recall@1", "precision@3", "map@5", "knn@5", "mrr")
     _, result = evaluate(tmp_path / "out", embeddings=tmp_path / "mine.npz", metrics=",".join(names[1:]))
-    task = Task.of(rows, labels)
-    expected = summary(task_values(task, names), task.positives())["overall"]
+    task = QueryGallery.of(rows, labels)
+    expected = summary(query_values(task, names), task.positives())["overall"]
     assert result["metrics"] == {name: expected[name] for name in names}
     assert result["definitions"]["precision@3"] == "Right items among a query's 3 nearest, as a share of 3."
 
@@ -134,9 +134,11 @@ def test_query_gallery_category_and_sequence_columns(sop_copy, finished_run, tmp
     saved = dict(np.load(tmp_path / "x.npz"))
     sequences = [f"own {i}" if name == "" else name for i, name in enumerate(saved["sequences"].tolist())]
     columns = {name: saved[name] for name in ("is_query", "is_gallery")}
-    task = Task.of(saved["embeddings"], saved["labels"], **columns, sequences=sequences, categories=saved["categories"])
+    task = QueryGallery.of(
+        saved["embeddings"], saved["labels"], **columns, sequences=sequences, categories=saved["categories"]
+    )
     names = ("recall@1", "recall@5", "recall@10", "map@r", "r_precision", "mrr")
-    expected = summary(task_values(task, names), task.positives(), task.query_categories)
+    expected = summary(query_values(task, names), task.positives(), task.query_categories)
     assert result["metrics"] == {name: expected["overall"][name] for name in names}
     assert result["categories"] == expected["categories"]
     assert (result["queries"], result["gallery"]) == (10, 20)

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from errors import InputError
+from core.errors import InputError
 from models import BACKBONES, Embedder, fast_model
-from models.embedder import POOLINGS
 from models.fast import folded
+from models.pooling import POOLINGS
 
 SHAPE = (3, 64, 64)
 
@@ -172,7 +172,7 @@ def test_pixels_are_scaled_before_they_are_rounded():
 
 
 def test_openvino_embeds_alike(fresh, fresh_moves):
-    pytest.importorskip("openvino", reason="requirements-openvino.txt is not installed")
+    pytest.importorskip("openvino", reason="requirements/openvino.txt is not installed")
     for precision, error in (("fp32", likely_gamma(longest_sum(fresh) + 16)), ("bf16", gamma(1, torch.bfloat16))):
         fast = fast_model(fresh, precision, "openvino", SHAPE)
         assert fast.embedding_size == fresh.embedding_size
@@ -185,7 +185,7 @@ def test_openvino_embeds_alike(fresh, fresh_moves):
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_openvino_pools_alike(pooling):
-    pytest.importorskip("openvino", reason="requirements-openvino.txt is not installed")
+    pytest.importorskip("openvino", reason="requirements/openvino.txt is not installed")
     with tiny_backbone():
         model = Embedder("Tiny", pooling=pooling)
     found = embed(fast_model(model, "fp32", "openvino", SHAPE))
@@ -194,5 +194,5 @@ def test_openvino_pools_alike(pooling):
 
 def test_openvino_that_is_missing_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with tiny_backbone(), pytest.raises(InputError, match="package openvino: pip install -r requirements-openvino.txt"):
+    with tiny_backbone(), pytest.raises(InputError, match="package openvino: pip install -r requirements/openvino.txt"):
         fast_model(Embedder("Tiny"), "fp32", "openvino", SHAPE)

@@ -8,9 +8,9 @@ from runs import read_json, run, tiny_backbone, train_flags
 from test_resume import assert_bit_equal, weights
 from torch import nn
 
-from engine.finite import FiniteGuard, NotFinite
+from core.errors import InputError
+from engine.nan_guard import FiniteGuard, NotFinite
 from engine.objective import Objective
-from errors import InputError
 from losses.softmax import SoftmaxLoss
 
 

@@ -7,8 +7,9 @@ import pytest
 from runs import as_line, read_json, run, tiny_backbone, train_flags
 
 import reader
-from errors import InputError
-from folders import find_images, label_folders
+from core.errors import InputError
+from data.formats.folders import find_images, label_folders
+from reader import open_list, open_lists
 
 CPU = {"use_gpu": False, "num_workers": 0}
 
@@ -60,7 +61,7 @@ def test_infer_says_what_it_leaves_out(photos, tmp_path, finished_run):
 
 
 def test_a_folder_per_label_is_a_list(photos, tmp_path):
-    images = reader.open_list(photos, None, "train")
+    images = open_list(photos, None, "train")
     assert len(images) == 60 and len(images.vocabulary) == 20 and images.vocabulary.counts.tolist() == [3] * 20
     row = images.paths.tolist().index(str(photos / "label_7" / "2.jpg"))
     assert images.labels[row] == "label_7" and images.categories is None and images.source == str(photos)
@@ -82,7 +83,7 @@ def test_a_folder_per_label_is_a_list(photos, tmp_path):
 
 def test_a_list_beside_which_another_is_left_open_is_not_tested_on_the_embedded_set(photos):
     with pytest.raises(InputError, match="the train list is .*photos.*, but the test list is the embedded set's"):
-        reader.open_lists([(str(photos), "train"), ("Ebay_test.txt", "test")], None)
+        open_lists([(str(photos), "train"), ("Ebay_test.txt", "test")], None)
 
 
 def test_images_outside_of_label_folders_are_told(photos):
@@ -92,11 +93,11 @@ def test_images_outside_of_label_folders_are_told(photos):
         len(columns["paths"]) == 60
         and note == "1 images (stray.jpg, for one) lie in no folder of a label and are left out"
     )
-    images = reader.open_list(photos, None, "train")
+    images = open_list(photos, None, "train")
     assert images.notes == (f"{photos}: {note}",)
     flat = photos / "label_1"
     with pytest.raises(InputError, match="no image lies in a folder of its label below .*3 images there lie elsewhere"):
-        reader.open_list(flat, None, "train")
+        open_list(flat, None, "train")
 
 
 def test_categories_above_labels(photos, tmp_path):

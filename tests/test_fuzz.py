@@ -19,15 +19,17 @@ from PIL import Image
 from test_images import frames, jpeg_of, pil, png_of, tiff_of, webp_canvas, webp_lossless
 from test_trust import npy_of
 
-import headers
-import reader
-from decoding import DECODERS, open_image
-from embedding import load_embeddings
-from errors import InputError
-from parsing import CSV_BOX, CSV_REQUIRED
-from retrieval.index import Index
-from retrieval.items import item_name
-from transforms import TrainTransform
+from core.errors import InputError
+from data.formats.csv import CSV_BOX, CSV_REQUIRED
+from data.formats.problems import SHOWN_FAULTS
+from data.image import header
+from data.image.decode import DECODERS, decode_whole, open_image
+from data.image.transforms import TrainTransform
+from data.records import COLUMNS
+from embeddings.files import load_table
+from reader import open_lists
+from retrieval.index.index import Index
+from retrieval.index.items import item_name
 
 INSTALLED = [name for name in DECODERS[1:] if name != "simplejpeg" or importlib.util.find_spec(name)]
 CASES = int(os.environ.get("FUZZ", 200))
@@ -92,17 +94,17 @@ def encodings(texts):
 
 
 def look(folder, name, content):
-    """Open a list for both splits: ImageLists that hold together, or an InputError, each of whose lines names it."""
+    """Open a list for both splits: Records that hold together, or an InputError, each of whose lines names it."""
     (folder / name).write_bytes(content)
     try:
-        lists = reader.open_lists([(name, "train"), (name, "test")], folder)
+        lists = open_lists([(name, "train"), (name, "test")], folder)
     except InputError as error:
         lines = str(error).split("\n")
-        assert len(lines) <= reader.SHOWN_FAULTS + 1 and max(map(len, lines)) < 500
+        assert len(lines) <= SHOWN_FAULTS + 1 and max(map(len, lines)) < 500
         assert all(line.startswith((f"{folder / name}:", "and ")) for line in lines)
         return
     for images in lists:
-        columns = [getattr(images, name) for name in images.__dataclass_fields__ if name not in reader.OF_THE_WHOLE]
+        columns = [getattr(images, name) for name in COLUMNS]
         assert {len(column) for column in columns if column is not None} == {len(images)} and len(images)
         assert images.labels.dtype.kind in "iU" and images.is_query.dtype == images.is_gallery.dtype == bool
         assert all(Path(path).resolve().is_relative_to(folder.resolve()) for path in images.paths.tolist())
@@ -166,12 +168,12 @@ BOXES = st.one_of(st.none(), st.lists(st.floats(allow_nan=True, allow_infinity=F
 @given(content=pictures(), decode=st.sampled_from(INSTALLED), box=BOXES, seed=st.integers(0, 99))
 def test_images(content, decode, box, seed):
     encoded = np.frombuffer(content, np.uint8)
-    size = headers.image_size(encoded)
+    size = header.image_size(encoded)
     assert size is None or min(size) > 0
     try:
         image = open_image(decode, encoded, "a.jpg", None if box is None else np.array(box))
-        assert 0 < image.shape[0] * image.shape[1] <= headers.MAX_PIXELS and image.shape[2] == 3
-        crop = TrainTransform(16, 16, augment=("crop",))(image)
+        assert 0 < image.shape[0] * image.shape[1] <= header.MAX_PIXELS and image.shape[2] == 3
+        crop = TrainTransform(16, 16, 0, ("crop",), (0.08, 1.0))(image)
     except InputError as error:
         assert "'a.jpg'" in str(error) and "\n" not in str(error)
     else:
@@ -183,7 +185,7 @@ def test_the_corpus_is_sound(name):
     """So that what is refused above is so for what was done to it."""
     encoded = np.frombuffer(CORPUS[name], np.uint8)
     if name not in ("GIF", "first of GIF"):  # which OpenCV reads from 4.12 on
-        assert reader.decode_whole(encoded, name).shape[2] == 3
+        assert decode_whole(encoded, name).shape[2] == 3
 
 
 # Files of results
@@ -209,7 +211,9 @@ def test_embeddings(folder, patches, length):
         content[place : place + len(patch)] = patch
     (folder / "x.npz").write_bytes(content[:length])
     try:
-        images, embeddings, _ = load_embeddings(folder / "x.npz")
+        table = load_table(folder / "x.npz")
+        images = table.records
+        embeddings = table.matrix
     except InputError as error:
         assert "x.npz'" in str(error) and "\n" not in str(error)
     else:

@@ -11,16 +11,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from pictures import train_transform
 from PIL import Image
 
-import headers
-import loader
-import reader
-import transforms
-from decoding import open_image
-from errors import InputError
-from samplers import InOrder
-from transforms import TrainTransform
+from core.errors import InputError
+from data import loader
+from data.image import header, transforms
+from data.image.decode import decode_whole, open_image
+from data.image.files import load, read_image
+from data.image.modality import ImageModality
+from data.lists import open_list
+from data.samplers import InOrder
 
 COLOURS = np.uint8([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [200, 200, 0]]])  # RGB: red, green; blue, olive
 PICTURE = COLOURS.repeat(16, axis=0).repeat(24, axis=1)  # 32 x 48
@@ -32,21 +33,21 @@ def write(path, image):
 
 
 def test_colours_are_rgb(tmp_path):
-    assert np.array_equal(reader.read_image(write(tmp_path / "a.png", PICTURE)), PICTURE)
-    loaded = reader.read_image(write(tmp_path / "a.jpg", PICTURE))
+    assert np.array_equal(read_image(write(tmp_path / "a.png", PICTURE)), PICTURE)
+    loaded = read_image(write(tmp_path / "a.jpg", PICTURE))
     assert loaded.dtype == np.uint8 and loaded.shape == (32, 48, 3)
     assert np.abs(loaded[4:12, 4:20].astype(int) - [255, 0, 0]).max() < 16  # it is lossy; BGR would be 255 off
 
 
 def test_grey_becomes_three_equal_channels(tmp_path):
     grey = np.arange(60, dtype=np.uint8).reshape(6, 10) * 4
-    assert np.array_equal(reader.read_image(write(tmp_path / "a.png", grey)), np.stack([grey] * 3, axis=2))
+    assert np.array_equal(read_image(write(tmp_path / "a.png", grey)), np.stack([grey] * 3, axis=2))
 
 
 def test_alpha_and_depth_are_dropped(tmp_path):
     alpha = np.full((32, 48, 1), 255, np.uint8)
-    assert np.array_equal(reader.read_image(write(tmp_path / "a.png", np.concatenate([PICTURE, alpha], 2))), PICTURE)
-    deep = reader.read_image(write(tmp_path / "b.png", PICTURE.astype(np.uint16) * 257))
+    assert np.array_equal(read_image(write(tmp_path / "a.png", np.concatenate([PICTURE, alpha], 2))), PICTURE)
+    deep = read_image(write(tmp_path / "b.png", PICTURE.astype(np.uint16) * 257))
     assert deep.dtype == np.uint8 and np.array_equal(deep, PICTURE)
 
 
@@ -59,27 +60,27 @@ def test_exif_orientation_is_applied(tmp_path, orientation, quarters):
     path = tmp_path / "turned.jpg"
     path.write_bytes(plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:])
     (tmp_path / "plain.jpg").write_bytes(plain)
-    expected = np.rot90(reader.read_image(tmp_path / "plain.jpg"), quarters)
-    assert np.array_equal(reader.read_image(path), expected)
+    expected = np.rot90(read_image(tmp_path / "plain.jpg"), quarters)
+    assert np.array_equal(read_image(path), expected)
 
 
 def test_boxes_crop_the_right_pixels(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     path = write(tmp_path / "a.png", picture)
-    assert np.array_equal(reader.read_image(path, np.array([3.0, 5.0, 10.0, 9.0])), picture[5:9, 3:10])
-    assert np.array_equal(reader.read_image(path, np.array([25.0, 15.0, 99.0, 99.0])), picture[15:, 25:])
-    assert np.array_equal(reader.read_image(path, np.full(4, np.nan)), picture)
+    assert np.array_equal(read_image(path, np.array([3.0, 5.0, 10.0, 9.0])), picture[5:9, 3:10])
+    assert np.array_equal(read_image(path, np.array([25.0, 15.0, 99.0, 99.0])), picture[15:, 25:])
+    assert np.array_equal(read_image(path, np.full(4, np.nan)), picture)
     with pytest.raises(InputError, match=r"box \[30.0, 0.0, 40.0, 10.0\] lies outside of image '.*a.png'"):
-        reader.read_image(path, np.array([30.0, 0.0, 40.0, 10.0]))
+        read_image(path, np.array([30.0, 0.0, 40.0, 10.0]))
 
 
 def test_a_list_gives_each_image_its_box(tmp_path):
     write(tmp_path / "a.png", PICTURE)
     header, rows = "label,path,split,x_1,y_1,x_2,y_2", ["1,a.png,train,24,0,48,16", "1,a.png,train,,,,"]
     (tmp_path / "l.csv").write_text("\n".join([header, *rows]))
-    images = reader.open_list("l.csv", tmp_path, "train")
-    assert (reader.load(images, 0) == [0, 255, 0]).all() and reader.load(images, 0).shape == (16, 24, 3)
-    assert np.array_equal(reader.load(images, 1), PICTURE)
+    images = open_list("l.csv", tmp_path, "train")
+    assert (load(images, 0) == [0, 255, 0]).all() and load(images, 0).shape == (16, 24, 3)
+    assert np.array_equal(load(images, 1), PICTURE)
 
 
 def pil(image, form, **options):
@@ -96,7 +97,7 @@ def frames(form):
 
 
 def decode(encoded):
-    return reader.decode_whole(np.frombuffer(encoded, np.uint8), "a.jpg")
+    return decode_whole(np.frombuffer(encoded, np.uint8), "a.jpg")
 
 
 def test_cmyk_becomes_rgb():
@@ -123,7 +124,7 @@ def test_one_pixel_is_enough():
     for form in ("PNG", "JPEG", "WEBP", "BMP", "TIFF"):
         pixel = decode(pil(Image.new("RGB", (1, 1), "white"), form))
         assert pixel.shape == (1, 1, 3) and pixel.min() > 250
-        for transform in (transforms.TestTransform(8, 8), TrainTransform(8, 8)):
+        for transform in (transforms.TestTransform(8, 8), train_transform(8, 8)):
             assert transform(pixel).shape == (8, 8, 3)
 
 
@@ -214,24 +215,24 @@ def test_sides_are_those_of_the_header():
     sizes = {"PNG": {}, "JPEG": {}, "WEBP": {}, "BMP": {}, "TIFF": {}, "GIF": {}}
     for form, options in [*sizes.items(), ("WEBP", {"lossless": True}), ("JPEG", {"progressive": True})]:
         encoded = pil(Image.new("RGB", (301, 17), "teal"), form, **options)
-        assert headers.image_size(np.frombuffer(encoded, np.uint8)) == (17, 301)
-    assert headers.image_size(np.frombuffer(webp_lossless(16384, 16000), np.uint8)) == (16000, 16384)
+        assert header.image_size(np.frombuffer(encoded, np.uint8)) == (17, 301)
+    assert header.image_size(np.frombuffer(webp_lossless(16384, 16000), np.uint8)) == (16000, 16384)
     for form in ("GIF", "WEBP", "TIFF", "PNG"):
-        assert headers.image_size(np.frombuffer(frames(form), np.uint8)) == (20, 30)
+        assert header.image_size(np.frombuffer(frames(form), np.uint8)) == (20, 30)
 
 
 @pytest.mark.parametrize("kind", LARGE)
 def test_a_header_without_sides_is_none(kind):
     whole = np.frombuffer(LARGE[kind](*SIDES), np.uint8)
-    assert headers.image_size(np.frombuffer(LARGE[kind](1, 1), np.uint8)) == (1, 1)
-    sizes = {headers.image_size(whole[:length]) for length in range(len(whole))}
+    assert header.image_size(np.frombuffer(LARGE[kind](1, 1), np.uint8)) == (1, 1)
+    sizes = {header.image_size(whole[:length]) for length in range(len(whole))}
     assert sizes <= {None, SIDES} and None in sizes
 
 
 def test_a_directory_beyond_all_bytes_is_none():
     for offset in (2**63, 2**64 - 1, 10**6):
         encoded = b"MM\0+" + struct.pack(">HHQ", 8, 0, offset)
-        assert headers.image_size(np.frombuffer(encoded, np.uint8)) is None
+        assert header.image_size(np.frombuffer(encoded, np.uint8)) is None
 
 
 @pytest.mark.parametrize("sides", [(1, 10**6), (10**6, 1), (3, 4000)])
@@ -257,7 +258,7 @@ def test_a_truncated_image_is_refused(tmp_path, suffix, share):
     path = tmp_path / f"half{suffix}"
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError, match=f"half{suffix}' is not an image"):
-        reader.read_image(path)
+        read_image(path)
 
 
 @pytest.mark.parametrize(
@@ -276,32 +277,32 @@ def test_a_truncated_image_is_refused(tmp_path, suffix, share):
 def test_what_is_no_image_is_refused(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(InputError, match="a.jpg' is not an image"):
-        reader.read_image(tmp_path / "a.jpg")
+        read_image(tmp_path / "a.jpg")
 
 
 def test_what_cannot_be_read_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "gone.jpg"):
         with pytest.raises(InputError, match=f"cannot read image '{path}'"):
-            reader.read_image(path)
+            read_image(path)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_the_loader_names_a_broken_image(sop_copy, num_workers):
-    images = reader.open_list("Ebay_train.txt", sop_copy, "train").take(range(4))
+    images = open_list("Ebay_train.txt", sop_copy, "train").take(range(4))
     (sop_copy / images.paths[2]).write_bytes(b"broken")
-    batches = loader.open_loader(images, images.labels, TrainTransform(8, 8), InOrder(4, 2), num_workers)
+    batches = loader.open_loader(images, ImageModality(train_transform(8, 8)), InOrder(4, 2), num_workers)
     with pytest.raises(InputError, match="1_2.jpg' is not an image"):
         list(batches)
     gc.collect()  # ends the workers here, not somewhere in a later test
 
 
 def test_batches_hold_pixels_labels_and_places(sop_tree):
-    images = reader.open_list("Ebay_train.txt", sop_tree, "train")
-    transform = TrainTransform(40, 48, augment=())
-    batches = list(loader.open_loader(images, images.labels, transform, InOrder(30, 16)))
+    images = open_list("Ebay_train.txt", sop_tree, "train")
+    transform = train_transform(40, 48, augment=())
+    batches = list(loader.open_loader(images, ImageModality(transform), InOrder(30, 16)))
     assert [len(batch[0]) for batch in batches] == [16, 14]
     pixels, labels, places = (torch.cat(column) for column in zip(*batches))
     assert pixels.dtype == torch.uint8 and batches[0][0].is_contiguous(memory_format=torch.channels_last)
-    assert labels.tolist() == images.labels.tolist() and places.tolist() == list(range(30))
+    assert labels.tolist() == images.vocabulary.codes.tolist() and places.tolist() == list(range(30))
     for i in (0, 17, 29):
-        assert np.array_equal(pixels[i].permute(1, 2, 0).numpy(), transform(reader.load(images, i)).numpy())
+        assert np.array_equal(pixels[i].permute(1, 2, 0).numpy(), transform(load(images, i)).numpy())

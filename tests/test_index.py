@@ -13,13 +13,13 @@ import pytest
 import torch
 from tolerances import assert_within, cosine_error
 
-from errors import InputError
-from retrieval.backends import BACKENDS, make_backend
-from retrieval.changes import STALE
-from retrieval.index import SAME, Index
-from retrieval.index_folder import CARD, LOCK, files_of, locked
-from retrieval.items import item_name, split_name
-from retrieval.nearest import nearest
+from core.errors import InputError
+from retrieval.index.backends import BACKENDS, make_backend
+from retrieval.index.changes import STALE
+from retrieval.index.folder import CARD, LOCK, files_of, locked
+from retrieval.index.index import SAME, Index
+from retrieval.index.items import item_name, split_name
+from retrieval.index.nearest import nearest
 
 MODEL = {"model": "Tiny", "image_shape": [3, 32, 32], "weights": "abc"}
 THOROUGH = [("faiss", {"faiss_kind": kind, "probes": 10_000}) for kind in ("flat", "ivf", "hnsw")]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from test_index import MODEL, assert_finds, data, on_disk
 
-from errors import InputError
-from retrieval.index import Index
+from core.errors import InputError
+from retrieval.index.index import Index
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,8 +25,8 @@ KILLER = textwrap.dedent(
     from pathlib import Path
 
     import numpy as np
-    from retrieval.index import Index
-    from retrieval.index_folder import CARD, LOCK, files_of
+    from retrieval.index.index import Index
+    from retrieval.index.folder import CARD, LOCK, files_of
 
     root, backend = Path(sys.argv[1]), sys.argv[2]
 
@@ -277,7 +277,7 @@ def test_embedded_qdrant_gives_advice_in_our_words(tmp_path, monkeypatch, recwar
     pytest.importorskip("qdrant_client")
     from qdrant_client.local.local_collection import LocalCollection
 
-    from retrieval.backends import qdrant
+    from retrieval.index.backends import qdrant
 
     monkeypatch.setattr(LocalCollection, "LARGE_DATA_THRESHOLD", 50)
     monkeypatch.setattr(qdrant, "FEW", 50)

@@ -5,15 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from runs import as_line, run, train_flags
 
-import loader
-import transforms
-from engine.workers import loading_failure
-from errors import InputError
+from core.errors import InputError
+from data import loader, workers
+from data.image import transforms
+from data.image.modality import ImageModality
+from data.lists import open_list
+from data.samplers.in_order import InOrder
+from data.workers import loading_failure
 
 pytestmark = pytest.mark.usefixtures("tiny")
 Usage = collections.namedtuple("Usage", "total used free")
@@ -42,21 +44,21 @@ def test_another_error_stays_what_it_is():
 DEADLY = """
 import os, signal, sys
 sys.path[:0] = sys.argv[1:3]
-import loader
-from engine import options
+from config.script import run_script
+from data.dataset import RecordDataset
 from runs import SCRIPTS, tiny_backbone
 
-load = loader.ImageDataset.__getitem__
+load = RecordDataset.__getitem__
 
 def kill_at_five(self, draw):
     if draw.index == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return load(self, draw)
 
-loader.ImageDataset.__getitem__ = kill_at_five
+RecordDataset.__getitem__ = kill_at_five
 name, sys.argv[1:] = sys.argv[3], sys.argv[4:]
 with tiny_backbone():
-    options.run_script(SCRIPTS[name].main)
+    run_script(SCRIPTS[name].main)
 """
 
 
@@ -76,21 +78,21 @@ def test_a_process_that_dies_ends_the_run_in_a_sentence(sop_tree, tmp_path, scri
         assert (tmp_path / "run" / "last.pt").is_file()
 
 
-@pytest.mark.parametrize("free, workers", [(10**9, 4), (5 * 10**6, 2), (3 * 10**6, 1), (2 * 10**6, 0), (0, 0)])
-def test_as_many_processes_as_the_shared_memory_holds(monkeypatch, capsys, free, workers):
+@pytest.mark.parametrize("free, count", [(10**9, 4), (5 * 10**6, 2), (3 * 10**6, 1), (2 * 10**6, 0), (0, 0)])
+def test_as_many_processes_as_the_shared_memory_holds(monkeypatch, capsys, free, count):
     """Batches of 1 MB: each process makes two ahead, and one is in use."""
-    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: Usage(free, 0, free))
-    assert loader.workers_that_fit(4, 10**6) == workers
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda path: Usage(free, 0, free))
+    assert workers.workers_that_fit(4, 10**6) == count
     said = capsys.readouterr().out
-    told = f"{workers} of 4 loading processes are started" if workers else "this process loads images itself"
-    assert (f"so {told}; docker run --shm-size=2g" in said) == (workers < 4)
+    told = f"{count} of 4 loading processes are started" if count else "this process loads images itself"
+    assert (f"so {told}; docker run --shm-size=2g" in said) == (count < 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert loader.workers_that_fit(4, 10**6) <= workers
-    assert loader.workers_that_fit(0, 10**6) == 0 and loader.workers_that_fit(4, 0) == 4
+    assert workers.workers_that_fit(4, 10**6) <= count
+    assert workers.workers_that_fit(0, 10**6) == 0 and workers.workers_that_fit(4, 0) == 4
 
 
 def test_a_run_goes_on_without_shared_memory(sop_tree, tmp_path, monkeypatch):
-    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: Usage(1000, 0, 1000))
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda path: Usage(1000, 0, 1000))
     printed = run("train_elem", train_flags(sop_tree, tmp_path / "a", num_workers=2, total_iter_num=2))
     assert printed.count("so this process loads images itself") == 2  # those to train and those to test
     monkeypatch.undo()
@@ -100,21 +102,17 @@ def test_a_run_goes_on_without_shared_memory(sop_tree, tmp_path, monkeypatch):
 
 
 def test_dropped_images_are_told_and_the_others_come(sop_copy):
-    import reader
-    from samplers import InOrder
-
-    images = reader.open_list("Ebay_test.txt", sop_copy, "test").take(slice(0, 6))
+    images = open_list("Ebay_test.txt", sop_copy, "test").take(slice(0, 6))
     for row in (0, 1, 2, 4):
         with open(images.paths[row], "wb"):
             pass
     told = []
     feed = loader.open_loader(
         images,
-        np.zeros(6, np.int64),
-        transforms.TestTransform(8, 8),
+        ImageModality(transforms.TestTransform(8, 8)),
         InOrder(6, 3),
         on_bad=lambda index, sentence: told.append(index),
-        drops=True,
+        drops_bad=True,
     )
     batches = list(feed)
     assert told == [0, 1, 2, 4] and len(batches) == 1 and batches[0][2].tolist() == [3, 5]

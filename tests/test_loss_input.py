@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from errors import InputError
+from core.errors import InputError
 from losses import LOSSES
 
 FACTS = {"embedding_size": 4, "num_classes": 7}

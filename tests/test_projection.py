@@ -1,4 +1,4 @@
-"""retrieval/projection.py and retrieval/duplicates.py against the same things done the long way."""
+"""report/page/projection.py and report/page/duplicates.py against the same things done the long way."""
 
 import sys
 
@@ -8,12 +8,12 @@ import torch
 from reports import clusters
 from tolerances import assert_within, gamma, score_error
 
-from errors import InputError
-from retrieval.pairs import pair_histogram
-from retrieval.report.duplicates import closest_across_labels, closest_across_lists, median_positive
-from retrieval.report.projection import TOGETHER, project, sample_rows
+from core.errors import InputError
+from report.page.duplicates import closest_across_labels, closest_across_lists, median_positive
+from report.page.projection import TOGETHER, project, sample_rows
+from retrieval.metrics.pairs import pair_histogram
+from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
-from retrieval.task import Task
 
 LABELS = np.repeat(np.arange(12), 5)
 
@@ -110,8 +110,8 @@ def test_lookalikes_of_different_labels(distance):
 
 def test_rows_are_those_of_the_queries():
     embeddings = torch.tensor([[1.0, 0], [0, 1], [1, 0.1], [-1, 0]])
-    task = Task.of(embeddings, [1, 2, 3, 4], np.array([False, False, True, False]))
-    pairs = closest_across_labels(RetrievalResults.from_task(task, 3), [2], np.arange(4), most=1)
+    task = QueryGallery.of(embeddings, [1, 2, 3, 4], np.array([False, False, True, False]))
+    pairs = closest_across_labels(RetrievalResults.from_query_gallery(task, 3), [2], np.arange(4), most=1)
     assert (pairs.left.tolist(), pairs.right.tolist(), pairs.total) == ([0], [2], 3)
 
 
@@ -133,12 +133,16 @@ def test_lookalikes_in_another_list():
 
 def test_half_of_the_positive_pairs_are_closer_than_the_median():
     embeddings = clusters(LABELS)
-    histogram = pair_histogram(Task.of(embeddings, LABELS))
+    histogram = pair_histogram(QueryGallery.of(embeddings, LABELS))
     floor = median_positive(histogram)
     same = (LABELS[:, None] == LABELS) & ~np.eye(60, dtype=bool)
     scores = np.sort(cosines(embeddings.double().numpy(), embeddings.double().numpy())[same])
     below, above = scores[
         len(scores) // 2 - 1 : len(scores) // 2 + 1
     ]  # the median lies between, the floor in their bins
-    assert below - (histogram.edges[1] - histogram.edges[0]) - histogram.doubt <= floor <= above + histogram.doubt
-    assert median_positive(pair_histogram(Task.of(embeddings, np.arange(60)))) == -np.inf
+    assert (
+        below - (histogram.edges[1] - histogram.edges[0]) - histogram.rounding_bound
+        <= floor
+        <= above + histogram.rounding_bound
+    )
+    assert median_positive(pair_histogram(QueryGallery.of(embeddings, np.arange(60)))) == -np.inf

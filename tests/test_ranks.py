@@ -19,13 +19,14 @@ from runs import read_json, read_metrics, run, tiny_backbone, tiny_net, train_fl
 from tolerances import assert_within, gamma, longest_sum, rattle, sensitivity
 from torch import nn
 
+import distributed
 from benchmarks import ranks as bench
-from embedding import KeyedRows
-from engine import batchnorm, ranks
+from core.errors import InputError
+from data.samplers import InOrder, PKSampler, RankBatches
+from distributed import group, sync_batchnorm
+from embeddings.rows import KeyedRows
 from engine.objective import Objective
-from errors import InputError
 from losses import LOSSES
-from samplers import InOrder, PKSampler, Shard
 
 
 def torchrun(number, script, *line, restarts=0, **environment):
@@ -57,9 +58,9 @@ NUDGE = 2.0**-12  # far above float32's rounding, far below 1
 LAYER_ERROR = gamma(2 * 12 * 7 * 7 + 16, torch.float32)
 
 
-def nudged_net(imagenet):
+def nudged_net(weights):
     """Tiny, each layer of which is off by NUDGE in every step."""
-    net = tiny_net(imagenet)
+    net = tiny_net(weights)
     rattle(net, NUDGE)
     return net
 
@@ -137,9 +138,9 @@ def test_the_table_sees_a_wrong_sum(monkeypatch):
     right = bench.train("softmax", shard_classes=True)  # which leaves clipping out, and that would hide it
     backward = bench.backward
 
-    def halved(objective, *others):
-        backward(objective, *others)
-        for parameter in objective.parameters():
+    def halved(learner, *batch):
+        backward(learner, *batch)
+        for parameter in learner.objective.parameters():
             parameter.grad /= 2
 
     monkeypatch.setattr(bench, "backward", halved)
@@ -148,21 +149,21 @@ def test_the_table_sees_a_wrong_sum(monkeypatch):
 
 def collectives():
     """What each of three ranks sees of the functions that all call together."""
-    rank = ranks.rank()
+    rank = distributed.rank()
     own = torch.arange(2.0 * rank, dtype=torch.bfloat16).view(rank, 2) + rank
     own.requires_grad_()
-    rows = ranks.gather(own)
+    rows = distributed.all_gather(own)
     (rows * torch.arange(len(rows))[:, None]).sum().backward()
     number = torch.tensor([rank + 1.0], requires_grad=True)
-    summed = ranks.total(number)
+    summed = distributed.all_reduce_sum(number)
     ((rank + 1) * summed.sum()).backward()
     tensors = [torch.full((2, 3), float(rank)).T, torch.tensor(rank)]
-    ranks.copy_first(tensors)
+    distributed.broadcast_tensors(tensors)
     layer = nn.Conv2d(3, 2, 2).to(memory_format=torch.channels_last)
     layer.weight.grad = torch.arange(24.0).view(2, 3, 2, 2).to(memory_format=torch.channels_last) * (rank + 1)
-    ranks.sum_gradients(layer.parameters(), over=3)
+    distributed.all_reduce_gradients(layer.parameters(), over=3)
     pairs = [(torch.tensor([10 * rank + turn]), torch.full((1, 2), 1.0 * rank)) for turn in range([2, 2, 1][rank])]
-    dealt = list(ranks.in_turn(iter(pairs)))
+    dealt = list(distributed.gather_batches(iter(pairs)))
     return {
         "rows": rows.detach(),
         "slope": own.grad,
@@ -171,7 +172,7 @@ def collectives():
         "copied": tensors,
         "conv": layer.weight.grad,
         "dealt": [(numbers.tolist(), rows.tolist()) for numbers, rows in dealt],
-        "said": ranks.first_says(7 if rank == 0 else -1),
+        "said": distributed.broadcast_value(7 if rank == 0 else -1),
     }
 
 
@@ -193,13 +194,13 @@ def test_a_shard_is_a_part_of_the_batch_that_one_rank_would_load():
     sampler = PKSampler(np.arange(40) // 4, 14, seed=3)
     whole = list(itertools.islice(sampler, 4))
     for number in (2, 3, 5):
-        parts = [list(itertools.islice(Shard(sampler, rank, number), 4)) for rank in range(number)]
+        parts = [list(itertools.islice(RankBatches(sampler, rank, number), 4)) for rank in range(number)]
         assert [sum(batches, []) for batches in zip(*parts)] == whole
         sizes = {len(batch) for batches in parts for batch in batches}
         assert max(sizes) - min(sizes) <= 1
-    assert len(Shard(sampler, 0, 2)) == len(sampler)
+    assert len(RankBatches(sampler, 0, 2)) == len(sampler)
     with pytest.raises(InputError, match="train_batch_size 14 leaves some of 15 ranks without an image"):
-        Shard(sampler, 0, 15)
+        RankBatches(sampler, 0, 15)
 
 
 def test_evaluation_cuts_between_batches():
@@ -216,8 +217,8 @@ def test_synchronised_layers_hold_what_the_layers_held():
     net[1].running_mean.uniform_()
     images, state = torch.randn(5, 3, 2, 2), {name: value.clone() for name, value in net.state_dict().items()}
     expected, parameters = net.eval()(images), list(net.parameters())
-    batchnorm.synchronise(net)
-    assert isinstance(net[1], batchnorm.SyncBatchNorm) and not isinstance(net[2][0], batchnorm.SyncBatchNorm)
+    sync_batchnorm.synchronise(net)
+    assert isinstance(net[1], sync_batchnorm.SyncBatchNorm) and not isinstance(net[2][0], sync_batchnorm.SyncBatchNorm)
     assert all(one is other for one, other in zip(net.parameters(), parameters, strict=True))
     assert net.state_dict().keys() == state.keys()
     assert torch.equal(net(images), expected)
@@ -225,7 +226,7 @@ def test_synchronised_layers_hold_what_the_layers_held():
 
 
 def test_synchronised_layers_keep_timms_activation():
-    pytest.importorskip("timm", reason="EfficientNetLite0 needs requirements-demo.txt")
+    pytest.importorskip("timm", reason="EfficientNetLite0 needs requirements/demo.txt")
     from models import Embedder
 
     torch.manual_seed(0)
@@ -238,9 +239,9 @@ def test_synchronised_layers_keep_timms_activation():
         return {name: weight.grad.clone() for name, weight in model.named_parameters()}
 
     expected, condition = slopes(), sensitivity(model, slopes)
-    batchnorm.synchronise(model)
+    sync_batchnorm.synchronise(model)
     found = slopes()
-    assert sum(isinstance(layer, batchnorm.SyncBatchNorm) for layer in model.modules()) > 40
+    assert sum(isinstance(layer, sync_batchnorm.SyncBatchNorm) for layer in model.modules()) > 40
     # A BatchNorm's mean and variance are sums over up to 16 x 16 places of 4 images.
     error = gamma(longest_sum(model) + 2 * 4 * 16 * 16)
     for name, slope in expected.items():
@@ -252,13 +253,13 @@ def test_an_unknown_batchnorm_is_refused():
         pass
 
     with pytest.raises(InputError, match="layers Odd"):
-        batchnorm.synchronise(nn.Sequential(Odd(3)))
+        sync_batchnorm.synchronise(nn.Sequential(Odd(3)))
 
 
 def test_synchronised_layers_take_half_precision():
     torch.manual_seed(0)
     maps = 100 + torch.randn(6, 3, 5, 5)
-    plain, synced = nn.BatchNorm2d(3), batchnorm.SyncBatchNorm(nn.BatchNorm2d(3))
+    plain, synced = nn.BatchNorm2d(3), sync_batchnorm.SyncBatchNorm(nn.BatchNorm2d(3))
     found = synced(maps.bfloat16())
     assert found.dtype == torch.bfloat16
     rows = maps.bfloat16().float()
@@ -450,22 +451,22 @@ def stop_after(batches, line):
 
 def lost(how):
     """Of two ranks, the second leaves at its second turn, or does not come to it; the first says what it met."""
-    ranks.ANSWER_SECONDS = 1
-    ranks.gather(torch.ones(1, 1))
-    if ranks.rank() == 1:
+    group.ANSWER_SECONDS = 1
+    distributed.all_gather(torch.ones(1, 1))
+    if distributed.rank() == 1:
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
-    ranks.gather(torch.ones(1, 1))
+    distributed.all_gather(torch.ones(1, 1))
 
 
 @pytest.mark.slow
 def test_a_lost_rank_is_named():
     """Without torchrun, which would end the others itself."""
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:3]; import torch, test_ranks; from engine import options, ranks; "
-        "ranks.STEP_SECONDS = 6; "
-        "options.run_script(lambda argv: (ranks.join(torch.device('cpu')), test_ranks.lost(argv[2])))"
+        "import sys; sys.path[:0] = sys.argv[1:3]; import torch, test_ranks; from config.script import run_script; from distributed import group; "
+        "group.STEP_SECONDS = 6; "
+        "run_script(lambda argv: (group.init(torch.device('cpu')), test_ranks.lost(argv[2])))"
     )
     words = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(Path(__file__).parent)]
     started = {}

@@ -1,14 +1,20 @@
 """Lists in both formats and every mistake in them, splits and codes, the embedded archive, what infer.py opens."""
 
+import dataclasses
 import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-import reader
-from errors import InputError
-from samplers import InOrder
+from core.errors import InputError
+from data import embedded
+from data.embedded import embedded_data
+from data.hold_out import hold_out
+from data.records import COLUMNS, Records
+from data.samplers import InOrder
+from reader import open_inputs, open_list, open_lists, open_test, open_training
 
 HEADER = "label,path,split,is_query,is_gallery,category,sequence,x_1,x_2,y_1,y_2"
 
@@ -26,7 +32,7 @@ def write_list(tmp_path):
     return write
 
 
-def refusal(*arguments, opener=reader.open_list):
+def refusal(*arguments, opener=open_list):
     with pytest.raises(InputError) as caught:
         opener(*arguments)
     return str(caught.value)
@@ -34,8 +40,8 @@ def refusal(*arguments, opener=reader.open_list):
 
 @pytest.mark.parametrize("split, labels", [("train", range(1, 11)), ("test", range(11, 21))])
 def test_sop_and_csv_hold_the_same(sop_tree, split, labels):
-    sop = reader.open_list(f"Ebay_{split}.txt", sop_tree, split)
-    table = reader.open_list(sop_tree / "shapes.csv", sop_tree, split)
+    sop = open_list(f"Ebay_{split}.txt", sop_tree, split)
+    table = open_list(sop_tree / "shapes.csv", sop_tree, split)
     assert len(sop) == len(table) == 30
     assert sop.labels.tolist() == np.repeat(labels, 3).tolist() and sop.labels.dtype == np.int64
     assert sop.paths.tolist() == table.paths.tolist() and sop.labels.tolist() == table.labels.tolist()
@@ -48,7 +54,7 @@ def test_sop_and_csv_hold_the_same(sop_tree, split, labels):
 def test_sop_lists_may_lack_the_header_and_paths_may_hold_blanks(write_list):
     file = write_list("list.txt", "1 7 2 a.jpg", "", "2 -3 9 b c.jpg")
     (file.parent / "b c.jpg").touch()
-    images = reader.open_list("list.txt", file.parent, "train")
+    images = open_list("list.txt", file.parent, "train")
     assert images.labels.tolist() == [7, -3] and images.paths[1] == str(file.parent / "b c.jpg")
     assert images.categories.tolist() == ["2", "9"]
 
@@ -61,12 +67,12 @@ def test_csv_columns(write_list):
         "5,b.jpg,validation,false,1.0,dogs,s2,,,,",
         "6,c.jpg,train,,,cats,,nan,nan,nan,nan",
     )
-    test = reader.open_list(file, file.parent, "test")
+    test = open_list(file, file.parent, "test")
     assert test.labels.tolist() == [5, 5]
     assert test.is_query.tolist() == [True, False] and test.is_gallery.tolist() == [False, True]
     assert test.categories.tolist() == ["cats", "dogs"] and test.sequences.tolist() == ["s1", "s2"]
     assert test.boxes[0].tolist() == [1, 2, 30, 40] and np.isnan(test.boxes[1]).all()
-    train = reader.open_list(file, file.parent, "train")
+    train = open_list(file, file.parent, "train")
     assert train.paths.tolist() == [str(file.parent / "c.jpg")] and np.isnan(train.boxes).all()
     second = test.take([1])
     assert len(second) == 1 and second.categories.tolist() == ["dogs"] and second.source == str(file)
@@ -81,7 +87,7 @@ def test_csv_columns(write_list):
 )
 def test_a_byte_order_mark_is_no_content(write_list, name, lines):
     file = write_list(name, *lines, encoding="utf-8-sig")
-    assert reader.open_list(file, file.parent, "train").labels.tolist() == [1]
+    assert open_list(file, file.parent, "train").labels.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +147,7 @@ def test_mistakes_are_named_with_their_line(write_list, name, lines, place, mess
 def test_all_faults_are_told_at_once_and_each_once(write_list):
     lines = ["label,path,split", ",a.jpg,train", "1,z.jpg,train", "1,a.jpg,train", "2,y.jpg,validation", "3,b.jpg,x"]
     file = write_list("l.csv", *lines)
-    found = refusal([(file, "train"), (file, "test")], file.parent, opener=reader.open_lists).splitlines()
+    found = refusal([(file, "train"), (file, "test")], file.parent, opener=open_lists).splitlines()
     assert [line.removeprefix(f"{file}:")[0] for line in found] == ["2", "3", "6", "5"]
     assert found[0] == f"{file}:2: label is empty"
     assert found[3] == f"{file}:5: no image '{file.parent / 'y.jpg'}'"
@@ -151,7 +157,7 @@ def test_all_faults_are_told_at_once_and_each_once(write_list):
 
 
 def test_lists_that_are_not_there_are_told_together(sop_tree):
-    found = refusal([("a.txt", "train"), ("b.txt", "test")], sop_tree, opener=reader.open_lists)
+    found = refusal([("a.txt", "train"), ("b.txt", "test")], sop_tree, opener=open_lists)
     assert [line[:15] for line in found.splitlines()] == ["no list 'a.txt'", "no list 'b.txt'"]
 
 
@@ -160,15 +166,15 @@ def test_paths_may_be_absolute_or_go_up_within_the_folder(write_list):
     (file.parent / "x").mkdir()
     file.write_text(f"1 1 1 {file.parent / 'a.jpg'}\n2 1 1 x/../b.jpg\n3 1 1 ./c.jpg\n4 1 1 ..c.jpg\n")
     (file.parent / "..c.jpg").touch()
-    assert len(reader.open_list(file, file.parent, "train")) == 4
+    assert len(open_list(file, file.parent, "train")) == 4
     assert "leads out" in refusal(file, file.parent / "x", "train")
     file.write_text(f"1 1 1 {file.parent / 'a.jpg'}\n")
-    assert len(reader.open_list(file, file.parent.anchor, "train")) == 1  # the root holds whatever there is
+    assert len(open_list(file, file.parent.anchor, "train")) == 1  # the root holds whatever there is
 
 
 def test_a_row_knows_its_line(write_list):
     file = write_list("l.txt", "image_id class_id super_class_id path", "", "1 1 1 a.jpg", "2 1 1 b.jpg")
-    assert reader.open_list(file, file.parent, "train").lines.tolist() == [3, 4]
+    assert open_list(file, file.parent, "train").lines.tolist() == [3, 4]
 
 
 def test_query_flags_are_booleans(write_list):
@@ -187,14 +193,14 @@ def test_where_lists_and_folders_are_looked_for(sop_tree, tmp_path, monkeypatch)
     assert "no list 'Ebay_tain.txt'" in refusal("Ebay_tain.txt", sop_tree, "train")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.txt").write_text("1 1 1 disc_final/4_0.jpg\n")
-    assert reader.open_list("mine.txt", sop_tree, "train").paths.tolist() == [str(sop_tree / "disc_final/4_0.jpg")]
+    assert open_list("mine.txt", sop_tree, "train").paths.tolist() == [str(sop_tree / "disc_final/4_0.jpg")]
     image = sop_tree / "disc_final" / "4_1.jpg"
     (tmp_path / "mine.txt").write_text(f"1 1 1 {image}\n")
-    assert reader.open_list("mine.txt", sop_tree, "train").paths.tolist() == [str(image)]
+    assert open_list("mine.txt", sop_tree, "train").paths.tolist() == [str(image)]
 
 
 def test_the_embedded_set_unpacks_once_and_again_when_the_archive_changes(sop_tree, tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "EMBEDDED", tmp_path / "shapes")
+    monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "shapes")
     assert "shapes.zip" in refusal("Ebay_train.txt", None, "train")
 
     def pack(lines):
@@ -203,30 +209,60 @@ def test_the_embedded_set_unpacks_once_and_again_when_the_archive_changes(sop_tr
             archive.writestr("a.jpg", "")
 
     pack(3)
-    assert len(reader.open_list("Ebay_train.txt", None, "train")) == 3
+    assert len(open_list("Ebay_train.txt", None, "train")) == 3
     (tmp_path / "shapes" / "mark").touch()
-    assert reader.embedded_data() == tmp_path / "shapes" and (tmp_path / "shapes" / "mark").exists()
+    assert embedded_data() == tmp_path / "shapes" and (tmp_path / "shapes" / "mark").exists()
     pack(5)
-    assert len(reader.open_list("Ebay_train.txt", None, "train")) == 5
+    assert len(open_list("Ebay_train.txt", None, "train")) == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shapes", "shapes.zip"]
 
 
 def test_hold_out_splits_by_label_and_repeats(sop_tree):
-    images = reader.open_list("Ebay_train.txt", sop_tree, "train")
-    train, held = reader.hold_out(images, 3, seed=1)
+    images = open_list("Ebay_train.txt", sop_tree, "train")
+    train, held = hold_out(images, 3, seed=1)
     assert len(set(held.labels)) == 3 and not set(train.labels) & set(held.labels)
     assert sorted([*train.paths, *held.paths]) == sorted(images.paths)
-    again = reader.hold_out(images, 3, seed=1)[1]
+    again = hold_out(images, 3, seed=1)[1]
     assert again.paths.tolist() == held.paths.tolist()
-    assert {tuple(set(reader.hold_out(images, 3, seed)[1].labels)) for seed in range(5)} != {tuple(set(held.labels))}
+    assert {tuple(set(hold_out(images, 3, seed)[1].labels)) for seed in range(5)} != {tuple(set(held.labels))}
     for count in (10, 11, -1):
-        assert "1 to 9" in refusal(images, count, opener=reader.hold_out)
+        assert "1 to 9" in refusal(images, count, opener=hold_out)
+
+
+def test_what_a_training_opens(sop_copy):
+    data = open_training(data_dir=sop_copy)
+    assert len(data.train) == len(data.test) == 30 and data.tested_on == "the test list Ebay_test.txt"
+    held = open_training(data_dir=sop_copy, val_classes=3, test_list="nowhere.txt")
+    assert (len(held.train), len(held.test)) == (21, 9) and held.tested_on == "3 train labels held out"
+    test = open_test(data_dir=sop_copy, test_list="Ebay_test.txt")
+    assert test.paths.tolist() == data.test.paths.tolist()
+    for records, skips in ((data.train, True), (data.test, False)):
+        path = Path(records.paths[0])
+        whole = path.read_bytes()
+        path.write_bytes(b"")
+        with pytest.raises(InputError, match=f"^{records.location(0)}: .* is not an image"):
+            open_training(data_dir=sop_copy)
+        if skips:
+            open_training(data_dir=sop_copy, on_bad_image="skip")
+        else:
+            with pytest.raises(InputError, match="is not an image"):
+                open_training(data_dir=sop_copy, on_bad_image="skip")
+        path.write_bytes(whole)
+
+
+def test_columns_are_all_that_is_not_about_the_whole(sop_tree):
+    fields = {field.name for field in dataclasses.fields(Records)}
+    assert fields - set(COLUMNS) == {"source", "notes", "names"} and set(COLUMNS) <= fields
+    records = open_list("Ebay_train.txt", sop_tree, "train")
+    assert records.vocabulary is records.vocabulary
+    taken = records.take([0, 1, 2])
+    assert len(taken.vocabulary) == 1 and len(records.vocabulary) == 10
 
 
 def few(labels, is_query=None, is_gallery=None):
     everyone = np.ones(len(labels), dtype=bool)
     flags = [everyone if flag is None else np.array(flag, dtype=bool) for flag in (is_query, is_gallery)]
-    return reader.ImageList("few.txt", np.array([f"{i}.jpg" for i in range(len(labels))]), np.array(labels), *flags)
+    return Records("few.txt", np.array([f"{i}.jpg" for i in range(len(labels))]), np.array(labels), *flags)
 
 
 @pytest.mark.parametrize("labels", [[30, 7, 7, 100, 30], ["b", "a", "a", "ä", "b"]])
@@ -237,15 +273,15 @@ def test_codes_are_dense_and_ascending(labels):
 
 
 def test_what_infer_opens(sop_tree, tmp_path):
-    listed = reader.open_inputs([str(sop_tree / "Ebay_test.txt")], sop_tree)
+    listed = open_inputs([str(sop_tree / "Ebay_test.txt")], sop_tree)
     assert len(listed) == 30 and listed.labels.min() == 11
-    found = reader.open_inputs([str(sop_tree)], None)
+    found = open_inputs([str(sop_tree)], None)
     assert len(found) == 60 and found.labels is None and found.paths.tolist() == sorted(found.paths)
     one = str(sop_tree / "disc_final" / "4_0.jpg")
-    mixed = reader.open_inputs([one, str(sop_tree / "cross_final")], None)
+    mixed = open_inputs([one, str(sop_tree / "cross_final")], None)
     assert mixed.paths[0] == one and len(mixed) == 1 + 15
-    assert "no file or folder" in refusal([one, str(tmp_path / "gone.jpg")], None, opener=reader.open_inputs)
-    assert f"no image in {tmp_path}" in refusal([str(tmp_path)], None, opener=reader.open_inputs)
+    assert "no file or folder" in refusal([one, str(tmp_path / "gone.jpg")], None, opener=open_inputs)
+    assert f"no image in {tmp_path}" in refusal([str(tmp_path)], None, opener=open_inputs)
 
 
 def test_in_order_covers_the_list_and_ends_with_a_short_batch():

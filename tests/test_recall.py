@@ -8,7 +8,7 @@ import torch
 from oracles import recall
 from tolerances import about
 
-from errors import InputError
+from core.errors import InputError
 from retrieval import recall_at_k
 
 KS = (1, 2, 5, 10, 100)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tolerances import about
 
-from errors import InputError
+from core.errors import InputError
 from retrieval import recall_at_k
 
 

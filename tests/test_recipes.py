@@ -1,6 +1,5 @@
-"""The shell recipes, run with a python that only pretends to train; every command it is given has to parse."""
+"""recipes/run_table.py, with a python that only pretends to train; every command it is given has to parse."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -9,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from config.commands import COMMANDS
+from config.parse import parse
+from recipes.run_table import find_recipes
+
 ROOT = Path(__file__).resolve().parents[1]
 STAGE_2 = ("", "+triplet", "+quadruplet", "+eml", "+npairs")
 NAMES = [first + second for first in ("softmax", "arcmargin") for second in STAGE_2]
 STUB = """
-import json, pathlib, subprocess, sys
-script, flags = sys.argv[1], dict(word.lstrip("-").split("=", 1) for word in sys.argv[2:] if "=" in word)
+import json, pathlib, sys
+script, flags = pathlib.Path(sys.argv[1]).name, dict(word.lstrip("-").split("=", 1) for word in sys.argv[2:])
 with open({log!r}, "a") as log:
-    log.write(json.dumps(sys.argv[1:]) + "\\n")
-if script.endswith("table.py"):
-    sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))
+    log.write(json.dumps([script, *sys.argv[2:]]) + "\\n")
 folder = pathlib.Path(flags["model_save_dir"] if "model_save_dir" in flags else flags["pretrained_model"] + "/eval")
 folder.mkdir(parents=True)
 (folder / "config.json").write_text(json.dumps({{"flags": {{"loss_name": "softmax"}}}}))
@@ -27,72 +28,89 @@ folder.mkdir(parents=True)
 
 
 @pytest.fixture
-def recipe(tmp_path):
-    """Runs a recipe with the pretending python; returns (printed, [argv of each command])."""
+def table(tmp_path, monkeypatch):
+    """Runs run_table.py with the pretending python; returns (printed, [argv of each command])."""
+    # The pretended runs hold no weights that could say what they were trained as.
+    monkeypatch.setattr("config.replay.taken_over", lambda values, typed: {})
     (tmp_path / "stub.py").write_text(STUB.format(log=str(tmp_path / "log")))
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/stub.py" "$@"\n')
     python.chmod(0o755)
 
-    def run(*words, **settings):
+    def run(*words, status=0):
         (tmp_path / "log").write_text("")
-        environment = {**os.environ, "PYTHON": str(python), "OMP_NUM_THREADS": "1", **settings}
-        done = subprocess.run(["sh", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        environment = {**os.environ, "PYTHON": str(python), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "recipes/run_table.py", *words]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == status, done.stderr
         commands = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
         for script, *argv in commands:
-            if script != "recipes/table.py":
-                importlib.import_module(script.removesuffix(".py")).parse(argv)
+            if not any(word.startswith("--checkpoint") for word in argv):
+                parse(argv, COMMANDS[script.removesuffix(".py")], "")
         return done.stdout, commands
 
     return run
 
 
-def test_emoji_table_makes_every_run_once_and_prints_it(recipe, tmp_path):
-    root = str(tmp_path / "out")
-    printed, commands = recipe("recipes/emoji_table.sh", root, SEEDS="3", NPROC="2")
-    made = sorted(str(path.parent.relative_to(root)) for path in Path(root).rglob("result.json"))
-    assert made == sorted(f"seed3/{name}" for name in NAMES)
+def test_every_run_is_made_once_and_printed(table, tmp_path):
+    root = tmp_path / "out"
+    printed, commands = table("emoji", f"--root={root}", "--seeds=3", "--processes=2")
+    assert sorted(str(path.parent.relative_to(root)) for path in root.rglob("result.json")) == sorted(
+        f"seed3/{name}" for name in NAMES
+    )
     assert [words[0] for words in commands].count("train_elem.py") == 2
     assert [words[0] for words in commands].count("train_pair.py") == 8
     assert "50.00" in printed and "| npairs" in printed
-    printed, commands = recipe("recipes/emoji_table.sh", root, SEEDS="3")
-    assert [words[0] for words in commands] == ["recipes/table.py"] and "done already" in printed
+    printed, commands = table("emoji", f"--root={root}", "--seeds=3")
+    assert commands == [] and printed.count("done already") == 10
 
 
-def test_precision_table_makes_every_run_and_prints_both(recipe, tmp_path):
-    root = str(tmp_path / "out")
-    printed, commands = recipe("recipes/precision_table.sh", root, SEEDS="3 4")
-    assert len(list(Path(root).glob("*/seed*/arcmargin/result.json"))) == 4 and printed.count("| none") == 2
-    runs = {word for words in commands for word in words if word.startswith(("--precision", "--model_save_dir"))}
-    for seed in (3, 4):
-        assert {f"--model_save_dir={root}/{name}/seed{seed}/arcmargin" for name in ("fp32", "bf16")} <= runs
-    assert runs >= {"--precision=fp32", "--precision=bf16"}
+def test_one_run_with_a_flag_over_seeds(table, tmp_path):
+    words = ["--only=arcmargin", "--seeds=3,4", "--flags=--precision=bf16", f"--root={tmp_path / 'out'}"]
+    printed, commands = table("emoji", *words)
+    assert len(commands) == 2 and all("--precision=bf16" in words for words in commands)
+    assert {word for words in commands for word in words if word.startswith("--model_save_dir")} == {
+        f"--model_save_dir={tmp_path / 'out'}/seed{seed}/arcmargin" for seed in (3, 4)
+    }
 
 
 @pytest.mark.parametrize(
     "name, script, wanted",
     [
-        ("softmax", "train_elem.py", ["--train_batch_size=256", "--lr=0.01", "--total_iter_num=30000"]),
-        ("arcmargin", "train_elem.py", ["--arc_scale=80", "--arc_margin=0.15", "--lr_steps=15000,25000"]),
-        ("arcmargin+longer", "train_elem.py", ["--loss_name=arcmargin", "--total_iter_num=90000"]),
-        ("softmax+triplet", "train_pair.py", ["--train_batch_size=120", "--margin=0.1", "--lr=0.0001"]),
-        ("arcmargin+eml", "train_pair.py", ["--train_batch_size=160", "--samples_each_class=2", "--seed=7"]),
+        ("softmax", "train_elem", {"train_batch_size": 256, "lr": 0.01, "total_iter_num": 30000}),
+        ("arcmargin", "train_elem", {"arc_scale": 80, "arc_margin": 0.15, "lr_steps": (15000, 25000)}),
+        ("arcmargin+longer", "train_elem", {"loss_name": "arcmargin", "total_iter_num": 90000}),
+        ("softmax+triplet", "train_pair", {"train_batch_size": 120, "margin": 0.1, "lr": 0.0001}),
+        ("arcmargin+eml", "train_pair", {"train_batch_size": 160, "samples_each_class": 2, "seed": 7}),
     ],
 )
-def test_sop_runs_carry_the_ancestors_flags(recipe, tmp_path, name, script, wanted):
-    _, commands = recipe("recipes/run.sh", "sop", "7", name, str(tmp_path / "out"))
-    assert commands[0][0] == script and commands[1][0] == "eval.py"
-    assert set(wanted) <= set(commands[0])
-    if "+" in name and script == "train_pair.py":
-        assert f"--pretrained_model={tmp_path}/out/seed7/{name.split('+')[0]}" in commands[0]
+def test_sop_runs_carry_the_ancestors_flags(table, tmp_path, name, script, wanted):
+    root = tmp_path / "out"
+    words = ["sop", "--seeds=7", f"--only={name}", f"--root={root}", "--longer", "--evaluate", "--reference=ancestor"]
+    _, commands = table(*words)
+    assert [command[0] for command in commands] == [f"{script}.py", "eval.py"]
+    args = parse(commands[0][1:], COMMANDS[script], "")
+    assert {flag: args[flag] for flag in wanted} == wanted
+    assert args["data_dir"] == "data/Stanford_Online_Products"
+    if script == "train_pair":
+        assert args["pretrained_model"] == f"{root}/seed7/{name.split('+')[0]}"
 
 
-def test_an_interrupted_run_goes_on(recipe, tmp_path):
+def test_an_interrupted_run_goes_on(table, tmp_path):
     folder = tmp_path / "out" / "seed0" / "softmax"
     folder.mkdir(parents=True)
     (folder / "last.pt").touch()
-    (folder / "config.json").write_text(json.dumps({"flags": {"loss_name": "softmax"}}))
-    with pytest.raises(AssertionError, match="KeyError"):  # the pretending python knows new runs only
-        recipe("recipes/run.sh", "emoji", "0", "softmax", str(tmp_path / "out"))
-    assert f"--checkpoint={folder}" in (tmp_path / "log").read_text()
+    # The pretending python knows new runs only, and fails.
+    _, commands = table("emoji", "--only=softmax", f"--root={tmp_path / 'out'}", status=2)
+    assert commands == [["train_elem.py", f"--checkpoint={folder}"]]
+
+
+def test_a_set_without_recipes_is_refused(table):
+    table("emojy", status=2)
+
+
+def test_every_loss_has_its_recipes():
+    for name in ("emoji", "sop"):
+        recipes = find_recipes(name)
+        assert {recipe.name for recipe in recipes} == {*NAMES, "softmax+longer", "arcmargin+longer"}
+        assert {recipe.script for recipe in recipes} == {"train_elem.py", "train_pair.py"}

@@ -1,11 +1,14 @@
 """The registry: names, facts, options from signatures, near matches, and that registered classes keep the rules."""
 
+from pathlib import Path
+
 import pytest
 
-from errors import InputError, near_match
+import losses
+from core.errors import InputError, near_match
+from core.registry import Option, Registry
+from data.samplers import SAMPLERS
 from losses import LOSSES
-from registry import Option, Registry
-from samplers import SAMPLERS
 
 
 @pytest.fixture
@@ -16,7 +19,11 @@ def dishes():
     class Soup:
         """Something to begin with.
 
-        salt: grams a plate.
+        Options:
+            salt: grams a plate,
+                more for those who ask: few do
+
+        hot: no option, since it stands elsewhere.
         """
 
         def __init__(self, guests, salt=1.5, bread=True):
@@ -40,7 +47,10 @@ def test_names_by_facts(dishes):
 
 def test_the_signature_is_the_list_of_options(dishes):
     assert dishes.requirements("soup") == ["guests"]
-    assert dishes.options("soup") == [Option("salt", 1.5, "grams a plate."), Option("bread", True, "")]
+    assert dishes.options("soup") == [
+        Option("salt", 1.5, "grams a plate, more for those who ask: few do"),
+        Option("bread", True, ""),
+    ]
     assert dishes.requirements("cake") == dishes.options("cake") == []
 
 
@@ -48,6 +58,16 @@ def test_the_signature_is_the_list_of_options(dishes):
 def test_an_unknown_name_meets_what_there_is_and_the_nearest(dishes, ask):
     with pytest.raises(InputError, match="unknown dish 'suop'; there are: soup, cake. Did you mean 'soup'?"):
         ask(dishes)
+
+
+def test_several_names_share_what_is_registered(dishes):
+    @dishes.register("tea", "coffee", course=3)
+    def brew(name):
+        return f"a cup of {name}"
+
+    assert dishes.names(course=3) == ["tea", "coffee"]
+    assert dishes["tea"] is dishes["coffee"] is brew
+    assert list(dishes) == dishes.names() and len(dishes) == 4 and "tea" in dishes and "milk" not in dishes
 
 
 def test_a_name_is_given_once(dishes):
@@ -61,6 +81,15 @@ def test_a_name_is_given_once(dishes):
 def test_near_match(name, meant):
     expected = f" Did you mean {meant!r}?" if meant else ""
     assert near_match(name, ["ResNet18", "ResNet50"]) == expected
+
+
+def test_every_loss_is_imported_by_its_class():
+    """losses/__init__.py lists by hand what the folder holds, so that an editor finds it."""
+    files = {path.stem for path in Path(losses.__file__).parent.glob("[!_]*.py")}
+    classes = {LOSSES[name].__name__ for name in LOSSES.names()}
+    assert files == set(LOSSES.names())
+    assert set(losses.__all__) == {"LOSSES"} | classes
+    assert all(getattr(losses, LOSSES[name].__name__) is LOSSES[name] for name in LOSSES.names())
 
 
 @pytest.mark.parametrize("name", LOSSES.names())

@@ -7,7 +7,8 @@ import pytest
 from runs import as_line, read_json, run, tiny_backbone, train_flags
 
 import reader
-from errors import InputError
+from core.errors import InputError
+from reader import open_list
 
 CPU = {"use_gpu": False, "num_workers": 0}
 
@@ -82,7 +83,7 @@ def test_boxes_of_a_picture_are_images_of_their_own(sop_copy):
     lines = ["label,path,split,x_1,y_1,x_2,y_2", "1,cross_final/11_0.jpg,validation,0,0,20,20"]
     lines += ["2,cross_final/11_0.jpg,validation,20,0,40,20", "1,cross_final/11_0.jpg,validation,0,0,20,20"]
     (sop_copy / "boxes.csv").write_text("\n".join(lines))
-    images = reader.open_list("boxes.csv", sop_copy, "test")
+    images = open_list("boxes.csv", sop_copy, "test")
     assert len(images) == 2 and images.labels.tolist() == [1, 2]
 
 
@@ -90,7 +91,7 @@ def test_one_image_cannot_be_tested_under_two_labels(sop_copy):
     rows = rows_of(sop_copy)[:3]
     write_csv(sop_copy / "two.csv", [*rows, {**rows[1], "label": "99"}])
     with pytest.raises(InputError) as caught:
-        reader.open_list("two.csv", sop_copy, "test")
+        open_list("two.csv", sop_copy, "test")
     place = f"{sop_copy / 'two.csv'}:5: the image '{sop_copy / rows[1]['path']}'"
     assert str(caught.value) == f"{place} has the label 99, but 11 by line 3"
 

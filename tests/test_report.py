@@ -10,31 +10,32 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from reports import COLOUR_ERROR, HOSTILE, clusters, colour_of, data_of, load, make_report
+from reports import COLOUR_ERROR, HOSTILE, clusters, colour_of, data_of, load, make_content, records_of
 from tolerances import assert_within, decimal_error, gamma
 
-from errors import InputError
-from retrieval.metrics import METRICS
-from retrieval.pairs import PairHistogram
+from core.errors import InputError
+from report.page import album
+from report.page import map as report_map
+from report.page.captions import shortened
+from report.page.duplicates import closest_across_labels, closest_across_lists, median_positive
+from report.page.examples import FOUND, MISSED, QUERIES
+from report.page.figures import BARS
+from report.page.page import write_content
+from retrieval.metrics.pairs import PairHistogram
+from retrieval.metrics.ranking import METRICS, describe
+from retrieval.query_gallery import QueryGallery
 from retrieval.relevance import Relevance
-from retrieval.report import album
-from retrieval.report import map as report_map
-from retrieval.report.album import Images
-from retrieval.report.duplicates import closest_across_labels, closest_across_lists, median_positive
-from retrieval.report.report import BARS, FOUND, MISSED, QUERIES, write_report
 from retrieval.results import RetrievalResults
-from retrieval.task import Task
-from retrieval.wording import describe
 
 LABELS = np.repeat(np.arange(10, 20), 4)
 
 
 @pytest.fixture
 def page(tmp_path):
-    """Writes a report and gives back its data."""
+    """Writes a page and gives back its data."""
 
-    def write(report):
-        write_report(tmp_path / "report.html", report)
+    def write(content):
+        write_content(tmp_path / "report.html", content)
         return data_of(tmp_path / "report.html")
 
     return write
@@ -52,20 +53,20 @@ def kinds(data):
 
 
 def test_head_and_figures(page):
-    report = make_report(LABELS)
-    data = page(report)
+    content = make_content(LABELS)
+    data = page(content)
     assert data["title"] == "A test"
     assert data["facts"] == [["list", "test.txt"], ["folder", "shelf/"]]
     names = [metric["name"] for metric in data["metrics"]]
     assert names == ["Recall@1", "Recall@5", "Recall@10", "MAP@R", "R-precision", "MRR"]
-    assert data["metrics"][0]["value"] == report.figures["overall"]["recall@1"]
+    assert data["metrics"][0]["value"] == content.figures["overall"]["recall@1"]
     assert all(metric["meaning"] for metric in data["metrics"])
     assert data["counts"] == {"queries": 40, "lone_queries": 0}
     assert data["categories"] is None and data["label_pairs"] is None and data["leaks"] is None
 
 
 def test_every_metric_has_words():
-    for metric in METRICS:
+    for metric in METRICS.names():
         title, meaning = describe(metric.replace("@k", "@7"))
         assert title != metric and meaning.endswith(".") and "{" not in title + meaning
     assert describe("recall@1") == ("Recall@1", "Queries whose nearest item is right.")
@@ -74,10 +75,10 @@ def test_every_metric_has_words():
 
 def test_categories_lowest_first(page):
     categories = np.array(["high", "low"])[(LABELS < 15).astype(int)]
-    report = make_report(LABELS, categories=categories)
-    data = page(report)
+    content = make_content(LABELS, categories=categories)
+    data = page(content)
     rows = data["categories"]["rows"]
-    figures = report.figures["categories"]
+    figures = content.figures["categories"]
     assert sorted(rows, key=lambda row: row[1]) == rows
     assert {name: (value, size) for name, value, size in rows} == {
         name: (figures[name]["recall@1"], 20) for name in ("low", "high")
@@ -88,14 +89,14 @@ def test_categories_lowest_first(page):
 
 
 def test_queries_show_what_was_found_and_missed(page):
-    report = make_report(LABELS, clusters(LABELS, spread=1.5))
-    data = page(report)
+    content = make_content(LABELS, clusters(LABELS, spread=1.5))
+    data = page(content)
     assert set(kinds(data)) == {"Worst", "Best", "Random"}
-    assert kinds(data)["Worst"][0]["value"] == report.query_values.min()
-    assert kinds(data)["Best"][0]["value"] == report.query_values.max()
+    assert kinds(data)["Worst"][0]["value"] == content.query_values.min()
+    assert kinds(data)["Best"][0]["value"] == content.query_values.max()
     for query in (query for queries in kinds(data).values() for query in queries):
         row = row_of(data, query["item"])
-        result = report.results
+        result = content.results
         assert [row_of(data, place) for place, _, _ in query["found"]] == result.padded_ids[row, :FOUND].tolist()
         assert [right for _, _, right in query["found"]] == result.hits[row, :FOUND].tolist()
         scores = 1 - result.padded_distances[row, :FOUND].double()
@@ -119,7 +120,7 @@ def test_the_worst_are_the_surest_mistakes_one_a_label(page):
     embeddings = torch.eye(12)
     for row, closeness in ((0, 0.5), (2, 0.9), (4, 0.7)):
         embeddings[row] = closeness * embeddings[row + 6] + (1 - closeness) * embeddings[row]
-    data = page(make_report(np.repeat(np.arange(6), 2), embeddings))
+    data = page(make_content(np.repeat(np.arange(6), 2), embeddings))
     worst = [row_of(data, query["item"]) for query in kinds(data)["Worst"]]
     labels = [row // 2 for row in worst]
     assert set(worst[:2]) == {2, 8} and labels[2] in (2, 5)
@@ -127,17 +128,17 @@ def test_the_worst_are_the_surest_mistakes_one_a_label(page):
 
 
 def test_histogram_is_of_densities(page):
-    report = make_report(LABELS)
-    histogram = page(report)["histogram"]
+    content = make_content(LABELS)
+    histogram = page(content)["histogram"]
     widths = np.diff(histogram["edges"])
     assert_within((np.array(histogram["densities"]) * widths).sum(1), 1, gamma(2 * len(widths) + 4))
     assert len(widths) <= 80 and histogram["edges"][0] >= -1 and histogram["edges"][-1] <= 1
     assert histogram["pairs"] == [40 * 3, 40 * 36]
-    assert tuple(histogram["best"].values()) == report.histogram.best_threshold()
+    assert tuple(histogram["best"].values()) == content.histogram.best_threshold()
 
 
 def test_map_has_each_item_with_its_image(page):
-    data = page(make_report(LABELS))["map"]
+    data = page(make_content(LABELS))["map"]
     assert len(data["x"]) == len(data["y"]) == data["total"] == 40
     assert max(data["x"] + data["y"]) == report_map.SPAN and min(data["x"]) == min(data["y"]) == 0
     lines = -(-40 // data["columns"])
@@ -148,13 +149,13 @@ def test_map_has_each_item_with_its_image(page):
 
 
 def test_lookalikes(page):
-    report = make_report(LABELS, clusters(LABELS, spread=1.2))
-    other = Images("train.txt", np.array(["x/a.png", "x/b.png"]), np.array([1, 2]), load)
-    others = report.embeddings[[5, 7]] * 3
-    floor = median_positive(report.histogram)
-    pairs = closest_across_labels(report.results, report.query_rows, LABELS, floor)
-    leaks = closest_across_lists(report.embeddings, others, floor=0.9999)
-    data = page(replace(report, label_pairs=pairs, leaks=leaks, others=other))
+    content = make_content(LABELS, clusters(LABELS, spread=1.2))
+    other = records_of("train.txt", ["x/a.png", "x/b.png"], [1, 2])
+    others = content.embeddings[[5, 7]] * 3
+    floor = median_positive(content.histogram)
+    pairs = closest_across_labels(content.results, content.query_rows, LABELS, floor)
+    leaks = closest_across_lists(content.embeddings, others, floor=0.9999)
+    data = page(replace(content, label_pairs=pairs, leaks=leaks, others=other))
     assert data["label_pairs"]["total"] == pairs.total and data["label_pairs"]["floor"] == floor
     shown = [(row_of(data, left), row_of(data, right)) for left, right, _ in data["label_pairs"]["pairs"]]
     assert shown == list(zip(pairs.left.tolist(), pairs.right.tolist()))
@@ -162,7 +163,7 @@ def test_lookalikes(page):
     assert leaked == [("11/5.png", "a.png"), ("11/7.png", "b.png")]
     assert data["lists"] == ["test.txt", "train.txt"]
     with pytest.raises(InputError, match="others is missing"):
-        page(replace(report, leaks=leaks))
+        page(replace(content, leaks=leaks))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -170,19 +171,19 @@ def test_hostile_names_stay_data(tmp_path, name):
     labels = np.array([name, name, "a", "a"])
     paths = [f"{name}/{i}.png" for i in range(4)]
     path = tmp_path / "report.html"
-    report = make_report(labels, paths=paths, categories=labels, title=name, facts={name: name})
-    write_report(path, report)
+    content = make_content(labels, paths=paths, categories=labels, title=name, facts={name: name})
+    write_content(path, content)
     text, data = path.read_text(encoding="utf-8"), data_of(path)
     assert data["title"] == name and data["facts"][0] == [name, name]
-    assert data["categories"]["rows"][0][0] in (album.shortened(name), "a")
-    assert data["items"][0]["label"] in (album.shortened(name), "a")
+    assert data["categories"]["rows"][0][0] in (shortened(name), "a")
+    assert data["items"][0]["label"] in (shortened(name), "a")
     block = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1]
     assert block.isascii() and not set("<>&") & set(block)
     assert text.count("<script") == text.count("</script") == 2 and "{{" not in text.replace(block, "")
 
 
 def test_policy_names_the_very_script_and_style(tmp_path):
-    write_report(tmp_path / "a.html", make_report(LABELS))
+    write_content(tmp_path / "a.html", make_content(LABELS))
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
     policy = re.search(r'http-equiv="Content-Security-Policy" content="(.*?)"', text)[1]
     assert policy.startswith("default-src 'none'; img-src data:; ")
@@ -196,9 +197,9 @@ def test_policy_names_the_very_script_and_style(tmp_path):
 
 
 def test_the_same_report_is_the_same_file(tmp_path):
-    report = make_report(LABELS)
-    write_report(tmp_path / "a.html", report)
-    write_report(tmp_path / "b.html", report)
+    content = make_content(LABELS)
+    write_content(tmp_path / "a.html", content)
+    write_content(tmp_path / "b.html", content)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
@@ -210,9 +211,9 @@ def test_the_same_report_is_the_same_file(tmp_path):
 )
 def test_odd_lists(page, labels, k, wrong, distance):
     """What there is nothing of is left out; nothing fails."""
-    report = make_report(labels, k=k, distance=distance)
-    pairs = closest_across_labels(report.results, report.query_rows, np.array(labels), distance=distance)
-    data = page(replace(report, label_pairs=pairs))
+    content = make_content(labels, k=k, distance=distance)
+    pairs = closest_across_labels(content.results, content.query_rows, np.array(labels), distance=distance)
+    data = page(replace(content, label_pairs=pairs))
     positives = len(labels) - len(set(labels))
     assert bool(kinds(data)["Worst"]) == bool(positives)
     assert len(kinds(data)["Random"]) == len(labels)
@@ -223,12 +224,12 @@ def test_odd_lists(page, labels, k, wrong, distance):
 
 def test_queries_apart_from_the_gallery_and_one_that_found_nothing(page):
     embeddings, labels = clusters(LABELS), LABELS
-    task = Task.of(embeddings, labels, np.arange(40) < 3, np.arange(40) >= 4, sequences=np.arange(40) // 4)
+    task = QueryGallery.of(embeddings, labels, np.arange(40) < 3, np.arange(40) >= 4, sequences=np.arange(40) // 4)
     ids = torch.tensor([[-1, -1], [8, 9], [9, 8]])
     distances = torch.tensor([[np.inf, np.inf], [0.1, 0.2], [0.1, 0.2]])
-    results = RetrievalResults.from_padded(distances, ids, Relevance.of_task(task))
+    results = RetrievalResults.from_padded(distances, ids, Relevance.of_labels(task))
     data = page(
-        make_report(labels, embeddings, results=results, query_rows=np.arange(3), query_values=np.array([0, 1, 0.5]))
+        make_content(labels, embeddings, results=results, query_rows=np.arange(3), query_values=np.array([0, 1, 0.5]))
     )
     assert [len(query["found"]) for query in kinds(data)["Random"]] != [2, 2, 2]
     assert data["map"]["colourings"][0]["codes"][:4] == [2, 1, 1, 2]
@@ -237,36 +238,36 @@ def test_queries_apart_from_the_gallery_and_one_that_found_nothing(page):
 
 @pytest.mark.parametrize("fault", [FileNotFoundError(2, "No such file"), InputError("shelf/11/5.png is no image"), 7])
 def test_an_image_that_fails_is_named(tmp_path, fault):
-    def broken(row):
+    def broken(records, row):
         if row != 5:
-            return load(row)
+            return load(records, row)
         if isinstance(fault, Exception):
             raise fault
-        return load(row).astype(np.float32)
+        return load(records, row).astype(np.float32)
 
-    report = make_report(LABELS)
+    content = make_content(LABELS)
     with pytest.raises(InputError, match=r"shelf/11/5\.png"):
-        write_report(tmp_path / "a.html", replace(report, images=replace(report.images, load=broken)))
+        write_content(tmp_path / "a.html", replace(content, load_image=broken))
     assert not os.listdir(tmp_path)
 
 
 def test_what_cannot_be_is_refused(tmp_path):
-    report = make_report(LABELS)
+    content = make_content(LABELS)
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.html").mkdir()
     for path in (tmp_path / "file" / "a.html", tmp_path / "nowhere" / "a.html", tmp_path / "folder.html"):
-        with pytest.raises(InputError, match=f"cannot write the report '{path}'"):
-            write_report(path, report)
+        with pytest.raises(InputError, match=f"cannot write '{path}'"):
+            write_content(path, content)
     assert sorted(os.listdir(tmp_path)) == ["file", "folder.html"]
     for change, message in (
-        ({"embeddings": report.embeddings[:7]}, "7 embeddings has 40 paths"),
+        ({"embeddings": content.embeddings[:7]}, "7 embeddings has 40 paths"),
         ({"query_rows": np.arange(3)}, "3 queries has 40 results"),
         ({"query_values": np.zeros(2)}, "40 queries has 2 query values"),
         ({"projection": "tsne"}, "unknown projection 'tsne'; there are: pca, umap"),
-        ({"results": RetrievalResults.from_embeddings(report.embeddings)}, "labels are unknown"),
+        ({"results": RetrievalResults.from_embeddings(content.embeddings)}, "labels are unknown"),
     ):
         with pytest.raises(InputError, match=message):
-            write_report(tmp_path / "a.html", replace(report, **change))
+            write_content(tmp_path / "a.html", replace(content, **change))
 
 
 def test_sixty_thousand_items_stay_below_ten_megabytes(tmp_path):
@@ -279,13 +280,14 @@ def test_sixty_thousand_items_stay_below_ten_megabytes(tmp_path):
     embeddings = torch.from_numpy(rng.normal(size=(items, 16)).astype(np.float32))
     distances, ids = torch.arange(10) / 10, (torch.arange(items)[:, None] + torch.arange(1, 11) * 3) % items
     results = RetrievalResults.from_padded(
-        distances.expand(items, 10), ids, Relevance.of_task(Task.of(embeddings, labels))
+        distances.expand(items, 10), ids, Relevance.of_labels(QueryGallery.of(embeddings, labels))
     )
     counts = rng.integers(0, 1000, (2, 2**16))
     figures = {name: {"recall@1": 0.5, "queries": 20, "lone_queries": 0} for name in ["overall", *set(categories)]}
-    report = replace(
-        make_report([1, 1]),
-        images=Images("big", paths, labels, lambda row: textures[row % 50], categories),
+    content = replace(
+        make_content([1, 1]),
+        records=records_of("big", paths, labels, categories),
+        load_image=lambda records, row: textures[row % 50],
         figures={"overall": figures.pop("overall"), "categories": figures},
         embeddings=embeddings,
         query_rows=np.arange(items),
@@ -294,7 +296,7 @@ def test_sixty_thousand_items_stay_below_ten_megabytes(tmp_path):
         histogram=PairHistogram(np.linspace(-1, 1, 2**16 + 1), *counts, 0.0),
         label_pairs=closest_across_labels(results, np.arange(items), labels),
     )
-    write_report(tmp_path / "big.html", report)
+    write_content(tmp_path / "big.html", content)
     assert (tmp_path / "big.html").stat().st_size < 10_000_000
     data = data_of(tmp_path / "big.html")
     assert len(data["map"]["x"]) == report_map.POINTS and data["map"]["total"] == items
@@ -318,5 +320,5 @@ def test_noise_fits_too():
 
 
 def test_a_small_report_is_small(tmp_path):
-    write_report(tmp_path / "a.html", make_report(LABELS))
+    write_content(tmp_path / "a.html", make_content(LABELS))
     assert (tmp_path / "a.html").stat().st_size < 200_000

@@ -1,17 +1,18 @@
 """The report as a reader meets it, in headless Chromium: drawn, quiet, offline, deaf to hostile names, and narrow."""
 
+import dataclasses
 import json
 import shutil
 import time
 
 import numpy as np
 import pytest
-from reports import COLOUR_ERROR, HOSTILE, clusters, colour_of, load, make_report
+from reports import COLOUR_ERROR, HOSTILE, clusters, colour_of, make_content, records_of
 from tolerances import assert_within, decimal_error
 
-from retrieval.report.album import Images, shortened
-from retrieval.report.duplicates import closest_across_labels, closest_across_lists
-from retrieval.report.report import write_report
+from report.page.captions import shortened
+from report.page.duplicates import closest_across_labels, closest_across_lists
+from report.page.page import write_content
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -41,13 +42,12 @@ def page(tmp_path_factory):
     labels = np.array(HOSTILE)[LABELS]
     embeddings = clusters(LABELS, spread=0.9, width=3)
     paths = np.array([f"{HOSTILE[row % len(HOSTILE)]}/{row}" for row in range(len(labels))])
-    other = Images(HOSTILE[0], paths[:5], labels[:5], load)
-    report = make_report(labels, embeddings, paths, labels, title=HOSTILE[1], facts=dict(zip(HOSTILE, HOSTILE[::-1])))
-    pairs = closest_across_labels(report.results, report.query_rows, labels)
+    others = records_of(HOSTILE[2], paths[:5], labels[:5])
+    content = make_content(labels, embeddings, paths, labels, title=HOSTILE[1], facts=dict(zip(HOSTILE, HOSTILE[::-1])))
+    pairs = closest_across_labels(content.results, content.query_rows, labels)
     leaks = closest_across_lists(embeddings, embeddings[:5])
     path = tmp_path_factory.mktemp("report") / "report.html"
-    fields = {name: getattr(report, name) for name in report.__dataclass_fields__}
-    write_report(path, type(report)(**{**fields, "label_pairs": pairs, "leaks": leaks, "others": other}))
+    write_content(path, dataclasses.replace(content, label_pairs=pairs, leaks=leaks, others=others))
     return path.as_uri()
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from errors import InputError
+from core.errors import InputError
+from retrieval.query_gallery import QueryGallery
 from retrieval.relevance import Relevance
 from retrieval.results import RetrievalResults
-from retrieval.search import search
-from retrieval.task import Task
+from retrieval.topk import search
 
 
 def rows_and_labels(count=30, width=5):
@@ -34,7 +34,7 @@ def test_from_embeddings_is_the_search():
     rows, labels = rows_and_labels()
     for distance in ("cosine", "squared_euclidean"):
         results = RetrievalResults.from_embeddings(rows, labels, k=7, distance=distance)
-        found, scores = search(Task.of(rows, labels), 7, distance)
+        found, scores = search(QueryGallery.of(rows, labels), 7, distance)
         assert torch.equal(results.padded_ids, found)
         assert torch.equal(results.padded_distances, 1 - scores if distance == "cosine" else -scores)
         assert results.n_retrieved_items == 7 and len(results) == 30 and not results.is_empty()
@@ -156,7 +156,7 @@ def test_text_shows_the_first_queries():
 def test_relevance_of_many_labels_is_small():
     """60,000 rows of 10 labels are 360 million right pairs; they are held once a label."""
     labels = torch.arange(60000) % 10
-    relevance = Relevance.of_task(Task.of(torch.ones(60000, 1), labels))
+    relevance = Relevance.of_labels(QueryGallery.of(torch.ones(60000, 1), labels))
     assert relevance.keys.numel() == 60000 and (relevance.positives == 5999).all()
     hits = relevance.hits(torch.tensor([[10, 1, 0, -1]]).expand(60000, 4))
     assert hits[0].tolist() == [True, False, False, False] and hits[11].tolist() == [False, True, False, False]

@@ -112,17 +112,17 @@ def test_resumed_run_keeps_its_record(train):
 
 def test_stopped_run_goes_on_to_its_own_total(train, monkeypatch):
     """A run that died at step 4 (here by its own test at that step) goes on from step 3 to the total it was given."""
-    from training import Training
+    from engine.trainer import Trainer
 
     whole = train("whole", "softmax", 6)
-    judge = Training._judge
+    judge = Trainer._judge
 
     def die(self, step, embeddings):
         if step == 4:
             raise KeyboardInterrupt
         return judge(self, step, embeddings)
 
-    monkeypatch.setattr(Training, "_judge", die)
+    monkeypatch.setattr(Trainer, "_judge", die)
     with pytest.raises(KeyboardInterrupt):
         train("parts", "softmax", 6)
     monkeypatch.undo()

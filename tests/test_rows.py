@@ -9,6 +9,7 @@ import time
 import tracemalloc
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,25 +17,18 @@ import torch
 from runs import SCRIPTS, as_line, run, tiny_backbone
 from torch import nn
 
-import reader
-from embedding import (
-    KEY_BYTES,
-    Ordered,
-    embed_rows,
-    load_embeddings,
-    rows_on_disk,
-    save_embeddings,
-    save_json,
-    unnamed_rows,
-)
-from engine import options
-from errors import InputError
+from config.script import run_script
+from core.errors import InputError
+from core.files import RowFile, write_npz
+from data.records import Records
+from data.samplers import InOrder
+from embeddings.files import load_table
+from embeddings.rows import KEY_BYTES, OrderedRows, resumable_rows
+from embeddings.streaming import embed_stream
+from embeddings.table import EmbeddingTable
 from models import Embedder
-from reader import ImageList
-from retrieval import changes
-from retrieval.index import Index
-from samplers import InOrder
-from storage import RowFile, write_npz
+from retrieval.index import changes
+from retrieval.index.index import Index
 
 ROOT = Path(__file__).parents[1]
 MB = 2**20
@@ -80,14 +74,14 @@ def test_an_npz_of_rows_is_the_one_of_numpy(tmp_path):
 def listed(count):
     columns = {"paths": np.arange(count).astype(str), "labels": np.zeros(count, np.int64)}
     everyone = np.ones(count, bool)
-    return ImageList("list", **columns, is_query=everyone, is_gallery=everyone)
+    return Records("list", **columns, is_query=everyone, is_gallery=everyone)
 
 
 def test_json_of_rows_is_the_one_of_a_dictionary(tmp_path, monkeypatch):
     table, images = numbers(12, 9), listed(12)
     images.paths[3] = 'a "é"'
     monkeypatch.setattr(RowFile, "blocks", lambda rows, memory, every=RowFile.blocks: every(rows, 100))
-    save_json(tmp_path / "x.json", images, rows_of(table, tmp_path))
+    EmbeddingTable(images, rows_of(table, tmp_path)).save(tmp_path / "x.json")
     assert (tmp_path / "x.json").read_text() == json.dumps(dict(zip(images.paths.tolist(), table.tolist())))
 
 
@@ -97,13 +91,13 @@ def keys(rows):
 
 
 def test_a_torn_row_does_not_count(tmp_path):
-    with pytest.raises(RuntimeError), rows_on_disk(tmp_path / "x", {"a": 1}, 3) as rows:
+    with pytest.raises(RuntimeError), resumable_rows(tmp_path / "x", {"a": 1}, 3) as rows:
         rows.append(numbers(4), keys(range(4)))
         raise RuntimeError
     for name in ("x", "x.keys"):
         with open(tmp_path / name, "ab") as file:
             file.write(b"half a r")
-    with rows_on_disk(tmp_path / "x", {"a": 1}, 3, go_on=True) as rows:
+    with resumable_rows(tmp_path / "x", {"a": 1}, 3, go_on=True) as rows:
         assert len(rows) == 4
         rows.append(numbers(2), keys([9, 7]))
         assert np.array_equal(rows.rows.mapped(), np.concatenate([numbers(4), numbers(2)]))
@@ -114,18 +108,18 @@ def test_a_torn_row_does_not_count(tmp_path):
 @pytest.mark.parametrize("torn", ["x", "x.keys"])
 def test_a_row_without_its_key_does_not_count(tmp_path, torn):
     """As a kill between the two leaves it."""
-    with pytest.raises(RuntimeError), rows_on_disk(tmp_path / "x", {}, 3) as rows:
+    with pytest.raises(RuntimeError), resumable_rows(tmp_path / "x", {}, 3) as rows:
         rows.append(numbers(4), keys(range(4)))
         raise RuntimeError
     with open(tmp_path / torn, "r+b") as file:
         file.truncate((tmp_path / torn).stat().st_size - 1)
-    with rows_on_disk(tmp_path / "x", {}, 3, go_on=True) as rows:
+    with resumable_rows(tmp_path / "x", {}, 3, go_on=True) as rows:
         assert len(rows) == len(rows.keys) == 3
 
 
 def test_rows_in_another_order(tmp_path):
     table, order = numbers(12), np.array([3, 0, 11, 3])
-    rows = Ordered(rows_of(table, tmp_path), order)
+    rows = OrderedRows(rows_of(table, tmp_path), order)
     assert len(rows) == 4 and np.array_equal(rows.mapped(), table[order])
     assert np.array_equal(np.concatenate(list(rows.blocks(memory=24))), table[order])
     assert np.array_equal(rows.head(2), table[order[:2]])
@@ -171,6 +165,17 @@ class Sixteen(nn.Module):
         return nn.functional.pad(pixels, (0, 15))
 
 
+def numbering_encoder(batch_size):
+    """What stands for an Encoder: images are their numbers."""
+    return SimpleNamespace(
+        network=Sixteen(),
+        device=torch.device("cpu"),
+        batch_size=batch_size,
+        fingerprint={},
+        open_loader=lambda records, on_bad: Loader(records, batch_size),
+    )
+
+
 def peak_of(act):
     """The most memory, in bytes, that Python and NumPy took during act() beyond what they had."""
     tracemalloc.start()
@@ -183,13 +188,12 @@ def peak_of(act):
 
 def test_a_million_images_take_no_memory(tmp_path):
     """Their 64 MB of embeddings are never there at once, be it while they come or while the .npz is written."""
-    count, device, images = 10**6, torch.device("cpu"), listed(10**6)
+    count, images = 10**6, listed(10**6)
 
     def embed():
-        with unnamed_rows(tmp_path, 16) as rows:
-            order = embed_rows(rows, images, lambda rest: Loader(rest, 1000), Sixteen(), device, 1000)
-            assert len(rows) == count and np.array_equal(order, np.arange(count))
-            save_embeddings(tmp_path / "x.npz", images, rows, {})
+        with embed_stream(images, numbering_encoder(1000), folder=tmp_path) as table:
+            assert len(table.matrix) == count and isinstance(table.matrix, RowFile)
+            table.save(tmp_path / "x.npz")
 
     assert peak_of(embed) < 32 * MB < 64 * count
     with np.load(tmp_path / "x.npz") as saved:
@@ -200,7 +204,7 @@ def test_a_million_images_take_no_memory(tmp_path):
 def test_json_takes_no_memory(tmp_path):
     table, images = np.ones((100_000, 4), np.float32), listed(100_000)
     rows = rows_of(table, tmp_path)
-    assert peak_of(lambda: save_json(tmp_path / "x.json", images, rows)) < 8 * MB
+    assert peak_of(lambda: EmbeddingTable(images, rows).save(tmp_path / "x.json")) < 8 * MB
     assert len(json.loads((tmp_path / "x.json").read_text())) == 100_000
 
 
@@ -220,7 +224,7 @@ def sentence(monkeypatch, capsys):
     def call(line):
         monkeypatch.setattr(sys, "argv", ["infer.py", *map(str, line)])
         with pytest.raises(SystemExit) as end:
-            options.run_script(SCRIPTS["infer"].main)
+            run_script(SCRIPTS["infer"].main)
         said = capsys.readouterr().err
         assert end.value.code == 2 and said.startswith("infer.py: ") and said.count("\n") == 1, said
         return said.removeprefix("infer.py: ").rstrip("\n")
@@ -240,7 +244,7 @@ def stopped(sop_copy, tmp_path, monkeypatch):
         last = next(sop_copy.glob("*/19_0.jpg"))
         whole = last.read_bytes()
         # It is damaged once everything has been looked at.
-        monkeypatch.setattr(reader, "refuse_broken_images", lambda lists: last.write_bytes(b"broken"))
+        monkeypatch.setattr("reader.refuse_broken_images", lambda lists: last.write_bytes(b"broken"))
         with pytest.raises(InputError, match="is not an image"):
             run("infer", as_line(flags))
         monkeypatch.undo()
@@ -273,10 +277,10 @@ def test_what_changed_meanwhile_is_embedded_anew(stopped, sop_copy, tmp_path):
     flags = {**stopped, "test_list": "changed.txt"}
     assert "22 of 30 images are embedded already" in run("infer", [*as_line(flags), "--continue"])
     run("infer", as_line({**flags, "output": tmp_path / "whole.npz"}))
-    ours, whole = (load_embeddings(tmp_path / name) for name in ("x.npz", "whole.npz"))
-    assert ours[0].paths.tolist() == whole[0].paths.tolist()
+    ours, whole = (load_table(tmp_path / name) for name in ("x.npz", "whole.npz"))
+    assert ours.records.paths.tolist() == whole.records.paths.tolist()
     # Batches hold other images, which may change how a product is rounded: eps times its few hundred terms.
-    torch.testing.assert_close(ours[1], whole[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.matrix, whole.matrix, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -290,7 +294,9 @@ def test_an_image_that_cannot_be_read_is_skipped_and_told(sop_copy, tmp_path, fi
     printed = run("infer", as_line({**flags, "on_bad_image": "skip"}))
     assert "11_1.jpg' is not an image" in printed and "; skipped\n" in printed
     assert "1 of 30 images could not be read and are left out" in printed
-    images, embeddings, _ = load_embeddings(tmp_path / "x.npz")
+    table = load_table(tmp_path / "x.npz")
+    images = table.records
+    embeddings = table.matrix
     assert len(images) == len(embeddings) == 29 and "11_1.jpg" not in "".join(images.paths)
     for picture in sop_copy.glob("*/1[1-9]_*.jpg"):
         picture.write_bytes(b"")
@@ -332,7 +338,7 @@ def test_another_run_is_not_continued(stopped, sentence, tmp_path):
     assert (tmp_path / "x.npz.rows").read_bytes() == b"a diary\n" + bytes(999)
 
 
-@pytest.mark.parametrize("flags", [{}, {"search": "index", "input": "x.jpg", "output": "x.json"}])
+@pytest.mark.parametrize("flags", [{}, {"input": "x.jpg"}])
 def test_continue_needs_embeddings_to_write(sentence, flags):
     assert "--continue goes with --output of embeddings" in sentence([*as_line(flags), "--continue"])
 
@@ -374,6 +380,9 @@ def test_a_killed_process_goes_on(sop_tree, tmp_path):
         assert ours.read_bytes() == theirs.read_bytes()
     with np.load(outputs["killed"][0]) as saved:
         assert len(saved["paths"]) == len(saved["embeddings"]) == count
-    images, embeddings, card = load_embeddings(outputs["killed"][0])
+    table = load_table(outputs["killed"][0])
+    images = table.records
+    embeddings = table.matrix
+    card = table.fingerprint
     assert len(images) == len(embeddings) == 30 and card["model"] == "ResNet18"  # the list names each eight times
     assert not rows.exists()

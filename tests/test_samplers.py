@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-import loader
-import reader
-from errors import InputError
-from samplers import SAMPLERS, PKSampler, ShuffledSampler, TripletSampler
-from transforms import AUGMENTATIONS, TrainTransform
+from core.errors import InputError
+from data import loader
+from data.image.augmentations import AUGMENTATIONS
+from data.image.modality import ImageModality
+from data.image.transforms import TrainTransform
+from data.samplers import SAMPLERS, PKSampler, ShuffledSampler, TripletSampler, build_sampler
+from data.vocabulary import Vocabulary
+from reader import open_list
 
 COUNTS = {7: 1, 40: 2, 3: 3, 900: 4, 12: 5, 55: 6, 21: 7}  # label: how many images it has
 LABELS = np.random.default_rng(0).permutation(np.repeat(list(COUNTS), list(COUNTS.values())))
@@ -135,12 +138,29 @@ def test_impossible_batches_are_refused(name, options, message):
         SAMPLERS[name](**{"labels": LABELS, **options})
 
 
+@SWEEP
+def test_a_sampler_is_built_by_name_of_a_vocabulary(name):
+    """As of the labels themselves, whatever they are called; only who balances labels is told of so many images."""
+    vocabulary = Vocabulary.of(np.char.add("label ", LABELS.astype(str)))
+    sampler = build_sampler(name, vocabulary, 3, 7, train_batch_size=12, samples_each_class=3)
+    assert sampler.vocabulary is vocabulary
+    options = {"samples_each_class": 3} if name == "pk" else {}
+    _, codes = np.unique(vocabulary.labels[vocabulary.codes], return_inverse=True)
+    assert list(islice(sampler, 5)) == stream(name, 5, codes, 12, seed=7, start_step=3, **options)
+
+
+def test_rows_of_a_vocabulary_are_those_of_its_labels():
+    vocabulary = Vocabulary.of(LABELS)
+    for code, label in enumerate(vocabulary.labels):
+        assert vocabulary.rows_of(code).tolist() == np.flatnonzero(LABELS == label).tolist()
+    assert vocabulary.rows.tolist() == np.argsort(LABELS, kind="stable").tolist()
+
+
 def load(sop_tree, num_workers, start_step=0):
-    images = reader.open_list("Ebay_train.txt", sop_tree, "train")
-    sampler = PKSampler(images.labels, 4, seed=3, start_step=start_step)
-    transform = TrainTransform(24, 32, augment=tuple(AUGMENTATIONS))
-    codes = images.vocabulary.codes
-    batches = loader.open_loader(images, codes, transform, sampler, num_workers)
+    images = open_list("Ebay_train.txt", sop_tree, "train")
+    sampler = PKSampler(images.vocabulary, 4, seed=3, start_step=start_step)
+    modality = ImageModality(TrainTransform(24, 32, 0, tuple(AUGMENTATIONS), (0.08, 1.0)))
+    batches = loader.open_loader(images, modality, sampler, num_workers)
     return list(islice(batches, 7 - start_step))
 
 

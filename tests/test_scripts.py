@@ -17,6 +17,8 @@ from oracles import recall
 from runs import SCRIPTS, as_line, embedding_moves, read_json, read_metrics, run, train_flags
 from tolerances import about, assert_within, decimal_error, gamma
 
+from config.commands import TRAIN_ELEM
+from config.parse import parse
 from losses import LOSSES
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +120,7 @@ def test_help(script, capsys):
     assert end.value.code == 0
     words = " ".join(capsys.readouterr().out.split())
     assert f"python {script}.py" in words
-    for group in ("data:", "device:", "model ("):
+    for group in ("data:", "device:", "model:"):
         assert group in words
     assert (
         "--test_list TEST_LIST SOP list, csv, or folder per label of the test images (default: Ebay_test.txt)" in words
@@ -149,7 +151,7 @@ def test_run_folder(elem_runs, sop_tree, loss):
     assert config.keys() == {"flags", "versions", "device", "precision", "ranks", "launch", "lists"}
     assert config["ranks"] == 1 and config["launch"] is None
     line = train_flags(sop_tree, run_dir, loss_name=loss)
-    assert config["flags"].keys() == vars(SCRIPTS["train_elem"].parse(line)).keys()
+    assert config["flags"].keys() == parse(line, TRAIN_ELEM, "").values.keys()
     assert config["flags"]["loss_name"] == loss and config["flags"]["pooling"] == "avg"
     packages = {"torch", "torchvision", "timm", "numpy", "opencv", "simplejpeg"}
     assert config["versions"].keys() == {"python", "git", *packages} and config["versions"]["opencv"] == cv2.__version__

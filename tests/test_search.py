@@ -8,11 +8,11 @@ import pytest
 import torch
 from tolerances import assert_within, score_error
 
-from errors import InputError
-from retrieval.ranks import positive_ranks
-from retrieval.search import search, search_in_parts
-from retrieval.space import DISTANCES, Space
-from retrieval.task import Task
+from core.errors import InputError
+from retrieval.best_positive import positive_ranks
+from retrieval.query_gallery import QueryGallery
+from retrieval.scores import DISTANCES, Scores
+from retrieval.topk import search, search_in_parts
 
 ROOT = Path(__file__).parents[1]
 FAST = (torch.float32, torch.bfloat16)
@@ -30,61 +30,67 @@ def clusters(count, width, labels, seed=0):
     return rows, codes
 
 
-def tasks():
-    """{name: Task} of one against the rest, flags that overlap, sequences, and two tables."""
+def cases():
+    """{name: QueryGallery} of one against the rest, flags that overlap, sequences, and two tables."""
     rows, labels = clusters(150, 8, 30)
     generator = torch.Generator().manual_seed(1)
     is_query, is_gallery = (torch.rand(150, generator=generator) < part for part in (0.4, 0.7))
     sequences = torch.randint(60, (150,), generator=generator)
     few = torch.randint(3, (150,), generator=generator)
     return {
-        "rest": Task.of(rows, labels),
-        "alone": Task.of(rows[:40], torch.arange(40) // 3 * (torch.arange(40) < 30) + torch.arange(40)),
-        "flags": Task.of(rows, labels, is_query, is_gallery),
-        "sequences": Task.of(rows, labels, sequences=sequences),
-        "few sequences": Task.of(rows, labels, is_query, is_gallery, sequences=few),
-        "apart": Task.apart(rows[:50], rows[40:], labels[:50], labels[40:]),
-        "same": Task.of(torch.ones(70, 3), torch.arange(70) // 2),
-        "one": Task.of(rows[:1], labels[:1]),
+        "rest": QueryGallery.of(rows, labels),
+        "alone": QueryGallery.of(rows[:40], torch.arange(40) // 3 * (torch.arange(40) < 30) + torch.arange(40)),
+        "flags": QueryGallery.of(rows, labels, is_query, is_gallery),
+        "sequences": QueryGallery.of(rows, labels, sequences=sequences),
+        "few sequences": QueryGallery.of(rows, labels, is_query, is_gallery, sequences=few),
+        "apart": QueryGallery.apart(rows[:50], rows[40:], labels[:50], labels[40:]),
+        "same": QueryGallery.of(torch.ones(70, 3), torch.arange(70) // 2),
+        "one": QueryGallery.of(rows[:1], labels[:1]),
     }
 
 
-TASKS = tasks()
+CASES = cases()
 
 
-def by_sorting(task, distance):
+def by_sorting(query_gallery, distance):
     """For each query: (score, row, right) of all it can find, best first, ties by the smaller row."""
-    space = Space(task, distance)
+    scores = Scores(query_gallery, distance)
     found = []
-    for place, row in enumerate(task.query_rows.tolist()):
+    for place, row in enumerate(query_gallery.query_rows.tolist()):
         items = []
-        for other, gallery_row in enumerate(task.gallery_rows.tolist()):
-            own = task.one_table and gallery_row == row
-            sequence = task.query_sequences is not None and bool(
-                task.query_sequences[place] == task.gallery_sequences[other]
+        for other, gallery_row in enumerate(query_gallery.gallery_rows.tolist()):
+            own = query_gallery.one_table and gallery_row == row
+            sequence = query_gallery.query_sequences is not None and bool(
+                query_gallery.query_sequences[place] == query_gallery.gallery_sequences[other]
             )
             if not own and not sequence:
-                score = space.exact_pairs(torch.tensor([place]), torch.tensor([other])).item()
-                items.append((-score, gallery_row, bool(task.query_labels[place] == task.gallery_labels[other])))
+                score = scores.exact_pairs(torch.tensor([place]), torch.tensor([other])).item()
+                items.append(
+                    (
+                        -score,
+                        gallery_row,
+                        bool(query_gallery.query_labels[place] == query_gallery.gallery_labels[other]),
+                    )
+                )
         found.append([(-score, row, right) for score, row, right in sorted(items)])
     return found
 
 
 @pytest.fixture(scope="module")
-def sorted_tasks():
-    return {(name, distance): by_sorting(TASKS[name], distance) for name in TASKS for distance in DISTANCES}
+def sorted_cases():
+    return {(name, distance): by_sorting(CASES[name], distance) for name in CASES for distance in DISTANCES}
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("dtype", FAST)
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("name", TASKS)
-def test_search_equals_a_sort(sorted_tasks, name, distance, dtype, memory):
-    task, expected = TASKS[name], sorted_tasks[name, distance]
-    error = score_error(distance, task.query_table, task.gallery_table)
+@pytest.mark.parametrize("name", CASES)
+def test_search_equals_a_sort(sorted_cases, name, distance, dtype, memory):
+    query_gallery, expected = CASES[name], sorted_cases[name, distance]
+    error = score_error(distance, query_gallery.query_table, query_gallery.gallery_table)
     for k in (1, 3, 20, 1000):
-        rows, scores = search(task, k, distance, memory, dtype)
-        assert rows.shape == scores.shape == (len(task.query_rows), min(k, len(task.gallery_rows)))
+        rows, scores = search(query_gallery, k, distance, memory, dtype)
+        assert rows.shape == scores.shape == (len(query_gallery.query_rows), min(k, len(query_gallery.gallery_rows)))
         assert rows.dtype == torch.int64 and scores.dtype == torch.float32
         for query, items in enumerate(expected):
             nearest = items[: rows.shape[1]]
@@ -97,25 +103,25 @@ def test_search_equals_a_sort(sorted_tasks, name, distance, dtype, memory):
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("dtype", FAST)
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("name", TASKS)
-def test_ranks_equal_a_sort(sorted_tasks, name, distance, dtype, memory):
-    task = TASKS[name]
-    rights = [[right for _, _, right in items] for items in sorted_tasks[name, distance]]
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_equal_a_sort(sorted_cases, name, distance, dtype, memory):
+    query_gallery = CASES[name]
+    rights = [[right for _, _, right in items] for items in sorted_cases[name, distance]]
     expected = torch.tensor([items.index(True) if True in items else torch.inf for items in rights])
-    assert torch.equal(positive_ranks(task, None, distance, memory, dtype), expected.double())
+    assert torch.equal(positive_ranks(query_gallery, None, distance, memory, dtype), expected.double())
     for ks in ((1,), (1, 5, 20)):
-        found = positive_ranks(task, ks, distance, memory, dtype)
+        found = positive_ranks(query_gallery, ks, distance, memory, dtype)
         assert all(torch.equal(found < k, expected < k) for k in ks)
-    assert task.positives().tolist() == [sum(items) for items in rights]
+    assert query_gallery.positives().tolist() == [sum(items) for items in rights]
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", CASES)
 def test_parts_make_up_the_whole(name):
-    task = TASKS[name]
-    parts = list(search_in_parts(task, 5, memory=1))
+    query_gallery = CASES[name]
+    parts = list(search_in_parts(query_gallery, 5, memory=1))
     assert [part[0].start for part in parts] == [0] + [part[0].stop for part in parts[:-1]]
-    assert parts[-1][0].stop == len(task.query_rows)
-    rows, _ = search(task, 5)
+    assert parts[-1][0].stop == len(query_gallery.query_rows)
+    rows, _ = search(query_gallery, 5)
     assert torch.equal(torch.cat([part[1] for part in parts]), rows)
 
 
@@ -125,32 +131,32 @@ def test_thousands_of_rows_in_many_blocks(labels, dtype):
     """Enough rows for guessed floors, full buffers and queries that are searched for again."""
     rows, codes = clusters(3000, 16, labels, seed=labels)
     rows[100:160] = rows[99]  # more duplicates than candidates are kept
-    task = Task.of(rows, codes)
-    space, everyone = Space(task), torch.arange(3000)
+    query_gallery = QueryGallery.of(rows, codes)
+    scores, everyone = Scores(query_gallery), torch.arange(3000)
     score = torch.cat(
         [
-            space.score(
-                space.operand("query", part, torch.float64) @ space.operand("gallery", everyone, torch.float64).T
+            scores.from_grid(
+                scores.factor("query", part, torch.float64) @ scores.factor("gallery", everyone, torch.float64).T
             )
             for part in everyone.split(500)
         ]
     )
     score.fill_diagonal_(-torch.inf)
     order = torch.sort(score, dim=1, descending=True, stable=True).indices
-    found, _ = search(task, 7, memory=2**21, dtype=dtype)
+    found, _ = search(query_gallery, 7, memory=2**21, dtype=dtype)
     assert torch.equal(found, order[:, :7])
     first = (codes[order] == codes[:, None]).double().argmax(1)
-    first = torch.where(task.positives() > 0, first.double(), torch.inf)
-    assert torch.equal(positive_ranks(task, None, memory=2**21, dtype=dtype), first)
+    first = torch.where(query_gallery.positives() > 0, first.double(), torch.inf)
+    assert torch.equal(positive_ranks(query_gallery, None, memory=2**21, dtype=dtype), first)
 
 
 def test_the_same_on_one_thread_and_two():
     rows, codes = clusters(2000, 32, 300)
-    task, threads, found = Task.of(rows, codes), torch.get_num_threads(), []
+    query_gallery, threads, found = QueryGallery.of(rows, codes), torch.get_num_threads(), []
     for count in (1, 2):
         torch.set_num_threads(count)
         try:
-            found.append((search(task, 10)[0], positive_ranks(task)))
+            found.append((search(query_gallery, 10)[0], positive_ranks(query_gallery)))
         finally:
             torch.set_num_threads(threads)
     assert all(torch.equal(one, two) for one, two in zip(*found))
@@ -160,15 +166,15 @@ def test_memory_stays_within_the_budget():
     """40,000 x 40,000 scores are 6.4 GB; a process of its own, since its greatest size never falls again."""
     program = """
 import resource, sys, torch
-from retrieval.ranks import positive_ranks
-from retrieval.search import search_in_parts
-from retrieval.task import Task
+from retrieval.best_positive import positive_ranks
+from retrieval.query_gallery import QueryGallery
+from retrieval.topk import search_in_parts
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 def run(count):
-    task = Task.of(torch.randn(count, 16), torch.arange(count) // 5)
-    positive_ranks(task, (1, 10), memory=64 * 2**20)
-    for part in search_in_parts(task, 10, memory=64 * 2**20):
+    query_gallery = QueryGallery.of(torch.randn(count, 16), torch.arange(count) // 5)
+    positive_ranks(query_gallery, (1, 10), memory=64 * 2**20)
+    for part in search_in_parts(query_gallery, 10, memory=64 * 2**20):
         pass
 run(3000)
 before = peak()
@@ -179,24 +185,24 @@ print(peak() - before)
     assert float(finished.stdout) < 64 + 40  # the budget; embeddings, numbers a row and the allocator's leftovers
 
 
-def test_bad_tasks_are_refused():
+def test_bad_tables_and_columns_are_refused():
     rows, labels = torch.randn(4, 3), torch.arange(4)
     cases = {
-        r"embeddings have shape \(0, 3\)": lambda: Task.of(rows[:0]),
-        r"embeddings have shape \(4,\)": lambda: Task.of(rows[:, 0]),
-        "embeddings are torch.int64": lambda: Task.of(rows.long()),
-        r"labels have shape \(3,\); 4 embeddings need \(4,\)": lambda: Task.of(rows, labels[:3]),
-        r"labels are torch.float32": lambda: Task.of(rows, labels.float()),
-        r"labels are torch.bool": lambda: Task.of(rows, labels > 2),
-        r"labels are object": lambda: Task.of(rows, [1, "a", None, 2.5]),
-        r"sequences have shape \(5,\)": lambda: Task.of(rows, labels, sequences=torch.arange(5)),
-        r"categories have shape \(1,\)": lambda: Task.of(rows, labels, categories=["a"]),
-        r"is_gallery has shape \(4,\) with 0 set": lambda: Task.of(rows, labels, None, [False] * 4),
-        r"is_query has shape \(4,\) with torch.int64 values set": lambda: Task.of(rows, labels, labels),
-        "query embeddings have 3 columns, the gallery's have 2": lambda: Task.apart(rows, rows[:, :2]),
-        "the gallery have shape": lambda: Task.apart(rows, rows[:0]),
-        "labels are given for queries or gallery only": lambda: Task.apart(rows, rows, labels),
-        "labels are unknown": lambda: Task.of(rows).positives(),
+        r"embeddings have shape \(0, 3\)": lambda: QueryGallery.of(rows[:0]),
+        r"embeddings have shape \(4,\)": lambda: QueryGallery.of(rows[:, 0]),
+        "embeddings are torch.int64": lambda: QueryGallery.of(rows.long()),
+        r"labels have shape \(3,\); 4 embeddings need \(4,\)": lambda: QueryGallery.of(rows, labels[:3]),
+        r"labels are torch.float32": lambda: QueryGallery.of(rows, labels.float()),
+        r"labels are torch.bool": lambda: QueryGallery.of(rows, labels > 2),
+        r"labels are object": lambda: QueryGallery.of(rows, [1, "a", None, 2.5]),
+        r"sequences have shape \(5,\)": lambda: QueryGallery.of(rows, labels, sequences=torch.arange(5)),
+        r"categories have shape \(1,\)": lambda: QueryGallery.of(rows, labels, categories=["a"]),
+        r"is_gallery has shape \(4,\) with 0 set": lambda: QueryGallery.of(rows, labels, None, [False] * 4),
+        r"is_query has shape \(4,\) with torch.int64 values set": lambda: QueryGallery.of(rows, labels, labels),
+        "query embeddings have 3 columns, the gallery's have 2": lambda: QueryGallery.apart(rows, rows[:, :2]),
+        "the gallery have shape": lambda: QueryGallery.apart(rows, rows[:0]),
+        "labels are given for queries or gallery only": lambda: QueryGallery.apart(rows, rows, labels),
+        "labels are unknown": lambda: QueryGallery.of(rows).positives(),
     }
     for sentence, call in cases.items():
         with pytest.raises(InputError, match=sentence):
@@ -205,4 +211,4 @@ def test_bad_tasks_are_refused():
 
 def test_labels_may_be_strings():
     rows = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
-    assert positive_ranks(Task.of(rows, ["cat", "cat", "dog"])).tolist() == [0, 0, torch.inf]
+    assert positive_ranks(QueryGallery.of(rows, ["cat", "cat", "dog"])).tolist() == [0, 0, torch.inf]

@@ -11,19 +11,21 @@ from runs import read_json, run, tiny_backbone
 from test_ranks import torchrun
 from tolerances import assert_within, score_error
 
+import distributed
 from benchmarks import ranks as bench
-from engine.shard import open_shard
-from errors import InputError
-from retrieval.measure import summary, task_values
-from retrieval.metrics import METRICS
-from retrieval.ranks import positive_ranks
-from retrieval.search import NOWHERE, pack, search, unpack
-from retrieval.shards import Shard, merged
-from retrieval.space import DISTANCES
-from retrieval.task import Task
-from samplers import InOrder
+from core.errors import InputError
+from data.samplers import InOrder
+from embeddings.shard import open_shard
+from retrieval.best_positive import positive_ranks
+from retrieval.candidates import NOWHERE, pack, unpack
+from retrieval.metrics.per_query import query_values, summary
+from retrieval.metrics.ranking import METRICS
+from retrieval.query_gallery import QueryGallery
+from retrieval.scores import DISTANCES
+from retrieval.sharded import GalleryShard, merged_keys
+from retrieval.topk import search
 
-NAMES = tuple(name.replace("@k", f"@{k}") for name in METRICS for k in ((1, 3, 70) if "@k" in name else (0,)))
+NAMES = tuple(name.replace("@k", f"@{k}") for name in METRICS.names() for k in ((1, 3, 70) if "@k" in name else (0,)))
 
 
 class Threads:
@@ -39,8 +41,8 @@ class Threads:
         self.barrier.wait()
         return given
 
-    def functions(self, rank):
-        """gather, total, highest as Shard has them."""
+    def collectives(self, rank):
+        """all_gather, all_reduce_sum, all_reduce_max as GalleryShard has them."""
         return (
             lambda rows: torch.cat(self._all(rank, rows)),
             lambda numbers: torch.stack(self._all(rank, numbers)).sum(0),
@@ -52,7 +54,7 @@ class Threads:
 
         def one(rank):
             rows = torch.from_numpy(parts[rank])
-            return work(Shard(embeddings[rows], rows, len(embeddings), self.number, *self.functions(rank)))
+            return work(GalleryShard(embeddings[rows], rows, len(embeddings), self.number, *self.collectives(rank)))
 
         with ThreadPoolExecutor(self.number) as pool:
             return list(pool.map(one, range(self.number)))
@@ -83,16 +85,18 @@ def dealt(number, batch_size, ranks):
 def test_every_figure_is_that_of_one_process(seed, distance):
     """To the last bit, also where some of the ranks have nothing, and in blocks of one query."""
     embeddings, columns = made_up(seed)
-    task = Task.of(embeddings, **columns)
+    query_gallery = QueryGallery.of(embeddings, **columns)
     memory = 1 if seed % 5 == 1 else 2**20
     definition = ("standard", "oml", "pml")[seed % 3]
-    expected = {names: task_values(task, names, definition, distance) for names in (NAMES, ("recall@3",), ("mrr",))}
+    expected = {
+        names: query_values(query_gallery, names, definition, distance) for names in (NAMES, ("recall@3",), ("mrr",))
+    }
     for number in (1, 2, 3, 5):
         parts = dealt(len(embeddings), 1 + seed % 7, number)
 
         def figures(shard):
-            whole = Task.of(shard.stand_in(), **columns)
-            return [task_values(whole, names, definition, distance, memory, shard) for names in expected]
+            whole = QueryGallery.of(shard.placeholder(), **columns)
+            return [query_values(whole, names, definition, distance, memory, shard) for names in expected]
 
         for found in Threads(number).run(embeddings, parts, figures):
             for own, right in zip(found, expected.values()):
@@ -105,11 +109,11 @@ def test_counting_goes_on_to_exact_scores_where_items_are_equal(distance):
     """All embeddings one and the same: every rank is decided by rows that stand in different shards."""
     embeddings = torch.ones(23, 5)
     labels = torch.arange(23) % 4
-    expected = positive_ranks(Task.of(embeddings, labels), None, distance)
+    expected = positive_ranks(QueryGallery.of(embeddings, labels), None, distance)
     parts = dealt(23, 2, 3)
 
     def ranks(shard):
-        return shard.positive_ranks(Task.of(shard.stand_in(), labels), None, distance)
+        return shard.positive_ranks(QueryGallery.of(shard.placeholder(), labels), None, distance)
 
     assert all(torch.equal(found, expected) for found in Threads(3).run(embeddings, parts, ranks))
 
@@ -118,11 +122,11 @@ def test_counting_goes_on_to_exact_scores_where_items_are_equal(distance):
 @pytest.mark.parametrize("seed", range(8))
 def test_what_is_found_is_what_one_search_finds(seed, distance):
     embeddings, columns = made_up(seed)
-    task = Task.of(embeddings, **columns)
-    rows, scores = search(task, 7, distance)
+    query_gallery = QueryGallery.of(embeddings, **columns)
+    rows, scores = search(query_gallery, 7, distance)
 
     def found(shard):
-        own = shard.search_in_parts(Task.of(shard.stand_in(), **columns), 7, distance)
+        own = shard.search_in_parts(QueryGallery.of(shard.placeholder(), **columns), 7, distance)
         return [torch.cat(column) for column in zip(*(part[1:] for part in own))]
 
     for own_rows, own_scores in Threads(3).run(embeddings, dealt(len(embeddings), 3, 3), found):
@@ -140,7 +144,7 @@ def test_the_merge_is_a_sort_by_score_and_row(seed):
     rows = rows.view(queries, parts, k).transpose(0, 1).reshape(-1, k)
     gone = torch.from_numpy(rng.random(scores.shape) < 0.3)
     scores[gone], rows[gone] = -torch.inf, NOWHERE
-    found_rows, found_scores = unpack(merged(pack(scores, rows), parts))
+    found_rows, found_scores = unpack(merged_keys(pack(scores, rows), parts))
     for query in range(queries):
         pairs = [(-float(s), int(r)) for s, r in zip(scores[query::queries].flatten(), rows[query::queries].flatten())]
         best = sorted(pair for pair in pairs if pair[1] != NOWHERE)[:k]
@@ -170,11 +174,13 @@ def evaluated(seeds):
     found = []
     for seed in seeds:
         embeddings, columns = made_up(seed)
-        rows = torch.from_numpy(dealt(len(embeddings), 4, bench.ranks.count())[bench.ranks.rank()])
+        rows = torch.from_numpy(dealt(len(embeddings), 4, distributed.world_size())[distributed.rank()])
         shard = open_shard(embeddings[rows], rows, len(embeddings), torch.device("cpu"))
-        task = Task.of(shard.stand_in(), **columns)
+        query_gallery = QueryGallery.of(shard.placeholder(), **columns)
         for distance in DISTANCES:
-            found.append(summary(task_values(task, NAMES, distance=distance, shard=shard), task.positives()))
+            found.append(
+                summary(query_values(query_gallery, NAMES, distance=distance, shard=shard), query_gallery.positives())
+            )
         found.append(len(shard.embeddings))
     return found
 

@@ -8,9 +8,10 @@ from runs import as_line, read_metrics, run, train_flags
 from test_images import pil
 
 import reader
-import soundness
-from decoding import decode_whole
-from errors import InputError
+from core.errors import InputError
+from data import soundness
+from data.image.decode import decode_whole
+from reader import open_inputs, open_list, refuse_broken_images
 
 pytestmark = pytest.mark.usefixtures("tiny")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -44,7 +45,7 @@ def test_a_quick_look_finds_what_is_cut_off(files, tmp_path, form):
 
 def listed(folder, lines):
     (folder / "l.csv").write_text("label,path,split,x_1,y_1,x_2,y_2\n" + "".join(f"{line}\n" for line in lines))
-    return reader.open_list("l.csv", folder, "train")
+    return open_list("l.csv", folder, "train")
 
 
 def test_the_first_broken_images_are_told_by_file_and_line(files, tmp_path):
@@ -58,7 +59,7 @@ def test_the_first_broken_images_are_told_by_file_and_line(files, tmp_path):
     assert "cut.jpg' is not an image that OpenCV can decode" in why and "lies outside of image" in reason
     assert len(soundness.first_broken(images, 1)) == 1
     with pytest.raises(InputError) as caught:
-        reader.refuse_broken_images([images])
+        refuse_broken_images([images])
     places = [line.split(": ")[0] for line in str(caught.value).splitlines()]
     assert places == [f"{tmp_path / 'l.csv'}:3", f"{tmp_path / 'l.csv'}:5"]
 
@@ -83,7 +84,7 @@ def test_what_a_test_meets_does_not_lose_the_steps(sop_copy, tmp_path, monkeypat
     (picture,) = sop_copy.glob("*/11_0.jpg")
     whole = picture.read_bytes()
     line = train_flags(sop_copy, tmp_path / "run", test_iter_step=2, save_iter_step=100)
-    monkeypatch.setattr(reader, "refuse_broken_images", lambda lists: picture.write_bytes(whole[:300]))
+    monkeypatch.setattr("reader.refuse_broken_images", lambda lists: picture.write_bytes(whole[:300]))
     with pytest.raises(InputError, match=r"11_0.jpg' is not an image[^\n]*\nstep 2 is saved; go on by --checkpoint="):
         run("train_elem", line)
     monkeypatch.undo()
@@ -102,7 +103,7 @@ def test_a_train_image_that_breaks_later_does_not_lose_the_steps(sop_copy, tmp_p
     picture = sop_copy / "disc_final" / "4_0.jpg"
     whole = picture.read_bytes()
     flags = {"num_workers": num_workers, "total_iter_num": 10, "save_iter_step": 100, "train_batch_size": 3}
-    monkeypatch.setattr(reader, "refuse_broken_images", lambda lists: picture.write_bytes(b""))
+    monkeypatch.setattr("reader.refuse_broken_images", lambda lists: picture.write_bytes(b""))
     with pytest.raises(InputError, match=r"4_0.jpg' is not an image") as caught:
         run("train_elem", train_flags(sop_copy, tmp_path / "run", **flags))
     monkeypatch.undo()
@@ -141,7 +142,7 @@ def test_a_list_without_a_query_or_a_gallery_is_a_fault(sop_copy, tmp_path, caps
         run(script, line)
     assert str(caught.value) == fault and not (tmp_path / "run").exists()
     # What has no roles to play may well be embedded.
-    assert len(reader.open_inputs([str(sop_copy / "none.csv")], sop_copy)) == 60
+    assert len(open_inputs([str(sop_copy / "none.csv")], sop_copy)) == 60
 
 
 def test_labels_that_are_held_out_need_no_test_list(sop_copy, tmp_path):

@@ -47,11 +47,10 @@ def test_a_signal_saves_the_step_and_ends(sop_tree, tmp_path, number, workers):
 @pytest.mark.parametrize("at", ["step", "test"])
 def test_a_signalled_run_goes_on_as_if_nothing_had_happened(sop_tree, tmp_path, monkeypatch, at):
     """Signalled within step 4, or while step 4 is tested, which is done again when the run goes on."""
-    import training
-    from engine import fit
+    from engine import loop, testing
 
     flags = {"total_iter_num": 6, "test_iter_step": 2, "save_iter_step": 6, "display_iter_step": 1}
-    module, name = (fit, "backward") if at == "step" else (training, "embed")
+    module, name = (loop, "backward") if at == "step" else (testing, "embed")
     original, calls = getattr(module, name), []
 
     def signalled(*words, **more):
@@ -74,11 +73,11 @@ def test_a_signalled_run_goes_on_as_if_nothing_had_happened(sop_tree, tmp_path, 
 
 
 def test_a_run_killed_before_its_result_gets_it(sop_tree, tmp_path, monkeypatch):
-    import training
+    from engine import trainer
 
     with tiny_backbone():
         run("train_elem", line(sop_tree, tmp_path / "whole"))
-        monkeypatch.setattr(training, "export_model", lambda *words: os.kill(0, 99999))
+        monkeypatch.setattr(trainer, "export_model", lambda *words: os.kill(0, 99999))
         with pytest.raises(OSError):
             run("train_elem", line(sop_tree, tmp_path / "parts"))
         monkeypatch.undo()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from errors import InputError
+from core.errors import InputError
 from recipes import table
 
 SCRIPT = Path(table.__file__)

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from pictures import train_transform
 from tolerances import assert_within, fixed_point, share_error
 
-import transforms
-from errors import InputError
-from transforms import AUGMENTATIONS, TrainTransform, parse_augment, random_affine, random_colour, uniform
+from core.errors import InputError
+from data.image import augmentations, decode, transforms
+from data.image.augmentations import AUGMENTATIONS, random_affine, random_colour, uniform
 
 NOISE = np.random.default_rng(0).integers(0, 256, (45, 60, 3), dtype=np.uint8)
 SQUARE = NOISE[:, :45]
@@ -56,7 +57,7 @@ def test_shrinking_averages_blocks():
 @pytest.mark.parametrize("height, width", [(1, 90), (90, 1), (3, 4), (64, 64), (199, 200)])
 def test_any_picture_fills_the_crop(height, width):
     picture = np.full((height, width, 3), (10, 130, 250), np.uint8)
-    for transform in (transforms.TestTransform(16, 24), TrainTransform(16, 24), TrainTransform(16, 24, augment=())):
+    for transform in (transforms.TestTransform(16, 24), train_transform(16, 24), train_transform(16, 24, augment=())):
         filled = seeded(0, transform, picture)
         assert filled.shape == (16, 24, 3) and (filled == torch.tensor([10, 130, 250])).all()
 
@@ -69,8 +70,8 @@ def test_the_short_side_holds_the_crop():
 @pytest.mark.parametrize("low, high", [(0.08, 1.0), (0.5, 0.6)])
 def test_crops_have_the_promised_area_aspect_and_place(monkeypatch, low, high):
     """`resize` hands back the crop, whose first and last pixel tell where it was."""
-    monkeypatch.setattr(transforms, "resize", lambda image, width, height: image)
-    picture, transform = coordinates(200, 250), TrainTransform(8, 8, augment=("crop",), crop_scale=(low, high))
+    monkeypatch.setattr(decode, "resize", lambda image, width, height: image)
+    picture, transform = coordinates(200, 250), train_transform(8, 8, augment=("crop",), crop_scale=(low, high))
     torch.manual_seed(0)
     crops = [transform(picture).numpy().astype(int) for _ in range(300)]
     heights, widths = np.array([crop.shape[:2] for crop in crops]).T
@@ -92,8 +93,8 @@ def test_crops_have_the_promised_area_aspect_and_place(monkeypatch, low, high):
 
 
 def test_a_picture_that_no_crop_fits_gives_its_middle(monkeypatch):
-    monkeypatch.setattr(transforms, "resize", lambda image, width, height: image)
-    transform = TrainTransform(8, 8, augment=("crop",), crop_scale=(1.0, 1.0))
+    monkeypatch.setattr(decode, "resize", lambda image, width, height: image)
+    transform = train_transform(8, 8, augment=("crop",), crop_scale=(1.0, 1.0))
     for height, width in ((12, 200), (200, 12)):
         crop = seeded(0, transform, coordinates(height, width)).numpy()
         assert crop.shape[:2] == (min(height, 16), min(width, 16))
@@ -102,8 +103,8 @@ def test_a_picture_that_no_crop_fits_gives_its_middle(monkeypatch):
 
 @pytest.mark.parametrize("augment", [*((name,) for name in AUGMENTATIONS), tuple(AUGMENTATIONS)], ids=",".join)
 def test_every_augmentation_keeps_the_form_changes_the_picture_and_repeats(augment):
-    transform = TrainTransform(32, 40, augment=augment)
-    plain = TrainTransform(32, 40, augment=())(NOISE)
+    transform = train_transform(32, 40, augment=augment)
+    plain = train_transform(32, 40, augment=())(NOISE)
     results = [seeded(seed, transform, NOISE) for seed in range(12)]
     for seed, result in enumerate(results):
         assert result.shape == (32, 40, 3) and result.dtype == torch.uint8 and result.is_contiguous()
@@ -113,13 +114,13 @@ def test_every_augmentation_keeps_the_form_changes_the_picture_and_repeats(augme
 
 
 def test_no_augmentation_is_the_test_geometry():
-    plain = TrainTransform(32, 40, 44, augment=())(NOISE)
+    plain = train_transform(32, 40, short_side=44, augment=())(NOISE)
     assert torch.equal(plain, transforms.TestTransform(32, 40, 44)(NOISE))
 
 
 def shares(name, *expected):
     """How often, of 300 times, the augmentation `name` gives each of the pictures; and those that are none of them."""
-    transform = TrainTransform(45, 45, augment=(name,))
+    transform = train_transform(45, 45, augment=(name,))
     torch.manual_seed(1)
     results = [transform(SQUARE).numpy() for _ in range(300)]
     times = [sum(np.array_equal(result, picture) for result in results) / 300 for picture in expected]
@@ -150,7 +151,7 @@ def test_erasing_sets_one_rectangle_to_grey_one_time_in_four():
 
 
 def fixed(monkeypatch, *values):
-    monkeypatch.setattr(transforms, "uniform", lambda low, high: np.array(values, dtype=float))
+    monkeypatch.setattr(augmentations, "uniform", lambda low, high: np.array(values, dtype=float))
 
 
 @pytest.mark.parametrize(
@@ -222,10 +223,3 @@ def test_uniform_stays_in_its_bounds():
     near = 14 / 500 * np.array([30, 1])  # none of 500 draws in such a part of the range: a chance of exp(-14)
     assert (draws.min(axis=0) < [-15, 0.5] + near).all() and (draws.max(axis=0) > [15, 1.5] - near).all()
     assert (draws >= [-15, 0.5]).all() and (draws < [15, 1.5]).all()
-
-
-def test_parse_augment():
-    assert parse_augment("erasing,crop") == ("crop", "erasing")  # the order of application
-    assert parse_augment("none") == parse_augment("") == ()
-    with pytest.raises(InputError, match="unknown augmentation 'gray'; there are: crop, .* Did you mean 'grey'?"):
-        parse_augment("crop,gray")

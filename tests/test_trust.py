@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +13,19 @@ from runs import as_line, run, train_flags
 from test_download_sop import archive, assert_whole, folder  # noqa: F401 (fixtures)
 from test_download_sop import run as download_sop
 
-import reader
-from embedding import load_embeddings
-from engine.replay import read_flags
-from errors import InputError
+from config.replay import read_flags
+from core.errors import InputError
+from core.files import read_npy, read_npz
+from data import embedded
+from data.embedded import embedded_data
+from data.image.files import read_image
+from embeddings.files import load_table
 from models import Embedder, load_pretrained
-from retrieval.index import Index
-from retrieval.index_folder import CARD, LOCK
+from models.trained import read_settings
+from reader import open_list
+from retrieval.index.folder import CARD, LOCK
+from retrieval.index.index import Index
 from retrieval.results import RetrievalResults
-from session import read_model_flags
-from storage import read_npy, read_npz
 
 pytestmark = [
     pytest.mark.usefixtures("tiny"),
@@ -77,12 +81,12 @@ def write_trap(path, form, witness):
     [
         read_npz,
         read_npy,
-        load_embeddings,
+        load_table,
         read_flags,
         RetrievalResults.load,
         lambda path: load_pretrained(Embedder("Tiny"), path),
-        lambda path: reader.open_list(path, path.parent, "train"),
-        reader.read_image,
+        lambda path: open_list(path, path.parent, "train"),
+        read_image,
     ],
     ids=["npz", "npy", "embeddings", "config", "results", "weights", "list", "image"],
 )
@@ -161,10 +165,10 @@ SOUND = {"embeddings": np.eye(N, dtype=np.float32), "labels": np.array([1, 1, 2,
 )
 def test_odd_embeddings_are_refused(tmp_path, change, sentence):
     np.savez(tmp_path / "x.npz", **SOUND)
-    assert load_embeddings(tmp_path / "x.npz")[1].shape == (N, N)
+    assert load_table(tmp_path / "x.npz").matrix.shape == (N, N)
     np.savez(tmp_path / "x.npz", **{**SOUND, **change})
     with pytest.raises(InputError, match=f"x.npz': {sentence}"):
-        load_embeddings(tmp_path / "x.npz")
+        load_table(tmp_path / "x.npz")
 
 
 def npy_of(shape, data=b""):
@@ -218,7 +222,7 @@ def test_odd_flags_of_a_run_are_refused(sop_tree, finished_run, tmp_path, flags)
     except InputError as error:
         assert "\n" not in str(error) and not (tmp_path / "a").exists()
     else:
-        assert read_model_flags(flags, "x") == {"embedding_size": 1}
+        assert read_settings(flags, "x") == {"embedding_size": 1}
 
 
 # Indexes
@@ -323,9 +327,9 @@ def test_a_lock_that_is_a_link_is_refused(index, tmp_path):
 @pytest.mark.parametrize("source", [5, ["x"], {"a": 1}, "", True])
 def test_an_odd_origin_is_no_model(index, sop_tree, source):
     rewrite(index, origin={"pretrained_model": source})
-    line = as_line({"search": index.folder, "input": sop_tree, "use_gpu": False})
+    line = as_line({"input": sop_tree, "use_gpu": False})
     with pytest.raises(InputError, match="give --pretrained_model"):
-        run("infer", line)
+        run("search", ["find", index.folder, *line])
 
 
 # Archives
@@ -336,42 +340,42 @@ SLIPS = ("../slip", "../../slip", "/tmp/slip-of-a-test", "a/../../slip", "..\\sl
 
 @pytest.mark.parametrize("name", SLIPS)
 def test_the_embedded_archive_cannot_leave_its_folder(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(reader, "EMBEDDED", tmp_path / "deep" / "shapes")
+    monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "deep" / "shapes")
     (tmp_path / "deep").mkdir()
     with zipfile.ZipFile(tmp_path / "deep" / "shapes.zip", "w") as file:
         file.writestr("Ebay_train.txt", "1 1 1 a.jpg\n")
         file.writestr(name, "written")
     with pytest.raises(InputError, match="shapes.zip': .* in it leads out of the folder"):
-        reader.embedded_data()
+        embedded_data()
     assert [path.name for path in tmp_path.rglob("*")] == ["deep", "shapes.zip"]
 
 
 def test_a_link_in_the_embedded_archive_is_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "EMBEDDED", tmp_path / "shapes")
+    monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "shapes")
     link = zipfile.ZipInfo("link")
     link.create_system, link.external_attr = 3, 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "shapes.zip", "w") as file:
         file.writestr(link, "/etc")
-    assert (reader.embedded_data() / "link").read_text() == "/etc" and not (tmp_path / "shapes" / "link").is_symlink()
+    assert (embedded_data() / "link").read_text() == "/etc" and not (tmp_path / "shapes" / "link").is_symlink()
 
 
 def test_an_embedded_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "EMBEDDED", tmp_path / "shapes")
-    monkeypatch.setattr(reader, "MOST_UNPACKED", 10**6)
+    monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "shapes")
+    monkeypatch.setattr(embedded, "MOST_UNPACKED", 10**6)
     with zipfile.ZipFile(tmp_path / "shapes.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.jpg", bytes(2 * 10**6))
     with pytest.raises(InputError, match="it would take 2,000,000 bytes, more than 1,000,000"):
-        reader.embedded_data()
+        embedded_data()
     assert [path.name for path in tmp_path.iterdir()] == ["shapes.zip"]
 
 
 @pytest.mark.parametrize("share", [0.2, 0.9])
 def test_half_an_embedded_archive(tmp_path, monkeypatch, share):
-    monkeypatch.setattr(reader, "EMBEDDED", tmp_path / "shapes")
-    whole = reader.Path(__file__).parents[1].joinpath("data", "emoji.zip").read_bytes()
+    monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "shapes")
+    whole = Path(__file__).parents[1].joinpath("data", "emoji.zip").read_bytes()
     (tmp_path / "shapes.zip").write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError, match="cannot unpack the embedded data set .*shapes.zip': File is not a zip file"):
-        reader.embedded_data()
+        embedded_data()
     assert [path.name for path in tmp_path.iterdir()] == ["shapes.zip"]
 
 
@@ -388,4 +392,4 @@ def test_the_download_cannot_leave_its_folder(archive, folder, tmp_path):  # noq
     assert_whole(folder)
     new = {path for path in tmp_path.rglob("*")} - set(known)
     assert all(folder / "Stanford_Online_Products" in (path, *path.parents) for path in new)
-    assert not reader.Path("/tmp/slip-of-a-test").exists()
+    assert not Path("/tmp/slip-of-a-test").exists()

@@ -7,11 +7,12 @@ import pytest
 import torch
 from runs import as_line, read_json, run, tiny_backbone, train_flags
 
-import reader
-from embedding import load_embeddings
-from errors import InputError
-from numerals import is_plain_int64, read_float, read_int
-from vocabulary import Names, as_labels, of_one_kind, read_names
+from core.errors import InputError
+from core.numerals import is_plain_int64, read_float, read_int
+from data.names import Names, read_names
+from data.vocabulary import as_labels, of_one_kind
+from embeddings.files import load_table
+from reader import open_list, open_lists
 
 CPU = {"use_gpu": False, "num_workers": 0}
 
@@ -42,7 +43,7 @@ def test_a_file_has_labels_of_one_kind_in_both_splits(tmp_path):
         (tmp_path / f"{name}.jpg").touch()
     rows = ["label,path,split", "1,a.jpg,train", "2,b.jpg,train", "3b,c.jpg,validation", " 1 ,d.jpg,validation"]
     (tmp_path / "l.csv").write_text("\n".join(rows))
-    train, test = reader.open_lists([("l.csv", "train"), ("l.csv", "test")], tmp_path)
+    train, test = open_lists([("l.csv", "train"), ("l.csv", "test")], tmp_path)
     assert train.labels.tolist() == ["1", "2"] and test.labels.tolist() == ["3b", "1"]
 
 
@@ -98,7 +99,7 @@ def test_labels_may_be_names_from_training_to_the_report(lettered, tmp_path, scr
         read_json(tmp_path / "again" / "result.json")["metrics"]
         == read_json(tmp_path / "run/eval/result.json")["metrics"]
     )
-    images, _, _ = load_embeddings(tmp_path / "x.npz")
+    images = load_table(tmp_path / "x.npz").records
     assert images.labels.dtype.kind == "U" and images.labels[0] == "label 11"
     classes = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["classes"]
     assert classes == sorted(f"label {number}" for number in range(1, 11))
@@ -133,7 +134,7 @@ def test_names_are_shown_and_ids_are_kept(sop_copy, tmp_path, finished_run, name
     assert set(read_json(tmp_path / "result.json")["categories"]) == {
         f"{shape} shape" for shape in ("disc", "square", "triangle", "cross")
     }
-    images, _, _ = load_embeddings(tmp_path / "x.npz")
+    images = load_table(tmp_path / "x.npz").records
     assert images.labels.tolist()[0] == 11 and images.label_text(0) == "the 11th"
     again = run("eval", as_line({"embeddings": tmp_path / "x.npz", "output_dir": tmp_path / "again"}))
     assert "cross shape" in again
@@ -142,8 +143,8 @@ def test_names_are_shown_and_ids_are_kept(sop_copy, tmp_path, finished_run, name
 def test_a_lists_own_table_comes_before_that_of_its_folder(sop_copy):
     write_names(sop_copy)
     (sop_copy / "shapes.names.csv").write_text("kind,id,name\nlabel,11,my eleven\n")
-    assert reader.open_list("shapes.csv", sop_copy, "test").label_text(0) == "my eleven"
-    assert reader.open_list("Ebay_test.txt", sop_copy, "test").label_text(0) == "the 11th"
+    assert open_list("shapes.csv", sop_copy, "test").label_text(0) == "my eleven"
+    assert open_list("Ebay_test.txt", sop_copy, "test").label_text(0) == "the 11th"
 
 
 def test_two_ids_of_one_name_can_be_told_apart():
@@ -168,11 +169,11 @@ def test_faults_of_a_table_of_names(sop_copy, text, message):
     with pytest.raises(InputError, match=message):
         read_names(sop_copy / "Ebay_test.txt")
     with pytest.raises(InputError, match=message):
-        reader.open_list("Ebay_test.txt", sop_copy, "test")
+        open_list("Ebay_test.txt", sop_copy, "test")
 
 
 def test_the_embedded_set_has_names():
-    images = reader.open_list("Ebay_test.txt", None, "test")
+    images = open_list("Ebay_test.txt", None, "test")
     row = images.labels.tolist().index(1318)
     assert images.label_text(row) == "five o'clock" and images.category_texts[row] == "time"
     assert len(set(images.label_texts.tolist())) == 699 and all(map(str.isprintable, images.label_texts.tolist()))
@@ -183,13 +184,13 @@ def test_minus_one_is_a_label(tmp_path, labels):
     """In a list and in what is saved of it; alone in an older file it stood for unknown."""
     table = {"embeddings": np.eye(4, 3, dtype=np.float32), "labels": np.array(labels)}
     np.savez(tmp_path / "new.npz", **table, format=np.array(2))
-    assert load_embeddings(tmp_path / "new.npz")[0].labels.tolist() == labels
+    assert load_table(tmp_path / "new.npz").records.labels.tolist() == labels
     np.savez(tmp_path / "old.npz", **table)
     if set(labels) == {-1}:
         with pytest.raises(InputError, match="the labels are all -1, that is, unknown"):
-            load_embeddings(tmp_path / "old.npz")
+            load_table(tmp_path / "old.npz")
     else:
-        assert load_embeddings(tmp_path / "old.npz")[0].notes == (
+        assert load_table(tmp_path / "old.npz").records.notes == (
             f"{tmp_path / 'old.npz'}: 2 rows have the label -1, which counts as a label like any other",
         )
 
@@ -200,7 +201,7 @@ def test_embeddings_of_unknown_labels_say_so(sop_tree, tmp_path, finished_run):
     with np.load(tmp_path / "x.npz") as saved:
         assert "labels" not in saved and len(saved["paths"]) == 60
     with pytest.raises(InputError, match="x.npz' has no labels, so there is nothing to count as right or wrong"):
-        load_embeddings(tmp_path / "x.npz")
+        load_table(tmp_path / "x.npz")
 
 
 @pytest.mark.parametrize(
@@ -209,12 +210,12 @@ def test_embeddings_of_unknown_labels_say_so(sop_tree, tmp_path, finished_run):
 def test_mistyped_arrays_are_told(tmp_path, given, meant):
     np.savez(tmp_path / "x.npz", embeddings=np.eye(3), labels=np.arange(3), **{given: np.ones(3, bool)})
     with pytest.raises(InputError, match=f"'{given}' is not known; if '{meant}' is meant, rename it"):
-        load_embeddings(tmp_path / "x.npz")
+        load_table(tmp_path / "x.npz")
 
 
 def test_arrays_that_nothing_reads_are_noted(tmp_path):
     np.savez(tmp_path / "x.npz", embeddings=np.eye(3), labels=np.arange(3), weather=np.zeros(3))
-    assert "arrays that are not used: 'weather'" in load_embeddings(tmp_path / "x.npz")[0].notes[0]
+    assert "arrays that are not used: 'weather'" in load_table(tmp_path / "x.npz").records.notes[0]
 
 
 def test_json_holds_every_box(sop_copy, tmp_path, finished_run):

@@ -34,7 +34,7 @@ def warnings_of(code, *words):
 
 
 def test_a_warning_would_be_seen():
-    line, file = "import warnings; warnings.warn('odd', DeprecationWarning)", str(ROOT / "training.py")
+    line, file = "import warnings; warnings.warn('odd', DeprecationWarning)", str(ROOT / "reader.py")
     assert warnings_of(f"exec(compile({line!r}, {file!r}, 'exec'))") == [f"{file}:1: DeprecationWarning: odd"]
 
 
@@ -57,9 +57,9 @@ def test_nothing_warns(sop_tree, tmp_path):
     calls.append(("eval", as_line({**model, **outputs, **figures, "output_dir": tmp_path / "eval"})))
     calls.append(("infer", [*as_line({**model, "output": tmp_path / "x.json"}), "--scores"]))
     index = tmp_path / "index"
-    calls.append(("infer", as_line({**model, "build_index": index})))
+    calls.append(("search", ["build", index, *as_line(model)]))
     calls.append(
-        ("infer", as_line({**source, "search": index, "input": "Ebay_test.txt", "output": tmp_path / "y.json"}))
+        ("search", ["find", index, *as_line({**source, "input": "Ebay_test.txt", "output": tmp_path / "y.json"})])
     )
     calls = [(script, list(map(str, line))) for script, line in calls]
     assert warnings_of(CODE, json.dumps(calls)) == []

@@ -82,7 +82,7 @@ def cross_entropy(size: float, terms: int, classes: int, dtype: torch.dtype = to
 
 
 def cosine_error(width: int) -> float:
-    """How far an exact cosine of retrieval/space.py is from the cosine of two rows of so many numbers.
+    """How far an exact cosine of retrieval/exact.py is from the cosine of two rows of so many numbers.
 
     It is rounded to float32 once, and both rows' numbers to multiples of 2^-26, which moves a row by up to sqrt(width)
     2^-27.

@@ -1,0 +1,1 @@
+"""Other systems' names as thin doors on the same code."""

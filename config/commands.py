@@ -1,0 +1,206 @@
+"""What each script can be asked for: sections of flags, each the keywords of the functions that read them.
+
+A default that differs from the function's own, or that it leaves to the stage, stands here.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Section:
+    """Flags under one title of the help text.
+
+    homes: functions and classes whose keywords they are. defaults: of this script. without: keywords that it has no use
+    for. note: a sentence below the title.
+    """
+
+    name: str
+    title: str
+    homes: tuple[str, ...]
+    defaults: dict[str, object] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A flag that names what brings further flags: those of the named classes of `folder`, of the given facts.
+
+    kind: the word of messages, such as "loss"; section: where the flag stands.
+    """
+
+    flag: str
+    kind: str
+    section: str
+    folder: str
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One script, or one of its sub-commands.
+
+    replays_others: whether it replays the config.json of a training run, as far as it has its flags. foreign: flags of
+    its own that mean something else there.
+    """
+
+    sections: tuple[Section, ...]
+    choices: tuple[Choice, ...] = ()
+    replays_others: bool = False
+    foreign: tuple[str, ...] = ()
+
+
+OPEN = "what is left open comes from the --pretrained_model run, if it is one"
+MODEL = Section("model", "model", ("models.build:ModelSettings",), note=OPEN)
+LISTS = Section(
+    "data",
+    "data",
+    ("reader:open_training",),
+    without=("train_list", "val_classes", "on_bad_image"),
+    note="where folder and lists are left open, they are those of the --pretrained_model run, if it is one",
+)
+# Only what loads without changing images: nothing is augmented that is not trained on.
+WORKERS = Section(
+    "loading",
+    "data",
+    ("data.loader:open_train_loader",),
+    without=("augment", "crop_scale", "decode", "cache_bytes", "cache_kind"),
+)
+UNREADABLE = Section(
+    "unreadable", "data", ("reader:open_training",), without=("data_dir", "train_list", "test_list", "val_classes")
+)
+FAITHFUL = Section("device", "device", ("core.device:open_device",), {"precision": "fp32"})
+REPLAY = Section("replay", "config", ("config.replay:replayed",), without=("allow_changed",))
+
+
+def _training(stage: str, defaults: dict[str, object], without: tuple[str, ...]) -> Command:
+    """The flags of a training script; the stages differ in some defaults, and in flags that only one has a use for."""
+
+    def section(name: str, title: str, *homes: str) -> Section:
+        return Section(name, title, homes, defaults, without)
+
+    return Command(
+        sections=(
+            section("loss", "loss", "engine.objective:build_loss"),
+            section("sampler", "batches", "data.samplers:build_sampler"),
+            MODEL,
+            section("build", "model", "models.build:build_model"),
+            Section("data", "data", ("reader:open_training",), note=LISTS.note),
+            section("loading", "data", "data.loader:open_train_loader"),
+            section("optimiser", "optimisation", "engine.optimiser:build_optimiser"),
+            section("schedule", "optimisation", "engine.schedule:Schedule"),
+            Section("device", "device", ("core.device:open_device",), {"precision": "auto"}, ("runtime",)),
+            section("run", "run", "engine.run:open_run"),
+            section("trainer", "run", "engine.trainer:TrainerSettings"),
+            section("replay", "config", "config.replay:replayed"),
+            section("ancestor", "the ancestor's", "config.ancestor:print_kpis"),
+        ),
+        choices=(Choice("loss_name", "loss", "loss", "losses", {"stage": stage}),),
+    )
+
+
+TRAIN_ELEM = _training(
+    "elem",
+    defaults={
+        "loss_name": "softmax",
+        "train_batch_size": 256,
+        "lr": 0.01,
+        "lr_steps": (15000, 25000),
+        "total_iter_num": 30000,
+        "test_iter_step": 1000,
+        "save_iter_step": 1000,
+    },
+    without=("samples_each_class",),
+)
+TRAIN_PAIR = _training(
+    "pair",
+    defaults={
+        "loss_name": "triplet",
+        "train_batch_size": 120,
+        "lr": 0.0001,
+        "lr_steps": (100000,),
+        "total_iter_num": 100000,
+        "test_iter_step": 5000,
+        "save_iter_step": 5000,
+    },
+    without=("class_lr", "class_dim", "shard_classes"),
+)
+EVAL = Command(
+    sections=(
+        MODEL,
+        LISTS,
+        WORKERS,
+        Section("source", "data", ("embeddings.source:open_sources",)),
+        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 50}),
+        Section("embedding", "data", ("embeddings.embed:embed_list",)),
+        FAITHFUL,
+        Section("figures", "figures (docs/metrics.md)", ("retrieval.metrics.evaluation:evaluate",)),
+        Section("outputs", "results", ("report.outputs:EvalOutputs",)),
+        REPLAY,
+    ),
+    choices=(Choice("postprocess", "post-processor", "figures", "retrieval/rerank"),),
+    replays_others=True,
+    # A training run's --report is a switch, that of an evaluation a file.
+    foreign=("report",),
+)
+INFER = Command(
+    sections=(
+        MODEL,
+        LISTS,
+        Section("input", "data", ("reader:open_records",)),
+        WORKERS,
+        UNREADABLE,
+        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 1}),
+        FAITHFUL,
+        Section("outputs", "results", ("embeddings.streaming:open_kept_files",)),
+        Section("classifier", "results", ("embeddings.classifier:open_classifier",)),
+        REPLAY,
+    ),
+    replays_others=True,
+)
+
+
+def _search(lists: Section, *sections: Section, choices: tuple[Choice, ...] = ()) -> Command:
+    """A sub-command of search.py that embeds images."""
+    return Command(
+        sections=(
+            MODEL,
+            lists,
+            Section("input", "data", ("reader:open_records",)),
+            WORKERS,
+            UNREADABLE,
+            Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 1}),
+            FAITHFUL,
+            *sections,
+            REPLAY,
+        ),
+        choices=choices,
+        replays_others=True,
+    )
+
+
+KEPT = Section("outputs", "results", ("embeddings.streaming:open_kept_files",))
+FOLDER = Section("data", "data", LISTS.homes, without=(*LISTS.without, "test_list"))
+BUILD = _search(
+    LISTS,
+    Section("index", "index", ("embeddings.index:build_index",)),
+    KEPT,
+    choices=(Choice("backend", "backend", "index", "retrieval/index/backends"),),
+)
+ADD = _search(FOLDER, KEPT)
+FIND = _search(
+    FOLDER,
+    Section("index", "index", ("embeddings.index:find_in_index",)),
+    Section("outputs", "results", ("report.hits:open_answer_files",)),
+)
+DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
+COMMANDS = {
+    "train_elem": TRAIN_ELEM,
+    "train_pair": TRAIN_PAIR,
+    "eval": EVAL,
+    "infer": INFER,
+    "search build": BUILD,
+    "search add": ADD,
+    "search delete": DELETE,
+    "search find": FIND,
+}

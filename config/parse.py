@@ -1,0 +1,251 @@
+"""A command line to sections of keywords: typed words win over a replayed file, the file over the defaults.
+
+Nothing here loads torch: flags are read from the sources of the functions that take them (config/signatures.py).
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+
+from config import replay
+from config.commands import Choice, Command, Section
+from config.signatures import Flag, flags_of
+from core.errors import InputError, near_match
+from core.sources import registered
+from core.types import MANY, SWITCH, plain
+
+# Folders whose classes bring flags of their own.
+CHOSEN_BY_NAME = ("losses", "retrieval/rerank", "retrieval/index/backends")
+
+
+class Args:
+    """The flags of a command line: args.model is {keyword: value} of the section "model", args["lr"] one value.
+
+    values: of all flags, {name: value}, as config.json holds them. typed: names of the flags that the line or a
+    replayed file gives, and that are no defaults, therefore.
+    """
+
+    def __init__(
+        self,
+        values: dict[str, object],
+        sections: dict[str, dict[str, object]],
+        options: dict[str, dict],
+        typed: frozenset[str],
+    ):
+        self.values = values
+        self.typed = typed
+        self._sections = sections
+        self._options = options
+
+    def __getattr__(self, name: str) -> dict[str, object]:
+        sections = self.__dict__.get("_sections", {})
+        if name not in sections:
+            raise AttributeError(f"no section {name!r}; there are: {', '.join(sections)}")
+        return sections[name]
+
+    def __getitem__(self, name: str) -> object:
+        return self.values[name]
+
+    def options(self, flag: str) -> dict[str, object]:
+        """{option: value} of all that a flag such as loss_name or postprocess names."""
+        return self._options[flag]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose complaints are InputErrors."""
+
+    def error(self, message: str) -> None:
+        raise InputError(f"{message} (see --help)")
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Shows each default as one would type it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default = getattr(action, "shown_default", None)
+        if default is None:
+            return action.help
+        return f"{action.help} (default: {plain(default)})"
+
+
+def parse(argv: Sequence[str], command: Command, doc: str, name: str | None = None) -> Args:
+    """The flags of `argv` for `command`; `doc` is the script's docstring, `name` that of a sub-command.
+
+    Raises InputError for a flag that is unknown, or a value that cannot be, with what is allowed and the near match.
+    """
+    earlier = _replayed(argv)
+    own_flags = {section.name: list(_own_flags(section)) for section in command.sections}
+    option_flags = {}
+    for choice in command.choices:
+        entries = registered(choice.folder)
+        names = _chosen(argv, earlier, own_flags, choice)
+        option_flags[choice.flag] = {entry: flags_of(entries[entry].home) for entry in names}
+    known = _by_name(own_flags, option_flags)
+    parser = _build_parser(command, own_flags, option_flags, doc, name)
+
+    replayed_words = _words_of(earlier, known, command)
+    typed = _read(parser, replayed_words + list(argv), known, command)
+    values = {flag.name: typed.get(flag.name, flag.default) for flag in known.values()}
+    if values.get("checkpoint"):
+        before = _read(parser, replayed_words, known, command)
+        run = {flag.name: before.get(flag.name, flag.default) for flag in known.values()}
+        replay.refuse_contradictions(values, run, values["allow_changed"])
+    values.update(replay.taken_over(values, frozenset(typed)))
+
+    sections = {section: {flag.argument: values[flag.name] for flag in flags} for section, flags in own_flags.items()}
+    options = {
+        flag: {option.argument: values[option.name] for own in entries.values() for option in own}
+        for flag, entries in option_flags.items()
+    }
+    return Args(values, sections, options, frozenset(typed))
+
+
+def _by_name(own_flags: dict[str, list[Flag]], option_flags: dict[str, dict[str, list[Flag]]]) -> dict[str, Flag]:
+    """{name: Flag} of all. Two functions whose keywords have one name would be one flag: the program's error."""
+    everything = [flag for flags in own_flags.values() for flag in flags]
+    for entries in option_flags.values():
+        everything += [flag for flags in entries.values() for flag in flags]
+    known: dict[str, Flag] = {}
+    for flag in everything:
+        if flag.name in known:
+            raise RuntimeError(f"--{flag.name} is a keyword of {known[flag.name].home} and of {flag.home}")
+        known[flag.name] = flag
+    return known
+
+
+def _own_flags(section: Section) -> Iterator[Flag]:
+    for home in section.homes:
+        for flag in flags_of(home):
+            if flag.name not in section.without:
+                yield flag.with_default(section.defaults.get(flag.name, flag.default))
+
+
+def _names_of(choice: Choice) -> tuple[str, ...]:
+    """What the flag of a choice can name."""
+    found = registered(choice.folder)
+    return tuple(name for name, entry in found.items() if choice.facts.items() <= entry.facts.items())
+
+
+def _chosen(
+    argv: Sequence[str], earlier: dict[str, object], own_flags: dict[str, list[Flag]], choice: Choice
+) -> tuple[str, ...]:
+    """The names that a choice's flag has on the line, in the replayed file, or by default."""
+    flag = next(flag for flags in own_flags.values() for flag in flags if flag.name == choice.flag)
+    default = earlier.get(choice.flag, flag.default)
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{choice.flag}", default=None if default is None else plain(default))
+    text = getattr(parser.parse_known_args(list(argv))[0], choice.flag)
+    if text is None:
+        return ()
+    if isinstance(flag.default, tuple):
+        try:
+            return flag.read(text)
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"argument --{choice.flag}: {error} (see --help)") from None
+    allowed = _names_of(choice)
+    if text not in allowed:
+        raise InputError(_why_not(text, choice, allowed))
+    return (text,)
+
+
+def _why_not(text: str, choice: Choice, allowed: tuple[str, ...]) -> str:
+    found = registered(choice.folder)
+    if text in found:
+        # It is there, but belongs elsewhere: a loss of the other stage.
+        stage, other = choice.facts["stage"], found[text].facts["stage"]
+        return f"{text} is a {choice.kind} of train_{other}.py; train_{stage}.py has {', '.join(allowed)}"
+    return f"unknown {choice.kind} {text!r}; there are: {', '.join(found)}.{near_match(text, found)}"
+
+
+def _build_parser(
+    command: Command,
+    own_flags: dict[str, list[Flag]],
+    option_flags: dict[str, dict[str, list[Flag]]],
+    doc: str,
+    name: str | None,
+) -> Parser:
+    usage = f"%(prog)s {name} [--flag=value ...]" if name else "%(prog)s [--flag=value ...]"
+    parser = Parser(description=doc, formatter_class=Help, usage=usage, allow_abbrev=False)
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for section in command.sections:
+        # Several sections may stand under one title.
+        if section.title not in groups:
+            groups[section.title] = parser.add_argument_group(section.title, section.note or None)
+        for flag in own_flags[section.name]:
+            _add(groups[section.title], flag)
+        for choice in command.choices:
+            if choice.section == section.name:
+                for entry, flags in option_flags[choice.flag].items():
+                    group = parser.add_argument_group(f"{choice.kind}: {entry}") if flags else None
+                    for flag in flags:
+                        _add(group, flag)
+    return parser
+
+
+def _add(group: argparse._ArgumentGroup, flag: Flag) -> None:
+    how = {"type": flag.read, "default": argparse.SUPPRESS, "help": flag.help.replace("%", "%%")}
+    if flag.words == MANY:
+        how["nargs"] = "+"
+    elif flag.words == SWITCH:
+        how |= {"nargs": "?", "const": True}
+    action = group.add_argument(f"--{flag.name}", **how)
+    action.shown_default = flag.default
+
+
+def _replayed(argv: Sequence[str]) -> dict[str, object]:
+    """The flags of the run or the file that `argv` replays, {name: value}."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    parser.add_argument("--checkpoint")
+    first = parser.parse_known_args(list(argv))[0]
+    return replay.replayed(first.checkpoint, config=first.config)
+
+
+def _words_of(earlier: dict, known: dict[str, Flag], command: Command) -> list[str]:
+    """Replayed flags as one would type them, less those that this command has no use for.
+
+    An option of another loss, or of a re-ranker that is not asked for, is left out, so that a run can be replayed with
+    another one. A script that trains nothing replays a training run's flags as far as it has them.
+    """
+    owners = _owners()
+    words = []
+    for name, value in earlier.items():
+        is_other = name not in known and (name in owners or command.replays_others)
+        if is_other or name in command.foreign:
+            continue
+        words.append(f"--{name}={plain(value)}")
+    return words
+
+
+def _owners() -> dict[str, list[str]]:
+    """{option: names of the classes that have it} over all that is chosen by name."""
+    found: dict[str, list[str]] = {}
+    for folder in CHOSEN_BY_NAME:
+        for name, entry in registered(folder).items():
+            for flag in flags_of(entry.home):
+                found.setdefault(flag.name, []).append(name)
+    return found
+
+
+def _read(parser: Parser, words: list[str], known: dict[str, Flag], command: Command) -> dict[str, object]:
+    """The flags that `words` give, {name: value}. Raises InputError for one that is unknown."""
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise InputError(_unknown_flag(unknown[0], known, command))
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items() if name in known
+    }
+
+
+def _unknown_flag(word: str, known: dict[str, Flag], command: Command) -> str:
+    flag = word.split("=")[0]
+    if not flag.startswith("-"):
+        return (
+            f"{flag!r} stands behind no flag that takes it; several values follow a flag with blanks, as in "
+            "--input a.jpg b.jpg (see --help)"
+        )
+    owners = _owners().get(flag.removeprefix("--"))
+    if owners:
+        hint = f" It is an option of {', '.join(owners)}."
+    else:
+        hint = near_match(flag, [f"--{name}" for name in known])
+    return f"unknown flag {word!r}.{hint} (see --help)"

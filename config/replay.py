@@ -1,0 +1,107 @@
+"""The flags of an earlier run: read from its folder, typed again, and held against what is typed now."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from config.recipe import read_yaml_flags
+from core.console import log
+from core.errors import InputError
+from core.files import read_flags, run_folder
+from core.types import Words, plain
+
+DATA_FLAGS = ("data_dir", "train_list", "test_list")
+NEVER_REPLAYED = ("config", "checkpoint", "overwrite", "allow_changed")
+PLACES = ("data_dir", "train_list", "test_list", "pretrained_model")  # flags that name files and folders
+# What may differ from the run that is gone on with: none of it is seen in the weights.
+MAY_DIFFER = ("model_save_dir", "num_workers", "cache_bytes", "test_batch_size", "display_iter_step", "test_iter_step")
+MAY_DIFFER += ("save_iter_step", "keep_checkpoints", "report", "with_mem_opt", "enable_ce")
+
+
+def replayed(checkpoint: str | None, *, config: str | None = None, allow_changed: Words = ()) -> dict[str, object]:
+    """The flags of a config.json or a .yaml, or of the run of a checkpoint, {name: value}; none without either.
+
+    Options:
+        config: replay the flags of a run's config.json, or of a .yaml; flags on the line win
+        allow_changed: flags, comma-separated, that may differ from the run's that goes on
+
+    Raises InputError where there is no such run or file.
+    """
+    if not (config or checkpoint):
+        return {}
+    path = Path(config or checkpoint)
+    if not path.exists():
+        flag = "config" if config else "checkpoint"
+        raise InputError(f"--{flag}: {str(path)!r} is no run, nor a file of one")
+    if config and path.suffix in (".yaml", ".yml"):
+        flags = read_yaml_flags(path)
+    elif config and path.is_file():
+        flags = read_flags(path)
+    else:
+        flags = read_flags(run_folder(path) / "config.json")
+    return {name: value for name, value in flags.items() if value is not None and name not in NEVER_REPLAYED}
+
+
+def taken_over(values: dict[str, object], typed: frozenset[str]) -> dict[str, object]:
+    """Flags that are left open and come from the run or the weights of --pretrained_model, {name: value}.
+
+    Those of the model one by one; the lists and their folder where all of them are left open. Says what it takes, and
+    where what is typed differs from what the model was trained with.
+    """
+    source = values.get("pretrained_model")
+    if not source or source == "imagenet" or values.get("embeddings"):
+        return {}
+    return {**_model_flags(source, values, typed), **_data_flags(source, values, typed)}
+
+
+def _model_flags(source: str, values: dict[str, object], typed: frozenset[str]) -> dict[str, object]:
+    # What a weights file was trained with stands in the file itself, which takes torch to read.
+    from models.trained import trained_settings
+
+    trained = trained_settings(source)
+    taken = {}
+    for name, value in trained.items():
+        if name not in typed:
+            log(f"--{name}={plain(value)} taken from {source}")
+            taken[name] = value
+        elif name in ("image_shape", "resize_short_size") and value != values[name]:
+            log(f"note: --{name}={plain(values[name])}, but {source} was trained with {plain(value)}")
+    return taken
+
+
+def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -> dict[str, object]:
+    names = [name for name in DATA_FLAGS if name in values]
+    config = run_folder(source) / "config.json"
+    # What is given to embed names its folder itself.
+    if values.get("input") or not config.is_file() or any(name in typed for name in names):
+        return {}
+    taken = {}
+    with contextlib.suppress(InputError):  # a stranger's config.json tells of no data
+        run = read_flags(config)
+        taken = {name: run[name] for name in names if run.get(name) is not None}
+    differing = [f"--{name}={value}" for name, value in taken.items() if value != values[name]]
+    if differing:
+        log(f"{' '.join(differing)} taken from {source}")
+    return taken
+
+
+def _is_same(name: str, value: object, other: object) -> bool:
+    """Whether two values of a flag mean the same: `./photos` and `photos` are one folder."""
+    if name in PLACES and value is not None and other is not None:
+        return os.path.abspath(value) == os.path.abspath(other)
+    return value == other
+
+
+def refuse_contradictions(now: dict[str, object], run: dict[str, object], allowed: Sequence[str]) -> None:
+    """Raise InputError where flags now, {name: value}, differ from those of the run that is gone on with."""
+    for name in allowed:
+        if name not in run:
+            raise InputError(f"allow_changed names {name!r}, which is no flag of the run")
+    may_differ = {*NEVER_REPLAYED, *MAY_DIFFER, *allowed}
+    for name in now:
+        if name in run and name not in may_differ and not _is_same(name, now[name], run[name]):
+            raise InputError(
+                f"--{name} is {plain(now[name])}, but the run that goes on has {plain(run[name])}; leave it out, or "
+                f"give --allow_changed={name}"
+            )

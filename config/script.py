@@ -1,0 +1,58 @@
+"""How a script begins and ends: a user's mistake is a sentence and the status 2."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from core.errors import InputError, Stopped
+from data.workers import ignore_worker_deaths, loading_failure
+
+
+def run_script(main: Callable[[Sequence[str]], None]) -> None:
+    """Call main(argv); a user's mistake ends in sentences and exit status 2, a signal in 128 plus its number."""
+    name = Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):
+        # A file's name may hold what the terminal cannot show.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        main(sys.argv[1:])
+        _part_from_other_ranks()
+    except Stopped as stopped:
+        if _rank() == 0:
+            print(f"{name}: stopped by {stopped.signal.name} {stopped}", file=sys.stderr)
+        sys.exit(128 + stopped.signal)
+    except KeyboardInterrupt:
+        print(f"{name}: stopped by SIGINT", file=sys.stderr)
+        sys.exit(130)
+    except InputError as error:
+        _end_in_sentences(name, error)
+    except RuntimeError as error:
+        # torch reports a loading process's death wherever this one happens to be.
+        failure = loading_failure(error)
+        if failure is None:
+            raise
+        _end_in_sentences(name, failure)
+
+
+def _part_from_other_ranks() -> None:
+    # Whoever has not come as far as to load torch has joined no ranks.
+    if "torch" in sys.modules:
+        import distributed
+
+        distributed.close()
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def _end_in_sentences(name: str, error: InputError) -> None:
+    ignore_worker_deaths()
+    # A loader's worker wraps its error into a traceback, which ends with the sentence.
+    sentences = str(error).strip().rpartition("errors.InputError: ")[2]
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        name += f", rank {_rank()}"
+    print(f"{name}: {sentences}", file=sys.stderr, flush=True)
+    sys.exit(2)

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, names, types of flags, files, devices. Imports nothing else of ours."""

@@ -1,0 +1,57 @@
+"""What ends a script in a sentence: a user's mistake, with the near match that it offers, and a signal."""
+
+import difflib
+import signal
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave cannot work: the message names the value, the place and what is allowed.
+
+    Scripts print it as one sentence and end with exit status 2.
+    """
+
+
+class Stopped(Exception):
+    """A signal ended the run; `signal` is its number."""
+
+    def __init__(self, number: int, sentence: str = ""):
+        super().__init__(sentence)
+        self.signal = signal.Signals(number)
+
+
+def unknown(kind: str, name: object, allowed: Iterable[str]) -> InputError:
+    """The error of a `name` that is none of `allowed`; `kind` is the word for what it should name, such as "loss"."""
+    allowed = list(allowed)
+    return InputError(f"unknown {kind} {name!r}; there are: {', '.join(allowed)}.{near_match(name, allowed)}")
+
+
+def near_match(name: object, allowed: Iterable[str]) -> str:
+    """Say which of `allowed` (strings) the user may have meant by `name`: ` Did you mean 'x'?` or an empty string."""
+    close = _closest(str(name), allowed)
+    if close is None:
+        return ""
+    return f" Did you mean {close!r}?"
+
+
+def meant_by(name: str, given: Iterable[str]) -> str:
+    """Say which of what the user gave (strings) may stand for the known `name`: its near match, or an empty string."""
+    close = _closest(name, given)
+    if close is None:
+        return ""
+    return f" Rename {close!r} if it is meant."
+
+
+def _closest(word: str, options: Iterable[str]) -> str | None:
+    """That of `options` which is most like `word`, whatever their cases; None where none is much like it."""
+    originals = {option.lower(): option for option in options}
+    matches = difflib.get_close_matches(word.lower(), list(originals), n=1, cutoff=0.5)
+    if not matches:
+        return None
+    return originals[matches[0]]
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, or else its kind, on one line."""
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0]

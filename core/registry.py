@@ -1,0 +1,110 @@
+"""Names to classes: one decorator registers, a mistyped name meets its near match; signatures are options."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from core.errors import unknown
+
+
+@dataclass(frozen=True)
+class Option:
+    """One user-settable argument of a registered class: a keyword of its signature that has a default."""
+
+    name: str
+    default: object
+    help: str
+
+
+class Entry(NamedTuple):
+    """What is registered under a name, and the facts that were given with it."""
+
+    registered: Callable
+    facts: dict[str, object]
+
+
+class Registry:
+    """A table of classes or functions by name. `kind` is the word that messages use, such as "loss"."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Entry] = {}
+
+    def register(self, *names: str, **facts: object) -> Callable:
+        """Decorate a class or function to enter it under each of `names`; `facts` (such as stage="pair") are kept."""
+
+        def enter(registered):
+            for name in names:
+                if name in self._entries:
+                    first = self._entries[name].registered
+                    raise RuntimeError(f"{self.kind} {name!r} is registered twice: {first} and {registered}")
+                self._entries[name] = Entry(registered, facts)
+            return registered
+
+        return enter
+
+    def __getitem__(self, name: str) -> Any:
+        return self._entry(name).registered
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def names(self, **facts: object) -> list[str]:
+        """Names, in order of registration, of the entries whose facts include all of `facts`."""
+        return [name for name, entry in self._entries.items() if facts.items() <= entry.facts.items()]
+
+    def fact(self, name: str, key: str) -> Any:
+        """The fact `key` given when `name` was registered. Raises InputError for an unknown name."""
+        return self._entry(name).facts[key]
+
+    def requirements(self, name: str) -> list[str]:
+        """Names of the arguments without default: facts such as num_classes that the caller hands over."""
+        parameters = inspect.signature(self[name]).parameters.values()
+        return [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+
+    def options(self, name: str) -> list[Option]:
+        """The user's options: keywords with a default; help is their text under `Options:` of the docstring."""
+        texts = option_texts(inspect.getdoc(self[name]) or "")
+        parameters = inspect.signature(self[name]).parameters.values()
+        return [
+            Option(parameter.name, parameter.default, texts.get(parameter.name, ""))
+            for parameter in parameters
+            if parameter.default is not parameter.empty
+        ]
+
+    def _entry(self, name: str) -> Entry:
+        if name not in self._entries:
+            raise unknown(self.kind, name, self.names())
+        return self._entries[name]
+
+
+def option_texts(docstring: str) -> dict[str, str]:
+    """The lines `name: text` under `Options:` of a docstring, {name: text}; a line indented deeper goes on with a text.
+
+    The docstring is one whose common indentation is gone (inspect.cleandoc). The block ends with the first line that is
+    not indented.
+    """
+    _, _, block = f"\n{docstring}".partition("\nOptions:\n")
+    texts: dict[str, str] = {}
+    indentation = None
+    for line in block.splitlines():
+        if not line.startswith(" "):
+            break
+        depth = len(line) - len(line.lstrip())
+        if indentation is None:
+            indentation = depth
+        match = re.fullmatch(r"(\w+): (.+)", line.strip())
+        if match and depth == indentation:
+            name = match[1]
+            texts[name] = match[2]
+        elif texts:
+            texts[name] += f" {line.strip()}"
+    return texts

@@ -1,0 +1,16 @@
+"""Cutting a long axis into slices of bounded size: the one place where memory is turned into a number of rows."""
+
+
+def slices_of(stop: int, step: int, start: int = 0) -> list[slice]:
+    """Slices of `step` elements, the last may be shorter, that cover start to stop; none where there is nothing."""
+    return [slice(left, min(left + step, stop)) for left in range(start, stop, step)]
+
+
+def step_within(size: int, budget: int) -> int:
+    """How many elements of `size` fit into a budget of the same unit (numbers or bytes): at least 1."""
+    return max(1, budget // size)
+
+
+def slices_within(count: int, size: int, budget: int) -> list[slice]:
+    """Slices that cut `count` elements of `size` into portions that fit into a budget, or hold one element each."""
+    return slices_of(count, step_within(size, budget))

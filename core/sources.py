@@ -1,0 +1,160 @@
+"""What our source files say of functions, classes and tables, read without running them.
+
+A help text, or a mistyped flag, needs no network: importing torch takes seconds, parsing a file takes a millisecond.
+So flags are read from the sources of the functions that have them as keywords (config/signatures.py), and names from
+the decorators that register them.
+"""
+
+import ast
+import functools
+import inspect
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MISSING = object()  # the default of a keyword that has none
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """One keyword of a function: its name, its default (MISSING without one), its annotation's text and its help.
+
+    argument: as the function spells it, with an underscore behind a word that is Python's own, such as `continue`.
+    """
+
+    name: str
+    argument: str
+    default: object
+    annotation: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One name that a file of a folder registers, with the facts of its decorator and the definition's home."""
+
+    name: str
+    facts: dict
+    home: str
+
+
+@functools.cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+
+
+def keywords_of(home: str) -> list[Keyword]:
+    """The keywords that are flags, of what `home` names: "models.build:build_model", a function or a class.
+
+    Of a function those behind its `*`. Of a class with an `__init__` all that have a default, and of a dataclass its
+    fields. Raises LookupError where there is no such definition, ValueError for a default that is no literal.
+    """
+    module, _, name = home.partition(":")
+    file = _file_of(module)
+    for node in tree_of(file).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
+            break
+    else:
+        raise LookupError(f"{file} defines no {name}")
+    texts = option_texts(ast.get_docstring(node) or "")
+    if isinstance(node, ast.FunctionDef):
+        found = _behind_the_star(node.args)
+    else:
+        found = _of_class(node)
+    keywords = []
+    for argument, default in found:
+        annotation = ast.unparse(argument.annotation) if argument.annotation else ""
+        flag = argument.arg.rstrip("_")
+        keywords.append(Keyword(flag, argument.arg, _literal(default, file), annotation, texts.get(flag, "")))
+    return keywords
+
+
+def option_texts(docstring: str) -> dict[str, str]:
+    """{name: help} of the lines `name: text` behind `Options:` in a docstring; deeper lines go on with the text."""
+    lines = inspect.cleandoc(docstring).splitlines()
+    texts: dict[str, str] = {}
+    indent, name = None, None
+    for line in lines[lines.index("Options:") + 1 :] if "Options:" in lines else []:
+        depth = len(line) - len(line.lstrip())
+        if not line.strip() or depth == 0:
+            break
+        indent = indent or depth
+        match = re.match(r"(\w+): (.+)", line.strip())
+        if depth == indent and match:
+            name = match[1].rstrip("_")
+            texts[name] = match[2]
+        elif name:
+            texts[name] += f" {line.strip()}"
+    return texts
+
+
+@functools.cache
+def registered(folder: str) -> dict[str, Registered]:
+    """{name: Registered} of what the files of a folder, such as "losses", register, in order of the files' names."""
+    found = {}
+    for file in sorted((ROOT / folder).glob("*.py")):
+        for node in tree_of(file).body:
+            for decorator in getattr(node, "decorator_list", []):
+                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith(".register"):
+                    facts = _literal_facts(decorator)
+                    home = f"{folder.replace('/', '.')}.{file.stem}:{node.name}"
+                    for argument in decorator.args:
+                        name = ast.literal_eval(argument)
+                        found[name] = Registered(name, facts, home)
+    return found
+
+
+def _literal_facts(decorator: ast.Call) -> dict[str, object]:
+    """{name: value} of the facts that are literals; others matter only to whoever runs the definition."""
+    facts = {}
+    for word in decorator.keywords:
+        try:
+            facts[word.arg] = ast.literal_eval(word.value)
+        except ValueError:
+            continue
+    return facts
+
+
+@functools.cache
+def table_keys(home: str) -> tuple[str, ...]:
+    """The keys of a table {name: ...} that a module defines, home as "data.image.augmentations:AUGMENTATIONS"."""
+    module, _, name = home.partition(":")
+    for node in tree_of(_file_of(module)).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name and isinstance(node.value, ast.Dict):
+            return tuple(ast.literal_eval(key) for key in node.value.keys)
+    raise LookupError(f"{module} has no table {name}")
+
+
+def _file_of(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
+    package = path / "__init__.py"
+    return package if package.is_file() else path.with_suffix(".py")
+
+
+def _behind_the_star(arguments: ast.arguments) -> list[tuple[ast.arg, ast.expr | None]]:
+    return list(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
+
+
+def _of_class(node: ast.ClassDef) -> list[tuple[ast.arg, ast.expr | None]]:
+    """The arguments of a class that have a default; the fields of a dataclass, whether they have one or not."""
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            arguments = statement.args
+            plain = [*arguments.posonlyargs, *arguments.args]
+            with_default = plain[len(plain) - len(arguments.defaults) :]
+            own = list(zip(with_default, arguments.defaults, strict=True))
+            return own + [pair for pair in _behind_the_star(arguments) if pair[1] is not None]
+    fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+    return [(ast.arg(field.target.id, field.annotation), field.value) for field in fields]
+
+
+def _literal(default: ast.expr | None, file: Path) -> object:
+    if default is None:
+        return MISSING
+    try:
+        return ast.literal_eval(default)
+    except ValueError:
+        raise ValueError(
+            f"{file}:{default.lineno}: the default {ast.unparse(default)} is no literal, as a flag's has to be"
+        ) from None

@@ -1,0 +1,1 @@
+"""From a line of a list to a batch."""

@@ -1,0 +1,185 @@
+"""Lists as csv, by the names of their columns."""
+
+import csv
+import math
+import re
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from core.errors import meant_by
+from core.numerals import is_plain_int64, read_float
+from data.formats.columns import tell_unknown
+from data.formats.problems import Problems, echo, not_empty
+from data.vocabulary import as_labels
+
+SPLITS = {"train": "train", "test": "validation"}  # our name of a split: what a csv calls it
+NO_ROW = "no row in it has the split"
+CSV_REQUIRED = ["label", "path", "split"]
+CSV_BOX = ["x_1", "y_1", "x_2", "y_2"]
+CSV_FLAGS = ["is_query", "is_gallery"]
+CSV_OPTIONAL = ["category", "sequence", *CSV_FLAGS, *CSV_BOX]
+DELIMITERS = ",;\t"
+BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+
+
+def parse_csv(file: Path, split: str | None, problems: Problems) -> dict[str, list] | None:
+    """The columns of a csv's rows of `split`; None for all rows (see `data.formats.parse`)."""
+    with open(file, newline="", encoding="utf-8-sig") as stream:
+        delimiter, skipped = _delimiter(stream)
+        # After a delimiter blanks are no part of a value, as in `label, path, split`.
+        table = csv.DictReader(stream, delimiter=delimiter, skipinitialspace=True)
+        try:
+            table.fieldnames = [name.strip() for name in table.fieldnames or []]
+            columns = _empty_columns(table.fieldnames, split, problems)
+            if columns is None:
+                return None
+            before = len(problems)
+            all_plain = True
+            for row in table:
+                # Of every row, whatever its split: train and test labels of one file are of one kind.
+                all_plain = all_plain and is_plain_int64((row["label"] or "0").strip())
+                _add_row(row, skipped + table.line_num, table.fieldnames, split, columns, problems)
+        except csv.Error as error:
+            problems.add(skipped + table.reader.line_num, f"not csv: {error}")
+            return None
+
+    # Where all rows are wrong, that none is left is not worth a sentence of its own.
+    if not columns["lines"] and len(problems) > before:
+        return None
+    columns["labels"] = as_labels(columns["labels"], all_plain)
+    nothing = f"{NO_ROW} {SPLITS[split]}" if split else "no row in it"
+    return not_empty(columns, nothing, problems)
+
+
+def _delimiter(stream: TextIO) -> tuple[str, int]:
+    """Which of DELIMITERS the header line has most of, and how many lines stand before it; the stream is there then.
+
+    A first line `sep=;`, as spreadsheets write it, is passed over.
+    """
+    start = stream.tell()
+    skipped = 0
+    header = stream.readline()
+    if re.fullmatch(r"sep=.", header.strip()):
+        start = stream.tell()
+        skipped = 1
+        header = stream.readline()
+    stream.seek(start)
+    return max(DELIMITERS, key=header.count), skipped
+
+
+def _empty_columns(header: list[str], split: str | None, problems: Problems) -> dict[str, list] | None:
+    """Empty columns for what a csv's header promises, {name: list}; None where that cannot be, as `problems` says."""
+    before = len(problems)
+    for column in CSV_REQUIRED:
+        if column not in header:
+            problems.add(1, f"no column {column!r} in {echo(header)}.{meant_by(column, header)}")
+    repeated = [column for column in dict.fromkeys(header) if header.count(column) > 1]
+    if repeated:
+        problems.add(1, f"the column {echo(repeated[0])} comes twice")
+    unused = tell_unknown(header, CSV_REQUIRED, CSV_OPTIONAL, lambda sentence: problems.add(1, sentence))
+    # Some of its columns alone make no box.
+    absent = [column for column in CSV_BOX if column not in header]
+    if 0 < len(absent) < len(CSV_BOX):
+        problems.add(1, f"a box needs {', '.join(CSV_BOX)}; there is no {', '.join(absent)}")
+    if len(problems) > before:
+        return None
+
+    if unused:
+        problems.note(f"columns that are not used: {', '.join(map(echo, unused))}")
+    if split != "train":
+        _note_missing_flag(header, problems)
+
+    names = ["lines", "paths", "labels"]
+    if "category" in header:
+        names.append("categories")
+    if "sequence" in header:
+        names.append("sequences")
+    if not absent:
+        names.append("boxes")
+    for flag in CSV_FLAGS:
+        # Where rows of both splits are taken together, those to train with are neither query nor gallery.
+        if split is None or (split == "test" and flag in header):
+            names.append(flag)
+    return {name: [] for name in names}
+
+
+def _note_missing_flag(header: list[str], problems: Problems) -> None:
+    """Note that one of is_query and is_gallery stands in a header without the other, if that is so."""
+    given = [flag for flag in CSV_FLAGS if flag in header]
+    if given == ["is_query"]:
+        problems.note("it has is_query but no is_gallery: every validation row is in the gallery")
+    elif given == ["is_gallery"]:
+        problems.note("it has is_gallery but no is_query: every validation row is a query")
+
+
+def _add_row(
+    row: dict[str, str],
+    number: int,
+    header: list[str],
+    split: str | None,
+    columns: dict[str, list],
+    problems: Problems,
+) -> None:
+    """Append a csv's row to `columns` if it is of the split and nothing is wrong in it."""
+    # csv.DictReader gathers superfluous values under the key None, and fills missing ones in with None.
+    superfluous = row.get(None, [])
+    missing = sum(value is None for value in row.values())
+    if superfluous or missing:
+        width = len(header) + len(superfluous) - missing
+        problems.add(number, f"expected {len(header)} columns ({echo(', '.join(header), str)}), got {width}")
+        return
+    row_split = row["split"].strip()
+    if row_split not in SPLITS.values():
+        problems.add(number, f"split is {echo(row['split'])}, expected train or validation")
+        return
+    if split is not None and row_split != SPLITS[split]:
+        return
+
+    before = len(problems)
+    values = {"lines": number, "paths": row["path"], "labels": row["label"].strip()}
+    if not values["labels"]:
+        problems.add(number, "label is empty")
+    values["categories"] = row.get("category")
+    values["sequences"] = row.get("sequence")
+    if "boxes" in columns:
+        values["boxes"] = _box(row, number, problems)
+    for flag in CSV_FLAGS:
+        if flag not in columns:
+            continue
+        # A row to train with has no role; one to test with has both, unless a flag says otherwise.
+        values[flag] = row_split == SPLITS["test"]
+        if values[flag] and flag in header:
+            values[flag] = _boolean(row[flag], flag, number, problems)
+    if len(problems) == before:
+        for name, column in columns.items():
+            column.append(values[name])
+
+
+def _boolean(text: str, column: str, number: int, problems: Problems) -> bool | None:
+    """The value of a flag; None for anything that is none, which is a problem."""
+    text = text.strip()
+    if text.lower() not in BOOLEANS:
+        problems.add(number, f"{column} is {echo(text)}, expected True or False")
+    return BOOLEANS.get(text.lower())
+
+
+def _box(row: dict[str, str], number: int, problems: Problems) -> list[float] | None:
+    """The box of a row [left, top, right, bottom], all NaN for none; what is wrong with it is a problem."""
+    # Empty cells are no numbers, so that a box of nothing but these is none.
+    texts = [row[column].strip() or "nan" for column in CSV_BOX]
+    try:
+        left, top, right, bottom = box = [read_float(text) for text in texts]
+    except ValueError:
+        problems.add(number, f"box {echo(texts)} is not four numbers ({', '.join(CSV_BOX)})")
+        return None
+    if np.isnan(box).all():
+        return box
+    if not (0 <= left < right < math.inf and 0 <= top < bottom < math.inf):
+        problems.add(number, f"box {box} is not left < right, top < bottom (all empty: no box)")
+    elif max(box) <= 1:
+        problems.add(number, f"box {box} seems to be in fractions of the image; boxes are in pixels")
+    elif int(left) == int(right) or int(top) == int(bottom):
+        problems.add(number, f"box {box} holds no whole pixel")
+    return box

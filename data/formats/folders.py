@@ -1,0 +1,135 @@
+"""Folders of image files: all images below one, whatever their names, and a folder per label as a list."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from core.errors import InputError
+from data.formats.problems import Problems
+from data.image.header import FORMATS, is_image
+from data.vocabulary import as_labels
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+FIRST_BYTES = 16  # that tell the format
+
+
+class LeftOut:
+    """What a search of a folder passes over, by reason, each with its number and one example."""
+
+    def __init__(self):
+        self.counts = Counter()
+        self.examples: dict[str, str] = {}
+
+    def add(self, reason: str, path: str) -> None:
+        """Pass `path` over; reason: what it is one of, a plural."""
+        self.counts[reason] += 1
+        self.examples.setdefault(reason, path)
+
+    def sentence(self, folder: str | Path) -> str | None:
+        """All of it in one sentence; None where nothing was left out."""
+        if not self.counts:
+            return None
+        clauses = []
+        for reason, count in self.counts.items():
+            example = os.path.relpath(self.examples[reason], folder)
+            if count > 1:
+                example += ", for one"
+            clauses.append(f"{count} {reason} ({example})")
+        return f"left out of {str(folder)!r}: {'; '.join(clauses)}"
+
+
+def find_images(folder: str | Path) -> tuple[list[str], str | None]:
+    """(paths of all images below a folder, in order; a sentence on what was left out, or None).
+
+    A file is an image by its first bytes, or by its suffix, so that a damaged one is told of and not lost. Links are
+    followed, each folder is searched once. Files and folders whose names begin with a dot are left out.
+    """
+    images = []
+    left_out = LeftOut()
+    searched = set()
+    for parent, subfolders, files in os.walk(folder, followlinks=True):
+        # By its numbers on the disk: links may lead to a folder on several ways, or in a circle.
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in searched:
+            left_out.add("linked folders that were searched already", parent)
+            subfolders.clear()
+            continue
+        searched.add((status.st_dev, status.st_ino))
+
+        # What is taken out of this list os.walk does not enter.
+        for name in [name for name in subfolders if name.startswith(".")]:
+            left_out.add("hidden files or folders", os.path.join(parent, name))
+            subfolders.remove(name)
+        subfolders.sort()
+        for name in files:
+            path = os.path.join(parent, name)
+            reason = _reason_to_leave_out(path, name)
+            if reason is None:
+                images.append(path)
+            else:
+                left_out.add(reason, path)
+    return sorted(images), left_out.sentence(folder)
+
+
+def _reason_to_leave_out(path: str, name: str) -> str | None:
+    """Why a file is not taken; None where it is."""
+    if name.startswith("."):
+        return "hidden files or folders"
+    if not os.path.exists(path):
+        return "links that lead nowhere"
+    if not os.path.isfile(path):
+        return "special files"
+    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+        return None
+    try:
+        with open(path, "rb") as file:
+            start = file.read(FIRST_BYTES)
+    except OSError:
+        return "files that cannot be opened"
+    if is_image(start):
+        return None
+    return f"files that are no {FORMATS}"
+
+
+def label_folders(folder: str | Path, level: int = 1) -> tuple[dict[str, list[str]], str | None]:
+    """(columns of a list {paths, labels, categories}, a sentence on what was left out, or None) of a folder per label.
+
+    An image's label is the path of the `level` folders below `folder` that it lies in, its category, from level 2 on,
+    that of all but the last of them. Raises InputError where no image lies so deep.
+    """
+    folder = Path(folder)
+    paths, note = find_images(folder)
+    columns = {"paths": [], "labels": [], "categories": []}
+    shallow = []
+    for path in paths:
+        folders = Path(path).relative_to(folder).parts[:-1]
+        if len(folders) < level:
+            shallow.append(path)
+            continue
+        columns["paths"].append(path)
+        columns["labels"].append("/".join(folders[:level]))
+        columns["categories"].append("/".join(folders[: level - 1]))
+    if not columns["paths"]:
+        raise InputError(
+            f"no image lies in a folder of its label below {str(folder)!r}: {str(folder / 'LABEL' / 'image.jpg')!r} "
+            f"is what is looked for ({len(paths)} images there lie elsewhere)"
+        )
+    if level == 1:
+        del columns["categories"]
+    notes = [] if note is None else [note]
+    if shallow:
+        example = os.path.relpath(shallow[0], folder)
+        notes.append(f"{len(shallow)} images ({example}, for one) lie in no folder of a label and are left out")
+    return columns, "; ".join(notes) or None
+
+
+def parse_folder(folder: Path, problems: Problems) -> dict[str, list] | None:
+    """The columns `paths` and `labels` of a folder per label; None where it is none, as `problems` says."""
+    try:
+        columns, note = label_folders(folder)
+    except InputError as error:
+        problems.add(0, str(error))
+        return None
+    if note is not None:
+        problems.note(note)
+    return {**columns, "labels": as_labels(columns["labels"])}

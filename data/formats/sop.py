@@ -1,0 +1,29 @@
+"""Lists as Stanford Online Products has them: image_id class_id super_class_id path."""
+
+from pathlib import Path
+
+from data.formats.problems import Problems, echo, not_empty
+from data.vocabulary import as_labels
+
+SOP_COLUMNS = ["image_id", "class_id", "super_class_id", "path"]
+
+
+def parse_sop(file: Path, split: str | None, problems: Problems) -> dict[str, list] | None:
+    """The columns of a list in SOP's format (see `data.formats.parse`), all of whose rows are of the one split."""
+    columns = {"lines": [], "paths": [], "labels": [], "categories": []}
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        # A path may hold blanks, so that only the first three end a word.
+        words = line.split(maxsplit=3)
+        if not words or words == SOP_COLUMNS:
+            continue
+        if len(words) != 4:
+            expected = f"expected 4 columns ({' '.join(SOP_COLUMNS)})"
+            problems.add(number, f"{expected}, got {len(words)}: {echo(line)}")
+            continue
+        _, label, category, path = words
+        columns["lines"].append(number)
+        columns["paths"].append(path.strip())
+        columns["labels"].append(label)
+        columns["categories"].append(category)
+    columns["labels"] = as_labels(columns["labels"])
+    return not_empty(columns, "no image in it", problems)

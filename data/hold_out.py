@@ -1,0 +1,26 @@
+"""Some labels of a train list, held out to validate with."""
+
+import numpy as np
+
+from core.errors import InputError
+from data.formats.problems import Problems
+from data.records import Records
+from data.repeats import fold_repeats
+
+
+def hold_out(records: Records, count: int, seed: int = 0) -> tuple[Records, Records]:
+    """Split a list by label: `count` random labels for validation. Returns (train, validation).
+
+    Which labels depends on `count` and `seed` alone, so that two stages of any --seed hold out the same. Each image to
+    validate with stands once in its list.
+    """
+    labels = records.vocabulary.labels
+    if not 0 < count < len(labels):
+        raise InputError(f"val_classes is {count}; with {len(labels)} train labels it can be 1 to {len(labels) - 1}")
+    held_out = np.random.default_rng([seed, count]).permutation(labels)[:count]
+    is_held_out = np.isin(records.labels, held_out)
+    problems = Problems()
+    validation = fold_repeats(records.take(is_held_out), problems)
+    if problems:
+        raise InputError("\n".join(problems.lines(records.source)))
+    return records.take(~is_held_out), validation

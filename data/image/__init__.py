@@ -1,0 +1,1 @@
+"""Image files to arrays, and arrays to what a network takes."""

@@ -1,0 +1,54 @@
+"""The images' modality: files, kept in memory or not, to uint8 batches."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from data.cache import Cache
+from data.image.decode import EncodedJpeg, crop_to_box, open_image
+from data.image.files import load
+from data.records import Records
+
+
+class ImageModality:
+    """Images as a Modality.
+
+    transform: TestTransform or TrainTransform. decoder: how a JPEG is opened (decode.open_image); anything but "exact"
+    needs a transform that crops. cache: what reads the files, and may keep them; one that keeps decoded images opens
+    all of them whole, kept or not.
+    """
+
+    def __init__(
+        self,
+        transform: Callable[[np.ndarray | EncodedJpeg], torch.Tensor],
+        decoder: str = "exact",
+        cache: Cache | None = None,
+    ):
+        self.transform = transform
+        self.decoder = decoder
+        self.cache = Cache() if cache is None else cache
+
+    def load(self, records: Records, index: int) -> np.ndarray | EncodedJpeg:
+        """An image within its box: its pixels (H, W, 3) uint8 RGB, or a JPEG that is decoded when its crop is known."""
+        path = records.paths[index]
+        box = records.box_of(index)
+        content = self.cache.read(path)
+        if self.cache.kind == "decoded":
+            return crop_to_box(content, path, box)
+        return open_image(self.decoder, content, path, box)
+
+    def augment(self, sample: np.ndarray | EncodedJpeg, seed: int) -> torch.Tensor:
+        """(height, width, 3) uint8; the random numbers of this process go on as if none had been drawn."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.transform(sample)
+
+    def collate(self, samples: list[torch.Tensor]) -> torch.Tensor:
+        """(B, 3, height, width) uint8 in channels_last memory."""
+        return default_collate(samples).permute(0, 3, 1, 2)
+
+    def thumbnail(self, records: Records, index: int) -> np.ndarray:
+        """The whole image within its box, (H, W, 3) uint8 RGB."""
+        return load(records, index)

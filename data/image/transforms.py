@@ -1,0 +1,94 @@
+"""Images to network inputs: the test geometry, and the training crop with its augmentations; uint8 in, uint8 out."""
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+import torch
+
+from core.errors import InputError
+from data.image.augmentations import augmentation_functions
+from data.image.decode import Crop, EncodedJpeg, resized_crop
+from data.image.resize import resize
+
+LONGEST = 16  # times the crop's own ratio of sides that an image may have before its ends are cut off
+
+
+class TestTransform:
+    """Short side to `short_side` pixels (0: the crop's longer side), then the centre crop of `height` x `width`."""
+
+    def __init__(self, height: int, width: int, short_side: int = 0):
+        self.height = height
+        self.width = width
+        self.short_side = short_side or max(height, width)
+        if self.short_side < max(height, width):
+            raise InputError(
+                f"resize_short_size is {short_side}, smaller than the crop {height}x{width} of image_shape"
+            )
+        self.longest = LONGEST * max(height, width) / min(height, width)
+
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
+        """(H, W, 3) uint8 array -> (height, width, 3) uint8 tensor."""
+        image = self._without_ends(image)
+        scale = self.short_side / min(image.shape[:2])
+        width = max(self.width, round(image.shape[1] * scale))
+        height = max(self.height, round(image.shape[0] * scale))
+        image = resize(image, width, height)
+        left = (width - self.width) // 2
+        top = (height - self.height) // 2
+        image = image[top : top + self.height, left : left + self.width]
+        return torch.from_numpy(np.ascontiguousarray(image))
+
+    def _without_ends(self, image: np.ndarray) -> np.ndarray:
+        """The middle of an image that is very long: one of 1 x 1,000,000 pixels would take gigabytes when resized."""
+        height, width = image.shape[:2]
+        longest = math.ceil(self.longest * min(height, width))
+        top = max(0, height - longest) // 2
+        left = max(0, width - longest) // 2
+        return image[top : top + longest, left : left + longest]
+
+
+class TrainTransform:
+    """The named augmentations, drawn from torch's default generator; without "crop" the test geometry comes first.
+
+    augment: names of AUGMENTATIONS. crop_scale: least and largest share of the image's area that a crop has.
+    """
+
+    def __init__(
+        self, height: int, width: int, short_side: int, augment: Collection[str], crop_scale: tuple[float, float]
+    ):
+        self.height = height
+        self.width = width
+        self.crop_scale = crop_scale
+        self.draws_crop = "crop" in augment
+        self.centre_crop = TestTransform(height, width, short_side)
+        self.augmentations = augmentation_functions(augment)
+
+    def __call__(self, image: np.ndarray | EncodedJpeg) -> torch.Tensor:
+        """(H, W, 3) uint8 array, or an EncodedJpeg if "crop" is named -> (height, width, 3) uint8 tensor."""
+        if self.draws_crop:
+            # Drawn by the sides alone: a JPEG that is still encoded is decoded once its crop is known.
+            crop = self.draw_crop(*image.shape[:2])
+            pixels = resized_crop(image, crop, self.width, self.height)
+        else:
+            pixels = self.centre_crop(image).numpy()
+        for augmentation in self.augmentations:
+            pixels = augmentation(pixels)
+        return torch.from_numpy(pixels).contiguous()
+
+    def draw_crop(self, full_height: int, full_width: int) -> Crop:
+        """A crop of random area and aspect (arXiv 1409.4842 §6), else after ten misfits the largest centred one."""
+        low, high = self.crop_scale
+        for _ in range(10):
+            area_draw, aspect_draw, top_draw, left_draw = torch.rand(4, dtype=torch.float64).tolist()
+            area = full_height * full_width * (low + (high - low) * area_draw)
+            aspect = math.exp(math.log(4 / 3) * (2 * aspect_draw - 1))
+            width = round(math.sqrt(area * aspect))
+            height = round(math.sqrt(area / aspect))
+            if 0 < width <= full_width and 0 < height <= full_height:
+                top = int(top_draw * (full_height - height + 1))
+                left = int(left_draw * (full_width - width + 1))
+                return Crop(left, top, width, height)
+        width = min(full_width, round(full_height * 4 / 3))
+        height = min(full_height, round(full_width * 4 / 3))
+        return Crop((full_width - width) // 2, (full_height - height) // 2, width, height)

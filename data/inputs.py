@@ -1,0 +1,36 @@
+"""Images that are named one by one, by folder or by a list."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.errors import InputError
+from data.formats.folders import find_images
+from data.image.decode import check_opencv
+from data.lists import is_list, open_list
+from data.records import Records
+
+
+def open_inputs(inputs: Sequence[str | Path], data_dir: str | Path | None) -> Records:
+    """What infer.py embeds: a list (.txt, .csv; all of its rows), a folder (searched throughout) or image files.
+
+    Images that come without a list have no labels. Raises InputError for what does not exist or holds no image.
+    """
+    check_opencv()
+    if is_list(inputs):
+        return open_list(inputs[0], data_dir, None)
+    paths = []
+    notes = []
+    for path in map(Path, inputs):
+        if path.is_dir():
+            images, note = find_images(path)
+            paths.extend(images)
+            if note is not None:
+                notes.append(note)
+        elif path.is_file():
+            paths.append(str(path))
+        else:
+            raise InputError(f"no file or folder {str(path)!r}")
+    if not paths:
+        left_out = f" ({'; '.join(notes)})" if notes else ""
+        raise InputError(f"no image in {', '.join(map(str, inputs))}{left_out}")
+    return Records.of_columns(inputs[0], {"paths": paths}).with_notes(notes)

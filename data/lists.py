@@ -1,0 +1,199 @@
+"""Lists looked for and opened: SOP lists, csv files and folders to Records, with all that is wrong with them."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import InputError
+from data.embedded import EMBEDDED, embedded_data
+from data.formats import FORMATS, parse
+from data.formats.csv import SPLITS
+from data.formats.folders import parse_folder
+from data.formats.problems import SHOWN_FAULTS, Problems
+from data.image.decode import check_opencv
+from data.names import read_names
+from data.records import Records
+from data.repeats import fold_repeats, note_repeats
+
+# What stands in the column `files` for an image that is not there; its row is left out.
+NO_FILE = (0, 0)
+
+
+def open_list(path: str | Path, data_dir: str | Path | None, split: str | None) -> Records:
+    """Read one list; `split` picks the rows of a csv: "train", "test", or None for all. As `open_lists`."""
+    return open_lists([(path, split)], data_dir)[0]
+
+
+def open_lists(wanted: Sequence[tuple[str | Path, str | None]], data_dir: str | Path | None) -> list[Records]:
+    """Read lists, [(path, split), ...]; every row is checked, and every image to exist.
+
+    A list is an SOP list, a csv, or a folder per label (data/formats). A relative path of a list is looked up below
+    `data_dir`, then as it stands. Where `data_dir` is None that is the embedded set, and a list that is not there
+    brings its own folder. Images to test with stand once in their list (data/repeats.py). Raises InputError for a
+    missing folder, and one for all that is wrong with the lists, a line each, by file:line.
+    """
+    check_opencv()
+    locations = [find_list(path, data_dir) for path, _ in wanted]
+    opened = []
+    # Keys of a dict: in order, and each once, since a csv that is opened for both splits says some things twice.
+    problems = {}
+    for (path, split), (file, folder) in zip(wanted, locations):
+        records, sentences = _read(path, file, folder, split)
+        opened.append(records)
+        problems.update(dict.fromkeys(sentences))
+    problems = list(problems)
+    if not problems and data_dir is None:
+        problems = _mixed_sets(wanted, [folder for _, folder in locations])
+    if len(problems) > SHOWN_FAULTS:
+        problems[SHOWN_FAULTS:] = [f"and {len(problems) - SHOWN_FAULTS} faults more; python reader.py check shows all"]
+    if problems:
+        raise InputError("\n".join(problems))
+    return opened
+
+
+def _mixed_sets(wanted: Sequence[tuple[str | Path, str | None]], folders: list[Path]) -> list[str]:
+    """A sentence where one list is the embedded set's and another is not, which nobody can mean; else none."""
+    is_embedded = [folder.resolve() == EMBEDDED.resolve() for folder in folders]
+    if len(set(is_embedded)) < 2:
+        return []
+    other_path, other_split = wanted[is_embedded.index(False)]
+    path, split = wanted[is_embedded.index(True)]
+    advice = f"give --{split}_list"
+    if split == "test":
+        advice += ", or --val_classes"
+    return [
+        f"the {other_split} list is {str(other_path)!r}, but the {split} list is the embedded set's {str(path)!r}; "
+        f"{advice}"
+    ]
+
+
+def data_folder(data_dir: str | Path | None) -> Path:
+    """The folder that paths start from. Raises InputError where there is none."""
+    folder = embedded_data() if data_dir is None else Path(data_dir)
+    if not folder.is_dir():
+        raise InputError(
+            f"data_dir {str(folder)!r} is not a folder (Stanford Online Products: sh data/download_sop.sh)"
+        )
+    return folder
+
+
+def is_list(inputs: Sequence[str | Path]) -> bool:
+    """Whether what --input names is one list, and not images."""
+    return len(inputs) == 1 and Path(inputs[0]).suffix.lower() in FORMATS
+
+
+def find_list(path: str | Path, data_dir: str | Path | None) -> tuple[Path | None, Path]:
+    """(file or folder of a list, or None where it is nowhere; the folder that its paths start from)."""
+    folder = data_folder(data_dir)
+    below = Path(os.path.join(folder, path))
+    # An absolute path names no list of the embedded set, though joined to its folder it would be found.
+    names_own_folder = data_dir is None and os.path.isabs(path)
+    if _exists(below) and not names_own_folder:
+        return below, folder
+    # Then as it stands; without a data_dir such a list has its images beside it.
+    here = Path(path)
+    if not _exists(here):
+        return None, folder
+    return here, here.parent if data_dir is None else folder
+
+
+def _exists(path: Path) -> bool:
+    return path.is_file() or path.is_dir()
+
+
+def read_list(path: str | Path, data_dir: str | Path | None, split: str | None) -> tuple[Records | None, list[str]]:
+    """(Records of the rows that are right, or None for no such row; sentences on all that is wrong, by file:line).
+
+    split: "train", "test", "list" (unnamed, a train list's rules), or None: all rows, of whatever split.
+    """
+    file, folder = find_list(path, data_dir)
+    return _read(path, file, folder, split)
+
+
+def _read(path: str | Path, file: Path | None, folder: Path, split: str | None) -> tuple[Records | None, list[str]]:
+    """As `read_list`, of a list that was looked for already: `file` and `folder` are what `find_list` gave."""
+    if file is None:
+        return None, [f"no list {str(path)!r}, neither in {str(folder)!r} nor from here"]
+    problems = Problems()
+    if file.is_dir():
+        records = _read_folder(file, problems)
+    else:
+        records = _read_file(file, folder, split, problems)
+    if records is None:
+        return None, problems.lines(file)
+
+    # Wrong names are a problem of the list, but none that its rows could not be read with.
+    try:
+        records = dataclasses.replace(records, names=read_names(records.source))
+    except InputError as error:
+        problems.add(0, str(error))
+    # An image that is tested on twice would find itself; one that is trained with twice is only drawn more often.
+    if split == "test":
+        records = fold_repeats(records, problems)
+        _check_roles(records, problems)
+    elif split is not None:
+        records = note_repeats(records)
+    notes = (*problems.notes_of(file), *records.notes)
+    return dataclasses.replace(records, notes=notes), problems.lines(file)
+
+
+def _read_folder(folder: Path, problems: Problems) -> Records | None:
+    """The Records of a folder per label; None where it is none."""
+    columns = parse_folder(folder, problems)
+    if columns is None:
+        return None
+    files = [_file_key(path) for path in columns["paths"]]
+    return Records.of_columns(folder, {**columns, "files": files})
+
+
+def _read_file(file: Path, folder: Path, split: str | None, problems: Problems) -> Records | None:
+    """The Records of a list whose images lie below `folder`; None where not one row is right."""
+    columns = parse(file, split, problems)
+    if columns is None:
+        return None
+    # A row whose image is missing is a problem; it is kept until all columns are there, and left out of them together.
+    paths = []
+    files = []
+    is_there = []
+    for line, written in zip(columns["lines"], columns["paths"]):
+        path = str(folder / written)
+        problem = _path_problem(written, path, folder)
+        if problem is None:
+            files.append(_file_key(path))
+        else:
+            problems.add(line, problem)
+            files.append(NO_FILE)
+        paths.append(path)
+        is_there.append(problem is None)
+    if not any(is_there):
+        return None
+    return Records.of_columns(file, {**columns, "paths": paths, "files": files}).take(np.array(is_there))
+
+
+def _path_problem(written: str, path: str, folder: Path) -> str | None:
+    """What is wrong with a path of a list, which is `path` from here; None where an image may be there."""
+    if ".." in written or os.path.isabs(written):
+        root = os.path.join(os.path.abspath(folder), "")
+        if not os.path.abspath(path).startswith(root):
+            return f"path {written!r} leads out of data_dir {str(folder)!r}; give a folder that holds it"
+    if not os.path.isfile(path):
+        return f"no image {path!r}"
+    return None
+
+
+def _file_key(path: str) -> tuple[int, int]:
+    """What tells a file apart from all others on this machine."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _check_roles(records: Records, problems: Problems) -> None:
+    """Add to `problems` where a list to test with has nobody who asks, or nothing that can be found."""
+    split = SPLITS["test"]
+    if not records.is_query.any():
+        problems.add(0, f"no row of the split {split} has is_query True, so nobody asks")
+    if not records.is_gallery.any():
+        problems.add(0, f"no row of the split {split} has is_gallery True, so nothing can be found")

@@ -1,0 +1,179 @@
+"""From a list to batches for the device: what training and tests load, by worker processes."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Annotated, Literal, Protocol
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+import distributed
+from core.types import ByteSize, Fractions, SomeOf, WorkerCount
+from data.cache import Cache
+from data.collate import Batch, collate, collate_with_broken
+from data.dataset import RecordDataset
+from data.image.decode import choose_decoder
+from data.image.modality import ImageModality
+from data.image.transforms import TestTransform, TrainTransform
+from data.modality import Modality
+from data.records import Records
+from data.samplers import BatchSampler, InOrder, RankBatches, Sample
+from data.substitutes import DroppingDataset, SubstitutingDataset
+from data.workers import leave_process_group, loading_failure, worker_count, workers_that_fit
+
+# Told of what could not be read: its index in the list, and a sentence.
+OnBad = Callable[[int, str], None]
+
+
+class ImageSettings(Protocol):
+    """What loading has to know of a model: the images that it takes."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width in pixels."""
+
+    @property
+    def resize_short_size(self) -> int:
+        """The short side that a centre crop is cut from; 0 is the crop's longer side."""
+
+
+def open_train_loader(
+    records: Records,
+    sampler: BatchSampler,
+    model_settings: ImageSettings,
+    device: torch.device,
+    on_bad: OnBad | None = None,
+    *,
+    num_workers: WorkerCount = 2,
+    augment: Annotated[tuple[str, ...], SomeOf("data.image.augmentations:AUGMENTATIONS")] = ("crop", "flip"),
+    crop_scale: Fractions = (0.08, 1.0),
+    decode: Literal["auto", "exact", "opencv", "simplejpeg"] = "auto",
+    cache_bytes: ByteSize = 0,
+    cache_kind: Literal["encoded", "decoded"] = "encoded",
+) -> "BatchLoader":
+    """Endless batches of a train list, as its sampler has them.
+
+    Options:
+        num_workers: processes that load images; 0: none beside this one; or auto
+        augment: comma-separated, any of crop, flip, affine, colour, grey, randaugment, erasing; or none
+        crop_scale: share of the area that crop keeps
+        decode: JPEGs: one of auto, exact, opencv, simplejpeg
+        cache_bytes: memory that keeps train images, as 2GB
+        cache_kind: how: encoded; or decoded, for small sets
+
+    sampler: the batches of all ranks, of which this one loads its part. on_bad: told of images that cannot be
+    read, for which others are loaded then; None, and one of them is an InputError. Raises InputError as
+    `choose_decoder` does.
+    """
+    height, width = model_settings.image_shape[1:]
+    transform = TrainTransform(height, width, model_settings.resize_short_size, augment, crop_scale)
+    decoder = choose_decoder(decode, cache_kind)
+    if "crop" not in augment:
+        decoder = "exact"  # only a crop can do with a coarser image
+    modality = ImageModality(transform, decoder, Cache(cache_kind, records.paths, cache_bytes))
+    batches = RankBatches(sampler, distributed.rank(), distributed.world_size())
+    rank_batch = math.ceil(sampler.batch_size / distributed.world_size())
+    return open_loader(
+        records,
+        modality,
+        batches,
+        num_workers,
+        pin_memory=device.type == "cuda",
+        on_bad=on_bad,
+        batch_bytes=rank_batch * math.prod(model_settings.image_shape),
+    )
+
+
+def open_test_loader(
+    records: Records,
+    model_settings: ImageSettings,
+    batch_size: int,
+    num_workers: int | str,
+    device: torch.device,
+    on_bad: OnBad | None = None,
+) -> "BatchLoader":
+    """The images of a list in order, in the test geometry; several ranks have the batches in turn.
+
+    on_bad: told of images that cannot be read, which are left out of their batches then; None, and one of them is an
+    InputError.
+    """
+    height, width = model_settings.image_shape[1:]
+    modality = ImageModality(TestTransform(height, width, model_settings.resize_short_size))
+    return open_loader(
+        records,
+        modality,
+        InOrder(len(records), batch_size, distributed.rank(), distributed.world_size()),
+        num_workers,
+        pin_memory=device.type == "cuda",
+        on_bad=on_bad,
+        drops_bad=True,
+        batch_bytes=min(batch_size, len(records)) * math.prod(model_settings.image_shape),
+    )
+
+
+def open_loader(
+    records: Records,
+    modality: Modality,
+    batches: Iterable[list[Sample]],
+    num_workers: int | str = 0,
+    pin_memory: bool = False,
+    on_bad: OnBad | None = None,
+    drops_bad: bool = False,
+    batch_bytes: int = 0,
+) -> "BatchLoader":
+    """A loader over `batches`, in `num_workers` processes (or "auto").
+
+    on_bad: None, and what cannot be read is an InputError; or called in every batch that has to do without it: another
+    row takes its place, or with `drops_bad` none does. batch_bytes: of one batch, where it is known, for
+    `workers_that_fit`.
+
+    The processes live as long as one pass over `batches`, so an endless one, as in training, keeps them. Tests start
+    theirs anew: idle ones would hold on to the training process's memory as it was when they were forked.
+    """
+    if on_bad is None:
+        dataset = RecordDataset(records, modality)
+    elif drops_bad:
+        dataset = DroppingDataset(records, modality)
+    else:
+        dataset = SubstitutingDataset(records, modality)
+    return BatchLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers_that_fit(worker_count(num_workers, len(records)), batch_bytes),
+        collate_fn=partial(collate if on_bad is None else collate_with_broken, modality),
+        pin_memory=pin_memory,
+        worker_init_fn=_set_up_worker,
+        generator=torch.Generator(),  # else every new iterator draws from the run's own random numbers
+        on_bad=on_bad,
+    )
+
+
+def _set_up_worker(_worker: int) -> None:
+    cv2.setNumThreads(0)  # processes share the cores already
+    leave_process_group()
+
+
+class BatchLoader(DataLoader):
+    """Batches (inputs, label codes, indices); whatever happens to the processes that load them is an InputError.
+
+    on_bad: None, or told of what of a batch could not be read; the dataset gives both then. A batch of which nothing is
+    left is passed over.
+    """
+
+    def __init__(self, dataset: RecordDataset, *, on_bad: OnBad | None = None, **settings):
+        super().__init__(dataset, **settings)
+        self.on_bad = on_bad
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            for batch in super().__iter__():
+                if self.on_bad is not None:
+                    batch, broken = batch
+                    for index, sentence in broken.items():
+                        self.on_bad(index, sentence)
+                if batch is not None:
+                    yield batch
+        except (RuntimeError, OSError, EOFError) as error:
+            raise loading_failure(error) or error from None

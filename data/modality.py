@@ -1,0 +1,27 @@
+"""What a modality is asked for: how one row of a list becomes what a network takes, and what a report shows of it."""
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from data.records import Records
+
+
+class Modality(Protocol):
+    """One kind of data, as images are (data/image/modality.py); all else in data/ does not know which kind it loads.
+
+    Instances are used in loader processes, so they have to be picklable.
+    """
+
+    def load(self, records: Records, index: int) -> Any:
+        """Row `index` of a list as `augment` takes it. Raises InputError, naming the file, for what cannot be read."""
+
+    def augment(self, sample: Any, seed: int) -> torch.Tensor:
+        """The network's input of one row; everything random in it follows from `seed`."""
+
+    def collate(self, samples: list[torch.Tensor]) -> torch.Tensor:
+        """Inputs of B rows as a batch. In a loader process it goes into the memory shared with the training process."""
+
+    def thumbnail(self, records: Records, index: int) -> np.ndarray:
+        """What a report shows of row `index`, (H, W, 3) uint8 RGB. Raises InputError as `load` does."""

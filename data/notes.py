@@ -1,0 +1,71 @@
+"""Sentences on what a train and a test list can do with but should be known of them before a training."""
+
+import numpy as np
+
+from data.records import Records
+from data.vocabulary import of_one_kind
+
+
+def list_notes(train: Records, test: Records) -> list[str]:
+    """The notes of both lists, and sentences on labels and images that they share and on queries that find nothing."""
+    # One csv for both says some things twice.
+    notes = list(dict.fromkeys((*train.notes, *test.notes)))
+    # Labels that are not new to the model.
+    labels, train_labels = of_one_kind(test.vocabulary.labels, train.vocabulary.labels)
+    shared = labels[np.isin(labels, train_labels)]
+    if len(shared):
+        notes.append(
+            f"{len(shared)} of {len(labels)} test labels are train labels, too ({test.names.of_label(shared[0])}, for "
+            "one): figures on them do not tell how images of unseen labels are found"
+        )
+    test_files, train_files = _file_codes(test, train)
+    images = np.isin(test_files, train_files).sum()
+    if images:
+        notes.append(f"{images} of {len(test)} test images are train images, too")
+    return notes + query_notes(test)
+
+
+def _file_codes(*lists: Records) -> list[np.ndarray]:
+    """For each list (N,) int64 that tell the files of all of them apart; by path where the files are not known."""
+    if any(records.files is None for records in lists):
+        paths = np.concatenate([records.paths for records in lists])
+        _, codes = np.unique(paths, return_inverse=True)
+    else:
+        files = np.concatenate([records.files for records in lists])
+        _, codes = np.unique(files, axis=0, return_inverse=True)
+    ends = np.cumsum([len(records) for records in lists])
+    return np.split(codes.reshape(-1), ends[:-1])
+
+
+def query_notes(test: Records) -> list[str]:
+    """A sentence on the queries of a test list that nothing in its gallery is right for; none where there are none."""
+    queries = np.flatnonzero(test.is_query & ~has_positive(test))
+    if not len(queries):
+        return []
+    first = queries[0]
+    others = int(test.is_query.sum()) - 1
+    return [
+        f"{test.location(first)}: the label {test.label_text(first)} of this query, and of {len(queries) - 1} of "
+        f"{others} others, has no other image in the gallery: they count as misses"
+    ]
+
+
+def has_positive(records: Records) -> np.ndarray:
+    """Which images have another one of their label in the gallery, (N,) bool."""
+    codes = records.vocabulary.codes
+    # Images of each label in the gallery; a query that is one of them does not count for itself.
+    in_gallery = np.bincount(codes[records.is_gallery], minlength=len(records.vocabulary))
+    return in_gallery[codes] > records.is_gallery
+
+
+def singleton_notes(train: Records, use: str | None) -> list[str]:
+    """A sentence on the labels of a train list that have one image only; none where there are none.
+
+    use: what a sampler makes of them (`BatchSampler.singletons`); None where it makes nothing special, nor a sentence.
+    """
+    vocabulary = train.vocabulary
+    singletons = np.flatnonzero(vocabulary.counts == 1)
+    if use is None or not len(singletons):
+        return []
+    example = train.location(vocabulary.rows_of(singletons[0])[0])
+    return [f"{len(singletons)} of {len(vocabulary)} train labels have a single image ({example}, for one): {use}"]

@@ -1,0 +1,64 @@
+"""What is remembered of a list, so that another one can be told from it."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from core.console import log
+from core.errors import InputError
+from core.files import checksum, read_json, run_folder
+from data.records import Records
+
+
+def describe_lists(train: Records, test: Records) -> dict[str, dict[str, object]]:
+    """{split: list_facts} of both lists."""
+    return {"train": list_facts(train), "test": list_facts(test)}
+
+
+def list_facts(records: Records) -> dict[str, object]:
+    """What config.json remembers of a list; a folder is known by the files and labels that are in it."""
+    source = Path(records.source)
+    if source.is_dir():
+        digest = folder_checksum(records, source)
+    else:
+        digest = checksum(source)
+    return {
+        "file": records.source,
+        "sha256": digest,
+        "images": len(records),
+        "labels": len(records.vocabulary),
+    }
+
+
+def folder_checksum(records: Records, folder: Path) -> str:
+    """SHA-256 over the paths below `folder` and the labels of a list, hexadecimal."""
+    digest = hashlib.sha256()
+    for path, label in zip(records.paths.tolist(), records.labels.tolist()):
+        digest.update(os.fsencode(os.path.relpath(path, folder)))
+        digest.update(f"\0{label}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def note_other_list(source: str | None, split: str, facts: dict[str, object]) -> None:
+    """Say where the run `source` (--pretrained_model), if it is one, had another list for `split`.
+
+    facts: list_facts of this one. A folder that does not tell of its lists, such as a stranger's, had none.
+    """
+    if not source or source == "imagenet":
+        return
+    # Whatever else may stand there, it is a stranger's file.
+    try:
+        before = read_json(run_folder(source) / "config.json")["lists"][split]
+        is_other = before["sha256"] != facts["sha256"]
+        file = before["file"]
+    except (FileNotFoundError, InputError, LookupError, TypeError):
+        return
+    if is_other:
+        log(f"note: the {split} list is {facts['file']}, that of {source} was {file}")
+
+
+def refuse_other_lists(now: dict[str, dict[str, object]], before: dict[str, dict[str, object]]) -> None:
+    """Raise InputError where a list is not the one that an earlier run read; both {split: list_facts}."""
+    for split, facts in now.items():
+        if facts["sha256"] != before[split]["sha256"]:
+            raise InputError(f"the {split} list {facts['file']} is not what it was when the run began")

@@ -1,0 +1,126 @@
+"""What takes the place of rows that cannot be read in their batch: other rows, or nothing."""
+
+import numpy as np
+
+from core.errors import InputError
+from data.dataset import Loaded, RecordDataset
+from data.modality import Modality
+from data.records import Records
+from data.samplers import RankBatch, Sample
+
+
+class SubstitutingDataset(RecordDataset):
+    """As RecordDataset, but for a row that cannot be read another one is loaded.
+
+    It is one of the same label, in an order that follows from the sample's seed; where none of these can be read, one
+    of a label that is not in the batch, the same label for all of its samples. So a batch keeps its size, what belonged
+    together still does, and all of it follows from the samples and the files, whoever loads it and on how many ranks.
+    """
+
+    def __init__(self, records: Records, modality: Modality):
+        super().__init__(records, modality)
+        by_label = np.argsort(self.codes, kind="stable")
+        first_rows = np.cumsum(records.vocabulary.counts)[:-1]
+        self.rows_of_code = np.split(by_label, first_rows)
+
+    def __getitems__(self, samples: list[Sample]) -> tuple[list[Loaded], dict[int, str]]:
+        """(rows, {index: sentence} of what could not be read) of a batch, or of a RankBatch.
+
+        Raises InputError if nothing is left.
+        """
+        broken = {}
+        loaded = [self._load_of_label(sample, broken) for sample in samples]
+        if any(row is None for row in loaded):
+            loaded = self._replace_labels(samples, loaded, broken)
+        return loaded, broken
+
+    def _replace_labels(
+        self, samples: list[Sample], loaded: list[Loaded | None], broken: dict[int, str]
+    ) -> list[Loaded]:
+        """The rows of `samples`, in which labels of which nothing can be read are replaced.
+
+        loaded: what was tried already. Of a RankBatch all is looked at, so that ranks agree on the labels.
+        """
+        batch = samples
+        start = 0
+        if isinstance(samples, RankBatch):
+            batch = samples.batch
+            start = samples.start
+        stop = start + len(samples)
+        taken = {self.codes[sample.index] for sample in batch}
+        substitutes = {}
+        rows = []
+        for position, sample in enumerate(batch):
+            if start <= position < stop:
+                row = loaded[position - start]
+            else:
+                row = self._load_of_label(sample, broken)
+            if row is None:
+                row = self._load_of_other_label(sample, substitutes, taken, broken)
+            rows.append(row)
+        return rows[start:stop]
+
+    def _load_of_label(self, sample: Sample, broken: dict[int, str]) -> Loaded | None:
+        """A sample's row, or another one of its label; None where nothing of that can be read."""
+        row = self._try(sample, broken)
+        if row is None:
+            row = self._load_any(self.codes[sample.index], sample.seed, broken)
+        return row
+
+    def _load_of_other_label(
+        self, sample: Sample, substitutes: dict[int, int], taken: set[int], broken: dict[int, str]
+    ) -> Loaded:
+        """A row of the label that stands in for the sample's, of which nothing can be read.
+
+        substitutes: {code: the code that stands in for it}, `taken`: codes that are in the batch; both are added to.
+        """
+        code = self.codes[sample.index]
+        if code in substitutes:
+            candidates = [substitutes[code]]
+        else:
+            candidates = [other for other in self._codes_after(code) if other not in taken]
+        for other in candidates:
+            row = self._load_any(other, sample.seed, broken)
+            if row is not None:
+                substitutes[code] = other
+                taken.add(other)
+                return row
+        raise InputError(f"{broken[sample.index]}; nor can another be taken, of its label or from outside the batch")
+
+    def _codes_after(self, code: int) -> list[int]:
+        """All other codes: those after it, then those before it."""
+        count = len(self.rows_of_code)
+        return [*range(code + 1, count), *range(code)]
+
+    def _load_any(self, code: int, seed: int, broken: dict[int, str]) -> Loaded | None:
+        """The first row of a label that can be read, in an order that follows from the seed."""
+        for index in np.random.default_rng(seed).permutation(self.rows_of_code[code]):
+            row = self._try(Sample(int(index), seed), broken)
+            if row is not None:
+                return row
+        return None
+
+    def _try(self, sample: Sample, broken: dict[int, str]) -> Loaded | None:
+        """The row of a sample; None where it cannot be read, and then `broken` says why."""
+        if sample.index in broken:
+            return None
+        try:
+            return self[sample]
+        except InputError as error:
+            broken[sample.index] = str(error)
+            return None
+
+
+class DroppingDataset(RecordDataset):
+    """As RecordDataset, but a row that cannot be read is missing from its batch."""
+
+    def __getitems__(self, samples: list[Sample]) -> tuple[list[Loaded], dict[int, str]]:
+        """(rows that can be read, {index: sentence} of the others)."""
+        rows = []
+        broken = {}
+        for sample in samples:
+            try:
+                rows.append(self[sample])
+            except InputError as error:
+                broken[sample.index] = str(error)
+        return rows, broken

@@ -1,0 +1,29 @@
+"""Several processes that work as one, named as torch.distributed names things; one alone is a world of size 1."""
+
+from distributed.collectives import (
+    all_gather,
+    all_reduce_gradients,
+    all_reduce_max,
+    all_reduce_sum,
+    broadcast_tensors,
+    gather_batches,
+)
+from distributed.group import barrier, broadcast_value, close, init, is_first, launch_id, own_slice, rank, world_size
+
+__all__ = [
+    "all_gather",
+    "all_reduce_gradients",
+    "all_reduce_max",
+    "all_reduce_sum",
+    "barrier",
+    "broadcast_tensors",
+    "broadcast_value",
+    "close",
+    "gather_batches",
+    "init",
+    "is_first",
+    "launch_id",
+    "own_slice",
+    "rank",
+    "world_size",
+]

@@ -1,0 +1,79 @@
+"""A network that embeds images, with all that decides what it makes of one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from core.types import Positive
+from data.image.transforms import TestTransform
+from data.loader import BatchLoader, open_test_loader
+from data.records import Records
+from embeddings.fingerprint import fingerprint
+from models import ModelSettings, fast_model, open_model
+
+# Figures are those of the very network unless asked otherwise.
+EXACT = ("fp32", "torch")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A network on its device, and how images come to it.
+
+    network: takes uint8 images (B, 3, H, W) to embeddings (B, D) and has `embedding_size`. settings: of the model.
+    fingerprint: plain JSON that tells models apart, whatever the precision and runtime. num_workers: processes that
+    load images, or "auto".
+    """
+
+    network: nn.Module
+    settings: ModelSettings
+    device: torch.device
+    fingerprint: dict
+    precision: str
+    runtime: str
+    num_workers: int | str
+    batch_size: int
+
+    @property
+    def facts(self) -> dict:
+        """Plain JSON on all that decides an embedding beside the image and the versions of packages."""
+        return {**self.fingerprint, "precision": self.precision, "runtime": self.runtime}
+
+    def open_loader(self, records: Records, on_bad: Callable[[int, str], None] | None = None) -> BatchLoader:
+        """The images in order; several ranks have the batches in turn.
+
+        on_bad(index, sentence): None, or called for images that cannot be read, which are left out of their batches.
+        """
+        return open_test_loader(records, self.settings, self.batch_size, self.num_workers, self.device, on_bad)
+
+
+def open_encoder(
+    settings: ModelSettings,
+    device: torch.device,
+    precision: str,
+    runtime: str,
+    num_workers: int | str,
+    keeps_exact: bool = False,
+    *,
+    batch_size: Positive,
+) -> Encoder:
+    """The Encoder of the network that `settings` name, with the fastest that precision and runtime allow in its place.
+
+    Options:
+        batch_size: images in a batch
+
+    keeps_exact: in fp32 on torch take the network itself, to the bit. Raises InputError as open_model does, where a
+    package is missing, and for a size that cannot be, before anything is written.
+    """
+    model = open_model(settings)
+    # Refuses a crop beyond the picture.
+    height, width = settings.image_shape[1:]
+    TestTransform(height, width, settings.resize_short_size)
+    model = model.to(device)
+    identity = fingerprint(model, settings)
+    if keeps_exact and (precision, runtime) == EXACT:
+        network = model
+    else:
+        network = fast_model(model, precision, runtime, settings.image_shape)
+    return Encoder(network, settings, device, identity, precision, runtime, num_workers, batch_size)

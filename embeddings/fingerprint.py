@@ -1,0 +1,26 @@
+"""What decides an embedding, as plain JSON."""
+
+import hashlib
+
+import torch
+
+from models import Embedder, ModelSettings
+
+
+def fingerprint(model: Embedder, settings: ModelSettings) -> dict:
+    """What decides an image's embedding: architecture, weights (SHA-256), and the transform; plain JSON.
+
+    settings: what `model` was opened with, of which the transform's part counts.
+    """
+    digest = hashlib.sha256()
+    tensors = [*model.state_dict().items(), ("mean", model.mean), ("std", model.std)]
+    for name, tensor in sorted(tensors):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # As bytes, whatever the type: NumPy has no bfloat16.
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return {
+        **model.facts,
+        "weights": digest.hexdigest(),
+        "image_shape": list(settings.image_shape),
+        "resize_short_size": settings.resize_short_size,
+    }

@@ -1,0 +1,115 @@
+"""What eval.py evaluates: the list that a model embeds, or embeddings that a file holds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.console import log
+from core.errors import InputError
+from data.lists import open_list
+from data.provenance import list_facts, note_other_list
+from data.records import Records
+from data.soundness import refuse_broken_images
+from embeddings.embed import embed_list
+from embeddings.encoder import Encoder
+from embeddings.files import load_table
+from embeddings.table import EmbeddingTable
+
+# Flags whose work needs all embeddings in one place.
+NEED_ALL = (
+    "embeddings",
+    "pairs",
+    "fmr",
+    "pcf",
+    "clustering",
+    "postprocess",
+    "save_embeddings",
+    "save_results",
+    "picture",
+    "report",
+)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is tested, and what to look for leaks in, each a list to embed or a table from a file.
+
+    embeddings: the file that is tested; pretrained_model: the model, where it is a list.
+    """
+
+    tested: Records | EmbeddingTable
+    leaks: Records | EmbeddingTable | None
+    embeddings: str | None
+    pretrained_model: str | None
+
+    @property
+    def needs_model(self) -> bool:
+        return self.embeddings is None
+
+
+def open_sources(
+    data_dir: str | None,
+    test_list: str,
+    pretrained_model: str | None,
+    leaks_from: str | None,
+    *,
+    embeddings: str | None = None,
+) -> Sources:
+    """The test list, or the embeddings of a file in its place, and what to look for leaks in.
+
+    Options:
+        embeddings: evaluate those of this .npz (of infer.py, or your own) and no model
+
+    Every image that is to be embedded is looked at. Raises InputError for what is wrong with lists, images and files,
+    and for what does not go together.
+    """
+    if embeddings and pretrained_model:
+        raise InputError("--embeddings are evaluated as they are; leave --pretrained_model out")
+    if embeddings and leaks_from and not leaks_from.endswith(".npz"):
+        raise InputError(f"--leaks_from={leaks_from} has to be embeddings (.npz), too, where --embeddings are")
+    if embeddings:
+        tested = load_table(embeddings)
+    else:
+        tested = open_list(test_list, data_dir, "test")
+    leaks = None
+    if leaks_from and leaks_from.endswith(".npz"):
+        leaks = load_table(leaks_from)
+    elif leaks_from:
+        leaks = open_list(leaks_from, data_dir, "train")
+    refuse_broken_images([source for source in (tested, leaks) if isinstance(source, Records)])
+    return Sources(tested, leaks, embeddings, pretrained_model)
+
+
+def refuse_shards(flags: dict[str, object]) -> None:
+    """Raise InputError for flags that need all embeddings in one place, where each rank is to keep its own."""
+    given = [f"--{name}" for name in NEED_ALL if flags[name]]
+    if given:
+        raise InputError(f"--shard_gallery leaves no rank with all embeddings, as {', '.join(given)} would need")
+
+
+def describe_source(sources: Sources, encoder: Encoder | None) -> dict[str, object]:
+    """What result.json says the figures are of; says what should be known of the list."""
+    records = sources.tested
+    if isinstance(records, EmbeddingTable):
+        records = records.records
+    for note in records.notes:
+        log(f"note: {note}")
+    if encoder is None:
+        return {"embeddings": sources.embeddings}
+    facts = list_facts(records)
+    note_other_list(sources.pretrained_model, "test", facts)
+    return {
+        "pretrained_model": sources.pretrained_model,
+        "model": encoder.settings.as_flags(),
+        "precision": encoder.precision,
+        "runtime": encoder.runtime,
+        "list": facts,
+    }
+
+
+def embed_source(
+    source: Records | EmbeddingTable, encoder: Encoder | None, cache_file: Path, **embedding: bool
+) -> EmbeddingTable | None:
+    """The table of a file, or that which the model makes of a list; embedding: keywords of `embed_list`."""
+    if isinstance(source, EmbeddingTable):
+        return source
+    return embed_list(source, encoder, cache_file, **embedding)

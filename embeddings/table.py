@@ -1,0 +1,153 @@
+"""A table of embeddings: a list, the numbers of each of its images, and the model that made them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.device import search_device
+from core.files import RowFile, replacing, write_npz
+from core.slices import slices_within
+from data.records import Records
+from embeddings.rows import OrderedRows
+from retrieval.index.items import item_name
+from retrieval.query_gallery import QueryGallery
+from retrieval.sharded import GalleryShard
+
+TEXT, INTEGERS, FLAGS, NUMBERS = "U", "iu", "b", "f"  # numpy's kinds
+# The columns of a list in an .npz, with the kinds that each may have.
+COLUMNS = {
+    "paths": TEXT,
+    "labels": TEXT + INTEGERS,
+    "is_query": FLAGS,
+    "is_gallery": FLAGS,
+    "categories": TEXT + INTEGERS,
+    "sequences": TEXT + INTEGERS,
+    "boxes": NUMBERS,
+}
+FORMAT = 2  # of our .npz; before it an unknown label was -1
+JSON_BLOCK = 2**18  # bytes of embeddings that are turned into text at a time
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """The embeddings of N records.
+
+    matrix: (N, D) float32 as a tensor on the CPU; or a rank's GalleryShard; or rows on the disk (rows.py).
+    fingerprint: plain JSON that tells models apart (embeddings/fingerprint.py), None where the model is not known.
+    """
+
+    records: Records
+    matrix: torch.Tensor | GalleryShard | RowFile | OrderedRows
+    fingerprint: dict | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def width(self) -> int:
+        """How many numbers an embedding has."""
+        if isinstance(self.matrix, RowFile | OrderedRows):
+            return self.matrix.width
+        if isinstance(self.matrix, GalleryShard):
+            return self.matrix.embeddings.shape[1]
+        return self.matrix.shape[1]
+
+    def head(self, count: int) -> torch.Tensor:
+        """The first embeddings, (n, D) in memory with n up to `count`."""
+        if isinstance(self.matrix, RowFile | OrderedRows):
+            return torch.from_numpy(self.matrix.head(count))
+        return self.matrix[:count]
+
+    def mapped(self) -> np.ndarray:
+        """All embeddings, (N, D); those that stand on the disk in this order take no memory of their own."""
+        if isinstance(self.matrix, RowFile | OrderedRows):
+            return self.matrix.mapped()
+        return self.matrix.numpy()
+
+    def query_gallery(self, device: torch.device) -> QueryGallery:
+        """The list's queries against its gallery; an image without a sequence is one of its own.
+
+        device: the one in use; the search runs there if it can (core/device.py). Of a shard the result only tells who
+        asks and who can be found.
+        """
+        if isinstance(self.matrix, GalleryShard):
+            embeddings = self.matrix.placeholder()
+        else:
+            matrix = self.head(len(self))
+            embeddings = matrix.to(search_device(device, matrix))
+        sequences = self.records.sequences
+        if sequences is not None:
+            # Words in front keep the names that are made up here apart from those of the list.
+            made_up = np.array([f"image {row}" for row in range(len(self))])
+            given = np.char.add("sequence ", sequences.astype(str))
+            sequences = np.where(sequences == "", made_up, given)
+        return QueryGallery.of(
+            embeddings,
+            self.records.vocabulary.codes,
+            is_query=self.records.is_query,
+            is_gallery=self.records.is_gallery,
+            sequences=sequences,
+            categories=self.records.category_texts,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write all of it as .npz, or {path: embedding} as .json, as the path ends.
+
+        Raises InputError where that cannot be. Rows on the disk are copied block by block.
+        """
+        if Path(path).suffix == ".json":
+            self._save_json(path)
+        else:
+            self._save_npz(path)
+
+    def _save_npz(self, path: str | Path) -> None:
+        """The list's columns (no labels where nobody knows them), the embeddings, names and the fingerprint."""
+        arrays = {}
+        for name in COLUMNS:
+            column = getattr(self.records, name)
+            if column is not None:
+                arrays[name] = column
+        names = {"label": self.records.names.label, "category": self.records.names.category}
+        if any(names.values()):
+            arrays["names"] = np.array(json.dumps(names))
+        if isinstance(self.matrix, torch.Tensor):
+            arrays["embeddings"] = self.matrix.numpy()
+        else:
+            arrays["embeddings"] = self.matrix
+        arrays["model"] = np.array(json.dumps(self.fingerprint))
+        arrays["format"] = np.array(FORMAT)
+        write_npz(path, arrays)
+
+    def _save_json(self, path: str | Path) -> None:
+        """{item_name: embedding}; an image that comes twice stands once."""
+        records = self.records
+        # Names need remembering only where two are the same, which equal hashes of their paths show for less memory.
+        hashes = np.fromiter((hash(path) for path in records.paths), np.int64, len(records))
+        may_repeat = len(np.unique(hashes)) < len(records)
+        written = set()
+        row = 0
+        with replacing(path) as file:
+            separator = b"{"
+            for block in self._blocks(JSON_BLOCK):
+                for numbers in block.tolist():
+                    name = item_name(records.paths[row], records.box_of(row))
+                    row += 1
+                    if name in written:
+                        continue
+                    if may_repeat:
+                        written.add(name)
+                    file.write(separator + f"{json.dumps(name)}: {json.dumps(numbers)}".encode())
+                    separator = b", "
+            file.write(b"}")
+
+    def _blocks(self, memory: int) -> Iterator[np.ndarray]:
+        """Yield all embeddings in arrays (n, D) of `memory` bytes or less."""
+        if isinstance(self.matrix, RowFile | OrderedRows):
+            yield from self.matrix.blocks(memory=memory)
+        else:
+            for block in slices_within(len(self), 4 * self.width, memory):
+                yield self.matrix[block].numpy()

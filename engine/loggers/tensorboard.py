@@ -1,0 +1,53 @@
+"""TensorBoard: curves, pictures, and embeddings in its projector."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+class TensorBoardLogger:
+    """Writes event files into the run's folder; figures stand there as GROUP/NAME.
+
+    What a resumed run had shown after step `start` is hidden.
+    """
+
+    files = ("events.out.tfevents.*",)
+
+    def __init__(self, folder: Path, start: int, resumed: bool):
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so not for --help
+
+        purge_step = start + 1 if resumed else None
+        self.writer = SummaryWriter(folder, purge_step=purge_step)
+
+    def config(self, sections: dict[str, object]) -> None:
+        """It is in config.json beside the event files."""
+
+    def log(self, figures: dict[str, float], step: int, group: str) -> None:
+        for name, value in figures.items():
+            self.writer.add_scalar(f"{group}/{name}", value, step)
+
+    def image(self, name: str, picture: np.ndarray, step: int) -> None:
+        self.writer.add_image(name, picture, step, dataformats="HWC")
+
+    def embedding(
+        self,
+        name: str,
+        matrix: torch.Tensor,
+        columns: Sequence[str],
+        labels: list[list[str]],
+        tiles: np.ndarray,
+        step: int,
+    ) -> None:
+        readable = [[_as_utf8(text) for text in row] for row in labels]
+        pictures = torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255
+        self.writer.add_embedding(matrix, readable, pictures, step, name, metadata_header=list(columns))
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _as_utf8(text: str) -> str:
+    """A text in which what is no UTF-8, as old file names have it, is written out: TensorBoard refuses it."""
+    return text.encode(errors="backslashreplace").decode()

@@ -1,0 +1,325 @@
+"""One training run: steps, and when to display, test, save and stop."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+import distributed
+from core.console import log
+from core.errors import InputError
+from core.types import AtLeastZero, Count, NanPolicy, Positive, Seed
+from core.versions import versions
+from data.records import Records
+from distributed import sharded_classes
+from engine.checkpoint import Checkpoints, Progress, training_state
+from engine.learner import Learner
+from engine.loop import fit
+from engine.nan_guard import FiniteGuard, NotFinite, allowed_skips
+from engine.run import Run
+from engine.schedule import Schedule
+from engine.stop import Stopped, StopRequest
+from engine.testing import Tester, recalls
+from models.export.safetensors import export_model
+
+FLAGS_IN_RESULT = ("loss_name", "seed", "pretrained_model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """How a run is computed, and what it shows and keeps on the way.
+
+    Options:
+        micro_batch: images of a batch in the network at a time; 0: all
+        test_batch_size: images in a test batch
+        clip_norm: largest norm of the gradient; 0: no clipping
+        nan: at a loss or gradient that is not finite: stop, or skip:N steps
+        report: show worst queries and embeddings on TensorBoard at each test
+        display_iter_step: steps between two lines
+        test_iter_step: steps between two tests; the last is always tested
+        save_iter_step: steps between checkpoints; the last is always saved
+        keep_checkpoints: newest step_N.pt files to keep; 0: all
+        seed: of weights, batches and augmentations
+    """
+
+    micro_batch: Count = 0
+    test_batch_size: Positive = 50
+    clip_norm: AtLeastZero = 0.0
+    nan: NanPolicy = "stop"
+    report: bool = False
+    display_iter_step: Positive = 10
+    test_iter_step: Positive
+    save_iter_step: Positive
+    keep_checkpoints: Count = 0
+    seed: Seed = 0
+
+
+class Trainer:
+    """Takes a run from where it is to its last step; every rank has one.
+
+    learner: network, loss and optimiser, as far as `progress` says they are. schedule: of the optimiser's rate.
+    records: the train list; loader: endless batches of it, from the next step on; batch_size: images in a batch, on all
+    ranks together. tester: the list to test on. run: is to have begun (Run.begin) before `fit` is called.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        schedule: Schedule,
+        records: Records,
+        loader: Iterable,
+        batch_size: int,
+        tester: Tester,
+        run: Run,
+        progress: Progress,
+        settings: TrainerSettings,
+    ):
+        self.learner = learner
+        self.schedule = schedule
+        self.records = records
+        self.loader = loader
+        self.batch_size = batch_size
+        self.tester = tester
+        self.run = run
+        self.progress = progress
+        self.settings = settings
+        self.guard = FiniteGuard(
+            learner.objective,
+            learner.device,
+            skips=allowed_skips(settings.nan),
+            skipped=progress.skipped,
+            scaled=learner.scaler.is_enabled(),
+        )
+        # Where others wait for this rank's part of a test it may not leave in the middle.
+        self.stop = StopRequest(may_interrupt=distributed.world_size() == 1)
+
+    def fit(self, notes: Iterable[str] = ()) -> dict[str, object] | None:
+        """Train to the last step, testing and saving on the way; the first rank returns what result.json holds.
+
+        notes: sentences on the lists, which are printed.
+        """
+        # Reading lists may take one rank much longer than another.
+        distributed.barrier()
+        self._share_weights()
+        self._say_what_begins(notes)
+        with self.stop:
+            try:
+                self._run_steps()
+            except NotFinite as error:
+                raise error.with_images(self.records.paths, self.run.folder) from None
+            except InputError as error:  # such as an image that cannot be read any more
+                raise self._save_what_is_done(error) from None
+        if not distributed.is_first():
+            return None
+        result = self._result()
+        self._export(result)
+        self.run.finish(result)
+        return result
+
+    def _share_weights(self) -> None:
+        """Every rank begins with the first one's weights; shards of the loss's are each rank's own."""
+        objective = self.learner.objective
+        shared = objective
+        if objective.loss_is_sharded:
+            shared = objective.model
+        distributed.broadcast_tensors(shared.state_dict().values())
+
+    def _say_what_begins(self, notes: Iterable[str]) -> None:
+        loss_name = self.run.config["flags"]["loss_name"]
+        labels = len(self.records.vocabulary)
+        steps = f"{self.progress.start + 1} to {self.schedule.total_iter_num}"
+        log(
+            f"{loss_name} on {len(self.records)} images of {labels} labels, tested on {self.tester.tested_on}; "
+            f"{self.learner.device}, {self.learner.precision}; steps {steps}; writes to {self.run.folder}"
+        )
+        for note in notes:
+            log(f"note: {note}")
+
+    def _run_steps(self) -> None:
+        progress = self.progress
+        # The rate that the optimiser was made with; that of its groups changes from step to step.
+        lr = self.learner.optimiser.defaults["lr"]
+        began = time.perf_counter()
+        # Interrupted between a step and its test, a run begins with that test.
+        if progress.untested:
+            self._after_step(progress.start)
+        fit(
+            self.learner,
+            self.loader,
+            partial(self.schedule.rate, lr=lr),
+            start=progress.start,
+            total=self.schedule.total_iter_num,
+            guard=self.guard,
+            display_every=self.settings.display_iter_step,
+            on_display=self._display,
+            on_step=self._after_step,
+        )
+        progress.seconds["train"] = time.perf_counter() - began - progress.seconds["test"]
+
+    def _display(self, step: int, figures: dict[str, float]) -> None:
+        if not distributed.is_first():
+            return
+        self.progress.figures = figures
+        words = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
+        images_per_second = self.batch_size / figures["time"]
+        self.run.log(
+            f"trainbatch {step}, {words} sec", step, {**figures, "images_per_second": images_per_second}, "train"
+        )
+
+    def _after_step(self, step: int) -> None:
+        """Save and test where that is due: saved first, so that whatever a test meets, the steps are not lost."""
+        is_last = step == self.schedule.total_iter_num
+        test_due = is_last or step % self.settings.test_iter_step == 0
+        save_due = is_last or step % self.settings.save_iter_step == 0
+        # A signal to any rank stops all of them behind the same step.
+        signal = int(distributed.all_reduce_max(torch.tensor(self.stop.signal or 0)))
+        self.progress.step = step
+        # What is saved now is not tested yet, and says so.
+        self.progress.untested = test_due
+        if save_due or signal:
+            self._save(step, needed=bool(is_last or signal))
+        if not (test_due or signal):
+            return
+        embeddings = self._embed_test_list(step, signal)
+        is_best = distributed.broadcast_value(distributed.is_first() and self._judge(step, embeddings))
+        self.progress.untested = False
+        if is_best:
+            self._save_best(step)
+        # Once more, with what the test says.
+        if save_due:
+            self._save(step, needed=is_last)
+
+    def _embed_test_list(self, step: int, signal: int) -> torch.Tensor | None:
+        """Embeddings for a test, on the first rank. Raises Stopped, with all steps saved, where a signal came."""
+        try:
+            with self.stop.interruptible(signal):
+                self.guard.check()
+                began = time.perf_counter()
+                embeddings = self.tester.embed(self.learner.objective.model)
+                self.progress.seconds["test"] += time.perf_counter() - began
+                return embeddings
+        except Stopped as stopped:
+            if self.progress.saved != step:
+                self._save(step, needed=True)
+            sentence = f"after step {step}, which is saved; go on by --checkpoint={self.run.folder}"
+            raise Stopped(stopped.signal, sentence) from None
+
+    def _judge(self, step: int, embeddings: torch.Tensor) -> bool:
+        """Log the figures of a test; whether they are the best so far."""
+        progress = self.progress
+        began = time.perf_counter()
+        query_gallery = self.tester.query_gallery(embeddings)
+        progress.recall = recalls(query_gallery)
+        progress.seconds["test"] += time.perf_counter() - began
+
+        recall_at_1 = progress.recall[1]
+        figures = {f"recall@{k}": value for k, value in progress.recall.items()}
+        line = f"test_img_num {len(self.tester.records)}, trainbatch {step}, test_recall {recall_at_1:.5f}"
+        self.run.log(line, step, figures, "test")
+        if self.settings.report:
+            self.tester.show(query_gallery, self.run, step)
+
+        # Of equal steps the earlier one stays the best.
+        if progress.best is not None and recall_at_1 <= progress.best["recall"]["1"]:
+            return False
+        progress.best = {"step": step, "recall": _as_json(progress.recall), "chosen_on": self.tester.tested_on}
+        return True
+
+    def _save(self, step: int, needed: bool = False) -> None:
+        """All ranks make what is saved, since they may have parts of it; the first writes it, and they wait for it."""
+        state = self._state(step)
+        written = True
+        if distributed.is_first():
+            written = self._checkpoints().save_step(state, needed)
+        if written:
+            self.progress.saved = step
+        distributed.broadcast_value(step)
+
+    def _save_best(self, step: int) -> None:
+        """As `_save`, of the best step so far, which does not count as saved: runs do not go on from it."""
+        state = self._state(step)
+        if distributed.is_first():
+            self._checkpoints().save_best(state)
+        distributed.broadcast_value(step)
+
+    def _checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.run.folder, self.settings.keep_checkpoints)
+
+    def _state(self, step: int) -> dict[str, object] | None:
+        """What a checkpoint holds, on the first rank; where class weights are sharded the others have None."""
+        self.guard.check()
+        progress = self.progress
+        progress.bad_images = _union_over_ranks(progress.bad_images)
+        # Which label each class stands for, and what it is called: whoever scores classes later has no train list.
+        labels = self.records.vocabulary.labels
+        if labels.dtype.kind == "U":
+            classes = labels.tolist()
+        else:
+            classes = torch.from_numpy(labels)
+        names = self.records.names.label
+        state = training_state(
+            self.learner,
+            step,
+            progress.best,
+            classes,
+            figures=progress.figures,
+            untested=progress.untested,
+            skipped=self.guard.skipped,
+            config=self.run.config,
+            bad_images=sorted(progress.bad_images),
+            names={str(label): names[str(label)] for label in labels.tolist() if str(label) in names},
+        )
+        if self.learner.objective.loss_is_sharded:
+            return sharded_classes.unshard_state(state, len(labels))
+        return state
+
+    def _save_what_is_done(self, error: InputError) -> InputError:
+        """What ended a run in the middle, once the steps so far are saved; several ranks cannot be brought together."""
+        progress = self.progress
+        # None was made, or the last is on the disk.
+        nothing_to_save = progress.step in (progress.start, progress.saved)
+        if distributed.world_size() > 1 or nothing_to_save:
+            return error
+        self._save(progress.step)
+        if progress.saved != progress.step:
+            return error
+        return InputError(f"{error}\nstep {progress.step} is saved; go on by --checkpoint={self.run.folder}")
+
+    def _result(self) -> dict[str, object]:
+        progress = self.progress
+        flags = self.run.config["flags"]
+        return {
+            "recall": _as_json(progress.recall),
+            "step": self.schedule.total_iter_num,
+            "tested_on": self.tester.tested_on,
+            "images": len(self.tester.records),
+            "best": progress.best,
+            "skipped": self.guard.skipped,
+            "train": progress.figures,
+            "bad_images": len(progress.bad_images),
+            "seconds": progress.seconds,
+            "flags": {name: flags[name] for name in FLAGS_IN_RESULT},
+            "model": self.learner.objective.model.facts,
+            "versions": versions(),
+        }
+
+    def _export(self, result: dict[str, object]) -> None:
+        """The model alone, with its origin and its figures."""
+        card = {"flags": self.run.config["flags"], "data": self.run.config["lists"]}
+        for name in ("recall", "step", "tested_on", "versions"):
+            card[name] = result[name]
+        export_model(self.learner.objective.model, self.run.folder, card)
+
+
+def _as_json(recall: dict[int, float]) -> dict[str, float]:
+    """Keys as JSON will have them, so that what is read back is what was written."""
+    return {str(k): value for k, value in recall.items()}
+
+
+def _union_over_ranks(numbers: set[int]) -> set[int]:
+    """The numbers, 0 or more each, that any rank has."""
+    # -1 goes along, since an empty tensor cannot be sent.
+    gathered = distributed.all_gather(torch.tensor([-1, *numbers])).tolist()
+    return set(gathered) - {-1}

@@ -1,0 +1,6 @@
+"""The table of losses: a loss's file enters its class with one decorator."""
+
+from core.registry import Registry
+
+# Facts of a loss: stage, "elem" (over classes) or "pair" (over the images of a batch); batch, a name of SAMPLERS.
+LOSSES = Registry("loss")

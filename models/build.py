@@ -1,0 +1,115 @@
+"""A network by its settings: built to be trained, or opened to be used as it is, and tried before anything begins."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+import distributed
+from core.console import log
+from core.errors import InputError
+from core.types import Count, Shape, Width
+from distributed.sync_batchnorm import synchronise
+from models.batchnorm import statistics_left_alone
+from models.embedder import Embedder
+from models.weights import is_published, load_pretrained, refuse_untrained
+
+MODEL_FLAGS = ("model", "image_shape", "resize_short_size", "embedding_size", "pooling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """What a network is, the images it takes, and where its first weights come from.
+
+    Options:
+        model: one of {models/backbones}
+        image_shape: input as 3,height,width in pixels
+        resize_short_size: short side before the test crop; 0: the crop size
+        embedding_size: width of a linear layer; 0: the pooled feature itself
+        pooling: one of avg, max, gem, avg+max
+        pretrained_model: a run folder, a weights file, or imagenet; empty: random weights
+    """
+
+    model: str = "ResNet50"
+    image_shape: Shape = (3, 224, 224)
+    resize_short_size: Count = 0
+    embedding_size: Width = 0
+    pooling: Literal["avg", "max", "gem", "avg+max"] = "avg"
+    pretrained_model: str | None = None
+
+    def as_flags(self) -> dict[str, object]:
+        """{name: value} of what a network is, as config.json and result.json hold it: all but the weights."""
+        return {name: getattr(self, name) for name in MODEL_FLAGS}
+
+
+def build_model(
+    settings: ModelSettings,
+    first_weights: str | None,
+    *,
+    freeze_bn: bool = False,
+    sync_bn: bool = False,
+    freeze_stages: Count = 0,
+    compile: bool = False,
+) -> Embedder:
+    """The network to train, on the CPU; it is drawn from torch's generator, which the caller has seeded.
+
+    Options:
+        freeze_bn: keep BatchNorm at its stored statistics
+        sync_bn: BatchNorm over all ranks' images (torchrun)
+        freeze_stages: so many first stages stay as they are
+        compile: torch.compile the network
+
+    first_weights: as settings.pretrained_model, which it stands for: None where the weights come from a checkpoint.
+    Raises InputError for a network that cannot be, weights that do not fit it, and images too small for it.
+    """
+    model = _with_weights(settings, first_weights, is_final=False, freeze_bn=freeze_bn, freeze_stages=freeze_stages)
+    check_forward(model, settings.image_shape, images=1, training=False)
+    if sync_bn and distributed.world_size() > 1:
+        synchronise(model)
+    if compile:
+        log("the network is compiled in the first steps, which takes minutes")
+        model.compile()
+    return model
+
+
+def open_model(settings: ModelSettings) -> Embedder:
+    """The network to be used as it is, on the CPU, in training mode.
+
+    Raises InputError as build_model does, and where nobody has trained its embedding layer.
+    """
+    model = _with_weights(settings, settings.pretrained_model, is_final=True)
+    if is_published(settings.pretrained_model):
+        refuse_untrained(model, list(model.state_dict()), "ImageNet's weights have none")
+    if not settings.pretrained_model:
+        log("note: the weights are random, since there is no --pretrained_model")
+    check_forward(model, settings.image_shape, images=1, training=False)
+    return model
+
+
+def _with_weights(settings: ModelSettings, source: str | None, is_final: bool, **frozen: bool | int) -> Embedder:
+    """An Embedder with the weights of `source`; says what of them was not used and what starts afresh."""
+    published = source if is_published(source) else None
+    model = Embedder(settings.model, settings.embedding_size, settings.pooling, weights=published, **frozen)
+    if source and not published:
+        for note in load_pretrained(model, source, is_final):
+            log(f"{source}: {note}")
+    return model
+
+
+def check_forward(model: Embedder, image_shape: tuple[int, int, int], images: int, training: bool) -> None:
+    """Raise InputError unless `model`, on the CPU, takes a batch of so many images; leaves it and all draws as is."""
+    _, height, width = image_shape
+    mode_before = model.training
+    model.train(training)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), statistics_left_alone(model):
+            # Not by a call, which would compile a network that is to be compiled.
+            model.forward(torch.zeros(images, *image_shape, dtype=torch.uint8))
+    except (RuntimeError, ValueError) as error:
+        verb = "train on" if training else "embed"
+        raise InputError(
+            f"{model.facts['model']} cannot {verb} {images} at a time of {height}x{width} pixels: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    finally:
+        model.train(mode_before)

@@ -1,0 +1,28 @@
+"""The model alone, for other programs: safetensors beside a JSON card, which executes nothing anywhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from core.files import replace_json, replacing_synced
+from models.embedder import Embedder
+from models.weights import CARD_KEY
+
+WEIGHTS = "model.safetensors"
+CARD = "model.json"
+LICENCE = "that of the data and of the weights it started from (of the embedded data set: data/README.md)"
+
+
+def export_model(embedder: Embedder, folder: str | Path, card: dict[str, Any]) -> None:
+    """Write model.safetensors (the state dict, contiguous) and model.json: `card`, what the network is, its licence.
+
+    card: has the run's flags, which the weights file holds, too: alone it still says what it is of.
+    Raises OSError where the disk refuses; what was there before is whole then.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}
+    metadata = {"format": "pt", CARD_KEY: json.dumps({**card["flags"], **embedder.facts})}
+    with replacing_synced(Path(folder, WEIGHTS)) as file:
+        file.write(save(tensors, metadata=metadata))
+    replace_json(Path(folder, CARD), {"model": embedder.facts, "weights": WEIGHTS, "licence": LICENCE, **card})

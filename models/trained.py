@@ -1,0 +1,54 @@
+"""What the weights in --pretrained_model were trained as, so that flags which are left open follow them."""
+
+import argparse
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from core.errors import InputError
+from core.files import read_flags
+from core.types import count, image_shape, plain, width
+from models.export.safetensors import CARD
+from models.weights import is_published, read_card, weights_file
+
+# The settings that weights are bound to: functions from a flag's text to its value, as in ModelSettings.
+READERS = {
+    "model": str,
+    "image_shape": image_shape,
+    "resize_short_size": count,
+    "embedding_size": width,
+    "pooling": str,
+}
+
+
+def trained_settings(pretrained_model: str | None) -> dict[str, Any]:
+    """The settings of READERS that `pretrained_model` was trained with; none for ImageNet's weights and foreign files.
+
+    A run's folder says so in its config.json, a model's in its model.json. A weights file that is named itself says so
+    by what is in it, since it may have been copied alone, and if there is nothing by the run that it lies in.
+    """
+    if not pretrained_model or is_published(pretrained_model):
+        return {}
+    file = weights_file(pretrained_model)
+    cards = [file.parent / name for name in ("config.json", CARD) if (file.parent / name).is_file()]
+    if cards and Path(pretrained_model).is_dir():
+        return read_settings(read_flags(cards[0]), cards[0])
+    card = read_card(file)
+    if card or not cards:
+        return read_settings(card, file)
+    with contextlib.suppress(InputError):  # a config.json beside a stranger's weights is a stranger's
+        return read_settings(read_flags(cards[0]), cards[0])
+    return {}
+
+
+def read_settings(flags: dict[str, Any], file: str | Path) -> dict[str, Any]:
+    """Those of READERS in `flags`, which come from `file`, as if they had been typed; raises InputError."""
+    settings = {}
+    for name, read in READERS.items():
+        if flags.get(name) is None:
+            continue
+        try:
+            settings[name] = read(plain(flags[name]))
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"{str(file)!r}: {name} {error}") from None
+    return settings

@@ -1,0 +1,54 @@
+"""What a logger is given of a test during training: the worst queries, and a sample of the embeddings with images."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data.image.files import load
+from data.records import Records
+from report.drawing import letterbox
+from report.page.projection import sample_rows
+from report.queries import draw_queries, worst_queries
+from retrieval.metrics.ranking import Ranked, values
+from retrieval.query_gallery import QueryGallery
+from retrieval.results import RetrievalResults
+
+QUERIES, RANKING = 8, 10  # worst queries in the picture; items of each by which they are the worst
+EMBEDDINGS, TILE = 1000, 32  # embeddings in a sample; pixels a side of their images
+
+
+class EmbeddingSample(NamedTuple):
+    """Some embeddings of a list, as a projector shows them.
+
+    embeddings: (n, D), on the CPU. tiles: (n, TILE, TILE, 3) uint8 RGB. texts: one [label, file name] each, which need
+    not be valid UTF-8; `columns` is what the two are called.
+    """
+
+    embeddings: torch.Tensor
+    tiles: np.ndarray
+    texts: list[list[str]]
+    columns: tuple[str, str] = ("label", "file")
+
+
+def worst_queries_picture(records: Records, query_gallery: QueryGallery) -> np.ndarray | None:
+    """The worst queries by MAP@10 with their nearest, uint8 (H, W, 3) RGB; None where no query has anything to find."""
+    metric = f"map@{RANKING}"
+    results = RetrievalResults.from_query_gallery(query_gallery, RANKING)
+    query_values = values(Ranked.of(results), (metric,))[metric].cpu().numpy()
+    worst = worst_queries(results, query_values)
+    if not len(worst):
+        return None
+    return draw_queries(records, query_gallery, worst[:QUERIES], results)
+
+
+def embedding_sample(records: Records, query_gallery: QueryGallery) -> EmbeddingSample:
+    """A sample of the list by label, the same at each test of a run."""
+    rows = sample_rows(records.vocabulary.codes, EMBEDDINGS)
+    tiles = np.stack([letterbox(load(records, row), TILE) for row in rows])
+    labels = records.label_texts[rows].tolist()
+    files = [Path(path).name for path in records.paths[rows].tolist()]
+    texts = [[label, file] for label, file in zip(labels, files)]
+    embeddings = query_gallery.gallery_table[torch.from_numpy(rows).to(query_gallery.device)].cpu()
+    return EmbeddingSample(embeddings, tiles, texts)

@@ -1,0 +1,91 @@
+"""What became of an index, and how fit it is, in sentences."""
+
+import shlex
+
+from core.text import printable, shown_path
+from retrieval.index.backends import BACKENDS
+from retrieval.index.index import Added, Index
+
+LOST = 0.05  # of its recall since it was built, from which on an index had better be built anew
+
+
+def built_notes(index: Index, given: int) -> list[str]:
+    """Of an index that was made of so many images."""
+    line = f"{len(index)} images in {index.folder}, backend {index.card['backend']}"
+    repeats = given - len(index)
+    if repeats:
+        line += f"; {repeats} skipped, which come twice"
+    return [line, *fitness_notes(index)]
+
+
+def added_notes(index: Index, added: Added) -> list[str]:
+    """Of an index that was added to."""
+    clauses = [f"{added.new} images added to {index.folder}, which now holds {len(index)}"]
+    if added.replaced:
+        clauses.append(f"{added.replaced} replaced, whose picture has changed")
+    if added.skipped:
+        clauses.append(f"{added.skipped} skipped, which were there already")
+    lines = ["; ".join(clauses)]
+    if added.relabelled:
+        lines.append(
+            f"note: {added.relabelled} of those skipped have another label in the index, which stays; delete them and "
+            "add them again to change it"
+        )
+    if added.renamed:
+        label, before, now = added.renamed[0]
+        line = f"note: the label {printable(label)} is called {now!r} now, no longer {before!r}"
+        if len(added.renamed) > 1:
+            line += f", and {len(added.renamed) - 1} more labels have another name"
+        lines.append(line)
+    return [*lines, *fitness_notes(index)]
+
+
+def deleted_notes(index: Index, count: int) -> list[str]:
+    """Of an index from which so many items were deleted."""
+    return [f"{count} images deleted from {index.folder}, which now holds {len(index)}", *fitness_notes(index)]
+
+
+def fitness_notes(index: Index) -> list[str]:
+    """How much an approximate index finds, and what would be better; nothing for one that misses nothing."""
+    lines = []
+    recall = index.card["recall"]
+    if recall:
+        lines.append(recall_text(recall))
+        when_built = recall.get("when_built", recall["value"])
+        if recall["value"] < when_built - LOST:
+            lines.append(
+                f"recall@{recall['at']} was {when_built:.4f} when the index was built; build it anew, of all its "
+                f"images: {build_command(index)}"
+            )
+    advice = index.advice()
+    if advice:
+        lines.append(advice)
+    return lines
+
+
+def recall_text(recall: dict) -> str:
+    """What a card says of recall, and what it is true of."""
+    text = f"recall@{recall['at']} against exact search: {recall['value']:.4f} ({recall['queries']} queries)"
+    if recall.get("changes") == 0:
+        return text
+    if "changes" in recall:
+        since = f"{recall['changes']:,} changes since"
+    else:
+        since = "how many changes since is not known"
+    return f"{text}, measured when it held {recall['items']:,} items; {since}"
+
+
+def build_command(index: Index) -> str:
+    """The line that makes an index like this one in its place, but for the images."""
+    card = index.card
+    flags = {"overwrite": True, "backend": card["backend"]}
+    for option in BACKENDS.options(card["backend"]):
+        value = card["options"].get(option.name)
+        if value not in (None, option.default):
+            flags[option.name] = value
+    source = (card["origin"] or {}).get("pretrained_model")
+    if isinstance(source, str):
+        flags["pretrained_model"] = shown_path(source)
+    words = [shlex.quote(shown_path(index.folder))]
+    words += [shlex.quote(f"--{name}={value}") for name, value in flags.items()]
+    return printable(" ".join(["python search.py build", *words, "--input ..."]))

@@ -1,0 +1,53 @@
+"""A page in one file that needs nothing else: page.html with its style, script and data put in.
+
+Whatever a list may hold reaches the page as data only. It stands in a block that is not executed, and the script makes
+text of it, never markup. Were there a mistake in that, the page's policy still runs no script but ours, known by its
+checksum, and fetches nothing.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from core.files import replacing
+
+HERE = Path(__file__).parent
+SCRIPTS = ("page.js", "map.js")  # one script, in this order
+
+
+def write_html(path: str | Path, data: dict) -> None:
+    """Write the page that shows `data` (plain JSON), whole or not at all. Raises InputError where that cannot be."""
+    page = _fill_template(data)
+    with replacing(path) as file:
+        file.write(page.encode())  # as bytes, since line ends enter the checksums
+
+
+def _fill_template(data: dict) -> str:
+    style = _read("page.css")
+    script = "".join(_read(name) for name in SCRIPTS)
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_checksum(style)}; script-src {_checksum(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    contents = {"policy": policy, "style": style, "script": script, "data": _json(data)}
+    # All at once, so that a {{name}} within the data stays as it is.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: contents[match[1]], _read("page.html"))
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _checksum(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _json(data: dict) -> str:
+    """JSON in ASCII that cannot end the block it stands in."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

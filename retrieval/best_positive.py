@@ -1,0 +1,281 @@
+"""The rank of each query's best positive, by counting what beats it: no sort, no top-k, all of N x N never held."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import torch
+
+from core.slices import step_within
+from retrieval.blocks import MEMORY, block_side, fast_dtype, products, share_a_code
+from retrieval.query_gallery import QueryGallery
+from retrieval.rows import Frame
+from retrieval.scores import Scores
+
+COUNTED_BYTES = 8 * 2**20  # rows that are counted are copied in portions of so many bytes
+STRIP_QUERIES = 512  # queries whose positives are scored at a time
+MOST_APART = 0.5  # where more than this share is undecided all are counted again, for the sake of the symmetry
+PRECISIONS = [torch.bfloat16, torch.float32, torch.float64]
+LAST_ROW = 2**62  # a row that stands behind all others
+
+
+class Shard(Protocol):
+    """What a count has to know of a rank's share of the gallery: see retrieval.sharded.GalleryShard."""
+
+    rows: torch.Tensor
+    lengths: torch.Tensor
+    frame: Frame
+
+    def all_reduce_sum(self, counts: torch.Tensor) -> torch.Tensor: ...
+
+    def all_reduce_max(self, numbers: torch.Tensor) -> torch.Tensor: ...
+
+
+@torch.no_grad()
+def positive_ranks(
+    query_gallery: QueryGallery,
+    ks: Iterable[int] | None = None,
+    distance: str = "cosine",
+    memory: int = MEMORY,
+    dtype: torch.dtype | None = None,
+    shard: Shard | None = None,
+) -> torch.Tensor:
+    """How many gallery items come before the best positive of each query, (Q,) float64; infinity without a positive.
+
+    Exact, ties by the smaller row: see retrieval/exact.py. With `ks` a rank is only as exact as to tell rank < k for
+    each of them, which is less work. memory: bytes beside the embeddings and a few numbers a row. dtype: of the first
+    count, None for what the device multiplies fastest; the result is the same. shard: the GalleryShard that is the
+    gallery here, where several ranks have one each; ranks are then those in all of them together.
+
+    Gallery and queries are sorted by label, so positives stand in strips along the diagonal and all other blocks hold
+    negatives only. A count gives bounds, and queries that they leave undecided are counted again, more precisely.
+    """
+    if shard is None:
+        scores = Scores(query_gallery, distance)
+    else:
+        scores = Scores(query_gallery, distance, shard.lengths, shard.frame)
+    if dtype is None:
+        dtype = fast_dtype(query_gallery.device)
+    # Ranks may run on devices that prefer different types; all of them begin with the most precise of these.
+    counts = _Counts(query_gallery, scores, ks, memory, shard)
+    undecided = counts.by_label
+    first = counts.all_reduce_max(torch.tensor(PRECISIONS.index(dtype)))
+    for precision in PRECISIONS[first:]:
+        # A count of all can use the symmetry, a count of some cannot.
+        is_few = len(undecided) < MOST_APART * len(counts.by_label)
+        queries = undecided if is_few else counts.by_label
+        counts.count(queries, precision)
+        undecided = queries[counts.is_undecided(queries)]
+        if not len(undecided):
+            break
+    return counts.ranks()
+
+
+class _Counts:
+    """Counts of gallery items before each query's best positive, as bounds that are narrowed to a number.
+
+    All (Q,), in the order of the queries: `best`, the positive's fast score in float32; `surely`, items certainly
+    before it; `maybe`, items whose fast score cannot tell. Where the gallery is a shard, they are of all shards.
+    """
+
+    def __init__(
+        self,
+        query_gallery: QueryGallery,
+        scores: Scores,
+        ks: Iterable[int] | None,
+        memory: int,
+        shard: Shard | None,
+    ):
+        self.query_gallery = query_gallery
+        self.scores = scores
+        self.memory = memory
+        self.shard = shard
+        device = query_gallery.device
+        # Rows that ties are settled by: those of the whole list, even where a rank has only some of them.
+        self.rows = query_gallery.gallery_rows if shard is None else shard.rows[query_gallery.gallery_rows]
+        self.ks = None if ks is None else torch.tensor(sorted(set(ks)), device=device)
+        self.limit = math.inf if ks is None else max(ks)  # nobody asks whether more come before
+        self.errors = scores.rounding_errors("query", torch.float32)
+        self.is_lone = self.all_reduce_sum(query_gallery.positives()) == 0
+        # Sorted by label, a query's positives are one run of the gallery.
+        self.by_label = query_gallery.query_labels.argsort(stable=True)
+        self.gallery = query_gallery.gallery_labels.argsort(stable=True)
+        self.sorted_labels = query_gallery.gallery_labels[self.gallery]
+        self.self_positions = query_gallery.self_positions()
+        # A first look at the positives alone: what has to be beaten.
+        best = torch.full((len(self.self_positions),), -math.inf, device=device)
+        for queries, _, strip in self._positive_strips(self.by_label, torch.float32):
+            best[queries] = torch.maximum(best[queries], strip.amax(1))
+        self.best = self.all_reduce_max(best)
+        self.surely = torch.zeros_like(self.self_positions)
+        self.maybe = torch.zeros_like(self.surely)
+
+    def all_reduce_sum(self, counts: torch.Tensor) -> torch.Tensor:
+        return counts if self.shard is None else self.shard.all_reduce_sum(counts)
+
+    def all_reduce_max(self, numbers: torch.Tensor) -> torch.Tensor:
+        return numbers if self.shard is None else self.shard.all_reduce_max(numbers)
+
+    def _positive_strips(
+        self, queries: torch.Tensor, dtype: torch.dtype
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Scores of queries (sorted by label) against their positives; what is none is -infinity.
+
+        Yields (queries (m,), gallery positions (n,), scores (m, n)).
+        """
+        step = min(STRIP_QUERIES, block_side(self.scores.width, dtype.itemsize, self.memory))
+        for part in queries.split(step):
+            labels = self.query_gallery.query_labels[part]
+            # From the first label of these queries to the last: others in between are taken out below.
+            start = int(torch.searchsorted(self.sorted_labels, labels[0]))
+            stop = int(torch.searchsorted(self.sorted_labels, labels[-1], right=True))
+            strip = self.gallery[start:stop]
+            for block in products(self.scores, part, strip, dtype, self.memory):
+                asking = part[block.rows]
+                answering = strip[block.columns]
+                is_positive = self._is_positive(asking, answering)
+                yield asking, answering, block.scores.masked_fill_(~is_positive, -math.inf)
+
+    def _is_positive(self, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+        """(m, n) bool: whether a gallery item is one of the query's label that it can find."""
+        columns = self.query_gallery
+        is_positive = columns.query_labels[queries, None] == columns.gallery_labels[gallery]
+        is_positive &= self.self_positions[queries, None] != gallery
+        if columns.query_sequences is not None:
+            is_positive &= columns.query_sequences[queries, None] != columns.gallery_sequences[gallery]
+        return is_positive
+
+    def _hide(self, scores: torch.Tensor, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+        """Set to -infinity what is no negative: items of the query's label (itself, too) or sequence."""
+        columns = self.query_gallery
+        self._hide_same(scores, columns.query_labels[queries], columns.gallery_labels[gallery])
+        if columns.query_sequences is not None:
+            self._hide_same(scores, columns.query_sequences[queries], columns.gallery_sequences[gallery])
+        return scores
+
+    @staticmethod
+    def _hide_same(scores: torch.Tensor, query_codes: torch.Tensor, gallery_codes: torch.Tensor) -> None:
+        if share_a_code(query_codes, gallery_codes):
+            scores.masked_fill_(query_codes[:, None] == gallery_codes, -math.inf)
+
+    def _bounds(self, queries: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (low, high), float32: an item above high is before the best positive, one below low behind it."""
+        gallery_error = self.scores.gallery_error(torch.float32)
+        errors = self.errors[queries]
+        low, high = self.scores.exact_range(self.best[queries], errors, gallery_error, torch.float32)
+        # The best score was made in float32, those it is compared with in `dtype`: two ranges, one in the other.
+        if dtype != torch.float32:
+            errors = self.scores.rounding_errors("query", dtype)[queries]
+            gallery_error = self.scores.gallery_error(dtype)
+        low, _ = self.scores.fast_range(low, errors, gallery_error, dtype)
+        _, high = self.scores.fast_range(high, errors, gallery_error, dtype)
+        return low.float(), high.float()
+
+    def _exact_best(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Exact score (n,) float32 and gallery row of each query's best positive, the smallest row among equals."""
+        best = torch.full((len(self.best),), -math.inf, device=self.best.device)
+        best_row = torch.full_like(self.self_positions, LAST_ROW)
+        for asking, answering, strip in self._positive_strips(queries, torch.float64):
+            score = strip.amax(1)
+            # Of equal scores the smallest row counts, within a strip and from one strip to the next.
+            row = torch.where(strip == score[:, None], self.rows[answering], LAST_ROW).amin(1)
+            row_if_equal = torch.where(score == best[asking], best_row[asking].minimum(row), best_row[asking])
+            best_row[asking] = torch.where(score > best[asking], row, row_if_equal)
+            best[asking] = best[asking].maximum(score)
+        best_of_all = self.all_reduce_max(best)
+        # The smallest row is minus the greatest of the negated ones.
+        best_row = -self.all_reduce_max(-best_row.where(best == best_of_all, LAST_ROW))
+        return best_of_all[queries], best_row[queries]
+
+    def count(self, queries: torch.Tensor, dtype: torch.dtype) -> None:
+        """Count anew for `queries`, which are sorted by label."""
+        is_exact = dtype == torch.float64
+        if is_exact:
+            low, best_row = self._exact_best(queries)
+            high = low
+        else:
+            low, high = self._bounds(queries, dtype)
+        low = low.masked_fill(self.is_lone[queries], math.inf)  # nothing comes before what is not there
+        # What an earlier, coarser count found is forgotten.
+        surely = torch.zeros(len(queries), dtype=self.surely.dtype, device=self.surely.device)
+        maybe = torch.zeros_like(surely)
+        is_symmetric = self.query_gallery.one_against_rest and torch.equal(queries, self.gallery)
+
+        def is_wanted(rows: slice, columns: slice) -> bool:
+            """Whether a block may still change what somebody asks for."""
+            if (surely[rows] < self.limit).any():
+                return True
+            return is_symmetric and bool((surely[columns] < self.limit).any())
+
+        blocks = products(self.scores, queries, self.gallery, dtype, self.memory, is_symmetric, is_wanted)
+        for block in blocks:
+            block_scores = self._hide(block.scores, queries[block.rows], self.gallery[block.columns])
+            # (who asks, who is found, the axis of scores along which the items stand)
+            directions = [(block.rows, block.columns, 1)]
+            if block.mirrored:
+                directions.append((block.columns, block.rows, 0))
+            for asking, answering, axis in directions:
+                # Most columns have nothing near the best positive; only the others are copied and counted.
+                is_open = _may_reach(block_scores, axis, low[asking]) & (surely[asking] < self.limit)
+                step = step_within(4 * block_scores.shape[axis], COUNTED_BYTES)
+                for part in is_open.nonzero().flatten().split(step):
+                    chosen = block_scores.index_select(1 - axis, part)
+                    places = asking.start + part
+                    above, within = _count(chosen, axis, low[places], high[places])
+                    if is_exact:
+                        rows = self.rows[self.gallery[answering]]
+                        above += _ties_before(chosen, axis, low[places], best_row[places], rows, within)
+                    surely[places] += above
+                    maybe[places] += within
+        self.surely[queries] = self.all_reduce_sum(surely)
+        if is_exact:
+            self.maybe[queries] = torch.zeros_like(maybe)
+        else:
+            self.maybe[queries] = self.all_reduce_sum(maybe)
+
+    def is_undecided(self, queries: torch.Tensor) -> torch.Tensor:
+        """(n,) bool: whether the bounds leave open on which side of some k the rank is, or any rank without ks."""
+        least = self.surely[queries]
+        most = least + self.maybe[queries]
+        if self.ks is None:
+            return most > least
+        return torch.searchsorted(self.ks, least, right=True) != torch.searchsorted(self.ks, most, right=True)
+
+    def ranks(self) -> torch.Tensor:
+        return self.surely.double().masked_fill(self.is_lone, math.inf)
+
+
+def _may_reach(scores: torch.Tensor, axis: int, low: torch.Tensor) -> torch.Tensor:
+    """(n,) bool: whether any score along `axis` may reach `low` (n,)."""
+    if scores.dtype == torch.bfloat16:
+        # Positive bfloat16 are ordered as their bits are, and maxima of whole numbers are several times faster.
+        peaks = scores.view(torch.int16).amax(axis).view(torch.bfloat16)
+        return (peaks >= low) | (low <= 0)
+    return scores.amax(axis) >= low
+
+
+def _count(scores: torch.Tensor, axis: int, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Along `axis`: how many scores are above high (n,), and how many from low (n,) to high."""
+    scores = scores.float()
+    mask = torch.empty_like(scores)  # comparisons written and summed as floats are several times faster than bools
+    above = torch.gt(scores, high.unsqueeze(axis), out=mask).sum(axis).long()
+    not_below = torch.ge(scores, low.unsqueeze(axis), out=mask).sum(axis).long()
+    return above, not_below - above
+
+
+def _ties_before(
+    scores: torch.Tensor,
+    axis: int,
+    best: torch.Tensor,
+    best_row: torch.Tensor,
+    rows: torch.Tensor,
+    ties: torch.Tensor,
+) -> torch.Tensor:
+    """(n,): how many of the scores along `axis` that equal best (n,) stand in smaller gallery rows than best_row."""
+    before = torch.zeros_like(best_row)
+    tied = (ties > 0).nonzero().flatten()
+    if len(tied):
+        scores = scores.index_select(1 - axis, tied)
+        is_earlier = rows.unsqueeze(1 - axis) < best_row[tied].unsqueeze(axis)
+        before[tied] = ((scores == best[tied].unsqueeze(axis)) & is_earlier).sum(axis)
+    return before

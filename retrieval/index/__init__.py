@@ -1,0 +1,1 @@
+"""An index on the disk: made, added to, taken from, searched."""

@@ -1,0 +1,176 @@
+"""Qdrant: embedded in this process, or a server, by the same calls.
+
+Embedded, the collection is filled from the index's segments when it is first searched. Qdrant's own folder on disk is
+not used: it holds pickles, which run whatever a stranger has put into them, and admits one process at a time.
+"""
+
+import contextlib
+import math
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import InputError
+from retrieval.index.backends import BACKENDS
+from retrieval.index.backends._backend import Backend, require
+from retrieval.index.segments import Rows
+
+PACKAGE = ("qdrant-client", "qdrant")
+EMBEDDED = "images"
+FEW = 20_000  # items up to which Qdrant finds its embedded form fit
+POINTS, BLOCK = 500, 64 * 2**20  # points an upsert; bytes of embeddings read at a time
+QUERIES = 64  # searched for at a time
+
+
+@BACKENDS.register("qdrant", package="qdrant-client")
+class QdrantBackend(Backend):
+    """A vector database, embedded or a server that other programs ask too; needs qdrant-client.
+
+    Options:
+        qdrant_url: address of a server such as http://localhost:6333 (empty: embedded, in this process)
+    """
+
+    def __init__(self, qdrant_url: str = ""):
+        self.qdrant = require("qdrant_client", *PACKAGE)
+        self.models = require("qdrant_client.models", *PACKAGE)
+        self.refusals = require("qdrant_client.http.exceptions", *PACKAGE).ApiException
+        self.url = qdrant_url
+        if qdrant_url and not qdrant_url.startswith(("http://", "https://")):
+            raise InputError(f"qdrant_url {qdrant_url!r} is no address such as http://localhost:6333")
+
+    @staticmethod
+    def keeps(options: dict) -> dict[str, type | str]:
+        if not options.get("qdrant_url"):
+            return {}
+        # Only a name as `update` makes it: the collection is deleted with its index.
+        return {"collection": "images-[0-9a-f]{12}", "last": int}
+
+    def update(self, folder: Path, generation: int, rows: Rows, state: dict | None) -> dict | None:
+        if not self.url:
+            return {"built": generation, "approximate": False}
+        is_new = state is None
+        if is_new:
+            collection = f"images-{uuid.uuid4().hex[:12]}"
+            state = {"built": generation, "approximate": True, "collection": collection, "last": -1}
+        with self._asking() as client:
+            try:
+                if is_new:
+                    self._create(client, state["collection"], rows.width)
+                else:  # points of a change that died
+                    after = self.models.FieldCondition(key="id", range=self.models.Range(gt=state["last"]))
+                    client.delete(state["collection"], self.models.Filter(must=[after]))
+                self._upsert(client, rows, state)
+                if is_new:
+                    self._wait_for_graph(client, state["collection"])
+            except BaseException:
+                if is_new:
+                    self.discard(state)
+                raise
+        if not len(rows):
+            return state
+        return {**state, "last": int(rows.ids[-1])}
+
+    def settle(self, state: dict, deleted: np.ndarray) -> None:
+        if self.url and len(deleted):
+            with self._asking() as client:
+                client.delete(state["collection"], self.models.PointIdsList(points=deleted.tolist()))
+
+    def discard(self, state: dict) -> None:
+        if self.url:
+            with self._asking() as client:
+                client.delete_collection(state["collection"])
+
+    def open(self, folder: Path, state: dict | None, rows: Rows) -> None:
+        if self.url:
+            self.collection = state["collection"]
+            self.client = self._connect()
+            return
+        self.collection = EMBEDDED
+        self.client = self._connect()
+        # Said in our own words by `advice`.
+        require("qdrant_client.common.client_warnings", *PACKAGE).SEEN_MESSAGES.add("large-local-collection")
+        self._create(self.client, EMBEDDED, rows.width)
+        self._upsert(self.client, rows, {"collection": EMBEDDED, "last": -1})
+
+    def candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
+        candidates = np.full((len(queries), k), -1)
+        with self._asking(self.client) as client:
+            for start in range(0, len(queries), QUERIES):
+                block = queries[start : start + QUERIES].tolist()
+                requests = [self.models.QueryRequest(query=query, limit=k) for query in block]
+                for row, answer in enumerate(client.query_batch_points(self.collection, requests), start):
+                    ids = [point.id for point in answer.points]
+                    candidates[row, : len(ids)] = ids
+        return candidates
+
+    def advice(self, items: int) -> str | None:
+        if self.url or items <= FEW:
+            return None
+        return (
+            f"embedded Qdrant is made for {FEW} items; for {items} run a server and build with --qdrant_url, or take "
+            "another backend"
+        )
+
+    def _connect(self):
+        if self.url:
+            return self.qdrant.QdrantClient(url=self.url, check_compatibility=False, timeout=60)
+        return self.qdrant.QdrantClient(":memory:")
+
+    @contextlib.contextmanager
+    def _asking(self, client=None):
+        """A client, whose refusals come in one sentence."""
+        try:
+            yield client or self._connect()
+        except (self.refusals, ValueError) as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            name = "Qdrant"
+            if self.url:
+                name = f"Qdrant at {self.url}"
+            raise InputError(f"{name} does not answer: {reason[0]}") from None
+
+    def _create(self, client, collection: str, width: int) -> None:
+        client.create_collection(
+            collection, vectors_config=self.models.VectorParams(size=width, distance=self.models.Distance.COSINE)
+        )
+
+    def _wait_for_graph(self, client, collection: str) -> None:
+        """Return when the server has built its graph, whose recall will be measured."""
+        while client.get_collection(collection).status == "yellow":
+            time.sleep(1)
+
+    def _upsert(self, client, rows: Rows, state: dict) -> None:
+        """Write the items above the state's last id, in batches."""
+        for ids, embeddings in rows.normalized_blocks(BLOCK, after=state["last"]):
+            for start in range(0, len(ids), POINTS):
+                batch = ids[start : start + POINTS]
+                vectors = embeddings[start : start + POINTS].tolist()
+                points = self.models.Batch(ids=batch.tolist(), vectors=vectors, payloads=_payloads(rows, batch))
+                client.upsert(state["collection"], points)
+
+
+def _payloads(rows: Rows, ids: np.ndarray) -> list[dict]:
+    """What other programs can see of items: label as it is, its name, path and box; None, empty to Qdrant, for unknown.
+
+    A name stays what it was when the item was added.
+    """
+    columns = zip(ids.tolist(), rows.labels(ids).tolist(), rows.paths(ids), rows.boxes(ids).tolist())
+    payloads = []
+    for id_, label, path, box in columns:
+        name = None
+        if label is not None:
+            name = rows.label_names.get(str(label))
+        if math.isnan(box[0]):
+            box = None
+        payloads.append(
+            {"id": id_, "label": _as_utf8(label), "name": _as_utf8(name), "path": _as_utf8(path), "box": box}
+        )
+    return payloads
+
+
+def _as_utf8(value: str | int | None) -> str | int | None:
+    """A text without what UTF-8 cannot hold, as a file's name may have it; anything else as it is."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    return value

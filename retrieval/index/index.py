@@ -1,0 +1,427 @@
+"""An index: a folder of embeddings with ids, paths and labels that can be searched, added to and deleted from.
+
+`index.json`, the card, names the files that count. A change writes new files of a new generation beside them and then
+replaces the card, so whenever a process dies the old index or the new one is there. One process changes it at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from core.errors import InputError
+from retrieval.best_positive import MEMORY
+from retrieval.index.backends import make_backend
+from retrieval.index.backends._backend import Backend
+from retrieval.index.changes import change, open_rows
+from retrieval.index.folder import FORMAT, check_free, locked, read_card
+from retrieval.index.items import Items, LabelColumn, Lookup, checked_boxes, item_keys, item_name
+from retrieval.index.segments import Rows
+from retrieval.rows import pieces
+
+# Two embeddings of one picture have a cosine above this: rounding, another precision or runtime, take 1e-4 at the most
+# (tests/test_fast.py). A change of the picture too small to get below it would not change what is found either.
+SAME = 1 - 1e-3
+
+
+class Hits(NamedTuple):
+    """What Q queries found, nearest first, (Q, k) each: ids, cosines (float32), paths, labels, and boxes (Q, k, 4).
+
+    A label is an int, a str, or None where nobody knows it; a box is in pixels, NaN for a whole image.
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+    paths: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+
+
+class Added(NamedTuple):
+    """What became of the items given to `Index.add`: `new`, `replaced` and `skipped` are numbers that sum up to theirs.
+
+    ids (new + replaced,) int64: those of the items that were written, in the order given. replaced: the picture has
+    changed since it was added under its path and box. skipped: it is there already, or comes a second time. relabelled:
+    of the skipped, those that come with another label than the one that is there, and stays. renamed: (label as text,
+    name before, name now) of labels that are called something else now.
+    """
+
+    ids: np.ndarray
+    new: int
+    replaced: int
+    skipped: int
+    relabelled: int
+    renamed: list[tuple[str, str, str]]
+
+
+class Index:
+    """An index as it was when it was opened; a change made through it moves it on to what the index has become.
+
+    card: the facts of index.json. rows: the items (retrieval/index/segments.py).
+    """
+
+    def __init__(self, folder: str | Path, card: dict, rows: Rows):
+        self.folder = Path(folder)
+        self._move_to(card, rows)
+
+    def _move_to(self, card: dict, rows: Rows) -> None:
+        """Be another generation from now on; its backend is opened when it is searched."""
+        self.card = card
+        self.rows = rows
+        self._backend = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Index:
+        """The index in `folder`. Raises InputError where there is none or a damaged one."""
+        card, rows = _read(folder)
+        return cls(folder, card, rows)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What labels are called, {label as text: name}; most may have no name."""
+        return self.rows.label_names
+
+    @classmethod
+    def build(
+        cls,
+        folder: str | Path,
+        embeddings: torch.Tensor | np.ndarray,
+        paths: Iterable[str | Path],
+        labels: npt.ArrayLike | None,
+        fingerprint: dict | None,
+        backend: str = "exact",
+        options: dict | None = None,
+        overwrite: bool = False,
+        origin: dict | None = None,
+        boxes: npt.ArrayLike | None = None,
+        names: dict[str, str] | None = None,
+    ) -> Index:
+        """Make an index of embeddings (N, D), paths (N,), labels (N,) and boxes (N, 4).
+
+        labels: integers, strings, or objects of both and None (unknown); or None, all unknown. boxes: left, top, right,
+        bottom in pixels, a row of NaN for the whole image; or None, all whole. An item is known by its path and box; of
+        one that comes twice the first is kept. names: what labels are called, {label as text: name}. fingerprint: plain
+        JSON that tells models apart, or None; origin: plain JSON to keep in the card. backend: a name of BACKENDS;
+        options: its keywords. overwrite: replace an index that is there, whose ids are not used again. Raises
+        InputError for arrays that do not fit, NaN, an unknown backend or option, and a folder that holds an index or
+        anything else; then nothing is written.
+        """
+        # Whatever is wrong comes out before the folder is made and locked.
+        items = _checked_items(embeddings, paths, labels, boxes)
+        width = items.embeddings.shape[1]
+        chosen, options = make_backend(backend, options or {})
+        chosen.check(len(set(items.keys())), width)
+        check_free(folder, overwrite)
+        with locked(folder):
+            # Another process may have built one until the lock was there.
+            old = check_free(folder, overwrite) or {"next_id": 0, "generation": 0, "state": None}
+            card = {
+                "format": FORMAT,
+                "backend": backend,
+                "options": options,
+                "items": 0,
+                "width": width,
+                "distance": "cosine",
+                "fingerprint": fingerprint,
+                "origin": origin,
+                "recall": None,
+                "segments": [],
+                "next_id": old["next_id"],
+                "generation": old["generation"],
+                "deleted": None,
+                "state": None,
+                "names": None,
+            }
+            # An empty generation, of which the first change makes one with items.
+            index = cls(folder, card, open_rows(Path(folder), card))
+            index._add_items(items, names)
+            if old["state"]:
+                with contextlib.suppress(InputError):  # its server may be gone, and the new index is there all the same
+                    old_backend, _ = make_backend(old["backend"], old["options"])
+                    old_backend.discard(old["state"])
+        return index
+
+    def add(
+        self,
+        embeddings: torch.Tensor | np.ndarray,
+        paths: Iterable[str | Path],
+        labels: npt.ArrayLike | None,
+        fingerprint: dict | None = None,
+        boxes: npt.ArrayLike | None = None,
+        names: dict[str, str] | None = None,
+    ) -> Added:
+        """Add items as `build` takes them, and tell what became of them.
+
+        One that is there already, with the same path and box, is skipped if its embedding is the same (cosine above
+        SAME), else replaced, by one change; then it keeps its label if it comes without. Where `names` call a label
+        something else than the index does, the newer name is kept. Raises InputError for another width or fingerprint
+        than the index has (None: not looked at), and as `build`.
+        """
+        self.refuse_others(fingerprint)
+        items = _checked_items(embeddings, paths, labels, boxes)
+        self._refuse_width(items.embeddings)
+        with locked(self.folder):
+            self._reopen()
+            return self._add_items(items, names)
+
+    def delete(self, items: int | str | Iterable) -> int:
+        """Delete items and return how many; each is named by its path, name, (path, box) or id, as `Lookup.ids` says.
+
+        Raises InputError, and deletes nothing, where one of them is not there.
+        """
+        if isinstance(items, (str, int, np.integer)):
+            items = [items]
+        items = list(items)
+        with locked(self.folder):
+            self._reopen()
+            lookup = Lookup(self.rows)
+            ids = []
+            missing = []
+            for item in items:
+                item_ids = lookup.ids(item)
+                ids += item_ids
+                if not item_ids:
+                    missing.append(item)
+            if missing:
+                name = missing[0]
+                if isinstance(name, tuple):
+                    name = item_name(*name)
+                raise InputError(
+                    f"{name!r} is not in index {str(self.folder)!r} ({len(missing)} of {len(items)} are not); "
+                    "nothing is deleted"
+                )
+            gone = np.unique(np.array(ids, np.int64))
+            if len(gone):
+                self._advance(gone=gone)
+        return len(gone)
+
+    def search(
+        self,
+        queries: torch.Tensor | np.ndarray,
+        k: int = 10,
+        fingerprint: dict | None = None,
+        memory: int = MEMORY,
+    ) -> Hits:
+        """The k nearest items of each query (Q, D) by cosine, as Hits; k beyond the index means all of it.
+
+        Scores are exact whatever the backend, equal ones by the smaller id; an approximate backend may miss items.
+        memory: bytes for the search beside the queries and the backend. Raises InputError for an empty index, NaN,
+        k below 1, and as `add`.
+        """
+        self.refuse_others(fingerprint)
+        queries = _checked(queries)
+        self._refuse_width(queries)
+        if k < 1:
+            raise InputError(f"k is {k}; at least one item has to be looked for")
+        backend = self._ready()
+        ids, scores = backend.search(self.rows, torch.from_numpy(queries), min(k, len(self)), memory)
+        paths = np.array(self.rows.paths(ids.ravel())).reshape(ids.shape)
+        boxes = self.rows.boxes(ids.ravel()).reshape(*ids.shape, 4)
+        return Hits(ids, scores, paths, self.rows.labels(ids), boxes)
+
+    def refuse_others(self, fingerprint: dict | None) -> None:
+        """Raise InputError, saying what differs, unless `fingerprint` is the index's own (None: not looked at)."""
+        ours = self.card["fingerprint"] or {}
+        if fingerprint is None or fingerprint == ours:
+            return
+        differ = [name for name in {**ours, **fingerprint} if ours.get(name) != fingerprint.get(name)]
+        texts = [
+            f"{name}: {ours.get(name)} there, {fingerprint.get(name)} here" for name in differ if name != "weights"
+        ]
+        if "weights" in differ:
+            texts.append("the weights")
+        raise InputError(f"index {str(self.folder)!r} was made by another model; what differs: {'; '.join(texts)}")
+
+    def refuse_empty(self) -> None:
+        """Raise InputError if there is nothing to find."""
+        if not len(self):
+            raise InputError(f"index {str(self.folder)!r} is empty: there is nothing to find")
+
+    def advice(self) -> str | None:
+        """A sentence on the backend's fitness for this index, or None."""
+        backend, _ = make_backend(self.card["backend"], self.card["options"])
+        return backend.advice(len(self))
+
+    def _refuse_width(self, embeddings: np.ndarray) -> None:
+        if embeddings.shape[1] != self.card["width"]:
+            raise InputError(
+                f"index {str(self.folder)!r} holds embeddings of {self.card['width']} numbers; these have "
+                f"{embeddings.shape[1]}"
+            )
+
+    def _ready(self) -> Backend:
+        """The backend, ready for search; where its files were replaced meanwhile, the index moves on to newer ones."""
+        while self._backend is None:
+            self.refuse_empty()
+            backend, _ = make_backend(self.card["backend"], self.card["options"])
+            try:
+                backend.open(self.folder, self.card["state"], self.rows)
+                self._backend = backend
+            except FileNotFoundError as error:
+                before = self.card
+                self._reopen()
+                if self.card == before:
+                    raise InputError(f"index {str(self.folder)!r} is damaged: there is no {error.filename!r}") from None
+        return self._backend
+
+    def _add_items(self, items: Items, names: dict[str, str] | None) -> Added:
+        """Write those of `items` that are new or have changed, and the names of their labels, by one change."""
+        is_new, replaces, relabelled = self._compare(items)
+        is_replacing = replaces >= 0
+        rows = np.flatnonzero(is_new | is_replacing)
+        chosen = items.take(rows)
+        gone = replaces[is_replacing]
+        if len(gone):
+            chosen = self._with_known_labels(chosen, replaces[rows])
+        new_names, renamed = self._joined_names(names or {}, items.labels)
+        first = self.card["next_id"]
+        if new_names != self.names:
+            self._advance(chosen, gone, new_names)
+        elif len(rows):
+            self._advance(chosen, gone)
+        return Added(
+            ids=np.arange(first, first + len(rows)),
+            new=int(is_new.sum()),
+            replaced=len(gone),
+            skipped=len(items) - len(rows),
+            relabelled=relabelled,
+            renamed=renamed,
+        )
+
+    def _compare(self, items: Items) -> tuple[np.ndarray, np.ndarray, int]:
+        """(which items are new, (N,) bool; ids of those that they replace, (N,) int64, -1 for none; see Added)."""
+        id_of = dict(zip(item_keys(self.rows.paths(), self.rows.boxes()), self.rows.ids.tolist()))
+        is_new = np.zeros(len(items), dtype=bool)
+        ids = np.full(len(items), -1)
+        seen = set()
+        for row, key in enumerate(items.keys()):
+            if key not in seen:  # of one that comes twice the first counts
+                seen.add(key)
+                is_new[row] = key not in id_of
+                ids[row] = id_of.get(key, -1)
+
+        # What is there with the same embedding stays, and replaces nothing.
+        rows = np.flatnonzero(ids >= 0)
+        same = rows[self._are_same(items.embeddings, rows, ids[rows])]
+        labels_there = self.rows.labels(ids[same]).tolist()
+        labels_given = items.labels.values(same).tolist()
+        relabelled = 0
+        for given, there in zip(labels_given, labels_there):
+            if given is not None and str(given) != str(there):
+                relabelled += 1
+        ids[same] = -1
+        return is_new, ids, relabelled
+
+    def _are_same(self, embeddings: np.ndarray, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Whether rows of `embeddings` have the direction of the items `ids`, up to rounding: (n,) bool."""
+        is_same = np.zeros(len(rows), dtype=bool)
+        for block in pieces(len(rows), self.card["width"]):
+            ours = self.rows.take(ids[block])[0].astype(np.float64)
+            theirs = embeddings[rows[block]].astype(np.float64)
+            lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+            # Embeddings of zeros have no direction, and are the same.
+            are_zero = ~ours.any(axis=1) & ~theirs.any(axis=1)
+            is_same[block] = ((ours * theirs).sum(axis=1) > SAME * lengths) | are_zero
+        return is_same
+
+    def _with_known_labels(self, items: Items, replaces: np.ndarray) -> Items:
+        """Items, of which those that replace others (ids, -1 for none) and come without a label have the others'."""
+        is_replacing = replaces >= 0
+        replaced_labels = self.rows.label_column.take(self.rows.positions(replaces[is_replacing]))
+        # Joined, so that the codes of both are of one table.
+        joined = LabelColumn.joined([items.labels, replaced_labels])
+        codes = joined.codes[: len(items)].copy()
+        replaced_codes = joined.codes[len(items) :]
+        inherits = is_replacing & (codes < 0)
+        codes[inherits] = replaced_codes[inherits[is_replacing]]
+        return Items(items.embeddings, items.paths, items.boxes, LabelColumn(codes, joined.table))
+
+    def _joined_names(
+        self, names: dict[str, str], labels: LabelColumn
+    ) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
+        """(what labels are called with new `names` of these labels, what has changed as in Added)."""
+        new = {}
+        renamed = []
+        for text in map(str, labels.table):
+            if text in names and text not in new:
+                new[text] = str(names[text])
+                if self.names.get(text, new[text]) != new[text]:
+                    renamed.append((text, self.names[text], new[text]))
+        return {**self.names, **new}, renamed
+
+    def _advance(
+        self,
+        new: Items | None = None,
+        gone: np.ndarray | tuple[()] = (),
+        names: dict[str, str] | None = None,
+    ) -> None:
+        """Move on to a new generation with Items added, ids `gone`, and labels called otherwise."""
+        card, rows = change(self.folder, self.card, self.rows, new, gone, names)
+        self._move_to(card, rows)
+
+    def _reopen(self) -> None:
+        """Move on to what other processes have made of the index."""
+        card, rows = _read(self.folder)
+        self._move_to(card, rows)
+
+
+def _read(folder: str | Path) -> tuple[dict, Rows]:
+    """(card, rows) of an index, of one whole generation though another process may be replacing it."""
+    folder = Path(folder)
+    before = None
+    while True:
+        card = read_card(folder)
+        try:
+            return card, open_rows(folder, card)
+        except FileNotFoundError as error:
+            # The card has been replaced since it was read, unless it says the same again.
+            if card == before:
+                raise InputError(f"index {str(folder)!r} is damaged: there is no {error.filename!r}") from None
+            before = card
+
+
+def _checked(embeddings: torch.Tensor | np.ndarray, paths: list[str] | None = None) -> np.ndarray:
+    """Embeddings (N, D) as float32 in memory, or mapped as they are. Raises InputError for others, and for NaN."""
+    embeddings = torch.as_tensor(embeddings).detach().cpu()
+    if embeddings.ndim != 2 or not len(embeddings) or not embeddings.shape[1] or not embeddings.is_floating_point():
+        shape = f"{tuple(embeddings.shape)} {embeddings.dtype}"
+        raise InputError(f"embeddings are {shape}; an index takes floating-point (N, D), N and D being 1 or more")
+    embeddings = np.ascontiguousarray(embeddings.float().numpy())
+    broken = np.flatnonzero(~np.isfinite([embeddings.min(1), embeddings.max(1)]).all(0))
+    if len(broken):
+        if paths is None:
+            names = [f"query {row}" for row in broken[:3]]
+        else:
+            names = [repr(paths[row]) for row in broken[:3]]
+        if len(broken) > 3:
+            names.append("...")
+        raise InputError(f"{len(broken)} of {len(embeddings)} embeddings are NaN or infinite: {', '.join(names)}")
+    return embeddings
+
+
+def _checked_items(
+    embeddings: torch.Tensor | np.ndarray,
+    paths: Iterable[str | Path],
+    labels: npt.ArrayLike | None,
+    boxes: npt.ArrayLike | None,
+) -> Items:
+    """What `Index.build` takes, as Items; raises InputError where they do not fit."""
+    paths = [str(path) for path in paths]
+    embeddings = _checked(embeddings, paths)
+    if len(paths) != len(embeddings):
+        raise InputError(f"{len(embeddings)} embeddings, {len(paths)} paths: an index takes one path an embedding")
+    for path in paths:
+        try:
+            path.encode(errors="surrogateescape")
+        except UnicodeEncodeError:
+            raise InputError(f"the path {path!r} holds a character that no file's name can have") from None
+    return Items(embeddings, paths, checked_boxes(boxes, len(paths)), LabelColumn.of(labels, len(paths)))

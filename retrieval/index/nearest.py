@@ -1,0 +1,79 @@
+"""The nearest items of an index, exactly: its memory-mapped segments are searched one block at a time."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from retrieval.candidates import NOWHERE
+from retrieval.index.segments import Rows
+from retrieval.query_gallery import QueryGallery
+from retrieval.rows import pieces
+from retrieval.scores import Scores
+from retrieval.topk import search_in_parts
+
+
+@torch.no_grad()
+def nearest(rows: Rows, queries: torch.Tensor, k: int, memory: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest items of each query, nearest first: ids (Q, k) int64, exact cosines (Q, k) float32.
+
+    queries: (Q, D) float32. Equal cosines go by the smaller id. k is at most the number of items. memory: bytes beside
+    queries and results.
+    """
+    ids = np.zeros((len(queries), 0), np.int64)
+    scores = np.zeros((len(queries), 0), np.float32)
+    for segment, block, live in rows.blocks(memory // 8):
+        embeddings = torch.from_numpy(segment.embeddings(block.start, block.stop))
+        lengths = torch.from_numpy(segment.lengths[block])
+        task = replace(QueryGallery.apart(queries, embeddings), gallery_rows=torch.from_numpy(live))
+        found = search_in_parts(task, k, "cosine", memory // 2, gallery_lengths=lengths)
+        block_rows = torch.cat([found_rows for _, found_rows, _ in found])
+        block_scores = _cosines(queries, embeddings, lengths, block_rows)
+        block_ids = segment.ids[block][block_rows.numpy()]
+        # The best so far and the block's together have the best k of both.
+        ids, scores = _best(np.hstack([ids, block_ids]), np.hstack([scores, block_scores]), k)
+    return ids, scores
+
+
+@torch.no_grad()
+def best_of(rows: Rows, queries: torch.Tensor, candidates: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest among each query's own candidates, ids (Q, C): ids (Q, k), exact cosines (Q, k) as of `nearest`.
+
+    Candidates that are no items, such as -1, are left out; where fewer than k remain, ids end in -1 and cosines in
+    -infinity.
+    """
+    missing = max(0, k - candidates.shape[1])
+    candidates = np.pad(candidates, ((0, 0), (0, missing)), constant_values=NOWHERE)
+    known = rows.has(candidates)
+    ids = []
+    scores = []
+    for block in pieces(*candidates.shape[:1], candidates.shape[1] * rows.width):
+        # Each item is read once, however many queries it is a candidate of; any item stands in for what is none.
+        wanted = np.where(known[block], candidates[block], rows.ids[0])
+        distinct, positions = np.unique(wanted, return_inverse=True)
+        embeddings, lengths = rows.take(distinct)
+        cosines = _cosines(
+            queries[block],
+            torch.from_numpy(embeddings),
+            torch.from_numpy(lengths),
+            torch.from_numpy(positions).view(known[block].shape),
+        )
+        cosines[~known[block]] = -math.inf
+        best_ids, best_scores = _best(np.where(known[block], candidates[block], NOWHERE), cosines, k)
+        ids.append(best_ids)
+        scores.append(best_scores)
+    return np.concatenate(ids), np.concatenate(scores)
+
+
+def _cosines(queries: torch.Tensor, embeddings: torch.Tensor, lengths: torch.Tensor, rows: torch.Tensor) -> np.ndarray:
+    """Exact cosines (Q, n) of each query with rows (Q, n) of its own in some embeddings."""
+    scores = Scores(QueryGallery.apart(queries, embeddings), "cosine", lengths)
+    query_of = torch.arange(len(queries)).repeat_interleave(rows.shape[1])
+    return scores.exact_pairs(query_of, rows.flatten()).view(rows.shape).numpy()
+
+
+def _best(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k greatest scores of each row, (Q, n) both, equal ones by the smaller id."""
+    order = np.lexsort((ids, -scores), axis=1)[:, :k]
+    return np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)

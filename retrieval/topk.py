@@ -1,0 +1,68 @@
+"""The k nearest gallery items of every query: exact, in blocks, a symmetric matrix multiplied once."""
+
+from collections.abc import Iterator
+
+import torch
+
+from core.slices import slices_within
+from retrieval.blocks import MEMORY, fast_dtype
+from retrieval.candidates import ROOM, Candidates, kept_candidates
+from retrieval.query_gallery import QueryGallery
+from retrieval.rows import CACHED_NUMBERS, Frame
+from retrieval.scores import Scores
+
+FEWEST = 64  # queries are searched for in portions no smaller than this
+
+
+@torch.no_grad()
+def search(
+    query_gallery: QueryGallery,
+    k: int,
+    distance: str = "cosine",
+    memory: int = MEMORY,
+    dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k nearest items of each query, nearest first: rows (Q, k) int64 of the gallery's table, scores float32.
+
+    Larger scores are closer (retrieval/exact.py). A query finds neither itself nor an item of its own sequence; where
+    it can find fewer than k, rows end in -1 and scores in -infinity. k beyond the gallery means all of it. The order is
+    that of exact scores, equal ones by the smaller row; the scores returned are within float32 rounding of them.
+    memory: bytes beside the embeddings, the result and a few numbers a row. dtype: of the products that choose the
+    candidates, None for what the device multiplies fastest; the result is the same.
+    """
+    all_rows = []
+    all_scores = []
+    for _, rows, scores in search_in_parts(query_gallery, k, distance, memory, dtype):
+        all_rows.append(rows)
+        all_scores.append(scores)
+    return torch.cat(all_rows), torch.cat(all_scores)
+
+
+@torch.no_grad()
+def search_in_parts(
+    query_gallery: QueryGallery,
+    k: int,
+    distance: str = "cosine",
+    memory: int = MEMORY,
+    dtype: torch.dtype | None = None,
+    gallery_lengths: torch.Tensor | None = None,
+    frame: Frame | None = None,
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """`search`, yielding (queries, rows, scores) for a slice of queries at a time, so that nothing is held for all.
+
+    gallery_lengths, frame: as Scores has them.
+    """
+    scores = Scores(query_gallery, distance, gallery_lengths, frame)
+    if dtype is None:
+        dtype = fast_dtype(query_gallery.device)
+    k = min(k, len(query_gallery.gallery_rows))
+    # A third of the memory holds candidates, 8 bytes each: a value and a position.
+    most_queries = max(FEWEST, memory // 3 // (8 * (kept_candidates(k, dtype) + ROOM)))
+    queries = torch.arange(len(query_gallery.query_rows), device=query_gallery.device)
+    for portion in queries.tensor_split(-(-len(queries) // most_queries)):
+        candidates = Candidates(query_gallery, scores, portion, k, dtype)
+        # A guessed floor saves most of the sorting; where it was too high, `nearest` looks again.
+        candidates.collect(memory, guess=True)
+        first = int(portion[0])
+        for part in slices_within(len(portion), 16 * candidates.kept, CACHED_NUMBERS):
+            yield slice(first + part.start, first + part.stop), *candidates.nearest(part, memory)
