@@ -1,0 +1,102 @@
+"""A training run put together out of its parts, in the order in which they need each other.
+
+Random numbers are drawn in this order, too: the network's weights, the loss's, then the batches'.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+import distributed
+from core.device import open_device
+from data.image.decode import choose_decoder
+from data.loader import open_test_loader
+from data.provenance import note_other_list
+from data.records import Records
+from distributed.sync_batchnorm import refuse_micro_batches
+from engine.checkpoint import Progress
+from engine.learner import Learner, check_batches
+from engine.objective import build_objective
+from engine.optimiser import build_optimiser
+from engine.provenance import describe_run
+from engine.run import Run, open_run
+from engine.seeding import seed_everything
+from engine.testing import Tester
+from engine.trainer import TrainerSettings
+from models import Embedder, ModelSettings, build_model
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run is computed on, and where it is kept."""
+
+    settings: TrainerSettings
+    device: torch.device
+    precision: str
+    run: Run
+
+
+def start_run(settings: TrainerSettings, sync_bn: bool, device: dict, run: dict) -> Start:
+    """Choose the device, meet the other ranks, open the run's folder; nothing is written yet.
+
+    device, run: keywords of `open_device` and `open_run`. Raises InputError as they do.
+    """
+    refuse_micro_batches(sync_bn, settings.micro_batch)
+    chosen, precision = open_device(**device)
+    distributed.init(chosen)
+    return Start(settings, chosen, precision, open_run(**run))
+
+
+def build_first_model(
+    start: Start, settings: ModelSettings, lists: dict[str, dict], train_batch_size: int, **build: bool | int
+) -> Embedder:
+    """The network to train, on the CPU, drawn from the run's seed; a run that goes on takes no first weights.
+
+    lists: {split: list_facts}; build: keywords of `build_model`. Says where the run that the weights come from had
+    another train list. Raises InputError for a network that cannot train on such batches.
+    """
+    first_weights = start.run.first_weights(settings.pretrained_model)
+    note_other_list(first_weights, "train", lists["train"])
+    seed_everything(start.settings.seed)
+    model = build_model(settings, first_weights, **build)
+    check_batches(model, settings.image_shape, train_batch_size, start.settings.micro_batch)
+    return model
+
+
+def build_learner(
+    start: Start, model: Embedder, loss: nn.Module, batch_recall: bool = False, **optimiser: object
+) -> Learner:
+    """Network and loss on the device, with the optimiser of their weights; optimiser: keywords of `build_optimiser`."""
+    # On the device first, since the optimiser is another one there.
+    objective = build_objective(model, loss, start.device, batch_recall)
+    return Learner(
+        objective,
+        build_optimiser(model, loss, **optimiser),
+        start.device,
+        start.precision,
+        start.settings.micro_batch,
+        start.settings.clip_norm,
+    )
+
+
+def open_tester(
+    start: Start,
+    records: Records,
+    tested_on: str,
+    settings: ModelSettings,
+    num_workers: int | str,
+    draw_worst: Callable,
+    draw_sample: Callable,
+) -> Tester:
+    """The list that the run is tested on; draw_worst, draw_sample: what is shown of a test, as Tester has it."""
+    loader = open_test_loader(records, settings, start.settings.test_batch_size, num_workers, start.device)
+    return Tester(records, loader, start.device, tested_on, draw_worst, draw_sample)
+
+
+def begin_run(start: Start, progress: Progress, flags: dict[str, object], lists: dict[str, dict]) -> None:
+    """Write config.json, with all flags and the values in use, and open the loggers. Raises InputError as Run.begin."""
+    flags = {**flags, "decode": choose_decoder(flags["decode"], flags["cache_kind"])}
+    config = describe_run(flags, start.device, start.precision, lists)
+    start.run.begin(config, progress.start, progress.untested)
