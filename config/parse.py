@@ -5,6 +5,7 @@ Nothing here loads torch: flags are read from the sources of the functions that 
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from config import replay
 from config.commands import Choice, Command, Section
@@ -77,6 +78,7 @@ def parse(argv: Sequence[str], command: Command, doc: str, name: str | None = No
     option_flags = {}
     for choice in command.choices:
         entries = registered(choice.folder)
+        own_flags[choice.section] = [_with_own_names(flag, choice) for flag in own_flags[choice.section]]
         names = _chosen(argv, earlier, own_flags, choice)
         option_flags[choice.flag] = {entry: flags_of(entries[entry].home) for entry in names}
     known = _by_name(own_flags, option_flags)
@@ -97,6 +99,14 @@ def parse(argv: Sequence[str], command: Command, doc: str, name: str | None = No
         for flag, entries in option_flags.items()
     }
     return Args(values, sections, options, frozenset(typed))
+
+
+def _with_own_names(flag: Flag, choice: Choice) -> Flag:
+    """The flag of a choice, whose help names what this command can choose: the losses of its own stage."""
+    if flag.name != choice.flag:
+        return flag
+    everything = ", ".join(registered(choice.folder))
+    return replace(flag, help=flag.help.replace(everything, ", ".join(_names_of(choice))))
 
 
 def _by_name(own_flags: dict[str, list[Flag]], option_flags: dict[str, dict[str, list[Flag]]]) -> dict[str, Flag]:
