@@ -41,13 +41,14 @@ class Command:
     """One script, or one of its sub-commands.
 
     replays_others: whether it replays the config.json of a training run, as far as it has its flags. foreign: flags of
-    its own that mean something else there.
+    its own that mean something else there. moved: {flag that it had once: the command that does so now}.
     """
 
     sections: tuple[Section, ...]
     choices: tuple[Choice, ...] = ()
     replays_others: bool = False
     foreign: tuple[str, ...] = ()
+    moved: dict[str, str] = field(default_factory=dict)
 
 
 OPEN = "what is left open comes from the --pretrained_model run, if it is one"
@@ -157,6 +158,12 @@ INFER = Command(
         REPLAY,
     ),
     replays_others=True,
+    moved={
+        "build_index": "python search.py build INDEX",
+        "add_to": "python search.py add INDEX",
+        "search": "python search.py find INDEX",
+        "delete_from": "python search.py delete INDEX",
+    },
 )
 
 

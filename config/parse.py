@@ -254,7 +254,9 @@ def _unknown_flag(word: str, known: dict[str, Flag], command: Command) -> str:
             "--input a.jpg b.jpg (see --help)"
         )
     owners = _owners().get(flag.removeprefix("--"))
-    if owners:
+    if flag.removeprefix("--") in command.moved:
+        hint = f" That is {command.moved[flag.removeprefix('--')]} now."
+    elif owners:
         hint = f" It is an option of {', '.join(owners)}."
     else:
         hint = near_match(flag, [f"--{name}" for name in known])

@@ -183,6 +183,7 @@ def test_help_shows_the_chosen_losses_flags(capsys):
         ("train_elem", "--precision=fp23", "Did you mean 'fp32'?"),
         ("eval", "--postprocess=k_reciprocl", "Did you mean 'k_reciprocal'?"),
         ("search build", "--backend=fais", "Did you mean 'faiss'?"),
+        ("infer", "--build_index=x", "unknown flag '--build_index=x'. That is python search.py build INDEX now."),
         ("infer", "stray", "'stray' stands behind no flag that takes it"),
     ],
 )
