@@ -42,6 +42,8 @@ __all__ = [
     "refuse_broken_images",
 ]
 
+ANCESTORS_BATCH = 256  # images in a training batch where the flag is left open
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -89,7 +91,7 @@ def open_records(data_dir: str | None, test_list: str | None, *, input: Paths | 
     """The images to embed: those of `input`, else of the test list; says what should be known of them.
 
     Options:
-        input: a folder, image files, or a list (default: the --test_list)
+        input: a folder, image files, or a list (left open, where there is a --test_list: that)
 
     Raises InputError for what does not exist, holds no image, or is wrong with a list.
     """
@@ -161,6 +163,9 @@ def make(folder: str, output: str, test_share: float, label_level: int, seed: in
         command.append(f"--test_list={written}")
     else:
         command.append("--val_classes=...")
+    # The ancestor's batch is made for long lists.
+    if counts["train"] < ANCESTORS_BATCH:
+        command.append(f"--train_batch_size={max(2, counts['train'] // 4)}")
     # Where the paths of the list start from its own folder, nothing has to be said.
     if list_root(folder, written) != Path(os.path.abspath(written)).parent:
         command.append(f"--data_dir={folder}")

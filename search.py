@@ -21,6 +21,8 @@ from core.errors import InputError, near_match
 def main(argv: Sequence[str]) -> None:
     command, folder, args = parse_command(argv)
     commands = {"build": build, "find": find, "add": add, "delete": delete}
+    if command != "build" and not args["input"]:
+        raise InputError(f"{command} needs --input")
     commands[command](folder, args)
 
 
@@ -30,7 +32,9 @@ def parse_command(argv: Sequence[str]) -> tuple[str, str, Args]:
     if argv and argv[0] in ("-h", "--help"):
         print(f"usage: search.py {{{','.join(names)}}} INDEX [--flag=value ...]\n\n{__doc__}")
         raise SystemExit(0)
-    command, *flags = argv or [None]
+    if not argv:
+        raise InputError(f"a command is missing; it is one of {', '.join(names)} (see --help)")
+    command, *flags = argv
     if command not in names:
         hint = near_match(command, names)
         raise InputError(f"the command is {command!r}; it is one of {', '.join(names)}.{hint} (see --help)")
@@ -76,7 +80,6 @@ def add(folder: str, args: Args) -> None:
     from report.index_notes import added_notes
     from retrieval.index.index import Index
 
-    refuse_no_input("add", args)
     refuse_lone_continue(**args.outputs)
     index = Index.open(folder)
     records, encoder = open_images(args, index)
@@ -99,7 +102,6 @@ def find(folder: str, args: Args) -> None:
     from report.index_notes import fitness_notes
     from retrieval.index.index import Index
 
-    refuse_no_input("find", args)
     index = Index.open(folder)
     index.refuse_empty()
     records, encoder = open_images(args, index)
@@ -129,7 +131,6 @@ def delete(folder: str, args: Args) -> None:
     from report.index_notes import deleted_notes
     from retrieval.index.index import Index
 
-    refuse_no_input("delete", args)
     if distributed.is_first():
         index = Index.open(folder)
         print_lines(deleted_notes(index, delete_from_index(index, **args.data, **args.items)))
@@ -165,11 +166,6 @@ def embed_beside(folder: str, records, encoder, outputs, args: Args):
 
     skips = args["on_bad_image"] == "skip"
     return embed_stream(records, encoder, outputs.rows_file, folder_on_its_disk(folder), outputs.goes_on, skips)
-
-
-def refuse_no_input(command: str, args: Args) -> None:
-    if not args["input"]:
-        raise InputError(f"{command} needs --input")
 
 
 def print_lines(lines: Sequence[str]) -> None:

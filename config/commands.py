@@ -167,11 +167,14 @@ INFER = Command(
 )
 
 
-def _search(lists: Section, *sections: Section, choices: tuple[Choice, ...] = ()) -> Command:
+OF_INDEX = Section("model", "model", MODEL.homes, note="what is left open is the index's own")
+
+
+def _search(model: Section, lists: Section, *sections: Section, choices: tuple[Choice, ...] = ()) -> Command:
     """A sub-command of search.py that embeds images."""
     return Command(
         sections=(
-            MODEL,
+            model,
             lists,
             Section("input", "data", ("reader:open_records",)),
             WORKERS,
@@ -189,13 +192,15 @@ def _search(lists: Section, *sections: Section, choices: tuple[Choice, ...] = ()
 KEPT = Section("outputs", "results", ("embeddings.streaming:open_kept_files",))
 FOLDER = Section("data", "data", LISTS.homes, without=(*LISTS.without, "test_list"))
 BUILD = _search(
+    MODEL,
     LISTS,
     Section("index", "index", ("embeddings.index:build_index",)),
     KEPT,
     choices=(Choice("backend", "backend", "index", "retrieval/index/backends"),),
 )
-ADD = _search(FOLDER, KEPT)
+ADD = _search(OF_INDEX, FOLDER, KEPT)
 FIND = _search(
+    OF_INDEX,
     FOLDER,
     Section("index", "index", ("embeddings.index:find_in_index",)),
     Section("outputs", "results", ("report.hits:open_answer_files",)),

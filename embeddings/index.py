@@ -34,7 +34,7 @@ def build_index(
     """Make the index of a table in a folder.
 
     Options:
-        backend: one of {retrieval/index/backends}
+        backend: one of {retrieval/index/backends}; its own flags: --backend=NAME --help
         overwrite: replace an index that is in that folder
 
     source: the --pretrained_model, which the card remembers. options: of the backend, {name: value}. Raises InputError

@@ -71,7 +71,7 @@ def build_loss(
     """The loss of that name, on the CPU.
 
     Options:
-        loss_name: one of {losses}
+        loss_name: one of {losses}; its own flags: --loss_name=NAME --help
         class_dim: checked against the number of train labels (default: no check)
         shard_classes: a part of the class weights on each rank (torchrun)
 

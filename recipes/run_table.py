@@ -19,7 +19,7 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from core import openmp  # noqa: F401
-from core.errors import InputError  # noqa: E402
+from core.errors import InputError, unknown  # noqa: E402
 from core.types import words  # noqa: E402
 from recipes import table  # noqa: E402
 
@@ -100,6 +100,10 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     root = options.root or Path("output") / options.set
     recipes = [recipe for recipe in find_recipes(options.set) if options.longer or recipe.second != "longer"]
+    names = [recipe.name for recipe in recipes]
+    for name in options.only:
+        if name not in names:
+            raise unknown("run", name, names)
     if options.only:
         recipes = [recipe for recipe in recipes if recipe.name in options.only]
 

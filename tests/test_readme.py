@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import reader
 from config.commands import COMMANDS
 from config.parse import parse
 from config.signatures import flags_of
@@ -39,6 +40,7 @@ def test_every_kind_of_command_is_shown():
         "eval.py",
         "infer.py",
         "search.py",
+        "reader.py",
     }
 
 
@@ -47,6 +49,9 @@ def test_command_parses(words, monkeypatch):
     # The run that a model comes from need not be there.
     monkeypatch.setattr("config.replay.taken_over", lambda values, typed: {})
     name, *flags = words
+    if name == "reader.py":
+        reader._new_parser().parse_args(flags)
+        return
     command = name.removesuffix(".py")
     if command == "search":
         command = f"search {flags[0]}"
@@ -63,7 +68,11 @@ def test_train_finetune_evaluate_use_runs_as_printed(sop_tree, tmp_path, monkeyp
     fruit = shutil.copytree(sop_tree, tmp_path / "data" / "emoji" / "food-fruit")
     (fruit / "banana").mkdir()
     shutil.copy(next(fruit.glob("*/*.jpg")), fruit / "banana" / "noto.webp")
-    first = [words for words in PYTHON_COMMANDS if "Stanford" not in " ".join(words)]
+    first = [
+        words
+        for words in PYTHON_COMMANDS
+        if not {"Stanford", "photos"} & set(re.findall(r"Stanford|photos", " ".join(words)))
+    ]
     for words in first:
         extra = [f"--data_dir={sop_tree}"]
         if words[1] != "delete":

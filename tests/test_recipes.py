@@ -105,8 +105,9 @@ def test_an_interrupted_run_goes_on(table, tmp_path):
     assert commands == [["train_elem.py", f"--checkpoint={folder}"]]
 
 
-def test_a_set_without_recipes_is_refused(table):
+def test_what_there_is_not_is_refused(table):
     table("emojy", status=2)
+    table("emoji", "--only=arcmargn", status=2)
 
 
 def test_every_loss_has_its_recipes():

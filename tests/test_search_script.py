@@ -576,7 +576,7 @@ MISTAKES = [
     ("serach index", {}, "the command is 'serach'; it is one of build, add, delete, find."),
     ("biuld index", {}, "the command is 'biuld'", "Did you mean 'build'?"),
     ("--k=3", {}, "the command is '--k=3'; it is one of build"),
-    ("", {}, "the command is None; it is one of build, add, delete, find."),
+    ("", {}, "a command is missing; it is one of build, add, delete, find"),
     ("find", {"input": "q"}, "find needs the index's folder before its flags"),
     ("build new index", {}, "'index' stands behind no flag that takes it"),
     ("find index", {}, "find needs --input"),

@@ -119,8 +119,8 @@ class Evaluation:
     def _threshold_text(self, score: float) -> str:
         """A score in words, with the distance that it is to --postprocess=constant_threshold."""
         if self.distance == "cosine":
-            return f"cosine {score:.3f}, which is --threshold={1 - score:.3f}"
-        return f"squared distance {-score:.3f}, which is --threshold={-score:.3f}"
+            return f"cosine {score:.3f}, which is --postprocess=constant_threshold --threshold={1 - score:.3f}"
+        return f"squared distance {-score:.3f}, which is --postprocess=constant_threshold --threshold={-score:.3f}"
 
 
 def check_figures(
@@ -163,7 +163,8 @@ def evaluate(
         clustering: how k-means clusters agree with the labels
         distance: one of cosine, squared_euclidean
         search_memory_mb: memory of a search beside the embeddings, in MB
-        postprocess: comma-separated, one after the other: {retrieval/rerank}
+        postprocess: comma-separated, one after the other: {retrieval/rerank}; their own flags:
+            --postprocess=NAME --help
         top: items of each query that are re-ranked, saved, shown
 
     embeddings: (N, D), or this rank's GalleryShard of them, of which every rank then makes the same figures;
