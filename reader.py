@@ -98,7 +98,7 @@ def open_records(data_dir: str | None, test_list: str | None, *, input: Paths | 
     if input:
         records = open_inputs(input, data_dir)
     else:
-        records = open_list(test_list, data_dir, "test")
+        records = open_test(data_dir=data_dir, test_list=test_list)
     for note in records.notes:
         log(f"note: {note}")
     return records

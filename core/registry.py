@@ -1,12 +1,12 @@
 """Names to classes: one decorator registers, a mistyped name meets its near match; signatures are options."""
 
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from core.errors import unknown
+from core.sources import option_texts
 
 
 @dataclass(frozen=True)
@@ -84,27 +84,3 @@ class Registry:
         if name not in self._entries:
             raise unknown(self.kind, name, self.names())
         return self._entries[name]
-
-
-def option_texts(docstring: str) -> dict[str, str]:
-    """The lines `name: text` under `Options:` of a docstring, {name: text}; a line indented deeper goes on with a text.
-
-    The docstring is one whose common indentation is gone (inspect.cleandoc). The block ends with the first line that is
-    not indented.
-    """
-    _, _, block = f"\n{docstring}".partition("\nOptions:\n")
-    texts: dict[str, str] = {}
-    indentation = None
-    for line in block.splitlines():
-        if not line.startswith(" "):
-            break
-        depth = len(line) - len(line.lstrip())
-        if indentation is None:
-            indentation = depth
-        match = re.fullmatch(r"(\w+): (.+)", line.strip())
-        if match and depth == indentation:
-            name = match[1]
-            texts[name] = match[2]
-        elif texts:
-            texts[name] += f" {line.strip()}"
-    return texts

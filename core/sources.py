@@ -71,20 +71,24 @@ def keywords_of(home: str) -> list[Keyword]:
 
 
 def option_texts(docstring: str) -> dict[str, str]:
-    """{name: help} of the lines `name: text` behind `Options:` in a docstring; deeper lines go on with the text."""
-    lines = inspect.cleandoc(docstring).splitlines()
+    """The lines `name: text` under `Options:` of a docstring, {name: text}; a line indented deeper goes on with a text.
+
+    The block ends with the first line that is not indented.
+    """
+    _, _, block = f"\n{inspect.cleandoc(docstring)}".partition("\nOptions:\n")
     texts: dict[str, str] = {}
-    indent, name = None, None
-    for line in lines[lines.index("Options:") + 1 :] if "Options:" in lines else []:
-        depth = len(line) - len(line.lstrip())
-        if not line.strip() or depth == 0:
+    indentation = None
+    for line in block.splitlines():
+        if not line.startswith(" "):
             break
-        indent = indent or depth
-        match = re.match(r"(\w+): (.+)", line.strip())
-        if depth == indent and match:
+        depth = len(line) - len(line.lstrip())
+        if indentation is None:
+            indentation = depth
+        match = re.fullmatch(r"(\w+): (.+)", line.strip())
+        if match and depth == indentation:
             name = match[1].rstrip("_")
             texts[name] = match[2]
-        elif name:
+        elif texts:
             texts[name] += f" {line.strip()}"
     return texts
 

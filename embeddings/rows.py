@@ -12,8 +12,8 @@ import numpy as np
 
 from core.errors import InputError
 from core.files import RowFile
+from core.slices import slices_within
 from data.records import Records
-from retrieval.index.segments import parts
 
 KEY_BYTES = 16  # of the key of an image; as many as four numbers of an embedding
 KEY_NUMBERS = KEY_BYTES // 4
@@ -75,7 +75,7 @@ class OrderedRows:
 
     def blocks(self, memory: int = 2**22) -> Iterator[np.ndarray]:
         """Yield all rows in arrays (n, width) of `memory` bytes or less, one row at least."""
-        for block in parts(len(self), self.width, memory):
+        for block in slices_within(len(self), 4 * self.width, memory):
             yield self.rows.mapped()[self.order[block]]
 
     def mapped(self) -> np.ndarray:

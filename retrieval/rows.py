@@ -80,8 +80,3 @@ def euclidean_lengths(table: torch.Tensor, centre: torch.Tensor | None = None) -
             squares[:, : odd.shape[1]] += odd
         lengths[rows] = squares[:, 0].sqrt()
     return lengths
-
-
-def pieces(count: int, width: int, numbers: int = CACHED_NUMBERS) -> list[slice]:
-    """Slices that cut `count` rows of `width` numbers into portions of so many numbers or fewer."""
-    return slices_within(count, width, numbers)

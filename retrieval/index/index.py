@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from core.errors import InputError
+from core.slices import slices_within
 from retrieval.best_positive import MEMORY
 from retrieval.index.backends import make_backend
 from retrieval.index.backends._backend import Backend
@@ -23,7 +24,7 @@ from retrieval.index.changes import change, open_rows
 from retrieval.index.folder import FORMAT, check_free, locked, read_card
 from retrieval.index.items import Items, LabelColumn, Lookup, checked_boxes, item_keys, item_name
 from retrieval.index.segments import Rows
-from retrieval.rows import pieces
+from retrieval.rows import CACHED_NUMBERS
 
 # Two embeddings of one picture have a cosine above this: rounding, another precision or runtime, take 1e-4 at the most
 # (tests/test_fast.py). A change of the picture too small to get below it would not change what is found either.
@@ -324,7 +325,7 @@ class Index:
     def _are_same(self, embeddings: np.ndarray, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Whether rows of `embeddings` have the direction of the items `ids`, up to rounding: (n,) bool."""
         is_same = np.zeros(len(rows), dtype=bool)
-        for block in pieces(len(rows), self.card["width"]):
+        for block in slices_within(len(rows), self.card["width"], CACHED_NUMBERS):
             ours = self.rows.take(ids[block])[0].astype(np.float64)
             theirs = embeddings[rows[block]].astype(np.float64)
             lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)

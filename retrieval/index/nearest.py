@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from core.slices import slices_within
 from retrieval.candidates import NOWHERE
 from retrieval.index.segments import Rows
 from retrieval.query_gallery import QueryGallery
-from retrieval.rows import pieces
+from retrieval.rows import CACHED_NUMBERS
 from retrieval.scores import Scores
 from retrieval.topk import search_in_parts
 
@@ -48,7 +49,7 @@ def best_of(rows: Rows, queries: torch.Tensor, candidates: np.ndarray, k: int) -
     known = rows.has(candidates)
     ids = []
     scores = []
-    for block in pieces(*candidates.shape[:1], candidates.shape[1] * rows.width):
+    for block in slices_within(len(candidates), candidates.shape[1] * rows.width, CACHED_NUMBERS):
         # Each item is read once, however many queries it is a candidate of; any item stands in for what is none.
         wanted = np.where(known[block], candidates[block], rows.ids[0])
         distinct, positions = np.unique(wanted, return_inverse=True)

@@ -16,8 +16,9 @@ import torch
 
 from core.errors import InputError
 from core.files import read_json, read_npy, sync, synced, write_json, write_npy
+from core.slices import slices_within
 from retrieval.index.items import UNKNOWN, Items, LabelColumn, wrong_boxes
-from retrieval.rows import pieces, row_lengths
+from retrieval.rows import CACHED_NUMBERS, row_lengths
 
 OLD_UNKNOWN = -1  # the label of an item of format 1 that nobody knows
 
@@ -97,7 +98,7 @@ class Segment:
         kind, shape = self._boxes.dtype.str, self._boxes.shape
         if (kind, shape) != ("<f8", (len(self.ids), 4)):
             raise InputError(f"{str(self.folder)!r} is damaged: boxes {shape} {kind} for {len(self.ids)} items")
-        for block in pieces(len(self.ids), 4):
+        for block in slices_within(len(self.ids), 4, CACHED_NUMBERS):
             wrong = wrong_boxes(self._boxes[block])
             if len(wrong):
                 box = self._boxes[block][wrong[0]].tolist()
@@ -230,7 +231,7 @@ class Rows:
     def blocks(self, memory: int) -> Iterator[tuple[Segment, slice, np.ndarray]]:
         """Yield (segment, slice of its rows, those of them that live (m,), counted from the slice's start)."""
         for segment in self.segments:
-            for block in parts(len(segment.ids), self.width, memory):
+            for block in slices_within(len(segment.ids), 4 * self.width, memory):
                 first, last = np.searchsorted(segment.live, [block.start, block.stop])
                 if first < last:
                     yield segment, block, segment.live[first:last] - block.start
@@ -280,12 +281,6 @@ def write_segment(folder: Path, kept: Rows, ids: np.ndarray, new: Items, memory:
         np.lib.format.write_array_header_1_0(file, header)
         for segment, block, live in kept.blocks(memory):
             file.write(segment.embeddings(block.start, block.stop)[live].tobytes())
-        for block in parts(len(new), kept.width, memory):
+        for block in slices_within(len(new), 4 * kept.width, memory):
             file.write(new.embeddings[block].tobytes())
     sync(folder)
-
-
-def parts(rows: int, width: int, memory: int) -> list[slice]:
-    """Slices of so many rows whose embeddings take `memory` bytes or less."""
-    step = max(1, memory // (4 * width))
-    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
