@@ -61,9 +61,9 @@ class Registry:
         """Names, in order of registration, of the entries whose facts include all of `facts`."""
         return [name for name, entry in self._entries.items() if facts.items() <= entry.facts.items()]
 
-    def fact(self, name: str, key: str) -> Any:
-        """The fact `key` given when `name` was registered. Raises InputError for an unknown name."""
-        return self._entry(name).facts[key]
+    def fact(self, name: str, key: str, default: Any = None) -> Any:
+        """The fact `key` given when `name` was registered, else `default`. Raises InputError for an unknown name."""
+        return self._entry(name).facts.get(key, default)
 
     def requirements(self, name: str) -> list[str]:
         """Names of the arguments without default: facts such as num_classes that the caller hands over."""

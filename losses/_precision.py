@@ -11,11 +11,14 @@ from losses._checks import check_embeddings, check_labels
 def full_precision(method: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Decorate `method(self, embeddings[, labels])`: check both, switch autocast off, lift half types to float32.
 
-    float64 stays float64; labels arrive as int64. Raises InputError for wrong types and shapes.
+    float64 stays float64; labels arrive as int64, further keywords as they are. Raises InputError for wrong types and
+    shapes.
     """
 
     @functools.wraps(method)
-    def in_full_precision(self, embeddings: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+    def in_full_precision(
+        self, embeddings: torch.Tensor, labels: torch.Tensor | None = None, **further: object
+    ) -> torch.Tensor:
         check_embeddings(embeddings)
         if embeddings.dtype.itemsize < 4:
             arguments = [embeddings.float()]
@@ -25,6 +28,6 @@ def full_precision(method: Callable[..., torch.Tensor]) -> Callable[..., torch.T
             check_labels(labels, len(embeddings))
             arguments.append(labels.long())
         with torch.autocast(embeddings.device.type, enabled=False):
-            return method(self, *arguments)
+            return method(self, *arguments, **further)
 
     return in_full_precision

@@ -1,38 +1,16 @@
-"""Slow twins of the losses and of recall: the formulas as published, in loops over plain numbers.
+"""Slow twins of the losses and of recall: the formulas as published, in loops over plain numbers (exact.py).
 
-Numbers are decimals of 50 digits, so that no formula needs a stabilising rewrite (exp(50000) is just a number), and
-gradients are finite differences, exact to some 20 digits: the slope over two steps of h is off by h^2 / 6 of the third
-derivative, which no case lets come near 1e13, and by 1e-50 / h of the value, below 1e5. Nothing here uses torch or
-anything of the repository.
+Nothing here uses torch or anything of the repository. A family of losses has a file of its own.
 """
 
 import math
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
+from decimal import Decimal
 
-DIGITS = Context(prec=50, Emax=MAX_EMAX, Emin=MIN_EMIN)
-STEP = Decimal("1e-18")
-
-
-def dot(left, right):
-    return sum(a * b for a, b in zip(left, right, strict=True))
-
-
-def squared_distance(left, right):
-    return sum((a - b) ** 2 for a, b in zip(left, right, strict=True))
-
-
-def unit(row):
-    length = dot(row, row).sqrt()
-    return [value / length for value in row]
-
-
-def mean(values):
-    values = list(values)
-    return sum(values) / len(values)
-
-
-def cross_entropy(logits, target):
-    return -(logits[target].exp() / sum(logit.exp() for logit in logits)).ln()
+import oracles_classes
+import oracles_dense
+import oracles_ranking
+import oracles_triplets
+from exact import cross_entropy, dot, mean, squared_distance, unit
 
 
 def softmax(embeddings, labels, weight, bias):
@@ -117,28 +95,11 @@ LOSS_ORACLES = {
     "quadruplet": quadruplet,
     "eml": eml,
     "npairs": npairs,
+    **oracles_classes.ORACLES,
+    **oracles_dense.ORACLES,
+    **oracles_ranking.ORACLES,
+    **oracles_triplets.ORACLES,
 }
-
-
-def value_and_gradients(oracle, matrices, labels, options):
-    """The oracle's value at `matrices` (lists of rows of floats; embeddings first) and its slope at every number."""
-    with localcontext(DIGITS):
-        exact = [[[Decimal(number) for number in row] for row in matrix] for matrix in matrices]
-
-        def value():
-            return oracle(exact[0], labels, *exact[1:], **options)
-
-        def slope(row, column):
-            middle = row[column]
-            row[column] = middle + STEP
-            above = value()
-            row[column] = middle - STEP
-            below = value()
-            row[column] = middle
-            return float((above - below) / (2 * STEP))
-
-        gradients = [[[slope(row, column) for column in range(len(row))] for row in matrix] for matrix in exact]
-        return float(value()), gradients
 
 
 def recall(embeddings, labels, k):

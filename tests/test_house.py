@@ -15,6 +15,7 @@ FLOORS = {
     "core": 0,
     "distributed": 1,
     "losses": 2,
+    "miners": 3,
     "models": 3,
     "data": 3,
     "retrieval": 3,
