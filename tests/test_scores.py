@@ -5,7 +5,7 @@ from decimal import Decimal, localcontext
 
 import pytest
 import torch
-from oracles import DIGITS, dot, squared_distance, unit
+from exact import DIGITS, dot, squared_distance, unit
 from tolerances import assert_within, cosine_error, likely_gamma
 
 from core.errors import InputError
