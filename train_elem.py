@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     from engine.trainer import Trainer, TrainerSettings
     from models import ModelSettings
     from reader import open_training
-    from report.board import embedding_sample, worst_queries_picture
+    from report.board import embedding_sample, scatter_picture, worst_queries_picture
 
     # What a run is, what it learns from, and what it is tested on.
     start = start_run(TrainerSettings(**args.trainer), args["sync_bn"], args.device, args.run)
@@ -49,7 +49,15 @@ def main(argv: Sequence[str]) -> None:
     on_bad = progress.skipper(data.train, args["on_bad_image"])
     loader = open_train_loader(data.train, sampler, settings, start.device, on_bad, **args.loading)
     tester = open_tester(
-        start, data.test, data.tested_on, settings, args["num_workers"], worst_queries_picture, embedding_sample
+        start,
+        data.test,
+        data.tested_on,
+        settings,
+        args["num_workers"],
+        worst_queries_picture,
+        scatter_picture,
+        embedding_sample,
+        **args.testing,
     )
     begin_run(start, progress, args.values, lists)
     schedule = Schedule(**args.schedule)

@@ -7,6 +7,7 @@ python train_pair.py --checkpoint=output/arc+eml
 if __name__ == "__main__":  # before torch is loaded
     from core import openmp  # noqa: F401
 from collections.abc import Sequence
+from functools import partial
 
 from config.ancestor import print_kpis
 from config.commands import TRAIN_PAIR
@@ -25,11 +26,12 @@ def main(argv: Sequence[str]) -> None:
     from engine.checkpoint import resume
     from engine.objective import build_loss
     from engine.schedule import Schedule
+    from engine.testing import FIXED_SEED
     from engine.trainer import Trainer, TrainerSettings
     from losses import LOSSES
     from models import ModelSettings
     from reader import open_training
-    from report.board import embedding_sample, worst_queries_picture
+    from report.board import embedding_sample, scatter_picture, worst_queries_picture
 
     # What a run is, what it learns from, and what it is tested on.
     start = start_run(TrainerSettings(**args.trainer), args["sync_bn"], args.device, args.run)
@@ -49,8 +51,18 @@ def main(argv: Sequence[str]) -> None:
     sampler = build_sampler(kind, labels, progress.start, args["seed"], **args.sampler)
     on_bad = progress.skipper(data.train, args["on_bad_image"])
     loader = open_train_loader(data.train, sampler, settings, start.device, on_bad, **args.loading)
+    draw_batches = partial(build_sampler, kind, data.test.vocabulary, 0, FIXED_SEED, **args.sampler)
     tester = open_tester(
-        start, data.test, data.tested_on, settings, args["num_workers"], worst_queries_picture, embedding_sample
+        start,
+        data.test,
+        data.tested_on,
+        settings,
+        args["num_workers"],
+        worst_queries_picture,
+        scatter_picture,
+        embedding_sample,
+        draw_batches,
+        **args.testing,
     )
     begin_run(start, progress, args.values, lists)
     schedule = Schedule(**args.schedule)

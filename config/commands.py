@@ -93,6 +93,7 @@ def _training(stage: str, defaults: dict[str, object], without: tuple[str, ...])
             Section("device", "device", ("core.device:open_device",), {"precision": "auto"}, ("runtime",)),
             section("run", "run", "engine.run:open_run"),
             section("trainer", "run", "engine.trainer:TrainerSettings"),
+            section("testing", "run", "engine.assembly:open_tester"),
             section("replay", "config", "config.replay:replayed"),
             section("ancestor", "the ancestor's", "config.ancestor:print_kpis"),
         ),
@@ -111,7 +112,7 @@ TRAIN_ELEM = _training(
         "test_iter_step": 1000,
         "save_iter_step": 1000,
     },
-    without=("samples_each_class",),
+    without=("samples_each_class", "test_loss"),
 )
 TRAIN_PAIR = _training(
     "pair",

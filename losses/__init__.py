@@ -2,18 +2,22 @@
 
 from losses._registry import LOSSES
 from losses.arcmargin import ArcMarginLoss
+from losses.contrastive import ContrastiveLoss
 from losses.eml import EmlLoss
 from losses.npairs import NpairsLoss
 from losses.quadruplet import QuadrupletLoss
+from losses.siamese import SiameseLoss
 from losses.softmax import SoftmaxLoss
 from losses.triplet import TripletLoss
 
 __all__ = [
     "LOSSES",
     "ArcMarginLoss",
+    "ContrastiveLoss",
     "EmlLoss",
     "NpairsLoss",
     "QuadrupletLoss",
+    "SiameseLoss",
     "SoftmaxLoss",
     "TripletLoss",
 ]

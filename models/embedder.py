@@ -16,7 +16,7 @@ class Embedder(nn.Module):
 
     model: a name of BACKBONES.
     embedding_size: 0 for the pooled feature itself, else the width of a linear layer behind it.
-    pooling: one of POOLINGS.
+    pooling: one of POOLINGS; a backbone that gives a vector has nothing to pool, and takes "avg" only.
     weights: a name of pre-trained weights that the backbone has, such as imagenet; None for random ones.
     freeze_bn: keep every BatchNorm at its stored statistics, weight and bias.
     freeze_stages: so many of the backbone's first stages are left as they are.
@@ -39,6 +39,9 @@ class Embedder(nn.Module):
         row = BACKBONES[model](model)
         if pooling not in POOLINGS:
             raise unknown("pooling", pooling, POOLINGS)
+        gives_vector = BACKBONES.fact(model, "output") == "vector"
+        if gives_vector and pooling != "avg":
+            raise InputError(f"pooling is {pooling}, but {model} gives one vector an image, which is not pooled")
         if embedding_size < 0:
             raise InputError(f"embedding_size is {embedding_size}; it is 0 (the pooled feature) or a width")
         if not 0 <= freeze_stages <= len(row.stages):
@@ -49,7 +52,7 @@ class Embedder(nn.Module):
         self.facts = {"model": model, "embedding_size": embedding_size, "pooling": pooling}
         self.embedding_size = embedding_size or row.width
         self.backbone = row.build(weights)
-        self.pooling = Pooling(pooling)
+        self.pooling = nn.Identity() if gives_vector else Pooling(pooling)
         self.head = nn.Linear(row.width, embedding_size) if embedding_size else nn.Identity()
         # For pixels of 0 to 255. Not among the weights: they belong to the backbone's name.
         self.register_buffer("mean", 255 * torch.tensor(row.preprocess.mean).view(3, 1, 1), persistent=False)

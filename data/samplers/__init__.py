@@ -7,6 +7,7 @@ from data.samplers.in_order import InOrder
 from data.samplers.pk import PKSampler
 from data.samplers.rank_batches import RankBatch, RankBatches
 from data.samplers.shuffled import ShuffledSampler
+from data.samplers.siamese_pairs import SiamesePairsSampler
 from data.samplers.triplet import TripletSampler
 from data.vocabulary import Vocabulary
 from core.types import Positive
@@ -20,6 +21,7 @@ __all__ = [
     "RankBatches",
     "Sample",
     "ShuffledSampler",
+    "SiamesePairsSampler",
     "TripletSampler",
     "build_sampler",
 ]
@@ -38,7 +40,7 @@ def build_sampler(
 
     Options:
         train_batch_size: images in a training batch
-        samples_each_class: images of each label in a batch (not triplet)
+        samples_each_class: images of each label in a batch (not triplet, siamese_pairs)
 
     kind: a name of SAMPLERS. labels: the train list's vocabulary, or labels (N,) of its images. Raises InputError for a
     batch that cannot be filled.
