@@ -27,7 +27,7 @@ class ContrastiveLoss(nn.Module):
         self.logs = {}
 
     def of_pairs(self, embedding1, embedding2, target):
-        squared = (embedding2.float() - embedding1.float()).square().sum(1)
+        squared = (embedding2 - embedding1).square().sum(1)
         short = F.relu(self.margin - squared + self.eps)
         target = target.to(squared.dtype)
         return (target * squared + (1 - target) * short.square()).mean()

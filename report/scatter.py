@@ -47,7 +47,7 @@ PANEL, GRID = (248, 249, 251), (228, 231, 235)
 # All in pixels before scaling.
 MARGIN, SIDE, HEAD, FOOT = 20, 440, 46, 24  # around all; a plot's side; what is above it, and below it
 LEGEND, LEGEND_ROW = 90, 22  # width of the legend, height of a line of it
-STRIP_SIDE, STRIP_GAP = 190, 14
+STRIP_SIDE, STRIP_GAP, STRIP_HEAD = 190, 14, 22  # a plot of a strip, between two, above one
 DOT = 2.6  # radius of a point
 AIR = 0.06  # of the points' span, between them and the frame
 TICKS = 5  # about so many lines of a grid each way
@@ -121,7 +121,7 @@ def scatter(
     canvas = blank_canvas(MARGIN + HEAD + SIDE + FOOT + MARGIN, 2 * MARGIN + SIDE + LEGEND)
     draw_text(canvas, title, MARGIN, MARGIN + 12, INK, TITLE_SIZE, bold=True)
     draw_text(canvas, caption, MARGIN, MARGIN + 32, FAINT)
-    _draw_plot(canvas, points, colouring, frame, MARGIN, MARGIN + HEAD, SIDE, numbers=True)
+    _draw_plot(canvas, points, colouring, frame, MARGIN, MARGIN + HEAD, SIDE, large=True)
     x = MARGIN + SIDE + 22
     for code, name in enumerate(colouring.names):
         y = MARGIN + HEAD + 12 + code * LEGEND_ROW
@@ -150,13 +150,14 @@ def scatter_strip(
     rows = -(-len(pictures) // columns)  # rounded up
     cell = STRIP_SIDE + STRIP_GAP
     width = 2 * MARGIN + columns * cell - STRIP_GAP
-    canvas = blank_canvas(2 * MARGIN + rows * (cell + 22) + 14, width)
+    row_height = cell + STRIP_HEAD
+    canvas = blank_canvas(2 * MARGIN + rows * row_height + 14, width)
     for number, (points, caption) in enumerate(pictures):
         left = MARGIN + number % columns * cell
-        top = MARGIN + number // columns * (cell + 22)
-        draw_centred(canvas, caption, left + STRIP_SIDE / 2, top + 8, INK, STRIP_SIDE)
-        _draw_plot(canvas, points, colouring, frame, left, top + 18, STRIP_SIDE, dot=1.6)
-    _draw_legend_line(canvas, colouring, width / 2, 2 * MARGIN + rows * (cell + 22) - 10)
+        top = MARGIN + number // columns * row_height
+        draw_centred(canvas, caption, left + STRIP_SIDE / 2, top + 10, INK, STRIP_SIDE)
+        _draw_plot(canvas, points, colouring, frame, left, top + STRIP_HEAD, STRIP_SIDE, dot=1.6)
+    _draw_legend_line(canvas, colouring, width / 2, 2 * MARGIN + rows * row_height - 10)
     if path is not None:
         write_png(canvas, path)
     return canvas
@@ -200,20 +201,20 @@ def _draw_plot(
     top: float,
     side: float,
     dot: float = DOT,
-    numbers: bool = False,
+    large: bool = False,
 ) -> None:
-    """The panel with its grid, and the points upon it; `numbers` along its left and lower edge."""
+    """The panel with its grid, and the points upon it; where `large` is true, with the axes' numbers and labels' names."""
     corner, end = to_pixels(left, top), to_pixels(left + side, top + side)
     cv2.rectangle(canvas, corner, end, PANEL, -1)
     for value, text in _ticks(frame.x, frame.half):
         x = left + side * (value - frame.x + frame.half) / (2 * frame.half)
         cv2.line(canvas, to_pixels(x, top), to_pixels(x, top + side), GRID, 1, cv2.LINE_AA)
-        if numbers:
+        if large:
             draw_centred(canvas, text, x, top + side + 16, FAINT)
     for value, text in _ticks(frame.y, frame.half):
         y = top + side * (frame.y + frame.half - value) / (2 * frame.half)
         cv2.line(canvas, to_pixels(left, y), to_pixels(left + side, y), GRID, 1, cv2.LINE_AA)
-        if numbers:
+        if large:
             draw_text(canvas, text, left + 5, y - 4, FAINT)
 
     scaled = (points - [frame.x, frame.y]) / (2 * frame.half) + 0.5
@@ -224,7 +225,8 @@ def _draw_plot(
     for row in np.random.default_rng(0).permutation(len(points)):
         _draw_dot(canvas, columns[row], rows[row], dot, colouring.colour(colouring.codes[row]))
     cv2.addWeighted(canvas, OPACITY, clear, 1 - OPACITY, 0, dst=canvas)
-    _draw_names(canvas, columns, rows, colouring)
+    if large:
+        _draw_names(canvas, columns, rows, colouring)
 
 
 def _draw_names(canvas: np.ndarray, columns: np.ndarray, rows: np.ndarray, colouring: Colouring) -> None:

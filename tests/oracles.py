@@ -9,6 +9,7 @@ from decimal import Decimal
 import oracles_classes
 import oracles_dense
 import oracles_ranking
+import oracles_siamese
 import oracles_triplets
 from exact import cross_entropy, dot, mean, squared_distance, unit
 
@@ -98,6 +99,7 @@ LOSS_ORACLES = {
     **oracles_classes.ORACLES,
     **oracles_dense.ORACLES,
     **oracles_ranking.ORACLES,
+    **oracles_siamese.ORACLES,
     **oracles_triplets.ORACLES,
 }
 
