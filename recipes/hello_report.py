@@ -18,35 +18,41 @@ from report.scatter import animate, frame_of, scatter, scatter_strip  # noqa: E4
 STRIP = 8  # tests in it, at most
 
 
-def read_tests(run: Path) -> tuple[list[int], list[np.ndarray], list[str]]:
-    """(steps, points (N, 2) of each, labels): what the run left of its tests for TensorBoard's projector."""
-    tests = {int(file.parts[-3]): file for file in run.glob("*/test/tensors.tsv") if file.parts[-3].isdigit()}
-    steps = sorted(tests)
-    points = [np.loadtxt(tests[step], delimiter="\t", ndmin=2) for step in steps]
-    with open(tests[steps[-1]].with_name("metadata.tsv")) as stream:
+def read_tests(run: Path) -> dict[int, dict[str, float]]:
+    """{step: {name: figure}} of a run's tests."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line for line in lines if line["group"] == "test"}
+
+
+def read_points(run: Path, step: int) -> tuple[np.ndarray, list[str]]:
+    """(points (N, 2), labels) of a test: what the run left for TensorBoard's projector."""
+    folder = run / f"{step:05}" / "test"
+    with open(folder / "metadata.tsv") as stream:
         labels = [row["label"] for row in csv.DictReader(stream, delimiter="\t")]
-    return steps, points, labels
+    return np.loadtxt(folder / "tensors.tsv", delimiter="\t", ndmin=2), labels
 
 
 def main(run: str) -> None:
     run = Path(run)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    figures = {line["step"]: line for line in lines if line["group"] == "test"}
-    steps, points, labels = read_tests(run)
+    points = []
+    captions = []
+    for step, figures in read_tests(run).items():
+        of_step, labels = read_points(run, step)
+        points.append(of_step)
+        captions.append(f"step {step}: {100 * figures['knn@5']:.1f} %")
 
     # So many of the tests as there is room for, evenly spaced, the first and the last among them.
-    chosen = np.unique(np.linspace(0, len(steps) - 1, min(STRIP, len(steps)), dtype=int))
-    captions = [f"step {step}: {100 * figures[step]['knn@5']:.1f} %" for step in steps]
+    chosen = np.linspace(0, len(points) - 1, min(STRIP, len(points))).round().astype(int)
     scatter_strip([(points[number], captions[number]) for number in chosen], labels, run / "strip.png")
     frame = frame_of(*points)
-    title = "1,000 held-out digits" if len(labels) == 1000 else f"{len(labels)} held-out digits"
-    pictures = [scatter(at, labels, title, f"{caption} by 5-NN", frame) for at, caption in zip(points, captions)]
+    title = f"{len(labels):,} held-out digits"
+    pictures = [
+        scatter(of_step, labels, title, f"{caption} by 5-NN", frame) for of_step, caption in zip(points, captions)
+    ]
     animate(pictures, run / "training.gif")
 
-    last = figures[steps[-1]]
-    print(
-        f"\n5-NN accuracy {100 * last['knn@5']:.1f} % on held-out digits, loss on fixed pairs of them {last['loss']:.4f}"
-    )
+    accuracy = f"5-NN accuracy {100 * figures['knn@5']:.1f} % on {title}"
+    print(f"\n{accuracy}, loss of fixed pairs of them {figures['loss']:.4f}")
     print(f"every test   {run / 'pictures'}")
     print(f"in a row     {run / 'strip.png'}")
     print(f"in motion    {run / 'training.gif'}")

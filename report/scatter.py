@@ -4,6 +4,7 @@ Points are (N, 2), and what belongs to each, such as its label, is a text. Pictu
 that nothing but the points moves between them.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from core.errors import InputError
 from core.files import replacing
@@ -49,10 +51,12 @@ MARGIN, SIDE, HEAD, FOOT = 20, 440, 46, 24  # around all; a plot's side; what is
 LEGEND, LEGEND_ROW = 90, 22  # width of the legend, height of a line of it
 STRIP_SIDE, STRIP_GAP, STRIP_HEAD = 190, 14, 22  # a plot of a strip, between two, above one
 DOT = 2.6  # radius of a point
+CORNER = 16  # so far from a plot's corners an axis has no number
 AIR = 0.06  # of the points' span, between them and the frame
 TICKS = 5  # about so many lines of a grid each way
 OPACITY = 0.72
-FRAME_SECONDS, LAST_SECONDS = 0.25, 2.5  # of an animation's pictures
+GIF_COLOURS = 256
+FRAME_MILLISECONDS, LAST_MILLISECONDS = 250, 2500  # that an animation shows a picture
 
 
 class Frame(NamedTuple):
@@ -166,23 +170,22 @@ def scatter_strip(
 def animate(pictures: Sequence[np.ndarray], path: str | Path) -> None:
     """Pictures (H, W, 3) of one size, one after the other, as a GIF at half of their sides.
 
-    Raises InputError where this build of OpenCV writes no GIF, or the file cannot be written.
+    Raises InputError where the file cannot be written.
     """
-    if not cv2.haveImageWriter("picture.gif"):
-        raise InputError("this build of OpenCV writes no GIF; opencv-python-headless from 4.13 on does")
-    animation = cv2.Animation()
     halves = [
         cv2.resize(picture, None, fx=1 / SCALE, fy=1 / SCALE, interpolation=cv2.INTER_AREA) for picture in pictures
     ]
-    animation.frames = [np.ascontiguousarray(half[..., ::-1]) for half in halves]
-    seconds = [FRAME_SECONDS] * (len(pictures) - 1) + [LAST_SECONDS]
-    animation.durations = np.array([round(1000 * duration) for duration in seconds], np.int32)
-    animation.loop_count = 0  # without end
-    written, content = cv2.imencodeanimation(".gif", animation)
-    if not written:
-        raise InputError(f"OpenCV could not make {str(path)!r}")
+    # The commonest colours, which are flat, the same in all pictures: OpenCV's own GIFs are dithered.
+    colours, counts = np.unique(np.stack(halves).reshape(-1, 3), axis=0, return_counts=True)
+    commonest = colours[np.argsort(-counts, kind="stable")[:GIF_COLOURS]]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(commonest.tobytes())
+    frames = [Image.fromarray(half).quantize(palette=palette, dither=Image.Dither.NONE) for half in halves]
+    milliseconds = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_MILLISECONDS]
+    content = io.BytesIO()
+    frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
     with replacing(path) as file:
-        file.write(np.asarray(content).tobytes())
+        file.write(content.getvalue())
 
 
 def _check(points: np.ndarray) -> None:
@@ -209,12 +212,13 @@ def _draw_plot(
     for value, text in _ticks(frame.x, frame.half):
         x = left + side * (value - frame.x + frame.half) / (2 * frame.half)
         cv2.line(canvas, to_pixels(x, top), to_pixels(x, top + side), GRID, 1, cv2.LINE_AA)
-        if large:
+        # A number that would stand across a corner is left out.
+        if large and abs(x - left - side / 2) < side / 2 - CORNER:
             draw_centred(canvas, text, x, top + side + 16, FAINT)
     for value, text in _ticks(frame.y, frame.half):
         y = top + side * (frame.y + frame.half - value) / (2 * frame.half)
         cv2.line(canvas, to_pixels(left, y), to_pixels(left + side, y), GRID, 1, cv2.LINE_AA)
-        if large:
+        if large and abs(y - top - side / 2) < side / 2 - CORNER:
             draw_text(canvas, text, left + 5, y - 4, FAINT)
 
     scaled = (points - [frame.x, frame.y]) / (2 * frame.half) + 0.5
