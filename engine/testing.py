@@ -32,9 +32,9 @@ class EmbeddingSample(Protocol):
 class Tester:
     """The list that a run is tested on.
 
-    loader: its images in order; tested_on: what it is, in words. draw_worst, draw_scatter, draw_sample: functions of the
-    list and its queries against its gallery; the first gives a picture of the worst queries, uint8 (H, W, 3), or None
-    where there are none, the second, which takes a caption, too, one of all embeddings as points, the third an
+    loader: its images in order; tested_on: what it is, in words. draw_worst, draw_scatter, draw_sample: functions of
+    the list and its queries against its gallery; the first gives a picture of the worst queries, uint8 (H, W, 3), or
+    None where there are none, the second, which takes a caption, too, one of all embeddings as points, the third an
     EmbeddingSample. metrics: names of figures beside the recalls; distance: by which all of them find. fixed_batches:
     rows of the list (steps, B), of which a test gives the loss; None, and it does not.
     """
