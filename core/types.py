@@ -91,6 +91,16 @@ def number(
     return check
 
 
+def margin(text: str) -> float | str:
+    """A number of at least 0, or `soft`."""
+    if text == "soft":
+        return text
+    try:
+        return number(0)(text)
+    except ArgumentTypeError as error:
+        raise ArgumentTypeError(f"{error}, or soft") from None
+
+
 positive = number(0, int, above=True)
 count = number(0, int)
 processes = number(0, int, most=1024)
@@ -203,6 +213,7 @@ Width = Annotated[int, width]
 Seed = Annotated[int, seed]
 AtLeastZero = Annotated[float, number(0)]
 AboveZero = Annotated[float, number(0, above=True)]
+Margin = Annotated[float | str, margin]
 Steps = Annotated[tuple[int, ...], steps]
 Shape = Annotated[tuple[int, int, int], image_shape]
 Fractions = Annotated[tuple[float, float], fractions]

@@ -7,6 +7,7 @@ from losses.npairs import NpairsLoss
 from losses.quadruplet import QuadrupletLoss
 from losses.softmax import SoftmaxLoss
 from losses.triplet import TripletLoss
+from losses.triplet_margin import TripletMarginLoss
 
 __all__ = [
     "LOSSES",
@@ -16,4 +17,5 @@ __all__ = [
     "QuadrupletLoss",
     "SoftmaxLoss",
     "TripletLoss",
+    "TripletMarginLoss",
 ]
