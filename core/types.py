@@ -101,6 +101,30 @@ def margin(text: str) -> float | str:
         raise ArgumentTypeError(f"{error}, or soft") from None
 
 
+def ranks(text: str) -> int | tuple[int, int]:
+    """n, a number of at least 1; or a-b (also a,b), ranks from the a-th to the b-th, the first being 1."""
+    refusal = ArgumentTypeError(f"{text!r} is neither a number of at least 1 nor a range such as 2-5")
+    try:
+        numbers = tuple(read_int(word) for word in text.replace("-", ",").split(","))
+    except ValueError:
+        raise refusal from None
+    if len(numbers) > 2 or not 1 <= numbers[0] <= numbers[-1]:
+        raise refusal
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def interval(text: str) -> tuple[float, float]:
+    """Two comma-separated numbers low <= high."""
+    refusal = ArgumentTypeError(f"{text!r} is not low,high with low <= high")
+    try:
+        low, high = (read_float(word) for word in text.split(","))
+    except ValueError:
+        raise refusal from None
+    if not low <= high:
+        raise refusal
+    return low, high
+
+
 positive = number(0, int, above=True)
 count = number(0, int)
 processes = number(0, int, most=1024)
@@ -213,6 +237,8 @@ Width = Annotated[int, width]
 Seed = Annotated[int, seed]
 AtLeastZero = Annotated[float, number(0)]
 AboveZero = Annotated[float, number(0, above=True)]
+Ranks = Annotated[int | tuple[int, int], ranks]
+Interval = Annotated[tuple[float, float], interval]
 Margin = Annotated[float | str, margin]
 Steps = Annotated[tuple[int, ...], steps]
 Shape = Annotated[tuple[int, int, int], image_shape]

@@ -69,7 +69,9 @@ def sum_over_triplets(
     The loss of a triplet is max(0, p - n + margin), or log(1 + exp(p - n)) where margin is None. Columns take a
     gradient as far as they are rows of the batch.
     """
-    return Sums(*_SumOverTriplets.apply(rows, columns.detach(), same_label_columns(labels, reference), margin, distance))
+    return Sums(
+        *_SumOverTriplets.apply(rows, columns.detach(), same_label_columns(labels, reference), margin, distance)
+    )
 
 
 class _SumOverTriplets(torch.autograd.Function):
