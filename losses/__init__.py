@@ -5,6 +5,7 @@ from losses.arcmargin import ArcMarginLoss
 from losses.eml import EmlLoss
 from losses.npairs import NpairsLoss
 from losses.quadruplet import QuadrupletLoss
+from losses.quadruplet_chen import QuadrupletChenLoss
 from losses.softmax import SoftmaxLoss
 from losses.triplet import TripletLoss
 from losses.triplet_margin import TripletMarginLoss
@@ -14,6 +15,7 @@ __all__ = [
     "ArcMarginLoss",
     "EmlLoss",
     "NpairsLoss",
+    "QuadrupletChenLoss",
     "QuadrupletLoss",
     "SoftmaxLoss",
     "TripletLoss",

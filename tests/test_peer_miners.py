@@ -155,14 +155,14 @@ def test_distance_weighted_draws_as_pmls(pml):
 
 
 def reference_of(rows, labels, count=9):
-    """Rows of a memory, the first of which show images of the batch."""
+    """Rows of a memory, the first three of which show the last images of the batch."""
     images = torch.arange(count) + len(labels) - 3
-    return Reference(random_rows(count, seed=7), labels.repeat(2)[:count], images, torch.arange(len(labels)))
+    return Reference(random_rows(count, seed=7), labels.roll(3).repeat(2)[:count], images, torch.arange(len(labels)))
 
 
 @pytest.mark.parametrize("name, peer", [("multi_similarity", "MultiSimilarityMiner"), ("hard", "BatchHardMiner")])
 def test_a_reference_equals_pmls_less_rows_of_the_same_image(pml, batch, name, peer):
-    """PML has no word for the same image: such rows are given labels of their own there, farther than all others."""
+    """PML has no word for the same image: there the columns of each row are handed over without it."""
     rows, labels = batch
     reference = reference_of(rows, labels)
     others = reference._replace(images=reference.images + 1000)
