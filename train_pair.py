@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> None:
     from data.samplers import build_sampler
     from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
     from engine.checkpoint import resume
+    from engine.mining import build_miner
     from engine.objective import build_loss
     from engine.schedule import Schedule
     from engine.trainer import Trainer, TrainerSettings
@@ -30,6 +31,9 @@ def main(argv: Sequence[str]) -> None:
     from models import ModelSettings
     from reader import open_training
     from report.board import embedding_sample, worst_queries_picture
+
+    # Refused before anything is opened, where the loss has no use for it.
+    miner = build_miner(args.options("miner"), args["loss_name"], **args.mining)
 
     # What a run is, what it learns from, and what it is tested on.
     start = start_run(TrainerSettings(**args.trainer), args["sync_bn"], args.device, args.run)
@@ -41,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     settings = ModelSettings(**args.model)
     model = build_first_model(start, settings, lists, args["train_batch_size"], **args.build)
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
-    learner = build_learner(start, model, loss, batch_recall=True, **args.optimiser)
+    learner = build_learner(start, model, loss, batch_recall=True, miner=miner, **args.optimiser)
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 
     # Batches go on behind the last step.

@@ -26,7 +26,7 @@ class Section:
 class Choice:
     """A flag that names what brings further flags: those of the named classes of `folder`, of the given facts.
 
-    kind: the word of messages, such as "loss"; section: where the flag stands.
+    kind: the word of messages, such as "loss"; section: where the flag stands. or_none: whether `none` names nothing.
     """
 
     flag: str
@@ -34,6 +34,7 @@ class Choice:
     section: str
     folder: str
     facts: dict[str, object] = field(default_factory=dict)
+    or_none: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,13 @@ FAITHFUL = Section("device", "device", ("core.device:open_device",), {"precision
 REPLAY = Section("replay", "config", ("config.replay:replayed",), without=("allow_changed",))
 
 
-def _training(stage: str, defaults: dict[str, object], without: tuple[str, ...]) -> Command:
+def _training(
+    stage: str,
+    defaults: dict[str, object],
+    without: tuple[str, ...],
+    own_sections: tuple[Section, ...] = (),
+    own_choices: tuple[Choice, ...] = (),
+) -> Command:
     """The flags of a training script; the stages differ in some defaults, and in flags that only one has a use for."""
 
     def section(name: str, title: str, *homes: str) -> Section:
@@ -83,6 +90,7 @@ def _training(stage: str, defaults: dict[str, object], without: tuple[str, ...])
     return Command(
         sections=(
             section("loss", "loss", "engine.objective:build_loss"),
+            *own_sections,
             section("sampler", "batches", "data.samplers:build_sampler"),
             MODEL,
             section("build", "model", "models.build:build_model"),
@@ -96,7 +104,7 @@ def _training(stage: str, defaults: dict[str, object], without: tuple[str, ...])
             section("replay", "config", "config.replay:replayed"),
             section("ancestor", "the ancestor's", "config.ancestor:print_kpis"),
         ),
-        choices=(Choice("loss_name", "loss", "loss", "losses", {"stage": stage}),),
+        choices=(Choice("loss_name", "loss", "loss", "losses", {"stage": stage}), *own_choices),
     )
 
 
@@ -125,6 +133,8 @@ TRAIN_PAIR = _training(
         "save_iter_step": 5000,
     },
     without=("class_lr", "class_dim", "shard_classes"),
+    own_sections=(Section("mining", "loss", ("engine.mining:build_miner",)),),
+    own_choices=(Choice("miner", "miner", "mining", "miners", or_none=True),),
 )
 EVAL = Command(
     sections=(

@@ -15,7 +15,7 @@ from core.sources import registered
 from core.types import MANY, SWITCH, plain
 
 # Folders whose classes bring flags of their own.
-CHOSEN_BY_NAME = ("losses", "retrieval/rerank", "retrieval/index/backends")
+CHOSEN_BY_NAME = ("losses", "miners", "retrieval/rerank", "retrieval/index/backends")
 
 
 class Args:
@@ -144,7 +144,7 @@ def _chosen(
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument(f"--{choice.flag}", default=None if default is None else plain(default))
     text = getattr(parser.parse_known_args(list(argv))[0], choice.flag)
-    if text is None:
+    if text is None or (choice.or_none and text == "none"):
         return ()
     if isinstance(flag.default, tuple):
         try:

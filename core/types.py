@@ -254,13 +254,20 @@ Switch = Annotated[bool, boolean, SWITCH]
 
 
 class OneOf:
-    """Annotated[str, OneOf("losses")]: the type of a flag that takes one name which files of a folder register."""
+    """Annotated[str, OneOf("losses")]: the type of a flag that takes one name which files of a folder register.
 
-    def __init__(self, folder: str):
+    or_none: also `none`, for a flag that may name nothing.
+    """
+
+    def __init__(self, folder: str, or_none: bool = False):
         self.folder = folder
+        self.or_none = or_none
 
     def __call__(self, text: str) -> str:
-        return one_of(registered(self.folder))(text)
+        names = [*registered(self.folder)]
+        if self.or_none:
+            names.append("none")
+        return one_of(names)(text)
 
 
 class SomeOf:

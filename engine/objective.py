@@ -9,6 +9,7 @@ import distributed
 from core.errors import InputError
 from core.types import Count, OneOf
 from distributed import sharded_classes
+from engine.mining import Mining
 from losses import LOSSES
 from retrieval import recall_at_k
 
@@ -17,13 +18,15 @@ class Objective(nn.Module):
     """`forward(images, labels)` gives the loss; `figures()` says what the last batch looked like.
 
     batch_recall: figures hold Recall@1 within the batch (cosine), the ancestor's training figure for pair losses.
+    miner: what chooses the pairs or triplets that the loss looks at, out of the embeddings of all ranks.
     """
 
-    def __init__(self, model: nn.Module, loss: nn.Module, batch_recall: bool = False):
+    def __init__(self, model: nn.Module, loss: nn.Module, batch_recall: bool = False, miner: Mining | None = None):
         super().__init__()
         self.model = model
         self.loss = loss
         self.batch_recall = batch_recall
+        self.miner = miner
         self._last_batch: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
@@ -40,7 +43,10 @@ class Objective(nn.Module):
         embeddings = distributed.all_gather(embeddings)
         # Kept as tensors: figures are wanted at few of the steps.
         self._last_batch = (embeddings.detach(), labels)
-        return self.loss(embeddings, labels)
+        if self.miner is None:
+            return self.loss(embeddings, labels)
+        embeddings, labels, mined = self.miner(embeddings, labels)
+        return self.loss(embeddings, labels, mined=mined)
 
     def figures(self) -> dict[str, float]:
         """Figures of the last batch; reading them waits for the device, so ask only at display steps."""
@@ -52,9 +58,15 @@ class Objective(nn.Module):
         return figures
 
 
-def build_objective(model: nn.Module, loss: nn.Module, device: torch.device, batch_recall: bool = False) -> Objective:
+def build_objective(
+    model: nn.Module,
+    loss: nn.Module,
+    device: torch.device,
+    batch_recall: bool = False,
+    miner: Mining | None = None,
+) -> Objective:
     """The Objective of both, on `device`, in the memory layout in which convolutions are fastest."""
-    objective = Objective(model, loss, batch_recall).to(memory_format=torch.channels_last)
+    objective = Objective(model, loss, batch_recall, miner).to(memory_format=torch.channels_last)
     return objective.to(device)
 
 

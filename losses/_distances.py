@@ -18,7 +18,7 @@ Distance = Literal["euclidean", "squared", "cosine"]
 def placed(
     embeddings: torch.Tensor, reference: Reference | None, distance: Distance, unit_length: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows (B, D), columns (C, D)) of which `distance` is taken: the batch, and the batch with the reference behind it.
+    """(rows (B, D), columns (C, D)) between which `distance` is taken: the batch, and the batch with the reference.
 
     Of unit length where asked for, or where cosines are taken; else moved so that the batch's mean is the origin, which
     changes no distance and leaves less to rounding.

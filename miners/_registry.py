@@ -2,6 +2,6 @@
 
 from core.registry import Registry
 
-# Facts of a miner. gives: "triplets" or "pairs". adds_rows=True: it compares rows that are no images of the batch, which
-# its method `extended(embeddings, labels)` puts behind the batch.
+# Facts of a miner. gives: "triplets" or "pairs". adds_rows=True: it compares rows that are no images of the batch, too,
+# which its method `extended(embeddings, labels)` puts behind the batch.
 MINERS = Registry("miner")

@@ -14,8 +14,9 @@ from miners._registry import MINERS
 
 @MINERS.register("distance_weighted", gives="triplets")
 class DistanceWeightedMiner:
-    """An anchor has as many triplets as its label has columns (itself among them), each of a positive, drawn evenly, and
-    a negative, drawn by the inverse of the density of its distance (pytorch-metric-learning's DistanceWeightedMiner).
+    """An anchor has as many triplets as its label has columns (itself among them), each of a positive, drawn evenly,
+    and a negative, drawn by the inverse of the density of its distance (pytorch-metric-learning's
+    DistanceWeightedMiner).
 
     On the unit sphere of D dimensions distances d between random points have the density
     q(d) = d^(D - 2) (1 - d^2 / 4)^((D - 3) / 2), nearly all of it around sqrt(2). Weights are 1 / q(max(d, cutoff)).

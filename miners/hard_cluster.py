@@ -14,7 +14,7 @@ from miners._registry import MINERS
 @MINERS.register("hard_cluster", gives="triplets", adds_rows=True)
 class HardClusterMiner:
     """One triplet a label (Open Metric Learning's HardClusterMiner): anchors and negatives are means of labels, which
-    carry a gradient to all of their images. Means stand behind the batch, in order of labels: `extended` puts them there.
+    carry a gradient to all of their images. `extended` puts the means behind the batch, in order of labels.
     """
 
     @mining

@@ -13,8 +13,8 @@ from miners._registry import MINERS
 
 @MINERS.register("multi_similarity", gives="pairs")
 class MultiSimilarityMiner:
-    """Positives that are farther than the anchor's nearest negative less epsilon, and negatives that are nearer than its
-    farthest positive plus epsilon (equations 8 and 9; pytorch-metric-learning's MultiSimilarityMiner).
+    """Positives that are farther than the anchor's nearest negative less epsilon, and negatives that are nearer than
+    its farthest positive plus epsilon (equations 8 and 9; pytorch-metric-learning's MultiSimilarityMiner).
 
     Options:
         miner_epsilon: how much easier a pair may be than the hardest one of the other kind

