@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     from report.board import embedding_sample, worst_queries_picture
 
     # Refused before anything is opened, where the loss has no use for it.
-    miner = build_miner(args.options("miner"), args["loss_name"], **args.mining)
+    miner = build_miner(args.options("miner"), args["loss_name"], args.options("loss_name"), **args.mining)
 
     # What a run is, what it learns from, and what it is tested on.
     start = start_run(TrainerSettings(**args.trainer), args["sync_bn"], args.device, args.run)

@@ -106,7 +106,7 @@ def peers() -> dict[str, Callable[[], Callable]]:
 
 def mined_triplets(miner: str) -> Callable:
     """The triplet loss over what a miner chooses."""
-    mining = build_miner({}, "triplet_margin", miner=miner)
+    mining = build_miner({}, "triplet_margin", {}, miner=miner)
     return Objective(torch.nn.Identity(), LOSSES["triplet_margin"](), miner=mining).compare
 
 

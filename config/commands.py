@@ -27,6 +27,7 @@ class Choice:
     """A flag that names what brings further flags: those of the named classes of `folder`, of the given facts.
 
     kind: the word of messages, such as "loss"; section: where the flag stands. or_none: whether `none` names nothing.
+    or_pml: whether pml:NAME names a class of pytorch-metric-learning.
     """
 
     flag: str
@@ -35,6 +36,7 @@ class Choice:
     folder: str
     facts: dict[str, object] = field(default_factory=dict)
     or_none: bool = False
+    or_pml: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _training(
             section("replay", "config", "config.replay:replayed"),
             section("ancestor", "the ancestor's", "config.ancestor:print_kpis"),
         ),
-        choices=(Choice("loss_name", "loss", "loss", "losses", {"stage": stage}), *own_choices),
+        choices=(Choice("loss_name", "loss", "loss", "losses", {"stage": stage}, or_pml=True), *own_choices),
     )
 
 

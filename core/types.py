@@ -3,13 +3,15 @@
 A function from text to value raises argparse.ArgumentTypeError, whose sentence argparse puts behind the flag's name.
 """
 
+import ast
 import math
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from typing import Annotated
 
-from core.errors import near_match
+from core import pml
+from core.errors import InputError, near_match
 from core.numerals import read_float, read_int
 from core.sources import registered, table_keys
 
@@ -251,6 +253,36 @@ NanPolicy = Annotated[str, nan_policy]
 WorkerCount = Annotated[int | str, workers]
 Paths = Annotated[tuple[str, ...], str, MANY]
 Switch = Annotated[bool, boolean, SWITCH]
+
+
+def loss_name(text: str) -> str:
+    """A name of ours, or pml:NAME of pytorch-metric-learning."""
+    if not text.startswith(pml.PREFIX):
+        return one_of(registered("losses"))(text)
+    try:
+        pml.loss_class(text)
+    except InputError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+def literal(text: str) -> object:
+    """A number, True, False, None, or several of them with commas."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        raise ArgumentTypeError(f"{text!r} is no number, True, False or None") from None
+
+
+def literal_or_text(text: str) -> object:
+    """A number, True, False or None, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+LossName = Annotated[str, loss_name]
 
 
 class OneOf:

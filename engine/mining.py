@@ -12,12 +12,12 @@ from miners import MINERS, as_pairs, as_triplets
 
 
 class Mining:
-    """A miner whose choice has the form, "pairs" or "triplets", that the loss takes."""
+    """A miner whose choice has the form that the loss takes: "pairs", "triplets", or "either"."""
 
     def __init__(self, name: str, form: str, options: dict[str, object]) -> None:
         self.miner = MINERS[name](**options)
         self.adds_rows = MINERS.fact(name, "adds_rows", False)
-        self.in_form = {"pairs": as_pairs, "triplets": as_triplets}[form]
+        self.in_form = {"pairs": as_pairs, "triplets": as_triplets, "either": lambda mined: mined}[form]
 
     def __call__(
         self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None = None
@@ -35,6 +35,7 @@ class Mining:
 def build_miner(
     options: dict[str, object],
     loss_name: str,
+    options_of_loss: dict[str, object],
     *,
     miner: Annotated[str, OneOf("miners", or_none=True)] = "none",
 ) -> Mining | None:
@@ -44,10 +45,12 @@ def build_miner(
         miner: which pairs or triplets the loss looks at, one of {miners}, or none for all; its own flags:
             --miner=NAME --help
 
-    options: those of the miner's own keywords, {name: value}. Raises InputError for a loss that has no use for a miner.
+    options: those of the miner's own keywords, {name: value}; options_of_loss: those of the loss. Raises InputError for a loss that has no use for a miner.
     """
     if miner == "none":
         return None
+    if options_of_loss.get("pml_miner", "none") != "none":
+        raise InputError(f"--miner={miner} and --pml_miner={options_of_loss['pml_miner']} both choose pairs; take one")
     form = LOSSES.fact(loss_name, "mined")
     if form is None:
         takers = [name for name in LOSSES.names(stage="pair") if LOSSES.fact(name, "mined")]

@@ -1,13 +1,12 @@
 """What is minimised: model and loss as one module, so that the loop knows neither."""
 
-from typing import Annotated
-
 import torch
 from torch import nn
 
 import distributed
 from core.errors import InputError
-from core.types import Count, OneOf
+from core.pml import PREFIX
+from core.types import Count, LossName
 from distributed import sharded_classes
 from engine.mining import Mining
 from losses import LOSSES
@@ -76,14 +75,14 @@ def build_loss(
     num_classes: int,
     precision: str,
     *,
-    loss_name: Annotated[str, OneOf("losses")],
+    loss_name: LossName,
     class_dim: Count | None = None,
     shard_classes: bool = False,
 ) -> nn.Module:
     """The loss of that name, on the CPU.
 
     Options:
-        loss_name: one of {losses}; its own flags: --loss_name=NAME --help
+        loss_name: one of {losses}; its own flags: --loss_name=NAME --help; pml:NAME is one of pytorch-metric-learning
         class_dim: checked against the number of train labels (default: no check)
         shard_classes: a part of the class weights on each rank (torchrun)
 
@@ -94,6 +93,8 @@ def build_loss(
     if class_dim and class_dim != num_classes:
         raise InputError(f"class_dim is {class_dim}, but training uses {num_classes} labels")
     facts = {"embedding_size": embedding_size, "num_classes": num_classes}
+    if shard_classes and loss_name.startswith(PREFIX):
+        raise InputError(f"--shard_classes does not go with {loss_name}, whose weights are of one piece")
     required = {name: facts[name] for name in LOSSES.requirements(loss_name)}
     several = distributed.world_size() > 1
     # The scaler would look for infinities on each rank alone, and ranks would disagree on a step.

@@ -65,7 +65,7 @@ def test_pairs_by_hand():
 
 def test_means_of_labels_by_hand():
     rows = torch.tensor([[0.0, 0], [2, 0], [10, 0], [14, 0]], requires_grad=True)
-    mining = build_miner({}, "triplet_margin", miner="hard_cluster")
+    mining = build_miner({}, "triplet_margin", {}, miner="hard_cluster")
     extended, labels, mined = mining(rows, TWOS)
     assert extended[4:].tolist() == [[1, 0], [12, 0]] and labels[4:].tolist() == [0, 1]
     assert [tensor.tolist() for tensor in mined] == [[4, 5], [0, 2], [5, 4]]
@@ -236,12 +236,12 @@ def test_a_loss_takes_a_miner_or_says_that_it_has_no_use_for_one(name):
     form = LOSSES.fact(name, "mined")
     if form is None:
         with pytest.raises(InputError, match=f"--miner=hard: the loss {name} chooses .*triplet_margin"):
-            build_miner({}, name, miner="hard")
+            build_miner({}, name, {}, miner="hard")
         return
-    assert build_miner({}, name) is None
+    assert build_miner({}, name, {}) is None
     rows = random_rows(len(LABELS), 4).requires_grad_()
     for miner in MINERS.names():
-        mining = build_miner({}, name, miner=miner)
+        mining = build_miner({}, name, {}, miner=miner)
         value = Objective(torch.nn.Identity(), LOSSES[name](), miner=mining).compare(rows, LABELS)
         (slope,) = torch.autograd.grad(value, rows)
         assert value.isfinite() and slope.isfinite().all()

@@ -51,7 +51,7 @@ def pml():
 
 def ours(rows, labels, loss, miner="none", options=None):
     """(value, gradient, logs) of our loss behind our miner."""
-    objective = Objective(torch.nn.Identity(), loss, miner=build_miner(options or {}, "triplet_margin", miner=miner))
+    objective = Objective(torch.nn.Identity(), loss, miner=build_miner(options or {}, "triplet_margin", {}, miner=miner))
     value = objective.compare(rows, labels)
     return value, torch.autograd.grad(value, rows)[0], loss.logs
 
