@@ -96,7 +96,10 @@ def _training(stage: str, defaults: dict[str, object], without: tuple[str, ...])
             section("replay", "config", "config.replay:replayed"),
             section("ancestor", "the ancestor's", "config.ancestor:print_kpis"),
         ),
-        choices=(Choice("loss_name", "loss", "loss", "losses", {"stage": stage}),),
+        choices=(
+            Choice("loss_name", "loss", "loss", "losses", {"stage": stage}),
+            Choice("sampler", "sampler", "sampler", "data/samplers"),
+        ),
     )
 
 
@@ -111,7 +114,7 @@ TRAIN_ELEM = _training(
         "test_iter_step": 1000,
         "save_iter_step": 1000,
     },
-    without=("samples_each_class",),
+    without=(),
 )
 TRAIN_PAIR = _training(
     "pair",

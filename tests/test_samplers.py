@@ -6,23 +6,31 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from sampling import make_sampler
 
 from core.errors import InputError
 from data import loader
 from data.image.augmentations import AUGMENTATIONS
 from data.image.modality import ImageModality
 from data.image.transforms import TrainTransform
-from data.samplers import SAMPLERS, PKSampler, ShuffledSampler, TripletSampler, build_sampler
+from data.samplers import SAMPLERS, PKSampler, ShuffledSampler, TripletSampler
 from data.vocabulary import Vocabulary
 from reader import open_list
 
 COUNTS = {7: 1, 40: 2, 3: 3, 900: 4, 12: 5, 55: 6, 21: 7}  # label: how many images it has
 LABELS = np.random.default_rng(0).permutation(np.repeat(list(COUNTS), list(COUNTS.values())))
+WITHOUT_SINGLETONS = LABELS[LABELS != 7]
 SWEEP = pytest.mark.parametrize("name", SAMPLERS.names())
 
 
-def stream(name, steps, labels=LABELS, batch_size=6, **options):
-    return list(islice(SAMPLERS[name](labels, batch_size, **options), steps))
+def made(name, labels=None, batch_size=12, **options):
+    if labels is None:
+        labels = WITHOUT_SINGLETONS if "balance" in name else LABELS
+    return make_sampler(name, labels, batch_size, **options)
+
+
+def stream(name, steps, **options):
+    return list(islice(made(name, **options), steps))
 
 
 def indices(batches):
@@ -31,17 +39,19 @@ def indices(batches):
 
 @SWEEP
 def test_batches_are_full_and_the_stream_does_not_end(name):
-    steps = len(SAMPLERS[name](LABELS, 6))
-    table = indices(stream(name, 5 * steps))
-    assert table.shape == (5 * steps, 6)
-    assert table.min() >= 0 and table.max() < len(LABELS)
+    sampler = made(name)
+    steps = len(sampler)
+    table = indices(islice(sampler, 5 * steps))
+    assert table.shape == (5 * steps, 12)
+    assert table.min() >= 0 and table.max() < len(sampler.vocabulary.codes)
+    assert (table == np.concatenate([sampler.epoch(number) for number in range(5)])).all()
 
 
 @SWEEP
 def test_a_run_that_starts_later_gets_the_tail(name):
-    steps = len(SAMPLERS[name](LABELS, 6))
+    steps = len(made(name))
     whole = stream(name, 4 * steps, seed=5)
-    for start in (1, steps - 1, steps, steps + 1, 3 * steps):
+    for start in {1, steps - 1, steps, steps + 1, 3 * steps}:
         assert stream(name, 4 * steps - start, seed=5, start_step=start) == whole[start:]
 
 
@@ -58,9 +68,9 @@ def test_the_seed_decides_alone(name):
 
 @SWEEP
 def test_every_draw_has_its_own_augmentation_and_every_epoch_its_own_order(name):
-    steps = len(SAMPLERS[name](LABELS, 6))
+    steps = len(made(name))
     batches = stream(name, 2 * steps)
-    assert len({draw.seed for batch in batches for draw in batch}) == 2 * steps * 6
+    assert len({draw.seed for batch in batches for draw in batch}) == 2 * steps * 12
     assert (indices(batches[:steps]) != indices(batches[steps:])).any()
 
 
@@ -135,18 +145,7 @@ def test_triplets_draw_positives_and_negatives_uniformly():
 )
 def test_impossible_batches_are_refused(name, options, message):
     with pytest.raises(InputError, match=message):
-        SAMPLERS[name](**{"labels": LABELS, **options})
-
-
-@SWEEP
-def test_a_sampler_is_built_by_name_of_a_vocabulary(name):
-    """As of the labels themselves, whatever they are called; only who balances labels is told of so many images."""
-    vocabulary = Vocabulary.of(np.char.add("label ", LABELS.astype(str)))
-    sampler = build_sampler(name, vocabulary, 3, 7, train_batch_size=12, samples_each_class=3)
-    assert sampler.vocabulary is vocabulary
-    options = {"samples_each_class": 3} if name == "pk" else {}
-    _, codes = np.unique(vocabulary.labels[vocabulary.codes], return_inverse=True)
-    assert list(islice(sampler, 5)) == stream(name, 5, codes, 12, seed=7, start_step=3, **options)
+        make_sampler(name, **{"labels": LABELS, **options})
 
 
 def test_rows_of_a_vocabulary_are_those_of_its_labels():
@@ -158,7 +157,7 @@ def test_rows_of_a_vocabulary_are_those_of_its_labels():
 
 def load(sop_tree, num_workers, start_step=0):
     images = open_list("Ebay_train.txt", sop_tree, "train")
-    sampler = PKSampler(images.vocabulary, 4, seed=3, start_step=start_step)
+    sampler = PKSampler(images.vocabulary, 4, samples_each_class=2).starting(3, start_step)
     modality = ImageModality(TrainTransform(24, 32, 0, tuple(AUGMENTATIONS), (0.08, 1.0)))
     batches = loader.open_loader(images, modality, sampler, num_workers)
     return list(islice(batches, 7 - start_step))
