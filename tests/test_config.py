@@ -17,6 +17,7 @@ from core import sources
 from core.errors import InputError
 from core.sources import MISSING, keywords_of, registered
 from core.types import plain
+from data.samplers import SAMPLERS
 from losses import LOSSES
 from models.backbones import BACKBONES
 from retrieval.index.backends import BACKENDS
@@ -25,6 +26,7 @@ from retrieval.rerank import POSTPROCESSORS
 ROOT = Path(__file__).resolve().parents[1]
 REGISTRIES = {
     "losses": LOSSES,
+    "data/samplers": SAMPLERS,
     "models/backbones": BACKBONES,
     "retrieval/rerank": POSTPROCESSORS,
     "retrieval/index/backends": BACKENDS,
