@@ -93,8 +93,9 @@ def nearest_labels(points: np.ndarray, count: int, lookalike: float = 1.0) -> np
 
     points: (C, D) float32, one for each label. Labels of a cosine above `lookalike` come behind all others.
     """
-    lengths = np.linalg.norm(points, axis=1, keepdims=True)
-    units = points / np.maximum(lengths, np.finfo(points.dtype).tiny)
+    # In float64, in which the squares of small numbers are not zero.
+    lengths = np.linalg.norm(points.astype(np.float64), axis=1, keepdims=True)
+    units = (points / np.maximum(lengths, np.finfo(np.float64).tiny)).astype(np.float32)
     neighbours = np.empty((len(units), count), np.int64)
     rows = max(1, BLOCK // len(units))
     for start in range(0, len(units), rows):
