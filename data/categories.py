@@ -27,7 +27,7 @@ def label_categories(records: Records, use: str) -> Vocabulary:
         first = firsts[vocabulary.codes[row]]
         raise InputError(
             f"{records.location(row)}: the label {records.label_text(row)} has the category "
-            f"{records.categories[row]!r} here and {records.categories[first]!r} in {records.location(first)}, but "
+            f"'{records.categories[row]}' here and '{records.categories[first]}' in {records.location(first)}, but "
             f"{use} needs one for each label"
         )
     return Vocabulary.of(categories)

@@ -52,10 +52,8 @@ def follow_neighbours(
     """
     if not isinstance(sampler, NeighbourSampler):
         return loader
-    table = progress.neighbours
-    # A checkpoint's, unless that was made for other batches.
-    if table is not None and table.shape == sampler.neighbours_shape:
-        sampler.neighbours = table.numpy()
+    if _is_table_of(progress.neighbours, sampler):
+        sampler.neighbours = progress.neighbours.numpy()
     if sampler.closeness == "means":
         images = open_test_loader(records, settings, start.settings.test_batch_size, num_workers, start.device, on_bad)
         points = partial(_label_means, learner.objective.model, images, records, start.device)
@@ -107,6 +105,13 @@ class NeighbourBatches:
         self.sampler.neighbours = table.numpy()
 
 
+def _is_table_of(table: object, sampler: NeighbourSampler) -> bool:
+    """Whether a checkpoint's table is one for batches such as these; flags that are allowed to change may change them."""
+    if not torch.is_tensor(table) or table.shape != sampler.neighbours_shape or table.dtype != torch.int64:
+        return False
+    return bool(((table >= 0) & (table < len(table))).all())
+
+
 def _label_means(model: nn.Module, loader: BatchLoader, records: Records, device: torch.device) -> torch.Tensor:
     """For each label the direction of the mean of its images' embeddings, which have unit length each, (C, D).
 
@@ -153,8 +158,10 @@ def _weights_of_run(source: str | None, records: Records) -> torch.Tensor:
         raise InputError(
             f"--closeness=weights needs a run of train_elem.py as --pretrained_model, got {source!r}; or take means"
         )
-    classes = np.array(state["classes"]).astype(np.str_)
-    labels = records.vocabulary.labels.astype(np.str_)
-    if not np.array_equal(classes, labels) or len(weight) != len(labels):
+    classes = state["classes"]
+    if torch.is_tensor(classes):
+        classes = classes.tolist()
+    labels = records.vocabulary.labels.astype(np.str_).tolist()
+    if [str(label) for label in classes] != labels or len(weight) != len(labels):
         raise InputError(f"--closeness=weights: {source} was trained on other labels; take --closeness=means")
     return weight.float()

@@ -8,7 +8,9 @@ from sampling import make_sampler
 from test_ranks import torchrun
 from test_resume import assert_bit_equal
 
+from core.errors import InputError
 from data.samplers import nearest_labels
+from engine import neighbours
 from engine.checkpoint import Progress
 from engine.neighbours import NeighbourBatches
 
@@ -125,6 +127,54 @@ def test_three_and_three_are_six(sop_tree, tmp_path, refresh_steps, workers):
     for what in ("model", "optimiser", "neighbours", "rng"):
         assert_bit_equal(parts[what], whole[what])
     assert whole["neighbours"].shape == (10, 3)
+
+
+def neighbours_of_run(run_dir):
+    return torch.load(run_dir / "last.pt", weights_only=True)["neighbours"].tolist()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_class_weights_are_the_losss_own_or_those_of_the_run_before(sop_tree, tmp_path):
+    flags = {"sampler": "neighbours", "nearest": 3, "closeness": "weights", "total_iter_num": 4, "lr": 0.5}
+    run("train_elem", train_flags(sop_tree, tmp_path / "first", **flags, refresh_steps=2, save_iter_step=2))
+    state = torch.load(tmp_path / "first" / "step_2.pt", weights_only=True)
+    weights = state["loss"]["weight"].numpy()
+    assert neighbours_of_run(tmp_path / "first") == nearest_labels(weights, 2).tolist()
+
+    first = {"pretrained_model": tmp_path / "first", "loss_name": "eml"}
+    run("train_pair", train_flags(sop_tree, tmp_path / "second", **flags, **first))
+    weights = torch.load(tmp_path / "first" / "last.pt", weights_only=True)["loss"]["weight"].numpy()
+    assert neighbours_of_run(tmp_path / "second") == nearest_labels(weights, 2).tolist()
+    with pytest.raises(InputError, match="first was trained on other labels; take --closeness=means"):
+        run("train_pair", train_flags(sop_tree, tmp_path / "third", **flags, **first, val_classes=3))
+
+
+@pytest.mark.usefixtures("tiny")
+def test_images_that_cannot_be_read_do_not_count(sop_copy, tmp_path):
+    for path in (*sop_copy.glob("*/7_*.jpg"), *sop_copy.glob("*/2_0.jpg")):
+        path.write_bytes(b"")
+    flags = {"sampler": "neighbours", "nearest": 3, "loss_name": "eml", "on_bad_image": "skip"}
+    printed = run("train_pair", train_flags(sop_copy, tmp_path / "run", **flags))
+    assert printed.count("; skipped") == 4
+    model = tmp_path / "run"
+    assert torch.load(model / "last.pt", weights_only=True)["neighbours"].shape == (10, 2)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        None,
+        "a text",
+        torch.zeros(10, 3),
+        torch.zeros(10, 4, dtype=torch.int64),
+        torch.full((10, 3), 10),
+        -torch.ones(1),
+    ],
+)
+def test_a_table_of_other_batches_is_not_taken(table):
+    sampler = make_sampler("neighbours", LABELS, 8)
+    assert not neighbours._is_table_of(table, sampler)
+    assert neighbours._is_table_of(torch.from_numpy(sampler.neighbours), sampler)
 
 
 @pytest.mark.slow
