@@ -19,11 +19,12 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv, TRAIN_ELEM, __doc__)
     # Here and not above: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
     from data.loader import open_train_loader
-    from data.notes import list_notes
+    from data.notes import list_notes, singleton_notes
     from data.provenance import describe_lists
-    from data.samplers import build_sampler
     from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
+    from engine.batches import open_batches
     from engine.checkpoint import resume
+    from engine.neighbours import follow_neighbours
     from engine.objective import build_loss
     from engine.schedule import Schedule
     from engine.trainer import Trainer, TrainerSettings
@@ -45,18 +46,23 @@ def main(argv: Sequence[str]) -> None:
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 
     # Batches go on behind the last step.
-    sampler = build_sampler("shuffled", labels, progress.start, args["seed"], **args.sampler)
+    sampler = open_batches(
+        data.train, args["loss_name"], args.options("sampler"), args["seed"], progress.start, **args.sampler
+    )
     on_bad = progress.skipper(data.train, args["on_bad_image"])
     loader = open_train_loader(data.train, sampler, settings, start.device, on_bad, **args.loading)
+    batches = follow_neighbours(
+        start, progress, learner, data.train, sampler, loader, settings, args["num_workers"], on_bad
+    )
     tester = open_tester(
         start, data.test, data.tested_on, settings, args["num_workers"], worst_queries_picture, embedding_sample
     )
     begin_run(start, progress, args.values, lists)
     schedule = Schedule(**args.schedule)
     trainer = Trainer(
-        learner, schedule, data.train, loader, sampler.batch_size, tester, start.run, progress, start.settings
+        learner, schedule, data.train, batches, sampler.batch_size, tester, start.run, progress, start.settings
     )
-    notes = list_notes(data.train, data.test)
+    notes = list_notes(data.train, data.test) + singleton_notes(data.train, sampler.singletons)
     print_kpis(trainer.fit(notes), **args.ancestor)
 
 

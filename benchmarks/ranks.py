@@ -94,7 +94,9 @@ def train(name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shar
         layer.train(not isinstance(layer, nn.BatchNorm2d))
     learner = Learner(objective, optimiser, torch.device("cpu"), micro_batch=micro_batch, clip_norm=0.5)
     kind = LOSSES.fact(name, "batch")
-    batches = RankBatches(SAMPLERS[kind](labels, BATCHES[kind]), distributed.rank(), distributed.world_size())
+    facts = {"labels": labels, "batch_size": BATCHES[kind], "samples_each_class": 2}
+    sampler = SAMPLERS[kind](**{fact: facts[fact] for fact in SAMPLERS.requirements(kind)})
+    batches = RankBatches(sampler, distributed.rank(), distributed.world_size())
     for batch in itertools.islice(batches, steps):
         indices = [draw.index for draw in batch]
         optimiser.zero_grad()

@@ -106,7 +106,11 @@ def _training(
             section("replay", "config", "config.replay:replayed"),
             section("ancestor", "the ancestor's", "config.ancestor:print_kpis"),
         ),
-        choices=(Choice("loss_name", "loss", "loss", "losses", {"stage": stage}, or_pml=True), *own_choices),
+        choices=(
+            Choice("loss_name", "loss", "loss", "losses", {"stage": stage}, or_pml=True),
+            Choice("sampler", "sampler", "sampler", "data/samplers"),
+            *own_choices,
+        ),
     )
 
 
@@ -121,7 +125,7 @@ TRAIN_ELEM = _training(
         "test_iter_step": 1000,
         "save_iter_step": 1000,
     },
-    without=("samples_each_class",),
+    without=(),
 )
 TRAIN_PAIR = _training(
     "pair",

@@ -17,7 +17,7 @@ from core.sources import registered
 from core.types import MANY, SWITCH, plain
 
 # Folders whose classes bring flags of their own.
-CHOSEN_BY_NAME = ("losses", "miners", "retrieval/rerank", "retrieval/index/backends")
+CHOSEN_BY_NAME = ("losses", "miners", "data/samplers", "retrieval/rerank", "retrieval/index/backends")
 
 
 class Args:

@@ -269,6 +269,7 @@ class Trainer:
             skipped=self.guard.skipped,
             config=self.run.config,
             bad_images=sorted(progress.bad_images),
+            neighbours=progress.neighbours,
             names={str(label): names[str(label)] for label in labels.tolist() if str(label) in names},
         )
         if self.learner.objective.loss_is_sharded:

@@ -17,6 +17,7 @@ from core import sources
 from core.errors import InputError
 from core.sources import MISSING, keywords_of, registered
 from core.types import plain
+from data.samplers import SAMPLERS
 from losses import LOSSES
 from miners import MINERS
 from models.backbones import BACKBONES
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REGISTRIES = {
     "losses": LOSSES,
     "miners": MINERS,
+    "data/samplers": SAMPLERS,
     "models/backbones": BACKBONES,
     "retrieval/rerank": POSTPROCESSORS,
     "retrieval/index/backends": BACKENDS,
