@@ -1,0 +1,94 @@
+"""Lifted structured loss (Oh Song et al., 2016, arXiv 1511.06452, equation 4)."""
+
+import torch
+from torch import nn
+
+from losses._checks import check_option
+from losses._mined import Pairs, Reference
+from losses._pair_distances import pair_counts
+from losses._pair_rows import Block, PairRows, euclidean, log_sum_exp
+from losses._precision import full_precision
+from losses._registry import LOSSES
+
+
+@LOSSES.register("lifted_structure", stage="pair", batch="pk", memory=True, mined="pairs")
+class LiftedStructureLoss(nn.Module):
+    """Mean over positive pairs (i, p) of max(0, log(sum_n exp(neg_margin - d_n)) + d_ip - pos_margin)^2 / 2.
+
+    d are Euclidean distances of unit vectors; n goes through the negatives of i and through those of p, which has none
+    where it is a row of the memory.
+
+    Options:
+        neg_margin: distance that negatives should exceed
+        pos_margin: distance below which positives should stay
+
+    `logs` after a call: active_share (positive pairs with a term above zero), mean squared positive_distance and
+    negative_distance within the batch.
+    """
+
+    def __init__(self, neg_margin: float = 1.0, pos_margin: float = 0.0) -> None:
+        super().__init__()
+        check_option("neg_margin", neg_margin, 0)
+        check_option("pos_margin", pos_margin, 0)
+        self.neg_margin = neg_margin
+        self.pos_margin = pos_margin
+        self.logs: dict[str, torch.Tensor] = {}
+
+    @full_precision
+    def forward(
+        self,
+        embeddings: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        reference: Reference | None = None,
+        mined: Pairs | None = None,
+    ) -> torch.Tensor:
+        """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
+        if mined is None:
+            pair_counts(labels)
+        pairs = PairRows(embeddings, labels, reference, mined, distances=True)
+        nearness, forces = self.of_negatives(pairs)
+        total, _, counts, active = pairs.sums(lambda block: self.row_values(block, nearness, forces))
+        count = counts.sum().clamp_min(1)
+        near, far = pairs.means()
+        self.logs = {"active_share": active.sum() / count, "positive_distance": near, "negative_distance": far}
+        return total / count
+
+    @torch.no_grad()
+    def of_negatives(self, pairs: PairRows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log sums of each column's negatives (C,), and the slopes of the loss's sum by those of the rows (B,)."""
+        batch = len(pairs.rows)
+        nearness = pairs.columns.new_full((len(pairs.columns),), -torch.inf)
+        for block in pairs.blocks():
+            nearness[block.rows] = self.nearness(block)
+        forces = torch.zeros_like(nearness)
+        for block in pairs.blocks():
+            violations, _ = self.violations(block, nearness)
+            share = torch.sigmoid(nearness[block.rows, None] - nearness).nan_to_num_(0)
+            forces[block.rows] += (violations * share).sum(1)
+            forces += (violations * (1 - share)).sum(0)
+        return nearness, forces[:batch]
+
+    def nearness(self, block: Block) -> torch.Tensor:
+        """log sum_n exp(neg_margin - d_n) (m,) of a block's rows; -infinity for a row without a negative."""
+        sums = log_sum_exp(self.neg_margin - euclidean(block.scores), block.negatives)
+        return torch.where(block.negatives.any(1), sums, -torch.inf)
+
+    def violations(self, block: Block, nearness: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is squared (m, C), 0 for what is no positive pair; and the distances."""
+        distances = euclidean(block.scores)
+        both = torch.logaddexp(nearness[block.rows, None], nearness)
+        both.masked_fill_(both == -torch.inf, 0)  # neither end has a negative
+        return (both + distances - self.pos_margin).relu() * block.positives, distances
+
+    def row_values(
+        self, block: Block, nearness: torch.Tensor, forces: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of a block's rows (m,) each: sums over their positive pairs, how many pairs, how many terms above zero.
+
+        A row's negatives take part in the terms of other rows, too: they get their slope by what is worth nothing.
+        """
+        violations, distances = self.violations(block, nearness)
+        own = log_sum_exp(self.neg_margin - distances, block.negatives)
+        values = violations.square().sum(1) / 2 + forces[block.rows] * (own - own.detach())
+        return values, block.positives.sum(1), (violations.detach() > 0).sum(1)
