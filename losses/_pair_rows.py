@@ -1,9 +1,8 @@
 """Losses that are a sum over rows of what a row makes of its similarities, or distances, to all columns.
 
-Columns are the batch's rows, then those of a memory. A loss says what one row's value is, of a block of rows at a time,
-that is still in the cache; slopes by the similarities are taken at once, by autograd within the block. So there are two
-or three products in all (Gram matrix, slopes times columns, and their transpose where the batch is large), and no graph
-of B x C.
+Columns are the batch's rows, then those of a memory. A loss says what a row's value is, for some rows at a time whose
+numbers are still in the cache; autograd gives its slopes there, which are written over the scores. So a batch takes two
+products (the scores, and slopes times columns; three where it is too large to be held), and nothing else of B x C is kept.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,18 +14,18 @@ from torch.autograd.function import once_differentiable
 from losses._mined import Pairs, Reference
 from losses._unit_vectors import normalise
 
-BLOCK = 2**17  # numbers of the rows x columns that are worked on at once: a handful of such tables fits the cache
-KEPT = 2**24  # slopes that are kept until they are carried to the rows: 64 MB
+HELD = 2**24  # scores, later slopes, that are held at once: 64 MB
+BLOCK = 2**17  # numbers that are worked on at once: a handful of such tables fits the cache
 TILE = 256
 
 
 class Block(NamedTuple):
-    """Some rows of a batch and all columns. A row is neither its own positive nor its own negative."""
+    """Some rows of a batch and all columns. The masks are 0 or 1; a row is neither its own positive nor negative."""
 
     rows: slice
     scores: torch.Tensor  # (m, C) similarities or squared distances
-    positives: torch.Tensor  # (m, C) bool
-    negatives: torch.Tensor  # (m, C) bool
+    positives: torch.Tensor  # (m, C)
+    negatives: torch.Tensor  # (m, C)
 
 
 class PairRows:
@@ -49,59 +48,78 @@ class PairRows:
         distances: bool = False,
         once: bool = False,
     ) -> None:
-        self.points = embeddings
-        self.labels = labels
+        if unit:
+            embeddings = normalise(embeddings)
+        self.embeddings = embeddings
+        self.batch = len(labels)
+        self.reference = reference
         self.distances = distances
         self.once = once
-        self.reference = reference
-        if unit:
-            self.points = normalise(embeddings)
-        self.rows = self.points.detach()
-        self.columns = self.rows
-        self.column_labels = labels
+        self.columns = embeddings.detach()
         if reference is not None:
-            others = reference.embeddings.detach().to(self.rows)
+            others = reference.embeddings.detach().to(self.columns)
             if unit:
                 others = normalise(others)
-            self.columns = torch.cat([self.rows, others])
-            self.column_labels = torch.cat([labels, reference.labels.to(labels)])
+            self.columns = torch.cat([self.columns, others])
+            labels = torch.cat([labels, reference.labels.to(labels)])
         if distances:  # moved so that their mean is the origin: the same distances, with less rounding
             self.columns = self.columns - self.columns.mean(0)
-            self.rows = self.columns[: len(labels)]
             self.squares = self.columns.square().sum(1)
+        self.rows = self.columns[: self.batch]
+        # A number below C for each label: as floats they are compared several times as fast, and labels may be 2^60.
+        self.groups = torch.searchsorted(labels.sort().values, labels)
+        self.group_numbers = self.groups.to(self.columns.dtype)
         self.kinds = None
         if mined is not None:
-            self.kinds = labels.new_zeros(len(labels), len(self.columns), dtype=torch.uint8)
+            self.kinds = labels.new_zeros(self.batch, len(labels), dtype=torch.uint8)
             self.kinds[mined.positive_anchors, mined.positives] = 1
             self.kinds[mined.negative_anchors, mined.negatives] = 2
+        self._scores = None
 
-    def blocks(self, rows: range | None = None) -> Iterator[Block]:
-        """Blocks of all rows, or of a range of them."""
-        if rows is None:
-            rows = range(len(self.rows))
+    def bands(self) -> Iterator[slice]:
+        """The rows whose scores are held at once: all of them, or some at a time."""
+        step = max(1, HELD // len(self.columns))
+        for start in range(0, self.batch, step):
+            yield slice(start, min(start + step, self.batch))
+
+    def scores(self, band: slice) -> torch.Tensor:
+        """(m, C) similarities or squared distances of a band's rows; those of a whole batch are made once."""
+        if self._scores is not None:
+            return self._scores
+        if self.distances:
+            scores = torch.addmm(self.squares, self.rows[band], self.columns.T, alpha=-2)
+            scores.add_(self.squares[band, None]).clamp_min_(0)
+        else:
+            scores = self.rows[band] @ self.columns.T
+        if len(scores) == self.batch:
+            self._scores = scores
+        return scores
+
+    def blocks(self, band: slice, scores: torch.Tensor) -> Iterator[Block]:
+        """Blocks of a band's rows and their scores (m, C); what is written over a block's is written over these."""
         step = max(1, BLOCK // len(self.columns))
-        for start in range(rows.start, rows.stop, step):
-            some = slice(start, min(start + step, rows.stop))
-            yield Block(some, self.scores(some), *self.masks(some))
+        for start in range(band.start, band.stop, step):
+            rows = slice(start, min(start + step, band.stop))
+            yield Block(rows, scores[start - band.start : rows.stop - band.start], *self.masks(rows))
 
-    def scores(self, rows: slice) -> torch.Tensor:
-        """(m, C) similarities or squared distances of some rows."""
-        if not self.distances:
-            return self.rows[rows] @ self.columns.T
-        products = torch.addmm(self.squares, self.rows[rows], self.columns.T, alpha=-2)
-        return products.add_(self.squares[rows, None]).clamp_min_(0)
+    def all_blocks(self) -> Iterator[Block]:
+        """Blocks of all rows, only to look at."""
+        for band in self.bands():
+            yield from self.blocks(band, self.scores(band))
 
     def masks(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which columns (m, C) are positives, and which negatives, of some rows."""
+        """1 where a column (m, C) is a positive of a row, and 1 where it is a negative, else 0."""
+        positives = self.columns.new_empty(rows.stop - rows.start, len(self.columns))
         if self.kinds is not None:
-            return self.kinds[rows] == 1, self.kinds[rows] == 2
-        positives = self.labels[rows, None] == self.column_labels
-        negatives = ~positives
-        positives.diagonal(rows.start).fill_(False)
+            negatives = torch.eq(self.kinds[rows], 2, out=torch.empty_like(positives))
+            return torch.eq(self.kinds[rows], 1, out=positives), negatives
+        torch.eq(self.group_numbers[rows, None], self.group_numbers, out=positives)
+        negatives = 1 - positives
+        positives.diagonal(rows.start).fill_(0)
         if self.reference is not None:
             others = self.reference.batch_images[rows, None] != self.reference.images
-            positives[:, len(self.rows) :] &= others
-            negatives[:, len(self.rows) :] &= others
+            positives[:, self.batch :] *= others
+            negatives[:, self.batch :] *= others
         if self.once:
             positives.triu_(rows.start + 1)
             negatives.triu_(rows.start + 1)
@@ -111,51 +129,53 @@ class PairRows:
         """(sum of the rows' values, with a gradient to the embeddings; the values (B,); further figures (B,) each).
 
         row_values(block): the values (m,) as a differentiable function of block.scores, and figures (m,) that take no
-        gradient.
+        gradient. To be called once, and last: it writes over the scores.
         """
-        return SumOfRows.apply(self.points, self, row_values)
+        return SumOfRows.apply(self.embeddings, self, row_values)
 
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean score of all positive and of all negative pairs within the batch, from sums of rows: no B x B."""
-        rows = self.rows
-        first = torch.searchsorted(self.labels.sort().values, self.labels)  # a number for each label, below B
-        counts = torch.zeros_like(rows[:, 0]).index_add_(0, first, torch.ones_like(rows[:, 0]))
-        by_label = torch.zeros_like(rows).index_add_(0, first, rows)
-        squares = rows.square().sum()
-        same = by_label.square().sum()
-        positives = counts.square().sum() - len(rows)
-        negatives = len(rows) ** 2 - counts.square().sum()
-        similar = (same - squares) / positives.clamp_min(1)
-        different = (rows.sum(0).square().sum() - same) / negatives.clamp_min(1)
+        groups = self.groups[: self.batch]
+        squares = self.rows.square().sum(1)
+        counts = torch.zeros_like(self.group_numbers).index_add_(0, groups, torch.ones_like(squares))
+        sums = torch.zeros_like(self.columns).index_add_(0, groups, self.rows)
+        same = sums.square().sum()
+        pairs = counts.square().sum()
+        positives = (pairs - self.batch).clamp_min(1)
+        negatives = (self.batch**2 - pairs).clamp_min(1)
+        near = (same - squares.sum()) / positives
+        far = (self.rows.sum(0).square().sum() - same) / negatives
         if not self.distances:
-            return similar, different
-        row_squares = rows.square().sum(1)
-        own = counts[first]
-        near = (row_squares @ (own - 1)) / positives.clamp_min(1)
-        far = (row_squares @ (len(rows) - own)) / negatives.clamp_min(1)
-        return (2 * (near - similar)).clamp_min(0), (2 * (far - different)).clamp_min(0)
+            return near, far
+        own = counts[groups]
+        near = (squares @ (own - 1)) / positives - near
+        far = (squares @ (self.batch - own)) / negatives - far
+        return (2 * near).clamp_min(0), (2 * far).clamp_min(0)
 
 
 class SumOfRows(torch.autograd.Function):
     """Sum of all rows' values, its gradient made on the way; see PairRows.sums."""
 
     @staticmethod
-    def forward(ctx, points, pairs, row_values):
-        gradient = None
-        if ctx.needs_input_grad[0]:
-            gradient = torch.zeros_like(points)
+    def forward(ctx, embeddings, pairs, row_values):
+        wanted = ctx.needs_input_grad[0]
+        gradient = torch.zeros_like(embeddings)
         found = []
-        band = max(1, KEPT // len(pairs.columns))
-        for start in range(0, len(points), band):
-            rows = range(start, min(start + band, len(points)))
-            figures, slopes = values_and_slopes(pairs, rows, row_values, gradient is not None)
-            found.append(figures)
-            if gradient is not None:
-                carry(slopes, pairs, rows, gradient)
+        for band in pairs.bands():
+            held = pairs.scores(band)
+            for block in pairs.blocks(band, held):
+                scores = block.scores.detach().requires_grad_(wanted)
+                with torch.set_grad_enabled(wanted):
+                    values, *figures = row_values(block._replace(scores=scores))
+                if wanted:
+                    (slopes,) = torch.autograd.grad(values, scores, torch.ones_like(values))
+                    block.scores.copy_(slopes)
+                found.append((values.detach(), *figures))
+            if wanted:
+                carry(held, pairs, band, gradient)
+        values, *figures = found[0]
         if len(found) > 1:
-            values, *figures = (torch.cat(part) for part in zip(*found, strict=True))
-        else:
-            values, *figures = found[0]
+            values, *figures = (torch.cat(parts) for parts in zip(*found, strict=True))
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(values, *figures)
         return values.sum(), values, *figures
@@ -166,46 +186,24 @@ class SumOfRows(torch.autograd.Function):
         return upstream * ctx.saved_tensors[0], None, None
 
 
-def values_and_slopes(
-    pairs: PairRows, rows: range, row_values: Callable, wanted: bool
-) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
-    """What row_values says of a range of rows, and the slopes (m, C) of its values by the scores, if wanted."""
-    found = []
-    slopes = []
-    for block in pairs.blocks(rows):
-        with torch.set_grad_enabled(wanted):
-            values, *figures = row_values(block._replace(scores=block.scores.requires_grad_(wanted)))
-        if wanted:
-            slopes += torch.autograd.grad(values, block.scores, torch.ones_like(values))
-        found.append((values.detach(), *figures))
-    if len(found) == 1:
-        return found[0], slopes[0] if wanted else None
-    figures = tuple(torch.cat(part) for part in zip(*found, strict=True))
-    return figures, torch.cat(slopes) if wanted else None
-
-
-def carry(slopes: torch.Tensor, pairs: PairRows, rows: range, gradient: torch.Tensor) -> None:
-    """Add to the batch's gradient (B, D) what slopes (m, C) of a range of rows by their scores make of it.
+def carry(slopes: torch.Tensor, pairs: PairRows, band: slice, gradient: torch.Tensor) -> None:
+    """Add to the batch's gradient (B, D) what the slopes (m, C) of a band's values by their scores make of it.
 
     Both ends of a pair move: row i takes slopes_ij column_j, and where column j is a row of the batch it takes
-    slopes_ij row_i. A squared distance is |x|^2 + |y|^2 - 2 x.y.
+    slopes_ij row_i. Of a squared distance |x|^2 + |y|^2 - 2 x.y each end x takes 2 slopes_ij (x - y).
     """
-    batch = len(gradient)
-    some = slice(rows.start, rows.stop)
-    within = slopes[:, :batch]
-    if len(rows) == batch:  # what goes both ways is one product
-        add_transposed(within)
-        moved = slopes @ pairs.columns
-        if pairs.distances:
-            moved.sub_(slopes.sum(1, keepdim=True) * pairs.rows).mul_(-2)
-        gradient += moved
-        return
+    within = slopes[:, : pairs.batch]
+    whole = len(slopes) == pairs.batch
+    factor = 1
     if pairs.distances:
-        gradient[some] += 2 * slopes.sum(1, keepdim=True) * pairs.rows[some]
+        factor = -2
         gradient += 2 * within.sum(0)[:, None] * pairs.rows
-        slopes = slopes.mul_(-2)
-    gradient[some].addmm_(slopes, pairs.columns)
-    gradient.addmm_(within.T, pairs.rows[some])
+        gradient[band] += 2 * slopes.sum(1, keepdim=True) * pairs.rows[band]
+    if whole:
+        add_transposed(within)  # both ends of all pairs are one product
+    else:
+        gradient.addmm_(within.T, pairs.rows[band], alpha=factor)
+    gradient[band].addmm_(slopes, pairs.columns, alpha=factor)
 
 
 def add_transposed(table: torch.Tensor) -> None:
@@ -220,33 +218,35 @@ def add_transposed(table: torch.Tensor) -> None:
 
 
 class LogSumExp(torch.autograd.Function):
-    """log sum_j exp(x_ij) over the columns that are kept, (m,); see log_sum_exp."""
+    """log sum_j exp(x_ij) over the columns that are kept; see log_sum_exp."""
 
     @staticmethod
-    def forward(ctx, numbers, keep, add_one):
-        shares = numbers.masked_fill(~keep, -torch.inf)
-        top = shares.amax(1)
-        if add_one:
-            top.clamp_min_(0)
-        else:
-            top.clamp_min_(torch.finfo(numbers.dtype).min)  # a row without a column to keep
-        total = shares.sub_(top[:, None]).exp_().sum(1)
-        if add_one:
-            total += (-top).exp()
-        ctx.save_for_backward(shares, total)
-        return torch.where(total > 0, top + total.log(), 0)
+    def forward(ctx, numbers, keep):
+        # Added, not filled in, since that is quicker; softmax is the quickest exponential, whatever the numbers' range.
+        out = torch.finfo(numbers.dtype).max / 4
+        numbers = torch.add(numbers, keep - 1, alpha=out)
+        top = numbers.amax(1)
+        shares = numbers.softmax(1)
+        empty = top < -out / 2
+        ctx.save_for_backward(shares, empty)
+        return (top - shares.amax(1).log()).masked_fill_(empty, -torch.inf)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
-        shares, total = ctx.saved_tensors
-        scale = upstream / torch.where(total > 0, total, 1)
-        return scale[:, None] * shares, None, None
+        shares, empty = ctx.saved_tensors
+        return shares.mul_(upstream.masked_fill(empty, 0)[:, None]), None
 
 
-def log_sum_exp(numbers: torch.Tensor, keep: torch.Tensor, add_one: bool = False) -> torch.Tensor:
-    """log(sum_j exp(x_ij) [+ 1]) (m,) of numbers (m, C) over the columns kept; 0 for a row that keeps none."""
-    return LogSumExp.apply(numbers, keep, add_one)
+def log_sum_exp(numbers: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """log sum_j exp(x_ij) (m,) of numbers (m, C) where keep (m, C) is 1; -infinity, without slope, for a row of zeros."""
+    return LogSumExp.apply(numbers, keep)
+
+
+def log1p_sum_exp(numbers: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """log(1 + sum_j exp(x_ij)) (m,) of numbers (m, C) where keep (m, C) is 1."""
+    sums = log_sum_exp(numbers, keep)
+    return torch.logaddexp(sums, torch.zeros_like(sums))
 
 
 def euclidean(squared: torch.Tensor) -> torch.Tensor:
@@ -254,6 +254,6 @@ def euclidean(squared: torch.Tensor) -> torch.Tensor:
     return squared.clamp_min(16 * torch.finfo(squared.dtype).eps).sqrt()
 
 
-def over_nonzero(total: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """The mean of the values above zero, `total` being the sum of all, none of them below; 0 if there is none."""
+def mean_above_zero(total: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Mean of the values above zero, of which none is below and `total` is the sum; 0 if there is none."""
     return total / (values > 0).sum().clamp_min(1)

@@ -7,7 +7,7 @@ from torch import nn
 from losses._checks import check_option
 from losses._mined import Pairs, Reference
 from losses._pair_distances import pair_counts
-from losses._pair_rows import Block, PairRows, log_sum_exp, over_nonzero
+from losses._pair_rows import Block, PairRows, log_sum_exp, mean_above_zero
 from losses._precision import full_precision
 from losses._registry import LOSSES
 
@@ -49,13 +49,13 @@ class CircleLoss(nn.Module):
             pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined)
         total, values, violated = pairs.sums(self.row_values)
-        similar, different = pairs.means()
+        positive, negative = pairs.means()
         self.logs = {
             "active_share": violated.float().mean(),
-            "positive_similarity": similar,
-            "negative_similarity": different,
+            "positive_similarity": positive,
+            "negative_similarity": negative,
         }
-        return over_nonzero(total, values)
+        return mean_above_zero(total, values)
 
     def row_values(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses (m,) of a block's rows, and whether each is on the wrong side of the boundary."""
@@ -63,5 +63,4 @@ class CircleLoss(nn.Module):
         pull = (self.gamma * (1 + self.m - fixed).relu_()) * (1 - self.m - block.scores)
         push = (self.gamma * (fixed + self.m).relu_()) * (block.scores - self.m)
         both = log_sum_exp(pull, block.positives) + log_sum_exp(push, block.negatives)
-        paired = block.positives.any(1) & block.negatives.any(1)
-        return torch.where(paired, F.softplus(both), 0), paired & (both.detach() > 0)
+        return F.softplus(both), both.detach() > 0

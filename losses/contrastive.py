@@ -52,21 +52,21 @@ class ContrastiveLoss(nn.Module):
             pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined, unit=self.normalise, distances=True, once=True)
         total, _, counts, negatives, active = pairs.sums(self.row_values)
-        near, far = pairs.means()
+        positive, negative = pairs.means()
         self.logs = {
             "active_share": active.sum() / negatives.sum().clamp_min(1),
-            "positive_distance": near,
-            "negative_distance": far,
+            "positive_distance": positive,
+            "negative_distance": negative,
         }
         return total / counts.sum().clamp_min(1)
 
     def row_values(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of a block's rows (m,) each: sums of their pairs' terms, how many pairs, negatives, negatives within the margin."""
+        """Of a block's rows (m,): sums of their terms, numbers of pairs, of negatives, of negatives within the margin."""
         gaps = (self.margin - block.scores + self.eps).relu() * block.negatives
         values = (block.scores * block.positives).sum(1) + gaps.square().sum(1)
-        negatives = block.negatives.sum(1, dtype=torch.int32)
-        counts = block.positives.sum(1, dtype=torch.int32) + negatives
-        return values, counts, negatives, (gaps.detach() > 0).sum(1, dtype=torch.int32)
+        negatives = block.negatives.sum(1)
+        counts = block.positives.sum(1) + negatives
+        return values, counts, negatives, (gaps.detach() > 0).sum(1)
 
     def of_pairs(self, embedding1: torch.Tensor, embedding2: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Scalar loss of pairs of rows (P, D) and (P, D), target (P,) being 1 for the same label and 0 for another.

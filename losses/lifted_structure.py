@@ -50,29 +50,25 @@ class LiftedStructureLoss(nn.Module):
         nearness, forces = self.of_negatives(pairs)
         total, _, counts, active = pairs.sums(lambda block: self.row_values(block, nearness, forces))
         count = counts.sum().clamp_min(1)
-        near, far = pairs.means()
-        self.logs = {"active_share": active.sum() / count, "positive_distance": near, "negative_distance": far}
+        positive, negative = pairs.means()
+        self.logs = {"active_share": active.sum() / count, "positive_distance": positive, "negative_distance": negative}
         return total / count
 
     @torch.no_grad()
     def of_negatives(self, pairs: PairRows) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log sums of each column's negatives (C,), and the slopes of the loss's sum by those of the rows (B,)."""
-        batch = len(pairs.rows)
+        """log sum_n exp(neg_margin - d_n) of each column (C,), -infinity without a negative; slopes of the sum of all
+        terms by those of the rows (B,)."""
         nearness = pairs.columns.new_full((len(pairs.columns),), -torch.inf)
-        for block in pairs.blocks():
-            nearness[block.rows] = self.nearness(block)
+        for block in pairs.all_blocks():
+            nearness[block.rows] = log_sum_exp(self.neg_margin - euclidean(block.scores), block.negatives)
         forces = torch.zeros_like(nearness)
-        for block in pairs.blocks():
+        for block in pairs.all_blocks():
             violations, _ = self.violations(block, nearness)
+            # What share of the sum in a term is the row's own; where neither end has a negative there is none.
             share = torch.sigmoid(nearness[block.rows, None] - nearness).nan_to_num_(0)
             forces[block.rows] += (violations * share).sum(1)
             forces += (violations * (1 - share)).sum(0)
-        return nearness, forces[:batch]
-
-    def nearness(self, block: Block) -> torch.Tensor:
-        """log sum_n exp(neg_margin - d_n) (m,) of a block's rows; -infinity for a row without a negative."""
-        sums = log_sum_exp(self.neg_margin - euclidean(block.scores), block.negatives)
-        return torch.where(block.negatives.any(1), sums, -torch.inf)
+        return nearness, forces[: pairs.batch]
 
     def violations(self, block: Block, nearness: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What is squared (m, C), 0 for what is no positive pair; and the distances."""
@@ -90,5 +86,5 @@ class LiftedStructureLoss(nn.Module):
         """
         violations, distances = self.violations(block, nearness)
         own = log_sum_exp(self.neg_margin - distances, block.negatives)
-        values = violations.square().sum(1) / 2 + forces[block.rows] * (own - own.detach())
+        values = violations.square().sum(1) / 2 + forces[block.rows] * (own - own.detach()).nan_to_num(0)
         return values, block.positives.sum(1), (violations.detach() > 0).sum(1)

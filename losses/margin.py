@@ -48,11 +48,11 @@ class MarginLoss(nn.Module):
             pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined, distances=True)
         total, _, triplets, active = pairs.sums(self.row_values)
-        near, far = pairs.means()
+        positive, negative = pairs.means()
         self.logs = {
             "active_share": active.sum() / (2 * triplets.sum()).clamp_min(1),
-            "positive_distance": near,
-            "negative_distance": far,
+            "positive_distance": positive,
+            "negative_distance": negative,
         }
         return total / active.sum().clamp_min(1)
 

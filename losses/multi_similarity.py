@@ -8,7 +8,7 @@ from torch import nn
 from losses._checks import check_option
 from losses._mined import Pairs, Reference
 from losses._pair_distances import pair_counts
-from losses._pair_rows import Block, PairRows, log_sum_exp
+from losses._pair_rows import Block, PairRows, log1p_sum_exp
 from losses._precision import full_precision
 from losses._registry import LOSSES
 
@@ -53,16 +53,16 @@ class MultiSimilarityLoss(nn.Module):
             pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined)
         total, _, pushes = pairs.sums(self.row_values)
-        similar, different = pairs.means()
+        positive, negative = pairs.means()
         self.logs = {
             "active_share": (pushes > math.log(2)).float().mean(),
-            "positive_similarity": similar,
-            "negative_similarity": different,
+            "positive_similarity": positive,
+            "negative_similarity": negative,
         }
         return total / len(labels)
 
     def row_values(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses (m,) of a block's rows, and what their negatives' logarithms are."""
-        pull = log_sum_exp(self.alpha * (self.base - block.scores), block.positives, add_one=True)
-        push = log_sum_exp(self.beta * (block.scores - self.base), block.negatives, add_one=True)
+        pull = log1p_sum_exp(self.alpha * (self.base - block.scores), block.positives)
+        push = log1p_sum_exp(self.beta * (block.scores - self.base), block.negatives)
         return pull / self.alpha + push / self.beta, push.detach()

@@ -68,11 +68,11 @@ class RankedListLoss(nn.Module):
             pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined, distances=True)
         total, _, pushed = pairs.sums(self.row_values)
-        near, far = pairs.means()
+        positive, negative = pairs.means()
         self.logs = {
             "active_share": (pushed > 0).float().mean(),
-            "positive_distance": near,
-            "negative_distance": far,
+            "positive_distance": positive,
+            "negative_distance": negative,
         }
         return total / len(labels)
 

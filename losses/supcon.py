@@ -8,7 +8,7 @@ from torch import nn
 from losses._checks import check_option
 from losses._mined import Pairs, Reference
 from losses._pair_distances import pair_counts
-from losses._pair_rows import Block, PairRows, log_sum_exp, over_nonzero
+from losses._pair_rows import Block, PairRows, log_sum_exp, mean_above_zero
 from losses._precision import full_precision
 from losses._registry import LOSSES
 
@@ -49,18 +49,18 @@ class SupConLoss(nn.Module):
         total, values, counts = pairs.sums(self.row_values)
         if mined is not None and not len(mined.negatives):
             total = 0 * total
-        similar, different = pairs.means()
+        positive, negative = pairs.means()
         self.logs = {
             "active_share": (values > math.log(2) + counts.clamp_min(1).log()).float().mean(),
-            "positive_similarity": similar,
-            "negative_similarity": different,
+            "positive_similarity": positive,
+            "negative_similarity": negative,
         }
-        return over_nonzero(total, values)
+        return mean_above_zero(total, values)
 
     def row_values(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses (m,) of a block's rows, and how many positives each has."""
         logits = block.scores / self.temperature
-        counts = block.positives.sum(1, dtype=torch.int32)
-        whole = log_sum_exp(logits, block.positives | block.negatives)
-        pulled = torch.where(block.positives, logits, 0).sum(1) / counts.clamp_min(1)
+        counts = block.positives.sum(1)
+        whole = log_sum_exp(logits, block.positives + block.negatives)
+        pulled = (logits * block.positives).sum(1) / counts.clamp_min(1)
         return torch.where(counts > 0, whole - pulled, 0), counts
