@@ -1,8 +1,8 @@
 """Losses that are a sum over rows of what a row makes of its similarities, or distances, to all columns.
 
-Columns are the batch's rows, then those of a memory. A loss says what a row's value is, for some rows at a time whose
-numbers are still in the cache; autograd gives its slopes there, which are written over the scores. So a batch takes two
-products (the scores, and slopes times columns; three where it is too large to be held), and nothing else of B x C is kept.
+Columns are the batch's rows, then those of a memory. A loss says what the values of some rows are and how steep they are
+in each score, while those numbers are in the cache; the slopes are written over the scores. So a batch takes two products
+(the scores, and slopes times columns; three where it is too large to be held), and nothing else of B x C is kept.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from losses._mined import Pairs, Reference
-from losses._unit_vectors import normalise
+from losses._unit_vectors import lengths, normalise
 
 HELD = 2**24  # scores, later slopes, that are held at once: 64 MB
 BLOCK = 2**17  # numbers that are worked on at once: a handful of such tables fits the cache
@@ -48,14 +48,17 @@ class PairRows:
         distances: bool = False,
         once: bool = False,
     ) -> None:
-        if unit:
-            embeddings = normalise(embeddings)
         self.embeddings = embeddings
         self.batch = len(labels)
         self.reference = reference
         self.distances = distances
         self.once = once
         self.columns = embeddings.detach()
+        self.lengths = None
+        if unit:
+            self.lengths = lengths(self.columns)[:, None]
+            self.columns = self.columns / self.lengths
+        self.directions = self.columns
         if reference is not None:
             others = reference.embeddings.detach().to(self.columns)
             if unit:
@@ -125,13 +128,13 @@ class PairRows:
             negatives.triu_(rows.start + 1)
         return positives, negatives
 
-    def sums(self, row_values: Callable[[Block], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+    def sums(self, row_terms: Callable[[Block], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
         """(sum of the rows' values, with a gradient to the embeddings; the values (B,); further figures (B,) each).
 
-        row_values(block): the values (m,) as a differentiable function of block.scores, and figures (m,) that take no
-        gradient. To be called once, and last: it writes over the scores.
+        row_terms(block): values (m,), their slopes (m, C) by the block's scores, and figures (m,). To be called once,
+        and last, since it writes over the scores.
         """
-        return SumOfRows.apply(self.embeddings, self, row_values)
+        return SumOfRows.apply(self.embeddings, self, row_terms)
 
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean score of all positive and of all negative pairs within the batch, from sums of rows: no B x B."""
@@ -157,22 +160,20 @@ class SumOfRows(torch.autograd.Function):
     """Sum of all rows' values, its gradient made on the way; see PairRows.sums."""
 
     @staticmethod
-    def forward(ctx, embeddings, pairs, row_values):
-        wanted = ctx.needs_input_grad[0]
+    def forward(ctx, embeddings, pairs, row_terms):
         gradient = torch.zeros_like(embeddings)
         found = []
         for band in pairs.bands():
             held = pairs.scores(band)
             for block in pairs.blocks(band, held):
-                scores = block.scores.detach().requires_grad_(wanted)
-                with torch.set_grad_enabled(wanted):
-                    values, *figures = row_values(block._replace(scores=scores))
-                if wanted:
-                    (slopes,) = torch.autograd.grad(values, scores, torch.ones_like(values))
-                    block.scores.copy_(slopes)
-                found.append((values.detach(), *figures))
-            if wanted:
+                values, slopes, *figures = row_terms(block)
+                block.scores.copy_(slopes)
+                found.append((values, *figures))
+            if ctx.needs_input_grad[0]:
                 carry(held, pairs, band, gradient)
+        if pairs.lengths is not None:  # through the scaling to length one
+            along = (gradient * pairs.directions).sum(1, keepdim=True)
+            gradient.addcmul_(along, pairs.directions, value=-1).div_(pairs.lengths)
         values, *figures = found[0]
         if len(found) > 1:
             values, *figures = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -217,41 +218,32 @@ def add_transposed(table: torch.Tensor) -> None:
             lower.copy_(both.T)
 
 
-class LogSumExp(torch.autograd.Function):
-    """log sum_j exp(x_ij) over the columns that are kept; see log_sum_exp."""
+def log_sum_exp(numbers: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """log sum_j exp(x_ij) (m,) of numbers (m, C) where keep (m, C) is 1, and the shares (m, C) in the sum: its slopes.
 
-    @staticmethod
-    def forward(ctx, numbers, keep):
-        # Added, not filled in, since that is quicker; softmax is the quickest exponential, whatever the numbers' range.
-        out = torch.finfo(numbers.dtype).max / 4
-        numbers = torch.add(numbers, keep - 1, alpha=out)
-        top = numbers.amax(1)
-        shares = numbers.softmax(1)
-        empty = top < -out / 2
-        ctx.save_for_backward(shares, empty)
-        return (top - shares.amax(1).log()).masked_fill_(empty, -torch.inf)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, upstream):
-        shares, empty = ctx.saved_tensors
-        return shares.mul_(upstream.masked_fill(empty, 0)[:, None]), None
+    A row that keeps nothing has a value of -infinity, and shares that mean nothing. Writes over the numbers.
+    """
+    # Added, not filled in, since that is quicker; softmax is the quickest exponential, whatever the numbers' range.
+    out = torch.finfo(numbers.dtype).max / 4
+    numbers.add_(keep - 1, alpha=out)
+    top = numbers.amax(1)
+    shares = numbers.softmax(1)
+    return (top - shares.amax(1).log()).masked_fill_(top < -out / 2, -torch.inf), shares
 
 
-def log_sum_exp(numbers: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """log sum_j exp(x_ij) (m,) of numbers (m, C) where keep (m, C) is 1; -infinity, without slope, for a row of zeros."""
-    return LogSumExp.apply(numbers, keep)
+def log1p_sum_exp(numbers: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """log(1 + sum_j exp(x_ij)) (m,) of numbers (m, C) where keep (m, C) is 1, and its slopes (m, C).
 
-
-def log1p_sum_exp(numbers: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """log(1 + sum_j exp(x_ij)) (m,) of numbers (m, C) where keep (m, C) is 1."""
-    sums = log_sum_exp(numbers, keep)
-    return torch.logaddexp(sums, torch.zeros_like(sums))
+    Writes over the numbers.
+    """
+    sums, shares = log_sum_exp(numbers, keep)
+    values = torch.logaddexp(sums, torch.zeros_like(sums))
+    return values, shares.mul_((sums - values).exp_()[:, None])
 
 
 def euclidean(squared: torch.Tensor) -> torch.Tensor:
-    """Distances of squared ones between unit vectors; those lost in rounding count as coincident, without a slope."""
-    return squared.clamp_min(16 * torch.finfo(squared.dtype).eps).sqrt()
+    """Distances of squared ones between unit vectors, never below what rounding leaves of them."""
+    return squared.clamp_min(16 * torch.finfo(squared.dtype).eps).sqrt_()
 
 
 def mean_above_zero(total: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

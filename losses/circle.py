@@ -48,7 +48,7 @@ class CircleLoss(nn.Module):
         if mined is None:
             pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined)
-        total, values, violated = pairs.sums(self.row_values)
+        total, values, violated = pairs.sums(self.row_terms)
         positive, negative = pairs.means()
         self.logs = {
             "active_share": violated.float().mean(),
@@ -57,10 +57,12 @@ class CircleLoss(nn.Module):
         }
         return mean_above_zero(total, values)
 
-    def row_values(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses (m,) of a block's rows, and whether each is on the wrong side of the boundary."""
-        fixed = block.scores.detach()
-        pull = (self.gamma * (1 + self.m - fixed).relu_()) * (1 - self.m - block.scores)
-        push = (self.gamma * (fixed + self.m).relu_()) * (block.scores - self.m)
-        both = log_sum_exp(pull, block.positives) + log_sum_exp(push, block.negatives)
-        return F.softplus(both), both.detach() > 0
+    def row_terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Losses (m,) of a block's rows, their slopes, and whether each is on the wrong side of the boundary."""
+        pull_weights = (1 + self.m - block.scores).relu_().mul_(self.gamma)
+        push_weights = (block.scores + self.m).relu_().mul_(self.gamma)
+        pull, pull_shares = log_sum_exp((1 - self.m - block.scores).mul_(pull_weights), block.positives)
+        push, push_shares = log_sum_exp((block.scores - self.m).mul_(push_weights), block.negatives)
+        both = pull + push  # -infinity for a row without a positive or without a negative
+        slopes = push_shares.mul_(push_weights).sub_(pull_shares.mul_(pull_weights)).mul_(both.sigmoid()[:, None])
+        return F.softplus(both), slopes, both > 0

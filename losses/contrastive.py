@@ -51,7 +51,7 @@ class ContrastiveLoss(nn.Module):
         if mined is None:
             pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined, unit=self.normalise, distances=True, once=True)
-        total, _, counts, negatives, active = pairs.sums(self.row_values)
+        total, _, counts, negatives, active = pairs.sums(self.row_terms)
         positive, negative = pairs.means()
         self.logs = {
             "active_share": active.sum() / negatives.sum().clamp_min(1),
@@ -60,13 +60,13 @@ class ContrastiveLoss(nn.Module):
         }
         return total / counts.sum().clamp_min(1)
 
-    def row_values(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of a block's rows (m,): sums of their terms, numbers of pairs, of negatives, of negatives within the margin."""
-        gaps = (self.margin - block.scores + self.eps).relu() * block.negatives
+    def row_terms(self, block: Block) -> tuple[torch.Tensor, ...]:
+        """Of a block's rows (m,): sums of terms; their slopes; numbers of pairs, of negatives, of negatives within the margin."""
+        gaps = (self.margin + self.eps - block.scores).relu_().mul_(block.negatives)
         values = (block.scores * block.positives).sum(1) + gaps.square().sum(1)
         negatives = block.negatives.sum(1)
-        counts = block.positives.sum(1) + negatives
-        return values, counts, negatives, (gaps.detach() > 0).sum(1)
+        figures = (block.positives.sum(1) + negatives, negatives, gaps.count_nonzero(1))
+        return values, torch.sub(block.positives, gaps, alpha=2), *figures
 
     def of_pairs(self, embedding1: torch.Tensor, embedding2: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Scalar loss of pairs of rows (P, D) and (P, D), target (P,) being 1 for the same label and 0 for another.

@@ -48,7 +48,7 @@ class LiftedStructureLoss(nn.Module):
             pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined, distances=True)
         nearness, forces = self.of_negatives(pairs)
-        total, _, counts, active = pairs.sums(lambda block: self.row_values(block, nearness, forces))
+        total, _, counts, active = pairs.sums(lambda block: self.row_terms(block, nearness, forces))
         count = counts.sum().clamp_min(1)
         positive, negative = pairs.means()
         self.logs = {"active_share": active.sum() / count, "positive_distance": positive, "negative_distance": negative}
@@ -60,31 +60,35 @@ class LiftedStructureLoss(nn.Module):
         terms by those of the rows (B,)."""
         nearness = pairs.columns.new_full((len(pairs.columns),), -torch.inf)
         for block in pairs.all_blocks():
-            nearness[block.rows] = log_sum_exp(self.neg_margin - euclidean(block.scores), block.negatives)
+            nearness[block.rows], _ = self.nearness(euclidean(block.scores), block)
         forces = torch.zeros_like(nearness)
         for block in pairs.all_blocks():
-            violations, _ = self.violations(block, nearness)
-            # What share of the sum in a term is the row's own; where neither end has a negative there is none.
-            share = torch.sigmoid(nearness[block.rows, None] - nearness).nan_to_num_(0)
-            forces[block.rows] += (violations * share).sum(1)
-            forces += (violations * (1 - share)).sum(0)
+            violations = self.violations(euclidean(block.scores), block, nearness)
+            # The row's own share of the sum in each term; NaN where neither end has a negative.
+            shares = torch.sigmoid(nearness[block.rows, None] - nearness).nan_to_num_(0).mul_(violations)
+            forces[block.rows] += shares.sum(1)
+            forces += violations.sub_(shares).sum(0)
         return nearness, forces[: pairs.batch]
 
-    def violations(self, block: Block, nearness: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is squared (m, C), 0 for what is no positive pair; and the distances."""
-        distances = euclidean(block.scores)
-        both = torch.logaddexp(nearness[block.rows, None], nearness)
-        both.masked_fill_(both == -torch.inf, 0)  # neither end has a negative
-        return (both + distances - self.pos_margin).relu() * block.positives, distances
+    def nearness(self, distances: torch.Tensor, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
+        """log sum_n exp(neg_margin - d_n) (m,) of a block's rows, and the negatives' shares (m, C)."""
+        return log_sum_exp(self.neg_margin - distances, block.negatives)
 
-    def row_values(
-        self, block: Block, nearness: torch.Tensor, forces: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of a block's rows (m,) each: sums over their positive pairs, how many pairs, how many terms above zero.
+    def violations(self, distances: torch.Tensor, block: Block, nearness: torch.Tensor) -> torch.Tensor:
+        """What each term squares (m, C); 0 for what is no positive pair."""
+        sums = torch.logaddexp(nearness[block.rows, None], nearness)
+        sums.masked_fill_(sums == -torch.inf, 0)  # neither end has a negative
+        return sums.add_(distances).sub_(self.pos_margin).relu_().mul_(block.positives)
 
-        A row's negatives take part in the terms of other rows, too: they get their slope by what is worth nothing.
+    def row_terms(self, block: Block, nearness: torch.Tensor, forces: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Of a block's rows (m,): sums over their positive pairs; slopes; numbers of pairs, of terms above zero.
+
+        A row's negatives take part in the terms of its positives' rows, too: `forces` says how much in all.
         """
-        violations, distances = self.violations(block, nearness)
-        own = log_sum_exp(self.neg_margin - distances, block.negatives)
-        values = violations.square().sum(1) / 2 + forces[block.rows] * (own - own.detach()).nan_to_num(0)
-        return values, block.positives.sum(1), (violations.detach() > 0).sum(1)
+        distances = euclidean(block.scores)
+        violations = self.violations(distances, block, nearness)
+        _, shares = self.nearness(distances, block)
+        values = violations.square().sum(1) / 2
+        active = violations.count_nonzero(1)
+        slopes = violations.sub_(shares.mul_(forces[block.rows, None])).div_(2 * distances)
+        return values, slopes, block.positives.sum(1), active

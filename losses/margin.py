@@ -47,7 +47,7 @@ class MarginLoss(nn.Module):
         if mined is None:
             pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined, distances=True)
-        total, _, triplets, active = pairs.sums(self.row_values)
+        total, _, triplets, active = pairs.sums(self.row_terms)
         positive, negative = pairs.means()
         self.logs = {
             "active_share": active.sum() / (2 * triplets.sum()).clamp_min(1),
@@ -56,13 +56,16 @@ class MarginLoss(nn.Module):
         }
         return total / active.sum().clamp_min(1)
 
-    def row_values(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of a block's rows (m,) each: sums over their triplets, how many triplets, how many terms above zero."""
+    def row_terms(self, block: Block) -> tuple[torch.Tensor, ...]:
+        """Of a block's rows (m,): sums over their triplets; their slopes; numbers of triplets, of terms above zero."""
         distances = euclidean(block.scores)
-        pull = (distances - (self.beta - self.margin)).relu() * block.positives
-        push = (self.beta + self.margin - distances).relu() * block.negatives
+        pull = (distances - (self.beta - self.margin)).relu_().mul_(block.positives)
+        push = (self.beta + self.margin - distances).relu_().mul_(block.negatives)
         positives = block.positives.sum(1)
         negatives = block.negatives.sum(1)
         values = negatives * pull.sum(1) + positives * push.sum(1)
-        active = negatives * (pull.detach() > 0).sum(1) + positives * (push.detach() > 0).sum(1)
-        return values, positives * negatives, active
+        pulled = pull.sign_()
+        pushed = push.sign_()
+        active = negatives * pulled.sum(1) + positives * pushed.sum(1)
+        slopes = pulled.mul_(negatives[:, None]).sub_(pushed.mul_(positives[:, None])).div_(2 * distances)
+        return values, slopes, positives * negatives, active

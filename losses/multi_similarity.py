@@ -52,7 +52,7 @@ class MultiSimilarityLoss(nn.Module):
         if mined is None:
             pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined)
-        total, _, pushes = pairs.sums(self.row_values)
+        total, _, pushes = pairs.sums(self.row_terms)
         positive, negative = pairs.means()
         self.logs = {
             "active_share": (pushes > math.log(2)).float().mean(),
@@ -61,8 +61,8 @@ class MultiSimilarityLoss(nn.Module):
         }
         return total / len(labels)
 
-    def row_values(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses (m,) of a block's rows, and what their negatives' logarithms are."""
-        pull = log1p_sum_exp(self.alpha * (self.base - block.scores), block.positives)
-        push = log1p_sum_exp(self.beta * (block.scores - self.base), block.negatives)
-        return pull / self.alpha + push / self.beta, push.detach()
+    def row_terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Losses (m,) of a block's rows, their slopes, and the logarithms of the negatives' sums."""
+        pull, pull_slopes = log1p_sum_exp(self.alpha * (self.base - block.scores), block.positives)
+        push, push_slopes = log1p_sum_exp(self.beta * (block.scores - self.base), block.negatives)
+        return pull / self.alpha + push / self.beta, push_slopes.sub_(pull_slopes), push

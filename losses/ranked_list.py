@@ -67,7 +67,7 @@ class RankedListLoss(nn.Module):
         if mined is None:
             pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined, distances=True)
-        total, _, pushed = pairs.sums(self.row_values)
+        total, _, pushed = pairs.sums(self.row_terms)
         positive, negative = pairs.means()
         self.logs = {
             "active_share": (pushed > 0).float().mean(),
@@ -76,17 +76,24 @@ class RankedListLoss(nn.Module):
         }
         return total / len(labels)
 
-    def row_values(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses (m,) of a block's rows, and what their negatives add to it."""
+    def row_terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Losses (m,) of a block's rows, their slopes, and what their negatives add."""
         distances = euclidean(block.scores)
-        pull = weighted_mean((distances - (self.alpha - self.margin)).relu() * block.positives, self.temperatures[0])
-        push = weighted_mean((self.alpha - distances).relu() * block.negatives, self.temperatures[1])
-        return (1 - self.imbalance) * pull + self.imbalance * push, push.detach()
+        beyond = (distances - (self.alpha - self.margin)).relu_().mul_(block.positives)
+        within = (self.alpha - distances).relu_().mul_(block.negatives)
+        pull, pull_slopes = weighted_mean(beyond, self.temperatures[0])
+        push, push_slopes = weighted_mean(within, self.temperatures[1])
+        values = (1 - self.imbalance) * pull + self.imbalance * push
+        slopes = pull_slopes.mul_(1 - self.imbalance).sub_(push_slopes, alpha=self.imbalance)
+        return values, slopes.div_(2 * distances), push
 
 
-def weighted_mean(violations: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Mean (m,) of the numbers above zero of violations (m, C), weighted by exp(temperature violation)."""
+def weighted_mean(violations: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (m,) of the numbers above zero of violations (m, C), weighted by exp(temperature violation); its slopes."""
     # The greatest weight is made 1, whatever the temperature; the constant is scaled along.
-    top = temperature * violations.detach().amax(1)
-    weights = (temperature * violations - top[:, None]).exp() * (violations > 0)
-    return (weights * violations).sum(1) / (weights.sum(1) + violations.shape[1] * EPSILON * (-top).exp())
+    top = temperature * violations.amax(1)
+    weights = (temperature * violations).sub_(top[:, None]).exp_().mul_(violations.sign())
+    total = weights.sum(1) + violations.shape[1] * EPSILON * (-top).exp()
+    means = (weights * violations).sum(1) / total
+    slopes = (violations - means[:, None]).mul_(temperature).add_(1)
+    return means, slopes.mul_(weights).div_(total[:, None])

@@ -46,7 +46,7 @@ class SupConLoss(nn.Module):
         if mined is None:
             pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined)
-        total, values, counts = pairs.sums(self.row_values)
+        total, values, counts = pairs.sums(self.row_terms)
         if mined is not None and not len(mined.negatives):
             total = 0 * total
         positive, negative = pairs.means()
@@ -57,10 +57,13 @@ class SupConLoss(nn.Module):
         }
         return mean_above_zero(total, values)
 
-    def row_values(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses (m,) of a block's rows, and how many positives each has."""
+    def row_terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Losses (m,) of a block's rows, their slopes, and how many positives each row has."""
         logits = block.scores / self.temperature
         counts = block.positives.sum(1)
-        whole = log_sum_exp(logits, block.positives + block.negatives)
-        pulled = (logits * block.positives).sum(1) / counts.clamp_min(1)
-        return torch.where(counts > 0, whole - pulled, 0), counts
+        has_positive = counts > 0
+        targets = block.positives / counts.clamp_min(1)[:, None]
+        pulled = (logits * targets).sum(1)
+        whole, shares = log_sum_exp(logits, block.positives + block.negatives)
+        slopes = shares.sub_(targets).mul_((has_positive / self.temperature)[:, None])
+        return torch.where(has_positive, whole - pulled, 0), slopes, counts
