@@ -5,6 +5,7 @@ from losses.arcmargin import ArcMarginLoss
 from losses.circle import CircleLoss
 from losses.contrastive import ContrastiveLoss
 from losses.eml import EmlLoss
+from losses.fast_ap import FastApLoss
 from losses.lifted_structure import LiftedStructureLoss
 from losses.margin import MarginLoss
 from losses.multi_similarity import MultiSimilarityLoss
@@ -12,8 +13,12 @@ from losses.npairs import NpairsLoss
 from losses.quadruplet import QuadrupletLoss
 from losses.quadruplet_chen import QuadrupletChenLoss
 from losses.ranked_list import RankedListLoss
+from losses.recall_at_k import RecallAtKLoss
+from losses.roadmap import RoadmapLoss
+from losses.smooth_ap import SmoothApLoss
 from losses.softmax import SoftmaxLoss
 from losses.supcon import SupConLoss
+from losses.surrogate_precision import SurrogatePrecisionLoss
 from losses.triplet import TripletLoss
 from losses.triplet_margin import TripletMarginLoss
 
@@ -23,6 +28,7 @@ __all__ = [
     "CircleLoss",
     "ContrastiveLoss",
     "EmlLoss",
+    "FastApLoss",
     "LiftedStructureLoss",
     "MarginLoss",
     "MultiSimilarityLoss",
@@ -30,8 +36,12 @@ __all__ = [
     "QuadrupletChenLoss",
     "QuadrupletLoss",
     "RankedListLoss",
+    "RecallAtKLoss",
+    "RoadmapLoss",
+    "SmoothApLoss",
     "SoftmaxLoss",
     "SupConLoss",
+    "SurrogatePrecisionLoss",
     "TripletLoss",
     "TripletMarginLoss",
 ]
