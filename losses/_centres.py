@@ -14,9 +14,10 @@ class NearestCentre:
         """Slopes (n, B) by the classes' scores -> (n, K, B) by the centres', which are written over."""
         best = scores.amax(1)
         left = slopes
+        zero = slopes.new_zeros(())
         for centre in scores.unbind(1):
             is_best = centre == best
-            torch.where(is_best, left, 0, out=centre)
+            torch.where(is_best, left, zero, out=centre)
             left = left.masked_fill(is_best, 0)
         return scores
 

@@ -45,6 +45,8 @@ class ClassLoss(nn.Module):
         check_chunk(chunk_classes)
         check_option("class_sample_rate", class_sample_rate, 0, 1)
         check_option("label_smoothing", label_smoothing, 0, 1)
+        if smooth_within_category and not label_smoothing:
+            raise InputError("smooth_within_category has no effect while label_smoothing is 0; give it, such as 0.1")
         self.num_classes = num_classes
         self.bound = bound
         self.chunk_classes = chunk_classes
