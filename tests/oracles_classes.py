@@ -9,9 +9,8 @@ import math
 from decimal import Decimal
 
 import torch
-from exact import cross_entropy, dot, mean, squared_distance, unit
-from tolerances import cross_entropy as cross_entropy_error
-from tolerances import gamma, sensitivity
+from exact import dot, mean, squared_distance, unit
+from tolerances import cross_entropy, gamma, sensitivity
 
 
 def units(rows):
@@ -28,8 +27,8 @@ def smoothed(logits, label, label_smoothing=0.0, categories=None):
     """Cross-entropy, a share of the target spread over all classes, or those of the label's category."""
     epsilon = Decimal(label_smoothing)
     alike = [i for i in range(len(logits)) if categories is None or categories[i] == categories[label]]
-    others = mean(cross_entropy(logits, number) for number in alike) if epsilon else 0
-    return (1 - epsilon) * cross_entropy(logits, label) + epsilon * others
+    target = (1 - epsilon) * logits[label] + epsilon * mean(logits[i] for i in alike)
+    return sum(logit.exp() for logit in logits).ln() - target
 
 
 def with_angle(cosine, margin, easy):
@@ -191,7 +190,7 @@ def over_cosines_bound(loss, tensors, labels, dtype, tail):
             scale, margin = loss.scale, loss.margin
         in_loss = similarities - own * margin
     size = scale * (2 + turn / easy + margin + mixing)
-    value, share = cross_entropy_error(size, terms, len(weight), dtype)
+    value, share = cross_entropy(size, terms, len(weight), dtype)
     both = ((scale * in_loss).softmax(1) + own) / len(rows)
     if loss.label_smoothing:
         value += 2 * gamma(len(weight) + 8, dtype) * size
