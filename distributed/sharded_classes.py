@@ -41,7 +41,7 @@ def sharded_parameters(loss: nn.Module) -> list[nn.Parameter]:
 
 
 def unshard_state(state: dict[str, object], num_classes: int) -> dict[str, object] | None:
-    """`state` (training_state) with every class table of the loss, of `num_classes` rows, put together on the first rank.
+    """`state` (training_state) with every class table of the loss, of `num_classes` rows, whole on the first rank.
 
     All ranks have to call it; the others get None. Tables are on the CPU then.
     """

@@ -32,9 +32,9 @@ def build_optimiser(
         momentum: of SGD
         weight_decay: L2 (momentum) or decoupled (adamw)
 
-    The loss's own weights are class centres; layers that it has in front of them learn at the model's rate. L2 is the ancestor's regulariser. Each group carries `ratio`, its rate
-    over the scheduled one. One kernel updates all weights in place where the device has it. Raises InputError when
-    every weight is frozen.
+    The loss's own weights are class centres; layers that it has in front of them learn at the model's rate. L2 is the
+    ancestor's regulariser. Each group carries `ratio`, its rate over the scheduled one. One kernel updates all weights
+    in place where the device has it. Raises InputError when every weight is frozen.
     """
     class_ratio = 1.0
     if class_lr is not None:

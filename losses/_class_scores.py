@@ -198,7 +198,7 @@ class ChunkedScores:
         return own
 
     def of_centres(self, chunk: slice, table: torch.Tensor, made: bool = False) -> torch.Tensor:
-        """Scores (n K, B) of the centres of a chunk's classes, written into `table` unless they are `made` there already.
+        """Scores (n K, B) of the centres of a chunk's classes, written into `table` unless they are `made` already.
 
         A table with a row for each centre gets them in their rows, a smaller one in its first.
         """

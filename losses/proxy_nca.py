@@ -13,9 +13,9 @@ from losses._unit_vectors import normalise
 class ProxyNcaLoss(ClassLoss):
     """Cross-entropy over squared distances to one proxy a class, weights (C, D), all of length 1.
 
-    The scores are -softmax_scale d^2; as d^2 = 2 - 2 cos, that is a softmax over 2 softmax_scale cos. The first ProxyNCA
-    (Movshovitz-Attias et al., 2017, arXiv 1703.07464) leaves the own proxy out of the sum. ProxyNCA++'s temperature of
-    1/9 is a softmax_scale of 9.
+    The scores are -softmax_scale d^2; as d^2 = 2 - 2 cos, that is a softmax over 2 softmax_scale cos. The first
+    ProxyNCA (Movshovitz-Attias et al., 2017, arXiv 1703.07464) leaves the own proxy out of the sum. ProxyNCA++'s
+    temperature of 1/9 is a softmax_scale of 9.
 
     Options:
         softmax_scale: factor on the squared distances

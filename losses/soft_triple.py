@@ -14,7 +14,7 @@ from losses._unit_vectors import lengths, normalise
 
 @LOSSES.register("soft_triple", stage="elem", batch="shuffled")
 class SoftTripleLoss(ClassLoss):
-    """Cross-entropy over similarities to classes of K centres each, weights (C, K, D), all of length 1 (equations 6 and 7).
+    """Cross-entropy over similarities to classes of K centres each, weights (C, K, D), of length 1 (equations 6 and 7).
 
     A row's similarity to a class is the mean of its cosines s to the K centres, weighted by softmax(s / gamma); the
     scores are la times it, the own class's being lessened by the margin first. The regulariser (equation 8) pulls the

@@ -1,4 +1,4 @@
-"""Sub-centre ArcFace: several centres for each class, of which the nearest counts (Deng et al., 2020, ECCV, equation 2)."""
+"""Sub-centre ArcFace: several centres for each class, the nearest of which counts (Deng et al., ECCV 2020, eq. 2)."""
 
 import torch
 
