@@ -48,6 +48,7 @@ def class_cross_entropy(
     centres: Centres | None = None,
     label_smoothing: float = 0.0,
     categories: torch.Tensor | None = None,
+    images: int | None = None,
     chunk_classes: str | int = "auto",
     class_sample_rate: float = 1.0,
     shard: ClassShard | None = None,
@@ -60,6 +61,7 @@ def class_cross_entropy(
     centres: with weights (C, K, D), how a class's score comes of those of its K centres.
     label_smoothing: how much of a row's target is spread evenly over all classes, or where `categories` (all classes,)
     of int64 are given over those of the own class's category (Szegedy et al., 2015, arXiv 1512.00567, section 7).
+    images: how many of the first rows count in the shares, None for all.
     chunk_classes: for how many classes scores may exist at a time; `auto`: all, if they take 100 MiB or less.
     class_sample_rate: share of the classes that take part, those of `labels` and others at random, drawn from the CPU's
     generator, in which all ranks have to agree (Partial FC: An et al., 2021, arXiv 2010.05222).
@@ -72,7 +74,7 @@ def class_cross_entropy(
         smoothing = _smoothing(rows, labels, label_smoothing, categories, part)
     scoring = plan_scores(rows, weight, scale, centres, chunk_classes, shard)
     loss, better = _CrossEntropy.apply(rows, weight, bias, part.positions, add_margin, smoothing, scoring)
-    return loss, shares(better)
+    return loss, shares(better[:images])
 
 
 def _smoothing(

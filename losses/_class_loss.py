@@ -12,6 +12,7 @@ from core.errors import InputError
 from losses._checks import check_option
 from losses._class_cross_entropy import class_cross_entropy
 from losses._class_scores import CHUNK, Centres, ClassShard, check_chunk
+from losses._proxy_synthesis import synthesise
 from losses._unit_vectors import lengths, normalise
 
 MARGINS = (0.05, 0.5)  # of the most frequent label and of the rarest, where a margin goes by frequency
@@ -23,7 +24,8 @@ class ClassLoss(nn.Module):
     Each parameter has a row for each class, except those of `layers`, which a loss may have in front of its weights.
     `shard` is None where the rows are those of all classes, else it says which classes they are of. The weight is drawn
     from U(-bound, bound). label_smoothing, chunk_classes, class_sample_rate: see class_cross_entropy; smoothing within
-    the category, and a margin by frequency, need `set_labels`. Raises InputError for other values.
+    the category, and a margin by frequency, need `set_labels`. proxy_synthesis, synthesis_alpha: share and alpha of
+    `synthesise`. Raises InputError for other values.
     """
 
     shard: ClassShard | None = None
@@ -40,6 +42,8 @@ class ClassLoss(nn.Module):
         label_smoothing: float = 0.0,
         smooth_within_category: bool = False,
         dynamic_margin: bool = False,
+        proxy_synthesis: float = 0.0,
+        synthesis_alpha: float = 0.4,
     ) -> None:
         super().__init__()
         check_chunk(chunk_classes)
@@ -47,6 +51,13 @@ class ClassLoss(nn.Module):
         check_option("label_smoothing", label_smoothing, 0, 1)
         if smooth_within_category and not label_smoothing:
             raise InputError("smooth_within_category has no effect while label_smoothing is 0; give it, such as 0.1")
+        check_option("proxy_synthesis", proxy_synthesis, 0, 1)
+        check_option("synthesis_alpha", synthesis_alpha, 0, above=True)
+        if proxy_synthesis and (smooth_within_category or dynamic_margin):
+            raise InputError(
+                "proxy_synthesis makes classes without a category and a frequency; it goes with neither "
+                "smooth_within_category nor dynamic_margin"
+            )
         self.num_classes = num_classes
         self.bound = bound
         self.chunk_classes = chunk_classes
@@ -54,6 +65,8 @@ class ClassLoss(nn.Module):
         self.label_smoothing = label_smoothing
         self.smooth_within_category = smooth_within_category
         self.dynamic_margin = dynamic_margin
+        self.proxy_synthesis = proxy_synthesis
+        self.synthesis_alpha = synthesis_alpha
         self.knows_labels = False
         self.logs: dict[str, torch.Tensor] = {}
         self.layers: nn.Sequential | None = None
@@ -93,11 +106,16 @@ class ClassLoss(nn.Module):
         """class_cross_entropy of rows (B, D) and labels (B,) with this loss's weight and options; fills `logs`."""
         if self.smooth_within_category and not self.knows_labels:
             raise InputError("smooth_within_category needs the labels' categories; set_labels tells the loss")
+        weight = self.weight
+        images = len(rows)
+        if self.proxy_synthesis:
+            rows, weight, labels = synthesise(rows, weight, labels, self.proxy_synthesis, self.synthesis_alpha)
         loss, self.logs = class_cross_entropy(
             rows,
-            self.weight,
+            weight,
             labels,
             **scoring,
+            images=images,
             label_smoothing=self.label_smoothing,
             categories=self.label_categories,
             chunk_classes=self.chunk_classes,
@@ -115,6 +133,8 @@ class ClassLoss(nn.Module):
         """
         with torch.device("meta"):
             loss = cls(**settings)
+        if loss.proxy_synthesis:
+            raise InputError("--shard_classes does not go with --proxy_synthesis, which mixes weights of all ranks")
         for name, parameter in list(loss.named_parameters(recurse=False)):
             values = torch.zeros(rows.stop - rows.start, *parameter.shape[1:])
             setattr(loss, name, nn.Parameter(values))

@@ -25,6 +25,8 @@ class ArcMarginLoss(AngularMarginLoss):
         label_smoothing: share of a label's target that is spread evenly over all labels
         smooth_within_category: spread it over the labels of its category only (lists that have categories)
         dynamic_margin: a margin by the label's frequency, 0.05 for the most frequent to 0.5 for the rarest
+        proxy_synthesis: classes mixed of two of the batch's, as a share of its images
+        synthesis_alpha: alpha of Beta(alpha, alpha), from which the mixture is drawn
 
     `logs` after a call: acc1 and acc5 of the batch, by cosines without the margin.
     """
@@ -41,6 +43,8 @@ class ArcMarginLoss(AngularMarginLoss):
         label_smoothing: float = 0.0,
         smooth_within_category: bool = False,
         dynamic_margin: bool = False,
+        proxy_synthesis: float = 0.0,
+        synthesis_alpha: float = 0.4,
     ) -> None:
         super().__init__(
             num_classes,
@@ -53,6 +57,8 @@ class ArcMarginLoss(AngularMarginLoss):
             label_smoothing=label_smoothing,
             smooth_within_category=smooth_within_category,
             dynamic_margin=dynamic_margin,
+            proxy_synthesis=proxy_synthesis,
+            synthesis_alpha=synthesis_alpha,
         )
 
     @full_precision

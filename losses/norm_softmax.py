@@ -19,6 +19,8 @@ class NormSoftmaxLoss(ClassLoss):
         class_sample_rate: share of the classes that take part in a step, the batch's own and others at random
         label_smoothing: share of a label's target that is spread evenly over all labels
         smooth_within_category: spread it over the labels of its category only (lists that have categories)
+        proxy_synthesis: classes mixed of two of the batch's, as a share of its images
+        synthesis_alpha: alpha of Beta(alpha, alpha), from which the mixture is drawn
 
     `logs` after a call: acc1 and acc5 of the batch, by cosines.
     """
@@ -32,6 +34,8 @@ class NormSoftmaxLoss(ClassLoss):
         class_sample_rate: float = 1.0,
         label_smoothing: float = 0.0,
         smooth_within_category: bool = False,
+        proxy_synthesis: float = 0.0,
+        synthesis_alpha: float = 0.4,
     ) -> None:
         check_option("temperature", temperature, 0, above=True)
         super().__init__(
@@ -42,6 +46,8 @@ class NormSoftmaxLoss(ClassLoss):
             class_sample_rate=class_sample_rate,
             label_smoothing=label_smoothing,
             smooth_within_category=smooth_within_category,
+            proxy_synthesis=proxy_synthesis,
+            synthesis_alpha=synthesis_alpha,
         )
         self.temperature = temperature
 

@@ -286,6 +286,48 @@ def test_shards_equal_the_whole(kind, rate):
                 assert_within(part, slope, 2 * error)
 
 
+@pytest.mark.parametrize("share, rate", [(1.0, 1.0), (0.3, 1.0), (1.0, 0.5)])
+@pytest.mark.parametrize("kind", ["arcmargin", "norm_softmax"])
+def test_classes_between_classes(kind, share, rate):
+    """As the plain formula of a loss that has the mixtures among its weights, and their rows in its batch."""
+    loss = make(kind, proxy_synthesis=share, synthesis_alpha=0.7, class_sample_rate=rate)
+    count = round(share * ROWS)
+    embeddings = torch.randn(ROWS, WIDTH, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 22, 5, 5, 3, 4, 21, 8, 0])
+    torch.manual_seed(2)
+    mixture = torch.distributions.Beta(0.7, 0.7).sample().double()
+    drawn = None if rate == 1 else torch.rand(CLASSES + count)
+
+    def mixed(table):
+        return torch.stack([mixture * table[i] + (1 - mixture) * table[i - 1] for i in range(count)])
+
+    between = mixed(F.normalize(loss.weight)[labels])
+    rows = torch.cat([embeddings, mixed(F.normalize(embeddings))])
+    wider = make(kind, CLASSES + count)
+    del wider.weight
+    wider.weight = torch.cat([loss.weight, between])
+    all_labels = torch.cat([labels, CLASSES + torch.arange(count)])
+    if drawn is not None:
+        with mock.patch.object(torch, "rand", lambda size: drawn):
+            chosen = sample_classes(all_labels, CLASSES + count, rate)
+        wider.weight = wider.weight[chosen]
+        all_labels = torch.searchsorted(chosen, all_labels)
+    expected, *_ = plain(wider, rows, all_labels)
+    tensors = [embeddings, loss.weight]
+    slopes = torch.autograd.grad(expected, tensors)
+    torch.manual_seed(2)
+    value = loss(embeddings, labels)
+    found = torch.autograd.grad(value, tensors)
+    # A mixture is a few roundings more on numbers of its size; its row's slope goes to two rows, over its own length.
+    error, errors = bounds(wider, [rows, wider.weight], all_labels)
+    steeper = 1 + 2 * (embeddings.norm(dim=1).max() / rows[ROWS:].norm(dim=1).min()).item()
+    shorter = 1 + 2 * (loss.weight.norm(dim=1).max() / between.norm(dim=1).min()).item()
+    assert_within(value, expected, 4 * error)
+    per_row, per_weight = (2 * own.max() * CLASSES for own in errors)
+    assert_within(found[0], slopes[0], steeper * shorter * per_row * ROWS)
+    assert_within(found[1], slopes[1], steeper * shorter * per_weight * ROWS)
+
+
 def test_margins_by_frequency():
     """0.05 for the label with most images, 0.5 for that with least, and between them by the fourth root."""
     margins = margins_by_frequency(torch.tensor([16, 1, 256]), torch.zeros(1, dtype=torch.float64))
@@ -317,5 +359,11 @@ def test_facts_of_the_list_stay_out_of_checkpoints():
     assert loss.label_categories is not None and loss.state_dict().keys() == {"weight"}
     with pytest.raises(InputError, match="categories, which the train list does not have"):
         loss.set_labels(torch.ones(CLASSES))
+    with pytest.raises(InputError, match="goes with neither smooth_within_category nor dynamic_margin"):
+        LOSSES["arcmargin"](WIDTH, CLASSES, proxy_synthesis=1.0, dynamic_margin=True)
+    with pytest.raises(InputError, match="--shard_classes does not go with --proxy_synthesis"):
+        LOSSES["arcmargin"].sharded(
+            slice(0, 5), None, None, embedding_size=WIDTH, num_classes=CLASSES, proxy_synthesis=1.0
+        )
     with pytest.raises(InputError, match="no effect while label_smoothing is 0"):
         LOSSES["softmax"](WIDTH, CLASSES, smooth_within_category=True)
