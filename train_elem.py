@@ -1,4 +1,4 @@
-"""Stage 1: train an embedding by classifying the train labels (softmax, arcmargin).
+"""Stage 1: train an embedding by classifying the train labels (softmax, arcmargin and their kin).
 
 python train_elem.py --loss_name=arcmargin
 python train_elem.py --loss_name=arcmargin --data_dir=data/Stanford_Online_Products --pretrained_model=imagenet
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     from engine.batches import open_batches
     from engine.checkpoint import resume
     from engine.neighbours import follow_neighbours
-    from engine.objective import build_loss
+    from engine.objective import build_loss, tell_labels
     from engine.schedule import Schedule
     from engine.trainer import Trainer, TrainerSettings
     from models import ModelSettings
@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
     settings = ModelSettings(**args.model)
     model = build_first_model(start, settings, lists, args["train_batch_size"], **args.build)
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
+    tell_labels(loss, data.train)
     learner = build_learner(start, model, loss, **args.optimiser)
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 

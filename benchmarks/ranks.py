@@ -104,9 +104,10 @@ def train(name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shar
         clip_gradient(learner)
         update(learner)
     state = objective.state_dict()
-    return {
-        n: distributed.all_gather(value) if in_parts and n.startswith("loss.") else value for n, value in state.items()
-    }
+    if in_parts:
+        for parameter, _ in loss.named_parameters(recurse=False):
+            state[f"loss.{parameter}"] = distributed.all_gather(state[f"loss.{parameter}"])
+    return state
 
 
 def train_all(names, settings):

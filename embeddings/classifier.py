@@ -28,8 +28,9 @@ class Classifier:
         name = flags.get("loss_name")
         if name not in LOSSES.names(stage="elem"):
             raise InputError(f"--scores needs a run of train_elem.py as --pretrained_model, got {source!r}")
-        classes, width = state["loss"]["weight"].shape
-        chosen = {option.name: flags[option.name] for option in LOSSES.options(name)}
+        width, classes = LOSSES[name].sizes(state["loss"])
+        # A run of an earlier version knows fewer options.
+        chosen = {option.name: flags.get(option.name, option.default) for option in LOSSES.options(name)}
         self.loss = LOSSES[name](embedding_size=width, num_classes=classes, **chosen)
         self.loss.load_state_dict(state["loss"])
         self.loss.eval()

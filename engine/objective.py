@@ -7,6 +7,8 @@ import distributed
 from core.errors import InputError
 from core.pml import PREFIX
 from core.types import Count, LossName
+from data.categories import label_categories
+from data.records import Records
 from distributed import sharded_classes
 from engine.mining import Mining
 from losses import LOSSES
@@ -101,3 +103,18 @@ def build_loss(
     if shard_classes and several and precision == "fp16":
         raise InputError("--shard_classes does not go with --precision=fp16; take bf16 or fp32")
     return sharded_classes.build_loss(LOSSES[loss_name], shard_classes and several, **required, **options)
+
+
+def tell_labels(loss: nn.Module, records: Records) -> None:
+    """Tell a loss over class weights what the train list says of its labels, where an option goes by that.
+
+    Raises InputError for a list without the categories that it goes by, and for a label that has several.
+    """
+    # A loss of another package has neither option.
+    by_category = getattr(loss, "smooth_within_category", False)
+    if not by_category and not getattr(loss, "dynamic_margin", False):
+        return
+    categories = None
+    if by_category:
+        categories = torch.from_numpy(label_categories(records, "--smooth_within_category").codes)
+    loss.set_labels(torch.from_numpy(records.vocabulary.counts), categories)

@@ -121,10 +121,10 @@ class Trainer:
     def _share_weights(self) -> None:
         """Every rank begins with the first one's weights; shards of the loss's are each rank's own."""
         objective = self.learner.objective
-        shared = objective
+        shared = objective.state_dict().values()
         if objective.loss_is_sharded:
-            shared = objective.model
-        distributed.broadcast_tensors(shared.state_dict().values())
+            shared = [*objective.model.state_dict().values(), *sharded_classes.whole_parameters(objective.loss)]
+        distributed.broadcast_tensors(shared)
 
     def _say_what_begins(self, notes: Iterable[str]) -> None:
         loss_name = self.run.config["flags"]["loss_name"]
