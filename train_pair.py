@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> None:
     from data.samplers import build_sampler
     from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
     from engine.checkpoint import resume
+    from engine.memory import build_memory, fill_memory
     from engine.objective import build_loss
     from engine.schedule import Schedule
     from engine.trainer import Trainer, TrainerSettings
@@ -41,7 +42,8 @@ def main(argv: Sequence[str]) -> None:
     settings = ModelSettings(**args.model)
     model = build_first_model(start, settings, lists, args["train_batch_size"], **args.build)
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
-    learner = build_learner(start, model, loss, batch_recall=True, **args.optimiser)
+    memory = build_memory(args["loss_name"], len(data.train), model.embedding_size, start.device, **args.memory)
+    learner = build_learner(start, model, loss, batch_recall=True, memory=memory, **args.optimiser)
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 
     # Batches go on behind the last step.
@@ -53,6 +55,9 @@ def main(argv: Sequence[str]) -> None:
         start, data.test, data.tested_on, settings, args["num_workers"], worst_queries_picture, embedding_sample
     )
     begin_run(start, progress, args.values, lists)
+    if progress.step == 0:
+        loading = (args["test_batch_size"], args["num_workers"])
+        fill_memory(memory, model, data.train, settings, *loading, args["seed"], on_bad)
     schedule = Schedule(**args.schedule)
     trainer = Trainer(
         learner, schedule, data.train, loader, sampler.batch_size, tester, start.run, progress, start.settings

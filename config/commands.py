@@ -74,8 +74,13 @@ FAITHFUL = Section("device", "device", ("core.device:open_device",), {"precision
 REPLAY = Section("replay", "config", ("config.replay:replayed",), without=("allow_changed",))
 
 
-def _training(stage: str, defaults: dict[str, object], without: tuple[str, ...]) -> Command:
-    """The flags of a training script; the stages differ in some defaults, and in flags that only one has a use for."""
+def _training(
+    stage: str, defaults: dict[str, object], without: tuple[str, ...], further: tuple[Section, ...] = ()
+) -> Command:
+    """The flags of a training script; the stages differ in some defaults, and in flags that only one has a use for.
+
+    further: sections that the other stage has not.
+    """
 
     def section(name: str, title: str, *homes: str) -> Section:
         return Section(name, title, homes, defaults, without)
@@ -83,6 +88,7 @@ def _training(stage: str, defaults: dict[str, object], without: tuple[str, ...])
     return Command(
         sections=(
             section("loss", "loss", "engine.objective:build_loss"),
+            *further,
             section("sampler", "batches", "data.samplers:build_sampler"),
             MODEL,
             section("build", "model", "models.build:build_model"),
@@ -125,6 +131,7 @@ TRAIN_PAIR = _training(
         "save_iter_step": 5000,
     },
     without=("class_lr", "class_dim", "shard_classes"),
+    further=(Section("memory", "what a batch is compared with", ("engine.memory:build_memory",)),),
 )
 EVAL = Command(
     sections=(

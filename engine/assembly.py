@@ -18,6 +18,7 @@ from data.records import Records
 from distributed.sync_batchnorm import refuse_micro_batches
 from engine.checkpoint import Progress
 from engine.learner import Learner, check_batches
+from engine.memory import Memory
 from engine.objective import build_objective
 from engine.optimiser import build_optimiser
 from engine.provenance import describe_run
@@ -66,11 +67,16 @@ def build_first_model(
 
 
 def build_learner(
-    start: Start, model: Embedder, loss: nn.Module, batch_recall: bool = False, **optimiser: object
+    start: Start,
+    model: Embedder,
+    loss: nn.Module,
+    batch_recall: bool = False,
+    memory: Memory | None = None,
+    **optimiser: object,
 ) -> Learner:
     """Network and loss on the device, with the optimiser of their weights; optimiser: keywords of `build_optimiser`."""
     # On the device first, since the optimiser is another one there.
-    objective = build_objective(model, loss, start.device, batch_recall)
+    objective = build_objective(model, loss, start.device, batch_recall, memory)
     return Learner(
         objective,
         build_optimiser(model, loss, **optimiser),

@@ -106,6 +106,9 @@ def training_state(
     device_rng = None
     if torch.accelerator.is_available():
         device_rng = torch.get_device_module().get_rng_state()
+    memory = None
+    if objective.memory is not None:
+        memory = objective.memory.state_dict()
     return {
         **record,
         "model": objective.model.state_dict(),
@@ -113,6 +116,7 @@ def training_state(
         "loss": objective.loss.state_dict(),
         "optimiser": {"kind": type(learner.optimiser).__name__, **learner.optimiser.state_dict()},
         "scaler": learner.scaler.state_dict(),
+        "memory": memory,
         "step": step,
         "best": best,
         "classes": classes,
@@ -135,6 +139,8 @@ def restore(state: dict[str, object], learner: Learner, file: str | Path) -> tup
         model.load_state_dict(state["model"])
         learner.objective.loss.load_state_dict(state["loss"])
         _restore_optimiser(learner.optimiser, _mapping(state, "optimiser"))
+        if learner.objective.memory is not None and state.get("memory") is not None:
+            learner.objective.memory.load_state_dict(_mapping(state, "memory"))
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{file} belongs to another loss or optimiser: {reason}") from None

@@ -1,6 +1,6 @@
 """What is minimised: model and loss as one module, so that the loop knows neither."""
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import nn
@@ -9,52 +9,75 @@ import distributed
 from core.errors import InputError
 from core.types import Count, OneOf
 from distributed import sharded_classes
+from engine.memory import Memory
 from losses import LOSSES
 from retrieval import recall_at_k
 
 
+class LastBatch(NamedTuple):
+    """What was compared last, without a gradient: kept as tensors, since figures are wanted at few of the steps."""
+
+    embeddings: torch.Tensor  # (B, D)
+    labels: torch.Tensor  # (B,)
+    rows: torch.Tensor | None  # (B,) of the train list; None where nobody said
+
+
 class Objective(nn.Module):
-    """`forward(images, labels)` gives the loss; `figures()` says what the last batch looked like.
+    """`forward(images, labels, rows)` gives the loss; `figures()` says what the last batch looked like.
 
     batch_recall: figures hold Recall@1 within the batch (cosine), the ancestor's training figure for pair losses.
+    memory: rows that a batch is compared with beside itself; it then has to be told which rows of the train list its
+    images are.
     """
 
-    def __init__(self, model: nn.Module, loss: nn.Module, batch_recall: bool = False):
+    def __init__(self, model: nn.Module, loss: nn.Module, batch_recall: bool = False, memory: Memory | None = None):
         super().__init__()
         self.model = model
         self.loss = loss
         self.batch_recall = batch_recall
-        self._last_batch: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.memory = memory
+        self.last_batch: LastBatch | None = None
 
     @property
     def loss_is_sharded(self) -> bool:
         """Whether this rank has some rows of the loss's weights only, whose gradient it has whole then."""
         return sharded_classes.is_sharded(self.loss)
 
-    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """uint8 images (B, 3, H, W) of this rank, labels of all ranks' -> scalar."""
-        return self.compare(self.model(images), labels)
+    def forward(self, images: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """uint8 images (B, 3, H, W) of this rank, labels and rows of all ranks' -> scalar."""
+        return self.compare(self.model(images), labels, rows)
 
-    def compare(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Embeddings (B, D) of this rank's images, labels of all ranks' -> scalar, the same on every rank."""
+    def compare(self, embeddings: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Embeddings (B, D) of this rank's images, labels and rows of all ranks' -> scalar, the same on every rank."""
         embeddings = distributed.all_gather(embeddings)
-        # Kept as tensors: figures are wanted at few of the steps.
-        self._last_batch = (embeddings.detach(), labels)
-        return self.loss(embeddings, labels)
+        self.last_batch = LastBatch(embeddings.detach(), labels, rows)
+        if self.memory is None:
+            return self.loss(embeddings, labels)
+        return self.loss(embeddings, labels, reference=self.memory.reference(rows))
+
+    def remember(self) -> None:
+        """Let the last batch enter the memory: to be called where its step was taken, since it may be left out."""
+        if self.memory is not None:
+            self.memory.enter(*self.last_batch)
 
     def figures(self) -> dict[str, float]:
         """Figures of the last batch; reading them waits for the device, so ask only at display steps."""
         logs = getattr(self.loss, "logs", {})
         figures = {name: float(value.detach()) for name, value in logs.items()}
         if self.batch_recall:
-            embeddings, labels = self._last_batch
-            figures["recall"] = recall_at_k(embeddings, labels, ks=(1,))[1]
+            figures["recall"] = recall_at_k(self.last_batch.embeddings, self.last_batch.labels, ks=(1,))[1]
         return figures
 
 
-def build_objective(model: nn.Module, loss: nn.Module, device: torch.device, batch_recall: bool = False) -> Objective:
-    """The Objective of both, on `device`, in the memory layout in which convolutions are fastest."""
-    objective = Objective(model, loss, batch_recall).to(memory_format=torch.channels_last)
+def build_objective(
+    model: nn.Module,
+    loss: nn.Module,
+    device: torch.device,
+    batch_recall: bool = False,
+    memory: Memory | None = None,
+) -> Objective:
+    """The Objective of these, on `device`, in the memory layout in which convolutions are fastest."""
+    objective = Objective(model, loss, batch_recall, memory).to(memory_format=torch.channels_last)
     return objective.to(device)
 
 
