@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> None:
     from data.provenance import describe_lists
     from data.samplers import build_sampler
     from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
+    from engine.averaging import build_averaging
     from engine.checkpoint import resume
     from engine.objective import build_loss
     from engine.schedule import Schedule
@@ -42,6 +43,7 @@ def main(argv: Sequence[str]) -> None:
     model = build_first_model(start, settings, lists, args["train_batch_size"], **args.build)
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
     learner = build_learner(start, model, loss, **args.optimiser)
+    learner.averaging = build_averaging(learner.objective, settings.pretrained_model, **args.averaging)
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 
     # Batches go on behind the last step.

@@ -22,7 +22,9 @@ def main(argv: Sequence[str]) -> None:
     from data.provenance import describe_lists
     from data.samplers import build_sampler
     from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
+    from engine.averaging import build_averaging
     from engine.checkpoint import resume
+    from engine.kept_classes import with_kept_classes
     from engine.memory import build_memory, fill_memory
     from engine.objective import build_loss
     from engine.schedule import Schedule
@@ -42,8 +44,10 @@ def main(argv: Sequence[str]) -> None:
     settings = ModelSettings(**args.model)
     model = build_first_model(start, settings, lists, args["train_batch_size"], **args.build)
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
+    loss = with_kept_classes(loss, settings.pretrained_model, model.embedding_size, labels, **args.kept)
     memory = build_memory(args["loss_name"], len(data.train), model.embedding_size, start.device, **args.memory)
     learner = build_learner(start, model, loss, batch_recall=True, memory=memory, **args.optimiser)
+    learner.averaging = build_averaging(learner.objective, settings.pretrained_model, **args.averaging)
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 
     # Batches go on behind the last step.

@@ -96,6 +96,7 @@ def _training(
             section("loading", "data", "data.loader:open_train_loader"),
             section("optimiser", "optimisation", "engine.optimiser:build_optimiser"),
             section("schedule", "optimisation", "engine.schedule:Schedule"),
+            section("averaging", "optimisation", "engine.averaging:build_averaging"),
             Section("device", "device", ("core.device:open_device",), {"precision": "auto"}, ("runtime",)),
             section("run", "run", "engine.run:open_run"),
             section("trainer", "run", "engine.trainer:TrainerSettings"),
@@ -130,8 +131,11 @@ TRAIN_PAIR = _training(
         "test_iter_step": 5000,
         "save_iter_step": 5000,
     },
-    without=("class_lr", "class_dim", "shard_classes"),
-    further=(Section("memory", "what a batch is compared with", ("engine.memory:build_memory",)),),
+    without=("class_dim", "shard_classes"),
+    further=(
+        Section("kept", "loss", ("engine.kept_classes:with_kept_classes",)),
+        Section("memory", "what a batch is compared with", ("engine.memory:build_memory",)),
+    ),
 )
 EVAL = Command(
     sections=(

@@ -94,12 +94,18 @@ def resume(
 
 
 def training_state(
-    learner: Learner, step: int, best: dict[str, object] | None, classes: torch.Tensor | list[str], **record: object
+    learner: Learner,
+    step: int,
+    best: dict[str, object] | None,
+    classes: torch.Tensor | list[str],
+    is_last: bool = False,
+    **record: object,
 ) -> dict[str, object]:
     """Everything that the next step depends on; the data position is the step itself (data/samplers).
 
-    classes: (C,) int64 or C strings, the label that each class of the loss stands for. record: plain values that go
-    along.
+    classes: (C,) int64 or C strings, the label that each class of the loss stands for. is_last: the step is the run's
+    last. record: plain values that go along. "model" and "loss" are what the run hands on; where that is an average, the
+    weights that the next step moves stand under "averaging".
     """
     objective = learner.objective
     # Dropout on an accelerator draws from that one's generator.
@@ -109,7 +115,7 @@ def training_state(
     memory = None
     if objective.memory is not None:
         memory = objective.memory.state_dict()
-    return {
+    state = {
         **record,
         "model": objective.model.state_dict(),
         "facts": objective.model.facts,
@@ -125,6 +131,9 @@ def training_state(
         "numpy_rng": numpy_state(),
         "device_rng": device_rng,
     }
+    if learner.averaging is not None:
+        state = learner.averaging.into_state(state, is_last)
+    return state
 
 
 def restore(state: dict[str, object], learner: Learner, file: str | Path) -> tuple[int, dict[str, object] | None]:
@@ -136,8 +145,11 @@ def restore(state: dict[str, object], learner: Learner, file: str | Path) -> tup
         raise InputError(f"{file} holds the model {state.get('facts')}, but the flags ask for {model.facts}")
     # A stranger's file may hold anything under these names.
     try:
-        model.load_state_dict(state["model"])
-        learner.objective.loss.load_state_dict(state["loss"])
+        weights = state.get("averaging") or state
+        model.load_state_dict(weights["model"])
+        learner.objective.loss.load_state_dict(weights["loss"])
+        if learner.averaging is not None:
+            learner.averaging.restore(state.get("averaging"))
         _restore_optimiser(learner.optimiser, _mapping(state, "optimiser"))
         if learner.objective.memory is not None and state.get("memory") is not None:
             learner.objective.memory.load_state_dict(_mapping(state, "memory"))

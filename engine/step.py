@@ -100,7 +100,9 @@ def _norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
 
 
 def update(learner: Learner) -> None:
-    """One step down the gradient that the parameters hold; its batch enters the memory."""
+    """One step down the gradient that the parameters hold; averages and the memory take in what it made."""
     learner.scaler.step(learner.optimiser)
     learner.scaler.update()
     learner.objective.remember()
+    if learner.averaging is not None:
+        learner.averaging.update()

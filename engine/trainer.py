@@ -170,7 +170,7 @@ class Trainer:
 
     def _after_step(self, step: int) -> None:
         """Save and test where that is due: saved first, so that whatever a test meets, the steps are not lost."""
-        is_last = step == self.schedule.total_iter_num
+        is_last = self._is_last(step)
         test_due = is_last or step % self.settings.test_iter_step == 0
         save_due = is_last or step % self.settings.save_iter_step == 0
         # A signal to any rank stops all of them behind the same step.
@@ -191,13 +191,16 @@ class Trainer:
         if save_due:
             self._save(step, needed=is_last)
 
+    def _is_last(self, step: int) -> bool:
+        return step == self.schedule.total_iter_num
+
     def _embed_test_list(self, step: int, signal: int) -> torch.Tensor | None:
         """Embeddings for a test, on the first rank. Raises Stopped, with all steps saved, where a signal came."""
         try:
             with self.stop.interruptible(signal):
                 self.guard.check()
                 began = time.perf_counter()
-                embeddings = self.tester.embed(self.learner.objective.model)
+                embeddings = self.tester.embed(self.learner.network(self._is_last(step)))
                 self.progress.seconds["test"] += time.perf_counter() - began
                 return embeddings
         except Stopped as stopped:
@@ -264,6 +267,7 @@ class Trainer:
             step,
             progress.best,
             classes,
+            is_last=self._is_last(step),
             figures=progress.figures,
             untested=progress.untested,
             skipped=self.guard.skipped,
@@ -310,7 +314,7 @@ class Trainer:
         card = {"flags": self.run.config["flags"], "data": self.run.config["lists"]}
         for name in ("recall", "step", "tested_on", "versions"):
             card[name] = result[name]
-        export_model(self.learner.objective.model, self.run.folder, card)
+        export_model(self.learner.network(is_last=True), self.run.folder, card)
 
 
 def _as_json(recall: dict[int, float]) -> dict[str, float]:
