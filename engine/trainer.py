@@ -15,6 +15,7 @@ from core.versions import versions
 from data.records import Records
 from distributed import sharded_classes
 from engine.checkpoint import Checkpoints, Progress, training_state
+from engine.health import Health, first_recall
 from engine.learner import Learner
 from engine.loop import fit
 from engine.nan_guard import FiniteGuard, NotFinite, allowed_skips
@@ -85,6 +86,7 @@ class Trainer:
         self.run = run
         self.progress = progress
         self.settings = settings
+        self.health: Health | None = None  # where it begins, known in `fit`
         self.guard = FiniteGuard(
             learner.objective,
             learner.device,
@@ -104,6 +106,7 @@ class Trainer:
         distributed.barrier()
         self._share_weights()
         self._say_what_begins(notes)
+        self.health = self._open_health()
         with self.stop:
             try:
                 self._run_steps()
@@ -137,6 +140,11 @@ class Trainer:
         for note in notes:
             log(f"note: {note}")
 
+    def _open_health(self) -> Health:
+        config = self.run.config
+        source = config["flags"]["pretrained_model"]
+        return Health(config["flags"], first_recall(source, self.tester.tested_on, config["lists"]["test"]))
+
     def _run_steps(self) -> None:
         progress = self.progress
         # The rate that the optimiser was made with; that of its groups changes from step to step.
@@ -167,6 +175,8 @@ class Trainer:
         self.run.log(
             f"trainbatch {step}, {words} sec", step, {**figures, "images_per_second": images_per_second}, "train"
         )
+        for sentence in self.health.after_display(figures, self.learner.objective.last_batch.embeddings):
+            log(f"note: {sentence}")
 
     def _after_step(self, step: int) -> None:
         """Save and test where that is due: saved first, so that whatever a test meets, the steps are not lost."""
@@ -221,6 +231,8 @@ class Trainer:
         figures = {f"recall@{k}": value for k, value in progress.recall.items()}
         line = f"test_img_num {len(self.tester.records)}, trainbatch {step}, test_recall {recall_at_1:.5f}"
         self.run.log(line, step, figures, "test")
+        for sentence in self.health.after_test(recall_at_1, int(self.tester.records.is_query.sum())):
+            log(f"note: {sentence}")
         if self.settings.report:
             self.tester.show(query_gallery, self.run, step)
 
