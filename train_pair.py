@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> None:
     from engine.averaging import build_averaging
     from engine.checkpoint import resume
     from engine.kept_classes import with_kept_classes
+    from engine.lookalikes import build_lookalikes
     from engine.memory import build_memory, fill_memory
     from engine.objective import build_loss
     from engine.schedule import Schedule
@@ -46,7 +47,10 @@ def main(argv: Sequence[str]) -> None:
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
     loss = with_kept_classes(loss, settings.pretrained_model, model.embedding_size, labels, **args.kept)
     memory = build_memory(args["loss_name"], len(data.train), model.embedding_size, start.device, **args.memory)
-    learner = build_learner(start, model, loss, batch_recall=True, memory=memory, **args.optimiser)
+    lookalikes = build_lookalikes(args["loss_name"], mines=False, **args.lookalikes)
+    learner = build_learner(
+        start, model, loss, batch_recall=True, memory=memory, lookalikes=lookalikes, **args.optimiser
+    )
     learner.averaging = build_averaging(learner.objective, settings.pretrained_model, **args.averaging)
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 

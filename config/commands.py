@@ -135,6 +135,7 @@ TRAIN_PAIR = _training(
     further=(
         Section("kept", "loss", ("engine.kept_classes:with_kept_classes",)),
         Section("memory", "what a batch is compared with", ("engine.memory:build_memory",)),
+        Section("lookalikes", "what a batch is compared with", ("engine.lookalikes:build_lookalikes",)),
     ),
 )
 EVAL = Command(

@@ -9,6 +9,7 @@ import distributed
 from core.errors import InputError
 from core.types import Count, OneOf
 from distributed import sharded_classes
+from engine.lookalikes import Lookalikes
 from engine.memory import Memory
 from losses import LOSSES
 from retrieval import recall_at_k
@@ -27,15 +28,23 @@ class Objective(nn.Module):
 
     batch_recall: figures hold Recall@1 within the batch (cosine), the ancestor's training figure for pair losses.
     memory: rows that a batch is compared with beside itself; it then has to be told which rows of the train list its
-    images are.
+    images are. lookalikes: what leaves negatives out that look like positives.
     """
 
-    def __init__(self, model: nn.Module, loss: nn.Module, batch_recall: bool = False, memory: Memory | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        batch_recall: bool = False,
+        memory: Memory | None = None,
+        lookalikes: Lookalikes | None = None,
+    ):
         super().__init__()
         self.model = model
         self.loss = loss
         self.batch_recall = batch_recall
         self.memory = memory
+        self.lookalikes = lookalikes
         self.last_batch: LastBatch | None = None
 
     @property
@@ -51,9 +60,13 @@ class Objective(nn.Module):
         """Embeddings (B, D) of this rank's images, labels and rows of all ranks' -> scalar, the same on every rank."""
         embeddings = distributed.all_gather(embeddings)
         self.last_batch = LastBatch(embeddings.detach(), labels, rows)
-        if self.memory is None:
-            return self.loss(embeddings, labels)
-        return self.loss(embeddings, labels, reference=self.memory.reference(rows))
+        # A loss takes what it has a use for alone.
+        beside = {}
+        if self.memory is not None:
+            beside["reference"] = self.memory.reference(rows)
+        if self.lookalikes is not None:
+            beside["mined"] = self.lookalikes(embeddings, labels, **beside)
+        return self.loss(embeddings, labels, **beside)
 
     def remember(self) -> None:
         """Let the last batch enter the memory: to be called where its step was taken, since it may be left out."""
@@ -75,9 +88,10 @@ def build_objective(
     device: torch.device,
     batch_recall: bool = False,
     memory: Memory | None = None,
+    lookalikes: Lookalikes | None = None,
 ) -> Objective:
     """The Objective of these, on `device`, in the memory layout in which convolutions are fastest."""
-    objective = Objective(model, loss, batch_recall, memory).to(memory_format=torch.channels_last)
+    objective = Objective(model, loss, batch_recall, memory, lookalikes).to(memory_format=torch.channels_last)
     return objective.to(device)
 
 
