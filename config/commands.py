@@ -75,11 +75,11 @@ REPLAY = Section("replay", "config", ("config.replay:replayed",), without=("allo
 
 
 def _training(
-    stage: str, defaults: dict[str, object], without: tuple[str, ...], further: tuple[Section, ...] = ()
+    stage: str, defaults: dict[str, object], without: tuple[str, ...], own_sections: tuple[Section, ...] = ()
 ) -> Command:
     """The flags of a training script; the stages differ in some defaults, and in flags that only one has a use for.
 
-    further: sections that the other stage has not.
+    own_sections: those that the other stage has not.
     """
 
     def section(name: str, title: str, *homes: str) -> Section:
@@ -88,7 +88,7 @@ def _training(
     return Command(
         sections=(
             section("loss", "loss", "engine.objective:build_loss"),
-            *further,
+            *own_sections,
             section("sampler", "batches", "data.samplers:build_sampler"),
             MODEL,
             section("build", "model", "models.build:build_model"),
@@ -132,7 +132,7 @@ TRAIN_PAIR = _training(
         "save_iter_step": 5000,
     },
     without=("class_dim", "shard_classes"),
-    further=(
+    own_sections=(
         Section("kept", "loss", ("engine.kept_classes:with_kept_classes",)),
         Section("memory", "what a batch is compared with", ("engine.memory:build_memory",)),
         Section("lookalikes", "what a batch is compared with", ("engine.lookalikes:build_lookalikes",)),
