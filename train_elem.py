@@ -22,6 +22,7 @@ def main(argv: Sequence[str]) -> None:
     from data.notes import list_notes, singleton_notes
     from data.provenance import describe_lists
     from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
+    from engine.averaging import build_averaging
     from engine.batches import open_batches
     from engine.checkpoint import resume
     from engine.neighbours import follow_neighbours
@@ -44,6 +45,7 @@ def main(argv: Sequence[str]) -> None:
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
     tell_labels(loss, data.train)
     learner = build_learner(start, model, loss, **args.optimiser)
+    learner.averaging = build_averaging(learner.objective, settings.pretrained_model, **args.averaging)
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 
     # Batches go on behind the last step.

@@ -21,8 +21,12 @@ def main(argv: Sequence[str]) -> None:
     from data.notes import list_notes, singleton_notes
     from data.provenance import describe_lists
     from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
+    from engine.averaging import build_averaging
     from engine.batches import open_batches
     from engine.checkpoint import resume
+    from engine.kept_classes import with_kept_classes
+    from engine.lookalikes import build_lookalikes
+    from engine.memory import build_memory, fill_memory
     from engine.mining import build_miner
     from engine.neighbours import follow_neighbours
     from engine.objective import build_loss
@@ -45,7 +49,20 @@ def main(argv: Sequence[str]) -> None:
     settings = ModelSettings(**args.model)
     model = build_first_model(start, settings, lists, args["train_batch_size"], **args.build)
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
-    learner = build_learner(start, model, loss, batch_recall=True, miner=miner, **args.optimiser)
+    loss = with_kept_classes(loss, settings.pretrained_model, model.embedding_size, labels, **args.kept)
+    memory = build_memory(args["loss_name"], len(data.train), model.embedding_size, start.device, **args.memory)
+    lookalikes = build_lookalikes(args["loss_name"], mines=miner is not None, **args.lookalikes)
+    learner = build_learner(
+        start,
+        model,
+        loss,
+        batch_recall=True,
+        miner=miner,
+        memory=memory,
+        lookalikes=lookalikes,
+        **args.optimiser,
+    )
+    learner.averaging = build_averaging(learner.objective, settings.pretrained_model, **args.averaging)
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 
     # Batches go on behind the last step.
@@ -61,6 +78,9 @@ def main(argv: Sequence[str]) -> None:
         start, data.test, data.tested_on, settings, args["num_workers"], worst_queries_picture, embedding_sample
     )
     begin_run(start, progress, args.values, lists)
+    if progress.step == 0:
+        loading = (args["test_batch_size"], args["num_workers"])
+        fill_memory(memory, model, data.train, settings, *loading, args["seed"], on_bad)
     schedule = Schedule(**args.schedule)
     trainer = Trainer(
         learner, schedule, data.train, batches, sampler.batch_size, tester, start.run, progress, start.settings

@@ -84,7 +84,10 @@ def _training(
     own_sections: tuple[Section, ...] = (),
     own_choices: tuple[Choice, ...] = (),
 ) -> Command:
-    """The flags of a training script; the stages differ in some defaults, and in flags that only one has a use for."""
+    """The flags of a training script; the stages differ in some defaults, and in flags that only one has a use for.
+
+    own_sections, own_choices: those that the other stage has not.
+    """
 
     def section(name: str, title: str, *homes: str) -> Section:
         return Section(name, title, homes, defaults, without)
@@ -100,6 +103,7 @@ def _training(
             section("loading", "data", "data.loader:open_train_loader"),
             section("optimiser", "optimisation", "engine.optimiser:build_optimiser"),
             section("schedule", "optimisation", "engine.schedule:Schedule"),
+            section("averaging", "optimisation", "engine.averaging:build_averaging"),
             Section("device", "device", ("core.device:open_device",), {"precision": "auto"}, ("runtime",)),
             section("run", "run", "engine.run:open_run"),
             section("trainer", "run", "engine.trainer:TrainerSettings"),
@@ -138,8 +142,13 @@ TRAIN_PAIR = _training(
         "test_iter_step": 5000,
         "save_iter_step": 5000,
     },
-    without=("class_lr", "class_dim", "shard_classes"),
-    own_sections=(Section("mining", "loss", ("engine.mining:build_miner",)),),
+    without=("class_dim", "shard_classes"),
+    own_sections=(
+        Section("mining", "loss", ("engine.mining:build_miner",)),
+        Section("kept", "loss", ("engine.kept_classes:with_kept_classes",)),
+        Section("memory", "what a batch is compared with", ("engine.memory:build_memory",)),
+        Section("lookalikes", "what a batch is compared with", ("engine.lookalikes:build_lookalikes",)),
+    ),
     own_choices=(Choice("miner", "miner", "mining", "miners", or_none=True),),
 )
 EVAL = Command(

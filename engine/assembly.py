@@ -18,6 +18,8 @@ from data.records import Records
 from distributed.sync_batchnorm import refuse_micro_batches
 from engine.checkpoint import Progress
 from engine.learner import Learner, check_batches
+from engine.lookalikes import Lookalikes
+from engine.memory import Memory
 from engine.mining import Mining
 from engine.objective import build_objective
 from engine.optimiser import build_optimiser
@@ -72,11 +74,13 @@ def build_learner(
     loss: nn.Module,
     batch_recall: bool = False,
     miner: Mining | None = None,
+    memory: Memory | None = None,
+    lookalikes: Lookalikes | None = None,
     **optimiser: object,
 ) -> Learner:
     """Network and loss on the device, with the optimiser of their weights; optimiser: keywords of `build_optimiser`."""
     # On the device first, since the optimiser is another one there.
-    objective = build_objective(model, loss, start.device, batch_recall, miner)
+    objective = build_objective(model, loss, start.device, batch_recall, miner, memory, lookalikes)
     return Learner(
         objective,
         build_optimiser(model, loss, **optimiser),

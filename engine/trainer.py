@@ -15,6 +15,7 @@ from core.versions import versions
 from data.records import Records
 from distributed import sharded_classes
 from engine.checkpoint import Checkpoints, Progress, training_state
+from engine.health import Health, first_recall
 from engine.learner import Learner
 from engine.loop import fit
 from engine.nan_guard import FiniteGuard, NotFinite, allowed_skips
@@ -85,6 +86,7 @@ class Trainer:
         self.run = run
         self.progress = progress
         self.settings = settings
+        self.health: Health | None = None  # where it begins, known in `fit`
         self.guard = FiniteGuard(
             learner.objective,
             learner.device,
@@ -104,6 +106,7 @@ class Trainer:
         distributed.barrier()
         self._share_weights()
         self._say_what_begins(notes)
+        self.health = self._open_health()
         with self.stop:
             try:
                 self._run_steps()
@@ -137,6 +140,11 @@ class Trainer:
         for note in notes:
             log(f"note: {note}")
 
+    def _open_health(self) -> Health:
+        config = self.run.config
+        source = config["flags"]["pretrained_model"]
+        return Health(config["flags"], first_recall(source, self.tester.tested_on, config["lists"]["test"]))
+
     def _run_steps(self) -> None:
         progress = self.progress
         # The rate that the optimiser was made with; that of its groups changes from step to step.
@@ -167,10 +175,12 @@ class Trainer:
         self.run.log(
             f"trainbatch {step}, {words} sec", step, {**figures, "images_per_second": images_per_second}, "train"
         )
+        for sentence in self.health.after_display(figures, self.learner.objective.last_batch.embeddings):
+            log(f"note: {sentence}")
 
     def _after_step(self, step: int) -> None:
         """Save and test where that is due: saved first, so that whatever a test meets, the steps are not lost."""
-        is_last = step == self.schedule.total_iter_num
+        is_last = self._is_last(step)
         test_due = is_last or step % self.settings.test_iter_step == 0
         save_due = is_last or step % self.settings.save_iter_step == 0
         # A signal to any rank stops all of them behind the same step.
@@ -191,13 +201,16 @@ class Trainer:
         if save_due:
             self._save(step, needed=is_last)
 
+    def _is_last(self, step: int) -> bool:
+        return step == self.schedule.total_iter_num
+
     def _embed_test_list(self, step: int, signal: int) -> torch.Tensor | None:
         """Embeddings for a test, on the first rank. Raises Stopped, with all steps saved, where a signal came."""
         try:
             with self.stop.interruptible(signal):
                 self.guard.check()
                 began = time.perf_counter()
-                embeddings = self.tester.embed(self.learner.objective.model)
+                embeddings = self.tester.embed(self.learner.network(self._is_last(step)))
                 self.progress.seconds["test"] += time.perf_counter() - began
                 return embeddings
         except Stopped as stopped:
@@ -218,6 +231,8 @@ class Trainer:
         figures = {f"recall@{k}": value for k, value in progress.recall.items()}
         line = f"test_img_num {len(self.tester.records)}, trainbatch {step}, test_recall {recall_at_1:.5f}"
         self.run.log(line, step, figures, "test")
+        for sentence in self.health.after_test(recall_at_1, int(self.tester.records.is_query.sum())):
+            log(f"note: {sentence}")
         if self.settings.report:
             self.tester.show(query_gallery, self.run, step)
 
@@ -264,6 +279,7 @@ class Trainer:
             step,
             progress.best,
             classes,
+            is_last=self._is_last(step),
             figures=progress.figures,
             untested=progress.untested,
             skipped=self.guard.skipped,
@@ -311,7 +327,7 @@ class Trainer:
         card = {"flags": self.run.config["flags"], "data": self.run.config["lists"]}
         for name in ("recall", "step", "tested_on", "versions"):
             card[name] = result[name]
-        export_model(self.learner.objective.model, self.run.folder, card)
+        export_model(self.learner.network(is_last=True), self.run.folder, card)
 
 
 def _as_json(recall: dict[int, float]) -> dict[str, float]:
