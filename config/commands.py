@@ -5,6 +5,8 @@ A default that differs from the function's own, or that it leaves to the stage, 
 
 from dataclasses import dataclass, field
 
+from core.sources import Registered, registered
+
 
 @dataclass(frozen=True)
 class Section:
@@ -26,7 +28,7 @@ class Section:
 class Choice:
     """A flag that names what brings further flags: those of the named classes of `folder`, of the given facts.
 
-    kind: the word of messages, such as "loss"; section: where the flag stands.
+    more: another folder whose classes it may name. kind: the word of messages, such as "loss"; section: where the flag stands.
     """
 
     flag: str
@@ -34,6 +36,14 @@ class Choice:
     section: str
     folder: str
     facts: dict[str, object] = field(default_factory=dict)
+    more: str | None = None
+
+    def registered(self) -> dict[str, Registered]:
+        """{name: Registered} of all that the folders have, whatever their facts."""
+        found = dict(registered(self.folder))
+        if self.more is not None:
+            found |= registered(self.more)
+        return found
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,8 @@ def _training(stage: str, defaults: dict[str, object], without: tuple[str, ...])
             section("build", "model", "models.build:build_model"),
             Section("data", "data", ("reader:open_training",), note=LISTS.note),
             section("loading", "data", "data.loader:open_train_loader"),
+            section("features", "data", "embeddings.features:open_features"),
+            section("first_layer", "model", "engine.solved_layer:first_solver"),
             section("optimiser", "optimisation", "engine.optimiser:build_optimiser"),
             section("schedule", "optimisation", "engine.schedule:Schedule"),
             Section("device", "device", ("core.device:open_device",), {"precision": "auto"}, ("runtime",)),
@@ -96,7 +108,7 @@ def _training(stage: str, defaults: dict[str, object], without: tuple[str, ...])
             section("replay", "config", "config.replay:replayed"),
             section("ancestor", "the ancestor's", "config.ancestor:print_kpis"),
         ),
-        choices=(Choice("loss_name", "loss", "loss", "losses", {"stage": stage}),),
+        choices=(Choice("loss_name", "loss", "loss", "losses", {"stage": stage}, more="solvers"),),
     )
 
 

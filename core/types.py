@@ -217,13 +217,36 @@ Switch = Annotated[bool, boolean, SWITCH]
 
 
 class OneOf:
-    """Annotated[str, OneOf("losses")]: the type of a flag that takes one name which files of a folder register."""
+    """Annotated[str, OneOf("losses")]: the type of a flag that takes one name which files of a folder register.
+
+    Several folders may have such names.
+    """
+
+    def __init__(self, *folders: str):
+        self.folders = folders
+
+    def __call__(self, text: str) -> str:
+        return one_of(name for folder in self.folders for name in registered(folder))(text)
+
+
+class ChainOf:
+    """Annotated[str, ChainOf("models/heads")]: such names, comma-separated; each but the last with a width, as
+    `linear:512,unit_linear`."""
 
     def __init__(self, folder: str):
         self.folder = folder
 
     def __call__(self, text: str) -> str:
-        return one_of(registered(self.folder))(text)
+        check = one_of(registered(self.folder))
+        *inner, last = text.split(",")
+        for word in inner:
+            name, colon, size = word.partition(":")
+            check(name)
+            if not colon:
+                raise ArgumentTypeError(f"{word!r} in {text!r} needs its width, as {name}:512: only the last is open")
+            positive(size)
+        check(last)
+        return text
 
 
 class SomeOf:

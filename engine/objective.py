@@ -64,7 +64,7 @@ def build_loss(
     num_classes: int,
     precision: str,
     *,
-    loss_name: Annotated[str, OneOf("losses")],
+    loss_name: Annotated[str, OneOf("losses", "solvers")],
     class_dim: Count | None = None,
     shard_classes: bool = False,
 ) -> nn.Module:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from data.samplers._batches import SAMPLERS, BatchSampler, Sample
+from data.samplers.each_once import EachOnce
 from data.samplers.in_order import InOrder
 from data.samplers.pk import PKSampler
 from data.samplers.rank_batches import RankBatch, RankBatches
@@ -14,6 +15,7 @@ from core.types import Positive
 __all__ = [
     "SAMPLERS",
     "BatchSampler",
+    "EachOnce",
     "InOrder",
     "PKSampler",
     "RankBatch",
