@@ -175,7 +175,7 @@ def test_a_whitening_is_a_run_like_any_other(whitened, finished_run, sop_tree, t
     assert state["facts"]["head"] == "unit_linear" and state["facts"]["embedding_size"] == 8
     for name, value in load(finished_run)["model"].items():
         assert torch.equal(state["model"][name], value)
-    train = embeddings_of(finished_run, sop_tree, tmp_path / "a.npz", test_list="Ebay_train.txt")
+    train = embeddings_of(finished_run, sop_tree, tmp_path / "a.npz", data_dir=sop_tree, test_list="Ebay_train.txt")
     features = torch.nn.functional.normalize(torch.tensor(train["embeddings"]))
     affine = Whitening(0.1).solve(features, torch.tensor(np.unique(train["labels"], return_inverse=True)[1]))
     assert_within(state["model"]["head.weight"], affine.weight, affine.weight.abs().max() * gamma(4096, torch.float32))
