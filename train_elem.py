@@ -21,13 +21,16 @@ def main(argv: Sequence[str]) -> None:
     from data.loader import open_train_loader
     from data.notes import list_notes, singleton_notes
     from data.provenance import describe_lists
+    from embeddings.features import open_features
     from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
     from engine.averaging import build_averaging
     from engine.batches import open_batches
     from engine.checkpoint import resume
+    from engine.feature_lane import build_feature_model, open_feature_loader, open_feature_tester
     from engine.neighbours import follow_neighbours
     from engine.objective import build_loss, tell_labels
     from engine.schedule import Schedule
+    from engine.solved_layer import LayerInputs, first_solver, solve_last_layer
     from engine.trainer import Trainer, TrainerSettings
     from models import ModelSettings
     from reader import open_training
@@ -35,13 +38,23 @@ def main(argv: Sequence[str]) -> None:
 
     # What a run is, what it learns from, and what it is tested on.
     start = start_run(TrainerSettings(**args.trainer), args["sync_bn"], args.device, args.run)
-    data = open_training(**args.data)
+    features = open_features(args["val_classes"], **args.features)
+    data = features or open_training(**args.data)
     lists = describe_lists(data.train, data.test)
     labels = data.train.vocabulary
 
     # What learns: a network, and a loss that classifies the train labels.
     settings = ModelSettings(**args.model)
-    model = build_first_model(start, settings, lists, args["train_batch_size"], **args.build)
+    if features:
+        model, settings = build_feature_model(start, features, settings, args.typed)
+    else:
+        adds_layer = args["init_embedding"] is not None
+        model = build_first_model(start, settings, lists, args["train_batch_size"], adds_layer, **args.build)
+        settings = settings.of_network(model)
+    solver = first_solver(model, settings.pretrained_model, **args.first_layer)
+    if solver and not start.run.checkpoint:
+        seen = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading)
+        solve_last_layer(model, solver, seen, args["views"])
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
     tell_labels(loss, data.train)
     learner = build_learner(start, model, loss, **args.optimiser)
@@ -52,15 +65,19 @@ def main(argv: Sequence[str]) -> None:
     sampler = open_batches(
         data.train, args["loss_name"], args.options("sampler"), args["seed"], progress.start, **args.sampler
     )
-    on_bad = progress.skipper(data.train, args["on_bad_image"])
-    loader = open_train_loader(data.train, sampler, settings, start.device, on_bad, **args.loading)
-    batches = follow_neighbours(
-        start, progress, learner, data.train, sampler, loader, settings, args["num_workers"], on_bad
-    )
-    tester = open_tester(
-        start, data.test, data.tested_on, settings, args["num_workers"], worst_queries_picture, embedding_sample
-    )
-    begin_run(start, progress, args.values, lists)
+    if features:
+        batches = open_feature_loader(features, sampler)
+        tester = open_feature_tester(start, features, worst_queries_picture, embedding_sample)
+    else:
+        on_bad = progress.skipper(data.train, args["on_bad_image"])
+        loader = open_train_loader(data.train, sampler, settings, start.device, on_bad, **args.loading)
+        batches = follow_neighbours(
+            start, progress, learner, data.train, sampler, loader, settings, args["num_workers"], on_bad
+        )
+        tester = open_tester(
+            start, data.test, data.tested_on, settings, args["num_workers"], worst_queries_picture, embedding_sample
+        )
+    begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
     schedule = Schedule(**args.schedule)
     trainer = Trainer(
         learner, schedule, data.train, batches, sampler.batch_size, tester, start.run, progress, start.settings

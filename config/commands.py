@@ -5,6 +5,8 @@ A default that differs from the function's own, or that it leaves to the stage, 
 
 from dataclasses import dataclass, field
 
+from core.sources import Registered, registered
+
 
 @dataclass(frozen=True)
 class Section:
@@ -26,8 +28,8 @@ class Section:
 class Choice:
     """A flag that names what brings further flags: those of the named classes of `folder`, of the given facts.
 
-    kind: the word of messages, such as "loss"; section: where the flag stands. or_none: whether `none` names nothing.
-    or_pml: whether pml:NAME names a class of pytorch-metric-learning.
+    more: another folder whose classes it may name. kind: the word of messages, such as "loss"; section: where the flag
+    stands. or_none: whether `none` names nothing. or_pml: whether pml:NAME names a class of pytorch-metric-learning.
     """
 
     flag: str
@@ -35,8 +37,16 @@ class Choice:
     section: str
     folder: str
     facts: dict[str, object] = field(default_factory=dict)
+    more: str | None = None
     or_none: bool = False
     or_pml: bool = False
+
+    def registered(self) -> dict[str, Registered]:
+        """{name: Registered} of all that the folders have, whatever their facts."""
+        found = dict(registered(self.folder))
+        if self.more is not None:
+            found |= registered(self.more)
+        return found
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,8 @@ def _training(
             section("build", "model", "models.build:build_model"),
             Section("data", "data", ("reader:open_training",), note=LISTS.note),
             section("loading", "data", "data.loader:open_train_loader"),
+            section("features", "data", "embeddings.features:open_features"),
+            section("first_layer", "model", "engine.solved_layer:first_solver"),
             section("optimiser", "optimisation", "engine.optimiser:build_optimiser"),
             section("schedule", "optimisation", "engine.schedule:Schedule"),
             section("averaging", "optimisation", "engine.averaging:build_averaging"),
@@ -111,7 +123,7 @@ def _training(
             section("ancestor", "the ancestor's", "config.ancestor:print_kpis"),
         ),
         choices=(
-            Choice("loss_name", "loss", "loss", "losses", {"stage": stage}, or_pml=True),
+            Choice("loss_name", "loss", "loss", "losses", {"stage": stage}, more="solvers", or_pml=True),
             Choice("sampler", "sampler", "sampler", "data/samplers"),
             *own_choices,
         ),

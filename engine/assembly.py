@@ -53,17 +53,22 @@ def start_run(settings: TrainerSettings, sync_bn: bool, device: dict, run: dict)
 
 
 def build_first_model(
-    start: Start, settings: ModelSettings, lists: dict[str, dict], train_batch_size: int, **build: bool | int
+    start: Start,
+    settings: ModelSettings,
+    lists: dict[str, dict],
+    train_batch_size: int,
+    adds_layer: bool = False,
+    **build: bool | int,
 ) -> Embedder:
     """The network to train, on the CPU, drawn from the run's seed; a run that goes on takes no first weights.
 
-    lists: {split: list_facts}; build: keywords of `build_model`. Says where the run that the weights come from had
-    another train list. Raises InputError for a network that cannot train on such batches.
+    lists: {split: list_facts}; adds_layer: as `build_model`, of which `build` are keywords. Says where the run that the
+    weights come from had another train list. Raises InputError for a network that cannot train on such batches.
     """
     first_weights = start.run.first_weights(settings.pretrained_model)
     note_other_list(first_weights, "train", lists["train"])
     seed_everything(start.settings.seed)
-    model = build_model(settings, first_weights, **build)
+    model = build_model(settings, first_weights, adds_layer, **build)
     check_batches(model, settings.image_shape, train_batch_size, start.settings.micro_batch)
     return model
 

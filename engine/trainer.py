@@ -132,10 +132,12 @@ class Trainer:
     def _say_what_begins(self, notes: Iterable[str]) -> None:
         loss_name = self.run.config["flags"]["loss_name"]
         labels = len(self.records.vocabulary)
-        steps = f"{self.progress.start + 1} to {self.schedule.total_iter_num}"
+        steps = "no further step"
+        if self.progress.start < self.schedule.total_iter_num:
+            steps = f"steps {self.progress.start + 1} to {self.schedule.total_iter_num}"
         log(
             f"{loss_name} on {len(self.records)} images of {labels} labels, tested on {self.tester.tested_on}; "
-            f"{self.learner.device}, {self.learner.precision}; steps {steps}; writes to {self.run.folder}"
+            f"{self.learner.device}, {self.learner.precision}; {steps}; writes to {self.run.folder}"
         )
         for note in notes:
             log(f"note: {note}")
@@ -266,7 +268,7 @@ class Trainer:
         """What a checkpoint holds, on the first rank; where class weights are sharded the others have None."""
         self.guard.check()
         progress = self.progress
-        progress.bad_images = _union_over_ranks(progress.bad_images)
+        progress.bad_images = union_over_ranks(progress.bad_images)
         # Which label each class stands for, and what it is called: whoever scores classes later has no train list.
         labels = self.records.vocabulary.labels
         if labels.dtype.kind == "U":
@@ -335,7 +337,7 @@ def _as_json(recall: dict[int, float]) -> dict[str, float]:
     return {str(k): value for k, value in recall.items()}
 
 
-def _union_over_ranks(numbers: set[int]) -> set[int]:
+def union_over_ranks(numbers: set[int]) -> set[int]:
     """The numbers, 0 or more each, that any rank has."""
     # -1 goes along, since an empty tensor cannot be sent.
     gathered = distributed.all_gather(torch.tensor([-1, *numbers])).tolist()

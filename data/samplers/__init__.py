@@ -10,6 +10,7 @@ from data.samplers.balance import BalanceSampler
 from data.samplers.category_balance import CategoryBalanceSampler
 from data.samplers.category_pk import CategoryPKSampler
 from data.samplers.distinct_category_balance import DistinctCategoryBalanceSampler
+from data.samplers.each_once import EachOnce
 from data.samplers.in_order import InOrder
 from data.samplers.neighbours import NeighbourSampler, nearest_labels
 from data.samplers.pk import PKSampler
@@ -24,6 +25,7 @@ __all__ = [
     "CategoryBalanceSampler",
     "CategoryPKSampler",
     "DistinctCategoryBalanceSampler",
+    "EachOnce",
     "InOrder",
     "NeighbourSampler",
     "PKSampler",
