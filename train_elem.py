@@ -18,7 +18,7 @@ from config.script import run_script
 def main(argv: Sequence[str]) -> None:
     args = parse(argv, TRAIN_ELEM, __doc__)
     # Here and not above: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
-    from data.loader import open_train_loader
+    from data.loader import open_test_loader, open_train_loader
     from data.notes import list_notes, singleton_notes
     from data.provenance import describe_lists
     from embeddings.features import open_features
@@ -26,15 +26,16 @@ def main(argv: Sequence[str]) -> None:
     from engine.averaging import build_averaging
     from engine.batches import open_batches
     from engine.checkpoint import resume
-    from engine.feature_lane import build_feature_model, open_feature_loader, open_feature_tester
+    from engine.feature_lane import build_feature_model, open_feature_loader, open_feature_test_loader
     from engine.neighbours import follow_neighbours
     from engine.objective import build_loss, tell_labels
     from engine.schedule import Schedule
     from engine.solved_layer import LayerInputs, first_solver, solve_last_layer
+    from engine.testing import Pictures
     from engine.trainer import Trainer, TrainerSettings
     from models import ModelSettings
     from reader import open_training
-    from report.board import embedding_sample, worst_queries_picture
+    from report.board import embedding_sample, scatter_picture, worst_queries_picture
 
     # What a run is, what it learns from, and what it is tested on.
     start = start_run(TrainerSettings(**args.trainer), args["sync_bn"], args.device, args.run)
@@ -67,16 +68,16 @@ def main(argv: Sequence[str]) -> None:
     )
     if features:
         batches = open_feature_loader(features, sampler)
-        tester = open_feature_tester(start, features, worst_queries_picture, embedding_sample)
+        test_batches = open_feature_test_loader(features)
     else:
         on_bad = progress.skipper(data.train, args["on_bad_image"])
         loader = open_train_loader(data.train, sampler, settings, start.device, on_bad, **args.loading)
         batches = follow_neighbours(
             start, progress, learner, data.train, sampler, loader, settings, args["num_workers"], on_bad
         )
-        tester = open_tester(
-            start, data.test, data.tested_on, settings, args["num_workers"], worst_queries_picture, embedding_sample
-        )
+        test_batches = open_test_loader(data.test, settings, args["test_batch_size"], args["num_workers"], start.device)
+    pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
+    tester = open_tester(start, data.test, data.tested_on, test_batches, pictures, **args.testing)
     begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
     schedule = Schedule(**args.schedule)
     trainer = Trainer(

@@ -52,7 +52,7 @@ CLASSES_TITLE = (
 GALLERY_TITLE = (
     f"`--shard_gallery`: {GALLERY // 50:,} queries against {GALLERY:,} x {WIDTH}, `--search_memory_mb=64`, in %"
 )
-BATCHES = {"shuffled": 13, "pk": 14, "triplet": 15}  # images in a batch of each sampler
+BATCHES = {"shuffled": 13, "pk": 14, "triplet": 15, "siamese_pairs": 14}  # images in a batch of each sampler
 SETTINGS = {
     "BatchNorm frozen": {"freeze_bn": True},
     "--micro_batch=2": {"freeze_bn": True, "micro_batch": 2},

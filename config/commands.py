@@ -119,6 +119,7 @@ def _training(
             Section("device", "device", ("core.device:open_device",), {"precision": "auto"}, ("runtime",)),
             section("run", "run", "engine.run:open_run"),
             section("trainer", "run", "engine.trainer:TrainerSettings"),
+            section("testing", "run", "engine.assembly:open_tester"),
             section("replay", "config", "config.replay:replayed"),
             section("ancestor", "the ancestor's", "config.ancestor:print_kpis"),
         ),
@@ -141,7 +142,7 @@ TRAIN_ELEM = _training(
         "test_iter_step": 1000,
         "save_iter_step": 1000,
     },
-    without=(),
+    without=("test_loss",),
 )
 TRAIN_PAIR = _training(
     "pair",

@@ -1,6 +1,6 @@
 """Training on features in place of images: the network, of which the last layer alone runs, its batches and its test."""
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 
 import distributed
 from core.errors import InputError
@@ -9,7 +9,6 @@ from embeddings.features import FeatureBatches, FeatureData
 from embeddings.fingerprint import fingerprint
 from engine.assembly import Start
 from engine.seeding import seed_everything
-from engine.testing import Tester
 from models import Embedder, ModelSettings, add_last_layer, build_model, open_model
 
 TESTED_ROWS = 4096  # at a time: a layer alone takes little memory
@@ -59,8 +58,7 @@ def open_feature_loader(data: FeatureData, sampler: BatchSampler) -> FeatureBatc
     return FeatureBatches(data.features, data.train, batches)
 
 
-def open_feature_tester(start: Start, data: FeatureData, draw_worst: Callable, draw_sample: Callable) -> Tester:
-    """The features that the run is tested on; draw_worst, draw_sample: as Tester has them, and never called."""
+def open_feature_test_loader(data: FeatureData) -> FeatureBatches:
+    """The features that a run is tested on, in order; several ranks have the batches in turn."""
     batches = InOrder(len(data.test), TESTED_ROWS, distributed.rank(), distributed.world_size())
-    loader = FeatureBatches(data.test_features, data.test, batches)
-    return Tester(data.test, loader, start.device, data.tested_on, draw_worst, draw_sample)
+    return FeatureBatches(data.test_features, data.test, batches)

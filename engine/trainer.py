@@ -22,7 +22,7 @@ from engine.nan_guard import FiniteGuard, NotFinite, allowed_skips
 from engine.run import Run
 from engine.schedule import Schedule
 from engine.stop import Stopped, StopRequest
-from engine.testing import Tester, recalls
+from engine.testing import Tester
 from models.export.safetensors import export_model
 
 FLAGS_IN_RESULT = ("loss_name", "seed", "pretrained_model")
@@ -37,7 +37,7 @@ class TrainerSettings:
         test_batch_size: images in a test batch
         clip_norm: largest norm of the gradient; 0: no clipping
         nan: at a loss or gradient that is not finite: stop, or skip:N steps
-        report: show worst queries and embeddings on TensorBoard at each test
+        report: show worst queries and embeddings at each test, on TensorBoard and in the run's pictures/
         display_iter_step: steps between two lines
         test_iter_step: steps between two tests; the last is always tested
         save_iter_step: steps between checkpoints; the last is always saved
@@ -226,17 +226,19 @@ class Trainer:
         progress = self.progress
         began = time.perf_counter()
         query_gallery = self.tester.query_gallery(embeddings)
-        progress.recall = recalls(query_gallery)
+        progress.recall = self.tester.recalls(query_gallery)
+        further = self.tester.further_figures(query_gallery, self.learner.objective.loss)
         progress.seconds["test"] += time.perf_counter() - began
 
         recall_at_1 = progress.recall[1]
         figures = {f"recall@{k}": value for k, value in progress.recall.items()}
-        line = f"test_img_num {len(self.tester.records)}, trainbatch {step}, test_recall {recall_at_1:.5f}"
-        self.run.log(line, step, figures, "test")
+        words = [f"test_img_num {len(self.tester.records)}, trainbatch {step}, test_recall {recall_at_1:.5f}"]
+        words += [f"{name} {value:.5f}" for name, value in further.items()]
+        self.run.log(", ".join(words), step, {**figures, **further}, "test")
         for sentence in self.health.after_test(recall_at_1, int(self.tester.records.is_query.sum())):
             log(f"note: {sentence}")
         if self.settings.report:
-            self.tester.show(query_gallery, self.run, step)
+            self.tester.show(query_gallery, self.run, step, ", ".join([f"step {step}", *words[1:]]))
 
         # Of equal steps the earlier one stays the best.
         if progress.best is not None and recall_at_1 <= progress.best["recall"]["1"]:

@@ -20,6 +20,7 @@ from losses.quadruplet_chen import QuadrupletChenLoss
 from losses.ranked_list import RankedListLoss
 from losses.recall_at_k import RecallAtKLoss
 from losses.roadmap import RoadmapLoss
+from losses.siamese import SiameseLoss
 from losses.smooth_ap import SmoothApLoss
 from losses.soft_triple import SoftTripleLoss
 from losses.softmax import SoftmaxLoss
@@ -50,6 +51,7 @@ __all__ = [
     "RankedListLoss",
     "RecallAtKLoss",
     "RoadmapLoss",
+    "SiameseLoss",
     "SmoothApLoss",
     "SoftTripleLoss",
     "SoftmaxLoss",

@@ -16,6 +16,7 @@ from data.samplers.neighbours import NeighbourSampler, nearest_labels
 from data.samplers.pk import PKSampler
 from data.samplers.rank_batches import RankBatch, RankBatches
 from data.samplers.shuffled import ShuffledSampler
+from data.samplers.siamese_pairs import SiamesePairsSampler
 from data.samplers.triplet import TripletSampler
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "RankBatches",
     "Sample",
     "ShuffledSampler",
+    "SiamesePairsSampler",
     "TripletSampler",
     "build_sampler",
     "nearest_labels",
@@ -53,7 +55,7 @@ def build_sampler(
     Options:
         sampler: one of {data/samplers}; its own flags: --sampler=NAME --help (default: the loss's)
         train_batch_size: images in a training batch
-        samples_each_class: images of each label in a batch (not shuffled, triplet)
+        samples_each_class: images of each label in a batch (not shuffled, triplet, siamese_pairs)
 
     records: the train list. usual: the sampler where the flag leaves it open. options: those of the sampler's own
     keywords, {name: value}. Raises InputError for batches that cannot be filled, and for a list without the categories
