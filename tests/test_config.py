@@ -134,7 +134,7 @@ def test_flags_and_defaults_are_frozen(script):
     [
         (script, flag, name)
         for script, own in FROZEN.items()
-        for flag in own.keys() - {"flags"}
+        for flag in sorted(own.keys() - {"flags"})
         for name in own[flag]
         if script != "infer"
     ],
