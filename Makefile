@@ -43,7 +43,7 @@ PEERS = .venv-peers/bin/python
 
 test_peers: peers
 	$(PEERS) -m pip install --quiet -r requirements/test.txt
-	$(PEERS) -m pytest tests/test_peers.py tests/test_postprocess.py
+	$(PEERS) -m pytest tests/test_peer*.py tests/test_postprocess.py
 
 # All lanes of benchmarks/ in 23 minutes on 2 idle cores; longer runs of a lane: --help of its file.
 bench: peers

@@ -1,7 +1,7 @@
 """Tests during training: the test list embedded, its figures, and what is shown of it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -29,13 +29,23 @@ class EmbeddingSample(Protocol):
     columns: Sequence[str]
 
 
+class Pictures(NamedTuple):
+    """What is shown of a test: functions of the list and its queries against its gallery.
+
+    worst: a picture of the worst queries, uint8 (H, W, 3), or None where there are none. scatter, which takes a caption,
+    too: one of all embeddings as points. sample: an EmbeddingSample.
+    """
+
+    worst: Callable[[Records, QueryGallery], np.ndarray | None]
+    scatter: Callable[[Records, QueryGallery, str], np.ndarray]
+    sample: Callable[[Records, QueryGallery], EmbeddingSample]
+
+
 class Tester:
     """The list that a run is tested on.
 
-    loader: its images in order; tested_on: what it is, in words. draw_worst, draw_scatter, draw_sample: functions of
-    the list and its queries against its gallery; the first gives a picture of the worst queries, uint8 (H, W, 3), or
-    None where there are none, the second, which takes a caption, too, one of all embeddings as points, the third an
-    EmbeddingSample. metrics: names of figures beside the recalls; distance: by which all of them find. fixed_batches:
+    loader: its images in order; tested_on: what it is, in words; pictures: what is shown of it. metrics: names of
+    figures beside the recalls; distance: by which all of them find. fixed_batches:
     rows of the list (steps, B), of which a test gives the loss; None, and it does not.
     """
 
@@ -45,9 +55,7 @@ class Tester:
         loader: Iterable,
         device: torch.device,
         tested_on: str,
-        draw_worst: Callable[[Records, QueryGallery], np.ndarray | None],
-        draw_scatter: Callable[[Records, QueryGallery, str], np.ndarray],
-        draw_sample: Callable[[Records, QueryGallery], EmbeddingSample],
+        pictures: Pictures,
         metrics: Sequence[str] = (),
         distance: str = "cosine",
         fixed_batches: np.ndarray | None = None,
@@ -56,9 +64,7 @@ class Tester:
         self.loader = loader
         self.device = device
         self.tested_on = tested_on
-        self.draw_worst = draw_worst
-        self.draw_scatter = draw_scatter
-        self.draw_sample = draw_sample
+        self.pictures = pictures
         self.metrics = metrics
         self.distance = distance
         self.fixed_batches = fixed_batches
@@ -100,9 +106,9 @@ class Tester:
     def show(self, query_gallery: QueryGallery, run: Run, step: int, caption: str) -> None:
         """Hand the worst queries and all points, as pictures, and a sample of the embeddings, with images, to the run's
         loggers."""
-        worst = self.draw_worst(self.records, query_gallery)
-        scatter = self.draw_scatter(self.records, query_gallery, caption)
-        sample = self.draw_sample(self.records, query_gallery)
+        worst = self.pictures.worst(self.records, query_gallery)
+        scatter = self.pictures.scatter(self.records, query_gallery, caption)
+        sample = self.pictures.sample(self.records, query_gallery)
         for logger in run.loggers:
             if worst is not None:
                 logger.image("test/worst_queries", worst, step)

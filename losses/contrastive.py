@@ -5,13 +5,15 @@ from torch import nn
 
 from core.errors import InputError
 from losses._checks import check_embeddings, check_option
+from losses._mined import Pairs, Reference
 from losses._pair_distances import pair_counts
+from losses._pair_rows import Block, PairRows
 from losses._precision import full_precision
 from losses._registry import LOSSES
 from losses._unit_vectors import normalise
 
 
-@LOSSES.register("contrastive", stage="pair", batch="pk")
+@LOSSES.register("contrastive", stage="pair", batch="pk", memory=True, mined="pairs")
 class ContrastiveLoss(nn.Module):
     """Mean over pairs of d^2 for a positive pair and max(0, margin - d^2 + eps)^2 for a negative one.
 
@@ -37,11 +39,34 @@ class ContrastiveLoss(nn.Module):
         self.logs: dict[str, torch.Tensor] = {}
 
     @full_precision
-    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Stand-in."""
-        pair_counts(labels)
-        i, j = torch.triu_indices(len(labels), len(labels), 1)
-        return self.of_pairs(embeddings[i], embeddings[j], labels[i] == labels[j])
+    def forward(
+        self,
+        embeddings: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        reference: Reference | None = None,
+        mined: Pairs | None = None,
+    ) -> torch.Tensor:
+        """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
+        if mined is None:
+            pair_counts(labels)
+        pairs = PairRows(embeddings, labels, reference, mined, unit=self.normalise, distances=True, once=True)
+        total, _, counts, negatives, active = pairs.sums(self.row_terms)
+        positive, negative = pairs.means()
+        self.logs = {
+            "active_share": active.sum() / negatives.sum().clamp_min(1),
+            "positive_distance": positive,
+            "negative_distance": negative,
+        }
+        return total / counts.sum().clamp_min(1)
+
+    def row_terms(self, block: Block) -> tuple[torch.Tensor, ...]:
+        """Of a block's rows (m,): sums of terms; their slopes; numbers of pairs, of negatives, of negatives within the margin."""
+        gaps = (self.margin + self.eps - block.scores).relu_().mul_(block.negatives)
+        values = (block.scores * block.positives).sum(1) + gaps.square().sum(1)
+        negatives = block.negatives.sum(1)
+        figures = (block.positives.sum(1) + negatives, negatives, gaps.count_nonzero(1))
+        return values, torch.sub(block.positives, gaps, alpha=2), *figures
 
     def of_pairs(self, embedding1: torch.Tensor, embedding2: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Scalar loss of pairs of rows (P, D) and (P, D), target (P,) being 1 for the same label and 0 for another.

@@ -17,8 +17,8 @@ class SiamesePairsSampler(BatchSampler):
 
     singletons = "it has no partner of its label, so its pairs are all of two labels"
 
-    def __init__(self, labels: Vocabulary | np.ndarray, batch_size: int, seed: int = 0, start_step: int = 0):
-        super().__init__(labels, batch_size, seed, start_step)
+    def __init__(self, labels: Vocabulary | np.ndarray, batch_size: int):
+        super().__init__(labels, batch_size)
         if batch_size % 2:
             raise InputError(f"train_batch_size {batch_size} is not divisible by 2 (an image and its partner)")
         counts = self.vocabulary.counts
