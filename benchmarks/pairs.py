@@ -118,6 +118,7 @@ def contenders(size: int, largest_list: int = LARGEST_LIST) -> dict[str, Callabl
     generator = torch.Generator().manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(size, WIDTH, generator=generator)).requires_grad_()
     batches = {"pk": torch.arange(size) // IMAGES, "triplet": torch.tensor([0, 0, 1]).repeat(size // 3)}
+    batches["siamese_pairs"] = torch.tensor([0, 0, 0, 1]).repeat(size // 4)
     couples = torch.arange(size) // 2
     functions = {"bare Gram matrix": repeated(gram(rows))}
     for name in LOSSES.names(stage="pair"):

@@ -17,7 +17,7 @@ from core.sources import registered
 from core.types import MANY, SWITCH, plain
 
 # Folders whose classes bring flags of their own.
-CHOSEN_BY_NAME = ("losses", "miners", "retrieval/rerank", "retrieval/index/backends")
+CHOSEN_BY_NAME = ("losses", "solvers", "miners", "data/samplers", "retrieval/rerank", "retrieval/index/backends")
 
 
 class Args:
@@ -79,7 +79,7 @@ def parse(argv: Sequence[str], command: Command, doc: str, name: str | None = No
     own_flags = {section.name: list(_own_flags(section)) for section in command.sections}
     option_flags = {}
     for choice in command.choices:
-        entries = registered(choice.folder)
+        entries = choice.registered()
         own_flags[choice.section] = [_with_own_names(flag, choice) for flag in own_flags[choice.section]]
         names = _chosen(argv, earlier, own_flags, choice)
         option_flags[choice.flag] = {
@@ -136,7 +136,7 @@ def _own_flags(section: Section) -> Iterator[Flag]:
 
 def _names_of(choice: Choice) -> tuple[str, ...]:
     """What the flag of a choice can name."""
-    found = registered(choice.folder)
+    found = choice.registered()
     return tuple(name for name, entry in found.items() if choice.facts.items() <= entry.facts.items())
 
 
@@ -178,7 +178,7 @@ def _pml_flags(
 
 
 def _why_not(text: str, choice: Choice, allowed: tuple[str, ...]) -> str:
-    found = registered(choice.folder)
+    found = choice.registered()
     if text in found:
         # It is there, but belongs elsewhere: a loss of the other stage.
         stage, other = choice.facts["stage"], found[text].facts["stage"]

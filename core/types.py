@@ -238,10 +238,12 @@ Count = Annotated[int, count]
 Width = Annotated[int, width]
 Seed = Annotated[int, seed]
 AtLeastZero = Annotated[float, number(0)]
+Share = Annotated[float, number(0, most=1)]
 AboveZero = Annotated[float, number(0, above=True)]
 Ranks = Annotated[int | tuple[int, int], ranks]
 Interval = Annotated[tuple[float, float], interval]
 Margin = Annotated[float | str, margin]
+Cosine = Annotated[float, number(-1, most=1)]
 Steps = Annotated[tuple[int, ...], steps]
 Shape = Annotated[tuple[int, int, int], image_shape]
 Fractions = Annotated[tuple[float, float], fractions]
@@ -258,7 +260,7 @@ Switch = Annotated[bool, boolean, SWITCH]
 def loss_name(text: str) -> str:
     """A name of ours, or pml:NAME of pytorch-metric-learning."""
     if not text.startswith(pml.PREFIX):
-        return one_of(registered("losses"))(text)
+        return OneOf("losses", "solvers")(text)
     try:
         pml.loss_class(text)
     except InputError as error:
@@ -288,18 +290,38 @@ LossName = Annotated[str, loss_name]
 class OneOf:
     """Annotated[str, OneOf("losses")]: the type of a flag that takes one name which files of a folder register.
 
-    or_none: also `none`, for a flag that may name nothing.
+    Several folders may have such names. or_none: also `none`, for a flag that may name nothing.
     """
 
-    def __init__(self, folder: str, or_none: bool = False):
-        self.folder = folder
+    def __init__(self, *folders: str, or_none: bool = False):
+        self.folders = folders
         self.or_none = or_none
 
     def __call__(self, text: str) -> str:
-        names = [*registered(self.folder)]
+        names = [name for folder in self.folders for name in registered(folder)]
         if self.or_none:
             names.append("none")
         return one_of(names)(text)
+
+
+class ChainOf:
+    """Annotated[str, ChainOf("models/heads")]: such names, comma-separated; each but the last with a width, as
+    `linear:512,unit_linear`."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def __call__(self, text: str) -> str:
+        check = one_of(registered(self.folder))
+        *inner, last = text.split(",")
+        for word in inner:
+            name, colon, size = word.partition(":")
+            check(name)
+            if not colon:
+                raise ArgumentTypeError(f"{word!r} in {text!r} needs its width, as {name}:512: only the last is open")
+            positive(size)
+        check(last)
+        return text
 
 
 class SomeOf:
