@@ -168,7 +168,7 @@ def _chosen(
 def _pml_flags(
     loss_name: str, argv: Sequence[str], earlier: dict[str, object], own_flags: dict[str, list[Flag]]
 ) -> list[Flag]:
-    """The flags of a loss pml:NAME, and of the miner and the distance that stand on the line or in the replayed file."""
+    """The flags of a loss pml:NAME, with a miner and a distance that stand on the line or in the replayed file."""
     parser = Parser(add_help=False, allow_abbrev=False)
     for flag in (PML_MINER, PML_DISTANCE):
         parser.add_argument(f"--{flag}", default=earlier.get(flag, "none"))
