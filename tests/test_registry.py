@@ -98,7 +98,7 @@ def test_losses_ask_only_for_facts_that_the_scripts_have_and_explain_their_optio
     assert LOSSES.fact(name, "stage") in ("elem", "pair")
     for option in LOSSES.options(name):
         assert option.help, f"--{option.name} has no line in the docstring"
-        assert isinstance(option.default, (bool, int, float, str))
+        assert isinstance(option.default, (bool, int, float, str, tuple)) or option.default is None
 
 
 @pytest.mark.parametrize("name", SAMPLERS.names())

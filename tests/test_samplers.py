@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sampling import make_sampler
+from tolerances import share_error
 
 from core.errors import InputError
 from data import loader
@@ -14,7 +15,14 @@ from data.image.augmentations import AUGMENTATIONS
 from data.image.modality import ImageModality
 from data.image.transforms import TrainTransform
 from data.records import Records
-from data.samplers import SAMPLERS, PKSampler, ShuffledSampler, TripletSampler, build_sampler
+from data.samplers import (
+    SAMPLERS,
+    PKSampler,
+    ShuffledSampler,
+    SiamesePairsSampler,
+    TripletSampler,
+    build_sampler,
+)
 from data.vocabulary import Vocabulary
 from reader import open_list
 
@@ -131,6 +139,28 @@ def test_triplets_draw_positives_and_negatives_uniformly():
         assert max(abs(times[index] - expected) for index in allowed) <= 5 * expected**0.5
 
 
+def test_siamese_pairs_are_of_one_label_half_of_the_time_and_else_of_two():
+    """A "different" pair is never of one label, and no image is its own partner."""
+    sampler = SiamesePairsSampler(LABELS, 14)
+    assert len(sampler) == 4
+    epochs = 400
+    pairs = np.concatenate([sampler.epoch(number).reshape(-1, 2) for number in range(epochs)])
+    first, second = pairs.T
+    assert (np.sort(first.reshape(epochs, -1)) == np.arange(28)).all() and (first != second).all()
+    same = LABELS[first] == LABELS[second]
+    alone = LABELS[first] == 7
+    assert not same[alone].any()
+    assert abs(same[~alone].mean() - 0.5) <= share_error(0.5, (~alone).sum())
+    # Partners of two images: others of their label alike, and other labels alike, however many images these have.
+    of_twelve = first == np.flatnonzero(LABELS == 12)[2]
+    times = Counter(second[of_twelve & same].tolist())
+    assert set(times) == set(np.flatnonzero(LABELS == 12)) - {np.flatnonzero(LABELS == 12)[2]}
+    for label in set(COUNTS) - {12}:
+        chance = 1 / 12
+        share = (LABELS[second[of_twelve]] == label).mean()
+        assert abs(share - chance) <= share_error(chance, of_twelve.sum())
+
+
 @pytest.mark.parametrize(
     "name, options, message",
     [
@@ -139,6 +169,10 @@ def test_triplets_draw_positives_and_negatives_uniformly():
         ("pk", {"batch_size": 8, "samples_each_class": 1}, "samples_each_class is 1, .* at least 2"),
         ("pk", {"batch_size": 2}, "holds one label only"),
         ("pk", {"batch_size": 16}, "needs 8 labels, but the train list has 7"),
+        ("siamese_pairs", {"batch_size": 7}, "train_batch_size 7 is not divisible by 2"),
+        ("siamese_pairs", {"batch_size": 58}, "needs 29 images, but the list has 28"),
+        ("siamese_pairs", {"labels": [4, 4], "batch_size": 2}, "at least 2 labels, but the list has 1"),
+        ("siamese_pairs", {"labels": [4, 5], "batch_size": 2}, "a label with at least 2 images, but the list has none"),
         ("triplet", {"batch_size": 8}, "train_batch_size 8 is not divisible by 3"),
         ("triplet", {"batch_size": 84}, "needs 28 anchors, but only 27 images"),
         ("triplet", {"labels": [4, 4, 4], "batch_size": 3}, "at least 2 labels, but the train list has 1"),

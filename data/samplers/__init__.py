@@ -10,11 +10,13 @@ from data.samplers.balance import BalanceSampler
 from data.samplers.category_balance import CategoryBalanceSampler
 from data.samplers.category_pk import CategoryPKSampler
 from data.samplers.distinct_category_balance import DistinctCategoryBalanceSampler
+from data.samplers.each_once import EachOnce
 from data.samplers.in_order import InOrder
 from data.samplers.neighbours import NeighbourSampler, nearest_labels
 from data.samplers.pk import PKSampler
 from data.samplers.rank_batches import RankBatch, RankBatches
 from data.samplers.shuffled import ShuffledSampler
+from data.samplers.siamese_pairs import SiamesePairsSampler
 from data.samplers.triplet import TripletSampler
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "CategoryBalanceSampler",
     "CategoryPKSampler",
     "DistinctCategoryBalanceSampler",
+    "EachOnce",
     "InOrder",
     "NeighbourSampler",
     "PKSampler",
@@ -31,6 +34,7 @@ __all__ = [
     "RankBatches",
     "Sample",
     "ShuffledSampler",
+    "SiamesePairsSampler",
     "TripletSampler",
     "build_sampler",
     "nearest_labels",
@@ -51,7 +55,7 @@ def build_sampler(
     Options:
         sampler: one of {data/samplers}; its own flags: --sampler=NAME --help (default: the loss's)
         train_batch_size: images in a training batch
-        samples_each_class: images of each label in a batch (not shuffled, triplet)
+        samples_each_class: images of each label in a batch (not shuffled, triplet, siamese_pairs)
 
     records: the train list. usual: the sampler where the flag leaves it open. options: those of the sampler's own
     keywords, {name: value}. Raises InputError for batches that cannot be filled, and for a list without the categories
