@@ -106,7 +106,7 @@ class NeighbourBatches:
 
 
 def _is_table_of(table: object, sampler: NeighbourSampler) -> bool:
-    """Whether a checkpoint's table is one for batches such as these; flags that are allowed to change may change them."""
+    """Whether a checkpoint's table is one for such batches, which flags that may change have changed perhaps."""
     if not torch.is_tensor(table) or table.shape != sampler.neighbours_shape or table.dtype != torch.int64:
         return False
     return bool(((table >= 0) & (table < len(table))).all())

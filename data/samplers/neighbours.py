@@ -16,7 +16,7 @@ BLOCK = 2**24  # cosines that exist at a time
 
 @SAMPLERS.register("neighbours")
 class NeighbourSampler(SteppedSampler):
-    """`samples_each_class` images of each of batch_size / samples_each_class labels, in groups of labels that are close.
+    """`samples_each_class` images of each of batch_size / samples_each_class labels, in groups of close labels.
 
     A group is a seed and the labels nearest to it that are not in the batch yet, `nearest` labels in all. Every label
     is a seed once an epoch, as far as they fill batches. So it is with the labels of a batch that it is confused with,
