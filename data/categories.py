@@ -20,14 +20,15 @@ def label_categories(records: Records, use: str) -> Vocabulary:
         raise InputError(f"{records.location(empty[0])}: the category is empty, but {use} goes by categories")
     vocabulary = records.vocabulary
     firsts = vocabulary.rows[vocabulary.starts]
-    categories = records.categories[firsts]
-    differs = np.flatnonzero(records.categories != categories[vocabulary.codes])
+    # As they are called, since messages name some.
+    texts = records.category_texts
+    categories = texts[firsts]
+    differs = np.flatnonzero(texts != categories[vocabulary.codes])
     if len(differs):
         row = differs[0]
         first = firsts[vocabulary.codes[row]]
         raise InputError(
             f"{records.location(row)}: the label {records.label_text(row)} has the category "
-            f"{records.categories[row]!r} here and {records.categories[first]!r} in {records.location(first)}, but "
-            f"{use} needs one for each label"
+            f"'{texts[row]}' here and '{texts[first]}' in {records.location(first)}, but {use} needs one for each label"
         )
     return Vocabulary.of(categories)

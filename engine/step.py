@@ -13,8 +13,12 @@ from engine.seeding import device_state, set_device_state
 from models.batchnorm import statistics_left_alone
 
 
-def backward(learner: Learner, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def backward(
+    learner: Learner, images: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor | None = None
+) -> torch.Tensor:
     """Add the loss's gradient to the parameters'; images (B, 3, H, W) uint8 and labels (B,) are on the host.
+
+    rows (B,): which of the train list they are, for objectives with a memory.
 
     Returns the loss, detached. Several ranks take parts of one batch, of which loss and gradient are: every rank
     compares the embeddings of all, its own images carry their share into the network, and the shares are summed. The
@@ -28,11 +32,13 @@ def backward(learner: Learner, images: torch.Tensor, labels: torch.Tensor) -> to
     """
     objective = learner.objective
     labels = distributed.all_gather(labels).to(learner.device, non_blocking=True)
+    if objective.memory is not None:
+        rows = distributed.all_gather(rows).to(learner.device, non_blocking=True)
     if 0 < learner.micro_batch < len(images):
-        loss = _backward_in_micro_batches(learner, images, labels)
+        loss = _backward_in_micro_batches(learner, images, labels, rows)
     else:
         with autocast(learner.device, learner.precision):
-            loss = objective(images.to(learner.device, non_blocking=True), labels)
+            loss = objective(images.to(learner.device, non_blocking=True), labels, rows)
         learner.scaler.scale(loss).backward()
     distributed.all_reduce_gradients(objective.model.parameters())
     whole = objective.loss.parameters()
@@ -42,8 +48,10 @@ def backward(learner: Learner, images: torch.Tensor, labels: torch.Tensor) -> to
     return loss.detach()
 
 
-def _backward_in_micro_batches(learner: Learner, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """As `backward`, the loss with its graph; labels (of all ranks) are on the device."""
+def _backward_in_micro_batches(
+    learner: Learner, images: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor | None
+) -> torch.Tensor:
+    """As `backward`, the loss with its graph; labels and rows (of all ranks) are on the device."""
     model = learner.objective.model
     device = learner.device
     micro_batches = images.split(learner.micro_batch)
@@ -59,7 +67,7 @@ def _backward_in_micro_batches(learner: Learner, images: torch.Tensor, labels: t
     # The loss compares all of them, and its slope ends at the embeddings.
     embeddings = torch.cat(embeddings).requires_grad_()
     with autocast(device, learner.precision):
-        loss = learner.objective.compare(embeddings, labels)
+        loss = learner.objective.compare(embeddings, labels, rows)
     learner.scaler.scale(loss).backward()
 
     # Second pass: the slope goes on into the weights.
@@ -96,6 +104,9 @@ def _norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
 
 
 def update(learner: Learner) -> None:
-    """One step down the gradient that the parameters hold."""
+    """One step down the gradient that the parameters hold; averages and the memory take in what it made."""
     learner.scaler.step(learner.optimiser)
     learner.scaler.update()
+    learner.objective.remember()
+    if learner.averaging is not None:
+        learner.averaging.update()

@@ -9,6 +9,7 @@ from decimal import Decimal
 import oracles_classes
 import oracles_dense
 import oracles_ranking
+import oracles_siamese
 import oracles_triplets
 from exact import cross_entropy, dot, mean, squared_distance, unit
 from oracles_classes import smoothed
@@ -86,6 +87,7 @@ LOSS_ORACLES = {
     **oracles_classes.ORACLES,
     **oracles_dense.ORACLES,
     **oracles_ranking.ORACLES,
+    **oracles_siamese.ORACLES,
     **oracles_triplets.ORACLES,
 }
 

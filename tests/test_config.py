@@ -17,14 +17,21 @@ from core import sources
 from core.errors import InputError
 from core.sources import MISSING, keywords_of, registered
 from core.types import plain
+from data.samplers import SAMPLERS
 from losses import LOSSES
+from miners import MINERS
 from models.backbones import BACKBONES
+from models.heads import HEADS
 from retrieval.index.backends import BACKENDS
 from retrieval.rerank import POSTPROCESSORS
+from solvers import SOLVERS
 
 ROOT = Path(__file__).resolve().parents[1]
 REGISTRIES = {
     "losses": LOSSES,
+    "miners": MINERS,
+    "data/samplers": SAMPLERS,
+    "solvers": SOLVERS,
     "models/backbones": BACKBONES,
     "retrieval/rerank": POSTPROCESSORS,
     "retrieval/index/backends": BACKENDS,
@@ -82,9 +89,9 @@ def test_sources_say_what_signatures_say(home):
     assert expected.keys() <= read.keys() <= expected.keys() | required
 
 
-@pytest.mark.parametrize("folder", REGISTRIES)
-def test_decorators_are_read_as_they_run(folder):
-    assert sorted(registered(folder)) == sorted(REGISTRIES[folder].names())
+@pytest.mark.parametrize("folder, registry", [*REGISTRIES.items(), ("models/heads", HEADS)])
+def test_decorators_are_read_as_they_run(folder, registry):
+    assert sorted(registered(folder)) == sorted(registry.names())
 
 
 @pytest.mark.parametrize("home", HOMES)

@@ -6,6 +6,7 @@ import math
 import oracles_classes
 import oracles_dense
 import oracles_ranking
+import oracles_siamese
 import oracles_triplets
 import pytest
 import torch
@@ -21,12 +22,14 @@ BOUNDS = {
     **oracles_classes.BOUNDS,
     **oracles_dense.BOUNDS,
     **oracles_ranking.BOUNDS,
+    **oracles_siamese.BOUNDS,
     **oracles_triplets.BOUNDS,
 }
 FEW_NUMBERS = {"soft_triple": {"centers_per_class": 2}, "subcenter_arcmargin": {"sub_centers": 2}}  # the oracles' work
 BATCHES = {
     "shuffled": {"mixed": [3, 0, 6, 3, 1, 5]},
     "triplet": {"two": [5, 5, 2, 2, 2, 5], "four": [1, 1, 0, 0, 0, 1, -8, -8, 1, 2, 2, 3]},
+    "siamese_pairs": {"of both kinds": [5, 5, 2, 1, 0, 0], "one": [3, 4], "the same twice": [1, 1, 0, 1, 1, 0, 2, 2]},
     "pk": {
         "K=2": [4, 4, 1, 1, 0, 0],
         "K=3": [0, 0, 0, 6, 6, 6],
@@ -137,6 +140,7 @@ def test_value_and_gradient_equal_the_oracle(name, labels, scale):
         ("arcmargin", {"arc_scale": 5.0, "arc_margin": 0.5}),
         ("arcmargin", {"arc_scale": 5.0, "arc_margin": 2.0}),
         ("arcmargin", {"arc_scale": 5.0, "arc_margin": 0.5, "arc_easy_margin": True}),
+        ("siamese", {"margin": 9.0, "eps": 0.25}),
         ("triplet", {"margin": 2.0}),
         ("triplet", {"margin": 0.0}),
         ("quadruplet", {"margin": 1.5}),
