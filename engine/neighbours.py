@@ -27,6 +27,7 @@ from embeddings.embed import embed_batches
 from engine.assembly import Start
 from engine.checkpoint import Progress
 from engine.learner import Learner
+from losses._unit_vectors import normalise
 from models import ModelSettings
 from models.weights import read_weights, weights_file
 
@@ -139,7 +140,7 @@ def _class_weights(
                 f"--closeness=weights takes one row of class weights for each of the {labels} labels, on every rank; "
                 "take --closeness=means"
             )
-        return lambda: weight.detach().float().cpu()
+        return lambda: _row_of_each_class(weight)
     if sampler.refresh_steps:
         raise InputError("--closeness=weights: those of an earlier run do not change; leave --refresh_steps out")
     weights = partial(_weights_of_run, pretrained_model, records)
@@ -164,4 +165,12 @@ def _weights_of_run(source: str | None, records: Records) -> torch.Tensor:
     labels = records.vocabulary.labels.astype(np.str_).tolist()
     if [str(label) for label in classes] != labels or len(weight) != len(labels):
         raise InputError(f"--closeness=weights: {source} was trained on other labels; take --closeness=means")
-    return weight.float()
+    return _row_of_each_class(weight)
+
+
+def _row_of_each_class(weight: torch.Tensor) -> torch.Tensor:
+    """Class weights as (C, D) float32 on the CPU: where a class has several centres (C, K, D), their mean direction."""
+    weight = weight.detach().float().cpu()
+    if weight.ndim == 2:
+        return weight
+    return normalise(weight.flatten(0, 1)).view_as(weight).mean(1)
