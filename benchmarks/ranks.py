@@ -52,7 +52,7 @@ CLASSES_TITLE = (
 GALLERY_TITLE = (
     f"`--shard_gallery`: {GALLERY // 50:,} queries against {GALLERY:,} x {WIDTH}, `--search_memory_mb=64`, in %"
 )
-BATCHES = {"shuffled": 13, "pk": 14, "triplet": 15}  # images in a batch of each sampler
+BATCHES = {"shuffled": 13, "pk": 14, "triplet": 15, "siamese_pairs": 14}  # images in a batch of each sampler
 SETTINGS = {
     "BatchNorm frozen": {"freeze_bn": True},
     "--micro_batch=2": {"freeze_bn": True, "micro_batch": 2},
@@ -101,7 +101,9 @@ def train(
         layer.train(not isinstance(layer, nn.BatchNorm2d))
     learner = Learner(objective, optimiser, torch.device("cpu"), micro_batch=micro_batch, clip_norm=0.5)
     kind = LOSSES.fact(name, "batch")
-    batches = RankBatches(SAMPLERS[kind](labels, BATCHES[kind]), distributed.rank(), distributed.world_size())
+    facts = {"labels": labels, "batch_size": BATCHES[kind], "samples_each_class": 2}
+    sampler = SAMPLERS[kind](**{fact: facts[fact] for fact in SAMPLERS.requirements(kind)})
+    batches = RankBatches(sampler, distributed.rank(), distributed.world_size())
     for batch in itertools.islice(batches, steps):
         indices = [draw.index for draw in batch]
         optimiser.zero_grad()
@@ -109,9 +111,10 @@ def train(
         clip_gradient(learner)
         update(learner)
     state = objective.state_dict()
-    return {
-        n: distributed.all_gather(value) if in_parts and n.startswith("loss.") else value for n, value in state.items()
-    }
+    if in_parts:
+        for parameter, _ in loss.named_parameters(recurse=False):
+            state[f"loss.{parameter}"] = distributed.all_gather(state[f"loss.{parameter}"])
+    return state
 
 
 def train_all(names, settings):

@@ -49,12 +49,12 @@ def open_class_loss(
     name = flags.get("loss_name")
     if name not in LOSSES.names(stage="elem"):
         raise InputError(f"{flag} needs a run of train_elem.py as --pretrained_model, got {source!r}")
-    width = state["loss"]["weight"].shape[1]
+    width, classes = LOSSES[name].sizes(state["loss"])
     if embedding_size is not None and embedding_size != width:
         raise InputError(f"{flag}: the class weights of {source!r} are {width} wide, the embeddings {embedding_size}")
     # An option that came later than the run has its default.
     chosen = {option.name: flags[option.name] for option in LOSSES.options(name) if option.name in flags}
-    loss = LOSSES[name](embedding_size=width, num_classes=len(state["classes"]), **chosen)
+    loss = LOSSES[name](embedding_size=width, num_classes=classes, **chosen)
     loss.load_state_dict(state["loss"])
     return loss, state
 

@@ -120,6 +120,12 @@ def build_memory(
     return Memory(memory_size, width, device, memory_start, memory_fill)
 
 
+def refuse_filling(memory: Memory | None) -> None:
+    """Raise InputError for a memory that is to be filled first, where a run has features in place of images."""
+    if memory is not None and memory.filled_first:
+        raise InputError("--memory_fill embeds train images, and --features train without any; leave it out")
+
+
 def fill_memory(
     memory: Memory | None,
     model: Embedder,

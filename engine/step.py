@@ -7,6 +7,7 @@ from torch import nn
 
 import distributed
 from core.device import autocast
+from distributed import sharded_classes
 from engine.learner import Learner
 from engine.seeding import device_state, set_device_state
 from models.batchnorm import statistics_left_alone
@@ -40,8 +41,10 @@ def backward(
             loss = objective(images.to(learner.device, non_blocking=True), labels, rows)
         learner.scaler.scale(loss).backward()
     distributed.all_reduce_gradients(objective.model.parameters())
-    if not objective.loss_is_sharded:
-        distributed.all_reduce_gradients(objective.loss.parameters(), over=distributed.world_size())
+    whole = objective.loss.parameters()
+    if objective.loss_is_sharded:
+        whole = sharded_classes.whole_parameters(objective.loss)
+    distributed.all_reduce_gradients(whole, over=distributed.world_size())
     return loss.detach()
 
 
@@ -84,9 +87,10 @@ def clip_gradient(learner: Learner) -> torch.Tensor:
     objective = learner.objective
     learner.scaler.unscale_(learner.optimiser)
     if objective.loss_is_sharded:
-        # The model's gradient is the same on every rank, the loss's is spread over them.
-        loss_norm = distributed.all_reduce_sum(_norm(objective.loss.parameters()) ** 2).sqrt()
-        norm = torch.hypot(_norm(objective.model.parameters()), loss_norm)
+        # That of the class weights is spread over the ranks, the others' gradient is the same on every rank.
+        classes_norm = distributed.all_reduce_sum(_norm(sharded_classes.sharded_parameters(objective.loss)) ** 2).sqrt()
+        whole = [*objective.model.parameters(), *sharded_classes.whole_parameters(objective.loss)]
+        norm = torch.hypot(_norm(whole), classes_norm)
     else:
         norm = _norm(objective.parameters())
     if learner.clip_norm:

@@ -22,7 +22,7 @@ from engine.nan_guard import FiniteGuard, NotFinite, allowed_skips
 from engine.run import Run
 from engine.schedule import Schedule
 from engine.stop import Stopped, StopRequest
-from engine.testing import Tester, recalls
+from engine.testing import Tester
 from models.export.safetensors import export_model
 
 FLAGS_IN_RESULT = ("loss_name", "seed", "pretrained_model")
@@ -37,7 +37,7 @@ class TrainerSettings:
         test_batch_size: images in a test batch
         clip_norm: largest norm of the gradient; 0: no clipping
         nan: at a loss or gradient that is not finite: stop, or skip:N steps
-        report: show worst queries and embeddings on TensorBoard at each test
+        report: show worst queries and embeddings at each test, on TensorBoard and in the run's pictures/
         display_iter_step: steps between two lines
         test_iter_step: steps between two tests; the last is always tested
         save_iter_step: steps between checkpoints; the last is always saved
@@ -124,18 +124,20 @@ class Trainer:
     def _share_weights(self) -> None:
         """Every rank begins with the first one's weights; shards of the loss's are each rank's own."""
         objective = self.learner.objective
-        shared = objective
+        shared = objective.state_dict().values()
         if objective.loss_is_sharded:
-            shared = objective.model
-        distributed.broadcast_tensors(shared.state_dict().values())
+            shared = [*objective.model.state_dict().values(), *sharded_classes.whole_parameters(objective.loss)]
+        distributed.broadcast_tensors(shared)
 
     def _say_what_begins(self, notes: Iterable[str]) -> None:
         loss_name = self.run.config["flags"]["loss_name"]
         labels = len(self.records.vocabulary)
-        steps = f"{self.progress.start + 1} to {self.schedule.total_iter_num}"
+        steps = "no further step"
+        if self.progress.start < self.schedule.total_iter_num:
+            steps = f"steps {self.progress.start + 1} to {self.schedule.total_iter_num}"
         log(
             f"{loss_name} on {len(self.records)} images of {labels} labels, tested on {self.tester.tested_on}; "
-            f"{self.learner.device}, {self.learner.precision}; steps {steps}; writes to {self.run.folder}"
+            f"{self.learner.device}, {self.learner.precision}; {steps}; writes to {self.run.folder}"
         )
         for note in notes:
             log(f"note: {note}")
@@ -224,17 +226,19 @@ class Trainer:
         progress = self.progress
         began = time.perf_counter()
         query_gallery = self.tester.query_gallery(embeddings)
-        progress.recall = recalls(query_gallery)
+        progress.recall = self.tester.recalls(query_gallery)
+        further = self.tester.further_figures(query_gallery, self.learner.objective.loss)
         progress.seconds["test"] += time.perf_counter() - began
 
         recall_at_1 = progress.recall[1]
         figures = {f"recall@{k}": value for k, value in progress.recall.items()}
-        line = f"test_img_num {len(self.tester.records)}, trainbatch {step}, test_recall {recall_at_1:.5f}"
-        self.run.log(line, step, figures, "test")
+        words = [f"test_img_num {len(self.tester.records)}, trainbatch {step}, test_recall {recall_at_1:.5f}"]
+        words += [f"{name} {value:.5f}" for name, value in further.items()]
+        self.run.log(", ".join(words), step, {**figures, **further}, "test")
         for sentence in self.health.after_test(recall_at_1, int(self.tester.records.is_query.sum())):
             log(f"note: {sentence}")
         if self.settings.report:
-            self.tester.show(query_gallery, self.run, step)
+            self.tester.show(query_gallery, self.run, step, ", ".join([f"step {step}", *words[1:]]))
 
         # Of equal steps the earlier one stays the best.
         if progress.best is not None and recall_at_1 <= progress.best["recall"]["1"]:
@@ -266,7 +270,7 @@ class Trainer:
         """What a checkpoint holds, on the first rank; where class weights are sharded the others have None."""
         self.guard.check()
         progress = self.progress
-        progress.bad_images = _union_over_ranks(progress.bad_images)
+        progress.bad_images = union_over_ranks(progress.bad_images)
         # Which label each class stands for, and what it is called: whoever scores classes later has no train list.
         labels = self.records.vocabulary.labels
         if labels.dtype.kind == "U":
@@ -285,6 +289,7 @@ class Trainer:
             skipped=self.guard.skipped,
             config=self.run.config,
             bad_images=sorted(progress.bad_images),
+            neighbours=progress.neighbours,
             names={str(label): names[str(label)] for label in labels.tolist() if str(label) in names},
         )
         if self.learner.objective.loss_is_sharded:
@@ -334,7 +339,7 @@ def _as_json(recall: dict[int, float]) -> dict[str, float]:
     return {str(k): value for k, value in recall.items()}
 
 
-def _union_over_ranks(numbers: set[int]) -> set[int]:
+def union_over_ranks(numbers: set[int]) -> set[int]:
     """The numbers, 0 or more each, that any rank has."""
     # -1 goes along, since an empty tensor cannot be sent.
     gathered = distributed.all_gather(torch.tensor([-1, *numbers])).tolist()

@@ -192,7 +192,7 @@ def test_what_ranks_do_together():
 
 
 def test_a_shard_is_a_part_of_the_batch_that_one_rank_would_load():
-    sampler = PKSampler(np.arange(40) // 4, 14, seed=3)
+    sampler = PKSampler(np.arange(40) // 4, 14, samples_each_class=2).starting(seed=3)
     whole = list(itertools.islice(sampler, 4))
     for number in (2, 3, 5):
         parts = [list(itertools.islice(RankBatches(sampler, rank, number), 4)) for rank in range(number)]
