@@ -1,4 +1,4 @@
-"""The memory beside a pair loss: what enters, what a batch is compared with, and that a run with it goes on to the bit."""
+"""The memory beside a pair loss: what enters, what a batch is compared with, and a run with it that goes on."""
 
 import copy
 
