@@ -37,18 +37,19 @@ from models.backbones import BACKBONES, IMAGENET, Backbone
 
 ROWS, LABELS, WIDTH = 59551, 11318, 768
 HELD_OUT = 500
-LATENT = 96  # directions in which labels differ, and as many in which images of a label do
+LATENT = 64  # directions in which labels differ, and as many in which images of a label differ most
+OWN_NOISE, OTHER_NOISE = 1.1, 2.0  # of an image: in the first ones, which no layer can take away, and in the others
 
 
 def clusters(rows: int, labels: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Features (rows, width) float32 and labels (rows,): centres in one random subspace, noise in another and a little
-    everywhere."""
+    """Features (rows, width) float32 and labels (rows,): centres in one random subspace, noise there, more of it in
+    another subspace, and a little everywhere."""
     rng = np.random.default_rng(seed)
     codes = np.sort(np.concatenate([np.arange(labels), rng.integers(0, labels, rows - labels)]))
     of_labels, of_images = rng.normal(size=(2, LATENT, width)).astype(np.float32) / np.sqrt(width)
     centres = rng.normal(size=(labels, LATENT)).astype(np.float32)
-    noise = 1.5 * rng.normal(size=(rows, LATENT)).astype(np.float32)
-    features = centres[codes] @ of_labels + noise @ of_images
+    own, other = rng.normal(size=(2, rows, LATENT)).astype(np.float32)
+    features = (centres[codes] + OWN_NOISE * own) @ of_labels + OTHER_NOISE * other @ of_images
     features += 0.03 * rng.normal(size=features.shape).astype(np.float32)
     return features, codes
 
