@@ -8,6 +8,7 @@ python train_pair.py --checkpoint=output/arc+eml
 if __name__ == "__main__":  # before torch is loaded
     from core import openmp  # noqa: F401
 from collections.abc import Sequence
+from functools import partial
 
 from config.ancestor import print_kpis
 from config.commands import TRAIN_PAIR
@@ -27,22 +28,31 @@ def main(argv: Sequence[str]) -> None:
 def train(args: Args) -> None:
     """Down the gradient of a loss."""
     # Here and not above: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
-    from data.loader import open_train_loader
+    from data.loader import open_test_loader, open_train_loader
     from data.notes import list_notes, singleton_notes
     from data.provenance import describe_lists
-    from data.samplers import build_sampler
     from embeddings.features import open_features
     from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
+    from engine.averaging import build_averaging
+    from engine.batches import open_batches
     from engine.checkpoint import resume
-    from engine.feature_lane import build_feature_model, open_feature_loader, open_feature_tester
+    from engine.feature_lane import build_feature_model, open_feature_loader, open_feature_test_loader
+    from engine.kept_classes import with_kept_classes
+    from engine.lookalikes import build_lookalikes
+    from engine.memory import build_memory, fill_memory, refuse_filling
+    from engine.mining import build_miner
+    from engine.neighbours import follow_neighbours
     from engine.objective import build_loss
     from engine.schedule import Schedule
     from engine.solved_layer import LayerInputs, first_solver, solve_last_layer
+    from engine.testing import FIXED_SEED, Pictures
     from engine.trainer import Trainer, TrainerSettings
-    from losses import LOSSES
     from models import ModelSettings
     from reader import open_training
-    from report.board import embedding_sample, worst_queries_picture
+    from report.board import embedding_sample, scatter_picture, worst_queries_picture
+
+    # Refused before anything is opened, where the loss has no use for it.
+    miner = build_miner(args.options("miner"), args["loss_name"], args.options("loss_name"), **args.mining)
 
     # What a run is, what it learns from, and what it is tested on.
     start = start_run(TrainerSettings(**args.trainer), args["sync_bn"], args.device, args.run)
@@ -64,25 +74,49 @@ def train(args: Args) -> None:
         seen = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading)
         solve_last_layer(model, solver, seen, args["views"])
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
-    learner = build_learner(start, model, loss, batch_recall=True, **args.optimiser)
+    loss = with_kept_classes(loss, settings.pretrained_model, model.embedding_size, labels, **args.kept)
+    memory = build_memory(args["loss_name"], len(data.train), model.embedding_size, start.device, **args.memory)
+    lookalikes = build_lookalikes(args["loss_name"], mines=miner is not None, **args.lookalikes)
+    learner = build_learner(
+        start,
+        model,
+        loss,
+        batch_recall=True,
+        miner=miner,
+        memory=memory,
+        lookalikes=lookalikes,
+        **args.optimiser,
+    )
+    learner.averaging = build_averaging(learner.objective, settings.pretrained_model, **args.averaging)
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 
     # Batches go on behind the last step.
-    kind = LOSSES.fact(args["loss_name"], "batch")
-    sampler = build_sampler(kind, labels, progress.start, args["seed"], **args.sampler)
+    sampler = open_batches(
+        data.train, args["loss_name"], args.options("sampler"), args["seed"], progress.start, **args.sampler
+    )
     if features:
-        loader = open_feature_loader(features, sampler)
-        tester = open_feature_tester(start, features, worst_queries_picture, embedding_sample)
+        refuse_filling(memory)
+        batches = open_feature_loader(features, sampler)
+        test_batches = open_feature_test_loader(features)
     else:
         on_bad = progress.skipper(data.train, args["on_bad_image"])
         loader = open_train_loader(data.train, sampler, settings, start.device, on_bad, **args.loading)
-        tester = open_tester(
-            start, data.test, data.tested_on, settings, args["num_workers"], worst_queries_picture, embedding_sample
+        batches = follow_neighbours(
+            start, progress, learner, data.train, sampler, loader, settings, args["num_workers"], on_bad
         )
+        test_batches = open_test_loader(data.test, settings, args["test_batch_size"], args["num_workers"], start.device)
+    pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
+    draw_batches = partial(
+        open_batches, data.test, args["loss_name"], args.options("sampler"), FIXED_SEED, 0, **args.sampler
+    )
+    tester = open_tester(start, data.test, data.tested_on, test_batches, pictures, draw_batches, **args.testing)
     begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
+    if progress.step == 0 and not features:
+        loading = (args["test_batch_size"], args["num_workers"])
+        fill_memory(memory, model, data.train, settings, *loading, args["seed"], on_bad)
     schedule = Schedule(**args.schedule)
     trainer = Trainer(
-        learner, schedule, data.train, loader, sampler.batch_size, tester, start.run, progress, start.settings
+        learner, schedule, data.train, batches, sampler.batch_size, tester, start.run, progress, start.settings
     )
     notes = list_notes(data.train, data.test) + singleton_notes(data.train, sampler.singletons)
     print_kpis(trainer.fit(notes), **args.ancestor)
@@ -92,18 +126,20 @@ def solve(args: Args) -> None:
     """In a closed form: the train list is embedded once, and one more layer is solved."""
     from torch import nn
 
+    from data.loader import open_test_loader
     from data.notes import list_notes
     from data.provenance import describe_lists
     from embeddings.features import open_features
     from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
     from engine.checkpoint import Progress
-    from engine.feature_lane import build_feature_model, open_feature_tester
+    from engine.feature_lane import build_feature_model, open_feature_test_loader
     from engine.schedule import Schedule
     from engine.solved_layer import LayerInputs, refuse_unsolvable, settings_to_solve, solve_last_layer
+    from engine.testing import Pictures
     from engine.trainer import Trainer, TrainerSettings
     from models import ModelSettings
     from reader import open_training
-    from report.board import embedding_sample, worst_queries_picture
+    from report.board import embedding_sample, scatter_picture, worst_queries_picture
     from solvers import SOLVERS
 
     # As in `train`, up to the network, behind which there is one more layer.
@@ -127,11 +163,11 @@ def solve(args: Args) -> None:
     # A run of no steps: it is tested, saved and exported as any other.
     learner = build_learner(start, model, nn.Module(), **args.optimiser)
     if features:
-        tester = open_feature_tester(start, features, worst_queries_picture, embedding_sample)
+        test_batches = open_feature_test_loader(features)
     else:
-        tester = open_tester(
-            start, data.test, data.tested_on, settings, args["num_workers"], worst_queries_picture, embedding_sample
-        )
+        test_batches = open_test_loader(data.test, settings, args["test_batch_size"], args["num_workers"], start.device)
+    pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
+    tester = open_tester(start, data.test, data.tested_on, test_batches, pictures, **args.testing)
     begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
     schedule = Schedule(**{**args.schedule, "total_iter_num": 0})
     trainer = Trainer(learner, schedule, data.train, (), 0, tester, start.run, progress, start.settings)

@@ -1,15 +1,14 @@
 """Training on features in place of images: the network, of which the last layer alone runs, its batches and its test."""
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 
 import distributed
 from core.errors import InputError
-from data.samplers import BatchSampler, InOrder, RankBatches
+from data.samplers import BatchSampler, InOrder, NeighbourSampler, RankBatches
 from embeddings.features import FeatureBatches, FeatureData
 from embeddings.fingerprint import fingerprint
 from engine.assembly import Start
 from engine.seeding import seed_everything
-from engine.testing import Tester
 from models import Embedder, ModelSettings, add_last_layer, build_model, open_model
 
 TESTED_ROWS = 4096  # at a time: a layer alone takes little memory
@@ -49,13 +48,17 @@ def _with_new_layer(start: Start, data: FeatureData, settings: ModelSettings, ty
 
 
 def open_feature_loader(data: FeatureData, sampler: BatchSampler) -> FeatureBatches:
-    """Endless batches of the train features, of which this rank has its part."""
+    """Endless batches of the train features, of which this rank has its part.
+
+    Raises InputError for a sampler that has to embed images.
+    """
+    if isinstance(sampler, NeighbourSampler):
+        raise InputError("--sampler=neighbours embeds train images, and --features train without any; take another")
     batches = RankBatches(sampler, distributed.rank(), distributed.world_size())
     return FeatureBatches(data.features, data.train, batches)
 
 
-def open_feature_tester(start: Start, data: FeatureData, draw_worst: Callable, draw_sample: Callable) -> Tester:
-    """The features that the run is tested on; draw_worst, draw_sample: as Tester has them, and never called."""
+def open_feature_test_loader(data: FeatureData) -> FeatureBatches:
+    """The features that a run is tested on, in order; several ranks have the batches in turn."""
     batches = InOrder(len(data.test), TESTED_ROWS, distributed.rank(), distributed.world_size())
-    loader = FeatureBatches(data.test_features, data.test, batches)
-    return Tester(data.test, loader, start.device, data.tested_on, draw_worst, draw_sample)
+    return FeatureBatches(data.test_features, data.test, batches)

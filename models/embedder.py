@@ -17,7 +17,7 @@ class Embedder(nn.Module):
 
     model: a name of BACKBONES.
     embedding_size: 0 for the pooled feature itself, else the width of the last layer behind it.
-    pooling: one of POOLINGS.
+    pooling: one of POOLINGS; a backbone that gives a vector has nothing to pool, and takes "avg" only.
     head: the layers behind it (models/heads): without a width `linear` is none, and others are as wide as their input.
     weights: a name of pre-trained weights that the backbone has, such as imagenet; None for random ones.
     freeze_bn: keep every BatchNorm at its stored statistics, weight and bias.
@@ -42,6 +42,9 @@ class Embedder(nn.Module):
         row = BACKBONES[model](model)
         if pooling not in POOLINGS:
             raise unknown("pooling", pooling, POOLINGS)
+        gives_vector = BACKBONES.fact(model, "output") == "vector"
+        if gives_vector and pooling != "avg":
+            raise InputError(f"pooling is {pooling}, but {model} gives one vector an image, which is not pooled")
         if embedding_size < 0:
             raise InputError(f"embedding_size is {embedding_size}; it is 0 (the pooled feature) or a width")
         if not 0 <= freeze_stages <= len(row.stages):
@@ -56,7 +59,7 @@ class Embedder(nn.Module):
         self.embedding_size = embedding_size or row.width
         self.takes_features = False
         self.backbone = row.build(weights)
-        self.pooling = Pooling(pooling)
+        self.pooling = nn.Identity() if gives_vector else Pooling(pooling)
         # The first layer and those behind it: a longer network has the weights of a shorter one under the same names.
         layers = build_head(head, row.width, embedding_size) or [nn.Identity()]
         self.head = layers[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from losses import LOSSES
+from miners import MINERS
 from models.heads import HEADS
 from retrieval.index.backends import BACKENDS
 from solvers import SOLVERS
@@ -44,7 +45,13 @@ PROGRAMS = {"data/build_emoji.py"} | {
 }
 KNOW_ARGS = {f"{script}.py" for script in SCRIPTS} | PROGRAMS
 # Folders of which every file registers a class.
-REGISTRIES = {"losses": LOSSES, "solvers": SOLVERS, "models/heads": HEADS, "retrieval/index/backends": BACKENDS}
+REGISTRIES = {
+    "losses": LOSSES,
+    "solvers": SOLVERS,
+    "miners": MINERS,
+    "models/heads": HEADS,
+    "retrieval/index/backends": BACKENDS,
+}
 LONGEST_LINE = 120
 # What a constant may be made by, besides classes (whose names begin with a capital).
 PURE_CALLS = {

@@ -1,0 +1,93 @@
+"""Recall@k surrogate loss with similarity mixup (Patel et al., CVPR 2022, arXiv 2108.11179)."""
+
+import torch
+from torch import nn
+
+from core.errors import InputError
+from core.types import Steps
+from losses._checks import check_option
+from losses._mined import Reference
+from losses._precision import full_precision
+from losses._rank_rows import Block, Rankings, SumOverRows, matches, of_ranks, unit_columns
+from losses._registry import LOSSES
+from losses._unit_vectors import normalise
+
+
+@LOSSES.register("recall_at_k", stage="pair", batch="pk", memory=True)
+class RecallAtKLoss(nn.Module):
+    """1 - mean over anchors and over ks of min(k, hits within k) / min(k, number of positives).
+
+    The hits within k are the sum over the anchor's positives of sigmoid((k - rank) / tau_k), and a positive's rank is
+    1 + the sum over all other columns of sigmoid((its cosine - the positive's) / tau_rank) (equations 5 to 7). Unlike in
+    the authors' code the anchor is no part of its own ranking, and tau_k is one number for every k of `ks`.
+
+    simix adds a virtual embedding for each pair of images of a label: mixed from their unit vectors by a share drawn
+    from U(0, 1), it is an anchor and a column like the others (section 3.4). Shares come from the CPU's generator.
+
+    Options:
+        ks: how many columns count as retrieved, as 1,2,4,8,16
+        tau_rank: width of the sigmoid that compares two columns, in cosine
+        tau_k: width of the sigmoid that compares a rank with k, in ranks
+        simix: add virtual images, mixed from the images of a label
+
+    `logs` after a call: active_share (anchors with a negative at least as near as one of their positives).
+    """
+
+    def __init__(
+        self, ks: Steps = (1, 2, 4, 8, 16), tau_rank: float = 0.01, tau_k: float = 1.0, simix: bool = False
+    ) -> None:
+        super().__init__()
+        if not ks or min(ks) < 1:
+            raise InputError(f"ks={','.join(map(str, ks))} is no list of numbers of columns, 1 or more each")
+        check_option("tau_rank", tau_rank, 0, above=True)
+        check_option("tau_k", tau_k, 0, above=True)
+        self.ks = tuple(ks)
+        self.tau_rank = tau_rank
+        self.tau_k = tau_k
+        self.simix = simix
+        self.logs: dict[str, torch.Tensor] = {}
+
+    @full_precision
+    def forward(
+        self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None = None
+    ) -> torch.Tensor:
+        """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
+        rows = normalise(embeddings)
+        further = unit_columns(reference, rows.dtype)
+        if self.simix:
+            rows, labels, reference = with_virtual_rows(rows, labels, reference)
+        rankings = Rankings(labels, reference, with_self=False)
+        total, active = SumOverRows.apply(rows, rows, further, rankings, self._of_block)
+        self.logs = {"active_share": active}
+        return total / rankings.paired
+
+    def _of_block(self, block: Block, cosines: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = cosines.mul_(1 / self.tau_rank)
+        values, slopes = of_ranks(block, scores, scores.gather(1, block.positives), self._missing_recall)
+        return values, slopes.mul_(1 / self.tau_rank)
+
+    def _missing_recall(self, _: torch.Tensor, ranks: torch.Tensor, is_positive: torch.Tensor) -> torch.Tensor:
+        """1 - mean recall (n,) of positives with ranks (n, P) that have sigmoid(0) in place of 1 for themselves."""
+        counts = is_positive.sum(1)
+        recall = 0
+        for k in self.ks:
+            hits = (((k - 0.5 - ranks) / self.tau_k).sigmoid() * is_positive).sum(1)
+            recall = recall + hits.clamp_max(k) / counts.clamp_max(k)
+        return 1 - recall / len(self.ks)
+
+
+def with_virtual_rows(
+    rows: torch.Tensor, labels: torch.Tensor, reference: Reference | None
+) -> tuple[torch.Tensor, torch.Tensor, Reference | None]:
+    """The rows (B, D) and a mixture of each two of a label behind them, their labels, and the reference of all these."""
+    host_labels = labels.cpu()
+    first, second = matches(host_labels, host_labels)
+    once = first < second
+    first, second = first[once].to(rows.device), second[once].to(rows.device)
+    # Drawn on the CPU, where all ranks draw the same and a checkpoint keeps the generator.
+    shares = torch.rand(len(first), 1, dtype=torch.float32).to(rows)
+    mixed = shares * rows[first] + (1 - shares) * rows[second]
+    if reference is not None:  # a mixture shows no image of the list
+        images = torch.cat([reference.batch_images, reference.batch_images.new_full((len(first),), -1)])
+        reference = reference._replace(batch_images=images)
+    return torch.cat([rows, mixed]), torch.cat([labels, labels[first]]), reference
