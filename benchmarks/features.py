@@ -3,13 +3,14 @@
     python benchmarks/features.py                       # about two minutes on 2 cores
     python benchmarks/features.py --steps=200 --labels=2000
 
-As many rows and labels as Stanford Online Products has to train with (59,551 and 11,318), of 768 numbers, which stand for
-those of a network. Labels are clusters: they differ in some directions, and images of one label in others and more, as
-by pose and light. 500 labels are held out to test on. `closed form` is the whitening of the same file.
+As many rows and labels as Stanford Online Products has to train with (59,551 and 11,318), of 768 numbers, which stand
+for those of a network. Labels are clusters: they differ in some directions, and images of one label in others and more,
+as by pose and light. 500 labels are held out to test on. `closed form` is the whitening of the same file.
 """
 
 import argparse
 import contextlib
+import importlib
 import io
 import sys
 import tempfile
@@ -24,8 +25,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import train_elem
-import train_pair
 from benchmarks.contest import machine, markdown, write
 from core.files import read_json
 from core.registry import Entry
@@ -64,13 +63,13 @@ def write_features(folder: Path, features: np.ndarray, labels: np.ndarray) -> No
     EmbeddingTable(records, torch.from_numpy(features), fingerprint(model, settings)).save(folder / "features.npz")
 
 
-def train(script, folder: Path, name: str, **flags: object) -> tuple[dict, float]:
+def train(script: str, folder: Path, name: str, **flags: object) -> tuple[dict, float]:
     """(result.json, seconds) of a run of a script on the features."""
     common = {"features": folder / "features.npz", "pretrained_model": folder / "weights.pt", "val_classes": HELD_OUT}
     common |= {"model_save_dir": folder / name, "use_gpu": False, "precision": "fp32"}
     began = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        script.main([f"--{flag}={value}" for flag, value in {**common, **flags}.items()])
+        importlib.import_module(script).main([f"--{flag}={value}" for flag, value in {**common, **flags}.items()])
     return read_json(folder / name / "result.json"), time.perf_counter() - began
 
 
@@ -94,8 +93,8 @@ def main() -> None:
         write_features(folder, *clusters(options.rows, options.labels, WIDTH))
         model = {"model": "Stand-in", "image_shape": "3,32,32"}
         # Any direction is as good as another here: what the features are before anything learned.
-        before, _ = train(train_pair, folder, "pca", loss_name="pca", **model)
-        solved, solved_seconds = train(train_pair, folder, "whitening", loss_name="whitening", **model)
+        before, _ = train("train_pair", folder, "pca", loss_name="pca", **model)
+        solved, solved_seconds = train("train_pair", folder, "whitening", loss_name="whitening", **model)
         arcmargin = {
             "loss_name": "arcmargin",
             "arc_scale": 30,
@@ -112,9 +111,9 @@ def main() -> None:
             "save_iter_step": options.steps,
             "display_iter_step": 50,
         }
-        learned, seconds = train(train_elem, folder, "arcmargin", **arcmargin, **model)
+        learned, seconds = train("train_elem", folder, "arcmargin", **arcmargin, **model)
         twice = {**arcmargin, "total_iter_num": 2 * options.steps, "test_iter_step": 2 * options.steps}
-        longer, longer_seconds = train(train_elem, folder, "longer", **twice, **model)
+        longer, longer_seconds = train("train_elem", folder, "longer", **twice, **model)
 
     rows = []
     runs = {

@@ -1,4 +1,4 @@
-"""The last layer of a network, solved from the features of the train list: a stage of its own, or where a loss starts."""
+"""The last layer of a network, solved from the train list's features: a stage of its own, or where a loss starts."""
 
 import time
 from collections.abc import Container
