@@ -15,7 +15,8 @@ class ListAction(argparse.Action):
         self.command = command
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        parser.exit(message="\n".join(listing(self.command)))
+        print("\n".join(listing(self.command)).rstrip())
+        parser.exit()
 
 
 def listing(command: Command) -> list[str]:
