@@ -42,7 +42,7 @@ def train(args: Args) -> None:
     from engine.memory import build_memory, fill_memory, refuse_filling
     from engine.mining import build_miner
     from engine.neighbours import follow_neighbours
-    from engine.objective import build_loss
+    from engine.objective import build_loss, tell_labels
     from engine.schedule import Schedule
     from engine.solved_layer import LayerInputs, first_solver, solve_last_layer
     from engine.testing import FIXED_SEED, Pictures
@@ -75,6 +75,7 @@ def train(args: Args) -> None:
         solve_last_layer(model, solver, seen, args["views"])
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
     loss = with_kept_classes(loss, settings.pretrained_model, model.embedding_size, labels, **args.kept)
+    tell_labels(loss, data.train)
     memory = build_memory(args["loss_name"], len(data.train), model.embedding_size, start.device, **args.memory)
     lookalikes = build_lookalikes(args["loss_name"], mines=miner is not None, **args.lookalikes)
     learner = build_learner(
