@@ -174,6 +174,7 @@ MISTAKES = [
     ("train_elem", {"sampler": "pk", "train_batch_size": 7}, "7 is not divisible by samples_each_class 2"),
     ("train_elem", {"sampler": "distinct_category_balance", "train_batch_size": 12}, "takes 3 labels of a category"),
     ("train_pair", {"loss_name": "triplet", "sampler": "pk"}, "takes triplets in order, which --sampler=pk does not"),
+    ("train_pair", {"loss_name": "siamese", "sampler": "pk"}, "takes pairs in order, which --sampler=pk does not"),
     ("train_pair", {"loss_name": "eml", "sampler": "shuffled"}, "6 images of 10 labels may be all of different labels"),
     (
         "train_pair",
