@@ -289,5 +289,5 @@ def test_list_names_all_that_can_be_chosen(script, capsys):
     for choice in COMMANDS[script].choices:
         assert f"{len(choice.names())} values of --{choice.flag}, each a {choice.kind}:" in printed
         for name in choice.names():
-            (line,) = {line for line in printed.splitlines() if line.startswith(f"  {name} ")}
-            assert len(line.split(maxsplit=1)[1]) > 20, f"{name} says nothing of itself"
+            lines = [line for line in printed.splitlines() if line.startswith(f"  {name} ")]
+            assert lines and all(len(line.split(maxsplit=1)[1]) > 20 for line in lines), f"{name} says nothing of itself"
