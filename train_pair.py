@@ -42,7 +42,7 @@ def train(args: Args) -> None:
     from engine.memory import build_memory, fill_memory, refuse_filling
     from engine.mining import build_miner
     from engine.neighbours import follow_neighbours
-    from engine.objective import build_loss
+    from engine.objective import build_loss, tell_labels
     from engine.schedule import Schedule
     from engine.solved_layer import LayerInputs, first_solver, solve_last_layer
     from engine.testing import FIXED_SEED, Pictures
@@ -74,6 +74,7 @@ def train(args: Args) -> None:
         seen = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading)
         solve_last_layer(model, solver, seen, args["views"])
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
+    tell_labels(loss, data.train)
     loss = with_kept_classes(
         loss, settings.pretrained_model, model.embedding_size, data.train, solver is not None, miner, **args.kept
     )

@@ -29,6 +29,7 @@ def open_batches(
     if not batches.has_pairs and name != usual and LOSSES.fact(loss_name, "stage") == "pair":
         raise InputError(
             f"--sampler={name}: {batches.batch_size} images of {len(records.vocabulary)} labels may be all of "
-            f"different labels, or of one, and --loss_name={loss_name} has to compare both kinds of pairs; take --sampler={usual}"
+            f"different labels, or of one, and --loss_name={loss_name} has to compare both kinds of pairs; take "
+            f"--sampler={usual}"
         )
     return batches.starting(seed, start_step)

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,10 +22,13 @@ from data.collate import Batch
 from data.loader import BatchLoader, OnBad, open_test_loader
 from data.records import Records
 from data.samplers import BatchSampler, NeighbourSampler, nearest_labels
+from embeddings.classifier import classes_of
 from embeddings.embed import embed_batches
 from engine.assembly import Start
 from engine.checkpoint import Progress
+from engine.kept_classes import WithKeptClasses
 from engine.learner import Learner
+from losses._unit_vectors import normalise
 from models import ModelSettings
 from models.weights import read_weights, weights_file
 
@@ -131,6 +133,8 @@ def _class_weights(
 ) -> Points:
     """Points: the class weights of the loss, or, where it has none, of the run that the network came from."""
     loss = learner.objective.loss
+    if isinstance(loss, WithKeptClasses):
+        loss = loss.classes
     labels = len(records.vocabulary)
     weight = getattr(loss, "weight", None)
     if weight is not None:
@@ -139,7 +143,7 @@ def _class_weights(
                 f"--closeness=weights takes one row of class weights for each of the {labels} labels, on every rank; "
                 "take --closeness=means"
             )
-        return lambda: weight.detach().float().cpu()
+        return lambda: _row_of_each_class(weight)
     if sampler.refresh_steps:
         raise InputError("--closeness=weights: those of an earlier run do not change; leave --refresh_steps out")
     weights = partial(_weights_of_run, pretrained_model, records)
@@ -158,10 +162,15 @@ def _weights_of_run(source: str | None, records: Records) -> torch.Tensor:
         raise InputError(
             f"--closeness=weights needs a run of train_elem.py as --pretrained_model, got {source!r}; or take means"
         )
-    classes = state["classes"]
-    if torch.is_tensor(classes):
-        classes = classes.tolist()
-    labels = records.vocabulary.labels.astype(np.str_).tolist()
-    if [str(label) for label in classes] != labels or len(weight) != len(labels):
+    labels = records.vocabulary.labels
+    if classes_of(state).tolist() != labels.tolist() or len(weight) != len(labels):
         raise InputError(f"--closeness=weights: {source} was trained on other labels; take --closeness=means")
-    return weight.float()
+    return _row_of_each_class(weight)
+
+
+def _row_of_each_class(weight: torch.Tensor) -> torch.Tensor:
+    """Class weights as (C, D) float32 on the CPU: where a class has several centres (C, K, D), their mean direction."""
+    weight = weight.detach().float().cpu()
+    if weight.ndim == 2:
+        return weight
+    return normalise(weight.flatten(0, 1)).view_as(weight).mean(1)

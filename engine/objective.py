@@ -16,6 +16,7 @@ from engine.lookalikes import Lookalikes
 from engine.memory import Memory
 from engine.mining import Mining
 from losses import LOSSES
+from losses._class_loss import ClassLoss
 from retrieval import recall_at_k
 
 
@@ -141,15 +142,15 @@ def build_loss(
 
 
 def tell_labels(loss: nn.Module, records: Records) -> None:
-    """Tell a loss over class weights what the train list says of its labels, where an option goes by that.
+    """Tell losses over class weights, `loss` or what it holds, what the train list says of its labels.
 
-    Raises InputError for a list without the categories that it goes by, and for a label that has several.
+    Where an option goes by that: raises InputError for a list without the categories that it goes by, and for a label
+    that has several.
     """
-    # A loss of another package has neither option.
-    by_category = getattr(loss, "smooth_within_category", False)
-    if not by_category and not getattr(loss, "dynamic_margin", False):
-        return
-    categories = None
-    if by_category:
-        categories = torch.from_numpy(label_categories(records, "--smooth_within_category").codes)
-    loss.set_labels(torch.from_numpy(records.vocabulary.counts), categories)
+    for part in loss.modules():
+        if not isinstance(part, ClassLoss) or not (part.dynamic_margin or part.smooth_within_category):
+            continue
+        categories = None
+        if part.smooth_within_category:
+            categories = torch.from_numpy(label_categories(records, "--smooth_within_category").codes)
+        part.set_labels(torch.from_numpy(records.vocabulary.counts), categories)

@@ -12,7 +12,9 @@ from test_shards import Threads
 from tolerances import about, assert_within, gamma, share_error
 
 from core.errors import InputError
+from data.records import Records
 from distributed.sharded_classes import LAYERS
+from engine.objective import tell_labels
 from losses import LOSSES, SoftmaxLoss
 from losses._class_loss import margins_by_frequency
 from losses._class_scores import CHUNK, ClassShard, sample_classes
@@ -352,6 +354,36 @@ def test_facts_of_the_list_that_are_missing(options, sentence):
     loss = LOSSES["arcmargin"](WIDTH, CLASSES, **options)
     with pytest.raises(InputError, match=sentence):
         loss(torch.randn(3, WIDTH), torch.arange(3))
+
+
+def list_of(labels, categories):
+    columns = {"paths": [f"{row}.jpg" for row in range(len(labels))], "labels": labels}
+    if categories is not None:
+        columns["categories"] = categories
+    return Records.of_columns("list.csv", columns)
+
+
+def test_the_train_list_says_what_labels_are():
+    """A loss inside another one is told, too, by the codes of the labels."""
+    loss = LOSSES["arcmargin"](WIDTH, 3, label_smoothing=0.1, smooth_within_category=True)
+    tell_labels(torch.nn.ModuleList([loss]), list_of([9, 4, 4, 7], ["b", "a", "a", "b"]))
+    assert loss.label_categories.tolist() == [0, 1, 1]
+    frequent = LOSSES["cosface"](WIDTH, 2, dynamic_margin=True)
+    tell_labels(frequent, list_of([5, 5, 3], None))
+    assert_within(frequent.label_margins, [0.5, 0.05], gamma(20, torch.float32))
+
+
+@pytest.mark.parametrize(
+    "categories, sentence",
+    [
+        (None, "--smooth_within_category goes by categories, but list.csv has no column category"),
+        (["b", "a", "c", "b"], "the label 4 has the category 'c' here and 'a' in"),
+    ],
+)
+def test_lists_whose_categories_do_not_serve(categories, sentence):
+    loss = LOSSES["softmax"](WIDTH, 3, label_smoothing=0.1, smooth_within_category=True)
+    with pytest.raises(InputError, match=sentence):
+        tell_labels(loss, list_of([9, 4, 4, 7], categories))
 
 
 def test_facts_of_the_list_stay_out_of_checkpoints():
