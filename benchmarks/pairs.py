@@ -24,6 +24,7 @@ from losses import LOSSES
 
 WIDTH = 512
 IMAGES = 4  # of a label
+LARGEST = {"PML LiftedStructureLoss": 160, "PML MarginLoss": 1024}  # batches that these have the memory for
 
 
 def repeated(function: Callable, seconds: float = 0.2) -> Callable:
@@ -68,11 +69,11 @@ def gram(rows: torch.Tensor) -> Callable[[], None]:
 def peers() -> dict[str, Callable[[], Callable]]:
     """{name: function that makes the loss}; PML's and OML's names."""
 
-    def pml(name, miner=None):
+    def pml(name, miner=None, **options):
         def make():
             from pytorch_metric_learning import losses, miners
 
-            loss = getattr(losses, name)()
+            loss = getattr(losses, name)(**options)
             if miner is None:
                 return loss
             mine = getattr(miners, miner)()
@@ -91,7 +92,13 @@ def peers() -> dict[str, Callable[[], Callable]]:
 
     return {
         "PML NPairsLoss": pml("NPairsLoss"),
+        "PML ContrastiveLoss": pml("ContrastiveLoss"),
         "PML MultiSimilarityLoss": pml("MultiSimilarityLoss"),
+        "PML CircleLoss": pml("CircleLoss"),
+        "PML SupConLoss": pml("SupConLoss"),
+        "PML MarginLoss": pml("MarginLoss"),
+        "PML LiftedStructureLoss": pml("LiftedStructureLoss"),
+        "PML RankedListLoss": pml("RankedListLoss", margin=0.4, Tn=10.0),
         "PML TripletMarginLoss + BatchHardMiner": pml("TripletMarginLoss", "BatchHardMiner"),
         "OML TripletLossWithMiner + HardTripletsMiner": oml("HardTripletsMiner"),
     }
@@ -111,6 +118,8 @@ def contenders(size: int) -> dict[str, Callable]:
         leaf = rows[: len(labels)].detach().requires_grad_()
         functions[f"ours: {name}"] = repeated(gradient(LOSSES[name](), leaf, labels))
     for name, make in peers().items():
+        if size > LARGEST.get(name, size):
+            continue
         try:
             loss = make()
         except ImportError as error:
