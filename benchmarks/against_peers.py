@@ -118,7 +118,7 @@ class Contest:
         return {"steps": done, "images_per_second": done * BATCH / seconds, "recall@1": self.recall(model)}
 
     def our_steps(self, objective, optimiser, seed):
-        sampler = ShuffledSampler(self.codes, batch_size=BATCH, seed=seed)
+        sampler = ShuffledSampler(self.codes, batch_size=BATCH).starting(seed)
         transform = TrainTransform(PIXELS, PIXELS, 0, ("crop", "flip"), CROP_SCALE)
         loader = open_loader(self.train, ImageModality(transform), sampler, num_workers=1)
         learner = Learner(objective, optimiser, self.device, choose_precision("auto", self.device))

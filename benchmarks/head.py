@@ -1,7 +1,8 @@
-"""The class head: forward and backward of arcmargin beside its three products and the peers' ArcFace.
+"""The class head: forward and backward of arcmargin beside its three products and the peers' ArcFace, and its kin.
 
     python benchmarks/head.py                                  # six minutes on 2 cores
     python benchmarks/head.py --sizes=5000x128 --rounds=1
+    python benchmarks/head.py --losses=all --sizes=11318x512   # every other class loss beside its peer
 
 Batch 256. A size is classes x dimensions. Memory is what a step takes above the weights and their gradient. A peer is
 given no more than --peer_classes classes, and its seconds are multiplied: they are proportional to the classes.
@@ -9,6 +10,7 @@ given no more than --peer_classes classes, and its seconds are multiplied: they 
 
 import argparse
 import functools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +24,7 @@ from torch import nn
 
 from benchmarks.contest import contest, heading, markdown, scaled, seconds_text, write
 from core.device import choose_device
-from losses import ArcMarginLoss
+from losses import LOSSES, ArcMarginLoss
 
 BATCH = 256
 SCALE = 30.0
@@ -66,6 +68,75 @@ def oml_loss(classes: int, width: int, margin: float = MARGIN) -> nn.Module:
     from oml.losses.arcface import ArcFaceLoss
 
     return ArcFaceLoss(in_features=width, num_classes=classes, m=margin, s=SCALE)
+
+
+# Name of a loss: its options, the peer that computes the same number, and that one's options.
+PEERS = {
+    "cosface": ({}, "PML CosFaceLoss", {}),
+    "norm_softmax": ({}, "PML NormalizedSoftmaxLoss", {}),
+    "subcenter_arcmargin": (
+        {"arc_scale": SCALE, "arc_margin": MARGIN},
+        "PML SubCenterArcFaceLoss",
+        {"scale": SCALE, "margin": math.degrees(MARGIN)},
+    ),
+    "proxy_anchor": ({}, "PML ProxyAnchorLoss", {}),
+    "proxy_nca": ({}, "PML ProxyNCALoss", {}),
+    "soft_triple": ({}, "PML SoftTripleLoss", {}),
+    "mlp_arcmargin": (
+        {"arc_scale": SCALE, "arc_margin": MARGIN},
+        "OML ArcFaceLossWithMLP",
+        {"s": SCALE, "m": MARGIN},
+    ),
+    "arcmargin, label_smoothing=0.1": (
+        {"arc_scale": SCALE, "arc_margin": MARGIN, "label_smoothing": 0.1},
+        "OML ArcFaceLoss",
+        {"s": SCALE, "m": MARGIN, "smoothing_epsilon": 0.1},
+    ),
+}
+
+
+def peer_of(name: str, classes: int, width: int) -> nn.Module:
+    """The peer's loss of that line of PEERS."""
+    _, peer, options = PEERS[name]
+    package, kind = peer.split()
+    if package == "PML":
+        from pytorch_metric_learning import losses
+
+        return getattr(losses, kind)(num_classes=classes, embedding_size=width, **options)
+    from oml.losses import arcface
+
+    if kind == "ArcFaceLossWithMLP":
+        options = {**options, "mlp_features": [width, width]}
+    return getattr(arcface, kind)(in_features=width, num_classes=classes, **options)
+
+
+def pair(name: str, classes: int, width: int) -> dict[str, Callable]:
+    """{loss: function} of one of ours and its peer, on the same batch."""
+    rows = torch.randn(BATCH, width, requires_grad=True)
+    labels = torch.randint(classes, (BATCH,), generator=torch.Generator().manual_seed(0))
+    options, peer, _ = PEERS[name]
+
+    @functools.cache
+    def ours() -> nn.Module:
+        return LOSSES[name.split(",")[0]](embedding_size=width, num_classes=classes, **options)
+
+    @functools.cache
+    def theirs() -> nn.Module:
+        return peer_of(name, classes, width)
+
+    return {name: lambda: step(ours(), rows, labels), peer: lambda: step(theirs(), rows, labels)}
+
+
+def kin_row(figures: dict[str, dict]) -> list[str]:
+    """A line of the table of other losses: milliseconds and megabytes of ours and of its peer."""
+    cells = []
+    for name, figure in figures.items():
+        cells.append([name, f"{1000 * figure['seconds']:.0f}", f"{figure['peak_mb']:.0f}"])
+    if len(cells) == 1:
+        return [cells[0][0], "not installed", *cells[0][1:], "", "", ""]
+    ours, theirs = cells
+    ratio = figures[theirs[0]]["seconds"] / figures[ours[0]]["seconds"]
+    return [ours[0], theirs[0], ours[1], theirs[1], f"{ratio:.2f}", ours[2], theirs[2]]
 
 
 def contenders(classes: int, width: int, peer_classes: int) -> dict[str, Callable]:
@@ -124,18 +195,40 @@ def lane_table(figures: dict[str, dict], weights_mb: float) -> str:
     return markdown(["", "seconds", "least–most", "× three products", "× ours", "extra MB"], rows)
 
 
+def kin_table(size: str, names: list[str], rounds: int, result: dict[str, dict]) -> str:
+    """Each of these losses beside its peer at one size, as Markdown; figures go into `result`."""
+    classes, width = (int(number) for number in size.split("x"))
+    result[size] = {}
+    rows = []
+    for name in names:
+        entrants = pair(name, classes, width)
+        contest(entrants, 1)  # the losses are made
+        result[size][name] = contest(entrants, rounds)
+        rows.append(kin_row(result[size][name]))
+    columns = ["loss", "peer", "ms", "peer's ms", "peer / ours", "peak MB", "peer's peak MB"]
+    return f"### {classes:,} classes, D = {width}, batch {BATCH}\n\n{markdown(columns, rows)}"
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="11318x2048,100000x512,1000000x512", help="classes x dimensions")
     parser.add_argument(
         "--rounds", type=int, default=5, help="runs of each contender (default: 5), after one to warm up"
     )
+    parser.add_argument("--losses", default="arcmargin", help="arcmargin, all others, or some of their names by ;")
     parser.add_argument("--peer_classes", type=int, default=100_000, help="most classes a peer is given")
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
     result = {"rounds": args.rounds, "sizes": {}}
     lanes = [heading(args.rounds)]
+    if args.losses != "arcmargin":
+        chosen = list(PEERS) if args.losses == "all" else args.losses.split(";")
+        for size in args.sizes.split(","):
+            lanes.append(kin_table(size, chosen, args.rounds, result["sizes"]))
+            print(lanes[-1], flush=True)
+        write(args.output, "head_losses", result, "\n\n".join(lanes))
+        return
     for size in args.sizes.split(","):
         classes, width = (int(number) for number in size.split("x"))
         entrants = contenders(classes, width, args.peer_classes)

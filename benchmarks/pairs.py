@@ -20,10 +20,15 @@ import torch
 
 from benchmarks.contest import contest, heading, markdown, write
 from core.device import choose_device
+from engine.mining import build_miner
+from engine.objective import Objective
 from losses import LOSSES
 
 WIDTH = 512
 IMAGES = 4  # of a label
+MINED = ("hard", "semihard", "distance_weighted")  # miners that the triplet loss is run with
+ALL_TRIPLETS = "OML TripletLossWithMiner + AllTripletsMiner"
+LARGEST_LIST = 512  # images of a batch of which all triplets may be listed: 1.6 GB, and 6.4 GB of 1,024
 
 
 def repeated(function: Callable, seconds: float = 0.2) -> Callable:
@@ -93,15 +98,27 @@ def peers() -> dict[str, Callable[[], Callable]]:
         "PML NPairsLoss": pml("NPairsLoss"),
         "PML MultiSimilarityLoss": pml("MultiSimilarityLoss"),
         "PML TripletMarginLoss + BatchHardMiner": pml("TripletMarginLoss", "BatchHardMiner"),
+        "PML TripletMarginLoss + DistanceWeightedMiner": pml("TripletMarginLoss", "DistanceWeightedMiner"),
         "OML TripletLossWithMiner + HardTripletsMiner": oml("HardTripletsMiner"),
+        ALL_TRIPLETS: oml("AllTripletsMiner"),
     }
 
 
-def contenders(size: int) -> dict[str, Callable]:
-    """{name: function}: the bare products, every pair loss of ours, the peers'."""
+def mined_triplets(miner: str) -> Callable:
+    """The triplet loss over what a miner chooses."""
+    mining = build_miner({}, "triplet_margin", {}, miner=miner)
+    return Objective(torch.nn.Identity(), LOSSES["triplet_margin"](), miner=mining).compare
+
+
+def contenders(size: int, largest_list: int = LARGEST_LIST) -> dict[str, Callable]:
+    """{name: function}: the bare products, every pair loss of ours, some with miners, the peers'.
+
+    largest_list: images up to which the peer lists all triplets.
+    """
     generator = torch.Generator().manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(size, WIDTH, generator=generator)).requires_grad_()
     batches = {"pk": torch.arange(size) // IMAGES, "triplet": torch.tensor([0, 0, 1]).repeat(size // 3)}
+    batches["siamese_pairs"] = torch.tensor([0, 0, 0, 1]).repeat(size // 4)
     couples = torch.arange(size) // 2
     functions = {"bare Gram matrix": repeated(gram(rows))}
     for name in LOSSES.names(stage="pair"):
@@ -110,7 +127,11 @@ def contenders(size: int) -> dict[str, Callable]:
             labels = couples
         leaf = rows[: len(labels)].detach().requires_grad_()
         functions[f"ours: {name}"] = repeated(gradient(LOSSES[name](), leaf, labels))
+    for miner in MINED:
+        functions[f"ours: triplet_margin + {miner}"] = repeated(gradient(mined_triplets(miner), rows, batches["pk"]))
     for name, make in peers().items():
+        if name == ALL_TRIPLETS and size > largest_list:
+            continue
         try:
             loss = make()
         except ImportError as error:
@@ -137,6 +158,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="160,1024,4096", help="images in a batch")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each contender (default: 5)")
+    parser.add_argument(
+        "--largest_list",
+        type=int,
+        default=LARGEST_LIST,
+        help="images up to which the peer lists all triplets: 6.4 GB at 1024 (default: 512)",
+    )
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
@@ -144,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
     lanes = [heading(args.rounds)]
     for text in args.sizes.split(","):
         size = int(text)
-        figures = contest(contenders(size), args.rounds)
+        figures = contest(contenders(size, args.largest_list), args.rounds)
         result["sizes"][size] = figures
         lanes.append(f"### Batch {size:,}, D = {WIDTH}\n\n{lane_table(figures)}")
         print(lanes[-1], flush=True)

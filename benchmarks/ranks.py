@@ -34,6 +34,7 @@ from distributed.sharded_classes import build_loss
 from distributed.sync_batchnorm import synchronise
 from embeddings.shard import open_shard
 from engine.learner import Learner
+from engine.memory import Memory
 from engine.objective import Objective
 from engine.optimiser import build_optimiser
 from engine.step import backward, clip_gradient, update
@@ -51,13 +52,14 @@ CLASSES_TITLE = (
 GALLERY_TITLE = (
     f"`--shard_gallery`: {GALLERY // 50:,} queries against {GALLERY:,} x {WIDTH}, `--search_memory_mb=64`, in %"
 )
-BATCHES = {"shuffled": 13, "pk": 14, "triplet": 15}  # images in a batch of each sampler
+BATCHES = {"shuffled": 13, "pk": 14, "triplet": 15, "siamese_pairs": 14}  # images in a batch of each sampler
 SETTINGS = {
     "BatchNorm frozen": {"freeze_bn": True},
     "--micro_batch=2": {"freeze_bn": True, "micro_batch": 2},
     "--sync_bn": {"sync_bn": True},
     "--shard_classes": {"freeze_bn": True, "shard_classes": True},
     "--shard_classes --class_sample_rate=0.5": {"freeze_bn": True, "shard_classes": True, "class_sample_rate": 0.5},
+    "--memory_size=24 --micro_batch=2": {"freeze_bn": True, "memory_size": 24, "micro_batch": 2},
 }
 
 
@@ -73,11 +75,15 @@ class Net(nn.Sequential):
 
 
 def applies(setting, name):
-    """Whether the loss `name` has class weights, where they are what the setting is about."""
-    return "shard_classes" not in SETTINGS[setting] or LOSSES.fact(name, "stage") == "elem"
+    """Whether the loss `name` has class weights, or a use for a memory, where these are what the setting is about."""
+    if "shard_classes" in SETTINGS[setting]:
+        return LOSSES.fact(name, "stage") == "elem"
+    return "memory_size" not in SETTINGS[setting] or LOSSES.fact(name, "memory", False)
 
 
-def train(name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shard_classes=False, **options):
+def train(
+    name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shard_classes=False, memory_size=0, **options
+):
     """Weights and buffers, {name: tensor}, after `steps` steps with the loss `name` on images of noise."""
     torch.manual_seed(0)
     images = (torch.rand(IMAGES, 3, 12, 12) * torch.linspace(10, 255, IMAGES)[:, None, None, None]).byte()
@@ -86,7 +92,8 @@ def train(name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shar
     settings = {fact: facts[fact] for fact in LOSSES.requirements(name)} | options
     in_parts = shard_classes and distributed.world_size() > 1
     loss = build_loss(LOSSES[name], in_parts, **settings)
-    objective = Objective(Net(), loss).double()
+    memory = Memory(memory_size, 6) if memory_size else None
+    objective = Objective(Net(), loss, memory=memory).double()
     optimiser = build_optimiser(objective.model, loss, lr=0.1, class_lr=0.5)
     if sync_bn and distributed.world_size() > 1:
         synchronise(objective.model)
@@ -94,17 +101,20 @@ def train(name, steps=STEPS, freeze_bn=False, sync_bn=False, micro_batch=0, shar
         layer.train(not isinstance(layer, nn.BatchNorm2d))
     learner = Learner(objective, optimiser, torch.device("cpu"), micro_batch=micro_batch, clip_norm=0.5)
     kind = LOSSES.fact(name, "batch")
-    batches = RankBatches(SAMPLERS[kind](labels, BATCHES[kind]), distributed.rank(), distributed.world_size())
+    facts = {"labels": labels, "batch_size": BATCHES[kind], "samples_each_class": 2}
+    sampler = SAMPLERS[kind](**{fact: facts[fact] for fact in SAMPLERS.requirements(kind)})
+    batches = RankBatches(sampler, distributed.rank(), distributed.world_size())
     for batch in itertools.islice(batches, steps):
         indices = [draw.index for draw in batch]
         optimiser.zero_grad()
-        backward(learner, images[indices], torch.from_numpy(labels[indices]))
+        backward(learner, images[indices], torch.from_numpy(labels[indices]), torch.tensor(indices))
         clip_gradient(learner)
         update(learner)
     state = objective.state_dict()
-    return {
-        n: distributed.all_gather(value) if in_parts and n.startswith("loss.") else value for n, value in state.items()
-    }
+    if in_parts:
+        for parameter, _ in loss.named_parameters(recurse=False):
+            state[f"loss.{parameter}"] = distributed.all_gather(state[f"loss.{parameter}"])
+    return state
 
 
 def train_all(names, settings):

@@ -95,7 +95,7 @@ def contenders(network, pixels, batch, images, labels):
     codes = torch.randint(classes, (batch,))
     plain = pictures.contiguous()
     auto = choose_precision("auto", torch.device("cpu"))
-    sampler = ShuffledSampler(labels, batch_size=batch, seed=0)
+    sampler = ShuffledSampler(labels, batch_size=batch)
     modality = ImageModality(TrainTransform(pixels, pixels, 0, ("crop", "flip"), (0.08, 1.0)))
     loader = open_loader(images, modality, sampler, num_workers=1)
 

@@ -5,6 +5,8 @@ A default that differs from the function's own, or that it leaves to the stage, 
 
 from dataclasses import dataclass, field
 
+from core.sources import Registered, registered
+
 
 @dataclass(frozen=True)
 class Section:
@@ -26,7 +28,8 @@ class Section:
 class Choice:
     """A flag that names what brings further flags: those of the named classes of `folder`, of the given facts.
 
-    kind: the word of messages, such as "loss"; section: where the flag stands.
+    more: another folder whose classes it may name. kind: the word of messages, such as "loss"; section: where the flag
+    stands. or_none: whether `none` names nothing. or_pml: whether pml:NAME names a class of pytorch-metric-learning.
     """
 
     flag: str
@@ -34,6 +37,21 @@ class Choice:
     section: str
     folder: str
     facts: dict[str, object] = field(default_factory=dict)
+    more: str | None = None
+    or_none: bool = False
+    or_pml: bool = False
+
+    def registered(self) -> dict[str, Registered]:
+        """{name: Registered} of all that the folders have, whatever their facts."""
+        found = dict(registered(self.folder))
+        if self.more is not None:
+            found |= registered(self.more)
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        """Those of them that the flag can name: the ones of its facts."""
+        found = self.registered()
+        return tuple(name for name, entry in found.items() if self.facts.items() <= entry.facts.items())
 
 
 @dataclass(frozen=True)
@@ -74,8 +92,17 @@ FAITHFUL = Section("device", "device", ("core.device:open_device",), {"precision
 REPLAY = Section("replay", "config", ("config.replay:replayed",), without=("allow_changed",))
 
 
-def _training(stage: str, defaults: dict[str, object], without: tuple[str, ...]) -> Command:
-    """The flags of a training script; the stages differ in some defaults, and in flags that only one has a use for."""
+def _training(
+    stage: str,
+    defaults: dict[str, object],
+    without: tuple[str, ...],
+    own_sections: tuple[Section, ...] = (),
+    own_choices: tuple[Choice, ...] = (),
+) -> Command:
+    """The flags of a training script; the stages differ in some defaults, and in flags that only one has a use for.
+
+    own_sections, own_choices: those that the other stage has not.
+    """
 
     def section(name: str, title: str, *homes: str) -> Section:
         return Section(name, title, homes, defaults, without)
@@ -83,20 +110,29 @@ def _training(stage: str, defaults: dict[str, object], without: tuple[str, ...])
     return Command(
         sections=(
             section("loss", "loss", "engine.objective:build_loss"),
+            *own_sections,
             section("sampler", "batches", "data.samplers:build_sampler"),
             MODEL,
             section("build", "model", "models.build:build_model"),
             Section("data", "data", ("reader:open_training",), note=LISTS.note),
             section("loading", "data", "data.loader:open_train_loader"),
+            section("features", "data", "embeddings.features:open_features"),
+            section("first_layer", "model", "engine.solved_layer:first_solver"),
             section("optimiser", "optimisation", "engine.optimiser:build_optimiser"),
             section("schedule", "optimisation", "engine.schedule:Schedule"),
+            section("averaging", "optimisation", "engine.averaging:build_averaging"),
             Section("device", "device", ("core.device:open_device",), {"precision": "auto"}, ("runtime",)),
             section("run", "run", "engine.run:open_run"),
             section("trainer", "run", "engine.trainer:TrainerSettings"),
+            section("testing", "run", "engine.assembly:open_tester"),
             section("replay", "config", "config.replay:replayed"),
             section("ancestor", "the ancestor's", "config.ancestor:print_kpis"),
         ),
-        choices=(Choice("loss_name", "loss", "loss", "losses", {"stage": stage}),),
+        choices=(
+            Choice("loss_name", "loss", "loss", "losses", {"stage": stage}, more="solvers", or_pml=True),
+            Choice("sampler", "sampler", "sampler", "data/samplers"),
+            *own_choices,
+        ),
     )
 
 
@@ -111,7 +147,7 @@ TRAIN_ELEM = _training(
         "test_iter_step": 1000,
         "save_iter_step": 1000,
     },
-    without=("samples_each_class",),
+    without=("test_loss",),
 )
 TRAIN_PAIR = _training(
     "pair",
@@ -124,7 +160,14 @@ TRAIN_PAIR = _training(
         "test_iter_step": 5000,
         "save_iter_step": 5000,
     },
-    without=("class_lr", "class_dim", "shard_classes"),
+    without=("class_dim", "shard_classes"),
+    own_sections=(
+        Section("mining", "loss", ("engine.mining:build_miner",)),
+        Section("kept", "loss", ("engine.kept_classes:with_kept_classes",)),
+        Section("memory", "what a batch is compared with", ("engine.memory:build_memory",)),
+        Section("lookalikes", "what a batch is compared with", ("engine.lookalikes:build_lookalikes",)),
+    ),
+    own_choices=(Choice("miner", "miner", "mining", "miners", or_none=True),),
 )
 EVAL = Command(
     sections=(

@@ -9,13 +9,16 @@ from dataclasses import replace
 
 from config import replay
 from config.commands import Choice, Command, Section
+from config.listing import ListAction
+from config.pml import PML_DISTANCE, PML_MINER, flags_of_pml
 from config.signatures import Flag, flags_of
 from core.errors import InputError, near_match
+from core.pml import PREFIX, loss_class
 from core.sources import registered
 from core.types import MANY, SWITCH, plain
 
 # Folders whose classes bring flags of their own.
-CHOSEN_BY_NAME = ("losses", "retrieval/rerank", "retrieval/index/backends")
+CHOSEN_BY_NAME = ("losses", "solvers", "miners", "data/samplers", "retrieval/rerank", "retrieval/index/backends")
 
 
 class Args:
@@ -77,14 +80,17 @@ def parse(argv: Sequence[str], command: Command, doc: str, name: str | None = No
     own_flags = {section.name: list(_own_flags(section)) for section in command.sections}
     option_flags = {}
     for choice in command.choices:
-        entries = registered(choice.folder)
+        entries = choice.registered()
         own_flags[choice.section] = [_with_own_names(flag, choice) for flag in own_flags[choice.section]]
         names = _chosen(argv, earlier, own_flags, choice)
-        option_flags[choice.flag] = {entry: flags_of(entries[entry].home) for entry in names}
+        option_flags[choice.flag] = {
+            entry: flags_of(entries[entry].home) if entry in entries else _pml_flags(entry, argv, earlier, own_flags)
+            for entry in names
+        }
     known = _by_name(own_flags, option_flags)
     parser = _build_parser(command, own_flags, option_flags, doc, name)
 
-    replayed_words = _words_of(earlier, known, command)
+    replayed_words = _words_of(earlier, known, command, own_flags)
     typed = _read(parser, replayed_words + list(argv), known, command)
     values = {flag.name: typed.get(flag.name, flag.default) for flag in known.values()}
     if values.get("checkpoint"):
@@ -106,7 +112,7 @@ def _with_own_names(flag: Flag, choice: Choice) -> Flag:
     if flag.name != choice.flag:
         return flag
     everything = ", ".join(registered(choice.folder))
-    return replace(flag, help=flag.help.replace(everything, ", ".join(_names_of(choice))))
+    return replace(flag, help=flag.help.replace(everything, ", ".join(choice.names())))
 
 
 def _by_name(own_flags: dict[str, list[Flag]], option_flags: dict[str, dict[str, list[Flag]]]) -> dict[str, Flag]:
@@ -129,12 +135,6 @@ def _own_flags(section: Section) -> Iterator[Flag]:
                 yield flag.with_default(section.defaults.get(flag.name, flag.default))
 
 
-def _names_of(choice: Choice) -> tuple[str, ...]:
-    """What the flag of a choice can name."""
-    found = registered(choice.folder)
-    return tuple(name for name, entry in found.items() if choice.facts.items() <= entry.facts.items())
-
-
 def _chosen(
     argv: Sequence[str], earlier: dict[str, object], own_flags: dict[str, list[Flag]], choice: Choice
 ) -> tuple[str, ...]:
@@ -144,21 +144,36 @@ def _chosen(
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument(f"--{choice.flag}", default=None if default is None else plain(default))
     text = getattr(parser.parse_known_args(list(argv))[0], choice.flag)
-    if text is None:
+    if text is None or (choice.or_none and text == "none"):
         return ()
     if isinstance(flag.default, tuple):
         try:
             return flag.read(text)
         except argparse.ArgumentTypeError as error:
             raise InputError(f"argument --{choice.flag}: {error} (see --help)") from None
-    allowed = _names_of(choice)
+    if choice.or_pml and text.startswith(PREFIX):
+        loss_class(text, choice.facts["stage"])
+        return (text,)
+    allowed = choice.names()
     if text not in allowed:
         raise InputError(_why_not(text, choice, allowed))
     return (text,)
 
 
+def _pml_flags(
+    loss_name: str, argv: Sequence[str], earlier: dict[str, object], own_flags: dict[str, list[Flag]]
+) -> list[Flag]:
+    """The flags of a loss pml:NAME, with a miner and a distance that stand on the line or in the replayed file."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    for flag in (PML_MINER, PML_DISTANCE):
+        parser.add_argument(f"--{flag}", default=earlier.get(flag, "none"))
+    typed = parser.parse_known_args(list(argv))[0]
+    taken = {flag.name for flags in own_flags.values() for flag in flags}
+    return flags_of_pml(loss_name, typed.pml_miner, typed.pml_distance, taken)
+
+
 def _why_not(text: str, choice: Choice, allowed: tuple[str, ...]) -> str:
-    found = registered(choice.folder)
+    found = choice.registered()
     if text in found:
         # It is there, but belongs elsewhere: a loss of the other stage.
         stage, other = choice.facts["stage"], found[text].facts["stage"]
@@ -175,6 +190,8 @@ def _build_parser(
 ) -> Parser:
     usage = f"%(prog)s {name} [--flag=value ...]" if name else "%(prog)s [--flag=value ...]"
     parser = Parser(description=doc, formatter_class=Help, usage=usage, allow_abbrev=False)
+    if command.choices:
+        parser.add_argument("--list", action=ListAction, command=command, help="all losses and the like by name, and exit")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for section in command.sections:
         # Several sections may stand under one title.
@@ -210,13 +227,16 @@ def _replayed(argv: Sequence[str]) -> dict[str, object]:
     return replay.replayed(first.checkpoint, config=first.config)
 
 
-def _words_of(earlier: dict, known: dict[str, Flag], command: Command) -> list[str]:
+def _words_of(earlier: dict, known: dict[str, Flag], command: Command, own_flags: dict[str, list[Flag]]) -> list[str]:
     """Replayed flags as one would type them, less those that this command has no use for.
 
     An option of another loss, or of a re-ranker that is not asked for, is left out, so that a run can be replayed with
     another one. A script that trains nothing replays a training run's flags as far as it has them.
     """
-    owners = _owners()
+    owners = set(_owners())
+    before = str(earlier.get("loss_name"))
+    if before.startswith(PREFIX):
+        owners |= {flag.name for flag in _pml_flags(before, (), earlier, own_flags)}
     words = []
     for name, value in earlier.items():
         is_other = name not in known and (name in owners or command.replays_others)

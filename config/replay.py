@@ -52,7 +52,11 @@ def taken_over(values: dict[str, object], typed: frozenset[str]) -> dict[str, ob
     source = values.get("pretrained_model")
     if not source or source == "imagenet" or values.get("embeddings"):
         return {}
-    return {**_model_flags(source, values, typed), **_data_flags(source, values, typed)}
+    taken = _model_flags(source, values, typed)
+    # Features are no list of images.
+    if not values.get("features"):
+        taken |= _data_flags(source, values, typed)
+    return taken
 
 
 def _model_flags(source: str, values: dict[str, object], typed: frozenset[str]) -> dict[str, object]:

@@ -68,7 +68,11 @@ class Registry:
     def requirements(self, name: str) -> list[str]:
         """Names of the arguments without default: facts such as num_classes that the caller hands over."""
         parameters = inspect.signature(self[name]).parameters.values()
-        return [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+        return [
+            parameter.name
+            for parameter in parameters
+            if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        ]
 
     def options(self, name: str) -> list[Option]:
         """The user's options: keywords with a default; help is their text under `Options:` of the docstring."""

@@ -3,13 +3,15 @@
 A function from text to value raises argparse.ArgumentTypeError, whose sentence argparse puts behind the flag's name.
 """
 
+import ast
 import math
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from typing import Annotated
 
-from core.errors import near_match
+from core import pml
+from core.errors import InputError, near_match
 from core.numerals import read_float, read_int
 from core.sources import registered, table_keys
 
@@ -89,6 +91,40 @@ def number(
         return value
 
     return check
+
+
+def margin(text: str) -> float | str:
+    """A number of at least 0, or `soft`."""
+    if text == "soft":
+        return text
+    try:
+        return number(0)(text)
+    except ArgumentTypeError as error:
+        raise ArgumentTypeError(f"{error}, or soft") from None
+
+
+def ranks(text: str) -> int | tuple[int, int]:
+    """n, a number of at least 1; or a-b (also a,b), ranks from the a-th to the b-th, the first being 1."""
+    refusal = ArgumentTypeError(f"{text!r} is neither a number of at least 1 nor a range such as 2-5")
+    try:
+        numbers = tuple(read_int(word) for word in text.replace("-", ",").split(","))
+    except ValueError:
+        raise refusal from None
+    if len(numbers) > 2 or not 1 <= numbers[0] <= numbers[-1]:
+        raise refusal
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def interval(text: str) -> tuple[float, float]:
+    """Two comma-separated numbers low <= high."""
+    refusal = ArgumentTypeError(f"{text!r} is not low,high with low <= high")
+    try:
+        low, high = (read_float(word) for word in text.split(","))
+    except ValueError:
+        raise refusal from None
+    if not low <= high:
+        raise refusal
+    return low, high
 
 
 positive = number(0, int, above=True)
@@ -202,7 +238,12 @@ Count = Annotated[int, count]
 Width = Annotated[int, width]
 Seed = Annotated[int, seed]
 AtLeastZero = Annotated[float, number(0)]
+Share = Annotated[float, number(0, most=1)]
 AboveZero = Annotated[float, number(0, above=True)]
+Ranks = Annotated[int | tuple[int, int], ranks]
+Interval = Annotated[tuple[float, float], interval]
+Margin = Annotated[float | str, margin]
+Cosine = Annotated[float, number(-1, most=1)]
 Steps = Annotated[tuple[int, ...], steps]
 Shape = Annotated[tuple[int, int, int], image_shape]
 Fractions = Annotated[tuple[float, float], fractions]
@@ -216,14 +257,71 @@ Paths = Annotated[tuple[str, ...], str, MANY]
 Switch = Annotated[bool, boolean, SWITCH]
 
 
+def loss_name(text: str) -> str:
+    """A name of ours, or pml:NAME of pytorch-metric-learning."""
+    if not text.startswith(pml.PREFIX):
+        return OneOf("losses", "solvers")(text)
+    try:
+        pml.loss_class(text)
+    except InputError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+def literal(text: str) -> object:
+    """A number, True, False, None, or several of them with commas."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        raise ArgumentTypeError(f"{text!r} is no number, True, False or None") from None
+
+
+def literal_or_text(text: str) -> object:
+    """A number, True, False or None, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+LossName = Annotated[str, loss_name]
+
+
 class OneOf:
-    """Annotated[str, OneOf("losses")]: the type of a flag that takes one name which files of a folder register."""
+    """Annotated[str, OneOf("losses")]: the type of a flag that takes one name which files of a folder register.
+
+    Several folders may have such names. or_none: also `none`, for a flag that may name nothing.
+    """
+
+    def __init__(self, *folders: str, or_none: bool = False):
+        self.folders = folders
+        self.or_none = or_none
+
+    def __call__(self, text: str) -> str:
+        names = [name for folder in self.folders for name in registered(folder)]
+        if self.or_none:
+            names.append("none")
+        return one_of(names)(text)
+
+
+class ChainOf:
+    """Annotated[str, ChainOf("models/heads")]: such names, comma-separated; each but the last with a width, as
+    `linear:512,unit_linear`."""
 
     def __init__(self, folder: str):
         self.folder = folder
 
     def __call__(self, text: str) -> str:
-        return one_of(registered(self.folder))(text)
+        check = one_of(registered(self.folder))
+        *inner, last = text.split(",")
+        for word in inner:
+            name, colon, size = word.partition(":")
+            check(name)
+            if not colon:
+                raise ArgumentTypeError(f"{word!r} in {text!r} needs its width, as {name}:512: only the last is open")
+            positive(size)
+        check(last)
+        return text
 
 
 class SomeOf:

@@ -7,6 +7,9 @@ from torch import nn
 
 import distributed
 
+# A loss may have layers in front of its class weights; their parameters are whole on every rank, and named so.
+LAYERS = "layers."
+
 
 def build_loss(kind: type[nn.Module], sharded: bool, **settings: object) -> nn.Module:
     """The loss of class `kind` and these keywords, or if `sharded` this rank's shard of its class weights."""
@@ -27,8 +30,18 @@ def is_sharded(loss: nn.Module) -> bool:
     return getattr(loss, "is_sharded", False)
 
 
+def whole_parameters(loss: nn.Module) -> list[nn.Parameter]:
+    """Those parameters of a sharded loss that every rank has whole: of the layers in front of its class weights."""
+    return [parameter for name, parameter in loss.named_parameters() if name.startswith(LAYERS)]
+
+
+def sharded_parameters(loss: nn.Module) -> list[nn.Parameter]:
+    """Those parameters of a sharded loss of which every rank has some rows."""
+    return [parameter for name, parameter in loss.named_parameters() if not name.startswith(LAYERS)]
+
+
 def unshard_state(state: dict[str, object], num_classes: int) -> dict[str, object] | None:
-    """`state` (training_state) with every table of the loss, of `num_classes` rows, put together on the first rank.
+    """`state` (training_state) with every class table of the loss, of `num_classes` rows, whole on the first rank.
 
     All ranks have to call it; the others get None. Tables are on the CPU then.
     """
@@ -39,7 +52,7 @@ def unshard_state(state: dict[str, object], num_classes: int) -> dict[str, objec
 
 
 def shard_state(state: dict[str, object], num_classes: int) -> dict[str, object]:
-    """`state` with those rows of every table of the loss, of `num_classes` rows, that this rank has."""
+    """`state` with those rows of every class table of the loss, of `num_classes` rows, that this rank has."""
     if "optimiser" not in state:
         return state  # no checkpoint of a run, as `restore` will say
     rows = distributed.own_slice(num_classes)
@@ -47,9 +60,9 @@ def shard_state(state: dict[str, object], num_classes: int) -> dict[str, object]
 
 
 def _map_tables(state: dict[str, object], change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, object]:
-    """A copy of `state` in which the loss's parameters, and what the optimiser keeps of each, are changed."""
+    """A copy of `state` in which the loss's class tables, and what the optimiser keeps of each, are changed."""
     optimiser = state["optimiser"]
-    # build_optimiser gives the loss the last group.
+    # build_optimiser gives the class tables the last group.
     of_the_loss = optimiser["param_groups"][-1]["params"]
     optimiser_state = {}
     for number, values in optimiser["state"].items():
@@ -57,7 +70,7 @@ def _map_tables(state: dict[str, object], change: Callable[[torch.Tensor], torch
             # Numbers without a dimension, such as AdamW's count of steps, are no tables.
             values = {name: change(value) if value.ndim else value for name, value in values.items()}
         optimiser_state[number] = values
-    loss = {name: change(value) for name, value in state["loss"].items()}
+    loss = {name: value if name.startswith(LAYERS) else change(value) for name, value in state["loss"].items()}
     return {**state, "loss": loss, "optimiser": {**optimiser, "state": optimiser_state}}
 
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 import torch
+from torch import nn
 
 from core.errors import InputError
 from core.types import Switch
 from data.names import Names
 from losses import LOSSES
-from models.weights import read_weights, weights_file
+from models.weights import is_published, read_weights, weights_file
 
 LIKELIEST = 5
 
@@ -19,27 +20,9 @@ class Classifier:
     """
 
     def __init__(self, source: str | None):
-        state = {}
-        if source and source != "imagenet":
-            state = read_weights(weights_file(source))
-        flags = {}
-        if "config" in state:
-            flags = state["config"]["flags"]
-        name = flags.get("loss_name")
-        if name not in LOSSES.names(stage="elem"):
-            raise InputError(f"--scores needs a run of train_elem.py as --pretrained_model, got {source!r}")
-        classes, width = state["loss"]["weight"].shape
-        chosen = {option.name: flags[option.name] for option in LOSSES.options(name)}
-        self.loss = LOSSES[name](embedding_size=width, num_classes=classes, **chosen)
-        self.loss.load_state_dict(state["loss"])
+        self.loss, state = open_class_loss(source, "--scores")
         self.loss.eval()
-
-        labels = state["classes"]
-        if torch.is_tensor(labels):
-            labels = labels.numpy()
-        else:
-            labels = np.array(labels, dtype=np.str_)
-        self.labels = Names(state.get("names", {}), {}).of_labels(labels)
+        self.labels = Names(state.get("names", {}), {}).of_labels(classes_of(state))
 
     @torch.inference_mode()
     def likeliest(self, embeddings: torch.Tensor) -> list[list[tuple[str, float]]]:
@@ -47,6 +30,41 @@ class Classifier:
         probabilities = self.loss.scores(embeddings).softmax(dim=1)
         values, codes = probabilities.topk(min(LIKELIEST, len(self.labels)), dim=1)
         return [list(zip(self.labels[row], shares)) for row, shares in zip(codes.numpy(), values.tolist())]
+
+
+def open_class_loss(
+    source: str | None, flag: str, embedding_size: int | None = None
+) -> tuple[nn.Module, dict[str, object]]:
+    """(the loss of a stage 1 run with its options and weights, the checkpoint that they are from).
+
+    source: --pretrained_model; flag: what asks for it, as messages say; embedding_size: of the network that is to go
+    with it, None for the run's own. Raises InputError where `source` is no such run.
+    """
+    state = {}
+    if source and not is_published(source):
+        state = read_weights(weights_file(source))
+    flags = {}
+    if "config" in state:
+        flags = state["config"]["flags"]
+    name = flags.get("loss_name")
+    if name not in LOSSES.names(stage="elem"):
+        raise InputError(f"{flag} needs a run of train_elem.py as --pretrained_model, got {source!r}")
+    width, classes = LOSSES[name].sizes(state["loss"])
+    if embedding_size is not None and embedding_size != width:
+        raise InputError(f"{flag}: the class weights of {source!r} are {width} wide, the embeddings {embedding_size}")
+    # An option that came later than the run has its default.
+    chosen = {option.name: flags[option.name] for option in LOSSES.options(name) if option.name in flags}
+    loss = LOSSES[name](embedding_size=width, num_classes=classes, **chosen)
+    loss.load_state_dict(state["loss"])
+    return loss, state
+
+
+def classes_of(state: dict[str, object]) -> np.ndarray:
+    """The label (C,) that each class of a checkpoint's loss stands for, as Vocabulary has them."""
+    labels = state["classes"]
+    if torch.is_tensor(labels):
+        return labels.numpy()
+    return np.array(labels, dtype=np.str_)
 
 
 def open_classifier(pretrained_model: str | None, *, scores: Switch = False) -> Classifier | None:

@@ -3,29 +3,36 @@
 Random numbers are drawn in this order, too: the network's weights, the loss's, then the batches'.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
 import distributed
 from core.device import open_device
+from core.errors import InputError
+from core.types import Words
 from data.image.decode import choose_decoder
-from data.loader import open_test_loader
 from data.provenance import note_other_list
 from data.records import Records
+from data.samplers import BatchSampler
 from distributed.sync_batchnorm import refuse_micro_batches
 from engine.checkpoint import Progress
 from engine.learner import Learner, check_batches
+from engine.lookalikes import Lookalikes
+from engine.memory import Memory
+from engine.mining import Mining
 from engine.objective import build_objective
 from engine.optimiser import build_optimiser
 from engine.provenance import describe_run
 from engine.run import Run, open_run
 from engine.seeding import seed_everything
-from engine.testing import Tester
+from engine.testing import Pictures, Tester
 from engine.trainer import TrainerSettings
 from models import Embedder, ModelSettings, build_model
+from retrieval.metrics.ranking import parse_metrics
 
 
 @dataclass(frozen=True)
@@ -50,27 +57,39 @@ def start_run(settings: TrainerSettings, sync_bn: bool, device: dict, run: dict)
 
 
 def build_first_model(
-    start: Start, settings: ModelSettings, lists: dict[str, dict], train_batch_size: int, **build: bool | int
+    start: Start,
+    settings: ModelSettings,
+    lists: dict[str, dict],
+    train_batch_size: int,
+    adds_layer: bool = False,
+    **build: bool | int,
 ) -> Embedder:
     """The network to train, on the CPU, drawn from the run's seed; a run that goes on takes no first weights.
 
-    lists: {split: list_facts}; build: keywords of `build_model`. Says where the run that the weights come from had
-    another train list. Raises InputError for a network that cannot train on such batches.
+    lists: {split: list_facts}; adds_layer: as `build_model`, of which `build` are keywords. Says where the run that the
+    weights come from had another train list. Raises InputError for a network that cannot train on such batches.
     """
     first_weights = start.run.first_weights(settings.pretrained_model)
     note_other_list(first_weights, "train", lists["train"])
     seed_everything(start.settings.seed)
-    model = build_model(settings, first_weights, **build)
+    model = build_model(settings, first_weights, adds_layer, **build)
     check_batches(model, settings.image_shape, train_batch_size, start.settings.micro_batch)
     return model
 
 
 def build_learner(
-    start: Start, model: Embedder, loss: nn.Module, batch_recall: bool = False, **optimiser: object
+    start: Start,
+    model: Embedder,
+    loss: nn.Module,
+    batch_recall: bool = False,
+    miner: Mining | None = None,
+    memory: Memory | None = None,
+    lookalikes: Lookalikes | None = None,
+    **optimiser: object,
 ) -> Learner:
     """Network and loss on the device, with the optimiser of their weights; optimiser: keywords of `build_optimiser`."""
     # On the device first, since the optimiser is another one there.
-    objective = build_objective(model, loss, start.device, batch_recall)
+    objective = build_objective(model, loss, start.device, batch_recall, miner, memory, lookalikes)
     return Learner(
         objective,
         build_optimiser(model, loss, **optimiser),
@@ -85,14 +104,33 @@ def open_tester(
     start: Start,
     records: Records,
     tested_on: str,
-    settings: ModelSettings,
-    num_workers: int | str,
-    draw_worst: Callable,
-    draw_sample: Callable,
+    loader: Iterable,
+    pictures: Pictures,
+    draw_batches: Callable[[], BatchSampler] | None = None,
+    *,
+    test_metrics: Words = (),
+    test_distance: Literal["cosine", "squared_euclidean"] = "cosine",
+    test_loss: bool = False,
 ) -> Tester:
-    """The list that the run is tested on; draw_worst, draw_sample: what is shown of a test, as Tester has it."""
-    loader = open_test_loader(records, settings, start.settings.test_batch_size, num_workers, start.device)
-    return Tester(records, loader, start.device, tested_on, draw_worst, draw_sample)
+    """The list that the run is tested on.
+
+    Options:
+        test_metrics: further figures of each test, comma-separated, such as map@r,knn@5 (docs/metrics.md)
+        test_distance: of the tests: one of cosine, squared_euclidean
+        test_loss: at each test the loss, too, of batches of the test list that are always the same
+
+    loader: the list in order. draw_batches: opens the sampler of those batches. Raises InputError for a metric that
+    there is not, and for a test list that fills no batch.
+    """
+    if test_metrics:
+        parse_metrics(",".join(test_metrics))
+    fixed_batches = None
+    if test_loss:
+        try:
+            fixed_batches = draw_batches().epoch(0)
+        except InputError as error:
+            raise InputError(f"--test_loss fills batches from the test list: {error}") from None
+    return Tester(records, loader, start.device, tested_on, pictures, test_metrics, test_distance, fixed_batches)
 
 
 def begin_run(start: Start, progress: Progress, flags: dict[str, object], lists: dict[str, dict]) -> None:

@@ -29,7 +29,8 @@ class Progress:
     step: the last that was made; start: the one that this process began behind; saved: the last that is on the disk.
     best: step, recall and `chosen_on` of the best test, None before the first. recall: of the last test, {k: value}.
     figures: those that were displayed last. untested: whether `step` is still to be tested. skipped: steps that were
-    left out. bad_images: indices of train images that could not be read. seconds: those of this process.
+    left out. bad_images: indices of train images that could not be read. neighbours: the table of labels that batches
+    are made by (engine/neighbours.py), where they are. seconds: those of this process.
     """
 
     start: int = 0
@@ -41,6 +42,7 @@ class Progress:
     untested: bool = False
     skipped: int = 0
     bad_images: set[int] = field(default_factory=set)
+    neighbours: torch.Tensor | None = None
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "test": 0.0})
 
     def skipper(self, records: Records, on_bad_image: str) -> Callable[[int, str], None] | None:
@@ -82,6 +84,7 @@ def resume(
         untested=state["untested"],
         skipped=state["skipped"],
         bad_images=set(state["bad_images"]),
+        neighbours=state.get("neighbours"),
     )
     at_the_end = step == total_iter_num
     if step > total_iter_num or (at_the_end and run.is_finished):
@@ -94,25 +97,35 @@ def resume(
 
 
 def training_state(
-    learner: Learner, step: int, best: dict[str, object] | None, classes: torch.Tensor | list[str], **record: object
+    learner: Learner,
+    step: int,
+    best: dict[str, object] | None,
+    classes: torch.Tensor | list[str],
+    is_last: bool = False,
+    **record: object,
 ) -> dict[str, object]:
     """Everything that the next step depends on; the data position is the step itself (data/samplers).
 
-    classes: (C,) int64 or C strings, the label that each class of the loss stands for. record: plain values that go
-    along.
+    classes: (C,) int64 or C strings, the label that each class of the loss stands for. is_last: the step is the run's
+    last. record: plain values that go along. "model" and "loss" are what the run hands on; where that is an average,
+    the weights that the next step moves stand under "averaging".
     """
     objective = learner.objective
     # Dropout on an accelerator draws from that one's generator.
     device_rng = None
     if torch.accelerator.is_available():
         device_rng = torch.get_device_module().get_rng_state()
-    return {
+    memory = None
+    if objective.memory is not None:
+        memory = objective.memory.state_dict()
+    state = {
         **record,
         "model": objective.model.state_dict(),
         "facts": objective.model.facts,
         "loss": objective.loss.state_dict(),
         "optimiser": {"kind": type(learner.optimiser).__name__, **learner.optimiser.state_dict()},
         "scaler": learner.scaler.state_dict(),
+        "memory": memory,
         "step": step,
         "best": best,
         "classes": classes,
@@ -121,6 +134,9 @@ def training_state(
         "numpy_rng": numpy_state(),
         "device_rng": device_rng,
     }
+    if learner.averaging is not None:
+        state = learner.averaging.into_state(state, is_last)
+    return state
 
 
 def restore(state: dict[str, object], learner: Learner, file: str | Path) -> tuple[int, dict[str, object] | None]:
@@ -132,9 +148,14 @@ def restore(state: dict[str, object], learner: Learner, file: str | Path) -> tup
         raise InputError(f"{file} holds the model {state.get('facts')}, but the flags ask for {model.facts}")
     # A stranger's file may hold anything under these names.
     try:
-        model.load_state_dict(state["model"])
-        learner.objective.loss.load_state_dict(state["loss"])
+        weights = state.get("averaging") or state
+        model.load_state_dict(weights["model"])
+        learner.objective.loss.load_state_dict(weights["loss"])
+        if learner.averaging is not None:
+            learner.averaging.restore(state.get("averaging"))
         _restore_optimiser(learner.optimiser, _mapping(state, "optimiser"))
+        if learner.objective.memory is not None and state.get("memory") is not None:
+            learner.objective.memory.load_state_dict(_mapping(state, "memory"))
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{file} belongs to another loss or optimiser: {reason}") from None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from core.errors import InputError
+from engine.averaging import Averaging
 from engine.objective import Objective
 from models import Embedder, check_forward
 
@@ -14,7 +15,8 @@ class Learner:
     """An objective on `device`, the optimiser of its weights, and what a step does with them.
 
     precision: fp32, bf16 or fp16, in which the network runs. micro_batch: images whose activations are held at a time,
-    0 for all of a batch. clip_norm: largest norm of the gradient, 0 for no clipping.
+    0 for all of a batch. clip_norm: largest norm of the gradient, 0 for no clipping. averaging: what is handed on in
+    place of the weights that a step made, None for these.
     """
 
     objective: Objective
@@ -23,10 +25,17 @@ class Learner:
     precision: str = "fp32"
     micro_batch: int = 0
     clip_norm: float = 0.0
+    averaging: Averaging | None = None
 
     def __post_init__(self):
         # Gradients of fp16 would vanish unless the loss is scaled up; elsewhere the scaler does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def network(self, is_last: bool) -> Embedder:
+        """The network that is tested and exported; is_last: behind the run's last step."""
+        if self.averaging is None:
+            return self.objective.model
+        return self.averaging.network(is_last)
 
 
 def check_batches(

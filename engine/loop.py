@@ -41,7 +41,7 @@ def fit(
         set_rate(learner.optimiser, lr)
         learner.optimiser.zero_grad(set_to_none=True)
         guard.begin()
-        loss = backward(learner, images, labels)
+        loss = backward(learner, images, labels, indices)
         norm = clip_gradient(learner)
         if guard.may_update(step, loss, norm, indices):
             update(learner)

@@ -1,60 +1,109 @@
 """What is minimised: model and loss as one module, so that the loop knows neither."""
 
-from typing import Annotated
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 import distributed
 from core.errors import InputError
-from core.types import Count, OneOf
+from core.pml import PREFIX
+from core.types import Count, LossName
+from data.categories import label_categories
+from data.records import Records
 from distributed import sharded_classes
+from engine.lookalikes import Lookalikes
+from engine.memory import Memory
+from engine.mining import Mining
 from losses import LOSSES
+from losses._class_loss import ClassLoss
 from retrieval import recall_at_k
 
 
+class LastBatch(NamedTuple):
+    """What was compared last, without a gradient: kept as tensors, since figures are wanted at few of the steps."""
+
+    embeddings: torch.Tensor  # (B, D)
+    labels: torch.Tensor  # (B,)
+    rows: torch.Tensor | None  # (B,) of the train list; None where nobody said
+
+
 class Objective(nn.Module):
-    """`forward(images, labels)` gives the loss; `figures()` says what the last batch looked like.
+    """`forward(images, labels, rows)` gives the loss; `figures()` says what the last batch looked like.
 
     batch_recall: figures hold Recall@1 within the batch (cosine), the ancestor's training figure for pair losses.
+    miner: what chooses the pairs or triplets that the loss looks at, out of the embeddings of all ranks. memory: rows
+    that a batch is compared with beside itself; it then has to be told which rows of the train list its images are.
+    lookalikes: what leaves negatives out that look like positives.
     """
 
-    def __init__(self, model: nn.Module, loss: nn.Module, batch_recall: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        batch_recall: bool = False,
+        miner: Mining | None = None,
+        memory: Memory | None = None,
+        lookalikes: Lookalikes | None = None,
+    ):
         super().__init__()
         self.model = model
         self.loss = loss
         self.batch_recall = batch_recall
-        self._last_batch: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.miner = miner
+        self.memory = memory
+        self.lookalikes = lookalikes
+        self.last_batch: LastBatch | None = None
 
     @property
     def loss_is_sharded(self) -> bool:
         """Whether this rank has some rows of the loss's weights only, whose gradient it has whole then."""
         return sharded_classes.is_sharded(self.loss)
 
-    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """uint8 images (B, 3, H, W) of this rank, labels of all ranks' -> scalar."""
-        return self.compare(self.model(images), labels)
+    def forward(self, images: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """uint8 images (B, 3, H, W) of this rank, labels and rows of all ranks' -> scalar."""
+        return self.compare(self.model(images), labels, rows)
 
-    def compare(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Embeddings (B, D) of this rank's images, labels of all ranks' -> scalar, the same on every rank."""
+    def compare(self, embeddings: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Embeddings (B, D) of this rank's images, labels and rows of all ranks' -> scalar, the same on every rank."""
         embeddings = distributed.all_gather(embeddings)
-        # Kept as tensors: figures are wanted at few of the steps.
-        self._last_batch = (embeddings.detach(), labels)
-        return self.loss(embeddings, labels)
+        self.last_batch = LastBatch(embeddings.detach(), labels, rows)
+        # A loss takes what it has a use for alone.
+        beside = {}
+        if self.memory is not None:
+            beside["reference"] = self.memory.reference(rows)
+        if self.miner is not None:
+            embeddings, labels, beside["mined"] = self.miner(embeddings, labels, **beside)
+        if self.lookalikes is not None:
+            beside["mined"] = self.lookalikes(embeddings, labels, **beside)
+        return self.loss(embeddings, labels, **beside)
+
+    def remember(self) -> None:
+        """Let the last batch enter the memory: to be called where its step was taken, since it may be left out."""
+        if self.memory is not None:
+            self.memory.enter(*self.last_batch)
 
     def figures(self) -> dict[str, float]:
         """Figures of the last batch; reading them waits for the device, so ask only at display steps."""
         logs = getattr(self.loss, "logs", {})
         figures = {name: float(value.detach()) for name, value in logs.items()}
         if self.batch_recall:
-            embeddings, labels = self._last_batch
-            figures["recall"] = recall_at_k(embeddings, labels, ks=(1,))[1]
+            figures["recall"] = recall_at_k(self.last_batch.embeddings, self.last_batch.labels, ks=(1,))[1]
         return figures
 
 
-def build_objective(model: nn.Module, loss: nn.Module, device: torch.device, batch_recall: bool = False) -> Objective:
-    """The Objective of both, on `device`, in the memory layout in which convolutions are fastest."""
-    objective = Objective(model, loss, batch_recall).to(memory_format=torch.channels_last)
+def build_objective(
+    model: nn.Module,
+    loss: nn.Module,
+    device: torch.device,
+    batch_recall: bool = False,
+    miner: Mining | None = None,
+    memory: Memory | None = None,
+    lookalikes: Lookalikes | None = None,
+) -> Objective:
+    """The Objective of these, on `device`, in the memory layout in which convolutions are fastest."""
+    objective = Objective(model, loss, batch_recall, miner, memory, lookalikes)
+    objective = objective.to(memory_format=torch.channels_last)
     return objective.to(device)
 
 
@@ -64,14 +113,14 @@ def build_loss(
     num_classes: int,
     precision: str,
     *,
-    loss_name: Annotated[str, OneOf("losses")],
+    loss_name: LossName,
     class_dim: Count | None = None,
     shard_classes: bool = False,
 ) -> nn.Module:
     """The loss of that name, on the CPU.
 
     Options:
-        loss_name: one of {losses}; its own flags: --loss_name=NAME --help
+        loss_name: one of {losses}; its own flags: --loss_name=NAME --help; pml:NAME is one of pytorch-metric-learning
         class_dim: checked against the number of train labels (default: no check)
         shard_classes: a part of the class weights on each rank (torchrun)
 
@@ -82,9 +131,26 @@ def build_loss(
     if class_dim and class_dim != num_classes:
         raise InputError(f"class_dim is {class_dim}, but training uses {num_classes} labels")
     facts = {"embedding_size": embedding_size, "num_classes": num_classes}
+    if shard_classes and loss_name.startswith(PREFIX):
+        raise InputError(f"--shard_classes does not go with {loss_name}, whose weights are of one piece")
     required = {name: facts[name] for name in LOSSES.requirements(loss_name)}
     several = distributed.world_size() > 1
     # The scaler would look for infinities on each rank alone, and ranks would disagree on a step.
     if shard_classes and several and precision == "fp16":
         raise InputError("--shard_classes does not go with --precision=fp16; take bf16 or fp32")
     return sharded_classes.build_loss(LOSSES[loss_name], shard_classes and several, **required, **options)
+
+
+def tell_labels(loss: nn.Module, records: Records) -> None:
+    """Tell losses over class weights, `loss` or what it holds, what the train list says of its labels.
+
+    Where an option goes by that: raises InputError for a list without the categories that it goes by, and for a label
+    that has several.
+    """
+    for part in loss.modules():
+        if not isinstance(part, ClassLoss) or not (part.dynamic_margin or part.smooth_within_category):
+            continue
+        categories = None
+        if part.smooth_within_category:
+            categories = torch.from_numpy(label_categories(records, "--smooth_within_category").codes)
+        part.set_labels(torch.from_numpy(records.vocabulary.counts), categories)

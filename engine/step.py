@@ -7,13 +7,18 @@ from torch import nn
 
 import distributed
 from core.device import autocast
+from distributed import sharded_classes
 from engine.learner import Learner
 from engine.seeding import device_state, set_device_state
 from models.batchnorm import statistics_left_alone
 
 
-def backward(learner: Learner, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def backward(
+    learner: Learner, images: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor | None = None
+) -> torch.Tensor:
     """Add the loss's gradient to the parameters'; images (B, 3, H, W) uint8 and labels (B,) are on the host.
+
+    rows (B,): which of the train list they are, for objectives with a memory.
 
     Returns the loss, detached. Several ranks take parts of one batch, of which loss and gradient are: every rank
     compares the embeddings of all, its own images carry their share into the network, and the shares are summed. The
@@ -27,20 +32,26 @@ def backward(learner: Learner, images: torch.Tensor, labels: torch.Tensor) -> to
     """
     objective = learner.objective
     labels = distributed.all_gather(labels).to(learner.device, non_blocking=True)
+    if objective.memory is not None:
+        rows = distributed.all_gather(rows).to(learner.device, non_blocking=True)
     if 0 < learner.micro_batch < len(images):
-        loss = _backward_in_micro_batches(learner, images, labels)
+        loss = _backward_in_micro_batches(learner, images, labels, rows)
     else:
         with autocast(learner.device, learner.precision):
-            loss = objective(images.to(learner.device, non_blocking=True), labels)
+            loss = objective(images.to(learner.device, non_blocking=True), labels, rows)
         learner.scaler.scale(loss).backward()
     distributed.all_reduce_gradients(objective.model.parameters())
-    if not objective.loss_is_sharded:
-        distributed.all_reduce_gradients(objective.loss.parameters(), over=distributed.world_size())
+    whole = objective.loss.parameters()
+    if objective.loss_is_sharded:
+        whole = sharded_classes.whole_parameters(objective.loss)
+    distributed.all_reduce_gradients(whole, over=distributed.world_size())
     return loss.detach()
 
 
-def _backward_in_micro_batches(learner: Learner, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """As `backward`, the loss with its graph; labels (of all ranks) are on the device."""
+def _backward_in_micro_batches(
+    learner: Learner, images: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor | None
+) -> torch.Tensor:
+    """As `backward`, the loss with its graph; labels and rows (of all ranks) are on the device."""
     model = learner.objective.model
     device = learner.device
     micro_batches = images.split(learner.micro_batch)
@@ -56,7 +67,7 @@ def _backward_in_micro_batches(learner: Learner, images: torch.Tensor, labels: t
     # The loss compares all of them, and its slope ends at the embeddings.
     embeddings = torch.cat(embeddings).requires_grad_()
     with autocast(device, learner.precision):
-        loss = learner.objective.compare(embeddings, labels)
+        loss = learner.objective.compare(embeddings, labels, rows)
     learner.scaler.scale(loss).backward()
 
     # Second pass: the slope goes on into the weights.
@@ -76,9 +87,10 @@ def clip_gradient(learner: Learner) -> torch.Tensor:
     objective = learner.objective
     learner.scaler.unscale_(learner.optimiser)
     if objective.loss_is_sharded:
-        # The model's gradient is the same on every rank, the loss's is spread over them.
-        loss_norm = distributed.all_reduce_sum(_norm(objective.loss.parameters()) ** 2).sqrt()
-        norm = torch.hypot(_norm(objective.model.parameters()), loss_norm)
+        # That of the class weights is spread over the ranks, the others' gradient is the same on every rank.
+        classes_norm = distributed.all_reduce_sum(_norm(sharded_classes.sharded_parameters(objective.loss)) ** 2).sqrt()
+        whole = [*objective.model.parameters(), *sharded_classes.whole_parameters(objective.loss)]
+        norm = torch.hypot(_norm(whole), classes_norm)
     else:
         norm = _norm(objective.parameters())
     if learner.clip_norm:
@@ -92,6 +104,9 @@ def _norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
 
 
 def update(learner: Learner) -> None:
-    """One step down the gradient that the parameters hold."""
+    """One step down the gradient that the parameters hold; averages and the memory take in what it made."""
     learner.scaler.step(learner.optimiser)
     learner.scaler.update()
+    learner.objective.remember()
+    if learner.averaging is not None:
+        learner.averaging.update()

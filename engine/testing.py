@@ -1,7 +1,7 @@
-"""Tests during training: the test list embedded, its recalls, and what is shown of it."""
+"""Tests during training: the test list embedded, its figures, and what is shown of it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ from embeddings.table import EmbeddingTable
 from engine.run import Run
 from retrieval import QueryGallery
 from retrieval.best_positive import positive_ranks
+from retrieval.metrics.per_query import query_values
 
 RECALLS = (1, 5, 10)
+FIXED_SEED = 42  # of the batches that a test's loss is of: the same for every run on the same list
 
 
 class EmbeddingSample(Protocol):
@@ -27,12 +29,24 @@ class EmbeddingSample(Protocol):
     columns: Sequence[str]
 
 
+class Pictures(NamedTuple):
+    """What is shown of a test: functions of the list and its queries against its gallery.
+
+    worst: a picture of the worst queries, uint8 (H, W, 3), or None where there are none. scatter, which takes a caption,
+    too: one of all embeddings as points. sample: an EmbeddingSample.
+    """
+
+    worst: Callable[[Records, QueryGallery], np.ndarray | None]
+    scatter: Callable[[Records, QueryGallery, str], np.ndarray]
+    sample: Callable[[Records, QueryGallery], EmbeddingSample]
+
+
 class Tester:
     """The list that a run is tested on.
 
-    loader: its images in order; tested_on: what it is, in words. draw_worst, draw_sample: functions of the list
-    and its queries against its gallery; the first gives a picture of the worst
-    queries, uint8 (H, W, 3), or None where there are none, the second an EmbeddingSample.
+    loader: its images in order; tested_on: what it is, in words; pictures: what is shown of it. metrics: names of
+    figures beside the recalls; distance: by which all of them find. fixed_batches:
+    rows of the list (steps, B), of which a test gives the loss; None, and it does not.
     """
 
     def __init__(
@@ -41,15 +55,19 @@ class Tester:
         loader: Iterable,
         device: torch.device,
         tested_on: str,
-        draw_worst: Callable[[Records, QueryGallery], np.ndarray | None],
-        draw_sample: Callable[[Records, QueryGallery], EmbeddingSample],
+        pictures: Pictures,
+        metrics: Sequence[str] = (),
+        distance: str = "cosine",
+        fixed_batches: np.ndarray | None = None,
     ):
         self.records = records
         self.loader = loader
         self.device = device
         self.tested_on = tested_on
-        self.draw_worst = draw_worst
-        self.draw_sample = draw_sample
+        self.pictures = pictures
+        self.metrics = metrics
+        self.distance = distance
+        self.fixed_batches = fixed_batches
 
     def embed(self, model: nn.Module) -> torch.Tensor | None:
         """The list's embeddings (N, D) on the first rank, None on others; all ranks call it together."""
@@ -61,17 +79,38 @@ class Tester:
         """The list's queries against its gallery, of embeddings (N, D)."""
         return EmbeddingTable(self.records, embeddings).query_gallery(self.device)
 
-    def show(self, query_gallery: QueryGallery, run: Run, step: int) -> None:
-        """Hand the worst queries, as a picture, and a sample of the embeddings, with images, to the run's loggers."""
-        worst = self.draw_worst(self.records, query_gallery)
-        sample = self.draw_sample(self.records, query_gallery)
+    def recalls(self, query_gallery: QueryGallery) -> dict[int, float]:
+        """Recall@1, 5, 10, {k: share}: of how many queries one of the k nearest has their label."""
+        first_right = positive_ranks(query_gallery, RECALLS, self.distance)
+        return {k: (first_right < k).double().mean().item() for k in RECALLS}
+
+    def further_figures(self, query_gallery: QueryGallery, loss: nn.Module) -> dict[str, float]:
+        """Figures beside the recalls: the `metrics`, and the loss of the fixed batches."""
+        figures = {}
+        if self.metrics:
+            values = query_values(query_gallery, self.metrics, distance=self.distance)
+            figures = {name: column.mean().item() for name, column in values.items()}
+        if self.fixed_batches is not None:
+            figures["loss"] = self._loss(query_gallery.gallery_table, loss)
+        return figures
+
+    @torch.no_grad()
+    def _loss(self, embeddings: torch.Tensor, loss: nn.Module) -> float:
+        """The mean loss of the fixed batches of embeddings (N, D)."""
+        codes = torch.from_numpy(self.records.vocabulary.codes).to(embeddings.device)
+        losses = []
+        for rows in torch.from_numpy(self.fixed_batches).to(embeddings.device):
+            losses.append(loss(embeddings[rows], codes[rows]))
+        return torch.stack(losses).mean().item()
+
+    def show(self, query_gallery: QueryGallery, run: Run, step: int, caption: str) -> None:
+        """Hand the worst queries and all points, as pictures, and a sample of the embeddings, with images, to the run's
+        loggers."""
+        worst = self.pictures.worst(self.records, query_gallery)
+        scatter = self.pictures.scatter(self.records, query_gallery, caption)
+        sample = self.pictures.sample(self.records, query_gallery)
         for logger in run.loggers:
             if worst is not None:
                 logger.image("test/worst_queries", worst, step)
+            logger.image("test/scatter", scatter, step)
             logger.embedding("test", sample.embeddings, sample.columns, sample.texts, sample.tiles, step)
-
-
-def recalls(query_gallery: QueryGallery) -> dict[int, float]:
-    """Recall@1, 5, 10, {k: share}: of how many queries one of the k nearest has their label."""
-    first_right = positive_ranks(query_gallery, RECALLS)
-    return {k: (first_right < k).double().mean().item() for k in RECALLS}

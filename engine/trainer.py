@@ -15,13 +15,14 @@ from core.versions import versions
 from data.records import Records
 from distributed import sharded_classes
 from engine.checkpoint import Checkpoints, Progress, training_state
+from engine.health import Health, first_recall
 from engine.learner import Learner
 from engine.loop import fit
 from engine.nan_guard import FiniteGuard, NotFinite, allowed_skips
 from engine.run import Run
 from engine.schedule import Schedule
 from engine.stop import Stopped, StopRequest
-from engine.testing import Tester, recalls
+from engine.testing import Tester
 from models.export.safetensors import export_model
 
 FLAGS_IN_RESULT = ("loss_name", "seed", "pretrained_model")
@@ -36,7 +37,7 @@ class TrainerSettings:
         test_batch_size: images in a test batch
         clip_norm: largest norm of the gradient; 0: no clipping
         nan: at a loss or gradient that is not finite: stop, or skip:N steps
-        report: show worst queries and embeddings on TensorBoard at each test
+        report: show worst queries and embeddings at each test, on TensorBoard and in the run's pictures/
         display_iter_step: steps between two lines
         test_iter_step: steps between two tests; the last is always tested
         save_iter_step: steps between checkpoints; the last is always saved
@@ -85,6 +86,7 @@ class Trainer:
         self.run = run
         self.progress = progress
         self.settings = settings
+        self.health: Health | None = None  # where it begins, known in `fit`
         self.guard = FiniteGuard(
             learner.objective,
             learner.device,
@@ -104,6 +106,7 @@ class Trainer:
         distributed.barrier()
         self._share_weights()
         self._say_what_begins(notes)
+        self.health = self._open_health()
         with self.stop:
             try:
                 self._run_steps()
@@ -121,21 +124,28 @@ class Trainer:
     def _share_weights(self) -> None:
         """Every rank begins with the first one's weights; shards of the loss's are each rank's own."""
         objective = self.learner.objective
-        shared = objective
+        shared = objective.state_dict().values()
         if objective.loss_is_sharded:
-            shared = objective.model
-        distributed.broadcast_tensors(shared.state_dict().values())
+            shared = [*objective.model.state_dict().values(), *sharded_classes.whole_parameters(objective.loss)]
+        distributed.broadcast_tensors(shared)
 
     def _say_what_begins(self, notes: Iterable[str]) -> None:
         loss_name = self.run.config["flags"]["loss_name"]
         labels = len(self.records.vocabulary)
-        steps = f"{self.progress.start + 1} to {self.schedule.total_iter_num}"
+        steps = "no further step"
+        if self.progress.start < self.schedule.total_iter_num:
+            steps = f"steps {self.progress.start + 1} to {self.schedule.total_iter_num}"
         log(
             f"{loss_name} on {len(self.records)} images of {labels} labels, tested on {self.tester.tested_on}; "
-            f"{self.learner.device}, {self.learner.precision}; steps {steps}; writes to {self.run.folder}"
+            f"{self.learner.device}, {self.learner.precision}; {steps}; writes to {self.run.folder}"
         )
         for note in notes:
             log(f"note: {note}")
+
+    def _open_health(self) -> Health:
+        config = self.run.config
+        source = config["flags"]["pretrained_model"]
+        return Health(config["flags"], first_recall(source, self.tester.tested_on, config["lists"]["test"]))
 
     def _run_steps(self) -> None:
         progress = self.progress
@@ -156,7 +166,7 @@ class Trainer:
             on_display=self._display,
             on_step=self._after_step,
         )
-        progress.seconds["train"] = time.perf_counter() - began - progress.seconds["test"]
+        progress.seconds["train"] += time.perf_counter() - began - progress.seconds["test"]
 
     def _display(self, step: int, figures: dict[str, float]) -> None:
         if not distributed.is_first():
@@ -167,10 +177,12 @@ class Trainer:
         self.run.log(
             f"trainbatch {step}, {words} sec", step, {**figures, "images_per_second": images_per_second}, "train"
         )
+        for sentence in self.health.after_display(figures, self.learner.objective.last_batch.embeddings):
+            log(f"note: {sentence}")
 
     def _after_step(self, step: int) -> None:
         """Save and test where that is due: saved first, so that whatever a test meets, the steps are not lost."""
-        is_last = step == self.schedule.total_iter_num
+        is_last = self._is_last(step)
         test_due = is_last or step % self.settings.test_iter_step == 0
         save_due = is_last or step % self.settings.save_iter_step == 0
         # A signal to any rank stops all of them behind the same step.
@@ -191,13 +203,16 @@ class Trainer:
         if save_due:
             self._save(step, needed=is_last)
 
+    def _is_last(self, step: int) -> bool:
+        return step == self.schedule.total_iter_num
+
     def _embed_test_list(self, step: int, signal: int) -> torch.Tensor | None:
         """Embeddings for a test, on the first rank. Raises Stopped, with all steps saved, where a signal came."""
         try:
             with self.stop.interruptible(signal):
                 self.guard.check()
                 began = time.perf_counter()
-                embeddings = self.tester.embed(self.learner.objective.model)
+                embeddings = self.tester.embed(self.learner.network(self._is_last(step)))
                 self.progress.seconds["test"] += time.perf_counter() - began
                 return embeddings
         except Stopped as stopped:
@@ -211,15 +226,19 @@ class Trainer:
         progress = self.progress
         began = time.perf_counter()
         query_gallery = self.tester.query_gallery(embeddings)
-        progress.recall = recalls(query_gallery)
+        progress.recall = self.tester.recalls(query_gallery)
+        further = self.tester.further_figures(query_gallery, self.learner.objective.loss)
         progress.seconds["test"] += time.perf_counter() - began
 
         recall_at_1 = progress.recall[1]
         figures = {f"recall@{k}": value for k, value in progress.recall.items()}
-        line = f"test_img_num {len(self.tester.records)}, trainbatch {step}, test_recall {recall_at_1:.5f}"
-        self.run.log(line, step, figures, "test")
+        words = [f"test_img_num {len(self.tester.records)}, trainbatch {step}, test_recall {recall_at_1:.5f}"]
+        words += [f"{name} {value:.5f}" for name, value in further.items()]
+        self.run.log(", ".join(words), step, {**figures, **further}, "test")
+        for sentence in self.health.after_test(recall_at_1, int(self.tester.records.is_query.sum())):
+            log(f"note: {sentence}")
         if self.settings.report:
-            self.tester.show(query_gallery, self.run, step)
+            self.tester.show(query_gallery, self.run, step, ", ".join([f"step {step}", *words[1:]]))
 
         # Of equal steps the earlier one stays the best.
         if progress.best is not None and recall_at_1 <= progress.best["recall"]["1"]:
@@ -251,7 +270,7 @@ class Trainer:
         """What a checkpoint holds, on the first rank; where class weights are sharded the others have None."""
         self.guard.check()
         progress = self.progress
-        progress.bad_images = _union_over_ranks(progress.bad_images)
+        progress.bad_images = union_over_ranks(progress.bad_images)
         # Which label each class stands for, and what it is called: whoever scores classes later has no train list.
         labels = self.records.vocabulary.labels
         if labels.dtype.kind == "U":
@@ -264,11 +283,13 @@ class Trainer:
             step,
             progress.best,
             classes,
+            is_last=self._is_last(step),
             figures=progress.figures,
             untested=progress.untested,
             skipped=self.guard.skipped,
             config=self.run.config,
             bad_images=sorted(progress.bad_images),
+            neighbours=progress.neighbours,
             names={str(label): names[str(label)] for label in labels.tolist() if str(label) in names},
         )
         if self.learner.objective.loss_is_sharded:
@@ -310,7 +331,7 @@ class Trainer:
         card = {"flags": self.run.config["flags"], "data": self.run.config["lists"]}
         for name in ("recall", "step", "tested_on", "versions"):
             card[name] = result[name]
-        export_model(self.learner.objective.model, self.run.folder, card)
+        export_model(self.learner.network(is_last=True), self.run.folder, card)
 
 
 def _as_json(recall: dict[int, float]) -> dict[str, float]:
@@ -318,7 +339,7 @@ def _as_json(recall: dict[int, float]) -> dict[str, float]:
     return {str(k): value for k, value in recall.items()}
 
 
-def _union_over_ranks(numbers: set[int]) -> set[int]:
+def union_over_ranks(numbers: set[int]) -> set[int]:
     """The numbers, 0 or more each, that any rank has."""
     # -1 goes along, since an empty tensor cannot be sent.
     gathered = distributed.all_gather(torch.tensor([-1, *numbers])).tolist()

@@ -1,18 +1,15 @@
-"""Cross-entropy over many classes without their scores in memory: what softmax and arcmargin share.
+"""Scores over many classes without all of them in memory: what the losses over class weights are computed from.
 
 Scores are made a few thousand classes at a time, which stay in the cache while they are scaled, summed and counted.
 What crosses from forward to backward is one number per row, and the scores themselves only while they are small.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import nn
-from torch.autograd.function import once_differentiable
 
 from core.errors import InputError
-from losses._checks import check_option
 from losses._unit_vectors import lengths
 
 KEPT_BYTES = 100 * 2**20  # of scores that wait for the backward pass; where it would be more they are made twice
@@ -32,121 +29,66 @@ class ClassShard(NamedTuple):
     all_reduce_max: Callable[[torch.Tensor], torch.Tensor]
 
 
-class ClassLoss(nn.Module):
-    """A loss over `weight` (C, D), of which every parameter has a row for each class.
+class Centres(Protocol):
+    """How the scores for the K centres of each class become the score for the class."""
 
-    `shard` is None where the rows are those of all classes, else it says which classes they are of. The weight is drawn
-    from U(-bound, bound). chunk_classes, class_sample_rate: see class_cross_entropy. Raises InputError for others.
+    def combine(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores (n, K, B) for centres -> (n, B) for classes."""
+
+    def spread(self, scores: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
+        """Slopes (n, B) of what is minimised by the scores for classes -> (n, K, B) by those for centres, `scores`."""
+
+
+class Scoring(NamedTuple):
+    """How scores are made of rows and class weights, and how many at a time.
+
+    scale: factor on cosines, None for plain products. centres: for weights (C, K, D), None for (C, D). step: classes
+    at a time. keeps_scores: whether they are kept for the backward pass. shard: None where the classes are all.
     """
 
-    shard: ClassShard | None = None
-
-    def __init__(
-        self,
-        num_classes: int,
-        embedding_size: int,
-        bound: float,
-        chunk_classes: str | int,
-        class_sample_rate: float,
-    ) -> None:
-        super().__init__()
-        check_chunk(chunk_classes)
-        check_option("class_sample_rate", class_sample_rate, 0, 1)
-        self.num_classes = num_classes
-        self.bound = bound
-        self.chunk_classes = chunk_classes
-        self.class_sample_rate = class_sample_rate
-        self.logs: dict[str, torch.Tensor] = {}
-        self.weight = nn.Parameter(torch.empty(num_classes, embedding_size).uniform_(-bound, bound))
-
-    def cross_entropy(self, rows: torch.Tensor, labels: torch.Tensor, **scoring) -> torch.Tensor:
-        """class_cross_entropy of rows (B, D) and labels (B,) with this loss's weight and options; fills `logs`."""
-        loss, self.logs = class_cross_entropy(
-            rows,
-            self.weight,
-            labels,
-            **scoring,
-            chunk_classes=self.chunk_classes,
-            class_sample_rate=self.class_sample_rate,
-            shard=self.shard,
-        )
-        return loss
-
-    @classmethod
-    def sharded(cls, rows: slice, all_reduce_sum: Callable, all_reduce_max: Callable, **settings) -> Self:
-        """The loss of `settings` with `rows` of its parameters alone, the other ranks having the rest.
-
-        all_reduce_sum, all_reduce_max: see ClassShard. These are the rows that the whole loss would have, and random
-        numbers go on as after it, but it never is in memory. Parameters other than the weight begin at 0.
-        """
-        with torch.device("meta"):
-            loss = cls(**settings)
-        for name, parameter in list(loss.named_parameters()):
-            values = torch.zeros(rows.stop - rows.start, *parameter.shape[1:])
-            setattr(loss, name, nn.Parameter(values))
-        _draw_rows(loss.weight.data, loss.bound, loss.num_classes, rows.start)
-        loss.shard = ClassShard(rows.start, loss.num_classes, all_reduce_sum, all_reduce_max)
-        return loss
+    scale: float | None
+    centres: Centres | None
+    step: int
+    keeps_scores: bool
+    shard: ClassShard | None
 
 
-def _draw_rows(table: torch.Tensor, bound: float, classes: int, start: int) -> None:
-    """Fill `table` (n, D) with the rows from `start` on of one of `classes` rows, which is drawn chunk by chunk."""
-    scratch = torch.empty(min(CHUNK, classes), table.shape[1])
-    for first in range(0, classes, CHUNK):
-        # Every chunk is drawn, also one that is not wanted: that keeps the generator where the whole table leaves it.
-        drawn = scratch[: classes - first].uniform_(-bound, bound)
-        begin = max(first, start)
-        end = min(first + len(drawn), start + len(table))
-        if begin < end:
-            table[begin - start : end - start] = drawn[begin - first : end - first]
+class TakingPart(NamedTuple):
+    """The classes of a step: of all ranks, and what this rank holds of them.
 
-
-def class_cross_entropy(
-    rows: torch.Tensor,
-    weight: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    bias: torch.Tensor | None = None,
-    scale: float | None = None,
-    add_margin: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    chunk_classes: str | int = "auto",
-    class_sample_rate: float = 1.0,
-    shard: ClassShard | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Mean cross-entropy, a scalar, and {"acc1", "acc5"}: shares of rows whose own class is the first, among five.
-
-    rows (B, D), class weights (C, D), labels (B,). The scores are rows weight^T + bias, or where `scale` is given scale
-    times the cosine of rows (of length 1) and weights, the own class's cosine being replaced by add_margin(cosine) in
-    the loss but not in the shares. A class that scores exactly as the own one counts as better.
-    chunk_classes: for how many classes scores may exist at a time; `auto`: all, if they take 100 MiB or less.
-    class_sample_rate: share of the classes that take part, those of `labels` and others at random, drawn from the CPU's
-    generator, in which all ranks have to agree (Partial FC: An et al., 2021, arXiv 2010.05222).
-    shard: which of all classes `weight` and `bias` are of, None for all; rows and labels are those of all ranks.
+    count: how many on all ranks. numbers: which they are, None for all. tables: those rows of the class tables that are
+    of them and on this rank. positions: of each row's own class in these tables (B,), outside of them if it is on
+    another rank. held: which of `numbers`, or of all classes, the tables' rows are.
     """
-    first_class = 0
-    classes = len(weight)
+
+    count: int
+    numbers: torch.Tensor | None
+    tables: list[torch.Tensor | None]
+    positions: torch.Tensor
+    held: torch.Tensor | slice
+
+
+def classes_taking_part(
+    tables: list[torch.Tensor | None], labels: torch.Tensor, rate: float, shard: ClassShard | None
+) -> TakingPart:
+    """The classes of labels (B,), with others at random where `rate` is below 1; tables: a row for each class held."""
+    first = 0
+    held = len(tables[0])
+    count = held
     if shard is not None:
-        first_class = shard.start
-        classes = shard.classes
-    if class_sample_rate < 1:
-        sampled = sample_classes(labels, classes, class_sample_rate)
-        if shard is not None:
-            sampled = sampled[(sampled >= first_class) & (sampled < first_class + len(weight))]
-        labels = _positions(sampled, labels)
-        weight = weight[sampled - first_class]
-        if bias is not None:
-            bias = bias[sampled - first_class]
-    elif shard is not None:
-        labels = labels - first_class
+        first = shard.start
+        count = shard.classes
+    if rate >= 1:
+        return TakingPart(count, None, tables, labels - first if first else labels, slice(first, first + held))
 
-    if chunk_classes == "auto":
-        keeps_scores = rows.element_size() * len(rows) * len(weight) <= KEPT_BYTES
-        step = CHUNK
-    else:
-        keeps_scores = len(weight) <= int(chunk_classes)
-        step = min(CHUNK, int(chunk_classes))
-    loss, better = _CrossEntropy.apply(rows, weight, bias, labels, scale, add_margin, keeps_scores, step, shard)
-    return loss, {"acc1": (better < 1).float().mean(), "acc5": (better < 5).float().mean()}
+    numbers = sample_classes(labels, count, rate)
+    count = len(numbers)
+    inside = slice(None)
+    if shard is not None:
+        inside = (numbers >= first) & (numbers < first + held)
+    own = numbers[inside]
+    chosen = [None if table is None else table[own - first] for table in tables]
+    return TakingPart(count, numbers, chosen, _positions(own, labels), inside)
 
 
 def sample_classes(labels: torch.Tensor, classes: int, rate: float) -> torch.Tensor:
@@ -170,150 +112,159 @@ def check_chunk(chunk_classes: str | int) -> None:
         raise InputError(f"chunk_classes={chunk_classes} is neither auto nor a number of classes, 1 or more")
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """Scores stand as (classes, rows), so that the classes of a chunk are one piece of memory.
-
-    Labels of classes that are not among the weight's are outside 0 to its length - 1; another rank has their score.
-    """
-
-    @staticmethod
-    def forward(ctx, rows, weight, bias, labels, scale, add_margin, keeps_scores, step, shard):
-        ctx.shard = shard
-        ctx.factors = None if scale is None else scale / lengths(weight)
-        ctx.chunks = [slice(start, min(start + step, len(weight))) for start in range(0, len(weight), step)]
-        own, own_in_loss, ctx.slope = _own_scores(rows, weight, bias, labels, scale, add_margin, shard)
-
-        # Scores go into the table that backward reads, or each chunk's into the same piece of memory.
-        ctx.kept = rows.new_empty(len(weight), len(rows)) if keeps_scores else None
-        spare = rows.new_empty(min(step, len(weight)), len(rows))
-        table = ctx.kept if keeps_scores else torch.empty_like(spare)
-
-        # One pass over all classes: the largest score so far, the sum of exponentials over it, and how many scored as
-        # high as the own class, which is not counted itself.
-        largest = torch.full_like(own, -torch.inf)
-        exp_sum = torch.zeros_like(own)
-        better = torch.zeros_like(own)
-        for chunk in ctx.chunks:
-            scores = _scores(rows, weight, bias, ctx.factors, chunk, table)
-            scratch = spare[: len(scores)]
-            label_rows, inside = _label_rows(labels, chunk)
-            at_labels = scores.gather(0, label_rows)
-            own_counted = (inside & (at_labels >= own))[0]
-            better += torch.ge(scores, own, out=scratch).sum(0) - own_counted.to(own.dtype)
-            scores.scatter_(0, label_rows, torch.where(inside, own_in_loss, at_labels))
-            before = largest
-            largest = torch.maximum(largest, scores.amax(0))
-            exp_sum = exp_sum * (before - largest).exp() + torch.sub(scores, largest, out=scratch).exp_().sum(0)
-        if shard is not None:
-            before = largest
-            largest = shard.all_reduce_max(largest)
-            exp_sum, better = shard.all_reduce_sum(torch.stack([exp_sum * (before - largest).exp(), better]))
-
-        ctx.log_sum = largest + exp_sum.log()
-        ctx.own_in_loss = own_in_loss
-        ctx.save_for_backward(rows, weight, bias, labels)
-        ctx.mark_non_differentiable(better)
-        return (ctx.log_sum - own_in_loss).mean(), better
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, upstream, _):
-        rows, weight, bias, labels = ctx.saved_tensors
-        # The kept scores are written over here: should there be a second pass, it makes them again.
-        kept = ctx.kept
-        ctx.kept = None
-        table = None
-        if kept is None and ctx.chunks:
-            table = rows.new_empty(ctx.chunks[0].stop, len(rows))
-
-        to_rows = torch.zeros_like(rows)
-        to_weight = torch.empty_like(weight)
-        to_bias = None if bias is None else torch.empty_like(bias)
-        for chunk in ctx.chunks:
-            label_rows, inside = _label_rows(labels, chunk)
-            if kept is None:
-                scores = _scores(rows, weight, bias, ctx.factors, chunk, table)
-                scores.scatter_(0, label_rows, torch.where(inside, ctx.own_in_loss, scores.gather(0, label_rows)))
-            else:
-                scores = kept[chunk]
-
-            # Softmax, less one at the own class, whose score moves by `slope` with the score that margins leave alone.
-            slopes = scores.sub_(ctx.log_sum).exp_()
-            at_labels = slopes.gather(0, label_rows)
-            slopes.scatter_(0, label_rows, torch.where(inside, (at_labels - 1) * ctx.slope, at_labels))
-            slopes.mul_(upstream / len(rows))
-
-            if bias is not None:
-                torch.sum(slopes, 1, out=to_bias[chunk])
-            if ctx.factors is not None:
-                slopes.mul_(ctx.factors[chunk, None])
-            to_rows.addmm_(slopes.T, weight[chunk])
-            torch.mm(slopes, rows, out=to_weight[chunk])
-            if ctx.factors is not None:  # a weight's length changes no cosine, so nothing pulls along the weight
-                along = (to_weight[chunk] * weight[chunk]).sum(1) / lengths(weight[chunk]).square()
-                to_weight[chunk].addcmul_(weight[chunk], along[:, None], value=-1)
-        if ctx.shard is not None:
-            to_rows = ctx.shard.all_reduce_sum(to_rows)
-        return to_rows, to_weight, to_bias, None, None, None, None, None, None
-
-
-def _own_scores(
+def plan_scores(
     rows: torch.Tensor,
     weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    labels: torch.Tensor,
     scale: float | None,
-    add_margin: Callable[[torch.Tensor], torch.Tensor] | None,
+    centres: Centres | None,
+    chunk_classes: str | int,
     shard: ClassShard | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Each row's score for its own class (B,), the one the loss takes, and the slope of the second over the first."""
-    if shard is not None:
-        # Each rank fills in the rows whose class it holds; the others are 0 and do not change the sum over ranks.
-        inside = torch.nonzero((labels >= 0) & (labels < len(weight)))[:, 0]
-        scores = _own_scores(rows[inside], weight, bias, labels[inside], scale, add_margin, None)
-        table = rows.new_zeros(3, len(rows))
-        table[:, inside] = torch.stack(scores)
-        return shard.all_reduce_sum(table).unbind()
-
-    own_weight = weight[labels]
-    own = (rows * own_weight).sum(1)
-    if scale is None:
-        if bias is not None:
-            own = own + bias[labels]
-        return own, own, torch.ones_like(own)
-    with torch.enable_grad():
-        cosine = (own / lengths(own_weight)).requires_grad_()
-        with_margin = add_margin(cosine)
-        (slope,) = torch.autograd.grad(with_margin.sum(), cosine)
-    return scale * cosine.detach(), scale * with_margin.detach(), slope
-
-
-def _scores(
-    rows: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    factors: torch.Tensor | None,
-    chunk: slice,
-    table: torch.Tensor,
-) -> torch.Tensor:
-    """Scores (classes, rows) of the classes of `chunk`, written into `table`.
-
-    A table with a row for each class gets them in their rows, a smaller one in its first.
-    """
-    if len(table) == len(weight):
-        scores = table[chunk]
+) -> Scoring:
+    """The Scoring of rows (B, D) and weights (C, D), or (C, K, D) with `centres`, for a flag --chunk_classes."""
+    centres_of_a_class = weight[0].numel() // weight.shape[-1] if len(weight) else 1
+    step = max(1, CHUNK // centres_of_a_class)
+    if chunk_classes == "auto":
+        bytes_of_all = rows.element_size() * len(rows) * (weight.numel() // weight.shape[-1])
+        keeps_scores = bytes_of_all <= KEPT_BYTES
     else:
-        scores = table[: chunk.stop - chunk.start]
-    torch.mm(weight[chunk], rows.T, out=scores)
-    if factors is not None:
-        scores.mul_(factors[chunk, None])
-    if bias is not None:
-        scores.add_(bias[chunk, None])
-    return scores
+        keeps_scores = len(weight) <= int(chunk_classes)
+        step = min(step, int(chunk_classes))
+    return Scoring(scale, centres, step, keeps_scores, shard)
 
 
-def _label_rows(labels: torch.Tensor, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows (1, B) of a chunk's scores where each label's stands, and whether it is in this chunk at all (1, B)."""
-    positions = labels[None] - chunk.start
-    last = chunk.stop - chunk.start - 1
-    return positions.clamp(0, last), (positions >= 0) & (positions <= last)
+class ChunkedScores:
+    """Scores (classes, rows) of a chunk of classes at a time, so that a chunk is one piece of memory; their gradients.
+
+    rows (B, D), of length 1 where the scores are cosines; weight (C, D) or (C, K, D), bias (C,) or None. positions
+    (B,): each row's own class, outside 0..C-1 where another rank has its scores.
+    """
+
+    def __init__(
+        self,
+        scoring: Scoring,
+        rows: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        positions: torch.Tensor,
+    ) -> None:
+        self.scoring = scoring
+        self.rows = rows
+        self.bias = bias
+        self.positions = positions
+        self.by_class = weight
+        self.weight = weight.flatten(0, -2)  # a row for each centre
+        self.centres_of_a_class = 1 if weight.ndim == 2 else weight.shape[1]
+        self.factors = None
+        if scoring.scale is not None:
+            self.factors = scoring.scale / lengths(self.weight)
+        step = scoring.step
+        self.chunks = [slice(start, min(start + step, len(weight))) for start in range(0, len(weight), step)]
+
+    def table(self) -> torch.Tensor:
+        """Room for the scores of all centres if they are kept, else for those of a chunk."""
+        if self.scoring.keeps_scores:
+            return self.rows.new_empty(len(self.weight), len(self.rows))
+        return self.rows.new_empty(self._most_classes() * self.centres_of_a_class, len(self.rows))
+
+    def scratch(self) -> torch.Tensor:
+        """Room for one number for each class of a chunk and each row."""
+        return self.rows.new_empty(self._most_classes(), len(self.rows))
+
+    def _most_classes(self) -> int:
+        return self.chunks[0].stop if self.chunks else 0
+
+    def own(self) -> torch.Tensor:
+        """Each row's score for its own class (B,), the cosine where there is a scale; whichever rank has the class."""
+        shard = self.scoring.shard
+        if shard is None:
+            return self._own_of(self.rows, self.positions)
+        # Each rank fills in the rows whose class it holds; the others are 0 and do not change the sum over ranks.
+        inside = torch.nonzero((self.positions >= 0) & (self.positions < len(self.by_class)))[:, 0]
+        own = self.rows.new_zeros(len(self.rows))
+        own[inside] = self._own_of(self.rows[inside], self.positions[inside])
+        return shard.all_reduce_sum(own)
+
+    def _own_of(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        weight = self.by_class[positions]
+        scale = self.scoring.scale
+        if self.scoring.centres is not None:
+            cosines = torch.einsum("bd,bkd->bk", rows, weight) / lengths(weight.flatten(0, 1)).view(weight.shape[:2])
+            return self.scoring.centres.combine(scale * cosines[:, :, None])[:, 0] / scale
+        own = (rows * weight).sum(1)
+        if scale is not None:
+            return own / lengths(weight)
+        if self.bias is not None:
+            return own + self.bias[positions]
+        return own
+
+    def of_centres(self, chunk: slice, table: torch.Tensor, made: bool = False) -> torch.Tensor:
+        """Scores (n K, B) of the centres of a chunk's classes, written into `table` unless they are `made` already.
+
+        A table with a row for each centre gets them in their rows, a smaller one in its first.
+        """
+        centres = self._centres(chunk)
+        if len(table) == len(self.weight):
+            scores = table[centres]
+        else:
+            scores = table[: centres.stop - centres.start]
+        if made:
+            return scores
+        torch.mm(self.weight[centres], self.rows.T, out=scores)
+        if self.factors is not None:
+            scores.mul_(self.factors[centres, None])
+        if self.bias is not None:
+            scores.add_(self.bias[centres, None])
+        return scores
+
+    def of_classes(self, of_centres: torch.Tensor) -> torch.Tensor:
+        """Scores (n, B) of the classes that these scores (n K, B) of centres are of: the same tensor for one centre."""
+        if self.scoring.centres is None:
+            return of_centres
+        return self.scoring.centres.combine(self._by_class(of_centres))
+
+    def own_rows(self, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (1, B) of a chunk's scores where each own class's stands, and whether it is in this chunk at all."""
+        positions = self.positions[None] - chunk.start
+        last = chunk.stop - chunk.start - 1
+        return positions.clamp(0, last), (positions >= 0) & (positions <= last)
+
+    def begin_gradients(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Tables that `add_gradients` fills: by rows, by weight, by bias."""
+        self.to_rows = torch.zeros_like(self.rows)
+        self.to_weight = torch.empty_like(self.weight)
+        self.to_bias = None if self.bias is None else torch.empty_like(self.bias)
+
+    def add_gradients(self, chunk: slice, of_centres: torch.Tensor, slopes: torch.Tensor) -> None:
+        """Carry slopes (n, B) by the scores of a chunk's classes on; they and `of_centres` are written over."""
+        if self.scoring.centres is not None:
+            slopes = self.scoring.centres.spread(self._by_class(of_centres), slopes).flatten(0, 1)
+        centres = self._centres(chunk)
+        if self.bias is not None:
+            torch.sum(slopes, 1, out=self.to_bias[centres])
+        if self.factors is not None:
+            slopes.mul_(self.factors[centres, None])
+        weight = self.weight[centres]
+        to_weight = self.to_weight[centres]
+        self.to_rows.addmm_(slopes.T, weight)
+        torch.mm(slopes, self.rows, out=to_weight)
+        if self.factors is not None:  # a weight's length changes no cosine, so nothing pulls along the weight
+            along = (to_weight * weight).sum(1) / lengths(weight).square()
+            to_weight.addcmul_(weight, along[:, None], value=-1)
+
+    def gradients(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """By rows (of all ranks' classes), by weight, by bias, once all chunks are added."""
+        to_rows = self.to_rows
+        if self.scoring.shard is not None:
+            to_rows = self.scoring.shard.all_reduce_sum(to_rows)
+        return to_rows, self.to_weight.view_as(self.by_class), self.to_bias
+
+    def _centres(self, chunk: slice) -> slice:
+        return slice(chunk.start * self.centres_of_a_class, chunk.stop * self.centres_of_a_class)
+
+    def _by_class(self, of_centres: torch.Tensor) -> torch.Tensor:
+        return of_centres.view(-1, self.centres_of_a_class, len(self.rows))
+
+
+def shares(better: torch.Tensor) -> dict[str, torch.Tensor]:
+    """{"acc1", "acc5"}: shares of rows whose own class is the first, among five; better (B,): classes ahead of it."""
+    return {"acc1": (better < 1).float().mean(), "acc5": (better < 5).float().mean()}

@@ -1,4 +1,7 @@
-"""Squared distances of all pairs of a batch, some rows at a time: what is read once of B x B never exists whole."""
+"""Squared distances of all pairs of a batch, some rows at a time: what is read once of B x B never exists whole.
+
+Columns are what the rows of a batch are compared with: the batch itself, then the rows of a Reference, if there is one.
+"""
 
 from collections.abc import Iterator
 
@@ -6,23 +9,36 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from core.errors import InputError
+from losses._mined import Reference
 
 BLOCK = 2**19  # numbers of the B x B that are worked on at once: they stay in the cache
 
 
-def pair_counts(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many positives and how many negatives each row of a batch has, (B,) int64 each.
+def pair_counts(labels: torch.Tensor, reference: Reference | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many positives and how many negatives each row of a batch has among the columns, (B,) int64 each.
 
-    On the CPU raises InputError when the batch has no pair of either kind, since it would train on nonsense in silence;
+    On the CPU raises InputError when there is no pair of either kind, since it would train on nonsense in silence;
     elsewhere reading that back would stall the device in every step, and the samplers make no such batch.
     """
-    ordered = labels.sort().values
-    same = torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)
-    if labels.device.type == "cpu" and same.max() == 1:
-        raise InputError(f"no label occurs twice among the {len(labels)} rows; a pair loss needs two images of a label")
-    if labels.device.type == "cpu" and same.max() == len(labels):
-        raise InputError(f"all {len(labels)} rows have label {labels[0]}; a pair loss needs two labels in a batch")
-    return same - 1, len(labels) - same
+    positives = _occurrences(labels, labels) - 1
+    negatives = len(labels) - 1 - positives
+    columns = len(labels)
+    if reference is not None:
+        of_label = _occurrences(labels, reference.labels)
+        positives += of_label - _occurrences(reference.batch_images, reference.images)
+        negatives += len(reference.labels) - of_label
+        columns += len(reference.labels)
+    if labels.device.type == "cpu" and positives.max() == 0:
+        raise InputError(f"no label occurs twice among the {columns} rows; a pair loss needs two images of a label")
+    if labels.device.type == "cpu" and negatives.max() == 0:
+        raise InputError(f"all {columns} rows have label {labels[0]}; a pair loss needs two labels in a batch")
+    return positives, negatives
+
+
+def _occurrences(values: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
+    """How often each of `values` (B,) occurs `among` (M,), (B,) int64."""
+    ordered = among.sort().values
+    return torch.searchsorted(ordered, values, right=True) - torch.searchsorted(ordered, values)
 
 
 def centred(rows: torch.Tensor) -> torch.Tensor:
@@ -31,26 +47,34 @@ def centred(rows: torch.Tensor) -> torch.Tensor:
 
 
 def distance_blocks(
-    points: torch.Tensor, labels: torch.Tensor
+    points: torch.Tensor, labels: torch.Tensor, reference: Reference | None = None
 ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yield (rows, distances (m, B), positives (m, B), negatives (m, B)) for slices of rows of centred points (B, D).
+    """Yield (rows, distances (m, C), positives (m, C), negatives (m, C)) for slices of the batch's rows.
 
-    distances are squared Euclidean, never negative, and may be written over; the masks are bool. A row is neither its
-    own positive nor its own negative.
+    points (C, D): the columns, centred, of which the first B, those of `labels`, are the batch. distances are squared
+    Euclidean, never negative, and may be written over; the masks are bool. A row is neither its own positive nor its
+    own negative, and so is an older embedding of its image in the reference: their distance is 0.
     """
     squares = points.square().sum(1)
+    column_labels = labels
+    if reference is not None:
+        column_labels = torch.cat([labels, reference.labels])
     step = max(1, BLOCK // len(points))
-    for start in range(0, len(points), step):
-        rows = slice(start, min(start + step, len(points)))
+    for start in range(0, len(labels), step):
+        rows = slice(start, min(start + step, len(labels)))
         distances = torch.addmm(squares, points[rows], points.T, alpha=-2).add_(squares[rows, None]).clamp_min_(0)
-        positives = labels[rows, None] == labels
+        positives = labels[rows, None] == column_labels
         negatives = ~positives
         positives.diagonal(start).fill_(False)
+        if reference is not None:
+            same_image = reference.batch_images[rows, None] == reference.images
+            distances[:, len(labels) :].masked_fill_(same_image, 0)
+            positives[:, len(labels) :].masked_fill_(same_image, False)
         yield rows, distances, positives, negatives
 
 
 class LogMeanExps(torch.autograd.Function):
-    """Of each row's squared distances d, with gradients to the points (B, D):
+    """Of squared distances d from each row to the columns, with gradients to the batch's points (B, D):
 
     (farness, nearness, farthest, nearest, positive_sum, negative_sum), (B,) each: log mean exp(d) over its positives,
     log mean exp(-d) over its negatives; without gradient, the greatest d of a positive, the least of a negative, and
@@ -58,14 +82,15 @@ class LogMeanExps(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, points, labels, positive_counts, negative_counts):
+    def forward(ctx, points, labels, positive_counts, negative_counts, reference):
+        if reference is not None:
+            points = torch.cat([points, reference.embeddings])
         points = centred(points)
-        sums_and_extremes = points.new_empty(6, len(points))
+        sums_and_extremes = points.new_empty(6, len(labels))
         farness, nearness, farthest, nearest, positive_sum, negative_sum = sums_and_extremes.unbind()
         outside = torch.finfo(points.dtype).min  # in place of -inf, so that a row without a pair stays finite
-        for rows, distances, positives, negatives in distance_blocks(points, labels):
-            far = distances.masked_fill(negatives, outside)
-            far.diagonal(rows.start).fill_(outside)
+        for rows, distances, positives, negatives in distance_blocks(points, labels, reference):
+            far = distances.masked_fill(~positives, outside)
             near = distances.neg().masked_fill_(~negatives, outside)
             farthest[rows] = far.amax(1)
             nearest[rows] = -near.amax(1)
@@ -74,6 +99,7 @@ class LogMeanExps(torch.autograd.Function):
             farness[rows] = far.logsumexp(1)
             nearness[rows] = near.logsumexp(1)
         # Backward needs log sums, whose exponentials are shares of a whole; what is returned are log means.
+        ctx.reference = reference
         ctx.save_for_backward(points, labels, farness.clone(), nearness.clone())
         farness = farness - positive_counts.clamp_min(1).to(points.dtype).log()
         nearness = nearness - negative_counts.clamp_min(1).to(points.dtype).log()
@@ -84,16 +110,19 @@ class LogMeanExps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, farness, nearness, *_):
         points, labels, far, near = ctx.saved_tensors
-        # The gradient of sum w_ij |x_i - x_j|^2 by x_i is 2 (sum_j w_ij + sum_j w_ji) x_i - 2 sum_j (w_ij + w_ji) x_j.
+        batch = points[: len(labels)]
+        # The gradient of sum w_ij |x_i - x_j|^2 by x_i is 2 (sum_j w_ij + sum_j w_ji) x_i - 2 sum_j (w_ij + w_ji) x_j,
+        # in which rows of the reference are partners only.
         as_anchor = torch.zeros_like(far)
         as_partner = torch.zeros_like(far)
-        gradient = torch.zeros_like(points)
-        for rows, distances, _, negatives in distance_blocks(points, labels):
+        gradient = torch.zeros_like(batch)
+        for rows, distances, positives, negatives in distance_blocks(points, labels, ctx.reference):
             shares = torch.where(negatives, -distances - near[rows, None], distances.sub_(far[rows, None])).exp_()
             shares.mul_(torch.where(negatives, -nearness[rows, None], farness[rows, None]))
-            shares.diagonal(rows.start).fill_(0)  # a row is no partner of its own
+            shares.masked_fill_(~(positives | negatives), 0)
             as_anchor[rows] = shares.sum(1)
-            as_partner += shares.sum(0)
             gradient[rows] -= shares @ points
-            gradient -= shares.T @ points[rows]
-        return gradient.add_((as_anchor + as_partner)[:, None] * points).mul_(2), None, None, None
+            within = shares[:, : len(labels)]
+            as_partner += within.sum(0)
+            gradient -= within.T @ batch[rows]
+        return gradient.add_((as_anchor + as_partner)[:, None] * batch).mul_(2), None, None, None, None

@@ -1,7 +1,20 @@
 """The table of losses: a loss's file enters its class with one decorator."""
 
-from core.registry import Registry
+from core.pml import PREFIX
+from core.registry import Entry, Registry
+from losses._pml import pml_entry
+
+
+class LossRegistry(Registry):
+    """Our losses by name, and those of pytorch-metric-learning as pml:NAME."""
+
+    def _entry(self, name: str) -> Entry:
+        if name.startswith(PREFIX):
+            return pml_entry(name)
+        return super()._entry(name)
+
 
 # Facts of a loss. stage: "elem" (over classes) or "pair" (over the images of a batch). batch: a name of SAMPLERS.
-# memory=True: forward takes `reference=Reference(...)`. mined: "pairs" or "triplets", which forward then takes as `mined`.
-LOSSES = Registry("loss")
+# memory=True: forward takes `reference=Reference(...)`. mined: "pairs", "triplets" or "either", which forward then takes
+# as `mined`.
+LOSSES = LossRegistry("loss")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from losses._checks import check_option
+from losses._mined import Reference
 from losses._pair_distances import LogMeanExps, pair_counts
 from losses._precision import full_precision
 from losses._registry import LOSSES
@@ -14,7 +15,7 @@ from losses._registry import LOSSES
 BETA = 1e5
 
 
-@LOSSES.register("eml", stage="pair", batch="pk")
+@LOSSES.register("eml", stage="pair", batch="pk", memory=True)
 class EmlLoss(nn.Module):
     """Mean over rows of log(1 + beta * mean_p exp(d_p) * mean_n exp(-d_n)) / log(1 + beta), with beta = 1e5.
 
@@ -40,11 +41,18 @@ class EmlLoss(nn.Module):
         self.logs: dict[str, torch.Tensor] = {}
 
     @full_precision
-    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        positives, negatives = pair_counts(labels)
+    def forward(
+        self, embeddings: torch.Tensor, labels: torch.Tensor, *, reference: Reference | None = None
+    ) -> torch.Tensor:
+        """Scalar loss of embeddings (B, D) and labels (B,), whose pairs reach into the reference, if there is one.
+
+        Raises InputError without a positive or negative pair.
+        """
+        if reference is not None:
+            reference = reference._replace(embeddings=self.feature_scale * reference.embeddings)
+        positives, negatives = pair_counts(labels, reference)
         farness, nearness, farthest, nearest, positive_sum, negative_sum = LogMeanExps.apply(
-            self.feature_scale * embeddings, labels, positives, negatives
+            self.feature_scale * embeddings, labels, positives, negatives, reference
         )
         losses = F.softplus(math.log(BETA) + farness + nearness) / math.log1p(BETA)
         paired = positives > 0

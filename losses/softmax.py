@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from losses._checks import check_classes
-from losses._class_scores import ClassLoss
+from losses._class_loss import ClassLoss
 from losses._precision import full_precision
 from losses._registry import LOSSES
 
@@ -17,6 +17,8 @@ class SoftmaxLoss(ClassLoss):
     Options:
         chunk_classes: classes whose scores exist at a time; auto: all while they are 100 MiB or less
         class_sample_rate: share of the classes that take part in a step, the batch's own and others at random
+        label_smoothing: share of a label's target that is spread evenly over all labels
+        smooth_within_category: spread it over the labels of its category only (lists that have categories)
 
     `logs` after a call: acc1 and acc5 of the batch.
     """
@@ -27,9 +29,18 @@ class SoftmaxLoss(ClassLoss):
         num_classes: int,
         chunk_classes: str = "auto",
         class_sample_rate: float = 1.0,
+        label_smoothing: float = 0.0,
+        smooth_within_category: bool = False,
     ) -> None:
-        bound = embedding_size**-0.5
-        super().__init__(num_classes, embedding_size, bound, chunk_classes, class_sample_rate)
+        super().__init__(
+            num_classes,
+            embedding_size,
+            embedding_size**-0.5,
+            chunk_classes=chunk_classes,
+            class_sample_rate=class_sample_rate,
+            label_smoothing=label_smoothing,
+            smooth_within_category=smooth_within_category,
+        )
         self.bias = nn.Parameter(torch.zeros(num_classes))
 
     @full_precision

@@ -2,7 +2,7 @@
 embedder.py, filled from files (weights.py), copied to be faster (fast.py), written for others (export/)."""
 
 from models.backbones import BACKBONES
-from models.build import ModelSettings, build_model, check_forward, open_model
+from models.build import ModelSettings, add_last_layer, build_model, check_forward, open_model
 from models.embedder import Embedder
 from models.fast import RUNTIMES, fast_model
 from models.trained import trained_settings
@@ -13,6 +13,7 @@ __all__ = [
     "RUNTIMES",
     "Embedder",
     "ModelSettings",
+    "add_last_layer",
     "build_model",
     "check_forward",
     "fast_model",

@@ -1,20 +1,21 @@
 """A network by its settings: built to be trained, or opened to be used as it is, and tried before anything begins."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import torch
 
 import distributed
 from core.console import log
 from core.errors import InputError
-from core.types import Count, Shape, Width
+from core.types import ChainOf, Count, Shape, Width
 from distributed.sync_batchnorm import synchronise
 from models.batchnorm import statistics_left_alone
 from models.embedder import Embedder
+from models.trained import trained_settings
 from models.weights import is_published, load_pretrained, refuse_untrained
 
-MODEL_FLAGS = ("model", "image_shape", "resize_short_size", "embedding_size", "pooling")
+MODEL_FLAGS = ("model", "image_shape", "resize_short_size", "embedding_size", "pooling", "head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,9 @@ class ModelSettings:
         model: one of {models/backbones}
         image_shape: input as 3,height,width in pixels
         resize_short_size: short side before the test crop; 0: the crop size
-        embedding_size: width of a linear layer; 0: the pooled feature itself
+        embedding_size: width of the last layer of the head; 0: the pooled feature itself
         pooling: one of avg, max, gem, avg+max
+        head: layers behind the pooled feature, of {models/heads}, as linear:512,unit_linear
         pretrained_model: a run folder, a weights file, or imagenet; empty: random weights
     """
 
@@ -35,16 +37,28 @@ class ModelSettings:
     resize_short_size: Count = 0
     embedding_size: Width = 0
     pooling: Literal["avg", "max", "gem", "avg+max"] = "avg"
+    head: Annotated[str, ChainOf("models/heads")] = "linear"
     pretrained_model: str | None = None
 
     def as_flags(self) -> dict[str, object]:
         """{name: value} of what a network is, as config.json and result.json hold it: all but the weights."""
         return {name: getattr(self, name) for name in MODEL_FLAGS}
 
+    def of_network(self, model: Embedder) -> "ModelSettings":
+        """The settings with head and width of a network to which a layer was added."""
+        facts = model.facts
+        return replace(self, embedding_size=facts["embedding_size"], head=facts.get("head", "linear"))
+
+    def of_source(self) -> "ModelSettings":
+        """The settings with head and width of the run or weights of `pretrained_model` as they are."""
+        trained = trained_settings(self.pretrained_model)
+        return replace(self, embedding_size=trained.get("embedding_size", 0), head=trained.get("head", "linear"))
+
 
 def build_model(
     settings: ModelSettings,
     first_weights: str | None,
+    adds_layer: bool = False,
     *,
     freeze_bn: bool = False,
     sync_bn: bool = False,
@@ -60,9 +74,14 @@ def build_model(
         compile: torch.compile the network
 
     first_weights: as settings.pretrained_model, which it stands for: None where the weights come from a checkpoint.
+    adds_layer: whether the network of first_weights stays whole, and the last layer of the head is a new one behind it.
     Raises InputError for a network that cannot be, weights that do not fit it, and images too small for it.
     """
-    model = _with_weights(settings, first_weights, is_final=False, freeze_bn=freeze_bn, freeze_stages=freeze_stages)
+    frozen = {"freeze_bn": freeze_bn, "freeze_stages": freeze_stages}
+    if adds_layer and first_weights:
+        model = _with_one_more_layer(settings, first_weights, **frozen)
+    else:
+        model = _with_weights(settings, first_weights, is_final=False, **frozen)
     check_forward(model, settings.image_shape, images=1, training=False)
     if sync_bn and distributed.world_size() > 1:
         synchronise(model)
@@ -89,11 +108,34 @@ def open_model(settings: ModelSettings) -> Embedder:
 def _with_weights(settings: ModelSettings, source: str | None, is_final: bool, **frozen: bool | int) -> Embedder:
     """An Embedder with the weights of `source`; says what of them was not used and what starts afresh."""
     published = source if is_published(source) else None
-    model = Embedder(settings.model, settings.embedding_size, settings.pooling, weights=published, **frozen)
+    model = Embedder(
+        settings.model, settings.embedding_size, settings.pooling, settings.head, weights=published, **frozen
+    )
     if source and not published:
         for note in load_pretrained(model, source, is_final):
             log(f"{source}: {note}")
     return model
+
+
+def _with_one_more_layer(settings: ModelSettings, source: str, **frozen: bool | int) -> Embedder:
+    """The network of `source` as it is, with the last layer of the settings' head behind it."""
+    model = _with_weights(settings.of_source(), source, is_final=True, **frozen)
+    add_last_layer(model, settings)
+    return model
+
+
+def add_last_layer(model: Embedder, settings: ModelSettings) -> None:
+    """Put the last layer of the settings' head behind a network, drawn from torch's generator.
+
+    Where that head has several layers, the others have to be those of `model`, as in a run that is made again.
+    """
+    *inner, last = settings.head.split(",")
+    model.add_layer(last, settings.embedding_size or model.embedding_size)
+    head = model.facts.get("head", "linear")
+    if inner and head != settings.head:
+        raise InputError(
+            f"--head={settings.head} does not go on from {settings.pretrained_model}, behind which it would be {head}"
+        )
 
 
 def check_forward(model: Embedder, image_shape: tuple[int, int, int], images: int, training: bool) -> None:

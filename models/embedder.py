@@ -1,4 +1,4 @@
-"""The network: uint8 images in, embeddings out (backbone, pooling, optional linear layer)."""
+"""The network: uint8 images in, embeddings out (backbone, pooling, optional layers behind them)."""
 
 from typing import Self
 
@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import InputError, unknown
 from models.backbones import BACKBONES
+from models.heads import HEADS, build_head, longer_head
 from models.pooling import POOLINGS, Pooling
 
 
@@ -15,8 +16,9 @@ class Embedder(nn.Module):
     """Images to embeddings, not normalised: the losses and the retrieval normalise where their formulas say so.
 
     model: a name of BACKBONES.
-    embedding_size: 0 for the pooled feature itself, else the width of a linear layer behind it.
-    pooling: one of POOLINGS.
+    embedding_size: 0 for the pooled feature itself, else the width of the last layer behind it.
+    pooling: one of POOLINGS; a backbone that gives a vector has nothing to pool, and takes "avg" only.
+    head: the layers behind it (models/heads): without a width `linear` is none, and others are as wide as their input.
     weights: a name of pre-trained weights that the backbone has, such as imagenet; None for random ones.
     freeze_bn: keep every BatchNorm at its stored statistics, weight and bias.
     freeze_stages: so many of the backbone's first stages are left as they are.
@@ -30,6 +32,7 @@ class Embedder(nn.Module):
         model: str,
         embedding_size: int = 0,
         pooling: str = "avg",
+        head: str = "linear",
         *,
         weights: str | None = None,
         freeze_bn: bool = False,
@@ -39,6 +42,9 @@ class Embedder(nn.Module):
         row = BACKBONES[model](model)
         if pooling not in POOLINGS:
             raise unknown("pooling", pooling, POOLINGS)
+        gives_vector = BACKBONES.fact(model, "output") == "vector"
+        if gives_vector and pooling != "avg":
+            raise InputError(f"pooling is {pooling}, but {model} gives one vector an image, which is not pooled")
         if embedding_size < 0:
             raise InputError(f"embedding_size is {embedding_size}; it is 0 (the pooled feature) or a width")
         if not 0 <= freeze_stages <= len(row.stages):
@@ -47,10 +53,17 @@ class Embedder(nn.Module):
             raise unknown(f"weights of {model}", weights, BACKBONES.fact(model, "weights"))
 
         self.facts = {"model": model, "embedding_size": embedding_size, "pooling": pooling}
+        # Files from before there were others are of this one.
+        if head != "linear":
+            self.facts["head"] = head
         self.embedding_size = embedding_size or row.width
+        self.takes_features = False
         self.backbone = row.build(weights)
-        self.pooling = Pooling(pooling)
-        self.head = nn.Linear(row.width, embedding_size) if embedding_size else nn.Identity()
+        self.pooling = nn.Identity() if gives_vector else Pooling(pooling)
+        # The first layer and those behind it: a longer network has the weights of a shorter one under the same names.
+        layers = build_head(head, row.width, embedding_size) or [nn.Identity()]
+        self.head = layers[0]
+        self.behind = nn.Sequential(*layers[1:])
         # For pixels of 0 to 255. Not among the weights: they belong to the backbone's name.
         self.register_buffer("mean", 255 * torch.tensor(row.preprocess.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(row.preprocess.std).view(3, 1, 1), persistent=False)
@@ -62,9 +75,46 @@ class Embedder(nn.Module):
             module.requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (B, 3, H, W), RGB -> embeddings (B, embedding_size)."""
+        """uint8 images (B, 3, H, W), RGB -> embeddings (B, embedding_size).
+
+        Behind `take_features` the last layer's input in their place.
+        """
+        if self.takes_features:
+            return self.last_layer(images)
+        return self.last_layer(self.features(images))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 images -> what the last layer takes; without a layer that is the embedding."""
         pixels = (images.to(self.mean.dtype) - self.mean) / self.std
-        return self.head(self.pooling(self.backbone(pixels)))
+        features = self.pooling(self.backbone(pixels))
+        if len(self.behind):
+            features = self.behind[:-1](self.head(features))
+        return features
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The last layer of the head; an identity without one."""
+        return self.behind[-1] if len(self.behind) else self.head
+
+    def add_layer(self, name: str, width: int) -> None:
+        """Put one more layer of HEADS behind the embedding, drawn anew, and say so in `facts`."""
+        has_layer = not isinstance(self.head, nn.Identity)
+        layer = HEADS[name](self.embedding_size, width)
+        head = longer_head(self.facts.get("head", "linear"), has_layer, self.embedding_size, name)
+        self.facts = {**self.facts, "embedding_size": width}
+        if head != "linear":
+            self.facts["head"] = head
+        if has_layer:
+            self.behind.append(layer)
+        else:
+            self.head = layer
+        self.embedding_size = width
+
+    def take_features(self) -> None:
+        """From now on `forward` takes what the last layer takes, and that layer alone learns."""
+        self.requires_grad_(False)
+        self.last_layer.requires_grad_(True)
+        self.takes_features = True
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

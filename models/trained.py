@@ -7,7 +7,7 @@ from typing import Any
 
 from core.errors import InputError
 from core.files import read_flags
-from core.types import count, image_shape, plain, width
+from core.types import ChainOf, count, image_shape, plain, width
 from models.export.safetensors import CARD
 from models.weights import is_published, read_card, weights_file
 
@@ -18,6 +18,7 @@ READERS = {
     "resize_short_size": count,
     "embedding_size": width,
     "pooling": str,
+    "head": ChainOf("models/heads"),
 }
 
 

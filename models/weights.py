@@ -185,7 +185,11 @@ def _refuse_other_model(embedder: Embedder, state: dict[str, Any], file: Path) -
 def _other_facts(ours: dict[str, Any], theirs: dict[str, Any], file: Path, is_final: bool) -> list[str]:
     """Sentences on the facts in which a checkpoint differs from what is asked for; with `is_final` InputError."""
     notes = []
-    for name in ("pooling", "embedding_size"):
+    # Facts of ours that name no head are of this one; a plain state dict shows its width alone.
+    ours = {"head": "linear", **ours}
+    if "pooling" in theirs:
+        theirs = {"head": "linear", **theirs}
+    for name in ("pooling", "embedding_size", "head"):
         if name in theirs and theirs[name] != ours[name]:
             sentence = f"--{name} is {ours[name]}, but {str(file)!r} was trained with {theirs[name]}"
             if is_final:
@@ -224,10 +228,10 @@ def _what_is_there(state: State) -> str:
 
 def refuse_untrained(embedder: Embedder, absent: list[str], why: str) -> None:
     """Raise InputError where the embedding layer is among the `absent` weights: what it gives would be chance."""
-    if any(name.startswith("head.") for name in absent):
+    if any(name.startswith(("head.", "behind.")) for name in absent):
         raise InputError(
-            f"--embedding_size={embedder.embedding_size} asks for a linear layer that nobody has trained: {why}; leave "
-            "the flag out, or train the layer first"
+            f"--embedding_size={embedder.embedding_size} asks for a {embedder.facts.get('head', 'linear')} layer that "
+            f"nobody has trained: {why}; leave the flag out, or train the layer first"
         )
 
 

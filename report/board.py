@@ -1,4 +1,4 @@
-"""What a logger is given of a test during training: the worst queries, and a sample of the embeddings with images."""
+"""What a logger is given of a test during training: the worst queries, all points, a sample of them with images."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,13 +9,15 @@ import torch
 from data.image.files import load
 from data.records import Records
 from report.drawing import letterbox
-from report.page.projection import sample_rows
+from report.page.projection import project, sample_rows
 from report.queries import draw_queries, worst_queries
+from report.scatter import scatter
 from retrieval.metrics.ranking import Ranked, values
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
 
 QUERIES, RANKING = 8, 10  # worst queries in the picture; items of each by which they are the worst
+POINTS = 5000  # in a picture of the embeddings
 EMBEDDINGS, TILE = 1000, 32  # embeddings in a sample; pixels a side of their images
 
 
@@ -41,6 +43,20 @@ def worst_queries_picture(records: Records, query_gallery: QueryGallery) -> np.n
     if not len(worst):
         return None
     return draw_queries(records, query_gallery, worst[:QUERIES], results)
+
+
+def scatter_picture(records: Records, query_gallery: QueryGallery, caption: str) -> np.ndarray:
+    """The embeddings, or a sample by label, as points coloured by label, uint8 (H, W, 3) RGB.
+
+    Those of two numbers are drawn as they are, wider ones by the two directions in which they differ most (PCA).
+    """
+    rows = sample_rows(records.vocabulary.codes, POINTS)
+    embeddings = query_gallery.gallery_table[torch.from_numpy(rows).to(query_gallery.device)].cpu().double().numpy()
+    title = "Embeddings"
+    if embeddings.shape[1] != 2:
+        embeddings, _ = project(embeddings)
+        title = "Embeddings of unit length, by PCA"
+    return scatter(embeddings, records.label_texts[rows], title, caption)
 
 
 def embedding_sample(records: Records, query_gallery: QueryGallery) -> EmbeddingSample:

@@ -69,11 +69,12 @@ def draw_centred(
     if room is None:
         text = plain_text(text)
     else:
-        text = _shortened(plain_text(text[:MOST_CHARACTERS]), room)
+        text = shortened(plain_text(text[:MOST_CHARACTERS]), room)
     draw_text(canvas, text, centre - text_width(text) / 2, baseline, colour)
 
 
-def _shortened(text: str, room: float) -> str:
+def shortened(text: str, room: float) -> str:
+    """A plain text whose end gives way to dots where it is wider than `room` pixels."""
     if text_width(text) <= room:
         return text
     while text and text_width(f"{text}...") > room:

@@ -9,34 +9,23 @@ from decimal import Decimal
 import oracles_classes
 import oracles_dense
 import oracles_ranking
+import oracles_siamese
 import oracles_triplets
 from exact import cross_entropy, dot, mean, squared_distance, unit
+from oracles_classes import smoothed
 
 
-def softmax(embeddings, labels, weight, bias):
+def softmax(embeddings, labels, weight, bias, **smoothing):
     return mean(
-        cross_entropy([dot(row, column) + offset for column, [offset] in zip(weight, bias, strict=True)], label)
+        smoothed([dot(row, column) + offset for column, [offset] in zip(weight, bias, strict=True)], label, **smoothing)
         for row, label in zip(embeddings, labels, strict=True)
     )
 
 
-def arcmargin(embeddings, labels, weight, arc_scale=80.0, arc_margin=0.15, arc_easy_margin=False):
-    scale, margin = Decimal(arc_scale), Decimal(arc_margin)
-    cos_margin, sin_margin = Decimal(math.cos(arc_margin)), Decimal(math.sin(arc_margin))
-    losses = []
-    for row, label in zip(embeddings, labels, strict=True):
-        logits = []
-        for number, column in enumerate(weight):
-            cosine = dot(unit(row), unit(column))
-            if number == label:
-                phi = cosine * cos_margin - (1 - cosine**2 + Decimal("1e-6")).sqrt() * sin_margin
-                if arc_easy_margin:
-                    cosine = phi if cosine > 0 else cosine
-                else:
-                    cosine = phi if cosine > -cos_margin else cosine - margin * sin_margin
-            logits.append(scale * cosine)
-        losses.append(cross_entropy(logits, label))
-    return mean(losses)
+def arcmargin(embeddings, labels, weight, arc_scale=80.0, arc_margin=0.15, arc_easy_margin=False, **smoothing):
+    return oracles_classes.subcenter_arcmargin(
+        embeddings, labels, weight, arc_scale, arc_margin, arc_easy_margin, sub_centers=1, **smoothing
+    )
 
 
 def triplet(embeddings, labels, margin=0.1):
@@ -98,6 +87,7 @@ LOSS_ORACLES = {
     **oracles_classes.ORACLES,
     **oracles_dense.ORACLES,
     **oracles_ranking.ORACLES,
+    **oracles_siamese.ORACLES,
     **oracles_triplets.ORACLES,
 }
 

@@ -14,6 +14,7 @@ from losses import LOSSES
 
 CPU = torch.device("cpu")
 LABELS = {"shuffled": [3, 0, 6, 3, 1, 5], "triplet": [5, 5, 2, 1, 1, 0], "pk": [4, 4, 4, 1, 1, 1]}
+LABELS["siamese_pairs"] = [4, 4, 3, 1, 1, 1]
 
 
 class Net(nn.Module):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pictures import train_transform
 from runs import SCRIPTS, as_line, read_json, run, train_flags
+from sampling import make_sampler
 
 from core.errors import InputError
 from data import loader
@@ -38,7 +39,7 @@ def open_train(folder):
 def batches(folder, sampler="pk", steps=6, num_workers=0, start_step=0, told=None, rank=0, ranks=1):
     """`steps` batches of 12 images, or a rank's share of each, (images, labels, indices) each."""
     images, codes = open_train(folder)
-    draws = RankBatches(SAMPLERS[sampler](codes, 12, start_step=start_step), rank, ranks)
+    draws = RankBatches(make_sampler(sampler, codes, 12, start_step=start_step), rank, ranks)
     told = [] if told is None else told
     feed = loader.open_loader(images, MODALITY, draws, num_workers, on_bad=lambda *what: told.append(what))
     return [batch for _, batch in zip(range(steps), feed)]
@@ -116,7 +117,7 @@ def test_batches_are_the_same_after_a_resume(broken):
 
 def test_a_sound_list_is_loaded_as_ever(sop_tree):
     images, codes = open_train(sop_tree)
-    plain = loader.open_loader(images, MODALITY, SAMPLERS["pk"](codes, 12))
+    plain = loader.open_loader(images, MODALITY, make_sampler("pk", codes, 12))
     for one, other in zip(batches(sop_tree), plain):
         assert all(torch.equal(*columns) for columns in zip(one, other, strict=True))
 

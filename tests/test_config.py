@@ -17,14 +17,21 @@ from core import sources
 from core.errors import InputError
 from core.sources import MISSING, keywords_of, registered
 from core.types import plain
+from data.samplers import SAMPLERS
 from losses import LOSSES
+from miners import MINERS
 from models.backbones import BACKBONES
+from models.heads import HEADS
 from retrieval.index.backends import BACKENDS
 from retrieval.rerank import POSTPROCESSORS
+from solvers import SOLVERS
 
 ROOT = Path(__file__).resolve().parents[1]
 REGISTRIES = {
     "losses": LOSSES,
+    "miners": MINERS,
+    "data/samplers": SAMPLERS,
+    "solvers": SOLVERS,
     "models/backbones": BACKBONES,
     "retrieval/rerank": POSTPROCESSORS,
     "retrieval/index/backends": BACKENDS,
@@ -53,6 +60,7 @@ WAS_OPEN = {
     "train_list": "Ebay_train.txt",
     "test_list": "Ebay_test.txt",
 }
+ELEM = ", ".join(name for name, entry in registered("losses").items() if entry.facts["stage"] == "elem")
 FIRST = {"train_elem": "softmax", "train_pair": "triplet"}
 
 
@@ -81,9 +89,9 @@ def test_sources_say_what_signatures_say(home):
     assert expected.keys() <= read.keys() <= expected.keys() | required
 
 
-@pytest.mark.parametrize("folder", REGISTRIES)
-def test_decorators_are_read_as_they_run(folder):
-    assert sorted(registered(folder)) == sorted(REGISTRIES[folder].names())
+@pytest.mark.parametrize("folder, registry", [*REGISTRIES.items(), ("models/heads", HEADS)])
+def test_decorators_are_read_as_they_run(folder, registry):
+    assert sorted(registered(folder)) == sorted(registry.names())
 
 
 @pytest.mark.parametrize("home", HOMES)
@@ -126,7 +134,7 @@ def test_flags_and_defaults_are_frozen(script):
     [
         (script, flag, name)
         for script, own in FROZEN.items()
-        for flag in own.keys() - {"flags"}
+        for flag in sorted(own.keys() - {"flags"})
         for name in own[flag]
         if script != "infer"
     ],
@@ -165,7 +173,7 @@ def test_help_shows_the_chosen_losses_flags(capsys):
         parse(["--loss_name=arcmargin", "--help"], COMMANDS["train_elem"], "The docstring.")
     printed = " ".join(capsys.readouterr().out.split())
     assert "The docstring." in printed and "loss: arcmargin" in printed
-    assert "one of arcmargin, softmax; its own flags" in printed
+    assert f"one of {ELEM}; its own flags" in printed
     assert "--arc_scale" in printed and "(default: 80.0)" in printed and "--feature_scale" not in printed
 
 
@@ -173,8 +181,8 @@ def test_help_shows_the_chosen_losses_flags(capsys):
     "script, line, sentence",
     [
         ("train_elem", "--total_iter_nun=5", "unknown flag '--total_iter_nun=5'. Did you mean '--total_iter_num'?"),
-        ("train_elem", "--margin=1", "unknown flag '--margin=1'. It is an option of quadruplet, triplet."),
-        ("train_elem", "--loss_name=eml", "eml is a loss of train_pair.py; train_elem.py has arcmargin, softmax"),
+        ("train_elem", "--feature_scale=1", "unknown flag '--feature_scale=1'. It is an option of eml, npairs"),
+        ("train_elem", "--loss_name=eml", f"eml is a loss of train_pair.py; train_elem.py has {ELEM}"),
         ("train_elem", "--loss_name=arcmagrin", "unknown loss 'arcmagrin'"),
         ("train_elem", "--lr=0", "argument --lr: '0' is not a number above 0"),
         ("train_elem", "--train_batch_size=0", "argument --train_batch_size: '0' is not an integer above 0"),
@@ -270,3 +278,16 @@ def test_a_default_that_is_no_literal_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_file_of", lambda module: file)
     with pytest.raises(ValueError, match=r"home.py:4: the default ROOM is no literal"):
         keywords_of("home:build")
+
+
+@pytest.mark.parametrize("script", ["train_elem", "train_pair", "eval"])
+def test_list_names_all_that_can_be_chosen(script, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(["--list"], COMMANDS[script], "")
+    assert not end.value.code
+    printed = capsys.readouterr().out
+    for choice in COMMANDS[script].choices:
+        assert f"{len(choice.names())} values of --{choice.flag}, each a {choice.kind}:" in printed
+        for name in choice.names():
+            lines = [line for line in printed.splitlines() if line.startswith(f"  {name} ")]
+            assert lines and all(len(line.split(maxsplit=1)[1]) > 20 for line in lines), f"{name} says nothing of itself"

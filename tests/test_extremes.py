@@ -53,7 +53,10 @@ def test_class_weights_along_and_against_the_embeddings(name):
     rows = torch.eye(WIDTH)[:CLASSES] * 1e3
     for sign in (1, -1):
         with torch.no_grad():
-            loss.weight.copy_(sign * rows)
+            if loss.weight.ndim == 3:  # several centres of each class
+                loss.weight.copy_(sign * rows[:, None])
+            else:
+                loss.weight.copy_(sign * rows)
         embeddings = rows.clone().requires_grad_()
         value = loss(embeddings, torch.arange(CLASSES))
         value.backward()

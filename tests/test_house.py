@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from losses import LOSSES
+from miners import MINERS
+from models.heads import HEADS
 from retrieval.index.backends import BACKENDS
+from solvers import SOLVERS
 
 ROOT = Path(__file__).parents[1]
 # A folder imports only from smaller floors, or from itself. Scripts and programs of their own stand on top.
@@ -15,6 +18,7 @@ FLOORS = {
     "core": 0,
     "distributed": 1,
     "losses": 2,
+    "solvers": 2,
     "miners": 3,
     "models": 3,
     "data": 3,
@@ -41,7 +45,13 @@ PROGRAMS = {"data/build_emoji.py"} | {
 }
 KNOW_ARGS = {f"{script}.py" for script in SCRIPTS} | PROGRAMS
 # Folders of which every file registers a class.
-REGISTRIES = {"losses": LOSSES, "retrieval/index/backends": BACKENDS}
+REGISTRIES = {
+    "losses": LOSSES,
+    "solvers": SOLVERS,
+    "miners": MINERS,
+    "models/heads": HEADS,
+    "retrieval/index/backends": BACKENDS,
+}
 LONGEST_LINE = 120
 # What a constant may be made by, besides classes (whose names begin with a capital).
 PURE_CALLS = {

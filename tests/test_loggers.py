@@ -2,11 +2,12 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from engine.loggers import JsonlLogger, TensorBoardLogger, logger_files, open_loggers
+from engine.loggers import JsonlLogger, PngLogger, TensorBoardLogger, logger_files, open_loggers
 
 FIGURES = {"loss": 0.5, "lr": 0.1}
 
@@ -21,8 +22,9 @@ def loggers(tmp_path):
 
 def test_every_logger_takes_everything(tmp_path, loggers):
     """Also a text that is no UTF-8, as old file names have it."""
-    assert [type(logger) for logger in loggers] == [JsonlLogger, TensorBoardLogger]
+    assert [type(logger) for logger in loggers] == [JsonlLogger, TensorBoardLogger, PngLogger]
     picture = np.zeros((4, 4, 3), np.uint8)
+    picture[1, 2] = 200, 100, 0
     labels = [["cat", "a.jpg"], ["dog", "\udcff.jpg"]]
     for logger in loggers:
         logger.config({"flags": {"seed": 0}})
@@ -31,7 +33,8 @@ def test_every_logger_takes_everything(tmp_path, loggers):
         logger.embedding("test", torch.eye(2), ("label", "file"), labels, np.stack([picture, picture]), 1)
         logger.close()
     files = [file for pattern in logger_files() for file in tmp_path.glob(pattern)]
-    assert len(files) == 2
+    assert len(files) == 3
+    assert (cv2.imread(str(tmp_path / "pictures" / "test_worst_queries_000001.png")) == picture[..., ::-1]).all()
     (table,) = tmp_path.rglob("metadata.tsv")
     assert table.read_text().splitlines() == ["label\tfile", "cat\ta.jpg", "dog\t\\udcff.jpg"]
 

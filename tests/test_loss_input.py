@@ -41,6 +41,7 @@ def test_wrong_shapes_and_types_are_refused(name, embeddings, labels, sentence):
         *[(name, [0, 1, 2, 3], "no label occurs twice among the 4 rows") for name in LOSSES.names(batch="pk")],
         *[(name, [7], "no label occurs twice among the 1 rows") for name in LOSSES.names(batch="pk")],
         *[(name, [7, 7, 7], "all 3 rows have label 7") for name in LOSSES.names(batch="pk")],
+        ("siamese", [7, 7, 3], "3 rows are no pairs"),
         ("npairs", [7, 7, 3], "only label 7 occurs twice"),
         ("softmax", [0, 6, 7], r"label 7 is outside 0..6, the 7 classes"),
         ("arcmargin", [0, -1, 5], r"label -1 is outside 0..6, the 7 classes"),
@@ -62,6 +63,7 @@ def test_embeddings_of_another_width_are_refused():
     [
         ("triplet", {"margin": -0.1}),
         ("quadruplet", {"margin": math.nan}),
+        ("siamese", {"margin": -1.0}),
         ("arcmargin", {"arc_scale": math.inf}),
         ("arcmargin", {"arc_margin": 28.6}),
         ("npairs", {"npairs_reg_lambda": -1.0}),

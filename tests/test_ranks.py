@@ -65,10 +65,10 @@ def nudged_net(weights):
     return net
 
 
-def moves(data_dir, folder, **flags):
+def moves(data_dir, folder, script="train_elem", **flags):
     """The folder of the run of one process whose layers are off by NUDGE: what a change of NUDGE makes of the run."""
     with mock.patch("runs.tiny_net", nudged_net), tiny_backbone():
-        run("train_elem", flags_of(data_dir, folder, **flags))
+        run(script, flags_of(data_dir, folder, **flags))
     return folder
 
 
@@ -125,7 +125,8 @@ def test_weights_after_three_steps_are_those_of_one_rank(number, condition):
     """Losses, micro-batches, clipping, BatchNorm's statistics; 13 to 15 images, cut through pairs and triplets."""
     found = bench.table(LOSSES.names(), list(bench.SETTINGS), [number])
     worst = {(name, setting): own[setting][number] for name, own in found.items() for setting in own}
-    assert len(worst) == 3 * len(LOSSES.names()) + 2 * len(LOSSES.names(stage="elem"))
+    only_some = 2 * len(LOSSES.names(stage="elem")) + len(LOSSES.names(memory=True))
+    assert len(worst) == 3 * len(LOSSES.names()) + only_some
     # The longest sums of a layer: BatchNorm's mean and after it the variance, over 10 x 10 places of 15 images.
     error = gamma(2 * 15 * 10 * 10 + 16)
     allowed = [error * own for own in condition.values()]
@@ -191,7 +192,7 @@ def test_what_ranks_do_together():
 
 
 def test_a_shard_is_a_part_of_the_batch_that_one_rank_would_load():
-    sampler = PKSampler(np.arange(40) // 4, 14, seed=3)
+    sampler = PKSampler(np.arange(40) // 4, 14, samples_each_class=2).starting(seed=3)
     whole = list(itertools.islice(sampler, 4))
     for number in (2, 3, 5):
         parts = [list(itertools.islice(RankBatches(sampler, rank, number), 4)) for rank in range(number)]
@@ -297,6 +298,29 @@ def test_one_rank_writes_and_prints(alone, together):
     assert kinds(folder) == kinds(alone)
     assert len(list(folder.glob("events.out.tfevents.*"))) == 1
     assert printed.count("trainbatch 6, lr") == 1 and printed.count("Recall@1") == 1
+
+
+def test_what_stands_beside_a_pair_loss_is_the_same_on_two_ranks(alone, sop_tree, tmp_path):
+    """A memory, filled and then written over; stage 1's classes; the average of the weights."""
+    flags = {"loss_name": "eml", "pretrained_model": alone, "train_batch_size": 6, "total_iter_num": 3}
+    flags |= {"memory_size": 25, "memory_fill": True, "keep_classes": 0.1, "ema": 0.9, "interpolate": 0.5}
+    with tiny_backbone():
+        run("train_pair", flags_of(sop_tree, tmp_path / "one", **flags))
+    moved = moves(sop_tree, tmp_path / "moved", "train_pair", **flags)
+    done = torchrun(2, "train_pair", *flags_of(sop_tree, tmp_path / "two", **flags))
+    assert done.returncode == 0, done.stderr
+
+    def state_of(folder):
+        state = torch.load(folder / "last.pt", weights_only=True)
+        numbers = {f"trained.{name}": value for name, value in state["averaging"]["model"].items()}
+        numbers |= {**weights(folder), "memory": state["memory"]["embeddings"]}
+        return numbers, state["memory"]
+
+    found, memory = state_of(tmp_path / "two")
+    expected, expected_memory = state_of(tmp_path / "one")
+    assert_near(found, expected, state_of(moved)[0])
+    assert memory["images"].tolist() == expected_memory["images"].tolist() and memory["next"] == 18
+    assert memory["labels"].tolist() == expected_memory["labels"].tolist()
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(alone, together, moved, tmp_path):

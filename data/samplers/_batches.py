@@ -1,6 +1,6 @@
 """What every sampler hands out, and the table of samplers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +8,8 @@ import numpy as np
 from core.registry import Registry
 from data.vocabulary import Vocabulary
 
+# A sampler's options are its keywords with a default; the arguments without one are facts of the list and the flags:
+# labels, batch_size, samples_each_class and categories, as far as it asks for them (`build_sampler`).
 SAMPLERS = Registry("sampler")
 
 
@@ -26,20 +28,29 @@ class BatchSampler:
     interrupted. A sampler sets `steps`, those of one epoch.
 
     labels: the vocabulary of a list, or labels (N,) that one is made of.
+    seed, start_step: where the stream begins, which `starting` sets.
     singletons: how it uses the image of a label that has no other, where that is not as for any other label; the end of
     a sentence about such labels.
+    has_pairs: whether every batch holds two images of a label, and two labels.
     """
 
     singletons: str | None = None
+    has_pairs = True
+    seed = 0
+    start_step = 0
     steps: int
 
-    def __init__(self, labels: Vocabulary | np.ndarray, batch_size: int, seed: int = 0, start_step: int = 0):
+    def __init__(self, labels: Vocabulary | np.ndarray, batch_size: int):
         if not isinstance(labels, Vocabulary):
             labels = Vocabulary.of(labels)
         self.vocabulary = labels
         self.batch_size = batch_size
+
+    def starting(self, seed: int = 0, start_step: int = 0) -> "BatchSampler":
+        """This sampler, with the batches of that seed from that step on."""
         self.seed = seed
         self.start_step = start_step
+        return self
 
     def epoch(self, number: int) -> np.ndarray:
         """Indices of epoch `number`, an int array (steps, batch_size)."""
@@ -53,12 +64,37 @@ class BatchSampler:
         """The random numbers of epoch `number`."""
         return np.random.default_rng([self.seed, number])
 
+    def _rest_of_epoch(self, number: int, position: int) -> Iterable[np.ndarray]:
+        """The batches of epoch `number` from the one at `position` on."""
+        return self.epoch(number)[position:]
+
     def __iter__(self) -> Iterator[list[Sample]]:
         step = self.start_step
         while True:
-            table = self.epoch(step // self.steps)
-            for indices in table[step % self.steps :]:
+            for indices in self._rest_of_epoch(step // self.steps, step % self.steps):
                 # The 1 keeps augmentations apart from the order of an epoch, whose generator has two numbers.
                 seeds = np.random.SeedSequence([self.seed, step, 1]).generate_state(len(indices), np.uint32)
                 yield [Sample(int(index), int(seed)) for index, seed in zip(indices, seeds)]
                 step += 1
+
+
+class SteppedSampler(BatchSampler):
+    """A BatchSampler whose batches are drawn when they are asked for, each from random numbers of its own.
+
+    Its epochs may be long, or hang on something that changes in the middle of one.
+    """
+
+    def batch(self, number: int, position: int) -> np.ndarray:
+        """Indices of the batch at `position` in epoch `number`, an int array (batch_size,)."""
+        raise TypeError(f"{type(self).__name__} has no batch()")
+
+    def epoch(self, number: int) -> np.ndarray:
+        return np.stack(list(self._rest_of_epoch(number, 0)))
+
+    def _rest_of_epoch(self, number: int, position: int) -> Iterable[np.ndarray]:
+        return (self.batch(number, later) for later in range(position, self.steps))
+
+    def _batch_generator(self, number: int, position: int) -> np.random.Generator:
+        """The random numbers of one batch."""
+        # The 2 keeps them apart from those of epochs and of augmentations, whose rows of numbers are shorter.
+        return np.random.default_rng([self.seed, number, position, 2])

@@ -17,8 +17,8 @@ class TripletSampler(BatchSampler):
 
     singletons = "it is a negative only, never an anchor or a positive"
 
-    def __init__(self, labels: Vocabulary | np.ndarray, batch_size: int, seed: int = 0, start_step: int = 0):
-        super().__init__(labels, batch_size, seed, start_step)
+    def __init__(self, labels: Vocabulary | np.ndarray, batch_size: int):
+        super().__init__(labels, batch_size)
         if batch_size % 3:
             raise InputError(f"train_batch_size {batch_size} is not divisible by 3 (anchor, positive, negative)")
         codes, counts = self.vocabulary.codes, self.vocabulary.counts

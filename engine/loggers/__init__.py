@@ -4,11 +4,12 @@ from pathlib import Path
 
 from engine.loggers._protocol import Logger
 from engine.loggers.jsonl import JsonlLogger
+from engine.loggers.png import PngLogger
 from engine.loggers.tensorboard import TensorBoardLogger
 
-__all__ = ["JsonlLogger", "Logger", "TensorBoardLogger", "logger_files", "open_loggers"]
+__all__ = ["JsonlLogger", "Logger", "PngLogger", "TensorBoardLogger", "logger_files", "open_loggers"]
 
-KINDS = (JsonlLogger, TensorBoardLogger)
+KINDS = (JsonlLogger, TensorBoardLogger, PngLogger)
 
 
 def open_loggers(folder: Path, start: int = 0, resumed: bool = False, retested: bool = False) -> list[Logger]:
@@ -16,7 +17,11 @@ def open_loggers(folder: Path, start: int = 0, resumed: bool = False, retested: 
 
     A resumed run goes on after step `start`, or with the test of that step (`retested`).
     """
-    return [JsonlLogger(folder, start, resumed, retested), TensorBoardLogger(folder, start, resumed)]
+    return [
+        JsonlLogger(folder, start, resumed, retested),
+        TensorBoardLogger(folder, start, resumed),
+        PngLogger(folder),
+    ]
 
 
 def logger_files() -> list[str]:

@@ -3,6 +3,7 @@
 # In this order messages list them.
 from models.backbones import torchvision
 from models.backbones import timm
+from models.backbones import conv
 from models.backbones._row import BACKBONES, HALF, IMAGENET, OUTPUTS, Backbone, ImageInput
 
-__all__ = ["BACKBONES", "HALF", "IMAGENET", "OUTPUTS", "Backbone", "ImageInput", "timm", "torchvision"]
+__all__ = ["BACKBONES", "HALF", "IMAGENET", "OUTPUTS", "Backbone", "ImageInput", "conv", "timm", "torchvision"]

@@ -1,0 +1,199 @@
+"""The last layer of a network, solved from the train list's features: a stage of its own, or where a loss starts."""
+
+import time
+from collections.abc import Container
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import nn
+
+import distributed
+from core.console import log
+from core.errors import InputError
+from core.types import AboveZero, Count, OneOf
+from data.loader import open_test_loader, open_train_loader
+from data.records import Records
+from data.samplers import EachOnce
+from embeddings.embed import embed
+from embeddings.features import FeatureData
+from engine.assembly import Start
+from engine.checkpoint import Progress
+from engine.trainer import union_over_ranks
+from models import Embedder, ModelSettings
+from solvers import SOLVERS, Pca, Whitening
+
+SOLVED_HEAD = "unit_linear"  # what a stage of its own puts behind a network
+
+
+def first_solver(
+    model: Embedder,
+    pretrained_model: str | None,
+    *,
+    init_embedding: Annotated[str, OneOf("solvers")] | None = None,
+    init_epsilon: AboveZero = 0.1,
+    views: Count = 0,
+) -> Whitening | Pca | None:
+    """What solves the new last layer that a loss starts with; None where that starts from random numbers.
+
+    Options:
+        init_embedding: put a layer behind --pretrained_model that starts from one of {solvers}, not at random
+        init_epsilon: epsilon of that whitening
+        views: augmented views of each train image that a closed form sees beside the plain one
+
+    Raises InputError without first weights, for a last layer that is no matrix, and for one that widens.
+    """
+    if init_embedding is None:
+        if views:
+            raise InputError("--views go with --init_embedding, or with a --loss_name that is solved, as whitening")
+        return None
+    if not pretrained_model:
+        raise InputError(
+            f"--init_embedding={init_embedding} needs --pretrained_model: random features have no directions"
+        )
+    layer = model.last_layer
+    if not hasattr(layer, "prepared"):
+        head = model.facts["head"].split(",")[-1]
+        raise InputError(f"--init_embedding starts linear or unit_linear layers, not --head={head}")
+    options = {}
+    if layer.out_features != layer.in_features:
+        options["dimensions"] = layer.out_features
+    if init_embedding == "whitening":
+        options["epsilon"] = init_epsilon
+    return SOLVERS[init_embedding](**options)
+
+
+def refuse_unsolvable(flags: dict[str, object]) -> None:
+    """Raise InputError for flags, {name: value}, that a stage in a closed form has no use for or lacks."""
+    name = flags["loss_name"]
+    if flags["checkpoint"]:
+        raise InputError(
+            f"{name} makes no steps that could go on; start it again by --config={flags['checkpoint']} --overwrite=True"
+        )
+    if not flags["pretrained_model"]:
+        raise InputError(f"{name} needs --pretrained_model, the run whose embedding it reshapes")
+    if flags["init_embedding"]:
+        raise InputError(f"--init_embedding is where a loss starts that is learned; {name} is solved")
+
+
+def settings_to_solve(settings: ModelSettings, solver: Whitening | Pca, typed: Container[str]) -> ModelSettings:
+    """The settings of a network with one more layer for a solver to fill; typed: flags that the user gave.
+
+    Raises InputError for another head than can be solved.
+    """
+    head = SOLVED_HEAD
+    if "head" in typed:
+        head = settings.head
+        if head.split(",")[-1] != SOLVED_HEAD:
+            raise InputError(f"--head={head} is not what is solved, which is a layer {SOLVED_HEAD}; leave it out")
+    width = solver.dimensions
+    if "embedding_size" in typed and settings.embedding_size:
+        width = settings.embedding_size
+    return replace(settings, head=head, embedding_size=width)
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """The train list, to be seen as the last layer sees it.
+
+    settings: of the images. features: where they are made already. loading: keywords of `open_train_loader`, for views.
+    progress: is told of images that cannot be read.
+    """
+
+    start: Start
+    settings: ModelSettings
+    records: Records
+    features: FeatureData | None
+    on_bad_image: str
+    loading: dict[str, object]
+    progress: Progress = field(default_factory=Progress)
+
+    def embed(self, model: Embedder, views: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What the last layer takes of every image, (M, D) on the CPU, and label codes (M,): as in a test, and behind
+        that `views` times augmented.
+
+        On the first rank, None on others; all call it together. Images that cannot be read are left out where
+        on_bad_image is `skip`. Moves the model to the device.
+        """
+        if self.features is not None:
+            return self.features.features, torch.from_numpy(self.records.vocabulary.codes)
+        start, records, progress = self.start, self.records, self.progress
+        on_bad = progress.skipper(records, self.on_bad_image)
+        batch_size = start.settings.test_batch_size
+        network = _BeforeLastLayer(model.to(start.device))
+        workers = self.loading["num_workers"]
+        plain = open_test_loader(records, self.settings, batch_size, workers, start.device, on_bad)
+        tables = [embed(network, plain, start.device)]
+        for view in range(views):
+            batches = EachOnce(len(records), batch_size, start.settings.seed, view)
+            loader = open_train_loader(records, batches, self.settings, start.device, on_bad, **self.loading)
+            tables.append(embed(network, loader, start.device))
+        progress.bad_images = union_over_ranks(progress.bad_images)
+        if not distributed.is_first():
+            return None
+        is_read = np.ones(len(records), dtype=bool)
+        is_read[sorted(progress.bad_images)] = False
+        kept = torch.from_numpy(np.tile(is_read, 1 + views))
+        codes = torch.from_numpy(np.tile(records.vocabulary.codes, 1 + views))
+        return torch.cat(tables)[kept], codes[kept]
+
+
+class _BeforeLastLayer(nn.Module):
+    """Images to what the last layer of an Embedder takes."""
+
+    def __init__(self, embedder: Embedder):
+        super().__init__()
+        self.embedder = embedder
+        self.embedding_size = embedder.last_layer.in_features
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.embedder.features(images)
+
+
+@torch.no_grad()
+def solve_last_layer(model: Embedder, solver: Whitening | Pca, inputs: LayerInputs, views: int) -> None:
+    """Fill the last layer on the first rank; a Trainer shares its weights before the first step.
+
+    Raises InputError, before anything is embedded, for a width that cannot be, and for a whitening without any pair.
+    """
+    began = time.perf_counter()
+    layer = model.last_layer
+    _check(solver, layer, inputs, views)
+    seen = inputs.embed(model, views)
+    if seen is None:
+        return
+    features, codes = seen
+    if not torch.isfinite(features).all():
+        raise InputError("some train features are not finite, so that no layer can be solved from them")
+    affine = solver.solve(layer.prepared(features), codes)
+    layer.weight.copy_(affine.weight)
+    layer.bias.copy_(affine.bias)
+    seconds = time.perf_counter() - began
+    inputs.progress.seconds["train"] += seconds
+    counts = codes.bincount()
+    note = ""
+    alone = int((counts == 1).sum())
+    if alone and isinstance(solver, Whitening):
+        note = f"; {alone} labels of a single one tell nothing of what images of a label share"
+    log(
+        f"{type(solver).__name__.lower()} of {len(features)} features of {int((counts > 0).sum())} labels, from "
+        f"{layer.in_features} numbers to {layer.out_features}; {seconds:.1f} sec{note}"
+    )
+
+
+def _check(solver: Whitening | Pca, layer: nn.Module, inputs: LayerInputs, views: int) -> None:
+    name = type(solver).__name__.lower()
+    width = layer.in_features
+    made = solver.dimensions or width
+    if made > width:
+        raise InputError(f"{name} to {made} dimensions: the features have {width} numbers only")
+    if layer.out_features != made:
+        raise InputError(
+            f"--embedding_size is {layer.out_features}, but {name} gives {made} numbers: leave it out, or ask by "
+            "--dimensions"
+        )
+    if views and inputs.features is not None:
+        raise InputError("--views augment images, and --features are none; leave one of them out")
+    if isinstance(solver, Whitening) and not views and inputs.records.vocabulary.counts.max() < 2:
+        raise InputError("no two train images share a label, so that there is no pair to learn from")

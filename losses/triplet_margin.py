@@ -1,0 +1,85 @@
+"""Triplet loss over all triplets of a batch, or over mined ones (Schroff et al., 2015, arXiv 1503.03832; with a soft
+margin Hermans et al., 2017, arXiv 1703.07737, section 2)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from core.types import Margin
+from losses._checks import check_option
+from losses._distances import distances_of, placed
+from losses._mined import Reference, Triplets
+from losses._pair_distances import pair_counts
+from losses._precision import full_precision
+from losses._registry import LOSSES
+from losses._triplets import Sums, sum_over_triplets
+
+
+@LOSSES.register("triplet_margin", stage="pair", batch="pk", memory=True, mined="triplets")
+class TripletMarginLoss(nn.Module):
+    """Mean over triplets of max(0, d(a, p) - d(a, n) + margin), those without a loss included.
+
+    With the soft margin a triplet's loss is log(1 + exp(d(a, p) - d(a, n))). Without a miner these are all triplets of
+    the batch, of which no list is made.
+
+    Options:
+        margin: gap wanted between the two distances, or soft
+        distance: one of euclidean, squared, cosine (1 - cosine)
+        normalise: scale embeddings to unit length first (cosine always does)
+
+    `logs` after a call: active_share of the triplets (loss above zero), and mean distances over triplets, pos_dist and
+    neg_dist; active_tri is active_share under the name that Open Metric Learning gives it.
+    """
+
+    def __init__(
+        self,
+        margin: Margin | None = 0.1,
+        distance: Literal["euclidean", "squared", "cosine"] = "euclidean",
+        normalise: bool = False,
+    ) -> None:
+        super().__init__()
+        # None is the soft margin's name in Python; on a command line, a flag that is None is one that was left out.
+        self.margin = None if margin == "soft" else margin
+        if self.margin is not None:
+            check_option("margin", self.margin, 0)
+        self.distance = distance
+        self.normalise = normalise
+        self.logs: dict[str, torch.Tensor] = {}
+
+    @full_precision
+    def forward(
+        self,
+        embeddings: torch.Tensor,
+        labels: torch.Tensor,
+        reference: Reference | None = None,
+        mined: Triplets | None = None,
+    ) -> torch.Tensor:
+        """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
+        rows, columns = placed(embeddings, reference, self.distance, self.normalise)
+        if mined is None:
+            pair_counts(labels)
+            sums = sum_over_triplets(rows, columns, labels, reference, self.margin, self.distance)
+        else:
+            sums = self._sum_over(mined, rows, columns)
+        count = sums.count.clamp_min(1)
+        active_share = sums.active / count
+        self.logs = {
+            "active_share": active_share,
+            "active_tri": active_share,
+            "pos_dist": sums.positive_distance / count,
+            "neg_dist": sums.negative_distance / count,
+        }
+        return sums.loss / count
+
+    def _sum_over(self, mined: Triplets, rows: torch.Tensor, columns: torch.Tensor) -> Sums:
+        positives = distances_of(rows, columns, mined.anchors, mined.positives, self.distance)
+        negatives = distances_of(rows, columns, mined.anchors, mined.negatives, self.distance)
+        if self.margin is None:
+            losses = F.softplus(positives - negatives)
+        else:
+            losses = F.relu(positives - negatives + self.margin)
+        count = losses.new_tensor(len(losses))
+        active = (losses > 0).to(losses.dtype).sum()
+        return Sums(losses.sum(), count, active, positives.detach().sum(), negatives.detach().sum())

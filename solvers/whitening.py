@@ -1,0 +1,46 @@
+"""Within-class whitening: relevant component analysis (Bar-Hillel et al., ICML 2003), in retrieval the whitening
+that is learned from matching pairs (Radenović et al., 2018, arXiv 1711.02512 §3.3)."""
+
+import torch
+
+from core.errors import InputError
+from core.types import AboveZero, Width
+from solvers._affine import Affine, centred, check_dimensions, principal_axes, spread_of
+from solvers._registry import SOLVERS
+
+
+@SOLVERS.register("whitening", stage="pair")
+class Whitening:
+    """W (x - mean) with W = S^(-1/2), S = D'D/N + epsilon mean(diag S) I: directions in which images of one label
+    differ count little. D: each feature less the mean of its label, for the N rows that share theirs.
+
+    Options:
+        epsilon: how far all directions are treated alike, as a share of the mean variance within labels
+        dimensions: of the embedding, by a PCA of the whitened train features; 0: those of the feature
+    """
+
+    def __init__(self, epsilon: AboveZero = 0.1, dimensions: Width = 0) -> None:
+        if not epsilon > 0:
+            raise InputError(f"epsilon={epsilon} is not above 0")
+        self.epsilon = epsilon
+        self.dimensions = dimensions
+
+    def solve(self, features: torch.Tensor, codes: torch.Tensor) -> Affine:
+        """The Affine of features (N, D) on the CPU with labels (N,) 0..C-1.
+
+        Raises InputError where no two share a label, or all that do are the same.
+        """
+        check_dimensions(self.dimensions, features.shape[1])
+        spread = spread_of(features, codes)
+        if not spread.shared:
+            raise InputError("no two train images share a label, so that there is no pair to learn from")
+        mean_variance = spread.within.diagonal().mean()
+        if not mean_variance > 0:
+            raise InputError("the features of each train label are all the same, so that no direction is noise")
+        ridge = self.epsilon * mean_variance * torch.eye(len(spread.mean), dtype=torch.float64)
+        variances, axes = principal_axes(spread.within + ridge)
+        weight = axes.T @ (variances.rsqrt()[:, None] * axes)
+        if self.dimensions:
+            _, axes = principal_axes(weight @ spread.total @ weight)
+            weight = axes[: self.dimensions] @ weight
+        return centred(weight, spread)
