@@ -48,6 +48,11 @@ class Choice:
             found |= registered(self.more)
         return found
 
+    def names(self) -> tuple[str, ...]:
+        """Those of them that the flag can name: the ones of its facts."""
+        found = self.registered()
+        return tuple(name for name, entry in found.items() if self.facts.items() <= entry.facts.items())
+
 
 @dataclass(frozen=True)
 class Command:

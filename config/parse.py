@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from config import replay
 from config.commands import Choice, Command, Section
+from config.listing import ListAction
 from config.pml import PML_DISTANCE, PML_MINER, flags_of_pml
 from config.signatures import Flag, flags_of
 from core.errors import InputError, near_match
@@ -111,7 +112,7 @@ def _with_own_names(flag: Flag, choice: Choice) -> Flag:
     if flag.name != choice.flag:
         return flag
     everything = ", ".join(registered(choice.folder))
-    return replace(flag, help=flag.help.replace(everything, ", ".join(_names_of(choice))))
+    return replace(flag, help=flag.help.replace(everything, ", ".join(choice.names())))
 
 
 def _by_name(own_flags: dict[str, list[Flag]], option_flags: dict[str, dict[str, list[Flag]]]) -> dict[str, Flag]:
@@ -134,12 +135,6 @@ def _own_flags(section: Section) -> Iterator[Flag]:
                 yield flag.with_default(section.defaults.get(flag.name, flag.default))
 
 
-def _names_of(choice: Choice) -> tuple[str, ...]:
-    """What the flag of a choice can name."""
-    found = choice.registered()
-    return tuple(name for name, entry in found.items() if choice.facts.items() <= entry.facts.items())
-
-
 def _chosen(
     argv: Sequence[str], earlier: dict[str, object], own_flags: dict[str, list[Flag]], choice: Choice
 ) -> tuple[str, ...]:
@@ -159,7 +154,7 @@ def _chosen(
     if choice.or_pml and text.startswith(PREFIX):
         loss_class(text, choice.facts["stage"])
         return (text,)
-    allowed = _names_of(choice)
+    allowed = choice.names()
     if text not in allowed:
         raise InputError(_why_not(text, choice, allowed))
     return (text,)
@@ -168,7 +163,7 @@ def _chosen(
 def _pml_flags(
     loss_name: str, argv: Sequence[str], earlier: dict[str, object], own_flags: dict[str, list[Flag]]
 ) -> list[Flag]:
-    """The flags of a loss pml:NAME, and of the miner and the distance that stand on the line or in the replayed file."""
+    """The flags of a loss pml:NAME, with a miner and a distance that stand on the line or in the replayed file."""
     parser = Parser(add_help=False, allow_abbrev=False)
     for flag in (PML_MINER, PML_DISTANCE):
         parser.add_argument(f"--{flag}", default=earlier.get(flag, "none"))
@@ -195,6 +190,8 @@ def _build_parser(
 ) -> Parser:
     usage = f"%(prog)s {name} [--flag=value ...]" if name else "%(prog)s [--flag=value ...]"
     parser = Parser(description=doc, formatter_class=Help, usage=usage, allow_abbrev=False)
+    if command.choices:
+        parser.add_argument("--list", action=ListAction, command=command, help="all losses and the like by name, and exit")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for section in command.sections:
         # Several sections may stand under one title.

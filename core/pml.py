@@ -27,8 +27,8 @@ UNSUITED = ("VICRegLoss", "ManifoldLoss")
 
 @dataclass(frozen=True)
 class PmlClass:
-    """A class of the package: `needs` are its keywords without a default, `options` are {keyword: default} of those that
-    a text can say."""
+    """A class of the package: `needs` are its keywords without a default, `options` {keyword: default} of those that a
+    text can say."""
 
     name: str
     needs: tuple[str, ...]

@@ -50,13 +50,7 @@ def keywords_of(home: str) -> list[Keyword]:
     Of a function those behind its `*`. Of a class with an `__init__` all that have a default, and of a dataclass its
     fields. Raises LookupError where there is no such definition, ValueError for a default that is no literal.
     """
-    module, _, name = home.partition(":")
-    file = _file_of(module)
-    for node in tree_of(file).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
-            break
-    else:
-        raise LookupError(f"{file} defines no {name}")
+    file, node = _definition(home)
     texts = option_texts(ast.get_docstring(node) or "")
     if isinstance(node, ast.FunctionDef):
         found = _behind_the_star(node.args)
@@ -68,6 +62,13 @@ def keywords_of(home: str) -> list[Keyword]:
         flag = argument.arg.rstrip("_")
         keywords.append(Keyword(flag, argument.arg, _literal(default, file), annotation, texts.get(flag, "")))
     return keywords
+
+
+def summary_of(home: str) -> str:
+    """The first paragraph of the docstring of what `home` names, as keywords_of has it."""
+    _, node = _definition(home)
+    paragraph = (ast.get_docstring(node) or "").partition("\n\n")[0]
+    return " ".join(paragraph.split())
 
 
 def option_texts(docstring: str) -> dict[str, str]:
@@ -128,6 +129,16 @@ def table_keys(home: str) -> tuple[str, ...]:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name and isinstance(node.value, ast.Dict):
             return tuple(ast.literal_eval(key) for key in node.value.keys)
     raise LookupError(f"{module} has no table {name}")
+
+
+def _definition(home: str) -> tuple[Path, ast.FunctionDef | ast.ClassDef]:
+    """The file and the node of "module:name". Raises LookupError where there is none."""
+    module, _, name = home.partition(":")
+    file = _file_of(module)
+    for node in tree_of(file).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
+            return file, node
+    raise LookupError(f"{file} defines no {name}")
 
 
 def _file_of(module: str) -> Path:

@@ -2,8 +2,8 @@
 
 python data/build_mnist.py output/hello/digits
 
-They become output/hello/digits/LABEL/NUMBER.png, 28 x 28 pixels, white on black, and list.csv beside the ten folders: of
-each label 400 to train with and 100 held out. The licence of the digits: data/README.md.
+They become output/hello/digits/LABEL/NUMBER.png, 28 x 28 pixels, white on black, and list.csv beside the ten folders:
+of each label 400 to train with and 100 held out. The licence of the digits: data/README.md.
 """
 
 import argparse

@@ -28,7 +28,8 @@ def open_batches(
     batches = build_sampler(records, usual, options, sampler=sampler, **sizes)
     if not batches.has_pairs and name != usual and LOSSES.fact(loss_name, "stage") == "pair":
         raise InputError(
-            f"--sampler={name}: {batches.batch_size} images of {len(records.vocabulary)} labels may be all of different "
-            f"labels, or of one, and --loss_name={loss_name} has to compare both kinds of pairs; take --sampler={usual}"
+            f"--sampler={name}: {batches.batch_size} images of {len(records.vocabulary)} labels may be all of "
+            f"different labels, or of one, and --loss_name={loss_name} has to compare both kinds of pairs; take "
+            f"--sampler={usual}"
         )
     return batches.starting(seed, start_step)

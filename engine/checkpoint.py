@@ -107,8 +107,8 @@ def training_state(
     """Everything that the next step depends on; the data position is the step itself (data/samplers).
 
     classes: (C,) int64 or C strings, the label that each class of the loss stands for. is_last: the step is the run's
-    last. record: plain values that go along. "model" and "loss" are what the run hands on; where that is an average, the
-    weights that the next step moves stand under "averaging".
+    last. record: plain values that go along. "model" and "loss" are what the run hands on; where that is an average,
+    the weights that the next step moves stand under "averaging".
     """
     objective = learner.objective
     # Dropout on an accelerator draws from that one's generator.

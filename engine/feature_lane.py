@@ -1,4 +1,4 @@
-"""Training on features in place of images: the network, of which the last layer alone runs, its batches and its test."""
+"""Training on features in place of images: a network of which the last layer alone runs, its batches, its test."""
 
 from collections.abc import Container
 
@@ -36,8 +36,8 @@ def _with_new_layer(start: Start, data: FeatureData, settings: ModelSettings, ty
     settings = data.settings(settings, typed)
     if not settings.pretrained_model:
         raise InputError(
-            f"{data.train.source!r} was made by a {settings.model}; give it as --pretrained_model, for the head to stand "
-            "behind it"
+            f"{data.train.source!r} was made by a {settings.model}; give it as --pretrained_model, for the head to "
+            "stand behind it"
         )
     source = settings.of_source()
     model = open_model(source)

@@ -82,8 +82,8 @@ class Health:
         # All distances are 0 there; a loss that passes 1 on its way down has large ones.
         if self.flags.get("loss_name") == "eml" and abs(pair_loss - 1) < NEAR and distance < 10 * NEAR:
             return (
-                f"eml stands at {pair_loss:.4f}: 1 is where all embeddings are one point; try a --feature_scale by which "
-                "it starts near or below 1, or a smaller --lr"
+                f"eml stands at {pair_loss:.4f}: 1 is where all embeddings are one point; try a --feature_scale by "
+                "which it starts near or below 1, or a smaller --lr"
             )
         if spread < COLLAPSED or spread < SHRUNK * self.first_spread:
             return (

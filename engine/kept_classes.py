@@ -39,8 +39,8 @@ def with_kept_classes(
     Options:
         keep_classes: share of stage 1's class loss, which goes on with its weights beside the pair loss; 0: none
 
-    Name, options and weights of the class loss are those of the run's checkpoint. Raises InputError where `source` is no
-    run of stage 1, was trained on other labels, or has class weights for other embeddings than these.
+    Name, options and weights of the class loss are those of the run's checkpoint. Raises InputError where `source` is
+    no run of stage 1, was trained on other labels, or has class weights for other embeddings than these.
     """
     if not keep_classes:
         return pair_loss

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,9 +22,11 @@ from data.collate import Batch
 from data.loader import BatchLoader, OnBad, open_test_loader
 from data.records import Records
 from data.samplers import BatchSampler, NeighbourSampler, nearest_labels
+from embeddings.classifier import classes_of
 from embeddings.embed import embed_batches
 from engine.assembly import Start
 from engine.checkpoint import Progress
+from engine.kept_classes import WithKeptClasses
 from engine.learner import Learner
 from models import ModelSettings
 from models.weights import read_weights, weights_file
@@ -106,7 +107,7 @@ class NeighbourBatches:
 
 
 def _is_table_of(table: object, sampler: NeighbourSampler) -> bool:
-    """Whether a checkpoint's table is one for batches such as these; flags that are allowed to change may change them."""
+    """Whether a checkpoint's table is one for such batches, which flags that may change have changed perhaps."""
     if not torch.is_tensor(table) or table.shape != sampler.neighbours_shape or table.dtype != torch.int64:
         return False
     return bool(((table >= 0) & (table < len(table))).all())
@@ -131,6 +132,8 @@ def _class_weights(
 ) -> Points:
     """Points: the class weights of the loss, or, where it has none, of the run that the network came from."""
     loss = learner.objective.loss
+    if isinstance(loss, WithKeptClasses):
+        loss = loss.classes
     labels = len(records.vocabulary)
     weight = getattr(loss, "weight", None)
     if weight is not None:
@@ -158,11 +161,8 @@ def _weights_of_run(source: str | None, records: Records) -> torch.Tensor:
         raise InputError(
             f"--closeness=weights needs a run of train_elem.py as --pretrained_model, got {source!r}; or take means"
         )
-    classes = state["classes"]
-    if torch.is_tensor(classes):
-        classes = classes.tolist()
-    labels = records.vocabulary.labels.astype(np.str_).tolist()
-    if [str(label) for label in classes] != labels or len(weight) != len(labels):
+    labels = records.vocabulary.labels
+    if classes_of(state).tolist() != labels.tolist() or len(weight) != len(labels):
         raise InputError(f"--closeness=weights: {source} was trained on other labels; take --closeness=means")
     return _row_of_each_class(weight)
 

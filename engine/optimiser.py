@@ -1,4 +1,4 @@
-"""The optimiser: SGD with momentum or AdamW, over the weights of the model and those of the loss."""
+"""The optimiser: SGD with momentum, Adam or AdamW, over the weights of the model and those of the loss."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from core.errors import InputError
 from core.types import AboveZero, AtLeastZero
 from distributed.sharded_classes import LAYERS
 
-OPTIMISERS = ("momentum", "adamw")
+OPTIMISERS = ("momentum", "adam", "adamw")
 FUSED = ("cpu", "cuda", "mps", "xpu")  # there torch has one kernel; on a CPU it is 3 to 5 times as fast
 
 
@@ -17,20 +17,20 @@ def build_optimiser(
     model: nn.Module,
     loss: nn.Module,
     *,
-    optimiser: Literal["momentum", "adamw"] = "momentum",
+    optimiser: Literal["momentum", "adam", "adamw"] = "momentum",
     lr: AboveZero,
     class_lr: AtLeastZero | None = None,
     momentum: AtLeastZero = 0.9,
     weight_decay: AtLeastZero = 1e-4,
 ) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW over groups: the model's weights, those of layers of the loss, and its own weights.
+    """SGD with momentum, Adam or AdamW over groups: the model's weights, those of layers of the loss, and its own weights.
 
     Options:
-        optimiser: one of momentum, adamw
+        optimiser: one of momentum, adam, adamw
         lr: learning rate
         class_lr: learning rate of the loss's own weights (default: --lr)
         momentum: of SGD
-        weight_decay: L2 (momentum) or decoupled (adamw)
+        weight_decay: L2 (momentum, adam) or decoupled (adamw)
 
     The loss's own weights are class centres; layers that it has in front of them learn at the model's rate. L2 is the
     ancestor's regulariser. Each group carries `ratio`, its rate over the scheduled one. One kernel updates all weights
@@ -58,6 +58,8 @@ def build_optimiser(
     fused = groups[0]["params"][0].device.type in FUSED or None
     if optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
+    if optimiser == "adam":
+        return torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay, fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
 
 

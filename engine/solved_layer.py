@@ -1,5 +1,6 @@
-"""The last layer of a network, solved from the features of the train list: a stage of its own, or where a loss starts."""
+"""The last layer of a network, solved from the train list's features: a stage of its own, or where a loss starts."""
 
+import time
 from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from typing import Annotated
@@ -156,6 +157,7 @@ def solve_last_layer(model: Embedder, solver: Whitening | Pca, inputs: LayerInpu
 
     Raises InputError, before anything is embedded, for a width that cannot be, and for a whitening without any pair.
     """
+    began = time.perf_counter()
     layer = model.last_layer
     _check(solver, layer, inputs, views)
     seen = inputs.embed(model, views)
@@ -167,6 +169,8 @@ def solve_last_layer(model: Embedder, solver: Whitening | Pca, inputs: LayerInpu
     affine = solver.solve(layer.prepared(features), codes)
     layer.weight.copy_(affine.weight)
     layer.bias.copy_(affine.bias)
+    seconds = time.perf_counter() - began
+    inputs.progress.seconds["train"] += seconds
     counts = codes.bincount()
     note = ""
     alone = int((counts == 1).sum())
@@ -174,7 +178,7 @@ def solve_last_layer(model: Embedder, solver: Whitening | Pca, inputs: LayerInpu
         note = f"; {alone} labels of a single one tell nothing of what images of a label share"
     log(
         f"{type(solver).__name__.lower()} of {len(features)} features of {int((counts > 0).sum())} labels, from "
-        f"{layer.in_features} numbers to {layer.out_features}{note}"
+        f"{layer.in_features} numbers to {layer.out_features}; {seconds:.1f} sec{note}"
     )
 
 

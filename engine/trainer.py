@@ -166,7 +166,7 @@ class Trainer:
             on_display=self._display,
             on_step=self._after_step,
         )
-        progress.seconds["train"] = time.perf_counter() - began - progress.seconds["test"]
+        progress.seconds["train"] += time.perf_counter() - began - progress.seconds["test"]
 
     def _display(self, step: int, figures: dict[str, float]) -> None:
         if not distributed.is_first():

@@ -20,11 +20,11 @@ TILE = 256
 
 
 class Block(NamedTuple):
-    """Some rows of a batch and all columns. The masks are 0 or 1; a row is neither its own positive nor negative."""
+    """Some rows of a batch and all columns. A row is neither its own positive nor its own negative."""
 
     rows: slice
     scores: torch.Tensor  # (m, C) similarities or squared distances
-    positives: torch.Tensor  # (m, C)
+    positives: torch.Tensor  # (m, C), 1 where a column is a positive of the row, else 0
     negatives: torch.Tensor  # (m, C)
 
 
@@ -33,8 +33,9 @@ class PairRows:
 
     unit: rows and columns are scaled to length one. distances: scores are squared Euclidean distances, never negative,
     in place of similarities. `mined` names the pairs that count, each once; else all do, those within the batch from
-    both of their ends, or with `once` from the earlier row alone. Reference rows of the image that a row shows are no
-    pair with it.
+    both of their ends. Reference rows of the image that a row shows are no pair with it.
+    once: where all pairs count, those within the batch have a half for the 1 of their masks, so that both ends together
+    count once; for losses that are a sum over pairs of something that both ends agree on.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class PairRows:
         self.batch = len(labels)
         self.reference = reference
         self.distances = distances
-        self.once = once
+        self.symmetric = once and mined is None
         self.columns = embeddings.detach()
         self.lengths = None
         if unit:
@@ -78,6 +79,7 @@ class PairRows:
             self.kinds[mined.positive_anchors, mined.positives] = 1
             self.kinds[mined.negative_anchors, mined.negatives] = 2
         self._scores = None
+        self._sums = []
 
     def bands(self) -> Iterator[slice]:
         """The rows whose scores are held at once: all of them, or some at a time."""
@@ -123,9 +125,9 @@ class PairRows:
             others = self.reference.batch_images[rows, None] != self.reference.images
             positives[:, self.batch :] *= others
             negatives[:, self.batch :] *= others
-        if self.once:
-            positives.triu_(rows.start + 1)
-            negatives.triu_(rows.start + 1)
+        if self.symmetric:
+            positives[:, : self.batch] *= 0.5
+            negatives[:, : self.batch] *= 0.5
         return positives, negatives
 
     def sums(self, row_terms: Callable[[Block], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
@@ -136,24 +138,15 @@ class PairRows:
         """
         return SumOfRows.apply(self.embeddings, self, row_terms)
 
+    def note(self, block: Block) -> None:
+        """Keep sums over a block's pairs, for `means`."""
+        scores, positives, negatives = (table.flatten() for table in block[1:])
+        self._sums += [scores @ positives, positives.sum(), scores @ negatives, negatives.sum()]
+
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean score of all positive and of all negative pairs within the batch, from sums of rows: no B x B."""
-        groups = self.groups[: self.batch]
-        squares = self.rows.square().sum(1)
-        counts = torch.zeros_like(self.group_numbers).index_add_(0, groups, torch.ones_like(squares))
-        sums = torch.zeros_like(self.columns).index_add_(0, groups, self.rows)
-        same = sums.square().sum()
-        pairs = counts.square().sum()
-        positives = (pairs - self.batch).clamp_min(1)
-        negatives = (self.batch**2 - pairs).clamp_min(1)
-        near = (same - squares.sum()) / positives
-        far = (self.rows.sum(0).square().sum() - same) / negatives
-        if not self.distances:
-            return near, far
-        own = counts[groups]
-        near = (squares @ (own - 1)) / positives - near
-        far = (squares @ (self.batch - own)) / negatives - far
-        return (2 * near).clamp_min(0), (2 * far).clamp_min(0)
+        """Mean scores of the positive and of the negative pairs that `sums` went through; 0 where there is none."""
+        positive_sum, positives, negative_sum, negatives = torch.stack(self._sums).view(-1, 4).sum(0)
+        return positive_sum / positives.clamp_min(0.5), negative_sum / negatives.clamp_min(0.5)
 
 
 class SumOfRows(torch.autograd.Function):
@@ -166,6 +159,7 @@ class SumOfRows(torch.autograd.Function):
         for band in pairs.bands():
             held = pairs.scores(band)
             for block in pairs.blocks(band, held):
+                pairs.note(block)
                 values, slopes, *figures = row_terms(block)
                 block.scores.copy_(slopes)
                 found.append((values, *figures))
@@ -200,7 +194,9 @@ def carry(slopes: torch.Tensor, pairs: PairRows, band: slice, gradient: torch.Te
         factor = -2
         gradient += 2 * within.sum(0)[:, None] * pairs.rows
         gradient[band] += 2 * slopes.sum(1, keepdim=True) * pairs.rows[band]
-    if whole:
+    if whole and pairs.symmetric:
+        within.mul_(2)
+    elif whole:
         add_transposed(within)  # both ends of all pairs are one product
     else:
         gradient.addmm_(within.T, pairs.rows[band], alpha=factor)

@@ -24,7 +24,7 @@ class CircleLoss(nn.Module):
         gamma: scale of the scores
 
     `logs` after a call: active_share (rows on the wrong side of the decision boundary), mean positive_similarity and
-    negative_similarity within the batch.
+    negative_similarity.
     """
 
     def __init__(self, m: float = 0.4, gamma: float = 80.0) -> None:

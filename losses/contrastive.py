@@ -26,7 +26,7 @@ class ContrastiveLoss(nn.Module):
         normalise: scale the embeddings to unit length first
 
     `logs` after a call: active_share (negatives within the margin), mean squared positive_distance and
-    negative_distance within the batch, or of the pairs given.
+    negative_distance.
     """
 
     def __init__(self, margin: float = 1.0, eps: float = 1e-9, normalise: bool = False) -> None:
@@ -62,11 +62,12 @@ class ContrastiveLoss(nn.Module):
 
     def row_terms(self, block: Block) -> tuple[torch.Tensor, ...]:
         """Of a block's rows (m,): sums of terms; their slopes; numbers of pairs, of negatives, of negatives within the margin."""
-        gaps = (self.margin + self.eps - block.scores).relu_().mul_(block.negatives)
-        values = (block.scores * block.positives).sum(1) + gaps.square().sum(1)
+        gaps = (self.margin + self.eps - block.scores).relu_()
+        pushed = gaps * block.negatives
+        values = (block.scores * block.positives).sum(1) + (pushed * gaps).sum(1)
         negatives = block.negatives.sum(1)
-        figures = (block.positives.sum(1) + negatives, negatives, gaps.count_nonzero(1))
-        return values, torch.sub(block.positives, gaps, alpha=2), *figures
+        active = (gaps.sign_() * block.negatives).sum(1)
+        return values, torch.sub(block.positives, pushed, alpha=2), block.positives.sum(1) + negatives, negatives, active
 
     def of_pairs(self, embedding1: torch.Tensor, embedding2: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Scalar loss of pairs of rows (P, D) and (P, D), target (P,) being 1 for the same label and 0 for another.

@@ -23,7 +23,7 @@ class LiftedStructureLoss(nn.Module):
         pos_margin: distance below which positives should stay
 
     `logs` after a call: active_share (positive pairs with a term above zero), mean squared positive_distance and
-    negative_distance within the batch.
+    negative_distance.
     """
 
     def __init__(self, neg_margin: float = 1.0, pos_margin: float = 0.0) -> None:

@@ -23,7 +23,7 @@ class MarginLoss(nn.Module):
         beta: the boundary, a distance (0 to 2)
 
     `logs` after a call: active_share (of pairs, each counted as often as above), mean squared positive_distance and
-    negative_distance within the batch.
+    negative_distance.
     """
 
     def __init__(self, margin: float = 0.2, beta: float = 1.2) -> None:

@@ -26,7 +26,7 @@ class MultiSimilarityLoss(nn.Module):
         base: cosine that positives should exceed and negatives stay below
 
     `logs` after a call: active_share (rows whose negatives push at more than half of their greatest force), mean
-    positive_similarity and negative_similarity within the batch.
+    positive_similarity and negative_similarity.
     """
 
     def __init__(self, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5) -> None:

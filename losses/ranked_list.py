@@ -29,7 +29,7 @@ class RankedListLoss(nn.Module):
         Tp: how much more the worst positives weigh
 
     `logs` after a call: active_share (rows with a negative within alpha), mean squared positive_distance and
-    negative_distance within the batch.
+    negative_distance.
     """
 
     def __init__(

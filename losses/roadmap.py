@@ -8,7 +8,7 @@ from torch import nn
 from losses._checks import check_option
 from losses._mined import Reference
 from losses._precision import full_precision
-from losses._rank_rows import Block, Rankings, SumOverRows, of_ranks, products_of, unit_columns
+from losses._rank_rows import Block, Rankings, SumOverRows, of_ranks, products_of, sigmoid_step, unit_columns
 from losses._registry import LOSSES
 from losses._unit_vectors import normalise
 
@@ -52,8 +52,9 @@ class RoadmapLoss(nn.Module):
         check_option("tau", tau, 0, above=True)
         check_option("rho", rho, 0)
         check_option("delta", delta, 0)
+        self.at_delta = torch.tensor(delta / tau, dtype=torch.float64).sigmoid().item()
         if offset is None:
-            offset = 0.5 + 1 / (1 + math.exp(-min(delta / tau, 700)))
+            offset = 0.5 + self.at_delta
         check_option("offset", offset, 0)
         check_option("calibration_weight", calibration_weight, 0)
         check_option("pos_margin", pos_margin, -1, 1)
@@ -79,16 +80,16 @@ class RoadmapLoss(nn.Module):
 
         def of_block(block: Block, cosines: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             own = cosines.gather(1, block.positives)
-            others = cosines.scatter_(1, block.positives, -math.inf)
-            values, slopes = of_ranks(block, others, own, missing_precision, self._step)
+            negatives = cosines.scatter_(1, block.positives, -math.inf)
+            values, slopes = of_ranks(block, negatives / self.tau, own / self.tau, missing_precision, self._step)
             values /= rankings.paired
-            slopes /= rankings.paired
+            slopes /= rankings.paired * self.tau
             if self.calibration_weight > 0:
                 too_far = torch.where(is_other(block), self.pos_margin - own, 0).clamp_min_(0)
-                too_near = others.sub_(self.neg_margin).clamp_min_(0)
+                too_near = negatives.sub_(self.neg_margin).clamp_min_(0)
                 values += pull * too_far.sum(1) + push * too_near.sum(1)
                 slopes.scatter_add_(1, block.positives, -pull * (too_far > 0))
-                slopes.addcmul_(too_near > 0, push)
+                slopes.addcmul_(too_near.sign_(), push)
             return values, slopes
 
         total, active = SumOverRows.apply(rows, rows, further, rankings, of_block)
@@ -96,13 +97,16 @@ class RoadmapLoss(nn.Module):
         return total
 
     def _step(self, differences: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The bound from above of a step from 0 to 1: sums (n,) and slopes (n, N) of differences (n, N)."""
-        sigmoid = (differences / self.tau).sigmoid_()
-        steps = torch.where(differences > 0, sigmoid + 0.5, sigmoid)
-        slopes = sigmoid.mul_(1 - sigmoid).mul_(1 / self.tau)
-        is_beyond = differences > self.delta
-        beyond = differences.sub_(self.delta).mul_(self.rho).add_(self.offset)
-        return torch.where(is_beyond, beyond, steps).sum(1), slopes.masked_fill_(is_beyond, self.rho)
+        """The bound from above of a step from 0 to 1: sums (n,) and slopes (n, N) of differences (n, N) over tau."""
+        delta = self.delta / self.tau
+        sums, slopes = sigmoid_step(differences.clamp_max(delta))
+        sums += 0.5 * (differences > 0).sum(1)
+        # Beyond delta the sigmoid keeps its value there, and what is added makes it the line.
+        beyond = differences.sub_(delta).clamp_min_(0)
+        is_beyond = beyond > 0
+        sums += self.rho * self.tau * beyond.sum(1)
+        sums += (self.offset - 0.5 - self.at_delta) * is_beyond.sum(1)
+        return sums, slopes.masked_fill_(is_beyond, self.rho * self.tau)
 
     @torch.no_grad()
     def _calibration_factors(
@@ -118,8 +122,9 @@ class RoadmapLoss(nn.Module):
             columns = rows if further is None else torch.cat([rows, further])
             for block, _, cosines in products_of(rows, columns, rankings):
                 own = cosines.gather(1, block.positives)
+                negatives = cosines.scatter_(1, block.positives, -math.inf)
                 far += ((own < self.pos_margin) & is_other(block)).sum()
-                near += (cosines.scatter_(1, block.positives, -math.inf) > self.neg_margin).sum()
+                near += (negatives > self.neg_margin).sum()
         return self.calibration_weight / far.clamp_min(1), self.calibration_weight / near.clamp_min(1)
 
 

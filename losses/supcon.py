@@ -24,7 +24,7 @@ class SupConLoss(nn.Module):
         temperature: what cosines are divided by
 
     `logs` after a call: active_share (rows whose positives have less than half of the sum on a geometric mean), mean
-    positive_similarity and negative_similarity within the batch.
+    positive_similarity and negative_similarity.
     """
 
     def __init__(self, temperature: float = 0.1) -> None:

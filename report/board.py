@@ -1,4 +1,4 @@
-"""What a logger is given of a test during training: the worst queries, the embeddings as points, a sample with images."""
+"""What a logger is given of a test during training: the worst queries, all points, a sample of them with images."""
 
 from pathlib import Path
 from typing import NamedTuple

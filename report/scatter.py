@@ -222,7 +222,7 @@ def _draw_plot(
     dot: float = DOT,
     large: bool = False,
 ) -> None:
-    """The panel with its grid, and the points upon it; where `large` is true, with the axes' numbers and labels' names."""
+    """The panel with its grid, and the points upon it; where it is `large` with the axes' numbers and labels' names."""
     corner, end = to_pixels(left, top), to_pixels(left + side, top + side)
     cv2.rectangle(canvas, corner, end, PANEL, -1)
     for value, text in _ticks(frame.x, frame.half):

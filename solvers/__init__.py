@@ -1,4 +1,4 @@
-"""Linear layers that are solved instead of learned: by one formula of all train features. One file each, imported here."""
+"""Linear layers that are solved instead of learned, by one formula of all train features: a file each."""
 
 from solvers._affine import Affine
 from solvers._registry import SOLVERS

@@ -1,5 +1,5 @@
-"""Within-class whitening: relevant component analysis (Bar-Hillel et al., ICML 2003), the whitening that is learned from
-matching pairs (Radenović et al., 2018, arXiv 1711.02512 §3.3)."""
+"""Within-class whitening: relevant component analysis (Bar-Hillel et al., ICML 2003), in retrieval the whitening
+that is learned from matching pairs (Radenović et al., 2018, arXiv 1711.02512 §3.3)."""
 
 import torch
 

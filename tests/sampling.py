@@ -7,7 +7,7 @@ from data.vocabulary import Vocabulary
 
 
 def make_sampler(name, labels, batch_size, seed=0, start_step=0, samples_each_class=2, categories=None, **options):
-    """A sampler of labels (N,), or of a vocabulary; labels are of two categories in turn, and lie where chance put them."""
+    """A sampler of labels (N,), or of a vocabulary; labels are of two categories in turn, and lie anywhere."""
     if not isinstance(labels, Vocabulary):
         labels = Vocabulary.of(labels)
     if categories is None:

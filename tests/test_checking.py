@@ -131,7 +131,9 @@ def test_lists_that_meet():
 def test_labels_with_one_image(name):
     labels = [1, 1, 2, 2, 5]
     if name in REFUSE_SINGLETONS:
-        with pytest.raises(InputError, match="1 of 3 train labels have a single image .label 5, for one.*; pk does not"):
+        with pytest.raises(
+            InputError, match="1 of 3 train labels have a single image .label 5, for one.*; pk does not"
+        ):
             make_sampler(name, labels, 4, **REFUSE_SINGLETONS[name])
         return
     sampler = make_sampler(name, labels, 2 * 3 if name == "triplet" else 4)

@@ -134,7 +134,7 @@ def test_flags_and_defaults_are_frozen(script):
     [
         (script, flag, name)
         for script, own in FROZEN.items()
-        for flag in own.keys() - {"flags"}
+        for flag in sorted(own.keys() - {"flags"})
         for name in own[flag]
         if script != "infer"
     ],
@@ -278,3 +278,16 @@ def test_a_default_that_is_no_literal_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_file_of", lambda module: file)
     with pytest.raises(ValueError, match=r"home.py:4: the default ROOM is no literal"):
         keywords_of("home:build")
+
+
+@pytest.mark.parametrize("script", ["train_elem", "train_pair", "eval"])
+def test_list_names_all_that_can_be_chosen(script, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(["--list"], COMMANDS[script], "")
+    assert not end.value.code
+    printed = capsys.readouterr().out
+    for choice in COMMANDS[script].choices:
+        assert f"{len(choice.names())} values of --{choice.flag}, each a {choice.kind}:" in printed
+        for name in choice.names():
+            lines = [line for line in printed.splitlines() if line.startswith(f"  {name} ")]
+            assert lines and all(len(line.split(maxsplit=1)[1]) > 20 for line in lines), f"{name} says nothing of itself"

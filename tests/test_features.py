@@ -45,7 +45,7 @@ def load(folder):
     ],
 )
 def test_a_head_learns_and_stands_behind_its_backbone(script, flags, files, finished_run, sop_tree, tmp_path):
-    """The run that is saved embeds the test images to what the figures of the training said, and the backbone is the old."""
+    """The run that is saved embeds the test images to what its figures said, and the backbone is the old one."""
     run(script, lane_flags(files, tmp_path / "a", finished_run, **flags))
     before, after = load(finished_run)["model"], load(tmp_path / "a")["model"]
     assert all(torch.equal(after[name], value) for name, value in before.items())

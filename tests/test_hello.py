@@ -212,6 +212,7 @@ def test_digits_become_a_list(tmp_path, capsys, monkeypatch):
         (gzip.compress((",".join(["0"] * 784) + ",10\n").encode()), "labels outside of 0 … 9"),
         (gzip.compress((",".join(["256"] * 784) + ",1\n").encode()), "pixels outside of 0 … 255"),
     ],
+    ids=["plain text", "three columns", "a word", "cut short", "label 10", "pixel 256"],
 )
 def test_a_file_of_something_else_is_refused(tmp_path, content, sentence):
     (tmp_path / "digits.csv.gz").write_bytes(content)

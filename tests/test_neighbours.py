@@ -145,6 +145,13 @@ def test_class_weights_are_the_losss_own_or_those_of_the_run_before(sop_tree, tm
     run("train_pair", train_flags(sop_tree, tmp_path / "second", **flags, **first))
     weights = torch.load(tmp_path / "first" / "last.pt", weights_only=True)["loss"]["weight"].numpy()
     assert neighbours_of_run(tmp_path / "second") == nearest_labels(weights, 2).tolist()
+    kept = {**flags, **first, "keep_classes": 0.5, "refresh_steps": 2, "save_iter_step": 2}
+    run("train_pair", train_flags(sop_tree, tmp_path / "kept", **kept))
+    state = torch.load(tmp_path / "kept" / "step_2.pt", weights_only=True)
+    weights = state["loss"]["classes.weight"].numpy()
+    assert neighbours_of_run(tmp_path / "kept") == nearest_labels(weights, 2).tolist()
+    with pytest.raises(InputError, match="--test_loss fills batches from the test list: which of its labels are neigh"):
+        run("train_pair", train_flags(sop_tree, tmp_path / "tested", **flags, **first, test_loss=True))
     with pytest.raises(InputError, match="first was trained on other labels; take --closeness=means"):
         run("train_pair", train_flags(sop_tree, tmp_path / "third", **flags, **first, val_classes=3))
 

@@ -53,6 +53,11 @@ def small():
     return model, nn.Linear(2, 5)
 
 
+def test_the_factor_of_piecewise_decay_is_the_users():
+    rates = [learning_rate(step, 1.0, "piecewise_decay", (2, 3), 10, factor=0.25) for step in range(5)]
+    assert rates == [1, 1, 0.25, 0.0625, 0.0625]  # powers of two: exact
+
+
 @pytest.mark.parametrize("name", OPTIMISERS)
 @pytest.mark.parametrize("class_lr, ratio", [(None, 1.0), (0.5, 5.0), (0.01, 0.1), (0.0, 0.0)])
 def test_class_weights_keep_their_ratio_at_every_rate(name, class_lr, ratio):

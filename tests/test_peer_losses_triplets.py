@@ -1,4 +1,4 @@
-"""The triplet loss beside those of Open Metric Learning and pytorch-metric-learning, with miners: value, gradient, logs."""
+"""The triplet loss and miners beside those of Open Metric Learning and pytorch-metric-learning: value, slope, logs."""
 
 import pytest
 import torch
@@ -51,8 +51,8 @@ def pml():
 
 def ours(rows, labels, loss, miner="none", options=None):
     """(value, gradient, logs) of our loss behind our miner."""
-    objective = Objective(torch.nn.Identity(), loss, miner=build_miner(options or {}, "triplet_margin", {}, miner=miner))
-    value = objective.compare(rows, labels)
+    mining = build_miner(options or {}, "triplet_margin", {}, miner=miner)
+    value = Objective(torch.nn.Identity(), loss, miner=mining).compare(rows, labels)
     return value, torch.autograd.grad(value, rows)[0], loss.logs
 
 

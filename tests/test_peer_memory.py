@@ -1,7 +1,7 @@
-"""The memory beside pytorch-metric-learning's CrossBatchMemory: the same values, step by step, while it fills and wraps.
+"""The memory beside pytorch-metric-learning's CrossBatchMemory: the same values, while it fills and when it wraps.
 
 Theirs takes the batch in first and compares with what it holds then, ours compares with the batch and what was held
-before: so theirs is as many rows larger. Its columns of the batch take no gradient, ours do, so that values are compared.
+before: so theirs is as many rows larger. Its columns of the batch take no gradient, ours do: values are compared.
 """
 
 import pytest

@@ -122,7 +122,7 @@ def test_what_cannot_be_solved_is_a_sentence(solver, features, codes, sentence):
     "head, width", [("linear", 5), ("unit_linear", 0), ("mlp", 5), ("residual", 0), ("residual", 5)]
 )
 def test_a_network_may_be_made_longer_and_keeps_its_weights_names(head, width):
-    """add_layer makes what the settings of the result make, and the shorter network's weights stand under their names."""
+    """add_layer makes what the settings of the result make; the shorter network's weights stand under their names."""
     short = Embedder("Tiny", 4)
     before = short.state_dict()
     short.add_layer(head, width or 4)
@@ -170,7 +170,7 @@ def embeddings_of(folder, sop_tree, out, **flags):
 
 
 def test_a_whitening_is_a_run_like_any_other(whitened, finished_run, sop_tree, tmp_path):
-    """Its embeddings are the whitened ones of the run before; the backbone is untouched; figures are those of eval.py."""
+    """Its layer whitens the embeddings of the run before, of which nothing changes; figures are those of eval.py."""
     state = load(whitened)
     assert state["facts"]["head"] == "unit_linear" and state["facts"]["embedding_size"] == 8
     for name, value in load(finished_run)["model"].items():

@@ -9,7 +9,7 @@ ITS_OWN_POSITIVE = "it comes more than once in a batch and is its own positive"
 
 
 def draw_rounds(rng: np.random.Generator, vocabulary: Vocabulary, code: int, count: int) -> np.ndarray:
-    """`count` images of the label `code`, (count,) int64; one with fewer gives all before any comes again, and so on."""
+    """`count` images of the label `code`, (count,) int64; one with fewer gives all before any comes again."""
     images = vocabulary.counts[code]
     # A label with fewer images than asked for is gone through again, in another order.
     rounds = -(-count // images)  # rounded up

@@ -1,4 +1,4 @@
-"""Batches of some categories, whose labels are used up before any comes again (OML's DistinctCategoryBalanceSampler)."""
+"""Batches of some categories whose labels are used up before any comes again (OML's sampler of this name)."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from data.vocabulary import Vocabulary
 
 @SAMPLERS.register("distinct_category_balance")
 class DistinctCategoryBalanceSampler(BatchSampler):
-    """As category_balance, but categories are drawn all alike, and of each the labels that were not used yet come first.
+    """As category_balance, but categories are drawn all alike, and of each the labels not used yet come first.
 
     A category whose labels are used up is drawn no more; where its last ones are too few for a batch, used ones fill it
     up. When fewer categories are left than a batch holds, all labels are unused again, as they are in a new epoch.

@@ -16,7 +16,7 @@ BLOCK = 2**24  # cosines that exist at a time
 
 @SAMPLERS.register("neighbours")
 class NeighbourSampler(SteppedSampler):
-    """`samples_each_class` images of each of batch_size / samples_each_class labels, in groups of labels that are close.
+    """`samples_each_class` images of each of batch_size / samples_each_class labels, in groups of close labels.
 
     A group is a seed and the labels nearest to it that are not in the batch yet, `nearest` labels in all. Every label
     is a seed once an epoch, as far as they fill batches. So it is with the labels of a batch that it is confused with,
@@ -29,7 +29,7 @@ class NeighbourSampler(SteppedSampler):
     Options:
         nearest: labels in a group: one, and those closest to it
         closeness: by cosines of the means of each label's train embeddings (means), or of class weights (weights): the
-            loss's own, or those of the --pretrained_model run
+            loss's own or kept ones, or those of the --pretrained_model run
         refresh_steps: steps after which neighbours are looked for anew; 0: once, before the first step
         lookalike: labels of a higher cosine are no neighbours, but one thing under two names
     """
@@ -68,6 +68,8 @@ class NeighbourSampler(SteppedSampler):
         self.neighbours: np.ndarray | None = None
 
     def batch(self, number: int, position: int) -> np.ndarray:
+        if self.neighbours is None:
+            raise InputError("which of its labels are neighbours is not known; take another --sampler")
         order = self._generator(number).permutation(len(self.vocabulary))
         start = position * self.seeds_in_batch
         codes = self._groups(order[start : start + self.seeds_in_batch].tolist())

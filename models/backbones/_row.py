@@ -20,8 +20,8 @@ from torch import nn
 from core.registry import Registry
 
 BACKBONES = Registry("model")
-# Shapes that a backbone may give. An Embedder pools maps and takes a vector as it is; tokens wait for the first backbone
-# that has them.
+# Shapes that a backbone may give. An Embedder pools maps and takes a vector as it is; tokens wait for the first
+# backbone that has them.
 OUTPUTS = {"maps": "(B, width, h, w)", "tokens": "(B, N, width)", "vector": "(B, width)"}
 
 

@@ -15,8 +15,8 @@ def build_head(head: str, width: int, embedding_size: int) -> list[nn.Module]:
     """The layers of a head, first to last.
 
     head: names of HEADS, comma-separated; each but the last says its width, as `linear:512,unit_linear`. width: of the
-    pooled feature; embedding_size: of the last layer, 0 for that of its input. `linear` alone with 0 is no layer. Raises
-    InputError for an unknown name.
+    pooled feature; embedding_size: of the last layer, 0 for that of its input. `linear` alone with 0 is no layer.
+    Raises InputError for an unknown name.
     """
     if head == "linear" and not embedding_size:
         return []

@@ -8,7 +8,7 @@ from models.heads._registry import HEADS
 
 @HEADS.register("residual")
 class Residual(nn.Module):
-    """x + W2 gelu(W1 x + b1) + b2 with W2 and b2 zero at first: the identity; where widths differ a matrix behind it."""
+    """x + W2 gelu(W1 x + b1) + b2 with W2 and b2 zero at first: the identity; where widths differ, a matrix behind."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()

@@ -16,6 +16,6 @@ class UnitLinear(nn.Linear):
         return F.normalize(features)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        # A whitening's weights differ by orders of magnitude, and their products nearly cancel: no half type holds them.
+        # A whitening's weights differ by orders of magnitude, and products nearly cancel: no half type holds them.
         with torch.autocast(features.device.type, enabled=False):
             return super().forward(self.prepared(features.to(self.weight.dtype)))
