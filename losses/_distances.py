@@ -64,9 +64,11 @@ def distances_of(
     """
     if len(anchors) * rows.shape[1] > max(BLOCK, len(rows) * len(columns)):
         return table(rows, columns, distance).flatten()[anchors * len(columns) + partners]
+    left = rows.index_select(0, anchors)
+    right = columns.index_select(0, partners)
     if distance == "cosine":
-        return 1 - (rows[anchors] * columns[partners]).sum(1)
-    gaps = rows[anchors] - columns[partners]
+        return 1 - (left * right).sum(1)
+    gaps = left - right
     return gaps.norm(dim=1) if distance == "euclidean" else gaps.square().sum(1)
 
 
