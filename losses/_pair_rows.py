@@ -15,7 +15,7 @@ from losses._mined import Pairs, Reference
 from losses._unit_vectors import lengths, normalise
 
 HELD = 2**24  # scores, later slopes, that are held at once: 64 MB
-BLOCK = 2**17  # numbers that are worked on at once: a handful of such tables fits the cache
+BLOCK = 2**18  # numbers that are worked on at once, so that what is made of them stays in the cache
 TILE = 256
 
 

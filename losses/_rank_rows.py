@@ -108,7 +108,7 @@ class Rankings:
 
 
 def matches(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers (P,), (P,) of all pairs of equal elements, those of left[0] first; left (L,) and right (R,) on the CPU."""
+    """Numbers (P,), (P,) of all pairs of equal elements of left (L,) and right (R,), which are on the CPU."""
     ordered, order = right.sort(stable=True)
     begins = torch.searchsorted(ordered, left)
     counts = torch.searchsorted(ordered, left, right=True) - begins

@@ -67,7 +67,13 @@ class ContrastiveLoss(nn.Module):
         values = (block.scores * block.positives).sum(1) + (pushed * gaps).sum(1)
         negatives = block.negatives.sum(1)
         active = (gaps.sign_() * block.negatives).sum(1)
-        return values, torch.sub(block.positives, pushed, alpha=2), block.positives.sum(1) + negatives, negatives, active
+        return (
+            values,
+            torch.sub(block.positives, pushed, alpha=2),
+            block.positives.sum(1) + negatives,
+            negatives,
+            active,
+        )
 
     def of_pairs(self, embedding1: torch.Tensor, embedding2: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Scalar loss of pairs of rows (P, D) and (P, D), target (P,) being 1 for the same label and 0 for another.

@@ -18,8 +18,8 @@ class RecallAtKLoss(nn.Module):
     """1 - mean over anchors and over ks of min(k, hits within k) / min(k, number of positives).
 
     The hits within k are the sum over the anchor's positives of sigmoid((k - rank) / tau_k), and a positive's rank is
-    1 + the sum over all other columns of sigmoid((its cosine - the positive's) / tau_rank) (equations 5 to 7). Unlike in
-    the authors' code the anchor is no part of its own ranking, and tau_k is one number for every k of `ks`.
+    1 + the sum over all other columns of sigmoid((the column's cosine - the positive's) / tau_rank). In two things this
+    is not the authors' code: the anchor is no part of its own ranking, and one tau_k serves as many ks as there are.
 
     simix adds a virtual embedding for each pair of images of a label: mixed from their unit vectors by a share drawn
     from U(0, 1), it is an anchor and a column like the others (section 3.4). Shares come from the CPU's generator.
@@ -79,7 +79,7 @@ class RecallAtKLoss(nn.Module):
 def with_virtual_rows(
     rows: torch.Tensor, labels: torch.Tensor, reference: Reference | None
 ) -> tuple[torch.Tensor, torch.Tensor, Reference | None]:
-    """The rows (B, D) and a mixture of each two of a label behind them, their labels, and the reference of all these."""
+    """The rows (B, D) and behind them a mixture of each two of a label, the labels of all these, and their reference."""
     host_labels = labels.cpu()
     first, second = matches(host_labels, host_labels)
     once = first < second

@@ -1,4 +1,4 @@
-"""Precision@k surrogate loss of Open Metric Learning, after the recall@k surrogate of Patel et al. (arXiv 2108.11179)."""
+"""Precision@k loss of Open Metric Learning, after the recall@k surrogate of Patel et al. (arXiv 2108.11179)."""
 
 import torch
 from torch import nn

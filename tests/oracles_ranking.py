@@ -30,7 +30,7 @@ def cosines(embeddings):
 
 
 def powers(table, width):
-    """exp(score / width) of a symmetric table of scores: sigmoid((s - t) / width) = power(s) / (power(s) + power(t))."""
+    """exp(score / width) of a symmetric table: sigmoid((s - t) / width) is power(s) / (power(s) + power(t))."""
     width = Decimal(width)
     return of_pairs(len(table), lambda i, j: (table[i][j] / width).exp())
 
