@@ -17,7 +17,6 @@ from models import ModelSettings
 from models.trained import read_settings
 
 OF_BACKBONE = ("model", "pooling", "image_shape", "resize_short_size")
-SHOWN_FACTS = 3
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from core.slices import slices_within
 from core.types import Share
 from engine.mining import Mining
 from losses import LOSSES
-from losses._mined import Pairs, Reference, Triplets
-from losses._unit_vectors import normalise
+from losses._distances import placed
+from losses._mined import Pairs, Reference, Triplets, column_labels
 
 BLOCK = 2**20  # cosines that exist at a time
 
@@ -52,13 +52,8 @@ class Lookalikes:
         self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Masks (B, C) of positives, and of negatives that are no look-alikes."""
-        columns = embeddings.float()
-        column_labels = labels
-        if reference is not None:
-            columns = torch.cat([columns, reference.embeddings.float()])
-            column_labels = torch.cat([labels, reference.labels])
-        columns = normalise(columns)
-        positives = labels[:, None] == column_labels
+        _, columns = placed(embeddings.float(), reference, "cosine")
+        positives = labels[:, None] == column_labels(labels, reference)
         negatives = ~positives
         positives.fill_diagonal_(False)
         if reference is not None:

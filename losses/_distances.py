@@ -33,11 +33,6 @@ def placed(
     return columns[: len(embeddings)], columns
 
 
-def column_labels(labels: torch.Tensor, reference: Reference | None) -> torch.Tensor:
-    """Labels (C,) of the columns."""
-    return labels if reference is None else torch.cat([labels, reference.labels.to(labels)])
-
-
 def table(rows: torch.Tensor, columns: torch.Tensor, distance: Distance) -> torch.Tensor:
     """Distances (m, C) of rows (m, D) to columns (C, D), as `placed` gives them."""
     if distance == "cosine":

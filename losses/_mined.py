@@ -20,6 +20,13 @@ class Reference(NamedTuple):
     batch_images: torch.Tensor  # (B,) int64
 
 
+def column_labels(labels: torch.Tensor, reference: Reference | None) -> torch.Tensor:
+    """Labels (C,) of the columns: those of the batch (B,), then the reference's."""
+    if reference is None:
+        return labels
+    return torch.cat([labels, reference.labels.to(labels)])
+
+
 class Pairs(NamedTuple):
     """Chosen pairs: anchors are rows of the batch, partners are columns; all int64."""
 

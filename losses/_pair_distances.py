@@ -9,7 +9,8 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from core.errors import InputError
-from losses._mined import Reference
+from core.slices import slices_within
+from losses._mined import Reference, column_labels
 
 BLOCK = 2**19  # numbers of the B x B that are worked on at once: they stay in the cache
 
@@ -56,16 +57,12 @@ def distance_blocks(
     own negative, and so is an older embedding of its image in the reference: their distance is 0.
     """
     squares = points.square().sum(1)
-    column_labels = labels
-    if reference is not None:
-        column_labels = torch.cat([labels, reference.labels])
-    step = max(1, BLOCK // len(points))
-    for start in range(0, len(labels), step):
-        rows = slice(start, min(start + step, len(labels)))
+    of_columns = column_labels(labels, reference)
+    for rows in slices_within(len(labels), len(points), BLOCK):
         distances = torch.addmm(squares, points[rows], points.T, alpha=-2).add_(squares[rows, None]).clamp_min_(0)
-        positives = labels[rows, None] == column_labels
+        positives = labels[rows, None] == of_columns
         negatives = ~positives
-        positives.diagonal(start).fill_(False)
+        positives.diagonal(rows.start).fill_(False)
         if reference is not None:
             same_image = reference.batch_images[rows, None] == reference.images
             distances[:, len(labels) :].masked_fill_(same_image, 0)

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from losses._mined import Pairs, Reference
+from core.slices import slices_of, slices_within, step_within
+from losses._mined import Pairs, Reference, column_labels
+from losses._pair_distances import pair_counts
 from losses._unit_vectors import lengths, normalise
 
 HELD = 2**24  # scores, later slopes, that are held at once: 64 MB
@@ -37,6 +39,7 @@ class PairRows:
     both of their ends. Reference rows of the image that a row shows are no pair with it.
     once: where all pairs count, those within the batch have a half for the 1 of their masks, so that both ends together
     count once; for losses that are a sum over pairs of something that both ends agree on.
+    Raises InputError for a batch without a positive or a negative pair, unless pairs are named.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class PairRows:
         distances: bool = False,
         once: bool = False,
     ) -> None:
+        if mined is None:
+            pair_counts(labels)
         self.embeddings = embeddings
         self.batch = len(labels)
         self.reference = reference
@@ -66,7 +71,7 @@ class PairRows:
             if unit:
                 others = normalise(others)
             self.columns = torch.cat([self.columns, others])
-            labels = torch.cat([labels, reference.labels.to(labels)])
+        labels = column_labels(labels, reference)
         if distances:  # moved so that their mean is the origin: the same distances, with less rounding
             self.columns = self.columns - self.columns.mean(0)
             self.squares = self.columns.square().sum(1)
@@ -84,9 +89,7 @@ class PairRows:
 
     def bands(self) -> Iterator[slice]:
         """The rows whose scores are held at once: all of them, or some at a time."""
-        step = max(1, HELD // len(self.columns))
-        for start in range(0, self.batch, step):
-            yield slice(start, min(start + step, self.batch))
+        yield from slices_within(self.batch, len(self.columns), HELD)
 
     def scores(self, band: slice) -> torch.Tensor:
         """(m, C) similarities or squared distances of a band's rows; those of a whole batch are made once."""
@@ -103,10 +106,8 @@ class PairRows:
 
     def blocks(self, band: slice, scores: torch.Tensor) -> Iterator[Block]:
         """Blocks of a band's rows and their scores (m, C); what is written over a block's is written over these."""
-        step = max(1, BLOCK // len(self.columns))
-        for start in range(band.start, band.stop, step):
-            rows = slice(start, min(start + step, band.stop))
-            yield Block(rows, scores[start - band.start : rows.stop - band.start], *self.masks(rows))
+        for rows in slices_of(band.stop, step_within(len(self.columns), BLOCK), band.start):
+            yield Block(rows, scores[rows.start - band.start : rows.stop - band.start], *self.masks(rows))
 
     def all_blocks(self) -> Iterator[Block]:
         """Blocks of all rows, only to look at."""
@@ -140,14 +141,21 @@ class PairRows:
         return SumOfRows.apply(self.embeddings, self, row_terms)
 
     def note(self, block: Block) -> None:
-        """Keep sums over a block's pairs, for `means`."""
+        """Keep sums over a block's pairs, for `mean_scores`."""
         scores, positives, negatives = (table.flatten() for table in block[1:])
         self._sums += [scores @ positives, positives.sum(), scores @ negatives, negatives.sum()]
 
-    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean scores of the positive and of the negative pairs that `sums` went through; 0 where there is none."""
+    def mean_scores(self) -> dict[str, torch.Tensor]:
+        """Mean scores of the positive and of the negative pairs that `sums` went through, as losses log them:
+
+        positive_distance and negative_distance, or where scores are similarities these; 0 where there is no such pair.
+        """
         positive_sum, positives, negative_sum, negatives = torch.stack(self._sums).view(-1, 4).sum(0)
-        return positive_sum / positives.clamp_min(0.5), negative_sum / negatives.clamp_min(0.5)
+        score = "distance" if self.distances else "similarity"
+        return {
+            f"positive_{score}": positive_sum / positives.clamp_min(0.5),
+            f"negative_{score}": negative_sum / negatives.clamp_min(0.5),
+        }
 
 
 class SumOfRows(torch.autograd.Function):

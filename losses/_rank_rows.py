@@ -146,7 +146,14 @@ class SumOverRows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, queries, keys, further_keys, rankings, block_loss):
+    def forward(
+        ctx,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        further_keys: torch.Tensor | None,
+        rankings: Rankings,
+        block_loss: BlockLoss,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         columns = keys
         if further_keys is not None:
             columns = torch.cat([keys, further_keys])

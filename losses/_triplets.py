@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from losses._distances import Distance, Slopes, blocks, column_labels, table
-from losses._mined import Reference
+from losses._distances import Distance, Slopes, blocks, table
+from losses._mined import Reference, column_labels
 
 
 class SameLabel(NamedTuple):

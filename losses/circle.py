@@ -6,7 +6,6 @@ from torch import nn
 
 from losses._checks import check_option
 from losses._mined import Pairs, Reference
-from losses._pair_distances import pair_counts
 from losses._pair_rows import Block, PairRows, log_sum_exp, mean_above_zero
 from losses._precision import full_precision
 from losses._registry import LOSSES
@@ -45,16 +44,9 @@ class CircleLoss(nn.Module):
         mined: Pairs | None = None,
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        if mined is None:
-            pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined)
         total, values, violated = pairs.sums(self.row_terms)
-        positive, negative = pairs.means()
-        self.logs = {
-            "active_share": violated.float().mean(),
-            "positive_similarity": positive,
-            "negative_similarity": negative,
-        }
+        self.logs = {"active_share": violated.float().mean(), **pairs.mean_scores()}
         return mean_above_zero(total, values)
 
     def row_terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

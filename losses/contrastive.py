@@ -6,7 +6,6 @@ from torch import nn
 from core.errors import InputError
 from losses._checks import check_embeddings, check_option
 from losses._mined import Pairs, Reference
-from losses._pair_distances import pair_counts
 from losses._pair_rows import Block, PairRows
 from losses._precision import full_precision
 from losses._registry import LOSSES
@@ -48,16 +47,9 @@ class ContrastiveLoss(nn.Module):
         mined: Pairs | None = None,
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        if mined is None:
-            pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined, unit=self.normalise, distances=True, once=True)
         total, _, counts, negatives, active = pairs.sums(self.row_terms)
-        positive, negative = pairs.means()
-        self.logs = {
-            "active_share": active.sum() / negatives.sum().clamp_min(1),
-            "positive_distance": positive,
-            "negative_distance": negative,
-        }
+        self.logs = {"active_share": active.sum() / negatives.sum().clamp_min(1), **pairs.mean_scores()}
         return total / counts.sum().clamp_min(1)
 
     def row_terms(self, block: Block) -> tuple[torch.Tensor, ...]:

@@ -5,7 +5,6 @@ from torch import nn
 
 from losses._checks import check_option
 from losses._mined import Pairs, Reference
-from losses._pair_distances import pair_counts
 from losses._pair_rows import Block, PairRows, euclidean, log_sum_exp
 from losses._precision import full_precision
 from losses._registry import LOSSES
@@ -44,14 +43,11 @@ class LiftedStructureLoss(nn.Module):
         mined: Pairs | None = None,
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        if mined is None:
-            pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined, distances=True)
         nearness, forces = self.of_negatives(pairs)
         total, _, counts, active = pairs.sums(lambda block: self.row_terms(block, nearness, forces))
         count = counts.sum().clamp_min(1)
-        positive, negative = pairs.means()
-        self.logs = {"active_share": active.sum() / count, "positive_distance": positive, "negative_distance": negative}
+        self.logs = {"active_share": active.sum() / count, **pairs.mean_scores()}
         return total / count
 
     @torch.no_grad()

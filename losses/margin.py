@@ -5,7 +5,6 @@ from torch import nn
 
 from losses._checks import check_option
 from losses._mined import Pairs, Reference
-from losses._pair_distances import pair_counts
 from losses._pair_rows import Block, PairRows, euclidean
 from losses._precision import full_precision
 from losses._registry import LOSSES
@@ -45,16 +44,9 @@ class MarginLoss(nn.Module):
         mined: Pairs | None = None,
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        if mined is None:
-            pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined, distances=True)
         total, _, triplets, active = pairs.sums(self.row_terms)
-        positive, negative = pairs.means()
-        self.logs = {
-            "active_share": active.sum() / (2 * triplets.sum()).clamp_min(1),
-            "positive_distance": positive,
-            "negative_distance": negative,
-        }
+        self.logs = {"active_share": active.sum() / (2 * triplets.sum()).clamp_min(1), **pairs.mean_scores()}
         return total / active.sum().clamp_min(1)
 
     def row_terms(self, block: Block) -> tuple[torch.Tensor, ...]:

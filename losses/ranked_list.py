@@ -5,7 +5,6 @@ from torch import nn
 
 from losses._checks import check_option
 from losses._mined import Pairs, Reference
-from losses._pair_distances import pair_counts
 from losses._pair_rows import Block, PairRows, euclidean
 from losses._precision import full_precision
 from losses._registry import LOSSES
@@ -64,16 +63,9 @@ class RankedListLoss(nn.Module):
         mined: Pairs | None = None,
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        if mined is None:
-            pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined, distances=True)
         total, _, pushed = pairs.sums(self.row_terms)
-        positive, negative = pairs.means()
-        self.logs = {
-            "active_share": (pushed > 0).float().mean(),
-            "positive_distance": positive,
-            "negative_distance": negative,
-        }
+        self.logs = {"active_share": (pushed > 0).float().mean(), **pairs.mean_scores()}
         return total / len(labels)
 
     def row_terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

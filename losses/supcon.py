@@ -7,7 +7,6 @@ from torch import nn
 
 from losses._checks import check_option
 from losses._mined import Pairs, Reference
-from losses._pair_distances import pair_counts
 from losses._pair_rows import Block, PairRows, log_sum_exp, mean_above_zero
 from losses._precision import full_precision
 from losses._registry import LOSSES
@@ -43,17 +42,13 @@ class SupConLoss(nn.Module):
         mined: Pairs | None = None,
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        if mined is None:
-            pair_counts(labels)
         pairs = PairRows(embeddings, labels, reference, mined)
         total, values, counts = pairs.sums(self.row_terms)
         if mined is not None and not len(mined.negatives):
             total = 0 * total
-        positive, negative = pairs.means()
         self.logs = {
             "active_share": (values > math.log(2) + counts.clamp_min(1).log()).float().mean(),
-            "positive_similarity": positive,
-            "negative_similarity": negative,
+            **pairs.mean_scores(),
         }
         return mean_above_zero(total, values)
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 
 from core.errors import InputError
-from losses._distances import Distance, blocks, column_labels, placed, table
-from losses._mined import Reference
+from losses._distances import Distance, blocks, placed, table
+from losses._mined import Reference, column_labels
 
 
 class Block(NamedTuple):
