@@ -18,15 +18,15 @@ from config.script import run_script
 def main(argv: Sequence[str]) -> None:
     args = parse(argv, TRAIN_ELEM, __doc__)
     # Here and not above: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
-    from data.loader import open_test_loader, open_train_loader
+    from data.loader import open_train_loader
     from data.notes import list_notes, singleton_notes
     from data.provenance import describe_lists
     from embeddings.features import open_features
-    from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
+    from engine.assembly import begin_run, build_learner, open_tester, start_run
     from engine.averaging import build_averaging
     from engine.batches import open_batches
     from engine.checkpoint import resume
-    from engine.feature_lane import build_feature_model, open_feature_loader, open_feature_test_loader
+    from engine.feature_lane import build_network, open_feature_loader, open_test_batches
     from engine.neighbours import follow_neighbours
     from engine.objective import build_loss, tell_labels
     from engine.schedule import Schedule
@@ -46,12 +46,10 @@ def main(argv: Sequence[str]) -> None:
 
     # What learns: a network, and a loss that classifies the train labels.
     settings = ModelSettings(**args.model)
-    if features:
-        model, settings = build_feature_model(start, features, settings, args.typed)
-    else:
-        adds_layer = args["init_embedding"] is not None
-        model = build_first_model(start, settings, lists, args["train_batch_size"], adds_layer, **args.build)
-        settings = settings.of_network(model)
+    adds_layer = args["init_embedding"] is not None
+    model, settings = build_network(
+        start, features, settings, args.typed, lists, args["train_batch_size"], adds_layer, **args.build
+    )
     solver = first_solver(model, settings.pretrained_model, **args.first_layer)
     if solver and not start.run.checkpoint:
         seen = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading)
@@ -68,14 +66,13 @@ def main(argv: Sequence[str]) -> None:
     )
     if features:
         batches = open_feature_loader(features, sampler)
-        test_batches = open_feature_test_loader(features)
     else:
         on_bad = progress.skipper(data.train, args["on_bad_image"])
         loader = open_train_loader(data.train, sampler, settings, start.device, on_bad, **args.loading)
         batches = follow_neighbours(
             start, progress, learner, data.train, sampler, loader, settings, args["num_workers"], on_bad
         )
-        test_batches = open_test_loader(data.test, settings, args["test_batch_size"], args["num_workers"], start.device)
+    test_batches = open_test_batches(start, features, data.test, settings, args["num_workers"])
     pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
     tester = open_tester(start, data.test, data.tested_on, test_batches, pictures, **args.testing)
     begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)

@@ -28,15 +28,15 @@ def main(argv: Sequence[str]) -> None:
 def train(args: Args) -> None:
     """Down the gradient of a loss."""
     # Here and not above: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
-    from data.loader import open_test_loader, open_train_loader
+    from data.loader import open_train_loader
     from data.notes import list_notes, singleton_notes
     from data.provenance import describe_lists
     from embeddings.features import open_features
-    from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
+    from engine.assembly import begin_run, build_learner, open_tester, start_run
     from engine.averaging import build_averaging
     from engine.batches import open_batches
     from engine.checkpoint import resume
-    from engine.feature_lane import build_feature_model, open_feature_loader, open_feature_test_loader
+    from engine.feature_lane import build_network, open_feature_loader, open_test_batches
     from engine.kept_classes import with_kept_classes
     from engine.lookalikes import build_lookalikes
     from engine.memory import build_memory, fill_memory, refuse_filling
@@ -63,12 +63,10 @@ def train(args: Args) -> None:
 
     # What learns: a network, and a loss that compares the images of a batch.
     settings = ModelSettings(**args.model)
-    if features:
-        model, settings = build_feature_model(start, features, settings, args.typed)
-    else:
-        adds_layer = args["init_embedding"] is not None
-        model = build_first_model(start, settings, lists, args["train_batch_size"], adds_layer, **args.build)
-        settings = settings.of_network(model)
+    adds_layer = args["init_embedding"] is not None
+    model, settings = build_network(
+        start, features, settings, args.typed, lists, args["train_batch_size"], adds_layer, **args.build
+    )
     solver = first_solver(model, settings.pretrained_model, **args.first_layer)
     if solver and not start.run.checkpoint:
         seen = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading)
@@ -100,14 +98,13 @@ def train(args: Args) -> None:
     if features:
         refuse_filling(memory)
         batches = open_feature_loader(features, sampler)
-        test_batches = open_feature_test_loader(features)
     else:
         on_bad = progress.skipper(data.train, args["on_bad_image"])
         loader = open_train_loader(data.train, sampler, settings, start.device, on_bad, **args.loading)
         batches = follow_neighbours(
             start, progress, learner, data.train, sampler, loader, settings, args["num_workers"], on_bad
         )
-        test_batches = open_test_loader(data.test, settings, args["test_batch_size"], args["num_workers"], start.device)
+    test_batches = open_test_batches(start, features, data.test, settings, args["num_workers"])
     pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
     draw_batches = partial(
         open_batches, data.test, args["loss_name"], args.options("sampler"), FIXED_SEED, 0, **args.sampler
@@ -129,13 +126,12 @@ def solve(args: Args) -> None:
     """In a closed form: the train list is embedded once, and one more layer is solved."""
     from torch import nn
 
-    from data.loader import open_test_loader
     from data.notes import list_notes
     from data.provenance import describe_lists
     from embeddings.features import open_features
-    from engine.assembly import begin_run, build_first_model, build_learner, open_tester, start_run
+    from engine.assembly import begin_run, build_learner, open_tester, start_run
     from engine.checkpoint import Progress
-    from engine.feature_lane import build_feature_model, open_feature_test_loader
+    from engine.feature_lane import build_network, open_test_batches
     from engine.schedule import Schedule
     from engine.solved_layer import LayerInputs, refuse_unsolvable, settings_to_solve, solve_last_layer
     from engine.testing import Pictures
@@ -154,21 +150,16 @@ def solve(args: Args) -> None:
     data = features or open_training(**args.data)
     lists = describe_lists(data.train, data.test)
     settings = settings_to_solve(ModelSettings(**args.model), solver, args.typed)
-    if features:
-        model, settings = build_feature_model(start, features, settings, args.typed)
-    else:
-        model = build_first_model(start, settings, lists, args["train_batch_size"], adds_layer=True, **args.build)
-        settings = settings.of_network(model)
+    model, settings = build_network(
+        start, features, settings, args.typed, lists, args["train_batch_size"], adds_layer=True, **args.build
+    )
     progress = Progress(untested=True)
     inputs = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading, progress)
     solve_last_layer(model, solver, inputs, args["views"])
 
     # A run of no steps: it is tested, saved and exported as any other.
     learner = build_learner(start, model, nn.Module(), **args.optimiser)
-    if features:
-        test_batches = open_feature_test_loader(features)
-    else:
-        test_batches = open_test_loader(data.test, settings, args["test_batch_size"], args["num_workers"], start.device)
+    test_batches = open_test_batches(start, features, data.test, settings, args["num_workers"])
     pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
     tester = open_tester(start, data.test, data.tested_on, test_batches, pictures, **args.testing)
     begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)

@@ -4,10 +4,12 @@ from collections.abc import Container
 
 import distributed
 from core.errors import InputError
+from data.loader import BatchLoader, open_test_loader
+from data.records import Records
 from data.samplers import BatchSampler, InOrder, NeighbourSampler, RankBatches
 from embeddings.features import FeatureBatches, FeatureData
 from embeddings.fingerprint import fingerprint
-from engine.assembly import Start
+from engine.assembly import Start, build_first_model
 from engine.seeding import seed_everything
 from models import Embedder, ModelSettings, add_last_layer, build_model, open_model
 
@@ -45,6 +47,36 @@ def _with_new_layer(start: Start, data: FeatureData, settings: ModelSettings, ty
     seed_everything(start.settings.seed)
     add_last_layer(model, settings)
     return model
+
+
+def build_network(
+    start: Start,
+    features: FeatureData | None,
+    settings: ModelSettings,
+    typed: Container[str],
+    lists: dict[str, dict],
+    train_batch_size: int,
+    adds_layer: bool,
+    **build: bool | int,
+) -> tuple[Embedder, ModelSettings]:
+    """The network to train, by features where there are any, else by images, and its settings.
+
+    adds_layer: whether there is one more layer behind the one of --pretrained_model. lists, train_batch_size, build: as
+    `build_first_model` has them. Raises InputError as that and `build_feature_model` do.
+    """
+    if features is not None:
+        return build_feature_model(start, features, settings, typed)
+    model = build_first_model(start, settings, lists, train_batch_size, adds_layer, **build)
+    return model, settings.of_network(model)
+
+
+def open_test_batches(
+    start: Start, features: FeatureData | None, records: Records, settings: ModelSettings, num_workers: int | str
+) -> FeatureBatches | BatchLoader:
+    """What a run is tested on, in order: features where there are any, else the images of `records`."""
+    if features is not None:
+        return open_feature_test_loader(features)
+    return open_test_loader(records, settings, start.settings.test_batch_size, num_workers, start.device)
 
 
 def open_feature_loader(data: FeatureData, sampler: BatchSampler) -> FeatureBatches:
