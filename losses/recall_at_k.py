@@ -57,7 +57,7 @@ class RecallAtKLoss(nn.Module):
         if self.simix:
             rows, labels, reference = with_virtual_rows(rows, labels, reference)
         rankings = Rankings(labels, reference, with_self=False)
-        total, active = SumOverRows.apply(rows, rows, further, rankings, self._of_block)
+        total, active = SumOverRows.apply(rows, None, further, rankings, self._of_block)
         self.logs = {"active_share": active}
         return total / rankings.paired
 

@@ -92,7 +92,7 @@ class RoadmapLoss(nn.Module):
                 slopes.addcmul_(too_near.sign_(), push)
             return values, slopes
 
-        total, active = SumOverRows.apply(rows, rows, further, rankings, of_block)
+        total, active = SumOverRows.apply(rows, None, further, rankings, of_block)
         self.logs = {"active_share": active}
         return total
 

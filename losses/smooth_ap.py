@@ -40,7 +40,7 @@ class SmoothApLoss(nn.Module):
         rankings = Rankings(labels, reference, with_self=True)
         rows = normalise(embeddings)
         further = unit_columns(reference, rows.dtype)
-        total, active = SumOverRows.apply(rows, rows, further, rankings, self._of_block)
+        total, active = SumOverRows.apply(rows, None, further, rankings, self._of_block)
         self.logs = {"active_share": active}
         return total / rankings.paired
 
