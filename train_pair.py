@@ -74,10 +74,12 @@ def train(args: Args) -> None:
         seen = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading)
         solve_last_layer(model, solver, seen, args["views"])
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
-    loss = with_kept_classes(loss, settings.pretrained_model, model.embedding_size, labels, **args.kept)
     tell_labels(loss, data.train)
+    loss = with_kept_classes(
+        loss, settings.pretrained_model, model.embedding_size, data.train, solver is not None, miner, **args.kept
+    )
     memory = build_memory(args["loss_name"], len(data.train), model.embedding_size, start.device, **args.memory)
-    lookalikes = build_lookalikes(args["loss_name"], mines=miner is not None, **args.lookalikes)
+    lookalikes = build_lookalikes(args["loss_name"], miner, **args.lookalikes)
     learner = build_learner(
         start,
         model,

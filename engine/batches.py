@@ -5,6 +5,9 @@ from data.records import Records
 from data.samplers import BatchSampler, build_sampler
 from losses import LOSSES
 
+# Samplers whose batches have an order that a loss goes by, and what that is an order of.
+IN_ORDER = {"triplet": "triplets", "siamese_pairs": "pairs"}
+
 
 def open_batches(
     records: Records,
@@ -23,8 +26,9 @@ def open_batches(
     """
     usual = LOSSES.fact(loss_name, "batch")
     name = sampler or usual
-    if usual == "triplet" and name != usual:
-        raise InputError(f"--loss_name={loss_name} takes triplets in order, which --sampler={name} does not make")
+    if usual in IN_ORDER and name != usual:
+        rows = IN_ORDER[usual]
+        raise InputError(f"--loss_name={loss_name} takes {rows} in order, which --sampler={name} does not make")
     batches = build_sampler(records, usual, options, sampler=sampler, **sizes)
     if not batches.has_pairs and name != usual and LOSSES.fact(loss_name, "stage") == "pair":
         raise InputError(

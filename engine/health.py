@@ -18,6 +18,7 @@ COLLAPSED = 1e-5  # spread of a batch in which all embeddings are one
 SHRUNK = 0.01  # share of the first spread that is as good as none
 SOLVED_DISPLAYS = 5  # displays in a row without an active pair
 NEAR = 1e-3  # of eml's fixed point
+SWITCHES = ("keep_classes", "freeze_bn", "miner", "sampler", "memory_size")  # advised where they are off
 DEVIATIONS = 2  # of a share of that many queries, which a fall has to be more than
 
 
@@ -109,11 +110,14 @@ class Health:
         )
 
     def _advice(self, advice: dict[str, str]) -> str:
-        """What can be tried, {flag: advice}, of the flags that the run has."""
-        known = [text for flag, text in advice.items() if flag in self.flags]
+        """What can be tried, {flag: advice}, of the flags that the run has and has not switched on already."""
+        known = [text for flag, text in advice.items() if flag in self.flags and not self._is_on(flag)]
         if len(known) == 1:
             return known[0]
         return f"{', '.join(known[:-1])} or {known[-1]}"
+
+    def _is_on(self, flag: str) -> bool:
+        return flag in SWITCHES and self.flags[flag] not in (None, 0, "none")
 
 
 def spread_of(embeddings: torch.Tensor) -> float:

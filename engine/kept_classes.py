@@ -5,8 +5,10 @@ from torch import nn
 
 from core.errors import InputError
 from core.types import Share
-from data.vocabulary import Vocabulary
+from data.records import Records
 from embeddings.classifier import classes_of, open_class_loss
+from engine.mining import Mining
+from engine.objective import tell_labels
 
 
 class WithKeptClasses(nn.Module):
@@ -32,23 +34,37 @@ class WithKeptClasses(nn.Module):
 
 
 def with_kept_classes(
-    pair_loss: nn.Module, source: str | None, embedding_size: int, labels: Vocabulary, *, keep_classes: Share = 0.0
+    pair_loss: nn.Module,
+    source: str | None,
+    embedding_size: int,
+    records: Records,
+    adds_layer: bool = False,
+    miner: Mining | None = None,
+    *,
+    keep_classes: Share = 0.0,
 ) -> nn.Module:
     """The pair loss, beside it the loss of the stage 1 run `source` (--pretrained_model), if that is asked for.
 
     Options:
         keep_classes: share of stage 1's class loss, which goes on with its weights beside the pair loss; 0: none
 
-    Name, options and weights of the class loss are those of the run's checkpoint. Raises InputError where `source` is
-    no run of stage 1, was trained on other labels, or has class weights for other embeddings than these.
+    Name, options and weights of the class loss are those of the run's checkpoint. records: the train list; adds_layer:
+    whether the network begins with a layer behind that of `source`. Raises InputError where `source` is no run of stage
+    1, was trained on other labels, or has class weights for other embeddings than these.
     """
     if not keep_classes:
         return pair_loss
+    if adds_layer:
+        raise InputError("--keep_classes does not go with --init_embedding, whose layer makes other embeddings")
+    if miner is not None and miner.adds_rows:
+        raise InputError("--keep_classes does not go with a miner that compares means of labels")
     class_loss, state = open_class_loss(source, "--keep_classes", embedding_size)
     before = classes_of(state)
+    labels = records.vocabulary
     if before.tolist() != labels.labels.tolist():
         raise InputError(
             f"--keep_classes goes on with the {len(before)} labels of {source!r}, but the train list has "
             f"{len(labels)} that are not the same"
         )
+    tell_labels(class_loss, records)
     return WithKeptClasses(pair_loss, class_loss, keep_classes)

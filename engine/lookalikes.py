@@ -9,6 +9,7 @@ import torch
 from core.errors import InputError
 from core.slices import slices_within
 from core.types import Share
+from engine.mining import Mining
 from losses import LOSSES
 from losses._mined import Pairs, Reference, Triplets
 from losses._unit_vectors import normalise
@@ -71,15 +72,15 @@ class Lookalikes:
         return positives, negatives
 
 
-def build_lookalikes(loss_name: str, mines: bool, *, skip_lookalikes: Share = 0.0) -> Lookalikes | None:
+def build_lookalikes(loss_name: str, miner: Mining | None, *, skip_lookalikes: Share = 0.0) -> Lookalikes | None:
     """What leaves look-alikes out of the pairs of the loss of that name; None where they stay.
 
     Options:
         skip_lookalikes: leave out negatives whose cosine is above this share of the nearest positive's, as 0.95;
             0: none
 
-    mines: whether there is a miner. Raises InputError for a loss that makes its pairs itself, and for one of triplets
-    without a miner.
+    Raises InputError for a loss that makes its pairs itself, for one of triplets without a miner, and for a miner that
+    compares rows which are no images.
     """
     if not skip_lookalikes:
         return None
@@ -89,6 +90,8 @@ def build_lookalikes(loss_name: str, mines: bool, *, skip_lookalikes: Share = 0.
         raise InputError(
             f"skip_lookalikes is {skip_lookalikes}, but {loss_name} makes its pairs itself; able are: {able or 'none'}"
         )
-    if form == "triplets" and not mines:
+    if form == "triplets" and miner is None:
         raise InputError(f"skip_lookalikes of {loss_name} leaves triplets out that a miner chose; give --miner=all")
+    if miner is not None and miner.adds_rows:
+        raise InputError("--skip_lookalikes does not go with a miner that compares means of labels")
     return Lookalikes(skip_lookalikes)

@@ -45,8 +45,8 @@ def build_miner(
         miner: which pairs or triplets the loss looks at, one of {miners}, or none for all; its own flags:
             --miner=NAME --help
 
-    options: those of the miner's own keywords, {name: value}; options_of_loss: those of the loss. Raises InputError for a
-    loss that has no use for a miner, or has one.
+    options: those of the miner's own keywords, {name: value}; options_of_loss: those of the loss. Raises InputError for
+    a loss that has no use for a miner, or has one.
     """
     if miner == "none":
         return None

@@ -28,7 +28,6 @@ from engine.assembly import Start
 from engine.checkpoint import Progress
 from engine.kept_classes import WithKeptClasses
 from engine.learner import Learner
-from losses._unit_vectors import normalise
 from models import ModelSettings
 from models.weights import read_weights, weights_file
 
@@ -173,4 +172,4 @@ def _row_of_each_class(weight: torch.Tensor) -> torch.Tensor:
     weight = weight.detach().float().cpu()
     if weight.ndim == 2:
         return weight
-    return normalise(weight.flatten(0, 1)).view_as(weight).mean(1)
+    return F.normalize(weight, dim=2).mean(1)

@@ -32,8 +32,8 @@ class EmbeddingSample(Protocol):
 class Pictures(NamedTuple):
     """What is shown of a test: functions of the list and its queries against its gallery.
 
-    worst: a picture of the worst queries, uint8 (H, W, 3), or None where there are none. scatter, which takes a caption,
-    too: one of all embeddings as points. sample: an EmbeddingSample.
+    worst: a picture of the worst queries, uint8 (H, W, 3), or None where there are none. scatter, which takes a
+    caption, too: one of all embeddings as points. sample: an EmbeddingSample.
     """
 
     worst: Callable[[Records, QueryGallery], np.ndarray | None]

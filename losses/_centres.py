@@ -14,11 +14,9 @@ class NearestCentre:
         """Slopes (n, B) by the classes' scores -> (n, K, B) by the centres', which are written over."""
         best = scores.amax(1)
         left = slopes
-        zero = slopes.new_zeros(())
         for centre in scores.unbind(1):
-            is_best = centre == best
-            torch.where(is_best, left, zero, out=centre)
-            left = left.masked_fill(is_best, 0)
+            centre.eq_(best).mul_(left)
+            left = left - centre
         return scores
 
 
@@ -38,8 +36,10 @@ class SoftCentres:
         With weights p and mean S the slope of S by the score s_k is p_k (1 + (s_k - S) / temperature).
         """
         weights = self._weights(scores)
-        means = (weights * scores).sum(1, keepdim=True)
-        return scores.sub_(means).div_(self.temperature).add_(1).mul_(weights).mul_(slopes[:, None])
+        means = (weights * scores).sum(1)
+        by_temperature = slopes / self.temperature
+        constant = slopes - by_temperature * means
+        return scores.mul_(by_temperature[:, None]).add_(constant[:, None]).mul_(weights)
 
     def _weights(self, scores: torch.Tensor) -> torch.Tensor:
         return (scores / self.temperature).softmax(1)

@@ -1,8 +1,9 @@
 """Losses that are a sum over rows of what a row makes of its similarities, or distances, to all columns.
 
-Columns are the batch's rows, then those of a memory. A loss says what the values of some rows are and how steep they are
-in each score, while those numbers are in the cache; the slopes are written over the scores. So a batch takes two products
-(the scores, and slopes times columns; three where it is too large to be held), and nothing else of B x C is kept.
+Columns are the batch's rows, then those of a memory. A loss says what the values of some rows are and how steep they
+are in each score, while those numbers are in the cache; the slopes are written over the scores. So a batch takes two
+products (the scores, and slopes times columns; three where it is too large to be held), and nothing else of B x C is
+kept.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from losses._mined import Pairs, Reference
 from losses._unit_vectors import lengths, normalise
 
 HELD = 2**24  # scores, later slopes, that are held at once: 64 MB
-BLOCK = 2**17  # numbers that are worked on at once: a handful of such tables fits the cache
+BLOCK = 2**18  # numbers that are worked on at once, so that what is made of them stays in the cache
 TILE = 256
 
 

@@ -15,6 +15,6 @@ class LossRegistry(Registry):
 
 
 # Facts of a loss. stage: "elem" (over classes) or "pair" (over the images of a batch). batch: a name of SAMPLERS.
-# memory=True: forward takes `reference=Reference(...)`. mined: "pairs", "triplets" or "either", which forward then takes
-# as `mined`.
+# memory=True: forward takes `reference=Reference(...)`. mined: "pairs", "triplets" or "either", which forward then
+# takes as `mined`.
 LOSSES = LossRegistry("loss")

@@ -35,10 +35,10 @@ class RankedListLoss(nn.Module):
     def __init__(
         self,
         margin: float = 0.4,
-        Tn: float = 10.0,  # noqa: N803
+        Tn: float = 10.0,
         imbalance: float = 0.5,
         alpha: float | None = None,
-        Tp: float = 0.0,  # noqa: N803
+        Tp: float = 0.0,
     ) -> None:
         super().__init__()
         if alpha is None:

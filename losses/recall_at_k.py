@@ -79,7 +79,7 @@ class RecallAtKLoss(nn.Module):
 def with_virtual_rows(
     rows: torch.Tensor, labels: torch.Tensor, reference: Reference | None
 ) -> tuple[torch.Tensor, torch.Tensor, Reference | None]:
-    """The rows (B, D) and behind them a mixture of each two of a label, the labels of all these, their reference."""
+    """The rows (B, D) and behind them a mixture of each two of a label, the labels of all, and their reference."""
     host_labels = labels.cpu()
     first, second = matches(host_labels, host_labels)
     once = first < second

@@ -17,8 +17,8 @@ from losses._registry import LOSSES
 class SupConLoss(nn.Module):
     """Mean over rows of -mean_p log(exp(s_p / t) / sum_a exp(s_a / t)), a going through positives and negatives.
 
-    s are cosines, t is the temperature. The mean is over the rows whose loss is above zero; a row without a positive has
-    none.
+    s are cosines, t is the temperature. The mean is over the rows whose loss is above zero; a row without a positive
+    has none.
 
     Options:
         temperature: what cosines are divided by
@@ -61,9 +61,8 @@ class SupConLoss(nn.Module):
         """Losses (m,) of a block's rows, their slopes, and how many positives each row has."""
         logits = block.scores / self.temperature
         counts = block.positives.sum(1)
-        has_positive = counts > 0
         targets = block.positives / counts.clamp_min(1)[:, None]
         pulled = (logits * targets).sum(1)
         whole, shares = log_sum_exp(logits, block.positives + block.negatives)
-        slopes = shares.sub_(targets).mul_((has_positive / self.temperature)[:, None])
-        return torch.where(has_positive, whole - pulled, 0), slopes, counts
+        slopes = shares.sub_(targets).mul_(counts[:, None].clamp_max(1) / self.temperature)
+        return torch.where(counts > 0, whole - pulled, 0), slopes, counts

@@ -1,6 +1,6 @@
 """The demo's closing words: Recall@1 of its three models, and the same queries before and after training.
 
-python recipes/demo_report.py output/demo untrained arcmargin arcmargin+eml
+python recipes/demo_report.py output/demo untrained arcmargin arcmargin+whitening
 """
 
 import json

@@ -36,7 +36,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """What its run's folder is called: arcmargin, arcmargin+eml, arcmargin+longer."""
+        """What its run's folder is called: arcmargin, arcmargin+whitening, arcmargin+longer."""
         return f"{self.first}+{self.second}" if self.second else self.first
 
     @property
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--root", type=Path, help="folder of the runs (default: output/SET)")
     parser.add_argument(
-        "--only", type=words, default=(), help="names of runs, as arcmargin,arcmargin+eml (default: all)"
+        "--only", type=words, default=(), help="names of runs, as arcmargin,arcmargin+whitening (default: all)"
     )
     parser.add_argument("--longer", action="store_true", help="stage 1 alone for as long as both stages, too")
     parser.add_argument("--evaluate", action="store_true", help="evaluate each run by eval.py, with a picture")

@@ -158,8 +158,9 @@ def _with_class_axis(tensors):
 def over_cosines_bound(loss, tensors, labels, dtype, tail):
     """Cross-entropy over cosines, as class_bounds of test_losses.py has it for arcmargin.
 
-    A cosine is off by e = gamma(terms); a similarity mixed of K of them by a softmax over gamma by e (1 + 2 / gamma) and
-    the softmax's own rounding, and its slopes, which add up to 1 + 2 / gamma at most, by a share of themselves.
+    A cosine is off by e = gamma(terms); a similarity mixed of K of them by a softmax over gamma by
+    e (1 + 2 / gamma) and the softmax's own rounding, and its slopes, which add up to 1 + 2 / gamma at most, by a share
+    of themselves.
     """
     rows, weight = _with_class_axis(tensors)
     lengths, sizes, cosines = _unit_rows(rows, weight)

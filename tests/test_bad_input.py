@@ -101,7 +101,7 @@ MISTAKES = [
     ("train", {"total_iter_num": -3}, "'-3' is not an integer above 0"),
     ("train", {"lr_strategy": "cosin"}, "'cosin' is not one of", "Did you mean 'cosine'?"),
     ("train", {"lr_steps": "1;2"}, "'1;2' is not a list of integers"),
-    ("train", {"optimiser": "adam"}, "'adam' is not one of momentum, adamw. Did you mean 'adamw'?"),
+    ("train", {"optimiser": "adamv"}, "'adamv' is not one of momentum, adam, adamw. Did you mean"),
     ("train", {"lr": "fast"}, "--lr", "'fast'"),
     ("train", {"lr": -0.1}, "lr", "-0.1"),
     ("train", {"lr": 0}, "lr", "0"),
@@ -136,7 +136,12 @@ MISTAKES = [
     # one of them
     ("train_elem", {"loss_name": "triplet"}, "triplet is a loss of train_pair.py", "train_elem.py has", "arcmargin"),
     ("train_pair", {"loss_name": "softmax"}, "softmax is a loss of train_elem.py", "triplet", "eml"),
-    ("train_elem", {"arc_margin": 0.2}, "unknown flag '--arc_margin=0.2'", "It is an option of arcmargin."),
+    (
+        "train_elem",
+        {"arc_margin": 0.2},
+        "unknown flag '--arc_margin=0.2'",
+        "It is an option of arcmargin, mlp_arcmargin",
+    ),
     ("train_pair", {"npairs_reg_lambda": 1}, "unknown flag '--npairs_reg_lambda=1'", "It is an option of npairs."),
     ("train_elem", {"loss_name": "arcmargin", "arc_margin": 4}, "arc_margin=4.0", "0 to 3.14"),
     ("train_elem", {"loss_name": "arcmargin", "arc_easy_margin": "no"}, "'no' is not one of True, False, 1, 0"),
@@ -174,6 +179,7 @@ MISTAKES = [
     ("train_elem", {"sampler": "pk", "train_batch_size": 7}, "7 is not divisible by samples_each_class 2"),
     ("train_elem", {"sampler": "distinct_category_balance", "train_batch_size": 12}, "takes 3 labels of a category"),
     ("train_pair", {"loss_name": "triplet", "sampler": "pk"}, "takes triplets in order, which --sampler=pk does not"),
+    ("train_pair", {"loss_name": "siamese", "sampler": "pk"}, "takes pairs in order, which --sampler=pk does not"),
     ("train_pair", {"loss_name": "eml", "sampler": "shuffled"}, "6 images of 10 labels may be all of different labels"),
     (
         "train_pair",

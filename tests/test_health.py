@@ -82,7 +82,7 @@ def test_pairs_that_are_all_solved_are_said():
     )
     assert sentence == f"{expected} --train_batch_size"
     assert health.after_display(solved, SPREAD) == []
-    health = Health({**FLAGS, "miner": "all"})
+    health = Health({**FLAGS, "miner": "none", "sampler": "pk"})
     said = [health.after_display(solved, SPREAD) for _ in range(5)]
     assert said[-1][0].endswith("try --miner=hard, --memory_size or a larger --train_batch_size")
     assert Health(FLAGS).after_display({"loss": 0.0}, SPREAD) == []  # class losses have no such share

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from runs import read_metrics, run, train_flags
@@ -12,10 +11,12 @@ from test_resume import assert_bit_equal
 from tolerances import assert_within, gamma
 
 from core.errors import InputError
-from data.vocabulary import Vocabulary
+from data.records import Records
 from engine.kept_classes import WithKeptClasses, with_kept_classes
+from engine.mining import Mining
 from losses import ArcMarginLoss, EmlLoss
 
+RECORDS = Records.of_columns("list.csv", {"paths": [f"{label}.jpg" for label in range(1, 11)], "labels": range(1, 11)})
 pytestmark = pytest.mark.usefixtures("tiny")
 
 
@@ -59,13 +60,12 @@ def test_the_loss_is_the_weighted_sum_of_both():
 
 
 def test_it_goes_on_with_stage_1s_loss_options_and_weights(arc, sop_tree):
-    labels = Vocabulary.of(np.arange(1, 11))
-    loss = with_kept_classes(EmlLoss(), str(arc), 8, labels, keep_classes=0.1)
+    loss = with_kept_classes(EmlLoss(), str(arc), 8, RECORDS, keep_classes=0.1)
     assert type(loss.classes) is ArcMarginLoss
     assert loss.classes.arc_scale == 20.0 and loss.classes.arc_margin == 0.3
     assert torch.equal(loss.classes.weight, state_of(arc)["loss"]["weight"])
     pairs = EmlLoss()
-    assert with_kept_classes(pairs, None, 8, labels) is pairs
+    assert with_kept_classes(pairs, None, 8, RECORDS) is pairs
 
 
 def test_figures_show_both_parts_and_the_weights_learn_by_class_lr(train, arc):
@@ -104,7 +104,20 @@ def test_a_start_that_has_no_such_classes_is_refused(train, arc, sop_tree, tmp_p
     # As many labels, but others: those of the test list.
     with pytest.raises(InputError, match="goes on with the 10 labels of .*, but the train list has 10 that are not"):
         train("refused", 1, train_list="Ebay_test.txt")
+    with pytest.raises(InputError, match="does not go with --init_embedding, whose layer makes other embeddings"):
+        with_kept_classes(EmlLoss(), str(arc), 8, RECORDS, True, keep_classes=0.1)
+    means = Mining("hard_cluster", "triplets", {})
+    with pytest.raises(InputError, match="does not go with a miner that compares means of labels"):
+        with_kept_classes(EmlLoss(), str(arc), 8, RECORDS, False, means, keep_classes=0.1)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_margin_by_frequency_is_told_the_counts_again(sop_tree, tmp_path):
+    folder = tmp_path / "dynamic"
+    run("train_elem", train_flags(sop_tree, folder, loss_name="cosface", dynamic_margin=True))
+    train = {"loss_name": "eml", "pretrained_model": folder, "keep_classes": 0.5}
+    run("train_pair", train_flags(sop_tree, tmp_path / "run", total_iter_num=1, **train))
+    assert "class_loss" in read_metrics(tmp_path / "run")[0]
 
 
 def test_a_run_of_before_an_option_takes_its_default(arc, tmp_path):
@@ -116,5 +129,4 @@ def test_a_run_of_before_an_option_takes_its_default(arc, tmp_path):
     config = json.loads((older / "config.json").read_text())
     del config["flags"]["chunk_classes"]
     (older / "config.json").write_text(json.dumps(config))
-    labels = Vocabulary.of(np.arange(1, 11))
-    assert with_kept_classes(EmlLoss(), str(older), 8, labels, keep_classes=1.0).classes.chunk_classes == "auto"
+    assert with_kept_classes(EmlLoss(), str(older), 8, RECORDS, keep_classes=1.0).classes.chunk_classes == "auto"

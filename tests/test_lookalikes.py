@@ -9,6 +9,7 @@ from test_losses import random_rows
 from core.errors import InputError
 from engine import lookalikes
 from engine.lookalikes import Lookalikes, build_lookalikes
+from engine.mining import Mining
 from engine.objective import Objective
 from losses import LOSSES
 from losses._mined import Pairs, Reference, Triplets
@@ -102,15 +103,17 @@ def test_a_loss_gets_the_pairs_that_are_left(monkeypatch):
 
 
 def test_losses_that_have_no_use_for_it_are_refused(monkeypatch):
-    assert build_lookalikes("npairs", mines=False) is None
+    assert build_lookalikes("npairs", None) is None
     with pytest.raises(InputError, match="skip_lookalikes is 0.95, but npairs makes its pairs itself; able are: "):
-        build_lookalikes("npairs", mines=False, skip_lookalikes=0.95)
+        build_lookalikes("npairs", None, skip_lookalikes=0.95)
+    with pytest.raises(InputError, match="does not go with a miner that compares means of labels"):
+        build_lookalikes("triplet_margin", Mining("hard_cluster", "triplets", {}), skip_lookalikes=0.95)
     for form in ("pairs", "triplets"):
         entry = LOSSES._entries["npairs"]
         monkeypatch.setitem(LOSSES._entries, "npairs", entry._replace(facts={**entry.facts, "mined": form}))
-        assert build_lookalikes("npairs", mines=True, skip_lookalikes=0.95).share == 0.95
+        assert build_lookalikes("npairs", Mining("all", form, {}), skip_lookalikes=0.95).share == 0.95
         if form == "triplets":
             with pytest.raises(InputError, match="leaves triplets out that a miner chose; give --miner=all"):
-                build_lookalikes("npairs", mines=False, skip_lookalikes=0.95)
+                build_lookalikes("npairs", None, skip_lookalikes=0.95)
         else:
-            assert build_lookalikes("npairs", mines=False, skip_lookalikes=0.95).share == 0.95
+            assert build_lookalikes("npairs", None, skip_lookalikes=0.95).share == 0.95

@@ -13,7 +13,7 @@ from config.parse import parse
 from recipes.run_table import find_recipes
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGE_2 = ("", "+triplet", "+quadruplet", "+eml", "+npairs")
+STAGE_2 = ("", "+triplet", "+quadruplet", "+eml", "+npairs", "+whitening")
 NAMES = [first + second for first in ("softmax", "arcmargin") for second in STAGE_2]
 STUB = """
 import json, pathlib, sys
@@ -59,10 +59,10 @@ def test_every_run_is_made_once_and_printed(table, tmp_path):
         f"seed3/{name}" for name in NAMES
     )
     assert [words[0] for words in commands].count("train_elem.py") == 2
-    assert [words[0] for words in commands].count("train_pair.py") == 8
+    assert [words[0] for words in commands].count("train_pair.py") == 10
     assert "50.00" in printed and "| npairs" in printed
     printed, commands = table("emoji", f"--root={root}", "--seeds=3")
-    assert commands == [] and printed.count("done already") == 10
+    assert commands == [] and printed.count("done already") == 12
 
 
 def test_one_run_with_a_flag_over_seeds(table, tmp_path):

@@ -34,16 +34,17 @@ def error_of(covariance, rows):
     return gamma(2 * rows + 64 * WIDTH * WIDTH) * condition
 
 
-@pytest.mark.parametrize("epsilon", [0.01, 0.1, 1.0])
-def test_whitening_makes_the_noise_within_labels_round(epsilon):
+@pytest.mark.parametrize("epsilon, total_share", [(0.01, 0.0), (0.1, 0.0), (1.0, 0.0), (0.1, 0.2), (0.1, 1.0)])
+def test_whitening_makes_the_noise_within_labels_round(epsilon, total_share):
     """By its definition: W S W' is one number times the identity, and the mean is 0; W is symmetric."""
     features, codes = clusters(20, 4)
     exact = features.double()
     means = torch.stack([exact[codes == code].mean(0) for code in range(20)])
     deviations = exact - means[codes]
-    covariance = deviations.T @ deviations / len(exact)
+    covariance = (1 - total_share) * deviations.T @ deviations / len(exact)
+    covariance += total_share * torch.cov(exact.T, correction=0)
     covariance += epsilon * covariance.diagonal().mean() * torch.eye(WIDTH, dtype=torch.float64)
-    affine = Whitening(epsilon).solve(features, codes)
+    affine = Whitening(epsilon, total_share).solve(features, codes)
     error = error_of(covariance, len(exact))
     white = affine.weight @ covariance @ affine.weight.T
     size = white.diagonal().mean()
@@ -66,6 +67,23 @@ def test_fewer_dimensions_are_the_principal_ones_of_the_whitened_features():
     error = error_of(all_numbers.T @ all_numbers, len(exact))
     # Up to the signs of the two axes.
     assert_within(two_numbers.abs(), projected.abs(), error * WIDTH)
+
+
+def test_fewer_dimensions_may_be_the_steadiest():
+    """In axes along which the noise is known: those with the least of it are left, each by its own deviation."""
+    rng = np.random.default_rng(0)
+    deviations = np.array([4.0, 2.0, 1.0, 0.5])
+    noise = deviations * np.linalg.qr(rng.normal(size=(40, 4)))[0].reshape(20, 2, 4)
+    noise -= noise.mean(1, keepdims=True)
+    features = torch.tensor((noise + 9 * rng.normal(size=(20, 1, 4))).reshape(40, 4), dtype=torch.float32)
+    codes = torch.arange(20).repeat_interleave(2)
+    full = Whitening(0.01).solve(features, codes)
+    steady = Whitening(0.01, dimensions=2, directions="steady").solve(features, codes)
+    # Of all vectors the kept rows stretch none more than the whole does, and its longest ones stay.
+    whole, kept = torch.linalg.svdvals(full.weight), torch.linalg.svdvals(steady.weight)
+    assert_within(kept[0] / kept[1], whole[0] / whole[1], gamma(10000) * 1000)
+    with pytest.raises(InputError, match="unknown directions 'stedy'.*Did you mean 'steady'"):
+        Whitening(directions="stedy")
 
 
 def test_pca_rotates_or_makes_all_round():

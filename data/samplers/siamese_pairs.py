@@ -15,6 +15,7 @@ class SiamesePairsSampler(BatchSampler):
     first, and then one of its images: a label is as often another's partner as any other, however many images it has.
     """
 
+    has_pairs = False  # where a coin falls on one side for the whole batch
     singletons = "it has no partner of its label, so its pairs are all of two labels"
 
     def __init__(self, labels: Vocabulary | np.ndarray, batch_size: int):
