@@ -17,8 +17,8 @@ from losses._registry import LOSSES
 class SupConLoss(nn.Module):
     """Mean over rows of -mean_p log(exp(s_p / t) / sum_a exp(s_a / t)), a going through positives and negatives.
 
-    s are cosines, t is the temperature. The mean is over the rows whose loss is above zero; a row without a positive has
-    none.
+    s are cosines, t is the temperature. The mean is over the rows whose loss is above zero; a row without a positive
+    has none.
 
     Options:
         temperature: what cosines are divided by
