@@ -191,7 +191,9 @@ def _build_parser(
     usage = f"%(prog)s {name} [--flag=value ...]" if name else "%(prog)s [--flag=value ...]"
     parser = Parser(description=doc, formatter_class=Help, usage=usage, allow_abbrev=False)
     if command.choices:
-        parser.add_argument("--list", action=ListAction, command=command, help="all losses and the like by name, and exit")
+        parser.add_argument(
+            "--list", action=ListAction, command=command, help="all losses and the like by name, and exit"
+        )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for section in command.sections:
         # Several sections may stand under one title.

@@ -23,7 +23,7 @@ def build_optimiser(
     momentum: AtLeastZero = 0.9,
     weight_decay: AtLeastZero = 1e-4,
 ) -> torch.optim.Optimizer:
-    """SGD with momentum, Adam or AdamW over groups: the model's weights, those of layers of the loss, and its own weights.
+    """SGD with momentum, Adam or AdamW over groups: the model's weights, those of a loss's layers, and its own.
 
     Options:
         optimiser: one of momentum, adam, adamw

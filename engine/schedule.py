@@ -45,8 +45,8 @@ def learning_rate(
 ) -> float:
     """The rate of step `step` (0-based) of `total`.
 
-    piecewise_decay: times `factor` from each boundary in `lr_steps` on; cosine: half a wave from `lr` to 0 over the steps
-    after warm-up; constant. During the first `warmup` steps it rises linearly to what the strategy gives.
+    piecewise_decay: times `factor` from each boundary in `lr_steps` on; cosine: half a wave from `lr` to 0 over the
+    steps after warm-up; constant. During the first `warmup` steps it rises linearly to what the strategy gives.
     """
     if strategy == "piecewise_decay":
         boundaries_passed = sum(step >= boundary for boundary in lr_steps)

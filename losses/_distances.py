@@ -60,13 +60,15 @@ def distances_of(
 ) -> torch.Tensor:
     """Distances (P,) of chosen pairs, rows[anchors] to columns[partners], with their graph.
 
-    Few pairs are taken one by one, many out of the whole table: whichever holds fewer numbers.
+    Few pairs are taken one by one, many out of the whole table, which then holds fewer numbers.
     """
-    if len(anchors) * rows.shape[1] > len(rows) * len(columns):
+    if len(anchors) * rows.shape[1] > max(BLOCK, len(rows) * len(columns)):
         return table(rows, columns, distance).flatten()[anchors * len(columns) + partners]
+    left = rows.index_select(0, anchors)
+    right = columns.index_select(0, partners)
     if distance == "cosine":
-        return 1 - (rows[anchors] * columns[partners]).sum(1)
-    gaps = rows[anchors] - columns[partners]
+        return 1 - (left * right).sum(1)
+    gaps = left - right
     return gaps.norm(dim=1) if distance == "euclidean" else gaps.square().sum(1)
 
 

@@ -69,16 +69,21 @@ class Rankings:
         self.with_self = with_self
         self.columns = len(labels)
         host_labels = labels.cpu()
-        pair_counts(host_labels)
+        host_reference = None
+        if reference is not None:
+            facts = (reference.labels.cpu(), reference.images.cpu(), reference.batch_images.cpu())
+            host_reference = Reference(reference.embeddings, *facts)
+        pair_counts(host_labels, host_reference)
         rows, partners = matches(host_labels, host_labels)
         if not with_self:
-            rows, partners = rows[rows != partners], partners[rows != partners]
-        if reference is not None:
-            self.columns += len(reference.labels)
-            remembering, remembered = matches(host_labels, reference.labels.cpu())
-            others = reference.batch_images.cpu()[remembering] != reference.images.cpu()[remembered]
+            others = rows != partners
+            rows, partners = rows[others], partners[others]
+        if host_reference is not None:
+            self.columns += len(host_reference.labels)
+            anchors, remembered = matches(host_labels, host_reference.labels)
+            others = host_reference.batch_images[anchors] != host_reference.images[remembered]
             partners = torch.cat([partners, remembered[others] + len(labels)])
-            rows, by_row = torch.cat([rows, remembering[others]]).sort(stable=True)
+            rows, by_row = torch.cat([rows, anchors[others]]).sort(stable=True)
             partners = partners[by_row]
 
         counts = torch.bincount(rows, minlength=len(labels))

@@ -21,7 +21,7 @@ class ContrastiveLoss(nn.Module):
     a batch, each once, or those of a miner; `of_pairs` takes pairs as they are given, as a Siamese network sees them.
 
     Options:
-        margin: squared distance that negatives should exceed; 1 is a cosine of 0.5 between unit vectors
+        margin: squared distance that negatives should exceed; of unit vectors 2 - 2 cosine, so 1 is a cosine of 0.5
         eps: small number added within the hinge
         normalise: scale the embeddings to unit length first
 
@@ -61,7 +61,7 @@ class ContrastiveLoss(nn.Module):
         return total / counts.sum().clamp_min(1)
 
     def row_terms(self, block: Block) -> tuple[torch.Tensor, ...]:
-        """Of a block's rows (m,): sums of terms; slopes; numbers of pairs, of negatives, of those within the margin."""
+        """Of a block's rows (m,): sums of terms; slopes; numbers of pairs, of negatives, of these within the margin."""
         gaps = (self.margin + self.eps - block.scores).relu_()
         pushed = gaps * block.negatives
         values = (block.scores * block.positives).sum(1) + (pushed * gaps).sum(1)

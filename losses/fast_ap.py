@@ -17,7 +17,7 @@ class FastApLoss(nn.Module):
 
     Squared distances of unit vectors, from 0 to 4, are shared out between the two nearest of num_bins + 1 bins. With
     h+ the histogram of an anchor's positives, H+ its cumulative sum and H that of all columns but the anchor, the
-    average precision is the sum over bins of h+ H+ / H, over the number of positives (equation 11).
+    average precision is the sum over bins of h+ H+ / H, over the number of positives.
     A row whose label occurs once gives columns and no anchor.
 
     Options:

@@ -22,7 +22,7 @@ class RecallAtKLoss(nn.Module):
     is not the authors' code: the anchor is no part of its own ranking, and one tau_k serves as many ks as there are.
 
     simix adds a virtual embedding for each pair of images of a label: mixed from their unit vectors by a share drawn
-    from U(0, 1), it is an anchor and a column like the others (section 3.4). Shares come from the CPU's generator.
+    from U(0, 1), it is an anchor and a column like the others. Shares come from the CPU's generator.
 
     Options:
         ks: how many columns count as retrieved, as 1,2,4,8,16
@@ -79,7 +79,7 @@ class RecallAtKLoss(nn.Module):
 def with_virtual_rows(
     rows: torch.Tensor, labels: torch.Tensor, reference: Reference | None
 ) -> tuple[torch.Tensor, torch.Tensor, Reference | None]:
-    """The rows (B, D) and behind them a mixture of each two of a label, the labels of all these, and their reference."""
+    """The rows (B, D) and behind them a mixture of each two of a label, the labels of all, and their reference."""
     host_labels = labels.cpu()
     first, second = matches(host_labels, host_labels)
     once = first < second

@@ -19,10 +19,10 @@ class RoadmapLoss(nn.Module):
 
     Average precision is the mean over an anchor's positives p of rank+ / (rank+ + rank-). rank+ counts positives with
     at least the cosine of p and has no gradient; rank- sums, over negatives that are nearer than p by x in cosine,
-    sigmoid(x / tau) for x <= 0, 1/2 + sigmoid(x / tau) for x up to delta, and rho (x - delta) + offset beyond
-    (equations 5 to 7). As in the authors' code, the anchor itself is one of its positives.
+    sigmoid(x / tau) for x <= 0, 1/2 + sigmoid(x / tau) for x up to delta, and rho (x - delta) + offset beyond.
+    As in the authors' code, the anchor itself is one of its positives.
 
-    The contrastive loss keeps cosines comparable between anchors (equation 8): pos_margin - s of positive pairs and
+    The contrastive loss keeps cosines comparable between anchors: pos_margin - s of positive pairs and
     s - neg_margin of negative pairs, each where it is above zero, and averaged over the pairs where it is.
     A row whose label occurs once gives columns and negative pairs, and no precision.
 

@@ -10,7 +10,7 @@ from losses.contrastive import ContrastiveLoss
 
 @LOSSES.register("siamese", stage="pair", batch="siamese_pairs")
 class SiameseLoss(ContrastiveLoss):
-    """Mean over the pairs (0, 1), (2, 3), … of d² for two rows of one label and max(0, margin - d² + eps)² for others.
+    """Mean over the pairs (0, 1), (2, 3), … of d² for two rows of one label, max(0, margin - d² + eps)² for others.
 
     d is the Euclidean distance of the raw embeddings. `contrastive` is the same over all pairs of a batch.
 

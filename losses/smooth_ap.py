@@ -16,8 +16,8 @@ class SmoothApLoss(nn.Module):
     """1 - mean over anchors of their average precision, in which ranks are sums of sigmoids.
 
     With cosines s of an anchor to all columns, its average precision is the mean over its positives p of
-    (1 + sum over other positives q of sigmoid((s_q - s_p) / temperature)) / (1 + the same sum over all other columns)
-    (equation 6). As in the authors' code, the anchor itself is one of the columns, and one of its positives.
+    (1 + sum over other positives q of sigmoid((s_q - s_p) / temperature)) / (1 + the same sum over all other columns).
+    As in the authors' code, the anchor itself is one of the columns, and one of its positives.
     A label may have any number of images; one with a single image gives columns and no anchor.
 
     Options:

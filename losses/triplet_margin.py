@@ -74,8 +74,10 @@ class TripletMarginLoss(nn.Module):
         return sums.loss / count
 
     def _sum_over(self, mined: Triplets, rows: torch.Tensor, columns: torch.Tensor) -> Sums:
-        positives = distances_of(rows, columns, mined.anchors, mined.positives, self.distance)
-        negatives = distances_of(rows, columns, mined.anchors, mined.negatives, self.distance)
+        # Both at once: a table that serves positives and negatives is made once.
+        partners = torch.cat([mined.positives, mined.negatives])
+        distances = distances_of(rows, columns, mined.anchors.repeat(2), partners, self.distance)
+        positives, negatives = distances.view(2, -1)
         if self.margin is None:
             losses = F.softplus(positives - negatives)
         else:

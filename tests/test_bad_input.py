@@ -101,7 +101,7 @@ MISTAKES = [
     ("train", {"total_iter_num": -3}, "'-3' is not an integer above 0"),
     ("train", {"lr_strategy": "cosin"}, "'cosin' is not one of", "Did you mean 'cosine'?"),
     ("train", {"lr_steps": "1;2"}, "'1;2' is not a list of integers"),
-    ("train", {"optimiser": "adam"}, "'adam' is not one of momentum, adamw. Did you mean 'adamw'?"),
+    ("train", {"optimiser": "adamv"}, "'adamv' is not one of momentum, adam, adamw. Did you mean"),
     ("train", {"lr": "fast"}, "--lr", "'fast'"),
     ("train", {"lr": -0.1}, "lr", "-0.1"),
     ("train", {"lr": 0}, "lr", "0"),
@@ -136,7 +136,12 @@ MISTAKES = [
     # one of them
     ("train_elem", {"loss_name": "triplet"}, "triplet is a loss of train_pair.py", "train_elem.py has", "arcmargin"),
     ("train_pair", {"loss_name": "softmax"}, "softmax is a loss of train_elem.py", "triplet", "eml"),
-    ("train_elem", {"arc_margin": 0.2}, "unknown flag '--arc_margin=0.2'", "It is an option of arcmargin."),
+    (
+        "train_elem",
+        {"arc_margin": 0.2},
+        "unknown flag '--arc_margin=0.2'",
+        "It is an option of arcmargin, mlp_arcmargin",
+    ),
     ("train_pair", {"npairs_reg_lambda": 1}, "unknown flag '--npairs_reg_lambda=1'", "It is an option of npairs."),
     ("train_elem", {"loss_name": "arcmargin", "arc_margin": 4}, "arc_margin=4.0", "0 to 3.14"),
     ("train_elem", {"loss_name": "arcmargin", "arc_easy_margin": "no"}, "'no' is not one of True, False, 1, 0"),

@@ -55,6 +55,7 @@ REGISTRIES = {
 LONGEST_LINE = 120
 # What a constant may be made by, besides classes (whose names begin with a capital).
 PURE_CALLS = {
+    "degrees",
     "object",
     "resolve",
     "vars",

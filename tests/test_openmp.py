@@ -62,7 +62,7 @@ def test_programs_have_it_before_they_load_a_library(program, stubs):
 def test_the_programs_are_these():
     """That each program sets it is the layout's to say (test_house.py)."""
     assert {"train_elem.py", "train_pair.py", "eval.py", "infer.py", "reader.py", "tests/launched.py"} <= set(PROGRAMS)
-    assert {name.split("/")[0] for name in PROGRAMS if "/" in name} == {"benchmarks", "recipes", "tests"}
+    assert {name.split("/")[0] for name in PROGRAMS if "/" in name} == {"benchmarks", "data", "recipes", "tests"}
 
 
 @pytest.mark.parametrize("program", ["train_elem.py", "benchmarks/step.py", "-m pytest -s"])

@@ -294,6 +294,19 @@ def test_infer_prints_five_numbers_and_writes_json(pair_runs, sop_tree, tmp_path
         assert_within([float(word) for word in words], embedding[:5], decimal_error(6))
 
 
+# What a class's score is in cosines to its weights (of several centres, the nearest, or weighted by a softmax).
+COSINE_SCALES = {
+    "arcmargin": 80,
+    "cosface": 64,
+    "mlp_arcmargin": 80,
+    "norm_softmax": 20,
+    "proxy_anchor": 32,
+    "proxy_nca": 2,
+    "soft_triple": 20,
+    "subcenter_arcmargin": 80,
+}
+
+
 @pytest.mark.parametrize("loss", ELEM)
 def test_infer_scores(elem_runs, sop_tree, tmp_path, loss):
     run_dir = elem_runs[loss][0]
@@ -302,13 +315,26 @@ def test_infer_scores(elem_runs, sop_tree, tmp_path, loss):
     printed = run("infer", [*line, "--scores", f"--output={output}"])
     embeddings = np.load(output)["embeddings"].astype(np.float64)
     loss_state = {name: value.double().numpy() for name, value in torch.load(run_dir / "last.pt")["loss"].items()}
+    weight = loss_state["weight"]
     if "bias" in loss_state:
-        logits = embeddings @ loss_state["weight"].T + loss_state["bias"]
-        size = (np.abs(embeddings) @ np.abs(loss_state["weight"]).T + np.abs(loss_state["bias"])).max()
+        logits = embeddings @ weight.T + loss_state["bias"]
+        size = (np.abs(embeddings) @ np.abs(weight).T + np.abs(loss_state["bias"])).max()
     else:
-        weight = loss_state["weight"]
-        lengths = np.linalg.norm(embeddings, axis=1)[:, None] * np.linalg.norm(weight, axis=1)
-        logits, size = 80 * (embeddings @ weight.T) / lengths, 80
+        size = COSINE_SCALES[loss]
+        rows = embeddings
+        if loss == "mlp_arcmargin":  # two layers, unless others are asked for
+            rows = np.maximum(rows @ loss_state["layers.0.weight"].T + loss_state["layers.0.bias"], 0)
+            rows = rows @ loss_state["layers.2.weight"].T + loss_state["layers.2.bias"]
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        cosines = rows @ (weight / np.linalg.norm(weight, axis=-1, keepdims=True)).swapaxes(-1, -2)
+        if weight.ndim == 3:  # (C, rows, K)
+            if loss == "soft_triple":
+                shares = np.exp(10 * (cosines - cosines.max(2, keepdims=True)))
+                cosines = (shares * cosines).sum(2) / shares.sum(2)
+            else:
+                cosines = cosines.max(2)
+            cosines = cosines.T
+        logits = size * cosines
     powers = np.exp(logits - logits.max(1, keepdims=True))
     chances = powers / powers.sum(1, keepdims=True)
     # A logit is off by e = gamma(n) size, and a chance p by 2 e p (1 - p) and the sum's rounding.

@@ -69,6 +69,23 @@ def test_fewer_dimensions_are_the_principal_ones_of_the_whitened_features():
     assert_within(two_numbers.abs(), projected.abs(), error * WIDTH)
 
 
+def test_fewer_dimensions_may_be_the_steadiest():
+    """In axes along which the noise is known: those with the least of it are left, each by its own deviation."""
+    rng = np.random.default_rng(0)
+    deviations = np.array([4.0, 2.0, 1.0, 0.5])
+    noise = deviations * np.linalg.qr(rng.normal(size=(40, 4)))[0].reshape(20, 2, 4)
+    noise -= noise.mean(1, keepdims=True)
+    features = torch.tensor((noise + 9 * rng.normal(size=(20, 1, 4))).reshape(40, 4), dtype=torch.float32)
+    codes = torch.arange(20).repeat_interleave(2)
+    full = Whitening(0.01).solve(features, codes)
+    steady = Whitening(0.01, dimensions=2, directions="steady").solve(features, codes)
+    # Of all vectors the kept rows stretch none more than the whole does, and its longest ones stay.
+    whole, kept = torch.linalg.svdvals(full.weight), torch.linalg.svdvals(steady.weight)
+    assert_within(kept[0] / kept[1], whole[0] / whole[1], gamma(10000) * 1000)
+    with pytest.raises(InputError, match="unknown directions 'stedy'.*Did you mean 'steady'"):
+        Whitening(directions="stedy")
+
+
 def test_pca_rotates_or_makes_all_round():
     features, codes = clusters(20, 4)
     centred = features.double() - features.double().mean(0)
