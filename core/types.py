@@ -305,18 +305,25 @@ class OneOf:
 
 
 class ChainOf:
-    """Annotated[str, ChainOf("models/heads")]: such names, comma-separated; each but the last with a width, as
-    `linear:512,unit_linear`."""
+    """Annotated[str, ChainOf("models/heads")]: such names, comma-separated, as `layer_norm,linear:512,unit_linear`.
+
+    Each but the last has a width, unless it is registered as one that keeps its input's.
+    """
 
     def __init__(self, folder: str):
         self.folder = folder
 
     def __call__(self, text: str) -> str:
-        check = one_of(registered(self.folder))
+        entries = registered(self.folder)
+        check = one_of(entries)
         *inner, last = text.split(",")
         for word in inner:
             name, colon, size = word.partition(":")
             check(name)
+            if entries[name].facts.get("keeps_width"):
+                if colon:
+                    raise ArgumentTypeError(f"{word!r} in {text!r}: {name} is as wide as its input; leave {size} out")
+                continue
             if not colon:
                 raise ArgumentTypeError(f"{word!r} in {text!r} needs its width, as {name}:512: only the last is open")
             positive(size)

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import InputError, unknown
 from models.backbones import BACKBONES
-from models.heads import HEADS, build_head, longer_head
+from models.heads import build_head, build_layer, head_width, longer_head
 from models.pooling import POOLINGS, Pooling
 
 
@@ -56,7 +56,7 @@ class Embedder(nn.Module):
         # Files from before there were others are of this one.
         if head != "linear":
             self.facts["head"] = head
-        self.embedding_size = embedding_size or row.width
+        self.embedding_size = head_width(head, row.width, embedding_size)
         self.takes_features = False
         self.backbone = row.build(weights)
         self.pooling = nn.Identity() if gives_vector else Pooling(pooling)
@@ -99,7 +99,7 @@ class Embedder(nn.Module):
     def add_layer(self, name: str, width: int) -> None:
         """Put one more layer of HEADS behind the embedding, drawn anew, and say so in `facts`."""
         has_layer = not isinstance(self.head, nn.Identity)
-        layer = HEADS[name](self.embedding_size, width)
+        layer = build_layer(name, self.embedding_size, width)
         head = longer_head(self.facts.get("head", "linear"), has_layer, self.embedding_size, name)
         self.facts = {**self.facts, "embedding_size": width}
         if head != "linear":
