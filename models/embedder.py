@@ -58,6 +58,7 @@ class Embedder(nn.Module):
             self.facts["head"] = head
         self.embedding_size = head_width(head, row.width, embedding_size)
         self.takes_features = False
+        self.stages = row.stages
         self.backbone = row.build(weights)
         self.pooling = nn.Identity() if gives_vector else Pooling(pooling)
         # The first layer and those behind it: a longer network has the weights of a shorter one under the same names.
@@ -73,6 +74,7 @@ class Embedder(nn.Module):
             self.frozen += [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
         for module in self.frozen:
             module.requires_grad_(False)
+        self._held: list[nn.Parameter] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images (B, 3, H, W), RGB -> embeddings (B, embedding_size).
@@ -116,9 +118,36 @@ class Embedder(nn.Module):
         self.last_layer.requires_grad_(True)
         self.takes_features = True
 
+    def hold_backbone(self) -> None:
+        """Leave the backbone as it is until `release_backbone`, BatchNorm's statistics included."""
+        if not self._held:
+            self._held = [weight for weight in self.backbone.parameters() if weight.requires_grad]
+            self.backbone.requires_grad_(False)
+            self.backbone.eval()
+
+    def release_backbone(self) -> None:
+        """Let what was trained before `hold_backbone` be trained again; frozen stages stay frozen."""
+        for weight in self._held:
+            weight.requires_grad_(True)
+        if self._held:
+            self._held = []
+            self.train(self.training)
+
+    def depth_of(self, weight: str) -> int:
+        """The stage, from 0, that a weight of this name is in; behind all stages for what is not the backbone's."""
+        owner, _, name = weight.partition(".")
+        if owner != "backbone":
+            return len(self.stages)
+        for depth, modules in enumerate(self.stages):
+            if any(name.startswith(f"{module}.") for module in modules):
+                return depth
+        return 0
+
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         # A frozen module stays in evaluation mode, or BatchNorm's statistics would move.
         for module in self.frozen:
             module.eval()
+        if self._held:
+            self.backbone.eval()
         return self
