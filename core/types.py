@@ -168,6 +168,14 @@ def steps(text: str) -> tuple[int, ...]:
     return values
 
 
+def widths(text: str) -> tuple[int, ...]:
+    """A comma-separated tuple of widths, 1 or more each and none twice."""
+    values = integers(text)
+    if min(values, default=1) < 1 or len(set(values)) < len(values):
+        raise ArgumentTypeError(f"{text!r} is not a list of different widths from 1 on such as 64,128,256")
+    return values
+
+
 def workers(text: str) -> int | str:
     """A number of processes, or `auto`."""
     if text == "auto":
@@ -245,6 +253,7 @@ Interval = Annotated[tuple[float, float], interval]
 Margin = Annotated[float | str, margin]
 Cosine = Annotated[float, number(-1, most=1)]
 Steps = Annotated[tuple[int, ...], steps]
+Widths = Annotated[tuple[int, ...], widths]
 Shape = Annotated[tuple[int, int, int], image_shape]
 Fractions = Annotated[tuple[float, float], fractions]
 Rates = Annotated[tuple[float, ...], rates]

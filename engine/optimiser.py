@@ -8,7 +8,7 @@ from torch import nn
 
 from core.errors import InputError
 from core.types import AboveZero, AtLeastZero, Share
-from distributed.sharded_classes import LAYERS
+from distributed.sharded_classes import is_of_layers
 from models import Embedder
 
 OPTIMISERS = ("momentum", "adam", "adamw")
@@ -48,7 +48,7 @@ def build_optimiser(
     layers = []
     own_weights = []
     for name, parameter in loss.named_parameters():
-        if name.startswith(LAYERS):
+        if is_of_layers(name):
             layers.append(parameter)
         else:
             own_weights.append(parameter)
