@@ -8,7 +8,7 @@ from torch import nn
 import distributed
 from core.errors import InputError
 from core.pml import PREFIX
-from core.types import Count, LossName, Widths
+from core.types import Count, LossName, Widths, plain
 from data.categories import label_categories
 from data.records import Records
 from distributed import sharded_classes
@@ -125,7 +125,7 @@ def build_loss(
         loss_name: one of {losses}; its own flags: --loss_name=NAME --help; pml:NAME is one of pytorch-metric-learning
         class_dim: checked against the number of train labels (default: no check)
         shard_classes: a part of the class weights on each rank (torchrun)
-        matryoshka: widths, as 64,128: the loss is of so many first numbers of an embedding, too, which may then be cut
+        matryoshka: widths, as 64,128: the loss is of so many first numbers of an embedding, too, which may be cut then
 
     options: those of the loss's own keywords, {name: value}. embedding_size, num_classes: what is compared and how many
     labels there are, for losses that ask. Raises InputError for another number of labels than `class_dim`, for what
@@ -143,7 +143,7 @@ def build_loss(
         raise InputError("--matryoshka does not go with --shard_classes")
     if matryoshka and max(matryoshka) >= embedding_size:
         raise InputError(
-            f"--matryoshka={','.join(map(str, matryoshka))}: the embedding has {embedding_size} numbers, and widths are "
+            f"--matryoshka={plain(matryoshka)}: the embedding has {embedding_size} numbers, and widths are "
             "below that"
         )
 
