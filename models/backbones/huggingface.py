@@ -15,7 +15,7 @@ from core.errors import InputError, first_line
 from models.backbones._download import BY_OTHER_MEANS
 from models.backbones._row import BACKBONES, IMAGENET, PUBLISHED, Backbone, ImageInput, Wrapped
 from models.backbones._stages import depths_by_blocks, stages_by_depth
-from models.backbones._unused import parts_without_use, without_parts
+from models.backbones._unused import on_meta, parts_without_use, without_parts
 
 PREFIX = "hf:"
 INSTALL = "pip install -r requirements/models.txt"
@@ -29,7 +29,7 @@ def hf_backbone(name: str) -> Backbone:
     """Any network for images that AutoModel makes, or the image tower of one that has two: maps, tokens or a vector."""
     source = name.removeprefix(PREFIX)
     config = _asked(source, _transformers().AutoConfig.from_pretrained)
-    with torch.device("meta"):
+    with on_meta():
         net = _transformers().AutoModel.from_config(config, trust_remote_code=False).eval()
         if not _takes_images(net):
             raise InputError(f"{name} is a {type(net).__name__}, which takes no images")
