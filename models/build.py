@@ -16,7 +16,16 @@ from models.recompute import recompute_stages
 from models.trained import trained_settings
 from models.weights import is_published, load_pretrained, refuse_untrained
 
-MODEL_FLAGS = ("model", "image_shape", "resize_short_size", "resize_filter", "embedding_size", "pooling", "head")
+MODEL_FLAGS = (
+    "model",
+    "image_shape",
+    "resize_short_size",
+    "resize_filter",
+    "embedding_size",
+    "pooling",
+    "head",
+    "lora",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +42,7 @@ class ModelSettings:
         pooling: of maps or patch tokens one of avg, max, gem, avg+max, attention; of tokens also cls, mean; trained: by
             the layer or norm that the weights have for it
         head: layers behind the pooled feature, of {models/heads}, as layer_norm,linear:512,bnneck
+        lora: rank of what learns beside each matrix of a transformer, which stays as it is; 0: the matrices learn
         pretrained_model: a run folder, a weights file, a folder of HuggingFace, or published weights by name: imagenet,
             or published for those that belong to the model's name; empty: random weights
     """
@@ -44,6 +54,7 @@ class ModelSettings:
     embedding_size: Width = 0
     pooling: Literal["avg", "max", "gem", "avg+max", "cls", "mean", "attention", "trained"] = "avg"
     head: Annotated[str, ChainOf("models/heads")] = "linear"
+    lora: Count = 0
     pretrained_model: str | None = None
 
     def as_flags(self) -> dict[str, object]:
@@ -118,12 +129,26 @@ def open_model(settings: ModelSettings) -> Embedder:
 def _with_weights(settings: ModelSettings, source: str | None, is_final: bool, **frozen: bool | int) -> Embedder:
     """An Embedder with the weights of `source`; says what of them was not used and what starts afresh."""
     published = source if is_published(source, settings.model) else None
+    lora = settings.lora
+    if source and not published:
+        lora = trained_settings(source).get("lora", 0)
+        if lora not in (0, settings.lora):
+            raise InputError(f"lora is {settings.lora}, but {source} was trained with {lora}; leave it out")
     model = Embedder(
-        settings.model, settings.embedding_size, settings.pooling, settings.head, weights=published, **frozen
+        settings.model,
+        settings.embedding_size,
+        settings.pooling,
+        settings.head,
+        weights=published,
+        lora=lora,
+        **frozen,
     )
     if source and not published:
         for note in load_pretrained(model, source, is_final):
             log(f"{source}: {note}")
+    # Weights that were trained without it have none, and begin with one that changes nothing.
+    if settings.lora and not lora:
+        model.add_low_rank(settings.lora)
     return model
 
 

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from core.errors import InputError, unknown
 from models.backbones import BACKBONES, Wrapped, source_of, submodules_or_parameters
 from models.heads import build_head, build_layer, head_width, longer_head
+from models.low_rank import add_low_rank
 from models.pooling import build_pooling
 
 
@@ -23,6 +24,7 @@ class Embedder(nn.Module):
     weights: a name of pre-trained weights that the backbone has, such as imagenet; None for random ones.
     freeze_bn: keep every BatchNorm at its stored statistics, weight and bias.
     freeze_stages: so many of the backbone's first stages are left as they are.
+    lora: rank of what learns beside the backbone's matrices, which stay as they are (models/low_rank.py); 0 for none.
 
     `facts` says what the network is, for files that hold its weights. Raises InputError for an unknown name or more
     stages than the backbone has.
@@ -38,6 +40,7 @@ class Embedder(nn.Module):
         weights: str | None = None,
         freeze_bn: bool = False,
         freeze_stages: int = 0,
+        lora: int = 0,
     ) -> None:
         super().__init__()
         row = BACKBONES[model](model)
@@ -67,6 +70,8 @@ class Embedder(nn.Module):
             raise InputError(
                 f"pooling is trained, but {model} has no layer of its own that pools; its own is {row.pooling}"
             )
+        if lora:
+            self.add_low_rank(lora)
         self.pooling = pools
         # The first layer and those behind it: a longer network has the weights of a shorter one under the same names.
         layers = build_head(head, row.width, embedding_size) or [nn.Identity()]
@@ -121,6 +126,11 @@ class Embedder(nn.Module):
         else:
             self.head = layer
         self.embedding_size = width
+
+    def add_low_rank(self, rank: int) -> None:
+        """Freeze the backbone but for low-rank updates of its matrices, which change nothing yet; `facts` say so."""
+        add_low_rank(self.backbone, rank, self.facts["model"])
+        self.facts["lora"] = rank
 
     def take_features(self) -> None:
         """From now on `forward` takes what the last layer takes, and that layer alone learns."""

@@ -11,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from core.errors import InputError
 from models.embedder import Embedder
+from models.low_rank import merged
 
 RUNTIMES = ("torch", "openvino")
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -25,7 +26,7 @@ def fast_model(model: Embedder, precision: str, runtime: str, image_shape: tuple
     if runtime == "openvino":
         return OpenVino(model, precision, image_shape)
     model = copy.deepcopy(model).eval()
-    model.backbone = folded(model.backbone)
+    model.backbone = folded(merged(model.backbone))
     if precision in HALF_TYPES:
         model.backbone = HalfType(model.backbone, HALF_TYPES[precision])
     return model.to(memory_format=torch.channels_last)
@@ -71,7 +72,7 @@ class OpenVino(nn.Module):
             ) from None
         self.embedding_size = model.embedding_size
         example = torch.zeros(2, *image_shape, dtype=torch.uint8)
-        net = copy.deepcopy(model).cpu().eval()
+        net = merged(copy.deepcopy(model).cpu().eval())
         shape = openvino.PartialShape([-1, *image_shape])
         with contextlib.redirect_stderr(None):  # it traces the network, of which newer torch warns; errors are raised
             net = openvino.convert_model(net, example_input=example, input=shape)

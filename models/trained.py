@@ -29,6 +29,7 @@ READERS = {
     "embedding_size": width,
     "pooling": str,
     "head": ChainOf("models/heads"),
+    "lora": count,
 }
 
 
