@@ -536,6 +536,20 @@ def test_frozen_stages_of_a_vit_stay():
     assert "backbone.net.cls_token" in frozen and "backbone.net.patch_embed.proj.weight" in frozen
     assert any(name.startswith("backbone.net.blocks.0.") for name in frozen)
     assert not any(name.startswith("backbone.net.blocks.1.") for name in frozen)
+    depths = [model.depth_of(name) for name, _ in model.named_parameters()]
+    assert depths == sorted(depths) and depths[0] == 0 and depths[-1] == len(model.stages)
+
+
+def test_a_vit_s_activations_are_made_again_with_the_same_slopes():
+    pytest.importorskip("timm", reason="requirements/models.txt is not installed")
+    slopes = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        settings = ModelSettings(model="timm:test_vit", pooling="cls", image_shape=(3, 32, 32))
+        model = build_model(settings, None, recompute=recompute)
+        model(pixels()).square().sum().backward()
+        slopes.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(first, second) for first, second in zip(*slopes, strict=True))
 
 
 def test_stages_of_any_network_by_its_blocks():
