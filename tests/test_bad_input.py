@@ -66,7 +66,7 @@ MISTAKES = [
     ("all", {"data_dir": "/nowhere/sop"}, "'/nowhere/sop' is not a folder"),
     ("all", {"test_list": "Ebay_tset.txt"}, "no list 'Ebay_tset.txt'"),
     ("all", {"model": "ResNet5"}, "unknown model 'ResNet5'", "ResNet50", "Did you mean 'ResNet"),
-    ("all", {"pooling": "gen"}, "--pooling", "'gen' is not one of avg, max, gem, avg+max. Did you mean 'gem'?"),
+    ("all", {"pooling": "gen"}, "--pooling", "'gen' is not one of avg, max, gem, avg+max, ", "Did you mean 'gem'?"),
     ("all", {"image_shape": "224,224"}, "--image_shape", "'224,224' is not 3,height,width"),
     ("all", {"image_shape": "1,32,32"}, "'1,32,32' is not 3,height,width"),
     ("all", {"resize_short_size": 16}, "resize_short_size is 16", "32x32"),

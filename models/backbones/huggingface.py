@@ -34,11 +34,11 @@ def hf_backbone(name: str) -> Backbone:
         if not _takes_images(net):
             raise InputError(f"{name} is a {type(net).__name__}, which takes no images")
         preprocess = _image_input(source, config)
-        pixels = torch.zeros(2, 3, preprocess.size, preprocess.size)
+        pixels = torch.zeros(1, 3, preprocess.size, preprocess.size)
         _image_tower(net)
-        features = functools.partial(_features, net, pixels, False)
+        features = _features(net, pixels, False)
         head = parts_without_use(net, features)
-        shape = features().shape
+        shape = features.shape
         pools = bool(head) and not _is_tanh_layer(net, head)
     output = {2: "vector", 3: "tokens", 4: "maps"}[len(shape)]
     patch = getattr(_vision_config(config), "patch_size", None)

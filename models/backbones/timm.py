@@ -120,10 +120,11 @@ def timm_backbone(name: str) -> Backbone:
         net = _create(title).eval()
         cfg = net.pretrained_cfg
         preprocess = _image_input(cfg)
-        head = parts_without_use(net, lambda: net.forward_features(torch.zeros(2, 3, preprocess.size, preprocess.size)))
-        output, channels_last = _output(net, preprocess.size, name)
+        features = net.forward_features(torch.zeros(1, 3, preprocess.size, preprocess.size))
+        head = parts_without_use(net, features)
+        output, channels_last = _output(net, features.shape, name)
         prefix_tokens = getattr(net, "num_prefix_tokens", 0) or 0 if output == "tokens" else 0
-        pooling = _own_pooling(net, preprocess.size, head, prefix_tokens)
+        pooling = _own_pooling(net, features, head, prefix_tokens)
     depths = _depths(net)
     tag = cfg.get("tag")
     names = [PUBLISHED, *([tag] if tag else [])] if cfg.get("hf_hub_id") or cfg.get("url") or cfg.get("file") else []
@@ -257,9 +258,8 @@ def _image_input(cfg: dict[str, Any]) -> ImageInput:
     )
 
 
-def _output(net: nn.Module, size: int, name: str) -> tuple[str, bool]:
-    """What the features are, and whether they are maps with the channels behind. On the meta device."""
-    shape = net.forward_features(torch.zeros(1, 3, size, size)).shape
+def _output(net: nn.Module, shape: torch.Size, name: str) -> tuple[str, bool]:
+    """What features of this shape are, and whether they are maps with the channels behind."""
     if len(shape) == 3 and shape[2] == net.num_features:
         return "tokens", False
     if len(shape) == 4 and net.num_features in (shape[1], shape[3]):
@@ -267,10 +267,10 @@ def _output(net: nn.Module, size: int, name: str) -> tuple[str, bool]:
     raise InputError(f"{name} gives {tuple(shape)}, which are neither maps nor tokens of {net.num_features} channels")
 
 
-def _own_pooling(net: nn.Module, size: int, head: list[str], prefix_tokens: int) -> str:
+def _own_pooling(net: nn.Module, features: torch.Tensor, head: list[str], prefix_tokens: int) -> str:
     """The pooling that its weights were trained with."""
     if head:
-        pooled = net.forward_head(net.forward_features(torch.zeros(1, 3, size, size)), pre_logits=True)
+        pooled = net.forward_head(features, pre_logits=True)
         if pooled.shape == (1, net.num_features):
             return "trained"
     if prefix_tokens and getattr(net, "global_pool", None) == "token":
