@@ -1,6 +1,7 @@
 """The network: uint8 images in, embeddings out (backbone, pooling, optional layers behind them)."""
 
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import InputError, unknown
 from models.backbones import BACKBONES
+from models.export.exported import exported_folder, fill_from, read_exported_card
 from models.heads import HEADS, build_head, longer_head
 from models.pooling import POOLINGS, Pooling
 
@@ -73,6 +75,21 @@ class Embedder(nn.Module):
             self.frozen += [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
         for module in self.frozen:
             module.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
+        """The network of an exported folder, of a finished run, or of the hub's model of this name, in evaluation mode.
+
+        options: further arguments of the class. Raises InputError where there is none, or its weights do not fit it.
+        """
+        folder = exported_folder(source)
+        facts = read_exported_card(folder)["model"]
+        try:
+            embedder = cls(**facts, **options)
+        except TypeError as error:
+            raise InputError(f"{str(folder)!r} holds no network of this repository: {error}") from None
+        fill_from(folder, embedder)
+        return embedder.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images (B, 3, H, W), RGB -> embeddings (B, embedding_size).

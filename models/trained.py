@@ -8,7 +8,7 @@ from typing import Any
 from core.errors import InputError
 from core.files import read_flags
 from core.types import ChainOf, count, image_shape, plain, width
-from models.export.safetensors import CARD
+from models.export.exported import CARD
 from models.weights import is_published, read_card, weights_file
 
 # The settings that weights are bound to: functions from a flag's text to its value, as in ModelSettings.
