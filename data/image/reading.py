@@ -42,7 +42,9 @@ def smart_read_image(source: "str | Path | bytes | np.ndarray | Image") -> np.nd
     if isinstance(source, Path):
         return read_image(source)
     if not isinstance(source, str):
-        raise InputError(f"an image is a path, an address, bytes, PIL's image or an array, not a {type(source).__name__}")
+        raise InputError(
+            f"an image is a path, an address, bytes, PIL's image or an array, not a {type(source).__name__}"
+        )
     scheme, separator, _ = source.partition("://")
     if source.startswith("data:"):
         return _decoded(_from_base64(source.partition(",")[2], source), source)
