@@ -342,7 +342,7 @@ def _card(
         "width": embedder.embedding_size,
         "normalised": plan.normalises,
         "precision": "int8" if plan.is_int8 else "fp32",
-        "geometry": {"short_side": crop.short_side, **shape, "interpolation": "area, bicubic where a side grows"},
+        "geometry": {"short_side": crop.short_side, **shape, "resize_filter": crop.resize_filter},
         "mean": [round(value / 255, 6) for value in embedder.mean.flatten().tolist()],
         "std": [round(value / 255, 6) for value in embedder.std.flatten().tolist()],
         "golden_images": golden.source,

@@ -71,7 +71,7 @@ class GoldenImages:
 
         Each image by itself, since sizes differ, and one of them twice in a batch.
         """
-        geometry = TestGeometry(crop.height, crop.width, crop.short_side, crop.longest)
+        geometry = TestGeometry(crop)
         crops = torch.cat([geometry(_as_batch(image)) for image in self.images])
         expected = self._expected(crops)
         least = 1.0

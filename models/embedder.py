@@ -13,6 +13,8 @@ from models.export.exported import exported_folder, fill_from, read_exported_car
 from models.heads import HEADS, build_head, longer_head
 from models.pooling import POOLINGS, Pooling
 
+ARGUMENTS = ("model", "embedding_size", "pooling", "head")  # of what `facts` say, those that make a network
+
 
 class Embedder(nn.Module):
     """Images to embeddings, not normalised: the losses and the retrieval normalise where their formulas say so.
@@ -85,9 +87,11 @@ class Embedder(nn.Module):
         folder = exported_folder(source)
         facts = read_exported_card(folder)["model"]
         try:
-            embedder = cls(**facts, **options)
+            embedder = cls(**{name: facts[name] for name in ARGUMENTS if name in facts}, **options)
         except TypeError as error:
             raise InputError(f"{str(folder)!r} holds no network of this repository: {error}") from None
+        if embedder.facts != facts:
+            raise InputError(f"{str(folder)!r} holds another network, {facts}, than its name means here")
         fill_from(folder, embedder)
         return embedder.eval()
 

@@ -27,8 +27,8 @@ Images whose labels are alike have embeddings that are near by cosine{normalised
 
 ## Input
 
-uint8 RGB images. The short side goes to {short_side} pixels (area-averaged when it shrinks, else bicubic), then the centre
-crop of {height} x {width_pixels} pixels is taken. Pixels, 0 to 1, less {mean}, over {std}: the network does that itself.
+uint8 RGB images. The short side goes to {short_side} pixels ({resize_filter}), then the centre crop of
+{height} x {width_pixels} pixels is taken. Pixels, 0 to 1, less {mean}, over {std}: the network does that itself.
 
 ## How to load it
 
@@ -38,6 +38,11 @@ crop of {height} x {width_pixels} pixels is taken. Pixels, 0 to 1, less {mean}, 
 
 {licence}.
 """
+RESIZING = {
+    "area": "OpenCV's area-averaging, bicubic where a side grows",
+    "bilinear": "Pillow's bilinear",
+    "bicubic": "Pillow's bicubic",
+}
 LOADING = {
     "safetensors": """With the repository that trained it:
 
@@ -93,6 +98,7 @@ def readme(card: dict[str, Any], kind: str, name: str) -> str:
         figures=_figures(card),
         data=_data(card),
         short_side=geometry["short_side"],
+        resize_filter=RESIZING[geometry["resize_filter"]],
         height=geometry["height"],
         width_pixels=geometry["width"],
         mean=exported["mean"],

@@ -6,47 +6,58 @@ OpenCV 5's then, and by one grey level. (OpenCV 4 rounds its bicubic weights to 
 that grows is another there.)
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
+from models.export.network import Crop
+
 CUBIC = -0.75  # OpenCV's parameter of the bicubic kernel
+Kernel = Callable[[torch.Tensor], torch.Tensor]
 TIE = 2**-10  # less than any grey level's fraction in the mean of four pixels
 
 
 class TestGeometry(nn.Module):
     """Images (B, 3, H, W) of any one size to crops (B, 3, height, width), all uint8: short side, then centre crop.
 
-    longest: times the short side of an image that its long side may have before its ends are cut off. All that depends
-    on the image's size is computed by tensors, so that a trace follows it.
+    All that depends on the images' size is computed by tensors, so that a trace follows it.
     """
 
-    def __init__(self, height: int, width: int, short_side: int, longest: float) -> None:
+    def __init__(self, crop: Crop) -> None:
         super().__init__()
-        self.height = height
-        self.width = width
-        self.short_side = short_side
-        self.longest = longest
+        self.crop = crop
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         images = self._without_ends(images)
         sides = torch._shape_as_tensor(images)[2:].double()
-        crop = torch.tensor([self.height, self.width], dtype=torch.float64)
-        resized = torch.maximum(crop, torch.round(sides * (self.short_side / sides.amin())))
+        crop = torch.tensor([self.crop.height, self.crop.width], dtype=torch.float64)
+        resized = torch.maximum(crop, torch.round(sides * (self.crop.short_side / sides.amin())))
         start = torch.floor((resized - crop) / 2)
         step = sides / resized
-        # OpenCV averages where both sides shrink, and takes four pixels a side where one grows.
-        grows = (resized > sides).any()
-        rows = axis_matrix(sides[0], step[0], start[0] + torch.arange(self.height, dtype=torch.float64), grows)
-        columns = axis_matrix(sides[1], step[1], start[1] + torch.arange(self.width, dtype=torch.float64), grows)
-        pixels = rows.float() @ (images.float() @ columns.float().T)
-        # Of two pixels by two OpenCV rounds the half up, else to the even level.
-        tie = TIE * (step == 2).all().float()
-        return torch.round(pixels + tie).clamp(0, 255).to(torch.uint8)
+        rows = start[0] + torch.arange(self.crop.height, dtype=torch.float64)
+        columns = start[1] + torch.arange(self.crop.width, dtype=torch.float64)
+        if self.crop.resize_filter == "area":
+            # OpenCV averages where both sides shrink, and takes four pixels a side where one grows.
+            grows = (resized > sides).any()
+            row_weights = axis_matrix(sides[0], step[0], rows, grows)
+            column_weights = axis_matrix(sides[1], step[1], columns, grows)
+            pixels = row_weights.float() @ (images.float() @ column_weights.float().T)
+            # Of two pixels by two OpenCV rounds the half up, else to the even level.
+            pixels = torch.round(pixels + TIE * (step == 2).all().float())
+        else:
+            # Pillow has whole levels after each axis.
+            kernel = KERNELS[self.crop.resize_filter]
+            row_weights = pillow_weights(kernel, sides[0], step[0], rows)
+            column_weights = pillow_weights(kernel, sides[1], step[1], columns)
+            pixels = torch.floor(images.float() @ column_weights.float().T + 0.5).clamp(0, 255)
+            pixels = torch.floor(row_weights.float() @ pixels + 0.5)
+        return pixels.clamp(0, 255).to(torch.uint8)
 
     def _without_ends(self, images: torch.Tensor) -> torch.Tensor:
         """The middle of images that are very long."""
         sides = torch._shape_as_tensor(images)[2:].double()
-        most = torch.ceil(self.longest * sides.amin())
+        most = torch.ceil(self.crop.longest * sides.amin())
         first = torch.floor((sides - most).clamp(min=0) / 2).long()
         behind = first + most.long()
         return images[:, :, first[0] : behind[0], first[1] : behind[1]]
@@ -85,3 +96,27 @@ def cubic_weights(side: torch.Tensor, step: torch.Tensor, places: torch.Tensor, 
             weight = ((CUBIC * distance - 5 * CUBIC) * distance + 8 * CUBIC) * distance - 4 * CUBIC
         weights = weights + weight * (place.clamp(min=0).minimum(side - 1) == pixels)
     return weights
+
+
+def pillow_weights(kernel: Kernel, side: torch.Tensor, step: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """A kernel of Pillow's at the pixels around an output pixel's centre, (n, side); it widens as the axis shrinks."""
+    pixels = torch.arange(side, dtype=torch.float64)
+    centre = ((places + 0.5) * step)[:, None]
+    weights = kernel((pixels + 0.5 - centre) / step.clamp(min=1))
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def triangle(distance: torch.Tensor) -> torch.Tensor:
+    """The bilinear kernel."""
+    return (1 - distance.abs()).clamp(min=0)
+
+
+def cubic(distance: torch.Tensor) -> torch.Tensor:
+    """The bicubic kernel with Pillow's parameter, -0.5."""
+    distance = distance.abs()
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+
+
+KERNELS = {"bilinear": triangle, "bicubic": cubic}

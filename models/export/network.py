@@ -13,12 +13,16 @@ from models.embedder import Embedder
 @dataclass(frozen=True)
 class Crop:
     """The test geometry, in pixels: short side to `short_side`, the centre crop of `height` x `width`; of an image
-    whose long side is more than `longest` times the short one the ends are cut off before."""
+    whose long side is more than `longest` times the short one the ends are cut off before.
+
+    resize_filter: area (OpenCV's, bicubic where a side grows), bilinear or bicubic (Pillow's).
+    """
 
     height: int
     width: int
     short_side: int
     longest: float
+    resize_filter: str = "area"
 
     @property
     def shape(self) -> tuple[int, int, int]:
