@@ -120,6 +120,7 @@ def open_export(
     _check_packages(plan)
     if push_to_hub:
         hub.check_hub(push_to_hub)
+    _refuse_unwritable(plan.folder)
     _refuse_foreign_files(plan)
     return plan
 
@@ -191,6 +192,14 @@ def _check_packages(plan: ExportPlan) -> None:
     modules = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino", "onnx", "onnxruntime")}
     for module in modules.get(plan.kind, ()):
         needed(module, plan.flag, "openvino" if module == "openvino" else "export")
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Raise InputError where the folder could not be made or written to; it is not made yet."""
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "permission denied" if nearest.is_dir() else f"{str(nearest)!r} is no folder"
+        raise InputError(f"cannot write to folder {str(folder)!r}: {reason}")
 
 
 def _refuse_foreign_files(plan: ExportPlan) -> None:
