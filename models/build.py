@@ -28,7 +28,7 @@ class ModelSettings:
         resize_short_size: short side before the test crop; 0: the crop size
         embedding_size: width of the last layer of the head; 0: the pooled feature itself
         pooling: one of avg, max, gem, avg+max
-        head: layers behind the pooled feature, of {models/heads}, as linear:512,unit_linear
+        head: layers behind the pooled feature, of {models/heads}, as layer_norm,linear:512,bnneck
         pretrained_model: a run folder, a weights file, or imagenet; empty: random weights
     """
 
