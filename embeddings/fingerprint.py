@@ -18,9 +18,13 @@ def fingerprint(model: Embedder, settings: ModelSettings) -> dict:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         # As bytes, whatever the type: NumPy has no bfloat16.
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return {
+    facts = {
         **model.facts,
         "weights": digest.hexdigest(),
         "image_shape": list(settings.image_shape),
         "resize_short_size": settings.resize_short_size,
     }
+    # Files from before there were others are of this one.
+    if settings.resize_filter != "area":
+        facts["resize_filter"] = settings.resize_filter
+    return facts

@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import InputError, unknown
-from models.backbones import BACKBONES
+from models.backbones import BACKBONES, Wrapped, source_of, submodules_or_parameters
 from models.export.exported import exported_folder, fill_from, read_exported_card
 from models.heads import build_head, build_layer, head_width, longer_head
-from models.pooling import POOLINGS, Pooling
+from models.pooling import build_pooling
 
 ARGUMENTS = ("model", "embedding_size", "pooling", "head")  # of what `facts` say, those that make a network
 
@@ -21,7 +21,8 @@ class Embedder(nn.Module):
 
     model: a name of BACKBONES.
     embedding_size: 0 for the pooled feature itself, else the width of the last layer behind it.
-    pooling: one of POOLINGS; a backbone that gives a vector has nothing to pool, and takes "avg" only.
+    pooling: one of POOLINGS; a backbone that gives a vector has nothing to pool, and takes "avg" only; `trained` is
+    that of its weights, where these have a layer or a norm for it.
     head: the layers behind it (models/heads): without a width `linear` is none, and others are as wide as their input.
     weights: a name of pre-trained weights that the backbone has, such as imagenet; None for random ones.
     freeze_bn: keep every BatchNorm at its stored statistics, weight and bias.
@@ -44,11 +45,8 @@ class Embedder(nn.Module):
     ) -> None:
         super().__init__()
         row = BACKBONES[model](model)
-        if pooling not in POOLINGS:
-            raise unknown("pooling", pooling, POOLINGS)
-        gives_vector = BACKBONES.fact(model, "output") == "vector"
-        if gives_vector and pooling != "avg":
-            raise InputError(f"pooling is {pooling}, but {model} gives one vector an image, which is not pooled")
+        output = BACKBONES.fact(model, "output")
+        pools = build_pooling(pooling, output, model, row.prefix_tokens, row.gem_power, row.width)
         if embedding_size < 0:
             raise InputError(f"embedding_size is {embedding_size}; it is 0 (the pooled feature) or a width")
         if not 0 <= freeze_stages <= len(row.stages):
@@ -60,11 +58,20 @@ class Embedder(nn.Module):
         # Files from before there were others are of this one.
         if head != "linear":
             self.facts["head"] = head
+        # Whose name says it all is not asked again; what a package says today it may say otherwise tomorrow.
+        if source_of(model) is not None:
+            self.facts["pixels"] = {"mean": list(row.preprocess.mean), "std": list(row.preprocess.std)}
         self.embedding_size = head_width(head, row.width, embedding_size)
         self.takes_features = False
         self.stages = row.stages
         self.backbone = row.build(weights)
-        self.pooling = nn.Identity() if gives_vector else Pooling(pooling)
+        if isinstance(self.backbone, Wrapped):
+            self.backbone.pool_as_trained(pooling == "trained")
+        elif pooling == "trained":
+            raise InputError(
+                f"pooling is trained, but {model} has no layer of its own that pools; its own is {row.pooling}"
+            )
+        self.pooling = pools
         # The first layer and those behind it: a longer network has the weights of a shorter one under the same names.
         layers = build_head(head, row.width, embedding_size) or [nn.Identity()]
         self.head = layers[0]
@@ -73,11 +80,14 @@ class Embedder(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(row.preprocess.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(row.preprocess.std).view(3, 1, 1), persistent=False)
 
-        self.frozen = [self.backbone.get_submodule(name) for stage in row.stages[:freeze_stages] for name in stage]
+        frozen = [
+            part for stage in row.stages[:freeze_stages] for part in submodules_or_parameters(self.backbone, stage)
+        ]
         if freeze_bn:
-            self.frozen += [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
-        for module in self.frozen:
-            module.requires_grad_(False)
+            frozen += [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
+        for part in frozen:
+            part.requires_grad_(False)
+        self.frozen = [part for part in frozen if isinstance(part, nn.Module)]
         self._held: list[nn.Parameter] = []
 
     @classmethod

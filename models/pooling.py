@@ -1,22 +1,30 @@
-"""Feature maps to one vector an image."""
+"""What a backbone gives, feature maps or tokens, to one vector an image."""
 
 import torch
 from torch import nn
 
-POOLINGS = ("avg", "max", "gem", "avg+max")
+from core.errors import InputError, unknown
+
+POOLINGS = ("avg", "max", "gem", "avg+max", "cls", "mean", "attention", "trained")
+OF_TOKENS = ("cls", "mean")
 
 
 class Pooling(nn.Module):
-    """Feature maps (B, C, h, w) to (B, C): mean, maximum, their sum, or generalised mean (arXiv 1711.02512 eq. 3).
+    """Feature maps (B, C, h, w) to (B, C): mean, maximum, their sum, generalised mean (arXiv 1711.02512 eq. 3), or a
+    mean by learned weights.
 
-    kind: one of POOLINGS.
+    kind: one of POOLINGS that maps have. power: where the exponent of gem starts. width: C, which attention has to
+    know.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, power: float = 3.0, width: int = 0) -> None:
         super().__init__()
         self.kind = kind
         if kind == "gem":
-            self.p = nn.Parameter(torch.tensor(3.0))
+            self.p = nn.Parameter(torch.tensor(power))
+        if kind == "attention":
+            # Begins as the mean.
+            self.query = nn.Parameter(torch.zeros(width))
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         if self.kind == "gem":
@@ -25,6 +33,10 @@ class Pooling(nn.Module):
             return maps.mean(dim=(2, 3))
         if self.kind == "max":
             return maps.amax(dim=(2, 3))
+        if self.kind == "attention":
+            places = maps.flatten(2)
+            weights = _attention(places.transpose(1, 2), self.query)
+            return (places * weights.unsqueeze(1)).sum(2)
         return maps.mean(dim=(2, 3)) + maps.amax(dim=(2, 3))
 
     def _generalised_mean(self, maps: torch.Tensor) -> torch.Tensor:
@@ -32,3 +44,73 @@ class Pooling(nn.Module):
         with torch.autocast(maps.device.type, enabled=False):
             powers = maps.float().clamp(min=1e-6) ** self.p
             return powers.mean(dim=(2, 3)) ** (1 / self.p)
+
+
+class TokenPooling(nn.Module):
+    """Tokens (B, N, C) to (B, C): the first one (cls), or as Pooling does it over all but the first `prefix_tokens`.
+
+    kind: one of POOLINGS that tokens have; mean is avg. prefix_tokens: the class token and registers, which are no part
+    of the image. power, width: as Pooling has them.
+    """
+
+    def __init__(self, kind: str, prefix_tokens: int = 0, power: float = 3.0, width: int = 0) -> None:
+        super().__init__()
+        self.kind = kind
+        self.prefix_tokens = prefix_tokens
+        if kind == "gem":
+            self.p = nn.Parameter(torch.tensor(power))
+        if kind == "attention":
+            self.query = nn.Parameter(torch.zeros(width))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.kind == "cls":
+            return tokens[:, 0]
+        patches = tokens[:, self.prefix_tokens :]
+        if self.kind == "gem":
+            return self._generalised_mean(patches)
+        if self.kind == "max":
+            return patches.amax(1)
+        if self.kind == "attention":
+            return (patches * _attention(patches, self.query).unsqueeze(2)).sum(1)
+        if self.kind == "avg+max":
+            return patches.mean(1) + patches.amax(1)
+        return patches.mean(1)
+
+    def _generalised_mean(self, patches: torch.Tensor) -> torch.Tensor:
+        # As in Pooling: not in a half type.
+        with torch.autocast(patches.device.type, enabled=False):
+            powers = patches.float().clamp(min=1e-6) ** self.p
+            return powers.mean(1) ** (1 / self.p)
+
+
+def _attention(tokens: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """Tokens (B, N, C) and a learned query (C,) to weights (B, N) that sum to 1."""
+    return (tokens @ query / tokens.shape[-1] ** 0.5).softmax(1)
+
+
+def build_pooling(
+    kind: str, output: str, model: str, prefix_tokens: int = 0, power: float = 3.0, width: int = 0
+) -> nn.Module:
+    """What makes one vector of what a backbone gives.
+
+    kind: one of POOLINGS; output: one of the backbones' OUTPUTS; model: a backbone's name, for sentences.
+    prefix_tokens, power, width: as TokenPooling has them. `trained` is no layer here: the backbone pools itself.
+    Raises InputError for an unknown kind, and for one that does not fit the output.
+    """
+    if kind not in POOLINGS:
+        raise unknown("pooling", kind, POOLINGS)
+    if kind == "trained":
+        return nn.Identity()
+    if output == "vector":
+        if kind != "avg":
+            raise InputError(f"pooling is {kind}, but {model} gives one vector an image, which is not pooled")
+        return nn.Identity()
+    if output == "tokens":
+        if kind == "cls" and not prefix_tokens:
+            raise InputError(
+                f"pooling is cls, but {model} has no class token; avg, max, gem and attention take its patches"
+            )
+        return TokenPooling(kind, prefix_tokens, power, width)
+    if kind in OF_TOKENS:
+        raise InputError(f"pooling is {kind}, which is of tokens, but {model} gives feature maps; avg is their mean")
+    return Pooling(kind, power, width)

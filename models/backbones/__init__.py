@@ -4,6 +4,37 @@
 from models.backbones import torchvision
 from models.backbones import timm
 from models.backbones import conv
-from models.backbones._row import BACKBONES, HALF, IMAGENET, OUTPUTS, Backbone, ImageInput
+from models.backbones import huggingface
+from models.backbones import open_clip
+from models.backbones import oml
+from models.backbones._row import (
+    BACKBONES,
+    HALF,
+    IMAGENET,
+    OUTPUTS,
+    PUBLISHED,
+    Backbone,
+    ImageInput,
+    Wrapped,
+    source_of,
+    submodules_or_parameters,
+)
 
-__all__ = ["BACKBONES", "HALF", "IMAGENET", "OUTPUTS", "Backbone", "ImageInput", "conv", "timm", "torchvision"]
+__all__ = [
+    "BACKBONES",
+    "HALF",
+    "IMAGENET",
+    "OUTPUTS",
+    "PUBLISHED",
+    "Backbone",
+    "ImageInput",
+    "Wrapped",
+    "conv",
+    "huggingface",
+    "oml",
+    "open_clip",
+    "source_of",
+    "submodules_or_parameters",
+    "timm",
+    "torchvision",
+]
