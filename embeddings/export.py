@@ -22,7 +22,7 @@ from data.records import Records
 from embeddings.encoder import EXACT, Encoder
 from embeddings.golden import LEAST_COSINE, MOST_LEVELS, GoldenImages, golden_images
 from embeddings.quantise import Recalls, calibration_batches, recalls
-from models import Embedder
+from models import BACKBONES, Embedder
 from models.export import card as model_card
 from models.export import hub, script
 from models.export.exported import CARD
@@ -135,10 +135,14 @@ def write_export(plan: ExportPlan, encoder: Encoder, records: Records | None, pr
         raise InputError("--export writes the network itself; leave --precision and --runtime out (--export_precision)")
     if plan.is_int8 and records is None:
         raise InputError("--export_precision=int8 is calibrated on images: give a --test_list or --input")
+    modality = BACKBONES.fact(encoder.settings.model, "modality")
+    if modality != "image":
+        raise InputError(f"--export writes networks for images, and {encoder.settings.model} is one for {modality}")
     embedder = encoder.network.cpu().eval()
-    height, width = encoder.settings.image_shape[1:]
-    transform = TestTransform(height, width, encoder.settings.resize_short_size)
-    crop = Crop(height, width, transform.short_side, transform.longest)
+    settings = encoder.settings
+    height, width = settings.image_shape[1:]
+    transform = TestTransform(height, width, settings.resize_short_size, settings.resize_filter)
+    crop = Crop(height, width, transform.short_side, transform.longest, transform.resize_filter)
     began = time.perf_counter()
     golden = golden_images(embedder, transform, records, plan.normalises)
     with _staged(plan.folder) as stage:

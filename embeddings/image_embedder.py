@@ -5,7 +5,7 @@ It stands here and not in models/, since it needs both networks and images (data
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,18 +13,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from core.errors import InputError
-from data.image.reading import smart_read_image
+from data.image.reading import Source, smart_read_image
 from data.image.transforms import TestTransform
 from models import Embedder
 from models.export.exported import CARD, exported_folder, read_exported_card
 from models.trained import read_settings
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    Source = str | Path | bytes | np.ndarray | Image
-
 IMAGE_SHAPE = (3, 224, 224)
+GEOMETRY = ("image_shape", "resize_short_size", "resize_filter")
 
 
 class ImageEmbedder(Embedder):
@@ -34,8 +30,9 @@ class ImageEmbedder(Embedder):
         network.embed_image("cat.jpg") @ network.embed_image(Image.open("dog.png"))
 
     image_shape: (3, height, width) of what the network sees; resize_short_size: short side before that crop, 0: its
-    longer side. normalises: embeddings have length 1, so that a dot product is a cosine. The rest as for Embedder,
-    whose `forward` it has: what a loss is given is not normalised. Raises InputError as that does.
+    longer side; resize_filter: how it comes to that, area, bilinear or bicubic. normalises: embeddings have length 1,
+    so that a dot product is a cosine. The rest as for Embedder, whose `forward` it has: what a loss is given is not
+    normalised. Raises InputError as that does.
     """
 
     def __init__(
@@ -45,11 +42,12 @@ class ImageEmbedder(Embedder):
         *words: Any,
         image_shape: tuple[int, int, int] = IMAGE_SHAPE,
         resize_short_size: int = 0,
+        resize_filter: str = "area",
         normalises: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(model, embedding_size, *words, **options)
-        self.transform = TestTransform(*image_shape[1:], resize_short_size)
+        self.transform = TestTransform(*image_shape[1:], resize_short_size, resize_filter)
         self.normalises = normalises
         self.last: dict[str, torch.Tensor] = {}
         self.backbone.register_forward_hook(_Recorder(self.last, "pre_pooling"))
@@ -61,14 +59,14 @@ class ImageEmbedder(Embedder):
         """As Embedder.from_pretrained, with the geometry that the network was trained in."""
         folder = exported_folder(source)
         settings = read_settings(read_exported_card(folder).get("flags", {}), folder / CARD)
-        geometry = {name: settings[name] for name in ("image_shape", "resize_short_size") if name in settings}
+        geometry = {name: settings[name] for name in GEOMETRY if name in settings}
         return super().from_pretrained(folder, **{**geometry, **options})
 
-    def embed_image(self, image: "Source") -> np.ndarray:
+    def embed_image(self, image: Source) -> np.ndarray:
         """The embedding (D,) float32 of one image. Raises InputError where it cannot be read."""
         return self.embed_images([image])[0]
 
-    def embed_images(self, images: "Iterable[Source]", batch_size: int = 32) -> np.ndarray:
+    def embed_images(self, images: Iterable[Source], batch_size: int = 32) -> np.ndarray:
         """Embeddings (N, D) float32 of images, read and embedded `batch_size` at a time. Raises InputError for one that
         cannot be read."""
         if batch_size < 1:
@@ -87,8 +85,8 @@ class ImageEmbedder(Embedder):
     def get_features(self, images: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """What the network made of images (B, 3, height, width) uint8, or without any of the last batch it was given.
 
-        {"pre_pooling": what the backbone gives, such as maps (B, C, h, w); "post_pooling": (B, C); "embedding": (B, D)},
-        without gradients. Raises InputError where there has been no batch.
+        {"pre_pooling": what the backbone gives, such as maps (B, C, h, w); "post_pooling": (B, C); "embedding":
+        (B, D)}, without gradients. Raises InputError where there has been no batch.
         """
         if images is not None:
             self._run(images)
@@ -120,7 +118,7 @@ class ImageEmbedder(Embedder):
 
 
 class _Recorder:
-    """A hook that keeps what a module has given under a name; an object, so that the network can be copied and saved."""
+    """A hook that keeps what a module has given under a name; an object, so that the network can be copied."""
 
     def __init__(self, kept: dict[str, torch.Tensor], name: str) -> None:
         self.kept = kept

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from core.errors import InputError
+from models.backbones import BACKBONES
 from models.embedder import Embedder
 from models.export.network import ExportedNetwork
 from models.export.onnx import OnnxRuntime, network_onnx, open_session
@@ -27,6 +28,9 @@ def fast_model(model: Embedder, precision: str, runtime: str, image_shape: tuple
     runtime is missing.
     """
     if runtime == "onnx":
+        modality = BACKBONES.fact(model.facts["model"], "modality")
+        if modality != "image":
+            raise InputError(f"{ONNX_FLAG} takes networks for images, and {model.facts['model']} is one for {modality}")
         session = open_session(network_onnx(ExportedNetwork(model), image_shape, ONNX_FLAG), ONNX_FLAG)
         return OnnxRuntime(session, model.embedding_size)
     if runtime == "openvino":

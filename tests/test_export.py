@@ -208,11 +208,7 @@ def test_exported_resizing_is_the_loaders(sides, short):
 @pytest.mark.parametrize("sides", [(100, 90), (40, 30), (20, 64)])
 def test_exported_resizing_by_pillows_filters(name, sides):
     image = np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)
-    scale = 32 / min(sides)
-    height, width = (round(side * scale) for side in sides)
-    resized = Image.fromarray(image).resize((width, height), getattr(Image.Resampling, name.upper()))
-    left, top = (width - 32) // 2, (height - 32) // 2
-    expected = np.asarray(resized)[top : top + 32, left : left + 32].transpose(2, 0, 1).astype(int)
+    expected = TestTransform(32, 32, 0, name)(image).permute(2, 0, 1).numpy().astype(int)
     geometry = TestGeometry(Crop(32, 32, 32, LONGEST, name))
     found = geometry(torch.from_numpy(image).permute(2, 0, 1)[None])[0].numpy().astype(int)
     assert abs(found - expected).max() <= 1 and (found != expected).mean() < 0.05
@@ -263,6 +259,7 @@ def test_onnx_has_fp32_alone(finished_run):
         run("infer", [f"--pretrained_model={finished_run}", "--runtime=onnx", "--precision=bf16"])
 
 
+@pytest.mark.slow
 def test_a_network_that_no_trace_follows_is_captured(monkeypatch, onnx, tiny):
     pytest.importorskip("onnxscript", reason="requirements/export.txt is not installed")
     from models.export import onnx as module
@@ -483,7 +480,9 @@ def test_a_folder_that_holds_none_is_one_sentence(whitened, tmp_path, tiny):
 def test_images_are_embedded_however_they_are_given(whitened, photos, sop_tree, tmp_path):
     network = ImageEmbedder.from_pretrained(whitened)
     file = tmp_path / "x.npz"
-    run("infer", [f"--pretrained_model={whitened}", "--num_workers=0", f"--output={file}", "--input", *map(str, photos)])
+    run(
+        "infer", [f"--pretrained_model={whitened}", "--num_workers=0", f"--output={file}", "--input", *map(str, photos)]
+    )
     expected = F.normalize(torch.tensor(np.load(file)["embeddings"])).numpy()
     for images in (photos, [str(photo) for photo in photos], [Image.open(photo) for photo in photos]):
         found = network.embed_images(images, batch_size=2)

@@ -10,7 +10,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,15 +18,28 @@ from core.errors import InputError, first_line
 from data.image.decode import decode_whole
 from data.image.files import read_image
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 TIMEOUT = 30  # seconds that a server has to answer
 LARGEST = 2**28  # bytes of an encoded image that comes from elsewhere
 SHOWN = 60  # characters of a source in messages
 
 
-def smart_read_image(source: "str | Path | bytes | np.ndarray | Image") -> np.ndarray:
+@runtime_checkable
+class PillowImage(Protocol):
+    """PIL's image, as far as it is used: PIL is imported where one comes."""
+
+    mode: str
+
+    def convert(self, mode: str) -> "PillowImage":
+        """The image in another mode, such as RGB."""
+
+    def getexif(self) -> Any:
+        """Its EXIF data."""
+
+
+Source = str | Path | bytes | np.ndarray | PillowImage
+
+
+def smart_read_image(source: Source) -> np.ndarray:
     """An image as (H, W, 3) uint8 RGB.
 
     source: a path; text that begins with http://, https://, file://, base64:// or data:; s3:// and others of fsspec; an
@@ -37,7 +50,7 @@ def smart_read_image(source: "str | Path | bytes | np.ndarray | Image") -> np.nd
         return _rgb(source)
     if isinstance(source, bytes | bytearray):
         return decode_whole(np.frombuffer(source, np.uint8), "the bytes given")
-    if hasattr(source, "convert") and hasattr(source, "getexif"):
+    if isinstance(source, PillowImage):
         return _from_pil(source)
     if isinstance(source, Path):
         return read_image(source)
@@ -50,6 +63,8 @@ def smart_read_image(source: "str | Path | bytes | np.ndarray | Image") -> np.nd
         return _decoded(_from_base64(source.partition(",")[2], source), source)
     if not separator:
         return read_image(source)
+    if scheme.lower() == "file":
+        return read_image(urllib.request.url2pathname(urllib.parse.urlsplit(source).path))
     read = READERS.get(scheme.lower(), _from_filesystem)
     return _decoded(read(source), source)
 
@@ -75,7 +90,7 @@ def _rgb(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array[:, :, :3])
 
 
-def _from_pil(image: "Image") -> np.ndarray:
+def _from_pil(image: PillowImage) -> np.ndarray:
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image)
@@ -83,14 +98,6 @@ def _from_pil(image: "Image") -> np.ndarray:
         # PIL would cut off what is above 255.
         return _rgb((np.asarray(image) >> 8).astype(np.uint8))
     return np.array(image.convert("RGB"))
-
-
-def _from_file_address(source: str) -> bytes:
-    path = urllib.request.url2pathname(urllib.parse.urlsplit(source).path)
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read image {path!r}: {error.strerror}") from None
 
 
 def _from_base64(text: str, source: str) -> bytes:
@@ -135,6 +142,5 @@ def _within_limit(content: bytes, source: str) -> bytes:
 READERS: dict[str, Callable[[str], Any]] = {
     "http": _from_web,
     "https": _from_web,
-    "file": _from_file_address,
     "base64": _from_base64_address,
 }

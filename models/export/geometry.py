@@ -1,9 +1,9 @@
 """The test geometry (data/image/transforms.py) as a network, so that an exported file takes images as they are.
 
-Neither torch nor ONNX has OpenCV's area-averaging. So the matrix of each axis, (pixels of the crop, pixels of the image),
-is made and multiplied by: crop = rows @ image @ columns^T. Matrices are made in float64; a pixel is seldom another than
-OpenCV 5's then, and by one grey level. (OpenCV 4 rounds its bicubic weights to 1/2048: one pixel in thirty of an image
-that grows is another there.)
+Neither torch nor ONNX has OpenCV's area-averaging. So the matrix of each axis, (pixels of the crop, pixels of the
+image), is made and multiplied by: crop = rows @ image @ columns^T. Matrices are made in float64; a pixel is seldom
+another than OpenCV 5's then, and by one grey level. (OpenCV 4 rounds its bicubic weights to 1/2048: one pixel in thirty
+of an image that grows is another there.)
 """
 
 from collections.abc import Callable
