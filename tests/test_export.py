@@ -22,7 +22,7 @@ from data.image.transforms import LONGEST, TestTransform
 from embeddings import export as exporting
 from embeddings.golden import GoldenImages
 from embeddings.image_embedder import ImageEmbedder
-from models import Embedder, fast_model
+from models import BACKBONES, Embedder, fast_model
 from models.export import hub
 from models.export.geometry import TestGeometry
 from models.export.network import Crop, ExportedNetwork, example_crops
@@ -259,6 +259,13 @@ def test_onnx_has_fp32_alone(finished_run):
         run("infer", [f"--pretrained_model={finished_run}", "--runtime=onnx", "--precision=bf16"])
 
 
+def test_networks_of_texts_are_refused(monkeypatch, onnx, tiny, tmp_path):
+    model = Embedder("Tiny")
+    monkeypatch.setattr(BACKBONES, "fact", lambda name, key, default=None: "text")
+    with pytest.raises(InputError, match="--runtime=onnx takes networks for images, and Tiny is one for text"):
+        fast_model(model, "fp32", "onnx", SHAPE)
+
+
 @pytest.mark.slow
 def test_a_network_that_no_trace_follows_is_captured(monkeypatch, onnx, tiny):
     pytest.importorskip("onnxscript", reason="requirements/export.txt is not installed")
@@ -457,6 +464,16 @@ def test_from_pretrained_is_the_run(whitened, tmp_path, tiny):
     for folder in (whitened, tmp_path):
         network = Embedder.from_pretrained(folder)
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+def test_the_scripts_take_an_exported_folder(whitened, photos, tmp_path, tiny):
+    export(whitened, "safetensors", f"--output={tmp_path}")
+    shown = []
+    for source in (whitened, tmp_path):
+        file = tmp_path / "x.npz"
+        run("infer", [f"--pretrained_model={source}", "--num_workers=0", f"--output={file}", "--input", str(photos[0])])
+        shown.append(np.load(file)["embeddings"])
+    np.testing.assert_array_equal(*shown)
 
 
 def test_a_folder_that_holds_none_is_one_sentence(whitened, tmp_path, tiny):
