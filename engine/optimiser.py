@@ -21,6 +21,7 @@ def build_optimiser(
     *,
     optimiser: Literal["momentum", "adam", "adamw"] = "momentum",
     lr: AboveZero,
+    head_lr: AtLeastZero | None = None,
     class_lr: AtLeastZero | None = None,
     layer_decay: Share = 1.0,
     momentum: AtLeastZero = 0.9,
@@ -31,6 +32,7 @@ def build_optimiser(
     Options:
         optimiser: one of momentum, adam, adamw
         lr: learning rate
+        head_lr: learning rate of the head (default: --lr)
         class_lr: learning rate of the loss's own weights (default: --lr)
         layer_decay: rate of a stage of the backbone over that of the stage behind it, the head's being --lr; 1: all
             alike
@@ -55,8 +57,9 @@ def build_optimiser(
     # A frozen model, or a loss without weights, has no group; that of the class centres is the last.
     groups = []
     by_depth = [(model.parameters(), 1.0)]
-    if layer_decay != 1:
-        by_depth = rates_by_depth(model, layer_decay)
+    if layer_decay != 1 or head_lr is not None:
+        head_ratio = 1.0 if head_lr is None else head_lr / lr
+        by_depth = rates_by_depth(model, layer_decay, head_ratio)
     for parameters, ratio in (*by_depth, (layers, 1.0), (own_weights, class_ratio)):
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         if trained:
@@ -72,17 +75,23 @@ def build_optimiser(
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
 
 
-def rates_by_depth(model: Embedder, decay: float) -> list[tuple[list[nn.Parameter], float]]:
-    """(Parameters, rate over the head's) from the first stage of the backbone to the head.
+def rates_by_depth(model: Embedder, decay: float, head_ratio: float) -> list[tuple[list[nn.Parameter], float]]:
+    """(Parameters, their rate over the scheduled one) from the first stage of the backbone to the head.
 
-    Of n stages, stage i (from 0) has decay^(n - i); what stands in no stage, as a ViT's class token, is as deep as its
-    first.
+    Of n stages, stage i (from 0) has decay^(n - i), and the head head_ratio. What stands in no stage, as a ViT's class
+    token, is as deep as the first.
     """
     parameters = defaultdict(list)
     for name, parameter in model.named_parameters():
         parameters[model.depth_of(name)].append(parameter)
     behind_all = len(model.stages)
-    return [(parameters[depth], decay ** (behind_all - depth)) for depth in sorted(parameters)]
+    groups = []
+    for depth in sorted(parameters):
+        ratio = head_ratio
+        if depth < behind_all:
+            ratio = decay ** (behind_all - depth)
+        groups.append((parameters[depth], ratio))
+    return groups
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

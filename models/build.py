@@ -12,6 +12,7 @@ from core.types import ChainOf, Count, Shape, Width
 from distributed.sync_batchnorm import synchronise
 from models.batchnorm import statistics_left_alone
 from models.embedder import Embedder
+from models.recompute import recompute_stages
 from models.trained import trained_settings
 from models.weights import is_published, load_pretrained, refuse_untrained
 
@@ -68,6 +69,7 @@ def build_model(
     freeze_bn: bool = False,
     sync_bn: bool = False,
     freeze_stages: Count = 0,
+    recompute: bool = False,
     compile: bool = False,
 ) -> Embedder:
     """The network to train, on the CPU; it is drawn from torch's generator, which the caller has seeded.
@@ -76,6 +78,7 @@ def build_model(
         freeze_bn: keep BatchNorm at its stored statistics
         sync_bn: BatchNorm over all ranks' images (torchrun)
         freeze_stages: so many first stages stay as they are
+        recompute: make activations again in the backward pass instead of keeping them: less memory, more time
         compile: torch.compile the network
 
     first_weights: as settings.pretrained_model, which it stands for: None where the weights come from a checkpoint.
@@ -90,6 +93,8 @@ def build_model(
     check_forward(model, settings.image_shape, images=1, training=False)
     if sync_bn and distributed.world_size() > 1:
         synchronise(model)
+    if recompute:
+        recompute_stages(model)
     if compile:
         log("the network is compiled in the first steps, which takes minutes")
         model.compile()

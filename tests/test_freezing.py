@@ -16,11 +16,11 @@ def load(run_dir, file="last.pt"):
 
 
 def test_rates_fall_with_depth():
-    """ResNet18 has five stages: 0.5^5 at the stem, 0.5 at the last, 1 at the head and for the class weights 10."""
+    """ResNet18 has five stages: 0.5^5 at the stem, 0.5 at the last, 3 at the head and for the class weights 10."""
     with torch.device("meta"):
         model = Embedder("ResNet18", 16, freeze_stages=1)
     loss = LOSSES["softmax"](16, 3)
-    optimiser = build_optimiser(model, loss, lr=0.1, class_lr=1.0, layer_decay=0.5)
+    optimiser = build_optimiser(model, loss, lr=0.1, class_lr=1.0, head_lr=0.3, layer_decay=0.5)
     set_rate(optimiser, 0.1)
     rates = {id(weight): group["lr"] for group in optimiser.param_groups for weight in group["params"]}
     for name, weight in model.named_parameters():
@@ -30,7 +30,7 @@ def test_rates_fall_with_depth():
             stage = int(name[len("backbone.layer")])
             assert rates[id(weight)] == pytest.approx(0.1 * 0.5 ** (5 - stage))
         else:
-            assert rates[id(weight)] == pytest.approx(0.1)
+            assert rates[id(weight)] == pytest.approx(0.3)
     assert rates[id(loss.weight)] == pytest.approx(1.0)
     trained = [weight for weight in (*model.parameters(), *loss.parameters()) if weight.requires_grad]
     assert len(rates) == len(trained)
