@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from models.backbones import submodules_or_parameters
 from models.batchnorm import statistics_of_copies
 from models.embedder import Embedder
 
@@ -19,11 +20,11 @@ class Recomputed:
     statistics take a batch in once.
     """
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **options: Any) -> Any:
         forward = super().forward
         if not (self.training and torch.is_grad_enabled()):
-            return forward(*inputs)
-        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=self._contexts)
+            return forward(*inputs, **options)
+        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=self._contexts, **options)
 
     def _contexts(self) -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
         """Around the forward pass, and around it when it is made again."""
@@ -39,8 +40,9 @@ def recomputed(kind: type[nn.Module]) -> type[nn.Module]:
 def recompute_stages(model: Embedder) -> None:
     """Recompute every stage of the backbone that learns and consists of more than one layer, in place."""
     for stage in model.stages:
-        for name in stage:
-            module = model.backbone.get_submodule(name)
+        for module in submodules_or_parameters(model.backbone, stage):
+            if isinstance(module, nn.Parameter):
+                continue
             learns = any(weight.requires_grad for weight in module.parameters())
             if learns and any(True for _ in module.children()):
                 module.__class__ = recomputed(type(module))

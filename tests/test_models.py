@@ -167,7 +167,10 @@ def test_nothing_is_frozen_unasked():
     [
         ({"model": "ResNet5"}, "unknown model 'ResNet5'; there are: ResNet18, .* Did you mean 'ResNet50'?"),
         ({"model": "ResNet18", "pooling": "maen"}, r"unknown pooling 'maen'; there are: avg, max, gem, avg\+max, cls"),
-        ({"model": "ResNet18", "pooling": "mean"}, "pooling is mean, which is of tokens, but ResNet18 gives feature maps"),
+        (
+            {"model": "ResNet18", "pooling": "mean"},
+            "pooling is mean, which is of tokens, but ResNet18 gives feature maps",
+        ),
         ({"model": "ResNet18", "pooling": "trained"}, "pooling is trained, but ResNet18 has no layer of its own"),
         ({"model": "ConvBackbone", "pooling": "max"}, "pooling is max, but ConvBackbone gives one vector an image"),
         ({"model": "ResNet18", "freeze_stages": 6}, "freeze_stages is 6; ResNet18 has 5 stages"),

@@ -1,15 +1,24 @@
 """Which parts of a network its features do not depend on: what pools them, or a tower of its own."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 
-def parts_without_use(net: nn.Module, features: Callable[[], torch.Tensor]) -> list[str]:
-    """Names of the outermost modules none of whose weights `features()` depend on; both on the meta device."""
+@contextlib.contextmanager
+def on_meta() -> Iterator[None]:
+    """Networks are made without memory meanwhile, and slopes can be asked for, whatever the caller has switched off."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
+        yield
+
+
+def parts_without_use(net: nn.Module, features: torch.Tensor) -> list[str]:
+    """Names of the outermost modules none of whose weights the features depend on, which `net` has made on the meta
+    device."""
     parameters = dict(net.named_parameters())
-    slopes = torch.autograd.grad(features().sum(), list(parameters.values()), allow_unused=True)
+    slopes = torch.autograd.grad(features.sum(), list(parameters.values()), retain_graph=True, allow_unused=True)
     used = {name for name, slope in zip(parameters, slopes, strict=True) if slope is not None}
     unused: list[str] = []
 

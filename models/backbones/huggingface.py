@@ -15,7 +15,7 @@ from core.errors import InputError, first_line
 from models.backbones._download import BY_OTHER_MEANS
 from models.backbones._row import BACKBONES, IMAGENET, PUBLISHED, Backbone, ImageInput, Wrapped
 from models.backbones._stages import depths_by_blocks, stages_by_depth
-from models.backbones._unused import parts_without_use, without_parts
+from models.backbones._unused import on_meta, parts_without_use, without_parts
 
 PREFIX = "hf:"
 INSTALL = "pip install -r requirements/models.txt"
@@ -29,16 +29,16 @@ def hf_backbone(name: str) -> Backbone:
     """Any network for images that AutoModel makes, or the image tower of one that has two: maps, tokens or a vector."""
     source = name.removeprefix(PREFIX)
     config = _asked(source, _transformers().AutoConfig.from_pretrained)
-    with torch.device("meta"):
+    with on_meta():
         net = _transformers().AutoModel.from_config(config, trust_remote_code=False).eval()
         if not _takes_images(net):
             raise InputError(f"{name} is a {type(net).__name__}, which takes no images")
         preprocess = _image_input(source, config)
-        pixels = torch.zeros(2, 3, preprocess.size, preprocess.size)
+        pixels = torch.zeros(1, 3, preprocess.size, preprocess.size)
         _image_tower(net)
-        features = functools.partial(_features, net, pixels, False)
+        features = _features(net, pixels, False)
         head = parts_without_use(net, features)
-        shape = features().shape
+        shape = features.shape
         pools = bool(head) and not _is_tanh_layer(net, head)
     output = {2: "vector", 3: "tokens", 4: "maps"}[len(shape)]
     patch = getattr(_vision_config(config), "patch_size", None)
