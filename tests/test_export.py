@@ -230,7 +230,7 @@ def test_onnx_runs_every_head(onnx, tiny, head, pooling):
             assert least_cosine(fast(images).tolist(), model(images).tolist()) > 0.9999
 
 
-@pytest.mark.parametrize("name", ["EfficientNetLite0", "ResNet18"])
+@pytest.mark.parametrize("name", ["EfficientNetLite0", pytest.param("ResNet18", marks=pytest.mark.slow)])
 def test_onnx_runs_networks(onnx, name):
     if name == "EfficientNetLite0":
         pytest.importorskip("timm", reason="requirements/demo.txt is not installed")
