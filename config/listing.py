@@ -106,7 +106,7 @@ def _counts(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _of_packages(word: str) -> list[tuple[str, dict[str, object]]]:
-    """(name, facts) of the models of timm and open_clip that have the word; a package that is not installed has none."""
+    """(name, facts) of the models of timm and open_clip that have the word; none of a package that is missing."""
     found = []
     source, colon, rest = word.partition(":")
     for prefix, read in (("timm:", _of_timm), ("clip:", _of_open_clip)):

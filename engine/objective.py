@@ -143,8 +143,7 @@ def build_loss(
         raise InputError("--matryoshka does not go with --shard_classes")
     if matryoshka and max(matryoshka) >= embedding_size:
         raise InputError(
-            f"--matryoshka={plain(matryoshka)}: the embedding has {embedding_size} numbers, and widths are "
-            "below that"
+            f"--matryoshka={plain(matryoshka)}: the embedding has {embedding_size} numbers, and widths are below that"
         )
 
     def of_width(width: int) -> nn.Module:

@@ -169,9 +169,8 @@ class Embedder(nn.Module):
         owner, _, name = weight.partition(".")
         if owner != "backbone":
             return len(self.stages)
-        for depth, parts in enumerate(self.stages):
-            # A part is a module, or a parameter that stands beside them.
-            if any(f"{name}.".startswith(f"{part}.") for part in parts):
+        for depth, modules in enumerate(self.stages):
+            if any(name == module or name.startswith(f"{module}.") for module in modules):
                 return depth
         return 0
 

@@ -20,11 +20,11 @@ class Recomputed:
     statistics take a batch in once.
     """
 
-    def forward(self, *inputs: Any, **options: Any) -> Any:
+    def forward(self, *inputs: Any, **further: Any) -> Any:
         forward = super().forward
         if not (self.training and torch.is_grad_enabled()):
-            return forward(*inputs, **options)
-        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=self._contexts, **options)
+            return forward(*inputs, **further)
+        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=self._contexts, **further)
 
     def _contexts(self) -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
         """Around the forward pass, and around it when it is made again."""
@@ -40,9 +40,7 @@ def recomputed(kind: type[nn.Module]) -> type[nn.Module]:
 def recompute_stages(model: Embedder) -> None:
     """Recompute every stage of the backbone that learns and consists of more than one layer, in place."""
     for stage in model.stages:
-        for module in submodules_or_parameters(model.backbone, stage):
-            if isinstance(module, nn.Parameter):
-                continue
-            learns = any(weight.requires_grad for weight in module.parameters())
-            if learns and any(True for _ in module.children()):
-                module.__class__ = recomputed(type(module))
+        for part in submodules_or_parameters(model.backbone, stage):
+            has_layers = isinstance(part, nn.Module) and any(True for _ in part.children())
+            if has_layers and any(weight.requires_grad for weight in part.parameters()):
+                part.__class__ = recomputed(type(part))

@@ -75,3 +75,18 @@ def test_copies_run_themselves(twins):
     fast = fast_model(model, "fp32", "torch", (3, 64, 64))
     with torch.no_grad():
         torch.testing.assert_close(fast(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-4)
+
+
+def test_a_transformer_has_the_same_gradient():
+    """Blocks of tokens, and tokens that belong to no block, as the class token."""
+    pytest.importorskip("timm")
+    torch.manual_seed(0)
+    plain = Embedder("timm:test_vit", 8, "cls")
+    other = copy.deepcopy(plain)
+    recompute_stages(other)
+    assert sum(isinstance(module, Recomputed) for module in other.backbone.modules()) > 1
+    images = torch.randint(0, 256, (2, 3, 160, 160), dtype=torch.uint8)
+    for model in (plain, other):
+        model(images).square().sum().backward()
+    for name, weight in plain.named_parameters():
+        assert torch.equal(other.get_parameter(name).grad, weight.grad), name
