@@ -3,6 +3,10 @@
 python infer.py --pretrained_model=output --input photos/ --output=embeddings.npz
 python infer.py --pretrained_model=output --input cat.jpg dog.jpg --scores
 python infer.py --pretrained_model=output --input photos/ --output=embeddings.npz --continue
+
+Or write the network for other programs (docs/export.md).
+
+python infer.py --pretrained_model=output --export=onnx --output=exported
 """
 
 if __name__ == "__main__":  # before torch is loaded
@@ -10,7 +14,7 @@ if __name__ == "__main__":  # before torch is loaded
 from collections.abc import Sequence
 
 from config.commands import INFER
-from config.parse import parse
+from config.parse import Args, parse
 from config.script import run_script
 
 PRINTED = 1000  # images whose features are printed
@@ -18,18 +22,27 @@ PRINTED = 1000  # images whose features are printed
 
 def main(argv: Sequence[str]) -> None:
     args = parse(argv, INFER, __doc__)
+    if args["export"]:
+        write_network(args)
+    else:
+        embed_images(args)
+
+
+def embed_images(args: Args) -> None:
     # Here and not above: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
     import distributed
     from core.console import log
     from core.device import open_device
     from embeddings.classifier import open_classifier
     from embeddings.encoder import open_encoder
+    from embeddings.export import open_export
     from embeddings.streaming import embed_stream, open_kept_files, refuse_lone_continue
     from models import ModelSettings
     from reader import open_records, refuse_broken_images
     from report.embeddings import print_embeddings
 
     refuse_lone_continue(**args.outputs)
+    open_export(args["output"], args["continue"], args["pretrained_model"], **args.export)
     device, precision = open_device(**args.device)
     distributed.init(device)
     records = open_records(args["data_dir"], args["test_list"], **args.input)
@@ -56,6 +69,37 @@ def main(argv: Sequence[str]) -> None:
         if outputs.paths:
             written = f", written: {', '.join(map(str, outputs.paths))}"
         print(f"{len(table)} images, {table.width} numbers each{written}")
+
+
+def write_network(args: Args) -> None:
+    from core.console import log
+    from core.device import open_device
+    from core.errors import InputError
+    from embeddings.encoder import open_encoder
+    from embeddings.export import open_export, write_export
+    from models import ModelSettings
+    from reader import open_records
+
+    source = args["pretrained_model"]
+    plan = open_export(args["output"], args["continue"], source, **args.export)
+    device, precision = open_device(**{**args.device, "use_gpu": False})
+    try:
+        records = open_records(args["data_dir"], args["test_list"], **args.input)
+    except InputError as error:
+        if args["input"] or plan.is_int8:
+            raise
+        log(f"note: golden images are made up alone: {error}")
+        records = None
+    encoder = open_encoder(
+        ModelSettings(**args.model),
+        device,
+        precision,
+        args["runtime"],
+        args["num_workers"],
+        keeps_exact=True,
+        **args.encoder,
+    )
+    write_export(plan, encoder, records, source)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def contenders(model: Embedder, images: torch.Tensor) -> dict[str, Callable]:
         "bf16 by autocast, channels_last": lambda: copy.deepcopy(model).to(memory_format=torch.channels_last),
         "ours: --precision=fp32": lambda: fast_model(model, "fp32", "torch", shape),
         "ours: --precision=bf16": lambda: fast_model(model, "bf16", "torch", shape),
+        "ours: --runtime=onnx": lambda: fast_model(model, "fp32", "onnx", shape),
         "ours: --runtime=openvino --precision=fp32": lambda: fast_model(model, "fp32", "openvino", shape),
         "ours: --runtime=openvino --precision=bf16": lambda: fast_model(model, "bf16", "openvino", shape),
     }

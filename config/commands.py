@@ -199,6 +199,7 @@ INFER = Command(
         FAITHFUL,
         Section("outputs", "results", ("embeddings.streaming:open_kept_files",)),
         Section("classifier", "results", ("embeddings.classifier:open_classifier",)),
+        Section("export", "export", ("embeddings.export:open_export",)),
         REPLAY,
     ),
     replays_others=True,

@@ -17,21 +17,28 @@ def open_device(
     *,
     use_gpu: bool | None = None,
     precision: Literal["auto", "fp32", "bf16", "fp16"],
-    runtime: Literal["torch", "openvino"] = "torch",
+    runtime: Literal["torch", "openvino", "onnx"] = "torch",
 ) -> tuple[torch.device, str]:
     """(device, precision) that the network runs on and in.
 
     Options:
         use_gpu: True insists on an accelerator, False avoids it (default: if any)
         precision: one of auto, fp32, bf16, fp16
-        runtime: torch, openvino
+        runtime: torch, openvino, onnx
 
-    Raises InputError for what this machine lacks, and for an accelerator with openvino.
+    Raises InputError for what this machine lacks, and for what a runtime has not: accelerators, and
+    half types with onnx.
     """
-    if runtime == "openvino":
+    if runtime != "torch":
         if use_gpu:
-            raise InputError("--runtime=openvino embeds on the CPU; leave --use_gpu out, or take --runtime=torch")
+            raise InputError(f"--runtime={runtime} embeds on the CPU; leave --use_gpu out, or take --runtime=torch")
         use_gpu = False  # whatever accelerator there is
+    if runtime == "onnx":
+        if precision not in ("auto", "fp32"):
+            raise InputError(
+                f"--runtime=onnx computes in fp32; leave --precision={precision} out, or take another --runtime"
+            )
+        precision = "fp32"
     device = choose_device(use_gpu)
     return device, choose_precision(precision, device)
 

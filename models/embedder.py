@@ -1,6 +1,7 @@
 """The network: uint8 images in, embeddings out (backbone, pooling, optional layers behind them)."""
 
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -8,9 +9,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import InputError, unknown
 from models.backbones import BACKBONES, Wrapped, source_of, submodules_or_parameters
+from models.export.exported import exported_folder, fill_from, read_exported_card
 from models.heads import build_head, build_layer, head_width, longer_head
 from models.low_rank import add_low_rank
 from models.pooling import build_pooling
+
+ARGUMENTS = ("model", "embedding_size", "pooling", "head", "lora")  # of what `facts` say, those that make a network
 
 
 class Embedder(nn.Module):
@@ -90,6 +94,23 @@ class Embedder(nn.Module):
             part.requires_grad_(False)
         self.frozen = [part for part in frozen if isinstance(part, nn.Module)]
         self._held: list[nn.Parameter] = []
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
+        """The network of an exported folder, of a finished run, or of the hub's model of this name, in evaluation mode.
+
+        options: further arguments of the class. Raises InputError where there is none, or its weights do not fit it.
+        """
+        folder = exported_folder(source)
+        facts = read_exported_card(folder)["model"]
+        try:
+            embedder = cls(**{name: facts[name] for name in ARGUMENTS if name in facts}, **options)
+        except TypeError as error:
+            raise InputError(f"{str(folder)!r} holds no network of this repository: {error}") from None
+        if embedder.facts != facts:
+            raise InputError(f"{str(folder)!r} holds another network, {facts}, than its name means here")
+        fill_from(folder, embedder)
+        return embedder.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images (B, 3, H, W), RGB -> embeddings (B, embedding_size).

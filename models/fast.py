@@ -1,4 +1,4 @@
-"""An Embedder as it embeds fastest, for where nothing is learned: BatchNorm folded, half types, OpenVINO."""
+"""An Embedder as it embeds fastest, for where nothing is learned: BatchNorm folded, half types, other runtimes."""
 
 import contextlib
 import copy
@@ -10,10 +10,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from core.errors import InputError
+from models.backbones import BACKBONES
 from models.embedder import Embedder
+from models.export.network import ExportedNetwork
+from models.export.onnx import OnnxRuntime, network_onnx, open_session
 from models.low_rank import merged
 
-RUNTIMES = ("torch", "openvino")
+RUNTIMES = ("torch", "openvino", "onnx")
+ONNX_FLAG = "--runtime=onnx"
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -21,8 +25,15 @@ def fast_model(model: Embedder, precision: str, runtime: str, image_shape: tuple
     """What embeds uint8 images (B, 3, H, W) in place of an Embedder, which stays as it is; they differ by rounding.
 
     precision: fp32, bf16 or fp16; runtime: one of RUNTIMES; image_shape: (3, H, W) of all images. Half types pay where
-    the device has matrix units for them (AMX, a GPU). Raises InputError where the package openvino is missing.
+    the device has matrix units for them (AMX, a GPU); onnx has fp32 alone. Raises InputError where the package of a
+    runtime is missing.
     """
+    if runtime == "onnx":
+        modality = BACKBONES.fact(model.facts["model"], "modality")
+        if modality != "image":
+            raise InputError(f"{ONNX_FLAG} takes networks for images, and {model.facts['model']} is one for {modality}")
+        session = open_session(network_onnx(ExportedNetwork(model), image_shape, ONNX_FLAG), ONNX_FLAG)
+        return OnnxRuntime(session, model.embedding_size)
     if runtime == "openvino":
         return OpenVino(model, precision, image_shape)
     model = copy.deepcopy(model).eval()

@@ -9,7 +9,7 @@ from core.errors import InputError
 from core.files import read_flags
 from core.types import ChainOf, count, image_shape, one_of, plain, width
 from models.backbones import BACKBONES
-from models.export.safetensors import CARD
+from models.export.exported import CARD
 from models.weights import is_of_timm, is_of_transformers, is_published, read_card, weights_file
 
 RESIZE_FILTERS = ("area", "bilinear", "bicubic")

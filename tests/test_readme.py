@@ -88,7 +88,9 @@ def test_train_finetune_evaluate_use_runs_as_printed(sop_tree, tmp_path, monkeyp
 
 
 def test_flags_named_in_the_readme_exist():
-    known = {"--config", "--list", "--list_models"} | set(re.findall(r'add_argument\(\s*"(--\w+)"', (ROOT / "reader.py").read_text()))
+    known = {"--config", "--list", "--list_models"} | set(
+        re.findall(r'add_argument\(\s*"(--\w+)"', (ROOT / "reader.py").read_text())
+    )
     known |= set(re.findall(r'add_argument\("(--\w+)"', (ROOT / "recipes" / "run_table.py").read_text()))
     for command in COMMANDS.values():
         for section in command.sections:

@@ -8,10 +8,9 @@ from safetensors.torch import save
 
 from core.files import replace_json, replacing_synced
 from models.embedder import Embedder
+from models.export.exported import CARD, WEIGHTS
 from models.weights import CARD_KEY
 
-WEIGHTS = "model.safetensors"
-CARD = "model.json"
 LICENCE = "that of the data and of the weights it started from (of the embedded data set: data/README.md)"
 
 

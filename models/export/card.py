@@ -1,0 +1,154 @@
+"""A model card as the hub of HuggingFace shows it: README.md with a YAML header."""
+
+import json
+from typing import Any
+
+README = "README.md"
+# In the header of every card that an export writes: only over these it writes.
+MARK = "library_name: deep-metric-learning"
+TAGS = ("metric-learning", "image-embedding", "image-retrieval", "feature-extraction")
+
+TEXT = """---
+{header}
+---
+
+# {title}
+
+Images to embeddings of {width} numbers: {backbone}, {pooling}.
+Images whose labels are alike have embeddings that are near by cosine{normalised}.
+
+## Figures
+
+{figures}
+
+## Data
+
+{data}
+
+## Input
+
+uint8 RGB images. The short side goes to {short_side} pixels ({resize_filter}), then the centre crop of
+{height} x {width_pixels} pixels is taken. Pixels, 0 to 1, less {mean}, over {std}: the network does that itself.
+
+## How to load it
+
+{usage}
+
+## Licence
+
+{licence}.
+"""
+RESIZING = {
+    "area": "OpenCV's area-averaging, bicubic where a side grows",
+    "bilinear": "Pillow's bilinear",
+    "bicubic": "Pillow's bicubic",
+}
+LOADING = {
+    "safetensors": """With the repository that trained it:
+
+```python
+from embeddings.image_embedder import ImageEmbedder
+
+network = ImageEmbedder.from_pretrained("{name}")
+network.embed_image("photo.jpg")  # numpy ({width},), at length 1
+```
+
+`model.safetensors` holds plain weights, `model.json` says what they are of; nothing is executed.""",
+    "onnx": """```python
+import cv2, onnxruntime
+
+network = onnxruntime.InferenceSession("{file}")  # uint8 images (B, 3, H, W) of any one size, resized inside
+image = cv2.cvtColor(cv2.imread("photo.jpg"), cv2.COLOR_BGR2RGB)
+network.run(None, {{"images": image.transpose(2, 0, 1)[None]}})[0]
+```
+
+`embed.py` does that for files.""",
+    "openvino": """```python
+import openvino
+
+network = openvino.compile_model("{file}", "CPU")  # uint8 images (B, 3, H, W) of any one size, resized inside
+```
+
+`embed.py` embeds files.""",
+    "torchscript": """```python
+import torch
+
+network = torch.jit.load("{file}")  # uint8 crops (B, 3, height, width), in the geometry above
+```""",
+}
+
+
+def readme(card: dict[str, Any], kind: str, name: str) -> str:
+    """The text of README.md for what model.json says of a network, exported as `kind`; name: its folder's or hub's."""
+    model = card["model"]
+    exported = card["exports"][kind]
+    geometry = exported["geometry"]
+    pooling = f"{model['pooling']} pooling"
+    if model.get("head"):
+        pooling += f", head {model['head']}"
+    normalised = ", and have length 1" if exported["normalised"] else "; they are not of length 1"
+    loading = LOADING[kind].format(name=name, file=exported["file"], width=exported["width"])
+    return TEXT.format(
+        header=_header(card, name),
+        title=name.rpartition("/")[2],
+        width=exported["width"],
+        backbone=model["model"],
+        pooling=pooling,
+        normalised=normalised,
+        figures=_figures(card),
+        data=_data(card),
+        short_side=geometry["short_side"],
+        resize_filter=RESIZING[geometry["resize_filter"]],
+        height=geometry["height"],
+        width_pixels=geometry["width"],
+        mean=exported["mean"],
+        std=exported["std"],
+        usage=loading,
+        licence=card["licence"][:1].upper() + card["licence"][1:].rstrip("."),
+    )
+
+
+def _header(card: dict[str, Any], name: str) -> str:
+    """The YAML header, without its fences; strings are written as JSON, which is YAML."""
+    # The hub wants a name of its list; what we know is a sentence.
+    lines = ["license: other", f"license_name: {json.dumps('see the section Licence')}", MARK]
+    lines += ["pipeline_tag: image-feature-extraction", "tags:"]
+    lines += [f"- {tag}" for tag in (*TAGS, card["model"]["model"])]
+    lines += ["metrics:", "- recall"]
+    recall = card.get("recall")
+    if recall:
+        lines += [
+            "model-index:",
+            f"- name: {json.dumps(name)}",
+            "  results:",
+            "  - task:",
+            "      type: image-feature-extraction",
+            "    dataset:",
+            f"      name: {json.dumps(card['tested_on'])}",
+            "      type: image-retrieval",
+            "    metrics:",
+        ]
+        for k, value in recall.items():
+            lines += [f"    - type: recall@{k}", f"      value: {value:.5f}"]
+    return "\n".join(lines)
+
+
+def _figures(card: dict[str, Any]) -> str:
+    recall = card.get("recall")
+    if not recall:
+        return "None are known: the weights come from no run of this repository."
+    rows = [f"| Recall@{k} | {100 * value:.2f} % |" for k, value in recall.items()]
+    return "\n".join([f"On {card['tested_on']}, after step {card['step']}:", "", "| | |", "|---|---|", *rows])
+
+
+def _data(card: dict[str, Any]) -> str:
+    lists = card.get("data")
+    if not lists:
+        return "Not known."
+    lines = []
+    for split, facts in lists.items():
+        lines.append(
+            f"- {split}: {facts['file']}, {facts['images']} images of {facts['labels']} labels "
+            f"(SHA-256 {facts['sha256'][:16]}…)"
+        )
+    return "\n".join(lines)
