@@ -17,18 +17,27 @@ from data.dataset import RecordDataset
 from data.image.decode import choose_decoder
 from data.image.modality import ImageModality
 from data.image.transforms import TestTransform, TrainTransform
-from data.modality import Modality
+from data.modality import Modality, refuse_other_modality
 from data.records import Records
 from data.samplers import BatchSampler, InOrder, RankBatches, Sample
 from data.substitutes import DroppingDataset, SubstitutingDataset
+from data.text.modality import TextModality, Tokenizer
 from data.workers import leave_process_group, loading_failure, worker_count, workers_that_fit
 
 # Told of what could not be read: its index in the list, and a sentence.
 OnBad = Callable[[int, str], None]
+TEXT_BYTES = 8 * 512  # of a text in a batch, whose tokens are at the most so many
 
 
-class ImageSettings(Protocol):
-    """What loading has to know of a model: the images that it takes."""
+class InputSettings(Protocol):
+    """What loading has to know of a model: the modality that it takes, the size of images, the tokenizer of texts."""
+
+    @property
+    def modality(self) -> str:
+        """image, text or audio."""
+
+    def open_tokenizer(self) -> Tokenizer:
+        """Of a model that takes texts."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -42,7 +51,7 @@ class ImageSettings(Protocol):
 def open_train_loader(
     records: Records,
     sampler: BatchSampler,
-    model_settings: ImageSettings,
+    model_settings: InputSettings,
     device: torch.device,
     on_bad: OnBad | None = None,
     *,
@@ -53,7 +62,7 @@ def open_train_loader(
     cache_bytes: ByteSize = 0,
     cache_kind: Literal["encoded", "decoded"] = "encoded",
 ) -> "BatchLoader":
-    """Endless batches of a train list, as its sampler has them.
+    """Endless batches of a train list, as its sampler has them. All but num_workers is about images.
 
     Options:
         num_workers: processes that load images; 0: none beside this one; or auto
@@ -67,12 +76,16 @@ def open_train_loader(
     read, for which others are loaded then; None, and one of them is an InputError. Raises InputError as
     `choose_decoder` does.
     """
-    height, width = model_settings.image_shape[1:]
-    transform = TrainTransform(height, width, model_settings.resize_short_size, augment, crop_scale)
-    decoder = choose_decoder(decode, cache_kind)
-    if "crop" not in augment:
-        decoder = "exact"  # only a crop can do with a coarser image
-    modality = ImageModality(transform, decoder, Cache(cache_kind, records.paths, cache_bytes))
+    refuse_other_modality(records, model_settings.modality)
+    if model_settings.modality == "text":
+        modality = TextModality(model_settings.open_tokenizer())
+    else:
+        height, width = model_settings.image_shape[1:]
+        transform = TrainTransform(height, width, model_settings.resize_short_size, augment, crop_scale)
+        decoder = choose_decoder(decode, cache_kind)
+        if "crop" not in augment:
+            decoder = "exact"  # only a crop can do with a coarser image
+        modality = ImageModality(transform, decoder, Cache(cache_kind, records.paths, cache_bytes))
     batches = RankBatches(sampler, distributed.rank(), distributed.world_size())
     rank_batch = math.ceil(sampler.batch_size / distributed.world_size())
     return open_loader(
@@ -82,25 +95,29 @@ def open_train_loader(
         num_workers,
         pin_memory=device.type == "cuda",
         on_bad=on_bad,
-        batch_bytes=rank_batch * math.prod(model_settings.image_shape),
+        batch_bytes=rank_batch * _sample_bytes(model_settings),
     )
 
 
 def open_test_loader(
     records: Records,
-    model_settings: ImageSettings,
+    model_settings: InputSettings,
     batch_size: int,
     num_workers: int | str,
     device: torch.device,
     on_bad: OnBad | None = None,
 ) -> "BatchLoader":
-    """The images of a list in order, in the test geometry; several ranks have the batches in turn.
+    """The rows of a list in order, images in the test geometry; several ranks have the batches in turn.
 
     on_bad: told of images that cannot be read, which are left out of their batches then; None, and one of them is an
     InputError.
     """
-    height, width = model_settings.image_shape[1:]
-    modality = ImageModality(TestTransform(height, width, model_settings.resize_short_size))
+    refuse_other_modality(records, model_settings.modality)
+    if model_settings.modality == "text":
+        modality = TextModality(model_settings.open_tokenizer())
+    else:
+        height, width = model_settings.image_shape[1:]
+        modality = ImageModality(TestTransform(height, width, model_settings.resize_short_size))
     return open_loader(
         records,
         modality,
@@ -109,8 +126,15 @@ def open_test_loader(
         pin_memory=device.type == "cuda",
         on_bad=on_bad,
         drops_bad=True,
-        batch_bytes=min(batch_size, len(records)) * math.prod(model_settings.image_shape),
+        batch_bytes=min(batch_size, len(records)) * _sample_bytes(model_settings),
     )
+
+
+def _sample_bytes(model_settings: InputSettings) -> int:
+    """Bytes that one row takes in a batch, about."""
+    if model_settings.modality == "text":
+        return TEXT_BYTES
+    return math.prod(model_settings.image_shape)
 
 
 def open_loader(

@@ -1,5 +1,6 @@
 """A network by its settings: built to be trained, or opened to be used as it is, and tried before anything begins."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from core.console import log
 from core.errors import InputError
 from core.types import ChainOf, Count, Shape, Width
 from distributed.sync_batchnorm import synchronise
+from models.backbones import BACKBONES
 from models.batchnorm import statistics_left_alone
 from models.embedder import Embedder
 from models.trained import trained_settings
@@ -27,7 +29,7 @@ class ModelSettings:
         image_shape: input as 3,height,width in pixels
         resize_short_size: short side before the test crop; 0: the crop size
         embedding_size: width of the last layer of the head; 0: the pooled feature itself
-        pooling: one of avg, max, gem, avg+max
+        pooling: one of avg, max, gem, avg+max; of texts also cls, the first token
         head: layers behind the pooled feature, of {models/heads}, as linear:512,unit_linear
         pretrained_model: a run folder, a weights file, or imagenet; empty: random weights
     """
@@ -36,9 +38,18 @@ class ModelSettings:
     image_shape: Shape = (3, 224, 224)
     resize_short_size: Count = 0
     embedding_size: Width = 0
-    pooling: Literal["avg", "max", "gem", "avg+max"] = "avg"
+    pooling: Literal["avg", "max", "gem", "avg+max", "cls"] = "avg"
     head: Annotated[str, ChainOf("models/heads")] = "linear"
     pretrained_model: str | None = None
+
+    @property
+    def modality(self) -> str:
+        """image, text or audio: what the backbone takes."""
+        return BACKBONES.fact(self.model, "modality")
+
+    def open_tokenizer(self) -> Callable[[str], list[int]]:
+        """The tokenizer of a network that takes texts, as data/text/ uses it."""
+        return BACKBONES[self.model](self.model).preprocess.open_tokenizer()
 
     def as_flags(self) -> dict[str, object]:
         """{name: value} of what a network is, as config.json and result.json hold it: all but the weights."""
@@ -98,7 +109,8 @@ def open_model(settings: ModelSettings) -> Embedder:
     """
     model = _with_weights(settings, settings.pretrained_model, is_final=True)
     if is_published(settings.pretrained_model):
-        refuse_untrained(model, list(model.state_dict()), "ImageNet's weights have none")
+        whose = "ImageNet's" if settings.pretrained_model == "imagenet" else "the published"
+        refuse_untrained(model, list(model.state_dict()), f"{whose} weights have none")
     if not settings.pretrained_model:
         log("note: the weights are random, since there is no --pretrained_model")
     check_forward(model, settings.image_shape, images=1, training=False)
@@ -146,12 +158,21 @@ def check_forward(model: Embedder, image_shape: tuple[int, int, int], images: in
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), statistics_left_alone(model):
             # Not by a call, which would compile a network that is to be compiled.
-            model.forward(torch.zeros(images, *image_shape, dtype=torch.uint8))
+            model.forward(example_input(model.modality, image_shape, images))
     except (RuntimeError, ValueError) as error:
         verb = "train on" if training else "embed"
+        size = ""
+        if model.modality == "image":
+            size = f" of {height}x{width} pixels"
         raise InputError(
-            f"{model.facts['model']} cannot {verb} {images} at a time of {height}x{width} pixels: "
-            f"{str(error).splitlines()[0]}"
+            f"{model.facts['model']} cannot {verb} {images} at a time{size}: {str(error).splitlines()[0]}"
         ) from None
     finally:
         model.train(mode_before)
+
+
+def example_input(modality: str, image_shape: tuple[int, int, int], count: int) -> torch.Tensor:
+    """So many inputs of a network, as its loader would give them: black images, texts of two equal tokens."""
+    if modality == "text":
+        return torch.zeros(count, 2, dtype=torch.int64)
+    return torch.zeros(count, *image_shape, dtype=torch.uint8)

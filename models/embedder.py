@@ -1,4 +1,4 @@
-"""The network: uint8 images in, embeddings out (backbone, pooling, optional layers behind them)."""
+"""The network: images, or what else its backbone takes, in, embeddings out (backbone, pooling, optional layers)."""
 
 from typing import Self
 
@@ -7,13 +7,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import InputError, unknown
+from core.items import NOUNS
 from models.backbones import BACKBONES
 from models.heads import HEADS, build_head, longer_head
-from models.pooling import POOLINGS, Pooling
+from models.pooling import POOLINGS, Pooling, TokenPooling
 
 
 class Embedder(nn.Module):
-    """Images to embeddings, not normalised: the losses and the retrieval normalise where their formulas say so.
+    """Images, or texts, to embeddings, not normalised: the losses and the retrieval normalise where their formulas say so.
 
     model: a name of BACKBONES.
     embedding_size: 0 for the pooled feature itself, else the width of the last layer behind it.
@@ -42,9 +43,14 @@ class Embedder(nn.Module):
         row = BACKBONES[model](model)
         if pooling not in POOLINGS:
             raise unknown("pooling", pooling, POOLINGS)
-        gives_vector = BACKBONES.fact(model, "output") == "vector"
+        output = BACKBONES.fact(model, "output")
+        gives_vector = output == "vector"
         if gives_vector and pooling != "avg":
-            raise InputError(f"pooling is {pooling}, but {model} gives one vector an image, which is not pooled")
+            noun = NOUNS[BACKBONES.fact(model, "modality")]
+            article = "an" if noun == "image" else "a"
+            raise InputError(f"pooling is {pooling}, but {model} gives one vector {article} {noun}, which is not pooled")
+        if pooling == "cls" and output != "tokens":
+            raise InputError(f"pooling is cls, but {model} gives no tokens, of which the first could be taken")
         if embedding_size < 0:
             raise InputError(f"embedding_size is {embedding_size}; it is 0 (the pooled feature) or a width")
         if not 0 <= freeze_stages <= len(row.stages):
@@ -59,14 +65,16 @@ class Embedder(nn.Module):
         self.embedding_size = embedding_size or row.width
         self.takes_features = False
         self.backbone = row.build(weights)
-        self.pooling = nn.Identity() if gives_vector else Pooling(pooling)
+        self.pooling = _build_pooling(output, pooling)
         # The first layer and those behind it: a longer network has the weights of a shorter one under the same names.
         layers = build_head(head, row.width, embedding_size) or [nn.Identity()]
         self.head = layers[0]
         self.behind = nn.Sequential(*layers[1:])
-        # For pixels of 0 to 255. Not among the weights: they belong to the backbone's name.
-        self.register_buffer("mean", 255 * torch.tensor(row.preprocess.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(row.preprocess.std).view(3, 1, 1), persistent=False)
+        self.modality = BACKBONES.fact(model, "modality")
+        if self.modality == "image":
+            # For pixels of 0 to 255. Not among the weights: they belong to the backbone's name.
+            self.register_buffer("mean", 255 * torch.tensor(row.preprocess.mean).view(3, 1, 1), persistent=False)
+            self.register_buffer("std", 255 * torch.tensor(row.preprocess.std).view(3, 1, 1), persistent=False)
 
         self.frozen = [self.backbone.get_submodule(name) for stage in row.stages[:freeze_stages] for name in stage]
         if freeze_bn:
@@ -74,22 +82,31 @@ class Embedder(nn.Module):
         for module in self.frozen:
             module.requires_grad_(False)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (B, 3, H, W), RGB -> embeddings (B, embedding_size).
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """uint8 images (B, 3, H, W), RGB, or what else the backbone takes -> embeddings (B, embedding_size).
 
-        Behind `take_features` the last layer's input in their place.
+        inputs: of texts (B, N) int64 numbers of tokens, below 0 for padding; of sounds (B, samples) float32. Behind `take_features` the last layer's input in their place.
         """
         if self.takes_features:
-            return self.last_layer(images)
-        return self.last_layer(self.features(images))
+            return self.last_layer(inputs)
+        return self.last_layer(self.features(inputs))
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images -> what the last layer takes; without a layer that is the embedding."""
-        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
-        features = self.pooling(self.backbone(pixels))
+    def features(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs as `forward` takes them -> what the last layer takes; without a layer that is the embedding."""
+        outputs = self.backbone(self.prepare(inputs))
+        if isinstance(self.pooling, TokenPooling):
+            features = self.pooling(outputs, inputs >= 0)
+        else:
+            features = self.pooling(outputs)
         if len(self.behind):
             features = self.behind[:-1](self.head(features))
         return features
+
+    def prepare(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs as the backbone takes them: pixels normalised, and anything else as it is."""
+        if self.modality == "image":
+            return (inputs.to(self.mean.dtype) - self.mean) / self.std
+        return inputs
 
     @property
     def last_layer(self) -> nn.Module:
@@ -122,3 +139,12 @@ class Embedder(nn.Module):
         for module in self.frozen:
             module.eval()
         return self
+
+
+def _build_pooling(output: str, kind: str) -> nn.Module:
+    """What makes one vector of what a backbone gives, one of its OUTPUTS."""
+    if output == "vector":
+        return nn.Identity()
+    if output == "tokens":
+        return TokenPooling(kind)
+    return Pooling(kind)

@@ -19,9 +19,11 @@ HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def fast_model(model: Embedder, precision: str, runtime: str, image_shape: tuple[int, int, int]) -> nn.Module:
     """What embeds uint8 images (B, 3, H, W) in place of an Embedder, which stays as it is; they differ by rounding.
 
-    precision: fp32, bf16 or fp16; runtime: one of RUNTIMES; image_shape: (3, H, W) of all images. Half types pay where
+    An Embedder of another modality takes its own inputs. precision: fp32, bf16 or fp16; runtime: one of RUNTIMES; image_shape: (3, H, W) of all images. Half types pay where
     the device has matrix units for them (AMX, a GPU). Raises InputError where the package openvino is missing.
     """
+    if runtime == "openvino" and model.modality != "image":
+        raise InputError(f"--runtime=openvino takes networks for images, and {model.facts['model']} is for {model.modality}")
     if runtime == "openvino":
         return OpenVino(model, precision, image_shape)
     model = copy.deepcopy(model).eval()
@@ -54,8 +56,11 @@ class HalfType(nn.Module):
         self.net = net.to(dtype)
         self.dtype = dtype
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.net(pixels.to(self.dtype)).to(pixels.dtype)
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        # Numbers of tokens stay what they are.
+        if not inputs.is_floating_point():
+            return self.net(inputs).float()
+        return self.net(inputs.to(self.dtype)).to(inputs.dtype)
 
 
 class OpenVino(nn.Module):

@@ -5,7 +5,7 @@ A file of this folder is a source of networks. It enters functions from a name t
     @BACKBONES.register("ResNet18", "ResNet34", modality="image", output="maps", weights=("imagenet",))
     def resnet(name: str) -> Backbone:
 
-modality: what goes in, "image".
+modality: what goes in, one of MODALITIES.
 output: what comes out, one of OUTPUTS.
 weights: names of pre-trained weights that `Backbone.build` takes, besides None for random ones.
 
@@ -20,8 +20,10 @@ from torch import nn
 from core.registry import Registry
 
 BACKBONES = Registry("model")
-# Shapes that a backbone may give. An Embedder pools maps and takes a vector as it is; tokens wait for the first
-# backbone that has them.
+# What a backbone may take: uint8 pixels (B, 3, h, w) of which its own mean and deviation are taken off before; numbers
+# of tokens (B, N) int64, below 0 behind a text's end; waves (B, samples) float32, one channel from -1 to 1.
+MODALITIES = ("image", "text", "audio")
+# Shapes that a backbone may give. An Embedder pools maps and tokens, and takes a vector as it is.
 OUTPUTS = {"maps": "(B, width, h, w)", "tokens": "(B, N, width)", "vector": "(B, width)"}
 
 
@@ -40,6 +42,14 @@ HALF = ImageInput(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True)
+class TextInput:
+    """The texts that a network's weights expect. open_tokenizer: makes the tokenizer that they were trained with: a
+    picklable function from a text to numbers of tokens, with a `fingerprint` that tells it from all others."""
+
+    open_tokenizer: Callable[[], Callable[[str], list[int]]]
+
+
+@dataclass(frozen=True)
 class Backbone:
     """One network without its classifier.
 
@@ -53,4 +63,4 @@ class Backbone:
     build: Callable[[str | None], nn.Module]
     width: int
     stages: tuple[tuple[str, ...], ...]
-    preprocess: ImageInput
+    preprocess: ImageInput | TextInput
