@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     classifier = open_classifier(args["pretrained_model"], **args.classifier)
 
     if not args["output"] and len(records) > PRINTED:
-        log(f"the first {PRINTED} of {len(records)} images are embedded and printed; --output keeps those of all")
+        log(f"the first {PRINTED} of {len(records)} {records.noun}s are embedded and printed; --output keeps those of all")
         records = records.take(slice(PRINTED))
     skips = args["on_bad_image"] == "skip"
     if not skips:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         written = ""
         if outputs.paths:
             written = f", written: {', '.join(map(str, outputs.paths))}"
-        print(f"{len(table)} images, {table.width} numbers each{written}")
+        print(f"{len(table)} {records.noun}s, {table.width} numbers each{written}")
 
 
 if __name__ == "__main__":

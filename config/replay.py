@@ -9,6 +9,7 @@ from config.recipe import read_yaml_flags
 from core.console import log
 from core.errors import InputError
 from core.files import read_flags, run_folder
+from core.sources import is_weights_name
 from core.types import Words, plain
 
 DATA_FLAGS = ("data_dir", "train_list", "test_list")
@@ -50,7 +51,7 @@ def taken_over(values: dict[str, object], typed: frozenset[str]) -> dict[str, ob
     where what is typed differs from what the model was trained with.
     """
     source = values.get("pretrained_model")
-    if not source or source == "imagenet" or values.get("embeddings"):
+    if not source or is_weights_name(source) or values.get("embeddings"):
         return {}
     taken = _model_flags(source, values, typed)
     # Features are no list of images.
@@ -78,7 +79,7 @@ def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -
     names = [name for name in DATA_FLAGS if name in values]
     config = run_folder(source) / "config.json"
     # What is given to embed names its folder itself.
-    if values.get("input") or not config.is_file() or any(name in typed for name in names):
+    if values.get("input") or values.get("text") or not config.is_file() or any(name in typed for name in names):
         return {}
     taken = {}
     with contextlib.suppress(InputError):  # a stranger's config.json tells of no data

@@ -110,6 +110,11 @@ def registered(folder: str) -> dict[str, Registered]:
     return found
 
 
+def is_weights_name(source: object) -> bool:
+    """Whether a --pretrained_model is the name of weights that some backbone comes with, such as imagenet."""
+    return any(source in entry.facts.get("weights", ()) for entry in registered("models/backbones").values())
+
+
 def _literal_facts(decorator: ast.Call) -> dict[str, object]:
     """{name: value} of the facts that are literals; others matter only to whoever runs the definition."""
     facts = {}

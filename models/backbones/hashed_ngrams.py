@@ -9,11 +9,11 @@ from torch import nn
 
 from models.backbones._row import BACKBONES, Backbone, TextInput
 
-BUCKETS, WIDTH = 2**16, 192  # numbers that n-grams are hashed to; of each an embedding so wide
+BUCKETS, WIDTH = 2**15, 128  # numbers that n-grams are hashed to; of each an embedding so wide
 LENGTHS = (3, 4, 5)  # characters of an n-gram; a whole word is one as well
-MOST_TOKENS = 512  # of a text; about a hundred words
+MOST_TOKENS = 256  # of a text; about thirty words
 REMEMBERED = 100_000  # words of which a process keeps the numbers
-STAGES = (("embedding",), ("norm", "mix"))
+STAGES = (("embedding",),)
 
 
 @BACKBONES.register("HashedNgrams", modality="text", output="tokens", weights=())
@@ -23,22 +23,17 @@ def hashed_ngrams(name: str) -> Backbone:
 
 
 class HashedNgrams(nn.Module):
-    """Numbers of n-grams (B, N) to tokens (B, N, WIDTH): an embedding each, and a layer behind it."""
+    """Numbers of n-grams (B, N) to tokens (B, N, WIDTH), an embedding each. The rest is what pools them, and the head."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(BUCKETS, WIDTH)
         # At first what n-grams two texts share decides alone: random directions are nearly at right angles.
         nn.init.normal_(self.embedding.weight, std=WIDTH**-0.5)
-        self.norm = nn.LayerNorm(WIDTH)
-        self.mix = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
-        nn.init.zeros_(self.mix[2].weight)
-        nn.init.zeros_(self.mix[2].bias)
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
         # Padding takes any embedding: the pooling leaves it out.
-        tokens = self.embedding(numbers.clamp(min=0))
-        return tokens + self.mix(self.norm(tokens))
+        return self.embedding(numbers.clamp(min=0))
 
 
 class NgramTokenizer:
