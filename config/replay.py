@@ -9,7 +9,7 @@ from config.recipe import read_yaml_flags
 from core.console import log
 from core.errors import InputError
 from core.files import read_flags, run_folder
-from core.sources import is_weights_name
+from core.sources import is_weights_name, registered
 from core.types import Words, plain
 
 DATA_FLAGS = ("data_dir", "train_list", "test_list")
@@ -51,12 +51,37 @@ def taken_over(values: dict[str, object], typed: frozenset[str]) -> dict[str, ob
     where what is typed differs from what the model was trained with.
     """
     source = values.get("pretrained_model")
-    if not source or is_weights_name(source) or values.get("embeddings"):
+    if values.get("embeddings") or "model" not in values:
         return {}
+    if not source or is_weights_name(source):
+        return _row_flags(values, typed)
     taken = _model_flags(source, values, typed)
+    taken |= _row_flags({**values, **taken}, typed | taken.keys())
     # Features are no list of images.
     if not values.get("features"):
         taken |= _data_flags(source, values, typed)
+    return taken
+
+
+def _row_flags(values: dict[str, object], typed: frozenset[str]) -> dict[str, object]:
+    """What the weights published under the model's name were trained with, where the model is one that follows them.
+
+    Where the size is typed, nothing else of the geometry is known to fit it, but how images are resized.
+    """
+    model = values["model"]
+    row = registered("models/backbones").get(model)
+    if ":" not in model and (row is None or not row.facts.get("follows")):
+        return {}
+    # What a package says of its networks takes the package to ask.
+    from models.trained import settings_of_row
+
+    taken = settings_of_row(model)
+    if "image_shape" in typed:
+        taken.pop("resize_short_size", None)
+    taken = {name: value for name, value in taken.items() if name not in typed and value != values[name]}
+    if taken:
+        flags = " ".join(f"--{name}={plain(value)}" for name, value in taken.items())
+        log(f"{flags}, as {model} was trained")
     return taken
 
 
@@ -64,13 +89,13 @@ def _model_flags(source: str, values: dict[str, object], typed: frozenset[str]) 
     # What a weights file was trained with stands in the file itself, which takes torch to read.
     from models.trained import trained_settings
 
-    trained = trained_settings(source)
+    trained = trained_settings(source, values["model"])
     taken = {}
     for name, value in trained.items():
         if name not in typed:
             log(f"--{name}={plain(value)} taken from {source}")
             taken[name] = value
-        elif name in ("image_shape", "resize_short_size") and value != values[name]:
+        elif name in ("image_shape", "resize_short_size", "resize_filter") and value != values[name]:
             log(f"note: --{name}={plain(values[name])}, but {source} was trained with {plain(value)}")
     return taken
 

@@ -45,6 +45,16 @@ class Registry:
 
         return enter
 
+    def register_table(self, rows: dict[str, dict[str, object]], **facts: object) -> Callable:
+        """Decorate a function to enter it under each key of `rows`, whose values are facts beside those of all."""
+
+        def enter(registered):
+            for name, own in rows.items():
+                self.register(name, **{**facts, **own})(registered)
+            return registered
+
+        return enter
+
     def __getitem__(self, name: str) -> Any:
         return self._entry(name).registered
 

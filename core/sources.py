@@ -100,19 +100,30 @@ def registered(folder: str) -> dict[str, Registered]:
     found = {}
     for file in sorted((ROOT / folder).glob("*.py")):
         for node in tree_of(file).body:
+            home = f"{folder.replace('/', '.')}.{file.stem}:{getattr(node, 'name', '')}"
             for decorator in getattr(node, "decorator_list", []):
-                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith(".register"):
-                    facts = _literal_facts(decorator)
-                    home = f"{folder.replace('/', '.')}.{file.stem}:{node.name}"
-                    for argument in decorator.args:
-                        name = ast.literal_eval(argument)
-                        found[name] = Registered(name, facts, home)
+                for name, facts in _entered(decorator, file).items():
+                    found[name] = Registered(name, facts, home)
     return found
 
 
 def is_weights_name(source: object) -> bool:
     """Whether a --pretrained_model is the name of weights that some backbone comes with, such as imagenet."""
     return any(source in entry.facts.get("weights", ()) for entry in registered("models/backbones").values())
+
+
+def _entered(decorator: ast.expr, file: Path) -> dict[str, dict]:
+    """{name: facts} of what a decorator of a registry enters: its arguments, or the rows of a table of the file."""
+    if not isinstance(decorator, ast.Call):
+        return {}
+    verb = ast.unparse(decorator.func).rpartition(".")[2]
+    facts = _literal_facts(decorator)
+    if verb == "register":
+        return {ast.literal_eval(argument): facts for argument in decorator.args}
+    if verb == "register_table":
+        rows = ast.literal_eval(_table(file, ast.unparse(decorator.args[0])))
+        return {name: {**facts, **own} for name, own in rows.items()}
+    return {}
 
 
 def _literal_facts(decorator: ast.Call) -> dict[str, object]:
@@ -130,10 +141,15 @@ def _literal_facts(decorator: ast.Call) -> dict[str, object]:
 def table_keys(home: str) -> tuple[str, ...]:
     """The keys of a table {name: ...} that a module defines, home as "data.image.augmentations:AUGMENTATIONS"."""
     module, _, name = home.partition(":")
-    for node in tree_of(_file_of(module)).body:
+    return tuple(ast.literal_eval(key) for key in _table(_file_of(module), name).keys)
+
+
+def _table(file: Path, name: str) -> ast.Dict:
+    """The table {...} that a file calls `name`. Raises LookupError where there is none."""
+    for node in tree_of(file).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name and isinstance(node.value, ast.Dict):
-            return tuple(ast.literal_eval(key) for key in node.value.keys)
-    raise LookupError(f"{module} has no table {name}")
+            return node.value
+    raise LookupError(f"{file} has no table {name}")
 
 
 def _definition(home: str) -> tuple[Path, ast.FunctionDef | ast.ClassDef]:

@@ -47,6 +47,10 @@ class InputSettings(Protocol):
     def resize_short_size(self) -> int:
         """The short side that a centre crop is cut from; 0 is the crop's longer side."""
 
+    @property
+    def resize_filter(self) -> str:
+        """How images come to it, one of data.image.resize.FILTERS."""
+
 
 def open_train_loader(
     records: Records,
@@ -81,7 +85,9 @@ def open_train_loader(
         modality = TextModality(model_settings.open_tokenizer())
     else:
         height, width = model_settings.image_shape[1:]
-        transform = TrainTransform(height, width, model_settings.resize_short_size, augment, crop_scale)
+        transform = TrainTransform(
+            height, width, model_settings.resize_short_size, augment, crop_scale, model_settings.resize_filter
+        )
         decoder = choose_decoder(decode, cache_kind)
         if "crop" not in augment:
             decoder = "exact"  # only a crop can do with a coarser image
@@ -117,7 +123,9 @@ def open_test_loader(
         modality = TextModality(model_settings.open_tokenizer())
     else:
         height, width = model_settings.image_shape[1:]
-        modality = ImageModality(TestTransform(height, width, model_settings.resize_short_size))
+        modality = ImageModality(
+            TestTransform(height, width, model_settings.resize_short_size, model_settings.resize_filter)
+        )
     return open_loader(
         records,
         modality,

@@ -23,9 +23,13 @@ def fingerprint(model: Embedder, settings: ModelSettings) -> dict:
     if model.modality == "text":
         tokenizer = settings.open_tokenizer().fingerprint
         return {**model.facts, "weights": digest.hexdigest(), "tokenizer": tokenizer}
-    return {
+    facts = {
         **model.facts,
         "weights": digest.hexdigest(),
         "image_shape": list(settings.image_shape),
         "resize_short_size": settings.resize_short_size,
     }
+    # Files from before there were others are of this one.
+    if settings.resize_filter != "area":
+        facts["resize_filter"] = settings.resize_filter
+    return facts

@@ -8,7 +8,7 @@ import torch
 
 import distributed
 from core.console import log
-from core.errors import InputError
+from core.errors import InputError, first_line
 from core.types import ChainOf, Count, Shape, Width
 from distributed.sync_batchnorm import synchronise
 from models.backbones import BACKBONES
@@ -17,7 +17,7 @@ from models.embedder import Embedder
 from models.trained import trained_settings
 from models.weights import is_published, load_pretrained, refuse_untrained
 
-MODEL_FLAGS = ("model", "image_shape", "resize_short_size", "embedding_size", "pooling", "head")
+MODEL_FLAGS = ("model", "image_shape", "resize_short_size", "resize_filter", "embedding_size", "pooling", "head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,20 +25,25 @@ class ModelSettings:
     """What a network is, the images it takes, and where its first weights come from.
 
     Options:
-        model: one of {models/backbones}
+        model: a backbone of those that --list_models prints, such as ResNet50; or timm:NAME, hf:NAME or hf:FOLDER,
+            clip:NAME/WEIGHTS
         image_shape: input as 3,height,width in pixels
         resize_short_size: short side before the test crop; 0: the crop size
+        resize_filter: how test images come to it: one of area, bilinear, bicubic
         embedding_size: width of the last layer of the head; 0: the pooled feature itself
-        pooling: one of avg, max, gem, avg+max; of texts also cls, the first token
+        pooling: of maps or patch tokens one of avg, max, gem, avg+max, attention; of tokens also cls, mean; trained: by
+            the layer or norm that the weights have for it
         head: layers behind the pooled feature, of {models/heads}, as linear:512,unit_linear
-        pretrained_model: a run folder, a weights file, or imagenet; empty: random weights
+        pretrained_model: a run folder, a weights file, a folder of HuggingFace, or published weights by name: imagenet,
+            or published for those that belong to the model's name; empty: random weights
     """
 
     model: str = "ResNet50"
     image_shape: Shape = (3, 224, 224)
     resize_short_size: Count = 0
+    resize_filter: Literal["area", "bilinear", "bicubic"] = "area"
     embedding_size: Width = 0
-    pooling: Literal["avg", "max", "gem", "avg+max", "cls"] = "avg"
+    pooling: Literal["avg", "max", "gem", "avg+max", "cls", "mean", "attention", "trained"] = "avg"
     head: Annotated[str, ChainOf("models/heads")] = "linear"
     pretrained_model: str | None = None
 
@@ -108,9 +113,8 @@ def open_model(settings: ModelSettings) -> Embedder:
     Raises InputError as build_model does, and where nobody has trained its embedding layer.
     """
     model = _with_weights(settings, settings.pretrained_model, is_final=True)
-    if is_published(settings.pretrained_model):
-        whose = "ImageNet's" if settings.pretrained_model == "imagenet" else "the published"
-        refuse_untrained(model, list(model.state_dict()), f"{whose} weights have none")
+    if is_published(settings.pretrained_model, settings.model):
+        refuse_untrained(model, list(model.state_dict()), "published weights have none")
     if not settings.pretrained_model:
         log("note: the weights are random, since there is no --pretrained_model")
     check_forward(model, settings.image_shape, images=1, training=False)
@@ -119,7 +123,7 @@ def open_model(settings: ModelSettings) -> Embedder:
 
 def _with_weights(settings: ModelSettings, source: str | None, is_final: bool, **frozen: bool | int) -> Embedder:
     """An Embedder with the weights of `source`; says what of them was not used and what starts afresh."""
-    published = source if is_published(source) else None
+    published = source if is_published(source, settings.model) else None
     model = Embedder(
         settings.model, settings.embedding_size, settings.pooling, settings.head, weights=published, **frozen
     )
@@ -159,13 +163,13 @@ def check_forward(model: Embedder, image_shape: tuple[int, int, int], images: in
         with torch.no_grad(), torch.random.fork_rng(devices=[]), statistics_left_alone(model):
             # Not by a call, which would compile a network that is to be compiled.
             model.forward(example_input(model.modality, image_shape, images))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, AssertionError) as error:
         verb = "train on" if training else "embed"
         size = ""
         if model.modality == "image":
             size = f" of {height}x{width} pixels"
         raise InputError(
-            f"{model.facts['model']} cannot {verb} {images} at a time{size}: {str(error).splitlines()[0]}"
+            f"{model.facts['model']} cannot {verb} {images} at a time{size}: {first_line(error)}"
         ) from None
     finally:
         model.train(mode_before)

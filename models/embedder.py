@@ -7,18 +7,18 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import InputError, unknown
-from core.items import NOUNS
-from models.backbones import BACKBONES
+from models.backbones import BACKBONES, Wrapped, source_of, submodules_or_parameters
 from models.heads import HEADS, build_head, longer_head
-from models.pooling import POOLINGS, Pooling, TokenPooling
+from models.pooling import TextPooling, build_pooling
 
 
 class Embedder(nn.Module):
-    """Images, or texts, to embeddings, not normalised: the losses and the retrieval normalise where their formulas say so.
+    """Images, or texts, to embeddings, not normalised: losses and retrieval normalise where their formulas say so.
 
     model: a name of BACKBONES.
     embedding_size: 0 for the pooled feature itself, else the width of the last layer behind it.
-    pooling: one of POOLINGS; a backbone that gives a vector has nothing to pool, and takes "avg" only.
+    pooling: one of POOLINGS; a backbone that gives a vector has nothing to pool, and takes "avg" only; `trained` is
+    that of its weights, where these have a layer or a norm for it.
     head: the layers behind it (models/heads): without a width `linear` is none, and others are as wide as their input.
     weights: a name of pre-trained weights that the backbone has, such as imagenet; None for random ones.
     freeze_bn: keep every BatchNorm at its stored statistics, weight and bias.
@@ -41,16 +41,9 @@ class Embedder(nn.Module):
     ) -> None:
         super().__init__()
         row = BACKBONES[model](model)
-        if pooling not in POOLINGS:
-            raise unknown("pooling", pooling, POOLINGS)
+        modality = BACKBONES.fact(model, "modality")
         output = BACKBONES.fact(model, "output")
-        gives_vector = output == "vector"
-        if gives_vector and pooling != "avg":
-            noun = NOUNS[BACKBONES.fact(model, "modality")]
-            article = "an" if noun == "image" else "a"
-            raise InputError(f"pooling is {pooling}, but {model} gives one vector {article} {noun}, which is not pooled")
-        if pooling == "cls" and output != "tokens":
-            raise InputError(f"pooling is cls, but {model} gives no tokens, of which the first could be taken")
+        pools = build_pooling(pooling, output, model, row.prefix_tokens, row.gem_power, row.width, modality)
         if embedding_size < 0:
             raise InputError(f"embedding_size is {embedding_size}; it is 0 (the pooled feature) or a width")
         if not 0 <= freeze_stages <= len(row.stages):
@@ -62,30 +55,43 @@ class Embedder(nn.Module):
         # Files from before there were others are of this one.
         if head != "linear":
             self.facts["head"] = head
+        # Whose name says it all is not asked again; what a package says today it may say otherwise tomorrow.
+        if source_of(model) is not None and modality == "image":
+            self.facts["pixels"] = {"mean": list(row.preprocess.mean), "std": list(row.preprocess.std)}
         self.embedding_size = embedding_size or row.width
         self.takes_features = False
         self.backbone = row.build(weights)
-        self.pooling = _build_pooling(output, pooling)
+        if isinstance(self.backbone, Wrapped):
+            self.backbone.pool_as_trained(pooling == "trained")
+        elif pooling == "trained":
+            raise InputError(
+                f"pooling is trained, but {model} has no layer of its own that pools; its own is {row.pooling}"
+            )
+        self.pooling = pools
         # The first layer and those behind it: a longer network has the weights of a shorter one under the same names.
         layers = build_head(head, row.width, embedding_size) or [nn.Identity()]
         self.head = layers[0]
         self.behind = nn.Sequential(*layers[1:])
-        self.modality = BACKBONES.fact(model, "modality")
-        if self.modality == "image":
+        self.modality = modality
+        if modality == "image":
             # For pixels of 0 to 255. Not among the weights: they belong to the backbone's name.
             self.register_buffer("mean", 255 * torch.tensor(row.preprocess.mean).view(3, 1, 1), persistent=False)
             self.register_buffer("std", 255 * torch.tensor(row.preprocess.std).view(3, 1, 1), persistent=False)
 
-        self.frozen = [self.backbone.get_submodule(name) for stage in row.stages[:freeze_stages] for name in stage]
+        frozen = [
+            part for stage in row.stages[:freeze_stages] for part in submodules_or_parameters(self.backbone, stage)
+        ]
         if freeze_bn:
-            self.frozen += [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
-        for module in self.frozen:
-            module.requires_grad_(False)
+            frozen += [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
+        for part in frozen:
+            part.requires_grad_(False)
+        self.frozen = [part for part in frozen if isinstance(part, nn.Module)]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """uint8 images (B, 3, H, W), RGB, or what else the backbone takes -> embeddings (B, embedding_size).
 
-        inputs: of texts (B, N) int64 numbers of tokens, below 0 for padding; of sounds (B, samples) float32. Behind `take_features` the last layer's input in their place.
+        inputs: of texts (B, N) int64 numbers of tokens, below 0 for padding. Behind `take_features` the last layer's
+        input in their place.
         """
         if self.takes_features:
             return self.last_layer(inputs)
@@ -94,7 +100,7 @@ class Embedder(nn.Module):
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs as `forward` takes them -> what the last layer takes; without a layer that is the embedding."""
         outputs = self.backbone(self.prepare(inputs))
-        if isinstance(self.pooling, TokenPooling):
+        if isinstance(self.pooling, TextPooling):
             features = self.pooling(outputs, inputs >= 0)
         else:
             features = self.pooling(outputs)
@@ -139,12 +145,3 @@ class Embedder(nn.Module):
         for module in self.frozen:
             module.eval()
         return self
-
-
-def _build_pooling(output: str, kind: str) -> nn.Module:
-    """What makes one vector of what a backbone gives, one of its OUTPUTS."""
-    if output == "vector":
-        return nn.Identity()
-    if output == "tokens":
-        return TokenPooling(kind)
-    return Pooling(kind)

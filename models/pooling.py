@@ -1,22 +1,31 @@
-"""Feature maps to one vector an image, tokens to one vector a text."""
+"""What a backbone gives, feature maps or tokens, to one vector an image or a text."""
 
 import torch
 from torch import nn
 
-POOLINGS = ("avg", "max", "gem", "avg+max", "cls")
+from core.errors import InputError, unknown
+
+POOLINGS = ("avg", "max", "gem", "avg+max", "cls", "mean", "attention", "trained")
+OF_TOKENS = ("cls", "mean")
+ONE = {"image": "an image", "text": "a text"}
 
 
 class Pooling(nn.Module):
-    """Feature maps (B, C, h, w) to (B, C): mean, maximum, their sum, or generalised mean (arXiv 1711.02512 eq. 3).
+    """Feature maps (B, C, h, w) to (B, C): mean, maximum, their sum, generalised mean (arXiv 1711.02512 eq. 3), or a
+    mean by learned weights.
 
-    kind: one of POOLINGS.
+    kind: one of POOLINGS that maps have. power: where the exponent of gem starts. width: C, which attention has to
+    know.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, power: float = 3.0, width: int = 0) -> None:
         super().__init__()
         self.kind = kind
         if kind == "gem":
-            self.p = nn.Parameter(torch.tensor(3.0))
+            self.p = nn.Parameter(torch.tensor(power))
+        if kind == "attention":
+            # Begins as the mean.
+            self.query = nn.Parameter(torch.zeros(width))
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         if self.kind == "gem":
@@ -25,6 +34,10 @@ class Pooling(nn.Module):
             return maps.mean(dim=(2, 3))
         if self.kind == "max":
             return maps.amax(dim=(2, 3))
+        if self.kind == "attention":
+            places = maps.flatten(2)
+            weights = _attention(places.transpose(1, 2), self.query)
+            return (places * weights.unsqueeze(1)).sum(2)
         return maps.mean(dim=(2, 3)) + maps.amax(dim=(2, 3))
 
     def _generalised_mean(self, maps: torch.Tensor) -> torch.Tensor:
@@ -35,16 +48,56 @@ class Pooling(nn.Module):
 
 
 class TokenPooling(nn.Module):
-    """Tokens (B, N, C) to (B, C): as Pooling does it, over those that are no padding; or `cls`, the first one.
+    """Tokens (B, N, C) to (B, C): the first one (cls), or as Pooling does it over all but the first `prefix_tokens`.
 
-    kind: one of POOLINGS.
+    kind: one of POOLINGS that tokens have; mean is avg. prefix_tokens: the class token and registers, which are no part
+    of the image. power, width: as Pooling has them.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, prefix_tokens: int = 0, power: float = 3.0, width: int = 0) -> None:
+        super().__init__()
+        self.kind = kind
+        self.prefix_tokens = prefix_tokens
+        if kind == "gem":
+            self.p = nn.Parameter(torch.tensor(power))
+        if kind == "attention":
+            self.query = nn.Parameter(torch.zeros(width))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.kind == "cls":
+            return tokens[:, 0]
+        patches = tokens[:, self.prefix_tokens :]
+        if self.kind == "gem":
+            return self._generalised_mean(patches)
+        if self.kind == "max":
+            return patches.amax(1)
+        if self.kind == "attention":
+            return (patches * _attention(patches, self.query).unsqueeze(2)).sum(1)
+        if self.kind == "avg+max":
+            return patches.mean(1) + patches.amax(1)
+        return patches.mean(1)
+
+    def _generalised_mean(self, patches: torch.Tensor) -> torch.Tensor:
+        # As in Pooling: not in a half type.
+        with torch.autocast(patches.device.type, enabled=False):
+            powers = patches.float().clamp(min=1e-6) ** self.p
+            return powers.mean(1) ** (1 / self.p)
+
+
+class TextPooling(nn.Module):
+    """Tokens (B, N, C) of texts to (B, C): the first one (cls), or as TokenPooling does it over all that are no padding,
+    the marks of a text's beginning and end among them.
+
+    kind: one of POOLINGS that tokens have; mean is avg. power, width: as Pooling has them.
+    """
+
+    def __init__(self, kind: str, power: float = 3.0, width: int = 0) -> None:
         super().__init__()
         self.kind = kind
         if kind == "gem":
-            self.p = nn.Parameter(torch.tensor(3.0))
+            self.p = nn.Parameter(torch.tensor(power))
+        if kind == "attention":
+            self.query = nn.Parameter(torch.zeros(width))
 
     def forward(self, tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         """is_token: (B, N) bool, True for one at least of each row."""
@@ -52,11 +105,15 @@ class TokenPooling(nn.Module):
             return tokens[:, 0]
         if self.kind == "gem":
             return self._generalised_mean(tokens, is_token)
-        if self.kind == "avg":
-            return _mean(tokens, is_token)
         if self.kind == "max":
             return _maximum(tokens, is_token)
-        return _mean(tokens, is_token) + _maximum(tokens, is_token)
+        if self.kind == "attention":
+            scores = tokens @ self.query / tokens.shape[-1] ** 0.5
+            weights = scores.masked_fill(~is_token, -torch.inf).softmax(1)
+            return (tokens * weights.unsqueeze(2)).sum(1)
+        if self.kind == "avg+max":
+            return _mean(tokens, is_token) + _maximum(tokens, is_token)
+        return _mean(tokens, is_token)
 
     def _generalised_mean(self, tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         # As in Pooling: not in a half type.
@@ -66,9 +123,49 @@ class TokenPooling(nn.Module):
 
 
 def _mean(tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
-    weights = is_token.unsqueeze(-1).to(tokens.dtype)
+    weights = is_token.unsqueeze(2).to(tokens.dtype)
     return (tokens * weights).sum(1) / weights.sum(1)
 
 
 def _maximum(tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
-    return tokens.masked_fill(~is_token.unsqueeze(-1), -torch.inf).amax(1)
+    return tokens.masked_fill(~is_token.unsqueeze(2), -torch.inf).amax(1)
+
+
+def _attention(tokens: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """Tokens (B, N, C) and a learned query (C,) to weights (B, N) that sum to 1."""
+    return (tokens @ query / tokens.shape[-1] ** 0.5).softmax(1)
+
+
+def build_pooling(
+    kind: str,
+    output: str,
+    model: str,
+    prefix_tokens: int = 0,
+    power: float = 3.0,
+    width: int = 0,
+    modality: str = "image",
+) -> nn.Module:
+    """What makes one vector of what a backbone gives.
+
+    kind: one of POOLINGS; output: one of the backbones' OUTPUTS; model: a backbone's name, for sentences.
+    prefix_tokens, power, width: as TokenPooling has them; modality: of the backbone. `trained` is no layer here: the backbone pools itself.
+    Raises InputError for an unknown kind, and for one that does not fit the output.
+    """
+    if kind not in POOLINGS:
+        raise unknown("pooling", kind, POOLINGS)
+    if kind == "trained":
+        return nn.Identity()
+    if output == "vector":
+        if kind != "avg":
+            raise InputError(f"pooling is {kind}, but {model} gives one vector {ONE[modality]}, which is not pooled")
+        return nn.Identity()
+    if output == "tokens":
+        if kind == "cls" and not prefix_tokens:
+            rest = "its patches" if modality == "image" else "all tokens"
+            raise InputError(f"pooling is cls, but {model} has no class token; avg, max, gem and attention take {rest}")
+        if modality == "text":
+            return TextPooling(kind, power, width)
+        return TokenPooling(kind, prefix_tokens, power, width)
+    if kind in OF_TOKENS:
+        raise InputError(f"pooling is {kind}, which is of tokens, but {model} gives feature maps; avg is their mean")
+    return Pooling(kind, power, width)

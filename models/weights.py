@@ -1,38 +1,57 @@
 """Hand-over: the weights of a run, a checkpoint or a plain state-dict file into an Embedder, with every gap named."""
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from core.errors import InputError
 from core.files import first_line
-from models.backbones import BACKBONES
+from models.backbones import BACKBONES, PUBLISHED, source_of
 from models.embedder import Embedder
+from models.plain_weights import (
+    COUNTERS,
+    State,
+    converted,
+    flat_tensors,
+    inner_of,
+    no_weights,
+    read_weights,
+    tensors_of,
+    weights_of,
+    whole_prefixes,
+)
 
-COUNTERS = "num_batches_tracked"  # absent from files older than torch 0.4.1, and read by nothing here
 CARD_KEY = "model_card"  # of a safetensors file's metadata: the flags of the network that the file is of, as JSON
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+EXPORTED = ("model.safetensors", "pytorch_model.bin")
 SHOWN_NAMES = 3
 MOST_NAMES = 12
 
-State = dict[str, torch.Tensor]
 
+def is_published(source: str | Path | None, model: str | None = None) -> bool:
+    """Whether a --pretrained_model is a name of weights, such as imagenet, and no file.
 
-def is_published(source: str | Path | None) -> bool:
-    """Whether a --pretrained_model is a name of weights that some backbone has, such as imagenet, and no file."""
-    return any(source in BACKBONES.fact(model, "weights") for model in BACKBONES)
+    model: of which backbone; None: of any that has a row. Where a file or a folder is called so, it is meant.
+    """
+    if source == PUBLISHED or any(source in BACKBONES.fact(name, "weights") for name in BACKBONES):
+        return True
+    if model is None or source_of(model) is None or not source or Path(source).exists():
+        return False
+    return source in BACKBONES.fact(model, "weights")
 
 
 def weights_file(source: str | Path, flag: str = "pretrained_model") -> Path:
-    """The file behind --pretrained_model: `source` itself, or last.pt of a run folder. Raises InputError."""
+    """The file behind --pretrained_model: `source` itself, or that of a folder. Raises InputError.
+
+    Of a run's folder last.pt; of one that was written for others, by us or HuggingFace's packages, its weights.
+    """
     path = Path(source)
     file = path / "last.pt" if path.is_dir() else path
+    if path.is_dir() and not file.is_file() and flag == "pretrained_model":
+        file = next((path / name for name in EXPORTED if (path / name).is_file()), file)
     if not file.is_file():
         if flag == "pretrained_model":
             kinds = "a run folder, a weights file or 'imagenet'"
@@ -42,36 +61,23 @@ def weights_file(source: str | Path, flag: str = "pretrained_model") -> Path:
     return file
 
 
-def read_weights(file: str | Path, mapped: bool = False) -> dict[str, Any]:
-    """Load plain tensors and dicts only, so a stranger's file executes nothing. Raises InputError if it is not that.
+def is_of_transformers(folder: str | Path) -> bool:
+    """Whether HuggingFace's transformers wrote a folder."""
+    return "model_type" in _config_of(folder)
 
-    mapped: the tensors stay on the disk until they are read, for who wants to know what else is in the file.
-    """
+
+def is_of_timm(folder: str | Path) -> bool:
+    """Whether timm wrote a folder for the hub."""
+    return "pretrained_cfg" in _config_of(folder)
+
+
+def _config_of(folder: str | Path) -> dict[str, Any]:
+    """The entries of a folder's config.json; none where there is none that can be read."""
     try:
-        if Path(file).suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # a stranger's file, in which anything may be wrong
-        raise _no_weights(file, _why_not(error)) from None
-    if not isinstance(state, dict):
-        raise _no_weights(file, f"it holds a {type(state).__name__}")
-    return state
-
-
-def _no_weights(file: str | Path, why: str) -> InputError:
-    return InputError(f"{str(file)!r} is not a file of plain weights: {why}")
-
-
-def _why_not(error: Exception) -> str:
-    """What torch says of a file that it does not load, on one line and without colours."""
-    text = COLOUR.sub("", str(error))
-    refused = re.search(r"(?:GLOBAL|global) `?([\w.]+)`? (?:was not an allowed|not allowed)", text)
-    advice = "which only running its code would open; save the model's state_dict() alone"
-    if refused:
-        return f"it holds a pickled {refused[1]}, {advice}"
-    if "Unsupported" in text or "WeightsUnpickler" in text:
-        return f"it holds pickled objects, {advice}"
-    return first_line(COLOUR.sub("", first_line(error)))
+        content = json.loads(Path(folder, "config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_card(source: str | Path) -> dict[str, Any]:
@@ -95,7 +101,7 @@ def read_card(source: str | Path) -> dict[str, Any]:
         card |= state["facts"]
     if card:
         return card
-    return _card_of_tensors(_tensors(state))
+    return _card_of_tensors(tensors_of(state))
 
 
 def _read_safetensors_card(file: Path) -> dict[str, Any]:
@@ -109,7 +115,7 @@ def _read_safetensors_card(file: Path) -> dict[str, Any]:
                 return {"embedding_size": opened.get_slice("head.weight").get_shape()[0]}
             return {}
     except Exception as error:  # a stranger's file, in which anything may be wrong
-        raise _no_weights(file, first_line(error)) from None
+        raise no_weights(file, first_line(error)) from None
 
 
 def _card_of_tensors(tensors: State) -> dict[str, Any]:
@@ -140,14 +146,14 @@ def load_pretrained(embedder: Embedder, source: str | Path, is_final: bool = Fal
         _refuse_other_model(embedder, content, file)
         notes = _other_facts(embedder.facts, content["facts"], file, is_final)
         unused += [f"loss.{name}" for name in content["loss"]]
-        state = _tensors(content["model"])
+        state = tensors_of(content["model"])
     else:
         if file.suffix == ".safetensors":
             card = _read_safetensors_card(file)
         else:
-            card = _card_of_tensors(_tensors(content))
+            card = _card_of_tensors(tensors_of(content))
         notes = _other_facts(embedder.facts, card, file, is_final)
-        state, prefix = _under_our_names(embedder, _flat(content), file)
+        state, prefix = _under_our_names(embedder, flat_tensors(content), file)
         if prefix not in ("", "module"):
             notes.append(f"its weights stand under {prefix!r}")
 
@@ -161,7 +167,7 @@ def load_pretrained(embedder: Embedder, source: str | Path, is_final: bool = Fal
     try:
         embedder.load_state_dict(fitting, strict=False)
     except RuntimeError as error:  # tensors of a kind that cannot be copied
-        raise _no_weights(file, str(error).splitlines()[-1]) from None
+        raise no_weights(file, str(error).splitlines()[-1]) from None
 
     unused += [name for name in state if name not in fitting]
     if unused:
@@ -187,6 +193,11 @@ def _other_facts(ours: dict[str, Any], theirs: dict[str, Any], file: Path, is_fi
     notes = []
     # Facts of ours that name no head are of this one; a plain state dict shows its width alone.
     ours = {"head": "linear", **ours}
+    if "pixels" in theirs and theirs["pixels"] != ours.get("pixels", theirs["pixels"]):
+        raise InputError(
+            f"{str(file)!r} was trained on pixels less {_of_pixels(theirs)}, but {ours['model']} takes "
+            f"{_of_pixels(ours)} now: its package, or its folder, says otherwise than it did"
+        )
     if "pooling" in theirs:
         theirs = {"head": "linear", **theirs}
     for name in ("pooling", "embedding_size", "head"):
@@ -198,6 +209,12 @@ def _other_facts(ours: dict[str, Any], theirs: dict[str, Any], file: Path, is_fi
     return notes
 
 
+def _of_pixels(facts: dict[str, Any]) -> str:
+    """A network's mean and deviation of pixels, in words."""
+    pixels = facts["pixels"]
+    return f"{pixels['mean']} over {pixels['std']}"
+
+
 def _refuse_gaps_in_backbone(embedder: Embedder, absent: list[str], state: State, file: Path) -> None:
     """Raise InputError where a weight of the backbone is among the `absent`: the file is of another network."""
     gaps = [name for name in absent if name.startswith("backbone.")]
@@ -207,7 +224,7 @@ def _refuse_gaps_in_backbone(embedder: Embedder, absent: list[str], state: State
     if first in state:
         got = f"got {tuple(state[first].shape)}"
     else:
-        got = f"got nothing; {_what_is_there(state)}"
+        got = f"got nothing; {_what_is_there(embedder, state)}"
     expected = tuple(embedder.state_dict()[first].shape)
     raise InputError(
         f"{str(file)!r} does not hold a {embedder.facts['model']}: {len(gaps)} of its weights do not fit, first "
@@ -215,9 +232,10 @@ def _refuse_gaps_in_backbone(embedder: Embedder, absent: list[str], state: State
     )
 
 
-def _what_is_there(state: State) -> str:
+def _what_is_there(embedder: Embedder, state: State) -> str:
     """What names a file has, for whoever wonders why none of them fits."""
-    names = [name.removeprefix("backbone.") for name in state]
+    inner = inner_of(embedder.backbone)
+    names = [name.removeprefix("backbone.").removeprefix(inner) for name in state]
     if not names:
         return "there is no tensor in it"
     text = f"there are {', '.join(repr(name) for name in names[:SHOWN_NAMES])}"
@@ -242,40 +260,31 @@ def _listed(names: list[str]) -> str:
     return text
 
 
-def _tensors(state: dict[str, Any]) -> State:
-    return {name: value for name, value in state.items() if isinstance(name, str) and torch.is_tensor(value)}
-
-
-def _flat(state: dict[str, Any], prefix: str = "") -> State:
-    """All tensors of a dict and of the dicts in it, {dotted name: tensor}."""
-    tensors = {}
-    for name, value in state.items():
-        if torch.is_tensor(value):
-            tensors[f"{prefix}{name}"] = value
-        elif isinstance(value, dict):
-            tensors |= _flat(value, f"{prefix}{name}.")
-    return tensors
-
-
 def _under_our_names(embedder: Embedder, state: State, file: Path) -> tuple[State, str]:
     """The tensors of a foreign file under the names they have here, and the prefix they had there, without its dot.
 
     Raises InputError where several networks in the file would fit equally well.
     """
+    within = f"backbone.{inner_of(embedder.backbone)}"
     prefix = _prefix_of_backbone(embedder, state, file)
+    if prefix is None or not _has_shapes(embedder, state, prefix):
+        as_others = converted(embedder.backbone, state)
+        if as_others is not None:
+            tensors, prefix = as_others
+            return {within + name: value for name, value in tensors.items()}, prefix.rstrip(".")
     if prefix is None:
         # No network of these names is there as a whole; what fits is named as it seems meant, for the sentence to come.
         renamed = {name.removeprefix("module."): value for name, value in state.items()}
         if not _is_ours(renamed):
-            renamed = {f"backbone.{name}": value for name, value in renamed.items()}
+            renamed = {within + name: value for name, value in renamed.items()}
         return renamed, ""
 
     # A network of ours has its head and pooling beside the backbone: they are known by what stands before all three.
-    if prefix.endswith("backbone."):
-        prefix = prefix.removesuffix("backbone.")
+    if prefix.endswith(within):
+        prefix = prefix.removesuffix(within)
         added = ""
     else:
-        added = "backbone."
+        added = within
     renamed = {}
     for name, value in state.items():
         if name.startswith(prefix):
@@ -289,10 +298,7 @@ def _under_our_names(embedder: Embedder, state: State, file: Path) -> tuple[Stat
 
 def _prefix_of_backbone(embedder: Embedder, state: State, file: Path) -> str | None:
     """What stands before the backbone's names in `state`, "" if nothing; None where they are not all there."""
-    backbone = [name for name in embedder.backbone.state_dict() if not name.endswith(COUNTERS)]
-    first = backbone[0]
-    prefixes = {name.removesuffix(first) for name in state if f".{name}".endswith(f".{first}")}
-    whole = [prefix for prefix in sorted(prefixes) if all(f"{prefix}{name}" in state for name in backbone)]
+    whole = whole_prefixes(embedder.backbone, state)
     if len(whole) > 1:
         networks = ", ".join(repr(prefix.rstrip(".")) for prefix in whole)
         raise InputError(
@@ -302,3 +308,7 @@ def _prefix_of_backbone(embedder: Embedder, state: State, file: Path) -> str | N
     if not whole:
         return None
     return whole[0]
+
+
+def _has_shapes(embedder: Embedder, state: State, prefix: str) -> bool:
+    return all(state[prefix + name].shape == value.shape for name, value in weights_of(embedder.backbone).items())

@@ -3,6 +3,19 @@
 import cv2
 import numpy as np
 
+PILLOW = {"bilinear": 2, "bicubic": 3}  # its numbers of filters
+FILTERS = ("area", *PILLOW)
+
+
+def resize_by(resize_filter: str, image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize (H, W, 3) uint8 by one of FILTERS: area is `resize`, others are Pillow's, which widen as it shrinks, and
+    with which torchvision, timm and others test their weights."""
+    if resize_filter == "area":
+        return resize(image, width, height)
+    from PIL import Image  # only for weights of these
+
+    return np.asarray(Image.fromarray(image).resize((width, height), PILLOW[resize_filter]))
+
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """Resize (H, W, 3) uint8: area-averaged when it shrinks, so that nothing aliases, else bicubic."""

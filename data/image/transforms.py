@@ -9,17 +9,21 @@ import torch
 from core.errors import InputError
 from data.image.augmentations import augmentation_functions
 from data.image.decode import Crop, EncodedJpeg, resized_crop
-from data.image.resize import resize
+from data.image.resize import resize_by
 
 LONGEST = 16  # times the crop's own ratio of sides that an image may have before its ends are cut off
 
 
 class TestTransform:
-    """Short side to `short_side` pixels (0: the crop's longer side), then the centre crop of `height` x `width`."""
+    """Short side to `short_side` pixels (0: the crop's longer side), then the centre crop of `height` x `width`.
 
-    def __init__(self, height: int, width: int, short_side: int = 0):
+    resize_filter: one of data.image.resize.FILTERS.
+    """
+
+    def __init__(self, height: int, width: int, short_side: int = 0, resize_filter: str = "area"):
         self.height = height
         self.width = width
+        self.resize_filter = resize_filter
         self.short_side = short_side or max(height, width)
         if self.short_side < max(height, width):
             raise InputError(
@@ -33,7 +37,7 @@ class TestTransform:
         scale = self.short_side / min(image.shape[:2])
         width = max(self.width, round(image.shape[1] * scale))
         height = max(self.height, round(image.shape[0] * scale))
-        image = resize(image, width, height)
+        image = resize_by(self.resize_filter, image, width, height)
         left = (width - self.width) // 2
         top = (height - self.height) // 2
         image = image[top : top + self.height, left : left + self.width]
@@ -52,16 +56,23 @@ class TrainTransform:
     """The named augmentations, drawn from torch's default generator; without "crop" the test geometry comes first.
 
     augment: names of AUGMENTATIONS. crop_scale: least and largest share of the image's area that a crop has.
+    resize_filter: of the test geometry.
     """
 
     def __init__(
-        self, height: int, width: int, short_side: int, augment: Collection[str], crop_scale: tuple[float, float]
+        self,
+        height: int,
+        width: int,
+        short_side: int,
+        augment: Collection[str],
+        crop_scale: tuple[float, float],
+        resize_filter: str = "area",
     ):
         self.height = height
         self.width = width
         self.crop_scale = crop_scale
         self.draws_crop = "crop" in augment
-        self.centre_crop = TestTransform(height, width, short_side)
+        self.centre_crop = TestTransform(height, width, short_side, resize_filter)
         self.augmentations = augmentation_functions(augment)
 
     def __call__(self, image: np.ndarray | EncodedJpeg) -> torch.Tensor:

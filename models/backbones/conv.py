@@ -11,7 +11,17 @@ MNIST = ImageInput(mean=(0.1307,) * 3, std=(0.3081,) * 3, size=SIDE)
 STAGES = (("convnet.0", "convnet.1"), ("convnet.3", "convnet.4"), ("fc",))
 
 
-@BACKBONES.register("ConvBackbone", modality="image", output="vector", weights=())
+@BACKBONES.register(
+    "ConvBackbone",
+    modality="image",
+    output="vector",
+    weights=(),
+    width=2,
+    size=28,
+    parameters=380_806,
+    licence="that of this repository",
+    origin="none",
+)
 def conv_backbone(name: str) -> Backbone:
     """Two convolutions and three linear layers, from a digit to a point of the plane."""
     return Backbone(lambda weights: ConvBackbone(), 2, STAGES, MNIST)

