@@ -1,7 +1,7 @@
 """From a list to batches for the device: what training and tests load, by worker processes."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, Literal, Protocol
 
@@ -17,6 +17,7 @@ from data.dataset import RecordDataset
 from data.image.decode import choose_decoder
 from data.image.modality import ImageModality
 from data.image.transforms import TestTransform, TrainTransform
+from data.mixed import InOrderByModality, MixedModality
 from data.modality import Modality, refuse_other_modality
 from data.records import Records
 from data.samplers import BatchSampler, InOrder, RankBatches, Sample
@@ -50,6 +51,14 @@ class InputSettings(Protocol):
     @property
     def resize_filter(self) -> str:
         """How images come to it, one of data.image.resize.FILTERS."""
+
+
+class TowersSettings(Protocol):
+    """As InputSettings of each modality that a model takes; of most it is one."""
+
+    @property
+    def towers(self) -> Mapping[str, InputSettings]:
+        """{modality: settings}."""
 
 
 def open_train_loader(
@@ -107,7 +116,7 @@ def open_train_loader(
 
 def open_test_loader(
     records: Records,
-    model_settings: InputSettings,
+    model_settings: TowersSettings,
     batch_size: int,
     num_workers: int | str,
     device: torch.device,
@@ -118,24 +127,34 @@ def open_test_loader(
     on_bad: told of images that cannot be read, which are left out of their batches then; None, and one of them is an
     InputError.
     """
-    refuse_other_modality(records, model_settings.modality)
-    if model_settings.modality == "text":
-        modality = TextModality(model_settings.open_tokenizer())
+    towers = model_settings.towers
+    refuse_other_modality(records, *towers)
+    modalities = {name: _test_modality(tower) for name, tower in towers.items()}
+    ranks = (distributed.rank(), distributed.world_size())
+    if len(towers) == 1:
+        modality = next(iter(modalities.values()))
+        batches = InOrder(len(records), batch_size, *ranks)
     else:
-        height, width = model_settings.image_shape[1:]
-        modality = ImageModality(
-            TestTransform(height, width, model_settings.resize_short_size, model_settings.resize_filter)
-        )
+        modality = MixedModality(modalities)
+        batches = InOrderByModality(records, batch_size, *ranks)
     return open_loader(
         records,
         modality,
-        InOrder(len(records), batch_size, distributed.rank(), distributed.world_size()),
+        batches,
         num_workers,
         pin_memory=device.type == "cuda",
         on_bad=on_bad,
         drops_bad=True,
-        batch_bytes=min(batch_size, len(records)) * _sample_bytes(model_settings),
+        batch_bytes=min(batch_size, len(records)) * max(map(_sample_bytes, towers.values())),
     )
+
+
+def _test_modality(model_settings: InputSettings) -> Modality:
+    """How a model loads what it is tested on."""
+    if model_settings.modality == "text":
+        return TextModality(model_settings.open_tokenizer())
+    height, width = model_settings.image_shape[1:]
+    return ImageModality(TestTransform(height, width, model_settings.resize_short_size, model_settings.resize_filter))
 
 
 def _sample_bytes(model_settings: InputSettings) -> int:

@@ -33,8 +33,9 @@ class Modality(Protocol):
 WORDS = {"image": "images", "text": "texts", "audio": "sounds"}
 
 
-def refuse_other_modality(records: Records, modality: str) -> None:
-    """Raise InputError for the first row that is of another modality than a network takes."""
+def refuse_other_modality(records: Records, *modalities: str) -> None:
+    """Raise InputError for the first row that is of no modality that a model takes."""
     for row, path in enumerate(records.paths.tolist()):
-        if modality_of(path) != modality:
-            raise InputError(f"{records.location(row)}: {records.name_of(row)}, but the model takes {WORDS[modality]}")
+        if modality_of(path) not in modalities:
+            words = " and ".join(WORDS[modality] for modality in modalities)
+            raise InputError(f"{records.location(row)}: {records.name_of(row)}, but the model takes {words}")

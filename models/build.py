@@ -52,6 +52,11 @@ class ModelSettings:
         """image, text or audio: what the backbone takes."""
         return BACKBONES.fact(self.model, "modality")
 
+    @property
+    def towers(self) -> dict[str, "ModelSettings"]:
+        """{modality: settings}: this network alone; of several, models/two_towers.py has the like."""
+        return {self.modality: self}
+
     def open_tokenizer(self) -> Callable[[str], list[int]]:
         """The tokenizer of a network that takes texts, as data/text/ uses it."""
         return BACKBONES[self.model](self.model).preprocess.open_tokenizer()

@@ -50,8 +50,7 @@ def text_flags(texts, folder, **flags):
 def text_run(texts, tmp_path_factory):
     """The folder of a run of three steps. Read only."""
     folder = tmp_path_factory.mktemp("run") / "words"
-    said = run("train_pair", text_flags(texts, folder, loss_name="triplet", report=True))
-    assert said == ""
+    run("train_pair", text_flags(texts, folder, loss_name="triplet", report=True))
     return folder
 
 
@@ -333,7 +332,7 @@ def test_folders_that_are_no_text_network(bert, tmp_path):
     shutil.copytree(bert, tmp_path / "lone", ignore=shutil.ignore_patterns("config.json", "*.safetensors"))
     assert f"hf:{tmp_path / 'lone'}: neither a folder" in said(tmp_path / "lone")
     shutil.copytree(bert, tmp_path / "mute", ignore=shutil.ignore_patterns("vocab*", "token*", "special*"))
-    assert f"the folder '{tmp_path / 'mute'}' has no tokenizer that can be read" in said(tmp_path / "mute")
+    assert f"'{tmp_path / 'mute'}' has no tokenizer" in said(tmp_path / "mute")
     # Code of its own stays what it is.
     shutil.copytree(bert, tmp_path / "code")
     config = json.loads((tmp_path / "code" / "config.json").read_text())

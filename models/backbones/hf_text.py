@@ -130,6 +130,9 @@ class HfTokenizer:
             from transformers import AutoTokenizer
 
             self._tokenizer = _asked(self.source, AutoTokenizer.from_pretrained, "tokenizer")
+            # Where there is no file of one, transformers makes one that knows nothing but its marks.
+            if not set(self._tokenizer.get_vocab()) - set(self._tokenizer.all_special_tokens):
+                raise InputError(f"{self.source!r} has no tokenizer, without which nothing can be made of its network")
         return self._tokenizer
 
 
