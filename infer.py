@@ -39,7 +39,8 @@ def main(argv: Sequence[str]) -> None:
     classifier = open_classifier(args["pretrained_model"], **args.classifier)
 
     if not args["output"] and len(records) > PRINTED:
-        log(f"the first {PRINTED} of {len(records)} {records.noun}s are embedded and printed; --output keeps those of all")
+        count = f"{len(records)} {records.noun}s"
+        log(f"the first {PRINTED} of {count} are embedded and printed; --output keeps those of all")
         records = records.take(slice(PRINTED))
     skips = args["on_bad_image"] == "skip"
     if not skips:

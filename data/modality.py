@@ -11,7 +11,9 @@ from data.records import Records
 
 
 class Modality(Protocol):
-    """One kind of data: images (data/image/modality.py), texts (data/text/modality.py). All else in data/ does not know which kind it loads.
+    """One kind of data: images (data/image/modality.py), texts (data/text/modality.py).
+
+    All else in data/ does not know which kind it loads.
 
     Instances are used in loader processes, so they have to be picklable.
     """

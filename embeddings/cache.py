@@ -84,6 +84,6 @@ def _note_copies(records: Records, contents: list[bytes]) -> None:
     if copies:
         noun = records.noun
         log(
-            f"note: {copies} of {len(records)} {noun}s are byte for byte another {noun} of their label, which they find "
-            "as a right answer; python reader.py check names them"
+            f"note: {copies} of {len(records)} {noun}s are byte for byte another {noun} of their label, which they "
+            "find as a right answer; python reader.py check names them"
         )

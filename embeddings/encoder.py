@@ -59,7 +59,9 @@ def open_encoder(
     *,
     batch_size: Positive,
 ) -> Encoder:
-    """The Encoder of the network that `settings` name, or of the towers in their folder, with the fastest that precision and runtime allow in its place.
+    """The Encoder of the network that `settings` name, or of the towers in their folder.
+
+    In a network's place comes the fastest that precision and runtime allow.
 
     Options:
         batch_size: images in a batch

@@ -13,7 +13,7 @@ from losses._class_loss import ClassLoss
 
 
 def fix_class_vectors(loss: nn.Module, train: Records, *, class_vectors: str | None = None) -> None:
-    """Put the embeddings of a file in the place of a loss's class weights, and leave them there, where they are asked for.
+    """Put the embeddings of a file in the place of a loss's class weights, and leave them there, where that is asked.
 
     Options:
         class_vectors: embeddings (.npz of infer.py) of each train label, as of its name by a text network; they are the
@@ -28,7 +28,7 @@ def fix_class_vectors(loss: nn.Module, train: Records, *, class_vectors: str | N
         raise InputError(
             "--class_vectors are the weights of a loss with one for each label, such as norm_softmax, unsharded"
         )
-    table = load_table(class_vectors)
+    table = load_table(class_vectors, needs_roles=False)
     if table.width != loss.weight.shape[1]:
         raise InputError(
             f"{class_vectors!r} has {table.width} numbers a row, and embeddings are {loss.weight.shape[1]} wide; give "

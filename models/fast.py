@@ -19,11 +19,13 @@ HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def fast_model(model: Embedder, precision: str, runtime: str, image_shape: tuple[int, int, int]) -> nn.Module:
     """What embeds uint8 images (B, 3, H, W) in place of an Embedder, which stays as it is; they differ by rounding.
 
-    An Embedder of another modality takes its own inputs. precision: fp32, bf16 or fp16; runtime: one of RUNTIMES; image_shape: (3, H, W) of all images. Half types pay where
-    the device has matrix units for them (AMX, a GPU). Raises InputError where the package openvino is missing.
+    An Embedder of another modality takes its own inputs. precision: fp32, bf16 or fp16; runtime: one of RUNTIMES;
+    image_shape: (3, H, W) of all images. Half types pay where the device has matrix units for them (AMX, a GPU). Raises
+    InputError where the package openvino is missing, or cannot take what the network does.
     """
     if runtime == "openvino" and model.modality != "image":
-        raise InputError(f"--runtime=openvino takes networks for images, and {model.facts['model']} is for {model.modality}")
+        name = model.facts["model"]
+        raise InputError(f"--runtime=openvino takes networks for images, and {name} is for {model.modality}s")
     if runtime == "openvino":
         return OpenVino(model, precision, image_shape)
     model = copy.deepcopy(model).eval()

@@ -85,8 +85,8 @@ class TokenPooling(nn.Module):
 
 
 class TextPooling(nn.Module):
-    """Tokens (B, N, C) of texts to (B, C): the first one (cls), or as TokenPooling does it over all that are no padding,
-    the marks of a text's beginning and end among them.
+    """Tokens (B, N, C) of texts to (B, C): the first one (cls), or as TokenPooling does it over all but padding, the
+    marks of a text's beginning and end among them.
 
     kind: one of POOLINGS that tokens have; mean is avg. power, width: as Pooling has them.
     """
@@ -148,7 +148,8 @@ def build_pooling(
     """What makes one vector of what a backbone gives.
 
     kind: one of POOLINGS; output: one of the backbones' OUTPUTS; model: a backbone's name, for sentences.
-    prefix_tokens, power, width: as TokenPooling has them; modality: of the backbone. `trained` is no layer here: the backbone pools itself.
+    prefix_tokens, power, width: as TokenPooling has them; modality: of the backbone. `trained` is no layer here: the
+    backbone pools itself.
     Raises InputError for an unknown kind, and for one that does not fit the output.
     """
     if kind not in POOLINGS:

@@ -36,7 +36,8 @@ READERS = {
 def trained_settings(pretrained_model: str | None, model: str | None = None) -> dict[str, Any]:
     """The settings of READERS that `pretrained_model` was trained with; none for published weights and foreign files.
 
-    A folder of several towers has no settings of its own. One that HuggingFace's transformers wrote is the model `hf:FOLDER`. model: what it may be a name of weights of.
+    A folder of several towers has no settings of its own. One that HuggingFace's transformers wrote is the model
+    `hf:FOLDER`. model: what it may be a name of weights of.
 
     A run's folder says so in its config.json, a model's in its model.json. A weights file that is named itself says so
     by what is in it, since it may have been copied alone, and if there is nothing by the run that it lies in.

@@ -1,4 +1,4 @@
-"""Networks of several modalities whose embeddings lie in one space: a folder names them, a module asks the right one."""
+"""Networks of several modalities with embeddings in one space: a folder names them, a module asks the right one."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Images and texts in one space: a network that learns where names stand, two towers in a folder, words that find images."""
+"""Images and texts in one space: a network that learns where names stand, two towers, words that find images."""
 
 import importlib
 import json
@@ -12,8 +12,8 @@ from core.errors import InputError
 from data.lists import open_list
 from data.mixed import InOrderByModality
 from embeddings.files import load_table
-from losses import NormSoftmaxLoss
 from engine.class_vectors import fix_class_vectors
+from losses import NormSoftmaxLoss
 from models.two_towers import modality_of_input, read_towers
 
 join_towers = importlib.import_module("recipes.join_towers")
@@ -65,7 +65,7 @@ def towers(sop_tree, lists, words, tmp_path_factory):
 
 
 def test_the_given_class_vectors_stay(lists, towers):
-    table = load_table(str(towers.parent / "names.npz"))
+    table = load_table(str(towers.parent / "names.npz"), needs_roles=False)
     state = torch.load(towers.parent / "images" / "last.pt", weights_only=True)
     order = np.argsort(table.records.labels)
     expected = torch.nn.functional.normalize(table.matrix[torch.from_numpy(order)])
@@ -95,7 +95,7 @@ def test_names_find_images(lists, sop_tree, towers, tmp_path):
     # As each network embeds its rows alone.
     table = load_table(str(tmp_path / "rows.npz"))
     of_texts = [str(path).startswith("text:") for path in table.records.paths]
-    alone = load_table(str(towers.parent / "names.npz"))
+    alone = load_table(str(towers.parent / "names.npz"), needs_roles=False)
     by_label = dict(zip(alone.records.labels.tolist(), alone.matrix))
     for row in np.flatnonzero(of_texts):
         torch.testing.assert_close(table.matrix[row], by_label[table.records.labels[row]], rtol=1e-4, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Backbones by name: networks that make features of images or of texts. A file is a source of networks, imported below."""
+"""Backbones by name: networks that make features of images or texts. A file is a source of networks, imported below."""
 
 # In this order messages list them.
 from models.backbones import torchvision

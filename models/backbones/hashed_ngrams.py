@@ -32,7 +32,7 @@ def hashed_ngrams(name: str) -> Backbone:
 
 
 class HashedNgrams(nn.Module):
-    """Numbers of n-grams (B, N) to tokens (B, N, WIDTH), an embedding each. The rest is what pools them, and the head."""
+    """Numbers of n-grams (B, N) to tokens (B, N, WIDTH), an embedding each; pooling and head do the rest."""
 
     def __init__(self) -> None:
         super().__init__()
