@@ -100,9 +100,9 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the stamps are, such as /usr/share/tuxpaint/stamps")
     parser.add_argument("list", type=Path, help="the csv to write")
-    args = parser.parse_args(argv)
+    flags = parser.parse_args(argv)
     try:
-        write_list(read_stamps(args.folder), args.list)
+        write_list(read_stamps(flags.folder), flags.list)
     except InputError as error:
         parser.error(str(error))
 
