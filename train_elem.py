@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> None:
     from engine.checkpoint import resume
     from engine.class_vectors import fix_class_vectors
     from engine.feature_lane import build_network, open_feature_loader, open_test_batches
+    from engine.freezing import build_first_steps
     from engine.neighbours import follow_neighbours
     from engine.objective import build_loss, tell_labels
     from engine.schedule import Schedule
@@ -59,6 +60,7 @@ def main(argv: Sequence[str]) -> None:
     tell_labels(loss, data.train)
     fix_class_vectors(loss, data.train, **args.class_vectors)
     learner = build_learner(start, model, loss, **args.optimiser)
+    learner.first_steps = build_first_steps(model, loss, **args.first_steps)
     learner.averaging = build_averaging(learner.objective, settings.pretrained_model, **args.averaging)
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 

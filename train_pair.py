@@ -37,6 +37,7 @@ def train(args: Args) -> None:
     from engine.batches import open_batches
     from engine.checkpoint import resume
     from engine.feature_lane import build_network, open_feature_loader, open_test_batches
+    from engine.freezing import build_first_steps
     from engine.kept_classes import with_kept_classes
     from engine.lookalikes import build_lookalikes
     from engine.memory import build_memory, fill_memory, refuse_filling
@@ -88,6 +89,7 @@ def train(args: Args) -> None:
         lookalikes=lookalikes,
         **args.optimiser,
     )
+    learner.first_steps = build_first_steps(model, loss, **args.first_steps)
     learner.averaging = build_averaging(learner.objective, settings.pretrained_model, **args.averaging)
     progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
 

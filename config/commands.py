@@ -120,6 +120,7 @@ def _training(
             section("first_layer", "model", "engine.solved_layer:first_solver"),
             section("optimiser", "optimisation", "engine.optimiser:build_optimiser"),
             section("schedule", "optimisation", "engine.schedule:Schedule"),
+            section("first_steps", "optimisation", "engine.freezing:build_first_steps"),
             section("averaging", "optimisation", "engine.averaging:build_averaging"),
             Section("device", "device", ("core.device:open_device",), {"precision": "auto"}, ("runtime",)),
             section("run", "run", "engine.run:open_run"),

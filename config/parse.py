@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from config import replay
 from config.commands import Choice, Command, Section
-from config.listing import ListAction
+from config.listing import ListAction, ListModelsAction
 from config.pml import PML_DISTANCE, PML_MINER, flags_of_pml
 from config.signatures import Flag, flags_of
 from core.errors import InputError, near_match
@@ -193,6 +193,13 @@ def _build_parser(
     if command.choices:
         parser.add_argument(
             "--list", action=ListAction, command=command, help="all losses and the like by name, and exit"
+        )
+    if any(flag.name == "model" for flags in own_flags.values() for flag in flags):
+        parser.add_argument(
+            "--list_models",
+            action=ListModelsAction,
+            metavar="WORD",
+            help="backbones, with WORD in their name; and exit",
         )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for section in command.sections:

@@ -168,6 +168,14 @@ def steps(text: str) -> tuple[int, ...]:
     return values
 
 
+def widths(text: str) -> tuple[int, ...]:
+    """A comma-separated tuple of widths, 1 or more each and none twice."""
+    values = integers(text)
+    if min(values, default=1) < 1 or len(set(values)) < len(values):
+        raise ArgumentTypeError(f"{text!r} is not a list of different widths from 1 on such as 64,128,256")
+    return values
+
+
 def workers(text: str) -> int | str:
     """A number of processes, or `auto`."""
     if text == "auto":
@@ -245,6 +253,7 @@ Interval = Annotated[tuple[float, float], interval]
 Margin = Annotated[float | str, margin]
 Cosine = Annotated[float, number(-1, most=1)]
 Steps = Annotated[tuple[int, ...], steps]
+Widths = Annotated[tuple[int, ...], widths]
 Shape = Annotated[tuple[int, int, int], image_shape]
 Fractions = Annotated[tuple[float, float], fractions]
 Rates = Annotated[tuple[float, ...], rates]
@@ -305,18 +314,25 @@ class OneOf:
 
 
 class ChainOf:
-    """Annotated[str, ChainOf("models/heads")]: such names, comma-separated; each but the last with a width, as
-    `linear:512,unit_linear`."""
+    """Annotated[str, ChainOf("models/heads")]: such names, comma-separated, as `layer_norm,linear:512,unit_linear`.
+
+    Each but the last has a width, unless it is registered as one that keeps its input's.
+    """
 
     def __init__(self, folder: str):
         self.folder = folder
 
     def __call__(self, text: str) -> str:
-        check = one_of(registered(self.folder))
+        entries = registered(self.folder)
+        check = one_of(entries)
         *inner, last = text.split(",")
         for word in inner:
             name, colon, size = word.partition(":")
             check(name)
+            if entries[name].facts.get("keeps_width"):
+                if colon:
+                    raise ArgumentTypeError(f"{word!r} in {text!r}: {name} is as wide as its input; leave {size} out")
+                continue
             if not colon:
                 raise ArgumentTypeError(f"{word!r} in {text!r} needs its width, as {name}:512: only the last is open")
             positive(size)

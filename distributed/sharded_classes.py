@@ -8,7 +8,12 @@ from torch import nn
 import distributed
 
 # A loss may have layers in front of its class weights; their parameters are whole on every rank, and named so.
-LAYERS = "layers."
+LAYERS = "layers"
+
+
+def is_of_layers(name: str) -> bool:
+    """Whether a parameter of that name belongs to layers in front of class weights, of a loss or of one inside it."""
+    return LAYERS in name.split(".")
 
 
 def build_loss(kind: type[nn.Module], sharded: bool, **settings: object) -> nn.Module:
@@ -32,12 +37,12 @@ def is_sharded(loss: nn.Module) -> bool:
 
 def whole_parameters(loss: nn.Module) -> list[nn.Parameter]:
     """Those parameters of a sharded loss that every rank has whole: of the layers in front of its class weights."""
-    return [parameter for name, parameter in loss.named_parameters() if name.startswith(LAYERS)]
+    return [parameter for name, parameter in loss.named_parameters() if is_of_layers(name)]
 
 
 def sharded_parameters(loss: nn.Module) -> list[nn.Parameter]:
     """Those parameters of a sharded loss of which every rank has some rows."""
-    return [parameter for name, parameter in loss.named_parameters() if not name.startswith(LAYERS)]
+    return [parameter for name, parameter in loss.named_parameters() if not is_of_layers(name)]
 
 
 def unshard_state(state: dict[str, object], num_classes: int) -> dict[str, object] | None:
@@ -70,7 +75,7 @@ def _map_tables(state: dict[str, object], change: Callable[[torch.Tensor], torch
             # Numbers without a dimension, such as AdamW's count of steps, are no tables.
             values = {name: change(value) if value.ndim else value for name, value in values.items()}
         optimiser_state[number] = values
-    loss = {name: value if name.startswith(LAYERS) else change(value) for name, value in state["loss"].items()}
+    loss = {name: value if is_of_layers(name) else change(value) for name, value in state["loss"].items()}
     return {**state, "loss": loss, "optimiser": {**optimiser, "state": optimiser_state}}
 
 

@@ -8,6 +8,7 @@ from core.errors import InputError
 from core.types import Switch
 from data.names import Names
 from losses import LOSSES
+from losses._nested_widths import full_width_state
 from models.weights import is_published, read_weights, weights_file
 
 LIKELIEST = 5
@@ -49,13 +50,14 @@ def open_class_loss(
     name = flags.get("loss_name")
     if name not in LOSSES.names(stage="elem"):
         raise InputError(f"{flag} needs a run of train_elem.py as --pretrained_model, got {source!r}")
-    width, classes = LOSSES[name].sizes(state["loss"])
+    loss_state = full_width_state(state["loss"])
+    width, classes = LOSSES[name].sizes(loss_state)
     if embedding_size is not None and embedding_size != width:
         raise InputError(f"{flag}: the class weights of {source!r} are {width} wide, the embeddings {embedding_size}")
     # An option that came later than the run has its default.
     chosen = {option.name: flags[option.name] for option in LOSSES.options(name) if option.name in flags}
     loss = LOSSES[name](embedding_size=width, num_classes=classes, **chosen)
-    loss.load_state_dict(state["loss"])
+    loss.load_state_dict(loss_state)
     return loss, state
 
 

@@ -6,6 +6,7 @@ import torch
 
 from core.errors import InputError
 from engine.averaging import Averaging
+from engine.freezing import FirstSteps
 from engine.objective import Objective
 from models import Embedder, check_forward
 
@@ -16,7 +17,8 @@ class Learner:
 
     precision: fp32, bf16 or fp16, in which the network runs. micro_batch: images whose activations are held at a time,
     0 for all of a batch. clip_norm: largest norm of the gradient, 0 for no clipping. averaging: what is handed on in
-    place of the weights that a step made, None for these.
+    place of the weights that a step made, None for these. first_steps: what leaves the backbone as it is at first, if
+    anything does.
     """
 
     objective: Objective
@@ -26,6 +28,7 @@ class Learner:
     micro_batch: int = 0
     clip_norm: float = 0.0
     averaging: Averaging | None = None
+    first_steps: FirstSteps | None = None
 
     def __post_init__(self):
         # Gradients of fp16 would vanish unless the loss is scaled up; elsewhere the scaler does nothing.

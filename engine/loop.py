@@ -41,6 +41,8 @@ def fit(
         set_rate(learner.optimiser, lr)
         learner.optimiser.zero_grad(set_to_none=True)
         guard.begin()
+        if learner.first_steps is not None:
+            learner.first_steps.before(step)
         loss = backward(learner, images, labels, indices)
         norm = clip_gradient(learner)
         if guard.may_update(step, loss, norm, indices):

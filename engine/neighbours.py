@@ -29,6 +29,7 @@ from engine.assembly import Start
 from engine.checkpoint import Progress
 from engine.kept_classes import WithKeptClasses
 from engine.learner import Learner
+from losses._nested_widths import full_width_state
 from models import ModelSettings
 from models.weights import read_weights, weights_file
 
@@ -157,7 +158,7 @@ def _weights_of_run(source: str | None, records: Records) -> torch.Tensor:
     state = {}
     if source and not is_weights_name(source):
         state = read_weights(weights_file(source))
-    weight = state.get("loss", {}).get("weight")
+    weight = full_width_state(state.get("loss", {})).get("weight")
     if weight is None:
         raise InputError(
             f"--closeness=weights needs a run of train_elem.py as --pretrained_model, got {source!r}; or take means"

@@ -8,7 +8,7 @@ from torch import nn
 import distributed
 from core.errors import InputError
 from core.pml import PREFIX
-from core.types import Count, LossName
+from core.types import Count, LossName, Widths, plain
 from data.categories import label_categories
 from data.records import Records
 from distributed import sharded_classes
@@ -17,6 +17,7 @@ from engine.memory import Memory
 from engine.mining import Mining
 from losses import LOSSES
 from losses._class_loss import ClassLoss
+from losses._nested_widths import NestedWidths
 from retrieval import recall_at_k
 
 
@@ -116,6 +117,7 @@ def build_loss(
     loss_name: LossName,
     class_dim: Count | None = None,
     shard_classes: bool = False,
+    matryoshka: Widths = (),
 ) -> nn.Module:
     """The loss of that name, on the CPU.
 
@@ -123,22 +125,35 @@ def build_loss(
         loss_name: one of {losses}; its own flags: --loss_name=NAME --help; pml:NAME is one of pytorch-metric-learning
         class_dim: checked against the number of train labels (default: no check)
         shard_classes: a part of the class weights on each rank (torchrun)
+        matryoshka: widths, as 64,128: the loss is of so many first numbers of an embedding, too, which may be cut then
 
     options: those of the loss's own keywords, {name: value}. embedding_size, num_classes: what is compared and how many
-    labels there are, for losses that ask. Raises InputError for another number of labels than `class_dim`, and for what
-    does not go with `shard_classes`.
+    labels there are, for losses that ask. Raises InputError for another number of labels than `class_dim`, for what
+    does not go with `shard_classes`, and for a width that is no part of an embedding.
     """
     if class_dim and class_dim != num_classes:
         raise InputError(f"class_dim is {class_dim}, but training uses {num_classes} labels")
-    facts = {"embedding_size": embedding_size, "num_classes": num_classes}
     if shard_classes and loss_name.startswith(PREFIX):
         raise InputError(f"--shard_classes does not go with {loss_name}, whose weights are of one piece")
-    required = {name: facts[name] for name in LOSSES.requirements(loss_name)}
     several = distributed.world_size() > 1
     # The scaler would look for infinities on each rank alone, and ranks would disagree on a step.
     if shard_classes and several and precision == "fp16":
         raise InputError("--shard_classes does not go with --precision=fp16; take bf16 or fp32")
-    return sharded_classes.build_loss(LOSSES[loss_name], shard_classes and several, **required, **options)
+    if matryoshka and shard_classes:
+        raise InputError("--matryoshka does not go with --shard_classes")
+    if matryoshka and max(matryoshka) >= embedding_size:
+        raise InputError(
+            f"--matryoshka={plain(matryoshka)}: the embedding has {embedding_size} numbers, and widths are below that"
+        )
+
+    def of_width(width: int) -> nn.Module:
+        facts = {"embedding_size": width, "num_classes": num_classes}
+        required = {name: facts[name] for name in LOSSES.requirements(loss_name)}
+        return sharded_classes.build_loss(LOSSES[loss_name], shard_classes and several, **required, **options)
+
+    if matryoshka:
+        return NestedWidths(of_width, embedding_size, matryoshka)
+    return of_width(embedding_size)
 
 
 def tell_labels(loss: nn.Module, records: Records) -> None:

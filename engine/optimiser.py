@@ -1,13 +1,15 @@
 """The optimiser: SGD with momentum, Adam or AdamW, over the weights of the model and those of the loss."""
 
+from collections import defaultdict
 from typing import Literal
 
 import torch
 from torch import nn
 
 from core.errors import InputError
-from core.types import AboveZero, AtLeastZero
-from distributed.sharded_classes import LAYERS
+from core.types import AboveZero, AtLeastZero, Share
+from distributed.sharded_classes import is_of_layers
+from models import Embedder
 
 OPTIMISERS = ("momentum", "adam", "adamw")
 FUSED = ("cpu", "cuda", "mps", "xpu")  # there torch has one kernel; on a CPU it is 3 to 5 times as fast
@@ -19,7 +21,9 @@ def build_optimiser(
     *,
     optimiser: Literal["momentum", "adam", "adamw"] = "momentum",
     lr: AboveZero,
+    head_lr: AtLeastZero | None = None,
     class_lr: AtLeastZero | None = None,
+    layer_decay: Share = 1.0,
     momentum: AtLeastZero = 0.9,
     weight_decay: AtLeastZero = 1e-4,
 ) -> torch.optim.Optimizer:
@@ -28,13 +32,17 @@ def build_optimiser(
     Options:
         optimiser: one of momentum, adam, adamw
         lr: learning rate
+        head_lr: learning rate of the head (default: --lr)
         class_lr: learning rate of the loss's own weights (default: --lr)
+        layer_decay: rate of a stage of the backbone over that of the stage behind it, the head's being --lr; 1: all
+            alike
         momentum: of SGD
         weight_decay: L2 (momentum, adam) or decoupled (adamw)
 
     The loss's own weights are class centres; layers that it has in front of them learn at the model's rate. L2 is the
-    ancestor's regulariser. Each group carries `ratio`, its rate over the scheduled one. One kernel updates all weights
-    in place where the device has it. Raises InputError when every weight is frozen.
+    ancestor's regulariser. Rates by depth: Bao et al., 2022, BEiT, arXiv 2106.08254, appendix. Each group carries
+    `ratio`, its rate over the scheduled one. One kernel updates all weights in place where the device has it. Raises
+    InputError when every weight is frozen.
     """
     class_ratio = 1.0
     if class_lr is not None:
@@ -42,13 +50,17 @@ def build_optimiser(
     layers = []
     own_weights = []
     for name, parameter in loss.named_parameters():
-        if name.startswith(LAYERS):
+        if is_of_layers(name):
             layers.append(parameter)
         else:
             own_weights.append(parameter)
     # A frozen model, or a loss without weights, has no group; that of the class centres is the last.
     groups = []
-    for parameters, ratio in ((model.parameters(), 1.0), (layers, 1.0), (own_weights, class_ratio)):
+    by_depth = [(model.parameters(), 1.0)]
+    if layer_decay != 1 or head_lr is not None:
+        head_ratio = 1.0 if head_lr is None else head_lr / lr
+        by_depth = rates_by_depth(model, layer_decay, head_ratio)
+    for parameters, ratio in (*by_depth, (layers, 1.0), (own_weights, class_ratio)):
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         if trained:
             groups.append({"params": trained, "ratio": ratio})
@@ -61,6 +73,25 @@ def build_optimiser(
     if optimiser == "adam":
         return torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay, fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
+
+
+def rates_by_depth(model: Embedder, decay: float, head_ratio: float) -> list[tuple[list[nn.Parameter], float]]:
+    """(Parameters, their rate over the scheduled one) from the first stage of the backbone to the head.
+
+    Of n stages, stage i (from 0) has decay^(n - i), and the head head_ratio. What stands in no stage, as a ViT's class
+    token, is as deep as the first.
+    """
+    parameters = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        parameters[model.depth_of(name)].append(parameter)
+    behind_all = len(model.stages)
+    groups = []
+    for depth in sorted(parameters):
+        ratio = head_ratio
+        if depth < behind_all:
+            ratio = decay ** (behind_all - depth)
+        groups.append((parameters[depth], ratio))
+    return groups
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -25,6 +25,16 @@ from models import Embedder, ModelSettings
 from solvers import SOLVERS, Pca, Whitening
 
 SOLVED_HEAD = "unit_linear"  # what a stage of its own puts behind a network
+# Flags of what happens in or beside a step, of which a closed form has none, and their values that ask for nothing.
+FOR_STEPS = {
+    "miner": "none",
+    "sampler": None,
+    "keep_classes": 0,
+    "memory_size": 0,
+    "skip_lookalikes": 0,
+    "ema": 0,
+    "interpolate": 1,
+}
 
 
 def first_solver(
@@ -75,6 +85,9 @@ def refuse_unsolvable(flags: dict[str, object]) -> None:
         raise InputError(f"{name} needs --pretrained_model, the run whose embedding it reshapes")
     if flags["init_embedding"]:
         raise InputError(f"--init_embedding is where a loss starts that is learned; {name} is solved")
+    for flag, nothing in FOR_STEPS.items():
+        if flags[flag] != nothing:
+            raise InputError(f"--{flag}={flags[flag]} belongs to the steps of a loss; {name} is solved and makes none")
 
 
 def settings_to_solve(settings: ModelSettings, solver: Whitening | Pca, typed: Container[str]) -> ModelSettings:

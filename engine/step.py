@@ -77,7 +77,9 @@ def _backward_in_micro_batches(
         set_device_state(device, state)
         with autocast(device, learner.precision):
             again = model(micro_batch.to(device, non_blocking=True))
-        again.backward(slope)
+        # Where all of the network is left as it is, the loss's own weights are what learns.
+        if again.requires_grad:
+            again.backward(slope)
     set_device_state(device, after)
     return loss
 

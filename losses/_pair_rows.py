@@ -1,9 +1,8 @@
 """Losses that are a sum over rows of what a row makes of its similarities, or distances, to all columns.
 
-Columns are the batch's rows, then those of a memory. A loss says what the values of some rows are and how steep they
+Columns are the batch's rows, then those of a memory. A loss says what the values of some rows are, and how steep they
 are in each score, while those numbers are in the cache; the slopes are written over the scores. So a batch takes two
-products (the scores, and slopes times columns; three where it is too large to be held), and nothing else of B x C is
-kept.
+products: the scores, and slopes times columns (three where it is too large to be held). Nothing else of B x C is kept.
 """
 
 from collections.abc import Callable, Iterator

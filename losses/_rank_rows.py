@@ -140,8 +140,8 @@ BlockLoss = Callable[[Block, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 class SumOverRows(torch.autograd.Function):
     """(The sum of block_loss over all rows, the share of the paired rows that are active).
 
-    A row's products are those of its query (B, D) with the keys (B, D) and then the further keys (M, D), which get no
-    gradient: similarities, or whatever else falls as a column is farther.
+    A row's products are those of its query (B, D) with the keys (B, D), None for the queries, and then with further
+    keys (M, D), which get no gradient: similarities, or whatever else falls as a column is farther.
     A row is active where a negative has at least the product of one of its positives.
     """
 
@@ -149,24 +149,25 @@ class SumOverRows(torch.autograd.Function):
     def forward(
         ctx,
         queries: torch.Tensor,
-        keys: torch.Tensor,
+        keys: torch.Tensor | None,
         further_keys: torch.Tensor | None,
         rankings: Rankings,
         block_loss: BlockLoss,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        columns = keys
+        columns = queries if keys is None else keys
         if further_keys is not None:
-            columns = torch.cat([keys, further_keys])
+            columns = torch.cat([columns, further_keys])
         to_queries = torch.zeros_like(queries)
-        to_keys = torch.zeros_like(keys)
+        to_keys = to_queries if keys is None else torch.zeros_like(keys)
         total = queries.new_zeros(())
         active = queries.new_zeros(())
         for block, own, products in products_of(queries, columns, rankings):
             active += is_active(block, products).sum()
             values, slopes = block_loss(block, products)
             total += values.sum()
-            to_queries[block.rows] = slopes @ columns
-            to_keys.addmm_(slopes[:, : len(keys)].T, own)
+            to_queries.index_add_(0, block.rows, slopes @ columns)
+            to_keys.addmm_(slopes[:, : len(to_keys)].T, own)
+        ctx.has_keys = keys is not None
         ctx.save_for_backward(to_queries, to_keys)
         active /= rankings.paired
         ctx.mark_non_differentiable(active)
@@ -176,7 +177,8 @@ class SumOverRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream, _):
         to_queries, to_keys = ctx.saved_tensors
-        return upstream * to_queries, upstream * to_keys, None, None, None
+        by_keys = upstream * to_keys if ctx.has_keys else None
+        return upstream * to_queries, by_keys, None, None, None
 
 
 def is_active(block: Block, products: torch.Tensor) -> torch.Tensor:

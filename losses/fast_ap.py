@@ -8,7 +8,7 @@ from losses._mined import Reference
 from losses._precision import full_precision
 from losses._rank_rows import Block, Rankings, SumOverRows, unit_columns
 from losses._registry import LOSSES
-from losses._unit_vectors import normalise
+from losses._unit_vectors import UnitRows
 
 
 @LOSSES.register("fast_ap", stage="pair", batch="pk", memory=True)
@@ -38,9 +38,9 @@ class FastApLoss(nn.Module):
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
         rankings = Rankings(labels, reference, with_self=False)
-        rows = normalise(embeddings)
+        rows = UnitRows.apply(embeddings)
         further = unit_columns(reference, rows.dtype)
-        total, active = SumOverRows.apply(rows, rows, further, rankings, self._of_block)
+        total, active = SumOverRows.apply(rows, None, further, rankings, self._of_block)
         self.logs = {"active_share": active}
         return total / rankings.paired
 
@@ -57,28 +57,31 @@ class FastApLoss(nn.Module):
         before = places.long()
         counts = places.new_zeros(len(places), bins)
         counts.scatter_add_(1, before, torch.ones_like(places))
-        fractions = places.new_zeros(len(places), bins)
+        fractions = torch.zeros_like(counts)
         fractions.scatter_add_(1, before, places.sub_(before))
-        negatives = (counts.cumsum(1) - fractions)[:, :-1].clamp_min_(0)
+        negatives = (counts.cumsum(1) - fractions).clamp_min_(0)
 
-        with torch.enable_grad():
-            leaves = [own.requires_grad_(), negatives.requires_grad_()]
-            values = self._missing_precision(*leaves, block.is_positive)
-            by_own, by_negatives = torch.autograd.grad(values.sum(), leaves)
-
-        # A negative that moves on leaves the bin before it, and with it that one sum.
-        slopes = nn.functional.pad(-by_negatives, (0, 1)).gather(1, before)
-        slopes.scatter_add_(1, block.positives, torch.where(block.is_positive, by_own, 0))
-        return values.detach(), slopes.mul_(-self.num_bins / 2)
-
-    def _missing_precision(
-        self, places: torch.Tensor, negatives: torch.Tensor, is_positive: torch.Tensor
-    ) -> torch.Tensor:
-        """1 - average precision (m,) of positives at places (m, P), with so many negatives up to each bin (m, bins)."""
-        middles = torch.arange(self.num_bins + 1, dtype=places.dtype, device=places.device)
-        pulses = torch.relu(1 - (places[:, :, None] - middles).abs()) * is_positive[:, :, None]
-        histogram = pulses.sum(1)
+        # Positives are few and may be alone in a bin, where a difference of sums would be rounding.
+        weights = block.is_positive.to(own.dtype)
+        own_before = own.long()
+        own.sub_(own_before)
+        histogram = torch.zeros_like(counts)
+        histogram.scatter_add_(1, own_before, weights * (1 - own)).scatter_add_(1, own_before + 1, weights * own)
         positives = histogram.cumsum(1)
-        # A bin without a positive adds nothing; 1 keeps it from dividing by zero.
-        precisions = positives / torch.where(histogram > 0, positives + negatives, 1)
-        return 1 - (histogram * precisions).sum(1) / is_positive.sum(1)
+
+        # Value and slopes of h H+ / H, which is nothing where h is.
+        is_filled = histogram > 0
+        totals = positives + negatives
+        precisions = torch.where(is_filled, positives / totals, 0)
+        shares = torch.where(is_filled, histogram / totals, 0)
+        values = 1 - (histogram * precisions).sum(1) / weights.sum(1)
+        by_negatives = shares * precisions
+        by_positives = shares - by_negatives
+        # A bin of the histogram is in its own sum and in all behind it.
+        by_histogram = precisions + by_positives.flip(1).cumsum(1).flip(1)
+
+        # A negative that moves on leaves the sum up to the bin before it, a positive goes from that bin to the next.
+        slopes = by_negatives.gather(1, before)
+        by_own = by_histogram.gather(1, own_before + 1) - by_histogram.gather(1, own_before)
+        slopes.scatter_add_(1, block.positives, weights * by_own)
+        return values, slopes.mul_(self.num_bins / 2 / weights.sum(1, keepdim=True))

@@ -12,8 +12,7 @@ from losses._registry import LOSSES
 
 @LOSSES.register("margin", stage="pair", batch="pk", memory=True, mined="pairs")
 class MarginLoss(nn.Module):
-    """Sum over triplets of max(0, d_p - beta + margin) + max(0, beta - d_n + margin), over the number of
-    terms above zero.
+    """Mean of the terms above zero among max(0, d_p - beta + margin) and max(0, beta - d_n + margin) of all triplets.
 
     d are Euclidean distances of unit vectors, a triplet being a row, a positive and a negative of it. So a positive
     pair counts as often as its row has negatives, and the other way round.

@@ -10,7 +10,7 @@ from losses._mined import Reference
 from losses._precision import full_precision
 from losses._rank_rows import Block, Rankings, SumOverRows, matches, of_ranks, unit_columns
 from losses._registry import LOSSES
-from losses._unit_vectors import normalise
+from losses._unit_vectors import UnitRows
 
 
 @LOSSES.register("recall_at_k", stage="pair", batch="pk", memory=True)
@@ -52,12 +52,12 @@ class RecallAtKLoss(nn.Module):
         self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None = None
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        rows = normalise(embeddings)
+        rows = UnitRows.apply(embeddings)
         further = unit_columns(reference, rows.dtype)
         if self.simix:
             rows, labels, reference = with_virtual_rows(rows, labels, reference)
         rankings = Rankings(labels, reference, with_self=False)
-        total, active = SumOverRows.apply(rows, rows, further, rankings, self._of_block)
+        total, active = SumOverRows.apply(rows, None, further, rankings, self._of_block)
         self.logs = {"active_share": active}
         return total / rankings.paired
 

@@ -10,7 +10,7 @@ from losses._mined import Reference
 from losses._precision import full_precision
 from losses._rank_rows import Block, Rankings, SumOverRows, of_ranks, products_of, sigmoid_step, unit_columns
 from losses._registry import LOSSES
-from losses._unit_vectors import normalise
+from losses._unit_vectors import UnitRows
 
 
 @LOSSES.register("roadmap", stage="pair", batch="pk", memory=True)
@@ -73,7 +73,7 @@ class RoadmapLoss(nn.Module):
         self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None = None
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        rows = normalise(embeddings)
+        rows = UnitRows.apply(embeddings)
         further = unit_columns(reference, rows.dtype)
         rankings = Rankings(labels, reference, with_self=True)
         pull, push = self._calibration_factors(rows.detach(), further, rankings)
@@ -92,7 +92,7 @@ class RoadmapLoss(nn.Module):
                 slopes.addcmul_(too_near.sign_(), push)
             return values, slopes
 
-        total, active = SumOverRows.apply(rows, rows, further, rankings, of_block)
+        total, active = SumOverRows.apply(rows, None, further, rankings, of_block)
         self.logs = {"active_share": active}
         return total
 

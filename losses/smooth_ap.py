@@ -8,7 +8,7 @@ from losses._mined import Reference
 from losses._precision import full_precision
 from losses._rank_rows import Block, Rankings, SumOverRows, of_ranks, unit_columns
 from losses._registry import LOSSES
-from losses._unit_vectors import normalise
+from losses._unit_vectors import UnitRows
 
 
 @LOSSES.register("smooth_ap", stage="pair", batch="pk", memory=True)
@@ -38,9 +38,9 @@ class SmoothApLoss(nn.Module):
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
         rankings = Rankings(labels, reference, with_self=True)
-        rows = normalise(embeddings)
+        rows = UnitRows.apply(embeddings)
         further = unit_columns(reference, rows.dtype)
-        total, active = SumOverRows.apply(rows, rows, further, rankings, self._of_block)
+        total, active = SumOverRows.apply(rows, None, further, rankings, self._of_block)
         self.logs = {"active_share": active}
         return total / rankings.paired
 

@@ -14,6 +14,7 @@ from distributed.sync_batchnorm import synchronise
 from models.backbones import BACKBONES
 from models.batchnorm import statistics_left_alone
 from models.embedder import Embedder
+from models.recompute import recompute_stages
 from models.trained import trained_settings
 from models.weights import is_published, load_pretrained, refuse_untrained
 
@@ -33,7 +34,7 @@ class ModelSettings:
         embedding_size: width of the last layer of the head; 0: the pooled feature itself
         pooling: of maps or patch tokens one of avg, max, gem, avg+max, attention; of tokens also cls, mean; trained: by
             the layer or norm that the weights have for it
-        head: layers behind the pooled feature, of {models/heads}, as linear:512,unit_linear
+        head: layers behind the pooled feature, of {models/heads}, as layer_norm,linear:512,bnneck
         pretrained_model: a run folder, a weights file, a folder of HuggingFace, or published weights by name: imagenet,
             or published for those that belong to the model's name; empty: random weights
     """
@@ -84,6 +85,7 @@ def build_model(
     freeze_bn: bool = False,
     sync_bn: bool = False,
     freeze_stages: Count = 0,
+    recompute: bool = False,
     compile: bool = False,
 ) -> Embedder:
     """The network to train, on the CPU; it is drawn from torch's generator, which the caller has seeded.
@@ -92,6 +94,7 @@ def build_model(
         freeze_bn: keep BatchNorm at its stored statistics
         sync_bn: BatchNorm over all ranks' images (torchrun)
         freeze_stages: so many first stages stay as they are
+        recompute: make activations again in the backward pass instead of keeping them: less memory, more time
         compile: torch.compile the network
 
     first_weights: as settings.pretrained_model, which it stands for: None where the weights come from a checkpoint.
@@ -106,6 +109,8 @@ def build_model(
     check_forward(model, settings.image_shape, images=1, training=False)
     if sync_bn and distributed.world_size() > 1:
         synchronise(model)
+    if recompute:
+        recompute_stages(model)
     if compile:
         log("the network is compiled in the first steps, which takes minutes")
         model.compile()

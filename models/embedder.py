@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import InputError, unknown
 from models.backbones import BACKBONES, Wrapped, source_of, submodules_or_parameters
-from models.heads import HEADS, build_head, longer_head
+from models.heads import build_head, build_layer, head_width, longer_head
 from models.pooling import TextPooling, build_pooling
 
 
@@ -58,8 +58,9 @@ class Embedder(nn.Module):
         # Whose name says it all is not asked again; what a package says today it may say otherwise tomorrow.
         if source_of(model) is not None and modality == "image":
             self.facts["pixels"] = {"mean": list(row.preprocess.mean), "std": list(row.preprocess.std)}
-        self.embedding_size = embedding_size or row.width
+        self.embedding_size = head_width(head, row.width, embedding_size)
         self.takes_features = False
+        self.stages = row.stages
         self.backbone = row.build(weights)
         if isinstance(self.backbone, Wrapped):
             self.backbone.pool_as_trained(pooling == "trained")
@@ -86,6 +87,7 @@ class Embedder(nn.Module):
         for part in frozen:
             part.requires_grad_(False)
         self.frozen = [part for part in frozen if isinstance(part, nn.Module)]
+        self._held: list[nn.Parameter] = []
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """uint8 images (B, 3, H, W), RGB, or what else the backbone takes -> embeddings (B, embedding_size).
@@ -122,7 +124,7 @@ class Embedder(nn.Module):
     def add_layer(self, name: str, width: int) -> None:
         """Put one more layer of HEADS behind the embedding, drawn anew, and say so in `facts`."""
         has_layer = not isinstance(self.head, nn.Identity)
-        layer = HEADS[name](self.embedding_size, width)
+        layer = build_layer(name, self.embedding_size, width)
         head = longer_head(self.facts.get("head", "linear"), has_layer, self.embedding_size, name)
         self.facts = {**self.facts, "embedding_size": width}
         if head != "linear":
@@ -139,9 +141,36 @@ class Embedder(nn.Module):
         self.last_layer.requires_grad_(True)
         self.takes_features = True
 
+    def hold_backbone(self) -> None:
+        """Leave the backbone as it is until `release_backbone`, BatchNorm's statistics included."""
+        if not self._held:
+            self._held = [weight for weight in self.backbone.parameters() if weight.requires_grad]
+            self.backbone.requires_grad_(False)
+            self.backbone.eval()
+
+    def release_backbone(self) -> None:
+        """Let what was trained before `hold_backbone` be trained again; frozen stages stay frozen."""
+        for weight in self._held:
+            weight.requires_grad_(True)
+        if self._held:
+            self._held = []
+            self.train(self.training)
+
+    def depth_of(self, weight: str) -> int:
+        """The stage, from 0, that a weight of this name is in; behind all stages for what is not the backbone's."""
+        owner, _, name = weight.partition(".")
+        if owner != "backbone":
+            return len(self.stages)
+        for depth, modules in enumerate(self.stages):
+            if any(name == module or name.startswith(f"{module}.") for module in modules):
+                return depth
+        return 0
+
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         # A frozen module stays in evaluation mode, or BatchNorm's statistics would move.
         for module in self.frozen:
             module.eval()
+        if self._held:
+            self.backbone.eval()
         return self

@@ -71,6 +71,13 @@ def is_of_timm(folder: str | Path) -> bool:
     return "pretrained_cfg" in _config_of(folder)
 
 
+def _of_transformers(folder: Path) -> State:
+    """The weights of a folder as its backbone has them; in its file they may have the names of older versions."""
+    name = f"hf:{folder}"
+    backbone = BACKBONES[name](name).build(PUBLISHED)
+    return {f"backbone.{own}": value for own, value in backbone.state_dict().items()}
+
+
 def _config_of(folder: str | Path) -> dict[str, Any]:
     """The entries of a folder's config.json; none where there is none that can be read."""
     try:
@@ -140,7 +147,10 @@ def load_pretrained(embedder: Embedder, source: str | Path, is_final: bool = Fal
     than the file's are mistakes. Raises InputError for these, and when the architecture is another.
     """
     file = weights_file(source)
-    content = read_weights(file)
+    if file.name in EXPORTED and is_of_transformers(file.parent):
+        content = _of_transformers(file.parent)
+    else:
+        content = read_weights(file)
     unused = []
     if "model" in content and "facts" in content:
         _refuse_other_model(embedder, content, file)
@@ -148,7 +158,7 @@ def load_pretrained(embedder: Embedder, source: str | Path, is_final: bool = Fal
         unused += [f"loss.{name}" for name in content["loss"]]
         state = tensors_of(content["model"])
     else:
-        if file.suffix == ".safetensors":
+        if content.keys() and file.suffix == ".safetensors" and not is_of_transformers(file.parent):
             card = _read_safetensors_card(file)
         else:
             card = _card_of_tensors(tensors_of(content))

@@ -13,7 +13,7 @@ from tolerances import about, assert_within, gamma, share_error
 
 from core.errors import InputError
 from data.records import Records
-from distributed.sharded_classes import LAYERS
+from distributed.sharded_classes import is_of_layers
 from engine.objective import tell_labels
 from losses import LOSSES, SoftmaxLoss
 from losses._class_loss import margins_by_frequency
@@ -233,7 +233,7 @@ def test_a_shard_begins_with_the_rows_of_the_whole(name, classes):
             assert torch.equal(torch.rand(3), after)
             assert sharded.shard.start == rows.start and sharded.shard.classes == classes
             for table, parameter in whole.named_parameters():
-                expected = parameter if table.startswith(LAYERS) else parameter[rows]
+                expected = parameter if is_of_layers(table) else parameter[rows]
                 assert torch.equal(dict(sharded.named_parameters())[table], expected)
 
 

@@ -1,10 +1,6 @@
-"""Every backbone, the poolings by their formulas, freezing, and the ImageNet weights that cannot be had."""
+"""The older backbones, the poolings by their formulas, and freezing; tests/test_backbones.py has the other sources."""
 
-import io
 import sys
-from email.message import Message
-from http.client import IncompleteRead
-from urllib.error import URLError
 
 import pytest
 import torch
@@ -14,9 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from core.errors import InputError
 from models import BACKBONES, Embedder
 from models.backbones import OUTPUTS
-from models.pooling import POOLINGS, Pooling
+from models.pooling import Pooling
 
 SMALL = ("ResNet18", "EfficientNetLite0")
+BUILT = ("ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152", "EfficientNetLite0", "ConvBackbone")
 WITHOUT_WEIGHTS = ("ConvBackbone",)
 EXTRA_PACKAGES = {"EfficientNetLite0": "timm"}
 
@@ -28,9 +25,9 @@ def available(name):
     return name
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
+@pytest.fixture(scope="module", params=BUILT)
 def built(request):
-    """Each row of BACKBONES, built with random weights, in evaluation mode."""
+    """Each of these rows, built with random weights, in evaluation mode."""
     torch.manual_seed(0)
     return Embedder(available(request.param)).eval()
 
@@ -102,7 +99,7 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("kind", POOLINGS)
+@pytest.mark.parametrize("kind", FORMULAS)
 def test_poolings_by_their_formulas(kind):
     maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     pooled = Pooling(kind)(maps)
@@ -169,7 +166,13 @@ def test_nothing_is_frozen_unasked():
     "options, message",
     [
         ({"model": "ResNet5"}, "unknown model 'ResNet5'; there are: ResNet18, .* Did you mean 'ResNet50'?"),
-        ({"model": "ResNet18", "pooling": "mean"}, r"unknown pooling 'mean'; there are: avg, max, gem, avg\+max"),
+        ({"model": "ResNet18", "pooling": "maen"}, r"unknown pooling 'maen'; there are: avg, max, gem, avg\+max, cls"),
+        (
+            {"model": "ResNet18", "pooling": "mean"},
+            "pooling is mean, which is of tokens, but ResNet18 gives feature maps",
+        ),
+        ({"model": "ResNet18", "pooling": "trained"}, "pooling is trained, but ResNet18 has no layer of its own"),
+        ({"model": "ConvBackbone", "pooling": "max"}, "pooling is max, but ConvBackbone gives one vector an image"),
         ({"model": "ResNet18", "freeze_stages": 6}, "freeze_stages is 6; ResNet18 has 5 stages"),
         ({"model": "ResNet18", "freeze_stages": -1}, "freeze_stages is -1"),
         ({"model": "ResNet18", "embedding_size": -1}, "embedding_size is -1"),
@@ -179,29 +182,6 @@ def test_nothing_is_frozen_unasked():
 def test_impossible_models_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         Embedder(**options)
-
-
-class Garbage(io.BytesIO):
-    """What a proxy may send instead of the file."""
-
-    info = Message
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [URLError("no network"), ConnectionResetError("gone"), IncompleteRead(b""), Garbage(b"<html>")],
-    ids=lambda answer: type(answer).__name__,
-)
-def test_imagenet_weights_that_cannot_be_downloaded(monkeypatch, tmp_path, answer):
-    def urlopen(request, *arguments, **options):
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "urlopen", urlopen)
-    with pytest.raises(InputError, match=r"not be downloaded from https://.*resnet18.*pth .*--pretrained_model=FILE"):
-        Embedder("ResNet18", weights="imagenet")
 
 
 def test_the_packaged_imagenet_weights_are_the_package_s():

@@ -1,4 +1,4 @@
-"""Losses over all pairs beside pytorch-metric-learning's of the same name: value and gradient, with its miner's pairs and
+"""Losses over all pairs beside pytorch-metric-learning's of the same name: value and gradient, with its miner's pairs,
 with rows of a memory. Both sides compute in float64, each within the bounds that hold against the oracles."""
 
 import math

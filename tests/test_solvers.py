@@ -276,6 +276,18 @@ REFUSED = [
     ),
     ({"head": "mlp"}, "--head=mlp is not what is solved"),
     ({"init_embedding": "pca"}, "--init_embedding is where a loss starts that is learned; whitening is solved"),
+    *(
+        ({flag: value}, f"--{flag}={value} belongs to the steps of a loss; whitening is solved and makes none")
+        for flag, value in [
+            ("miner", "hard"),
+            ("sampler", "pk"),
+            ("keep_classes", 0.1),
+            ("memory_size", 64),
+            ("skip_lookalikes", 0.9),
+            ("ema", 0.9),
+            ("interpolate", 0.5),
+        ]
+    ),
     ({"epsilon": 0}, "epsilon=0.0 is not above 0|'0' is not a number above 0"),
     ({"loss_name": "whitenin"}, "Did you mean 'whitening'"),
     ({"loss_name": "eml", "epsilon": 1}, "It is an option of whitening"),
@@ -285,7 +297,10 @@ REFUSED = [
         "linear or unit_linear layers, not --head=mlp",
     ),
     ({"loss_name": "eml", "init_embedding": "whitening", "embedding_size": 9}, "to 9 dimensions: the features have 8"),
-    ({"loss_name": "eml", "head": "linear:4,mpl"}, "'mpl' is not one of linear, mlp, residual, unit_linear"),
+    (
+        {"loss_name": "eml", "head": "linear:4,mpl"},
+        "'mpl' is not one of bnneck, layer_norm, linear, mlp, residual, unit_linear",
+    ),
     ({"loss_name": "eml", "head": "linear,mlp"}, "needs its width, as linear:512"),
 ]
 

@@ -1,9 +1,17 @@
 """Which parts of a network its features do not depend on: what pools them, or a tower of its own."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+
+
+@contextlib.contextmanager
+def on_meta() -> Iterator[None]:
+    """Networks are made without memory meanwhile, and slopes can be asked for, whatever the caller has switched off."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
+        yield
 
 
 def parts_without_use(net: nn.Module, features: Callable[[], torch.Tensor]) -> list[str]:

@@ -15,7 +15,7 @@ from core.errors import InputError, first_line
 from models.backbones._download import BY_OTHER_MEANS
 from models.backbones._row import BACKBONES, IMAGENET, PUBLISHED, Backbone, ImageInput, Wrapped
 from models.backbones._stages import depths_by_blocks, stages_by_depth
-from models.backbones._unused import parts_without_use, without_parts
+from models.backbones._unused import on_meta, parts_without_use, without_parts
 from models.backbones.hf_text import takes_texts, text_backbone
 
 PREFIX = "hf:"
@@ -31,7 +31,7 @@ def hf_backbone(name: str) -> Backbone:
     any for texts (hf_text.py)."""
     source = name.removeprefix(PREFIX)
     config = _asked(source, _transformers().AutoConfig.from_pretrained)
-    with torch.device("meta"):
+    with on_meta():
         net = _transformers().AutoModel.from_config(config, trust_remote_code=False).eval()
         if not _takes_images(net):
             if takes_texts(net):

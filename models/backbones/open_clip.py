@@ -16,6 +16,7 @@ from models.backbones._download import BY_OTHER_MEANS, download
 from models.backbones._hub import hub_file
 from models.backbones._row import BACKBONES, CLIP, PUBLISHED, Backbone, ImageInput, Wrapped
 from models.backbones._stages import depths_by_blocks, stages_by_depth
+from models.backbones._unused import on_meta
 from models.backbones.torchvision import resized_positions
 from models.plain_weights import read_weights
 
@@ -31,7 +32,7 @@ def clip_backbone(name: str) -> Backbone:
     """The image tower of any network of open_clip: a vector in the space that it shares with texts."""
     architecture, weights = _parsed(name)
     cfg = _weights_cfg(architecture, weights)
-    with torch.device("meta"):
+    with on_meta():
         net = _create(architecture, cfg).visual
     size = net.image_size if isinstance(net.image_size, int) else net.image_size[-1]
     resize_filter = cfg.get("interpolation", "bicubic")

