@@ -15,9 +15,9 @@ $python infer.py $images $common --input Ebay_test.txt --output=$root/test.npz >
 $python infer.py --model=MiniLM --pretrained_model=published $common --input $root/names.csv --output=$root/names.npz \
     > $root/features.txt
 $python train_elem.py --features=$root/train.npz --test_features=$root/test.npz $images \
-    --loss_name=norm_softmax --class_vectors=$root/names.npz --temperature=0.07 --head=mlp --embedding_size=384 \
-    --optimiser=adamw --lr=0.001 --weight_decay=0.1 --lr_strategy=cosine --train_batch_size=512 \
-    --total_iter_num=${WORDS_STEPS:-320} --display_iter_step=80 --test_iter_step=100000 --save_iter_step=100000 \
+    --loss_name=norm_softmax --class_vectors=$root/names.npz --temperature=0.1 --head=mlp --embedding_size=384 \
+    --optimiser=adamw --lr=0.001 --weight_decay=0.1 --lr_strategy=cosine --train_batch_size=256 \
+    --total_iter_num=${WORDS_STEPS:-160} --display_iter_step=40 --test_iter_step=100000 --save_iter_step=100000 \
     --overwrite=True --model_save_dir=$root/images
 $python recipes/join_towers.py $root/towers $root/images MiniLM
 
