@@ -1,7 +1,7 @@
 # `make demo` and `make test` make .venv and use it; `make demo PYTHON=python` uses an environment of your own.
 PYTHON = .venv/bin/python
 
-.PHONY: demo hello test test_slow test_packages fuzz fuzz_input test_peers bench peers install
+.PHONY: demo hello demo_text demo_words test test_slow test_packages fuzz fuzz_input test_peers bench peers install
 
 demo: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/demo.txt
@@ -12,6 +12,16 @@ hello: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt
 	$(PYTHON) -m pip install --quiet --no-deps -r requirements/hello.txt
 	PYTHON=$(PYTHON) sh recipes/hello_mnist.sh
+
+# Descriptions of stamps in many languages, trained on and found (docs/modalities.md). Needs apt, or STAMPS=FOLDER.
+demo_text: install
+	$(PYTHON) -m pip install --quiet -r requirements.txt
+	PYTHON=$(PYTHON) sh recipes/demo_text.sh
+
+# Words find emoji that were never trained on (docs/modalities.md).
+demo_words: install
+	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/demo.txt -r requirements/text.txt
+	PYTHON=$(PYTHON) sh recipes/demo_words.sh
 
 # Files of tests side by side, one thread each: as many as there are cores.
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses=8 --dist loadfile

@@ -52,7 +52,8 @@ def embed_images(args: Args) -> None:
     classifier = open_classifier(args["pretrained_model"], **args.classifier)
 
     if not args["output"] and len(records) > PRINTED:
-        log(f"the first {PRINTED} of {len(records)} images are embedded and printed; --output keeps those of all")
+        count = f"{len(records)} {records.noun}s"
+        log(f"the first {PRINTED} of {count} are embedded and printed; --output keeps those of all")
         records = records.take(slice(PRINTED))
     skips = args["on_bad_image"] == "skip"
     if not skips:
@@ -68,7 +69,7 @@ def embed_images(args: Args) -> None:
         written = ""
         if outputs.paths:
             written = f", written: {', '.join(map(str, outputs.paths))}"
-        print(f"{len(table)} images, {table.width} numbers each{written}")
+        print(f"{len(table)} {records.noun}s, {table.width} numbers each{written}")
 
 
 def write_network(args: Args) -> None:

@@ -23,7 +23,7 @@ from data.formats.csv import NO_ROW
 from data.hold_out import hold_out
 from data.image.decode import check_opencv
 from data.image.files import read_bytes
-from data.inputs import open_inputs
+from data.inputs import open_inputs, open_texts
 from data.lists import open_list, open_lists, read_list
 from data.make_list import list_root, write_label_list
 from data.notes import list_notes
@@ -87,15 +87,22 @@ def open_training(
     return TrainingData(train, test, tested_on)
 
 
-def open_records(data_dir: str | None, test_list: str | None, *, input: Paths | None = None) -> Records:
-    """The images to embed: those of `input`, else of the test list; says what should be known of them.
+def open_records(
+    data_dir: str | None, test_list: str | None, *, input: Paths | None = None, text: Paths | None = None
+) -> Records:
+    """What to embed: `input`, or `text`, else the test list; says what should be known of it.
 
     Options:
-        input: a folder, image files, or a list (left open, where there is a --test_list: that)
+        input: a folder, files, or a list (left open, where there is a --test_list: that)
+        text: texts, each in quotes
 
     Raises InputError for what does not exist, holds no image, or is wrong with a list.
     """
-    if input:
+    if input and text:
+        raise InputError("--input names files and --text brings texts; give one of them, or a csv with a column text")
+    if text:
+        records = open_texts(text)
+    elif input:
         records = open_inputs(input, data_dir)
     else:
         records = open_test(data_dir=data_dir, test_list=test_list)

@@ -21,8 +21,9 @@ from core.errors import InputError, near_match
 def main(argv: Sequence[str]) -> None:
     command, folder, args = parse_command(argv)
     commands = {"build": build, "find": find, "add": add, "delete": delete}
-    if command != "build" and not args["input"]:
-        raise InputError(f"{command} needs --input")
+    if command != "build" and not (args["input"] or args.values.get("text")):
+        other = "" if command == "delete" else " or --text"
+        raise InputError(f"{command} needs --input{other}")
     commands[command](folder, args)
 
 
@@ -113,7 +114,7 @@ def find(folder: str, args: Args) -> None:
         answers = Answers(table.records, hits, index.names)
     written, failure = save_answers(answers, outputs)
     if args["k"] > len(index):
-        log(f"--k={args['k']}: {index.folder} holds {len(index)} images, and all of them are shown")
+        log(f"--k={args['k']}: {index.folder} holds {len(index)} {index.noun}s, and all of them are shown")
     print_tables(answers)
     if len(answers.records) > DRAWN and any(path.suffix == ".png" for path in outputs):
         print(f"the picture shows {DRAWN} of {len(answers.records)} queries")

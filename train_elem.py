@@ -26,6 +26,7 @@ def main(argv: Sequence[str]) -> None:
     from engine.averaging import build_averaging
     from engine.batches import open_batches
     from engine.checkpoint import resume
+    from engine.class_vectors import fix_class_vectors
     from engine.feature_lane import build_network, open_feature_loader, open_test_batches
     from engine.freezing import build_first_steps
     from engine.neighbours import follow_neighbours
@@ -57,6 +58,7 @@ def main(argv: Sequence[str]) -> None:
         solve_last_layer(model, solver, seen, args["views"])
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
     tell_labels(loss, data.train)
+    fix_class_vectors(loss, data.train, **args.class_vectors)
     learner = build_learner(start, model, loss, **args.optimiser)
     learner.first_steps = build_first_steps(model, loss, **args.first_steps)
     learner.averaging = build_averaging(learner.objective, settings.pretrained_model, **args.averaging)

@@ -149,6 +149,7 @@ TRAIN_ELEM = _training(
         "save_iter_step": 1000,
     },
     without=("test_loss",),
+    own_sections=(Section("class_vectors", "loss", ("engine.class_vectors:fix_class_vectors",)),),
 )
 TRAIN_PAIR = _training(
     "pair",

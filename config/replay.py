@@ -9,7 +9,7 @@ from config.recipe import read_yaml_flags
 from core.console import log
 from core.errors import InputError
 from core.files import read_flags, run_folder
-from core.sources import registered
+from core.sources import is_weights_name, registered
 from core.types import Words, plain
 
 DATA_FLAGS = ("data_dir", "train_list", "test_list")
@@ -53,7 +53,7 @@ def taken_over(values: dict[str, object], typed: frozenset[str]) -> dict[str, ob
     source = values.get("pretrained_model")
     if values.get("embeddings") or "model" not in values:
         return {}
-    if not source or source == "imagenet":
+    if not source or is_weights_name(source):
         return _row_flags(values, typed)
     taken = _model_flags(source, values, typed)
     taken |= _row_flags({**values, **taken}, typed | taken.keys())
@@ -104,7 +104,7 @@ def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -
     names = [name for name in DATA_FLAGS if name in values]
     config = run_folder(source) / "config.json"
     # What is given to embed names its folder itself.
-    if values.get("input") or not config.is_file() or any(name in typed for name in names):
+    if values.get("input") or values.get("text") or not config.is_file() or any(name in typed for name in names):
         return {}
     taken = {}
     with contextlib.suppress(InputError):  # a stranger's config.json tells of no data

@@ -107,6 +107,11 @@ def registered(folder: str) -> dict[str, Registered]:
     return found
 
 
+def is_weights_name(source: object) -> bool:
+    """Whether a --pretrained_model is the name of weights that some backbone comes with, such as imagenet."""
+    return any(source in entry.facts.get("weights", ()) for entry in registered("models/backbones").values())
+
+
 def _entered(decorator: ast.expr, file: Path) -> dict[str, dict]:
     """{name: facts} of what a decorator of a registry enters: its arguments, or the rows of a table of the file."""
     if not isinstance(decorator, ast.Call):

@@ -1,9 +1,10 @@
-"""Images that are named one by one, by folder or by a list."""
+"""Images that are named one by one, by folder or by a list; texts that are given themselves."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import InputError
+from core.items import text_item
 from data.formats.folders import find_images
 from data.image.decode import check_opencv
 from data.lists import is_list, open_list
@@ -34,3 +35,11 @@ def open_inputs(inputs: Sequence[str | Path], data_dir: str | Path | None) -> Re
         left_out = f" ({'; '.join(notes)})" if notes else ""
         raise InputError(f"no image in {', '.join(map(str, inputs))}{left_out}")
     return Records.of_columns(inputs[0], {"paths": paths}).with_notes(notes)
+
+
+def open_texts(texts: Sequence[str]) -> Records:
+    """Texts that are given as they are, without labels. Raises InputError for an empty one."""
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            raise InputError(f"text {number} of --text is empty")
+    return Records.of_columns("--text", {"paths": [text_item(text.strip()) for text in texts]})

@@ -1,6 +1,7 @@
 """Lists looked for and opened: SOP lists, csv files and folders to Records, with all that is wrong with them."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import InputError
+from core.items import is_text
 from data.embedded import EMBEDDED, embedded_data
 from data.formats import FORMATS, parse
 from data.formats.csv import SPLITS
@@ -159,6 +161,11 @@ def _read_file(file: Path, folder: Path, split: str | None, problems: Problems) 
     files = []
     is_there = []
     for line, written in zip(columns["lines"], columns["paths"]):
+        if is_text(written):
+            paths.append(written)
+            files.append(_text_key(written))
+            is_there.append(True)
+            continue
         path = str(folder / written)
         problem = _path_problem(written, path, folder)
         if problem is None:
@@ -188,6 +195,12 @@ def _file_key(path: str) -> tuple[int, int]:
     """What tells a file apart from all others on this machine."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
+
+
+def _text_key(text: str) -> tuple[int, int]:
+    """What tells a text apart from all others, and from files."""
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
 def _check_roles(records: Records, problems: Problems) -> None:

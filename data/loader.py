@@ -1,7 +1,7 @@
 """From a list to batches for the device: what training and tests load, by worker processes."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, Literal, Protocol
 
@@ -17,18 +17,28 @@ from data.dataset import RecordDataset
 from data.image.decode import choose_decoder
 from data.image.modality import ImageModality
 from data.image.transforms import TestTransform, TrainTransform
-from data.modality import Modality
+from data.mixed import InOrderByModality, MixedModality
+from data.modality import Modality, refuse_other_modality
 from data.records import Records
 from data.samplers import BatchSampler, InOrder, RankBatches, Sample
 from data.substitutes import DroppingDataset, SubstitutingDataset
+from data.text.modality import TextModality, Tokenizer
 from data.workers import leave_process_group, loading_failure, worker_count, workers_that_fit
 
 # Told of what could not be read: its index in the list, and a sentence.
 OnBad = Callable[[int, str], None]
+TEXT_BYTES = 8 * 512  # of a text in a batch, whose tokens are at the most so many
 
 
-class ImageSettings(Protocol):
-    """What loading has to know of a model: the images that it takes."""
+class InputSettings(Protocol):
+    """What loading has to know of a model: the modality that it takes, the size of images, the tokenizer of texts."""
+
+    @property
+    def modality(self) -> str:
+        """image, text or audio."""
+
+    def open_tokenizer(self) -> Tokenizer:
+        """Of a model that takes texts."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -43,10 +53,18 @@ class ImageSettings(Protocol):
         """How images come to it, one of data.image.resize.FILTERS."""
 
 
+class TowersSettings(Protocol):
+    """As InputSettings of each modality that a model takes; of most it is one."""
+
+    @property
+    def towers(self) -> Mapping[str, InputSettings]:
+        """{modality: settings}."""
+
+
 def open_train_loader(
     records: Records,
     sampler: BatchSampler,
-    model_settings: ImageSettings,
+    model_settings: InputSettings,
     device: torch.device,
     on_bad: OnBad | None = None,
     *,
@@ -57,7 +75,7 @@ def open_train_loader(
     cache_bytes: ByteSize = 0,
     cache_kind: Literal["encoded", "decoded"] = "encoded",
 ) -> "BatchLoader":
-    """Endless batches of a train list, as its sampler has them.
+    """Endless batches of a train list, as its sampler has them. All but num_workers is about images.
 
     Options:
         num_workers: processes that load images; 0: none beside this one; or auto
@@ -71,14 +89,18 @@ def open_train_loader(
     read, for which others are loaded then; None, and one of them is an InputError. Raises InputError as
     `choose_decoder` does.
     """
-    height, width = model_settings.image_shape[1:]
-    transform = TrainTransform(
-        height, width, model_settings.resize_short_size, augment, crop_scale, model_settings.resize_filter
-    )
-    decoder = choose_decoder(decode, cache_kind)
-    if "crop" not in augment:
-        decoder = "exact"  # only a crop can do with a coarser image
-    modality = ImageModality(transform, decoder, Cache(cache_kind, records.paths, cache_bytes))
+    refuse_other_modality(records, model_settings.modality)
+    if model_settings.modality == "text":
+        modality = TextModality(model_settings.open_tokenizer())
+    else:
+        height, width = model_settings.image_shape[1:]
+        transform = TrainTransform(
+            height, width, model_settings.resize_short_size, augment, crop_scale, model_settings.resize_filter
+        )
+        decoder = choose_decoder(decode, cache_kind)
+        if "crop" not in augment:
+            decoder = "exact"  # only a crop can do with a coarser image
+        modality = ImageModality(transform, decoder, Cache(cache_kind, records.paths, cache_bytes))
     batches = RankBatches(sampler, distributed.rank(), distributed.world_size())
     rank_batch = math.ceil(sampler.batch_size / distributed.world_size())
     return open_loader(
@@ -88,37 +110,58 @@ def open_train_loader(
         num_workers,
         pin_memory=device.type == "cuda",
         on_bad=on_bad,
-        batch_bytes=rank_batch * math.prod(model_settings.image_shape),
+        batch_bytes=rank_batch * _sample_bytes(model_settings),
     )
 
 
 def open_test_loader(
     records: Records,
-    model_settings: ImageSettings,
+    model_settings: TowersSettings,
     batch_size: int,
     num_workers: int | str,
     device: torch.device,
     on_bad: OnBad | None = None,
 ) -> "BatchLoader":
-    """The images of a list in order, in the test geometry; several ranks have the batches in turn.
+    """The rows of a list in order, images in the test geometry; several ranks have the batches in turn.
 
     on_bad: told of images that cannot be read, which are left out of their batches then; None, and one of them is an
     InputError.
     """
-    height, width = model_settings.image_shape[1:]
-    modality = ImageModality(
-        TestTransform(height, width, model_settings.resize_short_size, model_settings.resize_filter)
-    )
+    towers = model_settings.towers
+    refuse_other_modality(records, *towers)
+    modalities = {name: _test_modality(tower) for name, tower in towers.items()}
+    ranks = (distributed.rank(), distributed.world_size())
+    if len(towers) == 1:
+        modality = next(iter(modalities.values()))
+        batches = InOrder(len(records), batch_size, *ranks)
+    else:
+        modality = MixedModality(modalities)
+        batches = InOrderByModality(records, batch_size, *ranks)
     return open_loader(
         records,
         modality,
-        InOrder(len(records), batch_size, distributed.rank(), distributed.world_size()),
+        batches,
         num_workers,
         pin_memory=device.type == "cuda",
         on_bad=on_bad,
         drops_bad=True,
-        batch_bytes=min(batch_size, len(records)) * math.prod(model_settings.image_shape),
+        batch_bytes=min(batch_size, len(records)) * max(map(_sample_bytes, towers.values())),
     )
+
+
+def _test_modality(model_settings: InputSettings) -> Modality:
+    """How a model loads what it is tested on."""
+    if model_settings.modality == "text":
+        return TextModality(model_settings.open_tokenizer())
+    height, width = model_settings.image_shape[1:]
+    return ImageModality(TestTransform(height, width, model_settings.resize_short_size, model_settings.resize_filter))
+
+
+def _sample_bytes(model_settings: InputSettings) -> int:
+    """Bytes that one row takes in a batch, about."""
+    if model_settings.modality == "text":
+        return TEXT_BYTES
+    return math.prod(model_settings.image_shape)
 
 
 def open_loader(

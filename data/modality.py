@@ -5,11 +5,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from core.errors import InputError
+from core.items import modality_of
 from data.records import Records
 
 
 class Modality(Protocol):
-    """One kind of data, as images are (data/image/modality.py); all else in data/ does not know which kind it loads.
+    """One kind of data: images (data/image/modality.py), texts (data/text/modality.py).
+
+    All else in data/ does not know which kind it loads.
 
     Instances are used in loader processes, so they have to be picklable.
     """
@@ -25,3 +29,15 @@ class Modality(Protocol):
 
     def thumbnail(self, records: Records, index: int) -> np.ndarray:
         """What a report shows of row `index`, (H, W, 3) uint8 RGB. Raises InputError as `load` does."""
+
+
+# What networks of a modality take, in words.
+WORDS = {"image": "images", "text": "texts", "audio": "sounds"}
+
+
+def refuse_other_modality(records: Records, *modalities: str) -> None:
+    """Raise InputError for the first row that is of no modality that a model takes."""
+    for row, path in enumerate(records.paths.tolist()):
+        if modality_of(path) not in modalities:
+            words = " and ".join(WORDS[modality] for modality in modalities)
+            raise InputError(f"{records.location(row)}: {records.name_of(row)}, but the model takes {words}")

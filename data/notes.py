@@ -16,12 +16,12 @@ def list_notes(train: Records, test: Records) -> list[str]:
     if len(shared):
         notes.append(
             f"{len(shared)} of {len(labels)} test labels are train labels, too ({test.names.of_label(shared[0])}, for "
-            "one): figures on them do not tell how images of unseen labels are found"
+            f"one): figures on them do not tell how {test.noun}s of unseen labels are found"
         )
     test_files, train_files = _file_codes(test, train)
     images = np.isin(test_files, train_files).sum()
     if images:
-        notes.append(f"{images} of {len(test)} test images are train images, too")
+        notes.append(f"{images} of {len(test)} test {test.noun}s are train {test.noun}s, too")
     return notes + query_notes(test)
 
 
@@ -46,7 +46,7 @@ def query_notes(test: Records) -> list[str]:
     others = int(test.is_query.sum()) - 1
     return [
         f"{test.location(first)}: the label {test.label_text(first)} of this query, and of {len(queries) - 1} of "
-        f"{others} others, has no other image in the gallery: they count as misses"
+        f"{others} others, has no other {test.noun} in the gallery: they count as misses"
     ]
 
 
@@ -68,4 +68,5 @@ def singleton_notes(train: Records, use: str | None) -> list[str]:
     if use is None or not len(singletons):
         return []
     example = train.location(vocabulary.rows_of(singletons[0])[0])
-    return [f"{len(singletons)} of {len(vocabulary)} train labels have a single image ({example}, for one): {use}"]
+    count = f"{len(singletons)} of {len(vocabulary)} train labels"
+    return [f"{count} have a single {train.noun} ({example}, for one): {use}"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from core.console import log
 from core.errors import InputError
 from core.files import checksum, read_json, run_folder
+from core.sources import is_weights_name
 from data.records import Records
 
 
@@ -44,7 +45,7 @@ def note_other_list(source: str | None, split: str, facts: dict[str, object]) ->
 
     facts: list_facts of this one. A folder that does not tell of its lists, such as a stranger's, had none.
     """
-    if not source or source == "imagenet":
+    if not source or is_weights_name(source):
         return
     # Whatever else may stand there, it is a stranger's file.
     try:

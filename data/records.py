@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core.items import noun_of, text_of
 from data.names import NO_NAMES, Names
 from data.vocabulary import Vocabulary
 
@@ -22,7 +23,7 @@ class Records:
     """One list of N images, column by column.
 
     source: the file or folder that the list was read from.
-    paths: (N,) str.
+    paths: (N,) str; of a text the text itself, behind `text:` (core/items.py).
     labels: (N,) int64 where all labels of the file are plain integers, else str as the file has them; None where
         nobody knows any.
     is_query, is_gallery: (N,) bool.
@@ -64,6 +65,16 @@ class Records:
     def vocabulary(self) -> Vocabulary:
         """Which labels there are, and which of them each image has: counted once, for whoever asks."""
         return Vocabulary.of(self.labels)
+
+    @cached_property
+    def noun(self) -> str:
+        """What a row is called in sentences: image, text, clip; row, where the list has several kinds."""
+        return noun_of(self.paths.tolist())
+
+    def name_of(self, index: int) -> str:
+        """Row `index` as a sentence names it: `image 'cat.jpg'`, `text 'a cat'`."""
+        path = self.paths[index]
+        return f"{noun_of([path])} {text_of(path)!r}"
 
     def location(self, index: int) -> str:
         """Where image `index` stands, as messages say it: file:line, or the source of a list that has no lines."""

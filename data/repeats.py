@@ -40,10 +40,11 @@ def note_repeats(records: Records) -> Records:
     again = np.flatnonzero(first != np.arange(len(records)))
     if not len(again):
         return records
-    notes = [f"{_rows(records, again)} an image that a row before names, too; each is drawn as often as it is listed"]
+    noun = "an image" if records.noun == "image" else f"a {records.noun}"
+    notes = [f"{_rows(records, again)} {noun} that a row before names, too; each is drawn as often as it is listed"]
     relabelled = _with_another_label(records, first, again)
     if len(relabelled):
-        notes.append(f"{_rows(records, relabelled)} an image that a row before gives another label")
+        notes.append(f"{_rows(records, relabelled)} {noun} that a row before gives another label")
     return records.with_notes(notes)
 
 
@@ -62,13 +63,14 @@ def fold_repeats(records: Records, problems: Problems, first: np.ndarray | None 
         line = 0 if records.lines is None else int(records.lines[row])
         label, first_label = records.labels[row], records.labels[first[row]]
         sentence = f"has the label {label}, but {first_label} by {_row_name(records, first[row])}"
-        problems.add(line, f"the image {str(records.paths[row])!r} {sentence}")
+        problems.add(line, f"the {records.name_of(row)} {sentence}")
 
     is_query, is_gallery = records.is_query.copy(), records.is_gallery.copy()
     # Unlike an assignment by index, `at` takes every row of an image into account.
     np.logical_or.at(is_query, first, records.is_query)
     np.logical_or.at(is_gallery, first, records.is_gallery)
-    note = f"{_rows(records, again)} an image that a row before names, too; each image counts once"
+    noun = "an image" if records.noun == "image" else f"a {records.noun}"
+    note = f"{_rows(records, again)} {noun} that a row before names, too; each {records.noun} counts once"
     folded = dataclasses.replace(records, is_query=is_query, is_gallery=is_gallery).with_notes([note])
     return folded.take(np.unique(first))
 

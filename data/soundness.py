@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from core.errors import InputError
+from core.items import is_text
 from data.formats.problems import SHOWN_FAULTS
 from data.image.decode import decode_whole
 from data.image.header import MAX_PIXELS, image_size
@@ -45,6 +46,8 @@ def first_broken(records: Records, most: int) -> list[tuple[int, str]]:
     bar = tqdm(range(len(records)), desc="looking at images", unit="image", leave=False, disable=hidden)
     for row in bar:
         path, box = records.paths[row], records.box_of(row)
+        if is_text(path):
+            continue
         try:
             if not is_sound(path, box):
                 decode_whole(np.fromfile(path, np.uint8), path, box)

@@ -12,6 +12,7 @@ import torch
 from core.console import log
 from core.errors import InputError
 from core.files import read_npz, write_npz
+from core.items import is_text
 from core.versions import package_versions
 from data.records import Records
 
@@ -56,6 +57,9 @@ def _contents(records: Records) -> list[bytes]:
     """SHA-256 of the content of each image file of a list, in order."""
     digests = []
     for path in records.paths.tolist():
+        if is_text(path):
+            digests.append(hashlib.sha256(path.encode(errors="surrogatepass")).digest())
+            continue
         try:
             digests.append(hashlib.sha256(Path(path).read_bytes()).digest())
         except OSError as error:
@@ -78,7 +82,8 @@ def _note_copies(records: Records, contents: list[bytes]) -> None:
     groups = Counter(zip(contents, records.vocabulary.codes.tolist(), boxes))
     copies = sum(number for number in groups.values() if number > 1)
     if copies:
+        noun = records.noun
         log(
-            f"note: {copies} of {len(records)} images are byte for byte another image of their label, which they find "
-            "as a right answer; python reader.py check names them"
+            f"note: {copies} of {len(records)} {noun}s are byte for byte another {noun} of their label, which they "
+            "find as a right answer; python reader.py check names them"
         )

@@ -11,7 +11,7 @@ from data.image.transforms import TestTransform
 from data.loader import BatchLoader, open_test_loader
 from data.records import Records
 from embeddings.fingerprint import fingerprint
-from models import ModelSettings, fast_model, open_model
+from models import ModelSettings, TowerSettings, TwoTowers, fast_model, open_model, read_towers
 
 # Figures are those of the very network unless asked otherwise.
 EXACT = ("fp32", "torch")
@@ -21,13 +21,14 @@ EXACT = ("fp32", "torch")
 class Encoder:
     """A network on its device, and how images come to it.
 
-    network: takes uint8 images (B, 3, H, W) to embeddings (B, D) and has `embedding_size`. settings: of the model.
+    network: takes uint8 images (B, 3, H, W), or what else its backbone does, to embeddings (B, D) and has
+    `embedding_size`. settings: of the model, or of its towers.
     fingerprint: plain JSON that tells models apart, whatever the precision and runtime. num_workers: processes that
     load images, or "auto".
     """
 
     network: nn.Module
-    settings: ModelSettings
+    settings: ModelSettings | TowerSettings
     device: torch.device
     fingerprint: dict
     precision: str
@@ -41,7 +42,7 @@ class Encoder:
         return {**self.fingerprint, "precision": self.precision, "runtime": self.runtime}
 
     def open_loader(self, records: Records, on_bad: Callable[[int, str], None] | None = None) -> BatchLoader:
-        """The images in order; several ranks have the batches in turn.
+        """The rows in order; several ranks have the batches in turn.
 
         on_bad(index, sentence): None, or called for images that cannot be read, which are left out of their batches.
         """
@@ -58,7 +59,9 @@ def open_encoder(
     *,
     batch_size: Positive,
 ) -> Encoder:
-    """The Encoder of the network that `settings` name, with the fastest that precision and runtime allow in its place.
+    """The Encoder of the network that `settings` name, or of the towers in their folder.
+
+    In a network's place comes the fastest that precision and runtime allow.
 
     Options:
         batch_size: images in a batch
@@ -66,14 +69,30 @@ def open_encoder(
     keeps_exact: in fp32 on torch take the network itself, to the bit. Raises InputError as open_model does, where a
     package is missing, and for a size that cannot be, before anything is written.
     """
+    is_exact = keeps_exact and (precision, runtime) == EXACT
+    several = read_towers(settings.pretrained_model)
+    if several is None:
+        network, identity = _open_network(settings, device, precision, runtime, is_exact)
+        return Encoder(network, settings, device, identity, precision, runtime, num_workers, batch_size)
+    networks = {}
+    identities = {}
+    for modality, tower in several.towers.items():
+        networks[modality], identities[modality] = _open_network(tower, device, precision, runtime, is_exact)
+    network = TwoTowers(networks)
+    return Encoder(network, several, device, {"towers": identities}, precision, runtime, num_workers, batch_size)
+
+
+def _open_network(
+    settings: ModelSettings, device: torch.device, precision: str, runtime: str, is_exact: bool
+) -> tuple[nn.Module, dict]:
+    """A network on its device, and its fingerprint. is_exact: the very network, and none that is faster."""
     model = open_model(settings)
-    # Refuses a crop beyond the picture.
-    height, width = settings.image_shape[1:]
-    TestTransform(height, width, settings.resize_short_size)
+    if model.modality == "image":
+        # Refuses a crop beyond the picture.
+        height, width = settings.image_shape[1:]
+        TestTransform(height, width, settings.resize_short_size)
     model = model.to(device)
     identity = fingerprint(model, settings)
-    if keeps_exact and (precision, runtime) == EXACT:
-        network = model
-    else:
-        network = fast_model(model, precision, runtime, settings.image_shape)
-    return Encoder(network, settings, device, identity, precision, runtime, num_workers, batch_size)
+    if is_exact:
+        return model, identity
+    return fast_model(model, precision, runtime, settings.image_shape), identity

@@ -71,7 +71,7 @@ def open_features(
         raise InputError(
             "--features are tested on --test_features, or on --val_classes of their labels: give one of them"
         )
-    table = _open(features)
+    table = _open(features, needs_roles=False)
     if val_classes:
         held_out = held_out_mask(table.records, val_classes)
         train, test = _take(table, ~held_out), _take(table, held_out)
@@ -86,9 +86,9 @@ def open_features(
     return FeatureData(train.records, test.records, tested_on, train.matrix, test.matrix, train.fingerprint)
 
 
-def _open(path: str) -> EmbeddingTable:
-    """The table of a file, float32 and finite, of a model that it tells of."""
-    table = load_table(path)
+def _open(path: str, needs_roles: bool = True) -> EmbeddingTable:
+    """The table of a file, float32 and finite, of a model that it tells of; needs_roles: as load_table has it."""
+    table = load_table(path, needs_roles)
     if table.fingerprint is None:
         raise InputError(
             f"{path!r} does not say which network made it, so that a head of it could stand behind none; "

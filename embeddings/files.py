@@ -18,11 +18,12 @@ OF_OURS = ("model", "names", "format")  # what stands in our .npz beside the col
 OLD_UNKNOWN = -1  # a label that nobody knows, in an .npz of ours without a format
 
 
-def load_table(path: str) -> EmbeddingTable:
+def load_table(path: str, needs_roles: bool = True) -> EmbeddingTable:
     """The table in an .npz with embeddings and labels, ours or another's.
 
     What it does not hold is filled in: every row a query and in the gallery, numbers for paths. Raises InputError for
-    missing columns, mistyped ones, lengths that differ, and unknown labels.
+    missing columns, mistyped ones, lengths that differ, and unknown labels; needs_roles: and where nobody asks or
+    nothing can be found, as in a csv's rows to train with.
     """
     arrays = read_npz(path, ("embeddings",))
     if "labels" not in arrays:
@@ -48,7 +49,7 @@ def load_table(path: str) -> EmbeddingTable:
         notes.append(f"{path}: {unknown} rows have the label {OLD_UNKNOWN}, which counts as a label like any other")
 
     for flag in ("is_query", "is_gallery"):
-        if not columns[flag].any():
+        if needs_roles and not columns[flag].any():
             raise InputError(f"{str(path)!r}: {flag} is False everywhere: there is nobody to ask, or nothing to find")
     records = Records(str(path), **columns, notes=tuple(notes), names=_read_names(arrays, path))
     records, embeddings = _each_once(records, embeddings)

@@ -13,11 +13,16 @@ def fingerprint(model: Embedder, settings: ModelSettings) -> dict:
     settings: what `model` was opened with, of which the transform's part counts.
     """
     digest = hashlib.sha256()
-    tensors = [*model.state_dict().items(), ("mean", model.mean), ("std", model.std)]
+    tensors = list(model.state_dict().items())
+    if model.modality == "image":
+        tensors += [("mean", model.mean), ("std", model.std)]
     for name, tensor in sorted(tensors):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         # As bytes, whatever the type: NumPy has no bfloat16.
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    if model.modality == "text":
+        tokenizer = settings.open_tokenizer().fingerprint
+        return {**model.facts, "weights": digest.hexdigest(), "tokenizer": tokenizer}
     facts = {
         **model.facts,
         "weights": digest.hexdigest(),

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from core.console import log
 from core.errors import InputError
+from core.items import is_text
+from core.sources import is_weights_name
 from core.text import shown_path
 from core.types import OneOf, Paths, Positive
 from data.formats import parse
@@ -40,7 +42,7 @@ def build_index(
     source: the --pretrained_model, which the card remembers. options: of the backend, {name: value}. Raises InputError
     as Index.build.
     """
-    if source != "imagenet":
+    if not is_weights_name(source):
         source = os.path.abspath(source)
     return Index.build(
         folder,
@@ -120,7 +122,7 @@ def _rows_of_list(path: str, data_dir: str | None) -> list[tuple[str, tuple[floa
         if len(sentences) > SHOWN_FAULTS:
             sentences[SHOWN_FAULTS:] = [f"and {len(sentences) - SHOWN_FAULTS} faults more"]
         raise InputError("\n".join(sentences))
-    paths = absolute_paths(folder / path for path in columns["paths"])
+    paths = absolute_paths(path if is_text(path) else folder / path for path in columns["paths"])
     if not columns.get("boxes"):
         return [(path, None) for path in paths]
     boxes = [None if math.isnan(box[0]) else tuple(box) for box in columns["boxes"]]
@@ -136,7 +138,7 @@ def model_of_index(index: Index) -> tuple[str, dict]:
     source = origin.get("pretrained_model")
     if not isinstance(source, str) or not source:
         raise InputError(f"index {str(index.folder)!r}: its card names no model; give --pretrained_model")
-    if source != "imagenet" and not os.path.exists(source):
+    if not is_weights_name(source) and not os.path.exists(source):
         raise InputError(
             f"index {str(index.folder)!r}: its model {source!r} is not there any more; give --pretrained_model"
         )

@@ -102,7 +102,7 @@ def embed_rows(
     order = order.numpy()
     done = int((order >= 0).sum())
     if done:
-        log(f"{done} of {len(records)} images are embedded already")
+        log(f"{done} of {len(records)} {records.noun}s are embedded already")
     left = np.flatnonzero(order < 0)
     if not len(left):
         return order
@@ -139,9 +139,9 @@ def _table_of_readable(
     """The table of those records that could be read. order (N,): the row of each, -1 for none."""
     is_read = order >= 0
     if not is_read.any():
-        raise InputError(f"not one of {len(records)} images could be read")
+        raise InputError(f"not one of {len(records)} {records.noun}s could be read")
     if not is_read.all():
-        log(f"{len(records) - is_read.sum()} of {len(records)} images could not be read and are left out")
+        log(f"{len(records) - is_read.sum()} of {len(records)} {records.noun}s could not be read and are left out")
         records = records.take(is_read)
         order = order[is_read]
     if isinstance(rows, KeyedRows):

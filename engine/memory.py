@@ -12,7 +12,7 @@ import distributed
 from core.console import log
 from core.errors import InputError
 from core.types import Count
-from data.loader import ImageSettings, open_test_loader
+from data.loader import InputSettings, open_test_loader
 from data.records import Records
 from embeddings.embed import embed_batches
 from losses import LOSSES
@@ -130,7 +130,7 @@ def fill_memory(
     memory: Memory | None,
     model: Embedder,
     records: Records,
-    settings: ImageSettings,
+    settings: InputSettings,
     batch_size: int,
     num_workers: int | str,
     seed: int,

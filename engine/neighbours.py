@@ -18,6 +18,7 @@ from torch import nn
 import distributed
 from core.console import log
 from core.errors import InputError
+from core.sources import is_weights_name
 from data.collate import Batch
 from data.loader import BatchLoader, OnBad, open_test_loader
 from data.records import Records
@@ -155,7 +156,7 @@ def _class_weights(
 def _weights_of_run(source: str | None, records: Records) -> torch.Tensor:
     """The class weights (C, D) of a stage 1 run on the same train list. Raises InputError where there are none."""
     state = {}
-    if source and source != "imagenet":
+    if source and not is_weights_name(source):
         state = read_weights(weights_file(source))
     weight = full_width_state(state.get("loss", {})).get("weight")
     if weight is None:

@@ -136,7 +136,8 @@ class Trainer:
         if self.progress.start < self.schedule.total_iter_num:
             steps = f"steps {self.progress.start + 1} to {self.schedule.total_iter_num}"
         log(
-            f"{loss_name} on {len(self.records)} images of {labels} labels, tested on {self.tester.tested_on}; "
+            f"{loss_name} on {len(self.records)} {self.records.noun}s of {labels} labels, "
+            f"tested on {self.tester.tested_on}; "
             f"{self.learner.device}, {self.learner.precision}; {steps}; writes to {self.run.folder}"
         )
         for note in notes:

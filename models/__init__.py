@@ -6,6 +6,7 @@ from models.build import ModelSettings, add_last_layer, build_model, check_forwa
 from models.embedder import Embedder
 from models.fast import RUNTIMES, fast_model
 from models.trained import trained_settings
+from models.two_towers import TowerSettings, TwoTowers, read_towers, write_towers
 from models.weights import load_pretrained
 
 __all__ = [
@@ -13,11 +14,15 @@ __all__ = [
     "RUNTIMES",
     "Embedder",
     "ModelSettings",
+    "TowerSettings",
+    "TwoTowers",
     "add_last_layer",
     "build_model",
     "check_forward",
     "fast_model",
     "load_pretrained",
     "open_model",
+    "read_towers",
     "trained_settings",
+    "write_towers",
 ]

@@ -1,5 +1,6 @@
 """A network by its settings: built to be trained, or opened to be used as it is, and tried before anything begins."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from core.console import log
 from core.errors import InputError, first_line
 from core.types import ChainOf, Count, Shape, Width
 from distributed.sync_batchnorm import synchronise
+from models.backbones import BACKBONES
 from models.batchnorm import statistics_left_alone
 from models.embedder import Embedder
 from models.recompute import recompute_stages
@@ -56,6 +58,20 @@ class ModelSettings:
     head: Annotated[str, ChainOf("models/heads")] = "linear"
     lora: Count = 0
     pretrained_model: str | None = None
+
+    @property
+    def modality(self) -> str:
+        """image, text or audio: what the backbone takes."""
+        return BACKBONES.fact(self.model, "modality")
+
+    @property
+    def towers(self) -> dict[str, "ModelSettings"]:
+        """{modality: settings}: this network alone; of several, models/two_towers.py has the like."""
+        return {self.modality: self}
+
+    def open_tokenizer(self) -> Callable[[str], list[int]]:
+        """The tokenizer of a network that takes texts, as data/text/ uses it."""
+        return BACKBONES[self.model](self.model).preprocess.open_tokenizer()
 
     def as_flags(self) -> dict[str, object]:
         """{name: value} of what a network is, as config.json and result.json hold it: all but the weights."""
@@ -181,11 +197,21 @@ def check_forward(model: Embedder, image_shape: tuple[int, int, int], images: in
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), statistics_left_alone(model):
             # Not by a call, which would compile a network that is to be compiled.
-            model.forward(torch.zeros(images, *image_shape, dtype=torch.uint8))
+            model.forward(example_input(model.modality, image_shape, images))
     except (RuntimeError, ValueError, AssertionError) as error:
         verb = "train on" if training else "embed"
+        size = ""
+        if model.modality == "image":
+            size = f" of {height}x{width} pixels"
         raise InputError(
-            f"{model.facts['model']} cannot {verb} {images} at a time of {height}x{width} pixels: {first_line(error)}"
+            f"{model.facts['model']} cannot {verb} {images} at a time{size}: {first_line(error)}"
         ) from None
     finally:
         model.train(mode_before)
+
+
+def example_input(modality: str, image_shape: tuple[int, int, int], count: int) -> torch.Tensor:
+    """So many inputs of a network, as its loader would give them: black images, texts of two equal tokens."""
+    if modality == "text":
+        return torch.zeros(count, 2, dtype=torch.int64)
+    return torch.zeros(count, *image_shape, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""The network: uint8 images in, embeddings out (backbone, pooling, optional layers behind them)."""
+"""The network: images, or what else its backbone takes, in, embeddings out (backbone, pooling, optional layers)."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -12,13 +12,13 @@ from models.backbones import BACKBONES, Wrapped, source_of, submodules_or_parame
 from models.export.exported import exported_folder, fill_from, read_exported_card
 from models.heads import build_head, build_layer, head_width, longer_head
 from models.low_rank import add_low_rank
-from models.pooling import build_pooling
+from models.pooling import TextPooling, build_pooling
 
 ARGUMENTS = ("model", "embedding_size", "pooling", "head", "lora")  # of what `facts` say, those that make a network
 
 
 class Embedder(nn.Module):
-    """Images to embeddings, not normalised: the losses and the retrieval normalise where their formulas say so.
+    """Images, or texts, to embeddings, not normalised: losses and retrieval normalise where their formulas say so.
 
     model: a name of BACKBONES.
     embedding_size: 0 for the pooled feature itself, else the width of the last layer behind it.
@@ -48,8 +48,9 @@ class Embedder(nn.Module):
     ) -> None:
         super().__init__()
         row = BACKBONES[model](model)
+        modality = BACKBONES.fact(model, "modality")
         output = BACKBONES.fact(model, "output")
-        pools = build_pooling(pooling, output, model, row.prefix_tokens, row.gem_power, row.width)
+        pools = build_pooling(pooling, output, model, row.prefix_tokens, row.gem_power, row.width, modality)
         if embedding_size < 0:
             raise InputError(f"embedding_size is {embedding_size}; it is 0 (the pooled feature) or a width")
         if not 0 <= freeze_stages <= len(row.stages):
@@ -62,7 +63,7 @@ class Embedder(nn.Module):
         if head != "linear":
             self.facts["head"] = head
         # Whose name says it all is not asked again; what a package says today it may say otherwise tomorrow.
-        if source_of(model) is not None:
+        if source_of(model) is not None and modality == "image":
             self.facts["pixels"] = {"mean": list(row.preprocess.mean), "std": list(row.preprocess.std)}
         self.embedding_size = head_width(head, row.width, embedding_size)
         self.takes_features = False
@@ -81,9 +82,11 @@ class Embedder(nn.Module):
         layers = build_head(head, row.width, embedding_size) or [nn.Identity()]
         self.head = layers[0]
         self.behind = nn.Sequential(*layers[1:])
-        # For pixels of 0 to 255. Not among the weights: they belong to the backbone's name.
-        self.register_buffer("mean", 255 * torch.tensor(row.preprocess.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(row.preprocess.std).view(3, 1, 1), persistent=False)
+        self.modality = modality
+        if modality == "image":
+            # For pixels of 0 to 255. Not among the weights: they belong to the backbone's name.
+            self.register_buffer("mean", 255 * torch.tensor(row.preprocess.mean).view(3, 1, 1), persistent=False)
+            self.register_buffer("std", 255 * torch.tensor(row.preprocess.std).view(3, 1, 1), persistent=False)
 
         frozen = [
             part for stage in row.stages[:freeze_stages] for part in submodules_or_parameters(self.backbone, stage)
@@ -112,22 +115,32 @@ class Embedder(nn.Module):
         fill_from(folder, embedder)
         return embedder.eval()
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (B, 3, H, W), RGB -> embeddings (B, embedding_size).
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """uint8 images (B, 3, H, W), RGB, or what else the backbone takes -> embeddings (B, embedding_size).
 
-        Behind `take_features` the last layer's input in their place.
+        inputs: of texts (B, N) int64 numbers of tokens, below 0 for padding. Behind `take_features` the last layer's
+        input in their place.
         """
         if self.takes_features:
-            return self.last_layer(images)
-        return self.last_layer(self.features(images))
+            return self.last_layer(inputs)
+        return self.last_layer(self.features(inputs))
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images -> what the last layer takes; without a layer that is the embedding."""
-        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
-        features = self.pooling(self.backbone(pixels))
+    def features(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs as `forward` takes them -> what the last layer takes; without a layer that is the embedding."""
+        outputs = self.backbone(self.prepare(inputs))
+        if isinstance(self.pooling, TextPooling):
+            features = self.pooling(outputs, inputs >= 0)
+        else:
+            features = self.pooling(outputs)
         if len(self.behind):
             features = self.behind[:-1](self.head(features))
         return features
+
+    def prepare(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs as the backbone takes them: pixels normalised, and anything else as it is."""
+        if self.modality == "image":
+            return (inputs.to(self.mean.dtype) - self.mean) / self.std
+        return inputs
 
     @property
     def last_layer(self) -> nn.Module:

@@ -10,7 +10,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from core.errors import InputError
-from models.backbones import BACKBONES
 from models.embedder import Embedder
 from models.export.network import ExportedNetwork
 from models.export.onnx import OnnxRuntime, network_onnx, open_session
@@ -24,14 +23,14 @@ HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def fast_model(model: Embedder, precision: str, runtime: str, image_shape: tuple[int, int, int]) -> nn.Module:
     """What embeds uint8 images (B, 3, H, W) in place of an Embedder, which stays as it is; they differ by rounding.
 
-    precision: fp32, bf16 or fp16; runtime: one of RUNTIMES; image_shape: (3, H, W) of all images. Half types pay where
-    the device has matrix units for them (AMX, a GPU); onnx has fp32 alone. Raises InputError where the package of a
-    runtime is missing.
+    An Embedder of another modality takes its own inputs. precision: fp32, bf16 or fp16; runtime: one of RUNTIMES;
+    image_shape: (3, H, W) of all images. Half types pay where the device has matrix units for them (AMX, a GPU); onnx
+    has fp32 alone. Raises InputError where the package of a runtime is missing, or cannot take what the network does.
     """
+    if runtime != "torch" and model.modality != "image":
+        name = model.facts["model"]
+        raise InputError(f"--runtime={runtime} takes networks for images, and {name} is for {model.modality}s")
     if runtime == "onnx":
-        modality = BACKBONES.fact(model.facts["model"], "modality")
-        if modality != "image":
-            raise InputError(f"{ONNX_FLAG} takes networks for images, and {model.facts['model']} is one for {modality}")
         session = open_session(network_onnx(ExportedNetwork(model), image_shape, ONNX_FLAG), ONNX_FLAG)
         return OnnxRuntime(session, model.embedding_size)
     if runtime == "openvino":
@@ -66,8 +65,11 @@ class HalfType(nn.Module):
         self.net = net.to(dtype)
         self.dtype = dtype
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.net(pixels.to(self.dtype)).to(pixels.dtype)
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        # Numbers of tokens stay what they are.
+        if not inputs.is_floating_point():
+            return self.net(inputs).float()
+        return self.net(inputs.to(self.dtype)).to(inputs.dtype)
 
 
 class OpenVino(nn.Module):

@@ -1,4 +1,4 @@
-"""What a backbone gives, feature maps or tokens, to one vector an image."""
+"""What a backbone gives, feature maps or tokens, to one vector an image or a text."""
 
 import torch
 from torch import nn
@@ -7,6 +7,7 @@ from core.errors import InputError, unknown
 
 POOLINGS = ("avg", "max", "gem", "avg+max", "cls", "mean", "attention", "trained")
 OF_TOKENS = ("cls", "mean")
+ONE = {"image": "an image", "text": "a text"}
 
 
 class Pooling(nn.Module):
@@ -83,18 +84,72 @@ class TokenPooling(nn.Module):
             return powers.mean(1) ** (1 / self.p)
 
 
+class TextPooling(nn.Module):
+    """Tokens (B, N, C) of texts to (B, C): the first one (cls), or as TokenPooling does it over all but padding, the
+    marks of a text's beginning and end among them.
+
+    kind: one of POOLINGS that tokens have; mean is avg. power, width: as Pooling has them.
+    """
+
+    def __init__(self, kind: str, power: float = 3.0, width: int = 0) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "gem":
+            self.p = nn.Parameter(torch.tensor(power))
+        if kind == "attention":
+            self.query = nn.Parameter(torch.zeros(width))
+
+    def forward(self, tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
+        """is_token: (B, N) bool, True for one at least of each row."""
+        if self.kind == "cls":
+            return tokens[:, 0]
+        if self.kind == "gem":
+            return self._generalised_mean(tokens, is_token)
+        if self.kind == "max":
+            return _maximum(tokens, is_token)
+        if self.kind == "attention":
+            scores = tokens @ self.query / tokens.shape[-1] ** 0.5
+            weights = scores.masked_fill(~is_token, -torch.inf).softmax(1)
+            return (tokens * weights.unsqueeze(2)).sum(1)
+        if self.kind == "avg+max":
+            return _mean(tokens, is_token) + _maximum(tokens, is_token)
+        return _mean(tokens, is_token)
+
+    def _generalised_mean(self, tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
+        # As in Pooling: not in a half type.
+        with torch.autocast(tokens.device.type, enabled=False):
+            powers = tokens.float().clamp(min=1e-6) ** self.p
+            return _mean(powers, is_token) ** (1 / self.p)
+
+
+def _mean(tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
+    weights = is_token.unsqueeze(2).to(tokens.dtype)
+    return (tokens * weights).sum(1) / weights.sum(1)
+
+
+def _maximum(tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
+    return tokens.masked_fill(~is_token.unsqueeze(2), -torch.inf).amax(1)
+
+
 def _attention(tokens: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     """Tokens (B, N, C) and a learned query (C,) to weights (B, N) that sum to 1."""
     return (tokens @ query / tokens.shape[-1] ** 0.5).softmax(1)
 
 
 def build_pooling(
-    kind: str, output: str, model: str, prefix_tokens: int = 0, power: float = 3.0, width: int = 0
+    kind: str,
+    output: str,
+    model: str,
+    prefix_tokens: int = 0,
+    power: float = 3.0,
+    width: int = 0,
+    modality: str = "image",
 ) -> nn.Module:
     """What makes one vector of what a backbone gives.
 
     kind: one of POOLINGS; output: one of the backbones' OUTPUTS; model: a backbone's name, for sentences.
-    prefix_tokens, power, width: as TokenPooling has them. `trained` is no layer here: the backbone pools itself.
+    prefix_tokens, power, width: as TokenPooling has them; modality: of the backbone. `trained` is no layer here: the
+    backbone pools itself.
     Raises InputError for an unknown kind, and for one that does not fit the output.
     """
     if kind not in POOLINGS:
@@ -103,13 +158,14 @@ def build_pooling(
         return nn.Identity()
     if output == "vector":
         if kind != "avg":
-            raise InputError(f"pooling is {kind}, but {model} gives one vector an image, which is not pooled")
+            raise InputError(f"pooling is {kind}, but {model} gives one vector {ONE[modality]}, which is not pooled")
         return nn.Identity()
     if output == "tokens":
         if kind == "cls" and not prefix_tokens:
-            raise InputError(
-                f"pooling is cls, but {model} has no class token; avg, max, gem and attention take its patches"
-            )
+            rest = "its patches" if modality == "image" else "all tokens"
+            raise InputError(f"pooling is cls, but {model} has no class token; avg, max, gem and attention take {rest}")
+        if modality == "text":
+            return TextPooling(kind, power, width)
         return TokenPooling(kind, prefix_tokens, power, width)
     if kind in OF_TOKENS:
         raise InputError(f"pooling is {kind}, which is of tokens, but {model} gives feature maps; avg is their mean")

@@ -12,6 +12,7 @@ from models.backbones import BACKBONES
 from models.export.exported import CARD
 from models.weights import is_of_timm, is_of_transformers, is_published, read_card, weights_file
 
+TOWERS = "towers.json"  # of a folder that names several networks, each with settings of its own
 RESIZE_FILTERS = ("area", "bilinear", "bicubic")
 
 
@@ -36,12 +37,15 @@ READERS = {
 def trained_settings(pretrained_model: str | None, model: str | None = None) -> dict[str, Any]:
     """The settings of READERS that `pretrained_model` was trained with; none for published weights and foreign files.
 
-    A folder that HuggingFace's transformers wrote is the model `hf:FOLDER`. model: what it may be a name of weights of.
+    A folder of several towers has no settings of its own. One that HuggingFace's transformers wrote is the model
+    `hf:FOLDER`. model: what it may be a name of weights of.
 
     A run's folder says so in its config.json, a model's in its model.json. A weights file that is named itself says so
     by what is in it, since it may have been copied alone, and if there is nothing by the run that it lies in.
     """
     if not pretrained_model or is_published(pretrained_model, model):
+        return {}
+    if (Path(pretrained_model) / TOWERS).is_file():
         return {}
     if is_of_transformers(pretrained_model):
         return {"model": f"hf:{pretrained_model}"}

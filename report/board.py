@@ -1,17 +1,16 @@
 """What a logger is given of a test during training: the worst queries, all points, a sample of them with images."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from data.image.files import load
 from data.records import Records
 from report.drawing import letterbox
 from report.page.projection import project, sample_rows
 from report.queries import draw_queries, worst_queries
 from report.scatter import scatter
+from report.thumbnails import load_thumbnail, short_name
 from retrieval.metrics.ranking import Ranked, values
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
@@ -62,9 +61,9 @@ def scatter_picture(records: Records, query_gallery: QueryGallery, caption: str)
 def embedding_sample(records: Records, query_gallery: QueryGallery) -> EmbeddingSample:
     """A sample of the list by label, the same at each test of a run."""
     rows = sample_rows(records.vocabulary.codes, EMBEDDINGS)
-    tiles = np.stack([letterbox(load(records, row), TILE) for row in rows])
+    tiles = np.stack([letterbox(load_thumbnail(records, row), TILE) for row in rows])
     labels = records.label_texts[rows].tolist()
-    files = [Path(path).name for path in records.paths[rows].tolist()]
+    files = [short_name(path) for path in records.paths[rows].tolist()]
     texts = [[label, file] for label, file in zip(labels, files)]
     embeddings = query_gallery.gallery_table[torch.from_numpy(rows).to(query_gallery.device)].cpu()
     return EmbeddingSample(embeddings, tiles, texts)

@@ -10,13 +10,14 @@ import numpy as np
 
 from core.errors import InputError
 from core.files import open_output, replacing
+from core.items import is_text
 from core.text import printable, shown_path
 from core.types import Paths
-from data.image.files import load, read_image
 from data.names import Names
 from data.records import Records
 from report.drawing import plain_text
 from report.neighbours import neighbour_sheet
+from report.thumbnails import load_thumbnail, read_thumbnail, short_name
 from retrieval.index.index import Hits
 from retrieval.index.items import absolute_paths, item_name
 
@@ -163,8 +164,8 @@ def draw(answers: Answers, path: Path) -> None:
     for query in range(min(len(records), DRAWN)):
         query_label = query_labels[query]
         neighbours = _neighbours(hits, query, query_label, path)
-        rows.append((load(records, query), neighbours))
-        captions.append(item_name(Path(records.paths[query]).name, records.box_of(query)))
+        rows.append((load_thumbnail(records, query), neighbours))
+        captions.append(item_name(short_name(records.paths[query]), records.box_of(query)))
         below = [_drawn_label(label, item_texts) for label in hits.labels[query, :DRAWN_HITS].tolist()]
         labels.append((_drawn_label(query_label, query_texts), below))
     is_any_known = any(label is not None for label in [*query_texts, *item_texts])
@@ -183,13 +184,13 @@ def _neighbours(
     )
     neighbours = []
     for item_path, label, score, box in items:
-        if not os.path.isfile(item_path):
+        if not is_text(item_path) and not os.path.isfile(item_path):
             raise InputError(f"no image {item_path!r}: it has moved since it was indexed, and {str(path)!r} shows it")
         is_right = None
         if query_label is not None and label is not None:
             # By their texts: a label 7 is an integer in a list of integers, a string in one with names.
             is_right = str(query_label) == str(label)
-        neighbours.append((read_image(item_path, box), is_right, score))
+        neighbours.append((read_thumbnail(item_path, box), is_right, score))
     return neighbours
 
 

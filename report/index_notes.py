@@ -11,7 +11,7 @@ LOST = 0.05  # of its recall since it was built, from which on an index had bett
 
 def built_notes(index: Index, given: int) -> list[str]:
     """Of an index that was made of so many images."""
-    line = f"{len(index)} images in {index.folder}, backend {index.card['backend']}"
+    line = f"{len(index)} {index.noun}s in {index.folder}, backend {index.card['backend']}"
     repeats = given - len(index)
     if repeats:
         line += f"; {repeats} skipped, which come twice"
@@ -20,7 +20,7 @@ def built_notes(index: Index, given: int) -> list[str]:
 
 def added_notes(index: Index, added: Added) -> list[str]:
     """Of an index that was added to."""
-    clauses = [f"{added.new} images added to {index.folder}, which now holds {len(index)}"]
+    clauses = [f"{added.new} {index.noun}s added to {index.folder}, which now holds {len(index)}"]
     if added.replaced:
         clauses.append(f"{added.replaced} replaced, whose picture has changed")
     if added.skipped:
@@ -42,7 +42,7 @@ def added_notes(index: Index, added: Added) -> list[str]:
 
 def deleted_notes(index: Index, count: int) -> list[str]:
     """Of an index from which so many items were deleted."""
-    return [f"{count} images deleted from {index.folder}, which now holds {len(index)}", *fitness_notes(index)]
+    return [f"{count} {index.noun}s deleted from {index.folder}, which now holds {len(index)}", *fitness_notes(index)]
 
 
 def fitness_notes(index: Index) -> list[str]:
@@ -55,7 +55,7 @@ def fitness_notes(index: Index) -> list[str]:
         if recall["value"] < when_built - LOST:
             lines.append(
                 f"recall@{recall['at']} was {when_built:.4f} when the index was built; build it anew, of all its "
-                f"images: {build_command(index)}"
+                f"{index.noun}s: {build_command(index)}"
             )
     advice = index.advice()
     if advice:

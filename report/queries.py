@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.image.files import load
 from data.records import Records
 from report.neighbours import Neighbour, neighbour_sheet
+from report.thumbnails import load_thumbnail
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
 
@@ -54,7 +54,7 @@ def draw_queries(
     rows = []
     captions = []
     for query_row, results_row in zip(query_rows, results_rows):
-        rows.append((load(records, query_row), _neighbours(records, results, results_row, distance)))
+        rows.append((load_thumbnail(records, query_row), _neighbours(records, results, results_row, distance)))
         captions.append(records.label_text(query_row))
     return neighbour_sheet(rows, path, captions=captions)
 
@@ -70,5 +70,5 @@ def _neighbours(records: Records, results: RetrievalResults, query: int, distanc
     neighbours = []
     for item, is_right, item_distance in zip(items, hits, distances):
         if item >= 0:
-            neighbours.append(Neighbour(load(records, item), is_right, highest - item_distance))
+            neighbours.append(Neighbour(load_thumbnail(records, item), is_right, highest - item_distance))
     return neighbours

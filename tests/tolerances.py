@@ -175,7 +175,10 @@ def rattle(net: nn.Module, relative: float, seed: int = 0) -> Iterable[torch.uti
         for parameter in net.parameters():
             parameter.mul_(factors(parameter))
     leaves = [module for module in net.modules() if not list(module.children())]
-    first = leaves[0].register_forward_pre_hook(lambda layer, inputs: tuple(one * factors(one) for one in inputs))
+    # Numbers of tokens are exact.
+    first = leaves[0].register_forward_pre_hook(
+        lambda layer, inputs: tuple(one * factors(one) if one.is_floating_point() else one for one in inputs)
+    )
     hooks = [leaf.register_forward_hook(lambda layer, inputs, output: output * factors(output)) for leaf in leaves]
     return [first, *hooks]
 

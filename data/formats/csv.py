@@ -9,6 +9,7 @@ from typing import TextIO
 import numpy as np
 
 from core.errors import meant_by
+from core.items import text_item
 from core.numerals import is_plain_int64, read_float
 from data.formats.columns import tell_unknown
 from data.formats.problems import Problems, echo, not_empty
@@ -17,9 +18,11 @@ from data.vocabulary import as_labels
 SPLITS = {"train": "train", "test": "validation"}  # our name of a split: what a csv calls it
 NO_ROW = "no row in it has the split"
 CSV_REQUIRED = ["label", "path", "split"]
+CSV_TEXT = "text"  # stands in the place of path; of a row that has both, the file counts
 CSV_BOX = ["x_1", "y_1", "x_2", "y_2"]
 CSV_FLAGS = ["is_query", "is_gallery"]
-CSV_OPTIONAL = ["category", "sequence", *CSV_FLAGS, *CSV_BOX]
+CSV_OPTIONAL = [CSV_TEXT, "category", "sequence", *CSV_FLAGS, *CSV_BOX]
+LONGEST_TEXT = 20_000  # characters
 DELIMITERS = ",;\t"
 BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
@@ -73,6 +76,8 @@ def _empty_columns(header: list[str], split: str | None, problems: Problems) -> 
     """Empty columns for what a csv's header promises, {name: list}; None where that cannot be, as `problems` says."""
     before = len(problems)
     for column in CSV_REQUIRED:
+        if column == "path" and CSV_TEXT in header:
+            continue
         if column not in header:
             problems.add(1, f"no column {column!r} in {echo(header)}.{meant_by(column, header)}")
     repeated = [column for column in dict.fromkeys(header) if header.count(column) > 1]
@@ -86,6 +91,8 @@ def _empty_columns(header: list[str], split: str | None, problems: Problems) -> 
     if len(problems) > before:
         return None
 
+    if CSV_TEXT in header and "path" in header:
+        problems.note("of a row that has a path, the text is not used")
     if unused:
         problems.note(f"columns that are not used: {', '.join(map(echo, unused))}")
     if split != "train":
@@ -138,7 +145,7 @@ def _add_row(
         return
 
     before = len(problems)
-    values = {"lines": number, "paths": row["path"], "labels": row["label"].strip()}
+    values = {"lines": number, "paths": _path_or_text(row, number, problems), "labels": row["label"].strip()}
     if not values["labels"]:
         problems.add(number, "label is empty")
     values["categories"] = row.get("category")
@@ -155,6 +162,23 @@ def _add_row(
     if len(problems) == before:
         for name, column in columns.items():
             column.append(values[name])
+
+
+def _path_or_text(row: dict[str, str], number: int, problems: Problems) -> str:
+    """The path of a row's file, or its text in the place of one; what is wrong with them is a problem."""
+    if CSV_TEXT not in row:
+        return row["path"]
+    text = row[CSV_TEXT].strip()
+    path = row.get("path", "")
+    if path.strip():
+        return path
+    if not text:
+        problems.add(number, "both text and path are empty" if "path" in row else "text is empty")
+    # A column of text in memory is as wide as its longest value.
+    if len(text) > LONGEST_TEXT or "\0" in text:
+        what = "a NUL character" if "\0" in text else f"{len(text):,} characters, more than {LONGEST_TEXT:,}"
+        problems.add(number, f"the text {echo(text)} has {what}")
+    return text_item(text)
 
 
 def _boolean(text: str, column: str, number: int, problems: Problems) -> bool | None:

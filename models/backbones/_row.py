@@ -8,7 +8,7 @@ as a table of them, or for all names behind a prefix, of which a package knows m
     @BACKBONES.register_source("timm:")
     def resnet(name: str) -> Backbone:
 
-modality: what goes in, "image".
+modality: what goes in, one of MODALITIES.
 output: what comes out, one of OUTPUTS.
 weights: names of pre-trained weights that `Backbone.build` takes, besides None for random ones.
 follows: whether size, filter and pooling of images are those of the weights, where they are left open; of a source they
@@ -29,6 +29,9 @@ from torch import nn
 from core.errors import InputError, near_match
 from core.registry import Entry, Registry
 
+# What a backbone may take: uint8 pixels (B, 3, h, w) of which its own mean and deviation are taken off before; numbers
+# of tokens (B, N) int64, below 0 behind a text's end.
+MODALITIES = ("image", "text")
 # Shapes that a backbone may give. An Embedder pools maps and tokens, and takes a vector as it is.
 OUTPUTS = {"maps": "(B, width, h, w)", "tokens": "(B, N, width)", "vector": "(B, width)"}
 # The name of weights that every row of a source understands: those that are published under its name.
@@ -109,6 +112,14 @@ CLIP = ImageInput(
 
 
 @dataclass(frozen=True)
+class TextInput:
+    """The texts that a network's weights expect. open_tokenizer: makes the tokenizer that they were trained with: a
+    picklable function from a text to numbers of tokens, with a `fingerprint` that tells it from all others."""
+
+    open_tokenizer: Callable[[], Callable[[str], list[int]]]
+
+
+@dataclass(frozen=True)
 class Backbone:
     """One network without its classifier.
 
@@ -127,7 +138,7 @@ class Backbone:
     build: Callable[[str | None], nn.Module]
     width: int
     stages: tuple[tuple[str, ...], ...]
-    preprocess: ImageInput
+    preprocess: ImageInput | TextInput
     modality: str = "image"
     output: str | None = None
     weights: tuple[str, ...] = field(default=())

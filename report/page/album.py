@@ -8,12 +8,14 @@ import cv2
 import numpy as np
 
 from core.errors import InputError
+from core.items import is_text, text_of
 from data.records import Records
 from report.drawing import letterbox
 from report.page.captions import Captions
 
 THUMBNAIL, TILE = 112, 48  # pixels a side: in an album, on a sheet
 ALBUM_BYTES, SHEET_BYTES = 2_000_000, 3_000_000
+LONGEST_TEXT = 300  # characters of a text in an album
 QUALITIES = (80, 60, 40, 20, 5, 1)  # tried in turn until the bytes suffice; noise fits at 1
 
 LoadImage = Callable[[Records, int], np.ndarray]  # a list and a row to the row's image, uint8 RGB (H, W, 3)
@@ -36,28 +38,30 @@ class Album:
         return self._numbers[key]
 
     def entries(self) -> list[dict]:
-        """One dict for each image in order: label, category (or None), file, and the image as a data URI."""
-        pictures = [square_picture(records, row, THUMBNAIL, self._load_image) for records, row in self._items]
+        """One dict for each row in order: label, category (or None), file, and the image as a data URI, or the text."""
+        # A text is shown as it is, and takes no picture.
+        with_picture = [item for item in self._items if not is_text(item[0].paths[item[1]])]
+        pictures = [square_picture(records, row, THUMBNAIL, self._load_image) for records, row in with_picture]
         for quality in QUALITIES:
             encoded = [_encode_webp(picture, quality) for picture in pictures]
             if sum(map(len, encoded)) <= ALBUM_BYTES:
                 break
 
+        contents = iter(encoded)
         captions: dict[int, Captions] = {}
         entries = []
-        for (records, row), content in zip(self._items, encoded):
+        for records, row in self._items:
             # Once a list: texts are made of all of its rows.
             if id(records) not in captions:
                 captions[id(records)] = Captions(records)
             texts = captions[id(records)]
-            entries.append(
-                {
-                    "label": texts.label(row),
-                    "category": texts.category(row),
-                    "file": texts.file(row),
-                    "image": _data_uri(content),
-                }
-            )
+            entry = {"label": texts.label(row), "category": texts.category(row), "file": texts.file(row)}
+            path = records.paths[row]
+            if is_text(path):
+                entry["text"] = text_of(path)[:LONGEST_TEXT]
+            else:
+                entry["image"] = _data_uri(next(contents))
+            entries.append(entry)
         return entries
 
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from core.items import is_text, text_of
 from data.records import Records
 
 LONGEST_FILE, LONGEST_NAME = 80, 40  # characters
@@ -15,7 +16,7 @@ class Captions:
         self._paths = records.paths
         self._labels = records.label_texts
         self._categories = records.category_texts
-        prefix = os.path.commonprefix([str(path) for path in records.paths])
+        prefix = os.path.commonprefix([str(path) for path in records.paths if not is_text(path)])
         self.folder = prefix[: prefix.rfind("/") + 1]
 
     def label(self, row: int) -> str:
@@ -29,7 +30,11 @@ class Captions:
 
     def file(self, row: int) -> str:
         """The image's path below `folder`; where it is endless its beginning gives way."""
-        name = str(self._paths[row])[len(self.folder) :]
+        path = str(self._paths[row])
+        if is_text(path):
+            name = text_of(path)
+            return f"{name[: LONGEST_FILE - 1]}…" if len(name) > LONGEST_FILE else name
+        name = path[len(self.folder) :]
         if len(name) > LONGEST_FILE:
             name = f"…{name[1 - LONGEST_FILE :]}"
         return name

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from core.errors import InputError
-from data.image.files import load
 from data.records import Records
 from report.page.album import LoadImage
 from report.page.duplicates import LookAlikes
+from report.thumbnails import load_thumbnail
 from retrieval.metrics.pairs import PairHistogram
 from retrieval.results import RetrievalResults
 
@@ -44,7 +44,7 @@ class PageContent:
     label_pairs: LookAlikes | None = None
     leaks: LookAlikes | None = None
     others: Records | None = None
-    load_image: LoadImage = load
+    load_image: LoadImage = load_thumbnail
 
     def check_lengths(self) -> None:
         """Raise InputError where one column has not as many rows as another."""

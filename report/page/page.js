@@ -47,6 +47,7 @@ const tip = at("tip");
 const showTip = (image, [left, top, side], item, x, y) => {
   const canvas = at("tip-image"), brush = canvas.getContext("2d");
   canvas.width = canvas.height = 146 * Math.ceil(devicePixelRatio);
+  canvas.hidden = !image.naturalWidth;
   brush.imageSmoothingQuality = "high";
   const edge = side / 200, inner = side - 2 * edge;  // a hair less, so that nothing of a neighbouring tile comes in
   if (image.naturalWidth) {
@@ -54,7 +55,7 @@ const showTip = (image, [left, top, side], item, x, y) => {
   }
   at("tip-label").replaceChildren(...heading(item.label));
   at("tip-more").replaceChildren(...item.more);
-  at("tip-file").replaceChildren(path(item.file));
+  at("tip-file").replaceChildren(item.text === undefined ? path(item.file) : bdi(item.text));
   tip.hidden = false;
   const right = x + 18 + tip.offsetWidth < innerWidth ? x + 18 : x - 18 - tip.offsetWidth;
   const below = Math.min(y + 18, innerHeight - tip.offsetHeight - 8);
@@ -105,8 +106,9 @@ const categories = () => {
 const MARKS = { right: "M4.2 8.4 7 11.2 11.8 5.2", wrong: "M5 5 11 11M11 5 5 11" };
 const SAID = { query: "query", right: "right", wrong: "wrong", missed: "right, but not among the items shown" };
 
-const picture = (item, said) =>
-  make("img", { src: item.image, alt: `${said}label ${item.label}, ${item.file}`, width: 112, height: 112 });
+const picture = (item, said) => item.text !== undefined
+  ? make("div", { class: "text", role: "img", "aria-label": `${said}label ${item.label}, ${item.text}` }, bdi(item.text))
+  : make("img", { src: item.image, alt: `${said}label ${item.label}, ${item.file}`, width: 112, height: 112 });
 const tile = (place, kind, score = null) => {
   const item = data.items[place], image = picture(item, `${SAID[kind]}: `);
   const said = score === null ? SAID[kind] : `${SAID[kind]}, score ${decimal(score, 3)}`;

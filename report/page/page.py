@@ -52,7 +52,7 @@ def write_page(
     facts = {
         "list": list_name(records),
         "model": model_name,
-        "images": f"{len(records):,}",
+        f"{records.noun}s": f"{len(records):,}",
         "labels": f"{len(records.vocabulary):,}",
         "gallery": f"{len(query_gallery.gallery_rows):,}",
         "embedding": f"{table.matrix.shape[1]:,} numbers",

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from core.errors import InputError
+from core.items import noun_of
 from core.slices import slices_within
 from retrieval.best_positive import MEMORY
 from retrieval.index.backends import make_backend
@@ -29,6 +30,7 @@ from retrieval.rows import CACHED_NUMBERS
 # Two embeddings of one picture have a cosine above this: rounding, another precision or runtime, take 1e-4 at the most
 # (tests/test_fast.py). A change of the picture too small to get below it would not change what is found either.
 SAME = 1 - 1e-3
+NAMED = 100  # items by which it is known what they are
 
 
 class Hits(NamedTuple):
@@ -85,6 +87,11 @@ class Index:
         """The index in `folder`. Raises InputError where there is none or a damaged one."""
         card, rows = _read(folder)
         return cls(folder, card, rows)
+
+    @property
+    def noun(self) -> str:
+        """What its items are called in sentences, by the first of them: image, text, clip, or row for several kinds."""
+        return noun_of(self.rows.paths(self.rows.ids[:NAMED]) or [""])
 
     @property
     def names(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import InputError
+from core.items import is_text
 
 UNKNOWN = -1  # the code of a label that nobody knows; no label itself, as -1 may well be one
 INT64 = range(-(2**63), 2**63)
@@ -173,8 +174,8 @@ def item_name(path: str | Path, box: npt.ArrayLike | None) -> str:
 
 
 def absolute_paths(paths: Iterable[str | Path]) -> list[str]:
-    """Paths as an index holds them: from the root, so that it works from any folder."""
-    return [os.path.abspath(str(path)) for path in paths]
+    """Paths as an index holds them: from the root, so that it works from any folder; texts as they are."""
+    return [str(path) if is_text(path) else os.path.abspath(str(path)) for path in paths]
 
 
 def _side_text(side: float) -> str:

