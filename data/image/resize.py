@@ -14,7 +14,7 @@ def resize_by(resize_filter: str, image: np.ndarray, width: int, height: int) ->
         return resize(image, width, height)
     from PIL import Image  # only for weights of these
 
-    return np.asarray(Image.fromarray(image).resize((width, height), PILLOW[resize_filter]))
+    return np.array(Image.fromarray(image).resize((width, height), PILLOW[resize_filter]))
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
