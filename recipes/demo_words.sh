@@ -21,7 +21,7 @@ $python train_elem.py --features=$root/train.npz --test_features=$root/test.npz 
     --overwrite=True --model_save_dir=$root/images
 $python recipes/join_towers.py $root/towers $root/images MiniLM
 
-$python eval.py --pretrained_model=$root/towers --test_list=$root/words_test.csv $common --metrics=recall@1,recall@5,recall@10 \
+$python eval.py --pretrained_model=$root/towers --data_dir=data/emoji --test_list=$root/words_test.csv $common --metrics=recall@1,recall@5,recall@10 \
     --output_dir=$root/eval --picture=$root/eval/names.png --picture_queries=16
 $python search.py build $root/images.index --pretrained_model=$root/towers $common --input Ebay_test.txt --overwrite=True
 $python search.py find $root/images.index --num_workers=0 --k=5 --output $root/hits.json $root/hits.png --text \
