@@ -11,6 +11,7 @@ from core.errors import InputError
 from core.files import first_line
 from models.backbones import BACKBONES, PUBLISHED, source_of
 from models.embedder import Embedder
+from models.heads import longer_head
 from models.plain_weights import (
     COUNTERS,
     State,
@@ -209,13 +210,24 @@ def _other_facts(ours: dict[str, Any], theirs: dict[str, Any], file: Path, is_fi
         )
     if "pooling" in theirs:
         theirs = {"head": "linear", **theirs}
-    for name in ("pooling", "embedding_size", "head"):
+    compared = ["pooling", "embedding_size", "head"]
+    if _is_cut(ours, theirs):
+        compared = ["pooling"]
+    for name in compared:
         if name in theirs and theirs[name] != ours[name]:
             sentence = f"--{name} is {ours[name]}, but {str(file)!r} was trained with {theirs[name]}"
             if is_final:
                 raise InputError(f"{sentence}: leave the flag out, or give {theirs[name]}")
             notes.append(f"note: {sentence}")
     return notes
+
+
+def _is_cut(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    """Whether what is asked for is what was trained with a layer `first` behind it, which has no weights."""
+    if not {"head", "embedding_size"} <= theirs.keys():
+        return False
+    has_layer = theirs["head"] != "linear" or theirs["embedding_size"] > 0
+    return ours["head"] == longer_head(theirs["head"], has_layer, theirs["embedding_size"], "first")
 
 
 def _of_pixels(facts: dict[str, Any]) -> str:

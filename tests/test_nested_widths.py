@@ -1,5 +1,6 @@
 """--matryoshka: an embedding whose first numbers are an embedding, too."""
 
+import numpy as np
 import pytest
 import torch
 from runs import run, train_flags
@@ -10,6 +11,7 @@ from engine.objective import build_loss
 from losses import LOSSES
 from losses._mined import Reference
 from losses._nested_widths import NestedWidths
+from models.heads import HEADS
 
 BATCH = 12
 
@@ -71,8 +73,23 @@ def test_a_run_goes_on_and_hands_its_class_weights_on(tiny, sop_tree, tmp_path):
     run("train_pair", flags)
 
 
+@pytest.mark.parametrize("width, flags", [(8, {}), (6, {"head": "linear", "embedding_size": 6})])
+def test_a_run_is_cut_by_a_head(width, flags, tiny, sop_tree, tmp_path):
+    """Embeddings of the cut run are the first numbers of the whole run's."""
+    line = train_flags(sop_tree, tmp_path / "run", loss_name="arcmargin", matryoshka=4, **flags)
+    run("train_elem", line)
+    head = "linear:6,first" if flags else "first"
+    common = [f"--pretrained_model={tmp_path / 'run'}", "--num_workers=0", "--use_gpu=False"]
+    run("infer", [*common, f"--output={tmp_path / 'whole.npz'}"])
+    run("infer", [*common, f"--output={tmp_path / 'cut.npz'}", f"--head={head}", "--embedding_size=4"])
+    whole, cut = (np.load(tmp_path / name)["embeddings"] for name in ("whole.npz", "cut.npz"))
+    assert whole.shape[1] == width and np.array_equal(cut, whole[:, :4])
+
+
 def test_widths_that_cannot_be_are_sentences():
     with pytest.raises(InputError, match="--matryoshka=4,16: the embedding has 16 numbers, and widths are below that"):
         built("softmax", matryoshka=(4, 16))
     with pytest.raises(InputError, match="--matryoshka does not go with --shard_classes"):
         built("softmax", matryoshka=(4,), shard_classes=True)
+    with pytest.raises(InputError, match="a layer first of 9 numbers: its input has 8"):
+        HEADS["first"](8, 9)

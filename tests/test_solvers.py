@@ -299,7 +299,7 @@ REFUSED = [
     ({"loss_name": "eml", "init_embedding": "whitening", "embedding_size": 9}, "to 9 dimensions: the features have 8"),
     (
         {"loss_name": "eml", "head": "linear:4,mpl"},
-        "'mpl' is not one of bnneck, layer_norm, linear, mlp, residual, unit_linear",
+        "'mpl' is not one of bnneck, first, layer_norm, linear, mlp, residual, unit_linear",
     ),
     ({"loss_name": "eml", "head": "linear,mlp"}, "needs its width, as linear:512"),
 ]

@@ -5,6 +5,7 @@ from torch import nn
 from core.errors import InputError
 from models.heads._registry import HEADS
 from models.heads.bnneck import BnNeck
+from models.heads.first import First
 from models.heads.layer_norm import LayerNorm
 from models.heads.linear import Linear
 from models.heads.mlp import Mlp
@@ -14,6 +15,7 @@ from models.heads.unit_linear import UnitLinear
 __all__ = [
     "HEADS",
     "BnNeck",
+    "First",
     "LayerNorm",
     "Linear",
     "Mlp",
