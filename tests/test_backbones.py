@@ -233,8 +233,10 @@ def test_networks_of_transformers_are_theirs(tmp_path, kind):
 
 def test_what_is_no_network_for_images_is_refused(tmp_path):
     transformers = pytest.importorskip("transformers", reason="requirements/models.txt is not installed")
-    hf_folder(tmp_path, transformers.BertConfig(**TINY_VIT, vocab_size=9), with_processor=False)
-    with pytest.raises(InputError, match=f"hf:{tmp_path} is a BertModel, which takes no images"):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    layers = {"conv_dim": (8,), "conv_stride": (5,), "conv_kernel": (10,), "num_conv_pos_embedding_groups": 2}
+    hf_folder(tmp_path, transformers.Wav2Vec2Config(**sizes, **layers), with_processor=False)
+    with pytest.raises(InputError, match=f"hf:{tmp_path} is a Wav2Vec2Model, which takes neither images nor texts"):
         Embedder(f"hf:{tmp_path}")
     with pytest.raises(
         InputError, match="hf:/nowhere: neither a folder that transformers wrote, nor in the hub's cache"

@@ -91,7 +91,7 @@ def test_flags_named_in_the_readme_exist():
     known = {"--config", "--list", "--list_models"} | set(
         re.findall(r'add_argument\(\s*"(--\w+)"', (ROOT / "reader.py").read_text())
     )
-    known |= set(re.findall(r'add_argument\("(--\w+)"', (ROOT / "recipes" / "run_table.py").read_text()))
+    known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', (ROOT / "recipes" / "run_table.py").read_text()))
     for command in COMMANDS.values():
         for section in command.sections:
             known |= {f"--{flag.name}" for home in section.homes for flag in flags_of(home)}

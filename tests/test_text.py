@@ -172,7 +172,7 @@ def test_padding_changes_no_embedding():
 def test_a_run_of_texts(texts, text_run):
     config = read_json(text_run / "config.json")
     assert config["flags"]["model"] == "HashedNgrams" and config["lists"]["train"]["images"] == 16
-    assert read_json(text_run / "result.json")["recall@1"] is not None
+    assert 0 <= read_json(text_run / "result.json")["recall"]["1"] <= 1
 
 
 @pytest.mark.parametrize("script, flags", [("train_pair", {"loss_name": "supcon"}), ("train_elem", {"val_classes": 2})])
