@@ -21,7 +21,8 @@ SHAPE = (3, 64, 64)
 
 
 # ConvBackbone has nothing to fold, and takes images of 28 pixels alone.
-FOLDABLE = ("ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152", "EfficientNetLite0")
+DEEP = tuple(pytest.param(name, marks=pytest.mark.slow) for name in ("ResNet101", "ResNet152"))
+FOLDABLE = ("ResNet18", "ResNet34", "ResNet50", *DEEP, "EfficientNetLite0")
 
 
 @pytest.fixture(scope="module", params=FOLDABLE)

@@ -62,6 +62,7 @@ with tiny_backbone():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["train_elem", "eval"])
 def test_a_process_that_dies_ends_the_run_in_a_sentence(sop_tree, tmp_path, script):
     """In a process of its own: torch raises the death of a loading process wherever its parent happens to be."""

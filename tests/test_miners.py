@@ -268,6 +268,7 @@ def draws(_):
     return torch.stack(MINERS["distance_weighted"]()(random_rows(len(LABELS)), LABELS))
 
 
+@pytest.mark.slow
 def test_ranks_draw_the_same():
     left, right = bench.in_ranks(2, draws, None)
     assert torch.equal(left, right)

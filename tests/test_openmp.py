@@ -73,6 +73,7 @@ def test_what_the_user_sets_wins(program, name, value, stubs):
     assert found(stubs, *program.split(), **{name: value}) == f"found { ({name: value}) }"
 
 
+@pytest.mark.slow
 def test_ranks_have_it(stubs):
     """torchrun itself loads torch without us; the ranks that it starts are programs of ours."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]

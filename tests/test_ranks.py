@@ -275,6 +275,7 @@ def test_synchronised_layers_take_half_precision():
     assert_within(synced.running_var, plain.running_var, 2 * squares / 10 + gamma(6, torch.float32))
 
 
+@pytest.mark.slow
 def test_torchrun_trains_as_one_process_does(alone, together, moved):
     folder, printed = together
     assert_near(weights(folder, "step_3.pt"), weights(alone, "step_3.pt"), weights(moved, "step_3.pt"))
@@ -300,6 +301,7 @@ def test_one_rank_writes_and_prints(alone, together):
     assert printed.count("trainbatch 6, lr") == 1 and printed.count("Recall@1") == 1
 
 
+@pytest.mark.slow
 def test_what_stands_beside_a_pair_loss_is_the_same_on_two_ranks(alone, sop_tree, tmp_path):
     """A memory, filled and then written over; stage 1's classes; the average of the weights."""
     flags = {"loss_name": "eml", "pretrained_model": alone, "train_batch_size": 6, "total_iter_num": 3}
@@ -404,6 +406,7 @@ def test_a_restart_before_the_first_checkpoint_begins_anew(sop_tree, tmp_path, m
     assert all(torch.equal(first[name], value) for name, value in weights(tmp_path / "run").items())
 
 
+@pytest.mark.slow
 def test_evaluation_on_three_ranks_is_that_of_one(alone, sop_tree, tmp_path):
     line = [f"--pretrained_model={alone}", f"--data_dir={sop_tree}", "--batch_size=4", "--num_workers=0"]
     line += ["--use_gpu=False", "--metrics=recall@1,map@r"]
@@ -425,6 +428,7 @@ def test_evaluation_on_three_ranks_is_that_of_one(alone, sop_tree, tmp_path):
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_inference_on_two_ranks_is_that_of_one(alone, sop_tree, tmp_path):
     """A file of embeddings that a stopped process had begun, byte for byte."""
     line = [f"--pretrained_model={alone}", f"--data_dir={sop_tree}", "--batch_size=4", "--num_workers=0"]
@@ -448,6 +452,7 @@ def test_flags_that_do_not_go_together(monkeypatch, sop_tree, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_first_ranks_running_statistics_are_tested_with_and_saved(sop_tree, tmp_path):
     flags = {"sync_bn": False, "total_iter_num": 12, "test_iter_step": 12, "train_batch_size": 12}
     done = torchrun(2, "train_elem", *flags_of(sop_tree, tmp_path / "run", **flags))

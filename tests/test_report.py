@@ -270,6 +270,7 @@ def test_what_cannot_be_is_refused(tmp_path):
             write_content(tmp_path / "a.html", replace(content, **change))
 
 
+@pytest.mark.slow
 def test_sixty_thousand_items_stay_below_ten_megabytes(tmp_path):
     """Textured images and the longest names; results and histogram are made up, since searching takes its time."""
     items, rng = 60_000, np.random.default_rng(0)

@@ -186,6 +186,7 @@ def peak_of(act):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_million_images_take_no_memory(tmp_path):
     """Their 64 MB of embeddings are never there at once, be it while they come or while the .npz is written."""
     count, images = 10**6, listed(10**6)
@@ -201,6 +202,7 @@ def test_a_million_images_take_no_memory(tmp_path):
         assert np.array_equal(saved["paths"], images.paths)
 
 
+@pytest.mark.slow
 def test_json_takes_no_memory(tmp_path):
     table, images = np.ones((100_000, 4), np.float32), listed(100_000)
     rows = rows_of(table, tmp_path)

@@ -162,6 +162,7 @@ def test_the_same_on_one_thread_and_two():
     assert all(torch.equal(one, two) for one, two in zip(*found))
 
 
+@pytest.mark.slow
 def test_memory_stays_within_the_budget():
     """40,000 x 40,000 scores are 6.4 GB; a process of its own, since its greatest size never falls again."""
     program = """

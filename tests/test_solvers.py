@@ -247,6 +247,7 @@ def test_an_image_that_cannot_be_read_is_left_out(finished_run, sop_copy, tmp_pa
     assert read_json(tmp_path / "skips/result.json")["bad_images"] == 1
 
 
+@pytest.mark.slow
 def test_several_ranks_solve_the_layer_of_one(whitened, finished_run, sop_tree, tmp_path):
     done = torchrun(2, "train_pair", *solve_flags(sop_tree, tmp_path / "ranks", finished_run))
     assert done.returncode == 0, done.stderr

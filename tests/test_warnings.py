@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from runs import as_line, train_flags
 
 from losses import LOSSES
@@ -38,6 +39,7 @@ def test_a_warning_would_be_seen():
     assert warnings_of(f"exec(compile({line!r}, {file!r}, 'exec'))") == [f"{file}:1: DeprecationWarning: odd"]
 
 
+@pytest.mark.slow
 def test_nothing_warns(sop_tree, tmp_path):
     first = tmp_path / "softmax"
     more = {"micro_batch": 2, "optimiser": "adamw", "clip_norm": 0.5, "report": True, "num_workers": 1}
