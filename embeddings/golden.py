@@ -13,7 +13,7 @@ from data.image.files import load
 from data.image.resize import resize
 from data.image.transforms import TestTransform
 from data.records import Records
-from models.export.geometry import TestGeometry
+from models.export.geometry import CropGeometry
 from models.export.network import Crop
 
 COUNT = 8  # images of a list
@@ -71,7 +71,7 @@ class GoldenImages:
 
         Each image by itself, since sizes differ, and one of them twice in a batch.
         """
-        geometry = TestGeometry(crop)
+        geometry = CropGeometry(crop)
         crops = torch.cat([geometry(_as_batch(image)) for image in self.images])
         expected = self._expected(crops)
         least = 1.0

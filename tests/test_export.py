@@ -24,7 +24,7 @@ from embeddings.golden import GoldenImages
 from embeddings.image_embedder import ImageEmbedder
 from models import Embedder, fast_model
 from models.export import hub
-from models.export.geometry import TestGeometry
+from models.export.geometry import CropGeometry
 from models.export.network import Crop, ExportedNetwork, example_crops
 from models.export.packages import needed
 
@@ -196,7 +196,7 @@ def test_exported_resizing_is_the_loaders(sides, short):
     blots = generator.integers(0, 256, (max(1, sides[0] // 4), max(1, sides[1] // 4), 3), dtype=np.uint8)
     image = cv2.resize(blots, sides[::-1], interpolation=cv2.INTER_CUBIC)
     expected = TestTransform(32, 24, short)(image).permute(2, 0, 1).int()
-    geometry = TestGeometry(Crop(32, 24, short, LONGEST * 32 / 24))
+    geometry = CropGeometry(Crop(32, 24, short, LONGEST * 32 / 24))
     found = geometry(torch.from_numpy(image).permute(2, 0, 1)[None])[0].int()
     assert (found - expected).abs().max() <= 1
     # Bicubic weights are exact in OpenCV 5 alone.
@@ -209,7 +209,7 @@ def test_exported_resizing_is_the_loaders(sides, short):
 def test_exported_resizing_by_pillows_filters(name, sides):
     image = np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)
     expected = TestTransform(32, 32, 0, name)(image).permute(2, 0, 1).numpy().astype(int)
-    geometry = TestGeometry(Crop(32, 32, 32, LONGEST, name))
+    geometry = CropGeometry(Crop(32, 32, 32, LONGEST, name))
     found = geometry(torch.from_numpy(image).permute(2, 0, 1)[None])[0].numpy().astype(int)
     assert abs(found - expected).max() <= 1 and (found != expected).mean() < 0.05
 

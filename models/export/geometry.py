@@ -18,7 +18,7 @@ Kernel = Callable[[torch.Tensor], torch.Tensor]
 TIE = 2**-10  # less than any grey level's fraction in the mean of four pixels
 
 
-class TestGeometry(nn.Module):
+class CropGeometry(nn.Module):
     """Images (B, 3, H, W) of any one size to crops (B, 3, height, width), all uint8: short side, then centre crop.
 
     All that depends on the images' size is computed by tensors, so that a trace follows it.

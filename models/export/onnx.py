@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from core.errors import InputError, first_line
-from models.export.geometry import TestGeometry
+from models.export.geometry import CropGeometry
 from models.export.network import Crop, example_crops
 from models.export.packages import needed, quietly
 
@@ -35,7 +35,7 @@ def with_geometry(network: bytes, crop: Crop) -> bytes:
     """An ONNX file that takes images (B, 3, H, W) of any one size: the test geometry before that of `network_onnx`."""
     import onnx
 
-    geometry = TestGeometry(crop)
+    geometry = CropGeometry(crop)
     # Sides that are none of the crop's, so that nothing of the example's becomes a constant unnoticed.
     example = example_crops((3, crop.height + 5, crop.width + 7))
     first = onnx.load_from_string(_traced(geometry, example, "crops", {0: "batch", 2: "height", 3: "width"}))
