@@ -4,7 +4,7 @@ A text is carried where an image has its path, behind `text:`. So lists, tables,
 keep files, and none of them needs a column more.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 TEXT = "text:"
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
@@ -40,7 +40,12 @@ def modality_of(path: object) -> str:
 
 def noun_of(paths: Iterable[object]) -> str:
     """What one of these rows is called in a sentence."""
-    modalities = {modality_of(path) for path in paths}
+    return noun_of_modalities({modality_of(path) for path in paths})
+
+
+def noun_of_modalities(modalities: Collection[str]) -> str:
+    """What a row is called where rows are of these modalities."""
     if len(modalities) == 1:
-        return NOUNS[modalities.pop()]
+        [modality] = modalities
+        return NOUNS[modality]
     return MIXED_NOUN

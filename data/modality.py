@@ -32,11 +32,13 @@ class Modality(Protocol):
 
 
 # What networks of a modality take, in words.
-WORDS = {"image": "images", "text": "texts", "audio": "sounds"}
+WORDS = {"image": "images", "text": "texts"}
 
 
 def refuse_other_modality(records: Records, *modalities: str) -> None:
     """Raise InputError for the first row that is of no modality that a model takes."""
+    if records.modalities <= set(modalities):
+        return
     for row, path in enumerate(records.paths.tolist()):
         if modality_of(path) not in modalities:
             words = " and ".join(WORDS[modality] for modality in modalities)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.items import noun_of, text_of
+from core.items import modality_of, noun_of, noun_of_modalities, text_of
 from data.names import NO_NAMES, Names
 from data.vocabulary import Vocabulary
 
@@ -67,9 +67,14 @@ class Records:
         return Vocabulary.of(self.labels)
 
     @cached_property
+    def modalities(self) -> frozenset[str]:
+        """Of what kinds its rows are: looked at once, for whoever asks."""
+        return frozenset(modality_of(path) for path in self.paths.tolist())
+
+    @property
     def noun(self) -> str:
         """What a row is called in sentences: image, text, clip; row, where the list has several kinds."""
-        return noun_of(self.paths.tolist())
+        return noun_of_modalities(self.modalities)
 
     def name_of(self, index: int) -> str:
         """Row `index` as a sentence names it: `image 'cat.jpg'`, `text 'a cat'`."""

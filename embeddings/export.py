@@ -15,6 +15,7 @@ from torch import nn
 from core.console import log
 from core.errors import InputError
 from core.files import make_folder, run_folder
+from core.packages import needed
 from core.types import Paths, Switch
 from core.versions import versions
 from data.image.transforms import TestTransform
@@ -30,7 +31,6 @@ from models.export.int8 import to_int8
 from models.export.network import Crop, ExportedNetwork
 from models.export.onnx import OnnxRuntime, network_onnx, open_session, with_geometry
 from models.export.openvino import CompiledOpenVino, write_openvino
-from models.export.packages import needed
 from models.export.safetensors import LICENCE, export_model
 from models.export.torchscript import write_torchscript
 

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from core.errors import InputError
+from core.packages import needed
 from models.embedder import Embedder
 from models.export.network import ExportedNetwork
 from models.export.onnx import OnnxRuntime, network_onnx, open_session
@@ -77,12 +78,7 @@ class OpenVino(nn.Module):
 
     def __init__(self, model: Embedder, precision: str, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        try:
-            import openvino
-        except ImportError:
-            raise InputError(
-                "--runtime=openvino needs the package openvino: pip install -r requirements/openvino.txt"
-            ) from None
+        openvino = needed("openvino", "--runtime=openvino", "openvino")
         self.embedding_size = model.embedding_size
         example = torch.zeros(2, *image_shape, dtype=torch.uint8)
         net = merged(copy.deepcopy(model).cpu().eval())

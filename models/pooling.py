@@ -1,5 +1,7 @@
 """What a backbone gives, feature maps or tokens, to one vector an image or a text."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -10,12 +12,10 @@ OF_TOKENS = ("cls", "mean")
 ONE = {"image": "an image", "text": "a text"}
 
 
-class Pooling(nn.Module):
-    """Feature maps (B, C, h, w) to (B, C): mean, maximum, their sum, generalised mean (arXiv 1711.02512 eq. 3), or a
-    mean by learned weights.
+class _Kind(nn.Module):
+    """What every pooling has: its kind, and the weights of the kinds that learn.
 
-    kind: one of POOLINGS that maps have. power: where the exponent of gem starts. width: C, which attention has to
-    know.
+    kind: one of POOLINGS. power: where the exponent of gem starts. width: C, which attention has to know.
     """
 
     def __init__(self, kind: str, power: float = 3.0, width: int = 0) -> None:
@@ -27,9 +27,22 @@ class Pooling(nn.Module):
             # Begins as the mean.
             self.query = nn.Parameter(torch.zeros(width))
 
+    def generalised_mean(self, values: torch.Tensor, mean: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """The mean of powers, to the inverse power; mean: over what is pooled."""
+        # A power of a half type overflows or rounds away what the exponent learns from.
+        with torch.autocast(values.device.type, enabled=False):
+            powers = values.float().clamp(min=1e-6) ** self.p
+            return mean(powers) ** (1 / self.p)
+
+
+class Pooling(_Kind):
+    """Feature maps (B, C, h, w) to (B, C): mean, maximum, their sum, generalised mean (arXiv 1711.02512 eq. 3), or a
+    mean by learned weights.
+    """
+
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         if self.kind == "gem":
-            return self._generalised_mean(maps)
+            return self.generalised_mean(maps, lambda powers: powers.mean(dim=(2, 3)))
         if self.kind == "avg":
             return maps.mean(dim=(2, 3))
         if self.kind == "max":
@@ -40,35 +53,24 @@ class Pooling(nn.Module):
             return (places * weights.unsqueeze(1)).sum(2)
         return maps.mean(dim=(2, 3)) + maps.amax(dim=(2, 3))
 
-    def _generalised_mean(self, maps: torch.Tensor) -> torch.Tensor:
-        # A power of a half type overflows or rounds away what the exponent learns from.
-        with torch.autocast(maps.device.type, enabled=False):
-            powers = maps.float().clamp(min=1e-6) ** self.p
-            return powers.mean(dim=(2, 3)) ** (1 / self.p)
 
-
-class TokenPooling(nn.Module):
+class TokenPooling(_Kind):
     """Tokens (B, N, C) to (B, C): the first one (cls), or as Pooling does it over all but the first `prefix_tokens`.
 
     kind: one of POOLINGS that tokens have; mean is avg. prefix_tokens: the class token and registers, which are no part
-    of the image. power, width: as Pooling has them.
+    of the image.
     """
 
     def __init__(self, kind: str, prefix_tokens: int = 0, power: float = 3.0, width: int = 0) -> None:
-        super().__init__()
-        self.kind = kind
+        super().__init__(kind, power, width)
         self.prefix_tokens = prefix_tokens
-        if kind == "gem":
-            self.p = nn.Parameter(torch.tensor(power))
-        if kind == "attention":
-            self.query = nn.Parameter(torch.zeros(width))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         if self.kind == "cls":
             return tokens[:, 0]
         patches = tokens[:, self.prefix_tokens :]
         if self.kind == "gem":
-            return self._generalised_mean(patches)
+            return self.generalised_mean(patches, lambda powers: powers.mean(1))
         if self.kind == "max":
             return patches.amax(1)
         if self.kind == "attention":
@@ -77,49 +79,25 @@ class TokenPooling(nn.Module):
             return patches.mean(1) + patches.amax(1)
         return patches.mean(1)
 
-    def _generalised_mean(self, patches: torch.Tensor) -> torch.Tensor:
-        # As in Pooling: not in a half type.
-        with torch.autocast(patches.device.type, enabled=False):
-            powers = patches.float().clamp(min=1e-6) ** self.p
-            return powers.mean(1) ** (1 / self.p)
 
-
-class TextPooling(nn.Module):
+class TextPooling(_Kind):
     """Tokens (B, N, C) of texts to (B, C): the first one (cls), or as TokenPooling does it over all but padding, the
-    marks of a text's beginning and end among them.
-
-    kind: one of POOLINGS that tokens have; mean is avg. power, width: as Pooling has them.
+    marks of a text's beginning and end among them. kind: one of POOLINGS that tokens have; mean is avg.
     """
-
-    def __init__(self, kind: str, power: float = 3.0, width: int = 0) -> None:
-        super().__init__()
-        self.kind = kind
-        if kind == "gem":
-            self.p = nn.Parameter(torch.tensor(power))
-        if kind == "attention":
-            self.query = nn.Parameter(torch.zeros(width))
 
     def forward(self, tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         """is_token: (B, N) bool, True for one at least of each row."""
         if self.kind == "cls":
             return tokens[:, 0]
         if self.kind == "gem":
-            return self._generalised_mean(tokens, is_token)
+            return self.generalised_mean(tokens, lambda powers: _mean(powers, is_token))
         if self.kind == "max":
             return _maximum(tokens, is_token)
         if self.kind == "attention":
-            scores = tokens @ self.query / tokens.shape[-1] ** 0.5
-            weights = scores.masked_fill(~is_token, -torch.inf).softmax(1)
-            return (tokens * weights.unsqueeze(2)).sum(1)
+            return (tokens * _attention(tokens, self.query, is_token).unsqueeze(2)).sum(1)
         if self.kind == "avg+max":
             return _mean(tokens, is_token) + _maximum(tokens, is_token)
         return _mean(tokens, is_token)
-
-    def _generalised_mean(self, tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
-        # As in Pooling: not in a half type.
-        with torch.autocast(tokens.device.type, enabled=False):
-            powers = tokens.float().clamp(min=1e-6) ** self.p
-            return _mean(powers, is_token) ** (1 / self.p)
 
 
 def _mean(tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
@@ -131,9 +109,12 @@ def _maximum(tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
     return tokens.masked_fill(~is_token.unsqueeze(2), -torch.inf).amax(1)
 
 
-def _attention(tokens: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    """Tokens (B, N, C) and a learned query (C,) to weights (B, N) that sum to 1."""
-    return (tokens @ query / tokens.shape[-1] ** 0.5).softmax(1)
+def _attention(tokens: torch.Tensor, query: torch.Tensor, is_token: torch.Tensor | None = None) -> torch.Tensor:
+    """Tokens (B, N, C) and a learned query (C,) to weights (B, N) that sum to 1, those of padding being 0."""
+    scores = tokens @ query / tokens.shape[-1] ** 0.5
+    if is_token is not None:
+        scores = scores.masked_fill(~is_token, -torch.inf)
+    return scores.softmax(1)
 
 
 def build_pooling(

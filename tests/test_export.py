@@ -16,6 +16,7 @@ from PIL import Image
 from runs import run
 
 from core.errors import InputError
+from core.packages import needed
 from data.image.files import read_image
 from data.image.reading import smart_read_image
 from data.image.transforms import LONGEST, TestTransform
@@ -26,7 +27,6 @@ from models import Embedder, fast_model
 from models.export import hub
 from models.export.geometry import CropGeometry
 from models.export.network import Crop, ExportedNetwork, example_crops
-from models.export.packages import needed
 
 SHAPE = (3, 32, 32)
 # What a program that has no torch prints of images: torch cannot be imported in it.
@@ -353,7 +353,7 @@ def test_sentences(tiny, onnx, tmp_path, monkeypatch, line, sentence):
 def test_a_missing_package_is_one_sentence(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=f"--x needs the package {module}: pip install -r requirements/export.txt"):
-        needed(module, "--x")
+        needed(module, "--x", "export")
 
 
 # The hub.

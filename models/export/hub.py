@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError, first_line
-from models.export.packages import needed
+from core.packages import needed
 
 PUSH = "--push_to_hub"
 TIMEOUT = 10  # seconds in which the hub has to say who we are
@@ -13,7 +13,7 @@ TIMEOUT = 10  # seconds in which the hub has to say who we are
 
 def check_hub(name: str) -> None:
     """Raise InputError unless the hub can be asked and knows whose token this is, before any work is done."""
-    hub = needed("huggingface_hub", PUSH)
+    hub = needed("huggingface_hub", PUSH, "export")
     try:
         hub.utils.validate_repo_id(name)
         hub.HfApi().whoami()
@@ -26,7 +26,7 @@ def push(folder: Path, files: Sequence[str], name: str) -> str:
 
     Raises InputError where the hub cannot be asked, or does not want them.
     """
-    hub = needed("huggingface_hub", PUSH)
+    hub = needed("huggingface_hub", PUSH, "export")
     try:
         api = hub.HfApi()
         address = api.create_repo(name, repo_type="model", exist_ok=True)
@@ -45,7 +45,7 @@ def push(folder: Path, files: Sequence[str], name: str) -> str:
 def fetched(name: str, files: Sequence[str]) -> Path:
     """The folder in the hub's cache that has these files of the model `name`. Raises InputError where they cannot be
     had."""
-    hub = needed("huggingface_hub", f"the hub's {name!r}")
+    hub = needed("huggingface_hub", f"the hub's {name!r}", "export")
     try:
         return Path(hub.snapshot_download(name, allow_patterns=list(files)))
     except Exception as error:  # as in check_hub

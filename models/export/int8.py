@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from core.packages import needed
 from models.export.onnx import IMAGES
-from models.export.packages import needed, quietly
+from models.export.quiet import quietly
 
 # With the activations behind them, which a range that ends where they do replaces.
 LAYERS = ("Conv", "Gemm", "MatMul", "Relu", "Clip")
@@ -22,9 +23,9 @@ def to_int8(network: bytes, batches: Iterable[np.ndarray], flag: str) -> bytes:
     batches: uint8 crops (B, 3, height, width). The head stays float32: a whitening's weights differ by orders of
     magnitude. Raises InputError where a package is missing.
     """
-    needed("onnx", flag)
-    quantisation = needed("onnxruntime.quantization", flag)
-    prepare = needed("onnxruntime.quantization.shape_inference", flag).quant_pre_process
+    needed("onnx", flag, "export")
+    quantisation = needed("onnxruntime.quantization", flag, "export")
+    prepare = needed("onnxruntime.quantization.shape_inference", flag, "export").quant_pre_process
     import onnx
 
     with tempfile.TemporaryDirectory() as folder, quietly(), _unlogged():

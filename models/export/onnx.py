@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from core.errors import InputError, first_line
+from core.packages import needed
 from models.export.geometry import CropGeometry
 from models.export.network import Crop, example_crops
-from models.export.packages import needed, quietly
+from models.export.quiet import quietly
 
 OPSET = 18  # that of onnxruntime 1.14, of the year 2023
 IMAGES = "images"
@@ -23,7 +24,7 @@ def network_onnx(network: nn.Module, image_shape: tuple[int, int, int], flag: st
 
     flag: what asked for it. Raises InputError where a package is missing, and for a network that cannot be exported.
     """
-    needed("onnx", flag)
+    needed("onnx", flag, "export")
     example = example_crops(image_shape)
     try:
         return _traced(network, example, EMBEDDINGS, {0: "batch"})
@@ -56,7 +57,7 @@ def open_session(model: bytes | str | Path, flag: str, threads: int | None = Non
 
     Raises InputError where the package is missing, and for what is no ONNX file.
     """
-    runtime = needed("onnxruntime", flag)
+    runtime = needed("onnxruntime", flag, "export")
     options = runtime.SessionOptions()
     # By itself it would take every core, whatever OMP_NUM_THREADS says.
     options.intra_op_num_threads = threads or torch.get_num_threads()
@@ -101,7 +102,7 @@ def _traced(network: nn.Module, example: torch.Tensor, output: str, free: dict[i
 
 def _captured(network: nn.Module, example: torch.Tensor, flag: str) -> bytes:
     """By torch.export, for what a trace does not follow."""
-    needed("onnxscript", flag)
+    needed("onnxscript", flag, "export")
     try:
         with quietly(), torch.no_grad():
             program = torch.onnx.export(

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.export.packages import needed, quietly
+from core.packages import needed
+from models.export.quiet import quietly
 
 FLAG = "--export=openvino"
 

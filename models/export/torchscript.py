@@ -7,7 +7,7 @@ from torch import nn
 
 from core.errors import InputError, first_line
 from models.export.network import example_crops
-from models.export.packages import quietly
+from models.export.quiet import quietly
 
 
 def write_torchscript(network: nn.Module, image_shape: tuple[int, int, int], path: Path) -> nn.Module:
