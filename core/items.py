@@ -12,7 +12,7 @@ TEXT = "text:"
 START = "#t="
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
 # The path of a file, and the second at which a clip of it starts.
-CLIP = re.compile(rf"(.+(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})){START}(\d+(?:\.\d+)?)", re.I | re.S)
+CLIP = re.compile(r"(.+\.(?:wav|flac|ogg))#t=(\d+(?:\.\d+)?)", re.I | re.S)
 # What one row is called in sentences, by its modality.
 NOUNS = {"image": "image", "text": "text", "audio": "clip"}
 MIXED_NOUN = "row"
@@ -34,7 +34,7 @@ def text_of(path: object) -> str:
 
 
 def clip_item(path: str, start: float) -> str:
-    """A clip that starts `start` seconds behind the beginning of its file, to the microsecond, in the place of a path."""
+    """A clip that starts so many seconds behind its file's beginning, to the microsecond, in the place of a path."""
     seconds = f"{start:.6f}".rstrip("0").rstrip(".")
     if seconds == "0":
         return path

@@ -1,11 +1,11 @@
-"""The stamps of Tux Paint as a list of texts: what is on each, said in up to 75 languages; or of sounds: the same spoken.
+"""The stamps of Tux Paint as a list of texts: what is on each, said in up to 75 languages; or of sounds: it is spoken.
 
 python data/build_stamps.py /usr/share/tuxpaint/stamps output/texts/stamps.csv
 python data/build_stamps.py /usr/share/tuxpaint/stamps output/sounds/stamps.csv --sounds
 
-The stamps come with Debian's package tuxpaint-stamps-default (GPL-2), which recipes/demo_text.sh fetches; nothing of it
-is part of this repository. Of texts a label is a stamp, its category the folder it lies in; of sounds it is a language,
-which one voice or a few read, and paths start from the stamps' folder. Half of the labels are to train with, the others
+The stamps come with Debian's package tuxpaint-stamps-default (GPL-2), which recipes/fetch_stamps.sh fetches; nothing
+of it is part of this repository. Of texts a label is a stamp, its category the folder it lies in; of sounds it is a
+language, which one voice or a few read, and paths start from the stamps' folder. Half of the labels are to train with, the others
 to be found. The list is the same on every machine that has the same stamps.
 """
 
@@ -31,7 +31,8 @@ MARK = ".utf8="  # between a language and the text in it; the first line of a st
 HEADER = ("label", "text", "split", "is_query", "is_gallery", "category")
 SOUNDS_HEADER = ("label", "path", "split", "is_query", "is_gallery")
 SEED = 0  # of which labels are to train with, and which clips are taken
-SPOKEN = re.compile(r".*_desc(?:_([a-z]{2,3}(?:_[A-Z]{2})?))?\.(?:ogg|wav)")  # a stamp's name; without a language English
+# A stamp's spoken name; one without a language is English.
+SPOKEN = re.compile(r".*_desc(?:_([a-z]{2,3}(?:_[A-Z]{2})?))?\.(?:ogg|wav)")
 ENGLISH = "en"
 FEWEST, MOST = 50, 200  # clips of a language that are worth it, and that are taken
 

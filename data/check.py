@@ -1,4 +1,4 @@
-"""All images or sounds of lists read and compared: sizes, those that cannot be read, duplicates, labels that look alike."""
+"""All images or sounds of lists read and compared: sizes, those that cannot be read, copies, labels that look alike."""
 
 import hashlib
 import re
@@ -24,8 +24,8 @@ SHOWN = 20  # duplicates
 class Look(NamedTuple):
     """What one image is, or one sound.
 
-    size: (height, width) of what its box cuts out. seconds: how long a sound is from its start on. digest: SHA-256 of its file. overhang: pixels by which the box
-    reaches out of the image. problem: why it cannot be read, else None.
+    size: (height, width) of what its box cuts out. seconds: how long a sound is from its start on. digest: SHA-256 of
+    its file. overhang: pixels by which the box reaches out of the image. problem: why it cannot be read, else None.
     """
 
     size: tuple[int, int] = (0, 0)
@@ -145,7 +145,10 @@ def similar_labels(labels: np.ndarray, most: int = SHOWN) -> list[list[str]]:
 
 
 def _histogram(counts: np.ndarray, noun: str) -> Iterator[str]:
-    """Lines that show how many labels have so many images, or whatever `noun` says, counts (C,); many different ones are put together."""
+    """Lines that show how many labels have so many images, counts (C,); many different ones are put together.
+
+    noun: what is counted in place of images.
+    """
     bars = Counter(counts.tolist())
     names = {count: str(count) for count in bars}
     if len(bars) > MOST_BARS:

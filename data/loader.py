@@ -32,8 +32,8 @@ TEXT_BYTES = 8 * 512  # of a text in a batch, whose tokens are at the most so ma
 
 
 class InputSettings(Protocol):
-    """What loading has to know of a model: the modality that it takes, the size of images, the tokenizer of texts, the rate and
-    length of sounds."""
+    """What loading has to know of a model: the modality that it takes, the size of images, the tokenizer of texts, the
+    rate and length of sounds."""
 
     @property
     def modality(self) -> str:

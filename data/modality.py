@@ -11,7 +11,8 @@ from data.records import Records
 
 
 class Modality(Protocol):
-    """One kind of data: images (data/image/modality.py), texts (data/text/modality.py), sounds (data/audio/modality.py).
+    """One kind of data: images (data/image/modality.py), texts (data/text/modality.py), sounds
+    (data/audio/modality.py).
 
     All else in data/ does not know which kind it loads.
 

@@ -18,7 +18,7 @@ ARGUMENTS = ("model", "embedding_size", "pooling", "head", "lora")  # of what `f
 
 
 class Embedder(nn.Module):
-    """Images, texts or sounds to embeddings, not normalised: losses and retrieval normalise where their formulas say so.
+    """Images, texts or sounds to embeddings, not normalised: losses and retrieval do that where their formulas say so.
 
     model: a name of BACKBONES.
     embedding_size: 0 for the pooled feature itself, else the width of the last layer behind it.

@@ -1,10 +1,12 @@
 """Waves to mel spectrograms, on the device and a batch at a time."""
 
+import math
+
 import torch
 from torch import nn
 
 # Slaney's scale, as in his Auditory Toolbox (1998): even up to 1000 Hz, then 27 steps to each factor of 6.4.
-LINEAR_HZ, LINEAR_STEP, LOG_STEP = 1000.0, 200 / 3, torch.tensor(6.4, dtype=torch.float64).log() / 27
+LINEAR_HZ, LINEAR_STEP, LOG_STEP = 1000.0, 200 / 3, math.log(6.4) / 27
 
 
 def hz_to_mel(hz: torch.Tensor, scale: str) -> torch.Tensor:
@@ -33,9 +35,9 @@ def mel_filters(
 ) -> torch.Tensor:
     """Triangles that sum the power of a Fourier transform to mel bands, (size // 2 + 1, bands) float32.
 
-    bands + 2 frequencies f_0 ... f_{bands+1} lie evenly on the mel scale from `low` to rate / 2. Band b weighs frequency
-    f by max(0, min((f - f_b) / (f_{b+1} - f_b), (f_{b+2} - f) / (f_{b+2} - f_{b+1}))) (Davis and Mermelstein, IEEE
-    TASSP 28, 1980). is_even: times 2 / (f_{b+2} - f_b), so that all bands have one area, as librosa does it.
+    bands + 2 frequencies f_0 ... f_{bands+1} lie evenly on the mel scale from `low` to rate / 2. Band b weighs a
+    frequency f by max(0, min((f - f_b) / (f_{b+1} - f_b), (f_{b+2} - f) / (f_{b+2} - f_{b+1}))) (Davis and Mermelstein,
+    IEEE TASSP 28, 1980). is_even: times 2 / (f_{b+2} - f_b), so that all bands have one area, as librosa does it.
     """
     ends = hz_to_mel(torch.tensor([low, rate / 2]), scale)
     edges = mel_to_hz(torch.linspace(float(ends[0]), float(ends[1]), bands + 2, dtype=torch.float64), scale)
@@ -49,7 +51,7 @@ def mel_filters(
 
 
 class Mel(nn.Module):
-    """Waves (B, N) float, NaN behind a clip's end, to mel spectrograms (B, T, bands) float32, NaN behind its last frame.
+    """Waves (B, N) float, NaN behind a clip's end, to mel spectrograms (B, T, bands), NaN behind its last frame.
 
     rate: samples a second. size: of the Fourier transform; width: of Hann's window, hop: from frame to frame, in
     samples. Frame t has its middle at sample t hop; what lies outside of the clip is silence there, so that a clip

@@ -81,8 +81,8 @@ class TokenPooling(_Kind):
 
 
 class PaddedPooling(_Kind):
-    """Tokens (B, N, C) of texts or clips to (B, C): the first one (cls), or as TokenPooling does it over all but padding, the
-    marks of a text's beginning and end among them. kind: one of POOLINGS that tokens have; mean is avg.
+    """Tokens (B, N, C) of texts or clips to (B, C): the first one (cls), or as TokenPooling does it over all but
+    padding, the marks of a text's beginning and end among them. kind: one of POOLINGS that tokens have; mean is avg.
     """
 
     def forward(self, tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:

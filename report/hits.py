@@ -186,7 +186,8 @@ def _neighbours(
     for item_path, label, score, box in items:
         if not is_text(item_path) and not os.path.isfile(file_of(item_path)):
             raise InputError(
-                f"no {noun_of([item_path])} {item_path!r}: it has moved since it was indexed, and {str(path)!r} shows it"
+                f"no {noun_of([item_path])} {item_path!r}: it has moved since it was indexed, and {str(path)!r} shows "
+                "it"
             )
         is_right = None
         if query_label is not None and label is not None:

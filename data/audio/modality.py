@@ -1,5 +1,6 @@
 """The sounds' modality: a clip of a file to its samples at the network's rate, padded to a batch."""
 
+import math
 from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
@@ -15,9 +16,9 @@ from data.audio.picture import draw_sound_picture
 from data.audio.resample import Resampler
 from data.records import Records
 
-# Stands behind a clip's last sample where others of its batch are longer: no sample of a file is one, so that a batch is
-# one tensor, of which the network knows what is padding.
-PADDING = float("nan")
+# Stands behind a clip's last sample where others of its batch are longer: no sample of a file is one, so that a batch
+# is one tensor, of which the network knows what is padding.
+PADDING = math.nan
 
 
 class AudioInput(Protocol):

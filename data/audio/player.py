@@ -17,7 +17,7 @@ SIZES = ((16_000, 3.0), (16_000, 1.5), (8_000, 1.0), (8_000, 0.5))
 
 
 def encode_clips(items: Sequence[object], most: int) -> list[str]:
-    """The beginnings of clips as data URIs, in all about `most` bytes or fewer; of very many the shortest that is tried.
+    """The beginnings of clips as data URIs, in all about `most` bytes or fewer; of many the shortest that is tried.
 
     MP3 where soundfile is there, which every browser plays, else WAV of 8 bits. Raises InputError as Sound.
     """

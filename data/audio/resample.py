@@ -1,8 +1,8 @@
 """A sound at another rate, by a band-limited filter; any part of it without the rest.
 
 A sample at time t, in samples of the source, is the sum over its samples x[k] of x[k] h(t - k), where
-h(s) = c sinc(c s) w(c s / ZEROS), w is Kaiser's window, and c, a share of the source's band, ends below the band of both
-rates (J. O. Smith, Digital Audio Resampling, https://ccrma.stanford.edu/~jos/resample/). Of rates with a ratio of
+h(s) = c sinc(c s) w(c s / ZEROS), w is Kaiser's window, and c, a share of the source's band, ends below the band of
+both rates (J. O. Smith, Digital Audio Resampling, https://ccrma.stanford.edu/~jos/resample/). Of rates with a ratio of
 U to D there are U different distances of t to the samples before it, so that h is needed at few points.
 """
 

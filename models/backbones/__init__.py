@@ -1,4 +1,4 @@
-"""Backbones by name: networks that make features of images, texts or sounds. A file is a source of networks, imported below."""
+"""Backbones by name: networks that make features of images, texts or sounds. A file is a source of networks."""
 
 # In this order messages list them.
 from models.backbones import torchvision

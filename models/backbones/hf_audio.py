@@ -19,6 +19,7 @@ from models.log_mel import clip_lengths, silent_padding
 WAVES, FEATURES = "input_values", "input_features"
 AST = "audio-spectrogram-transformer"
 AST_FRAMES = 100  # a second
+LEAST_SECONDS = 0.05  # that a feature extractor makes something of
 CLASS_TOKENS = 2  # of AST: one of classes, one of a teacher
 
 
@@ -133,9 +134,14 @@ class ExtractorFront(nn.Module):
     def __init__(self, source: str) -> None:
         super().__init__()
         self.extractor = _extractor(source)
+        self.least = int(LEAST_SECONDS * self.extractor.sampling_rate)
 
     def forward(self, waves: torch.Tensor) -> torch.Tensor:
-        clips = [wave[:length].numpy() for wave, length in zip(waves.detach().float().cpu(), clip_lengths(waves))]
+        waves = nn.functional.pad(waves, (0, max(0, self.least - waves.shape[1])), value=torch.nan)
+        # Of less it would make no frame.
+        lengths = clip_lengths(waves).clamp(min=self.least).tolist()
+        silenced = silent_padding(waves.detach().float()).cpu()
+        clips = [wave[:length].numpy() for wave, length in zip(silenced, lengths)]
         made = self.extractor(clips, sampling_rate=self.extractor.sampling_rate, return_tensors="np")
         features = made[WAVES] if WAVES in made else made[FEATURES]
         return torch.from_numpy(np.asarray(features, np.float32)).to(waves.device)

@@ -50,7 +50,7 @@ def build_resemblyzer(weights: str | None) -> nn.Module:
 
 
 class VoiceFront(nn.Module):
-    """Waves (B, N), NaN behind a clip's end, to mel spectrograms (B, T, BANDS) of clips at least as loud as LOUDNESS."""
+    """Waves (B, N), NaN behind a clip's end, to mel spectrograms (B, T, BANDS), clips at least as loud as LOUDNESS."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -40,8 +40,8 @@ class Album:
         return self._numbers[key]
 
     def entries(self) -> list[dict]:
-        """One dict for each row in order: label, category (or None), file, and the image as a data URI, or the text; of a
-        sound its picture, and itself as a data URI."""
+        """One dict for each row in order: label, category (or None), file, and the image as a data URI, or the text; of
+        a sound its picture, and itself as a data URI."""
         # A text is shown as it is, and takes no picture.
         with_picture = [item for item in self._items if not is_text(item[0].paths[item[1]])]
         pictures = [square_picture(records, row, THUMBNAIL, self._load_image) for records, row in with_picture]
