@@ -5,8 +5,8 @@ python data/build_stamps.py /usr/share/tuxpaint/stamps output/sounds/stamps.csv 
 
 The stamps come with Debian's package tuxpaint-stamps-default (GPL-2), which recipes/fetch_stamps.sh fetches; nothing
 of it is part of this repository. Of texts a label is a stamp, its category the folder it lies in; of sounds it is a
-language, which one voice or a few read, and paths start from the stamps' folder. Half of the labels are to train with, the others
-to be found. The list is the same on every machine that has the same stamps.
+language, which one voice or a few read, and paths start from the stamps' folder. Half of the labels are to train with,
+the others to be found. The list is the same on every machine that has the same stamps.
 """
 
 import argparse

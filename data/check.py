@@ -24,15 +24,15 @@ SHOWN = 20  # duplicates
 class Look(NamedTuple):
     """What one image is, or one sound.
 
-    size: (height, width) of what its box cuts out. seconds: how long a sound is from its start on. digest: SHA-256 of
-    its file. overhang: pixels by which the box reaches out of the image. problem: why it cannot be read, else None.
+    size: (height, width) of what its box cuts out. digest: SHA-256 of its file. overhang: pixels by which the box
+    reaches out of the image. problem: why it cannot be read, else None. seconds: how long a sound is from its start on.
     """
 
     size: tuple[int, int] = (0, 0)
-    seconds: float = 0.0
     digest: bytes = b""
     overhang: float = 0.0
     problem: str | None = None
+    seconds: float = 0.0
 
 
 class Copy(NamedTuple):

@@ -87,7 +87,7 @@ class Embedder(nn.Module):
             # For pixels of 0 to 255. Not among the weights: they belong to the backbone's name.
             self.register_buffer("mean", 255 * torch.tensor(row.preprocess.mean).view(3, 1, 1), persistent=False)
             self.register_buffer("std", 255 * torch.tensor(row.preprocess.std).view(3, 1, 1), persistent=False)
-        self.front = nn.Identity()
+        self.front: nn.Module | None = None
         if modality == "audio" and row.preprocess.open_front is not None:
             self.front = row.preprocess.open_front()
 
@@ -146,7 +146,9 @@ class Embedder(nn.Module):
         """Inputs as the backbone takes them: pixels normalised, of waves what its front makes, tokens as they are."""
         if self.modality == "image":
             return (inputs.to(self.mean.dtype) - self.mean) / self.std
-        return self.front(inputs)
+        if self.front is not None:
+            return self.front(inputs)
+        return inputs
 
     @property
     def last_layer(self) -> nn.Module:
