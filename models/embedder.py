@@ -12,13 +12,13 @@ from models.backbones import BACKBONES, Wrapped, source_of, submodules_or_parame
 from models.export.exported import exported_folder, fill_from, read_exported_card
 from models.heads import build_head, build_layer, head_width, longer_head
 from models.low_rank import add_low_rank
-from models.pooling import TextPooling, build_pooling
+from models.pooling import PaddedPooling, build_pooling
 
 ARGUMENTS = ("model", "embedding_size", "pooling", "head", "lora")  # of what `facts` say, those that make a network
 
 
 class Embedder(nn.Module):
-    """Images, or texts, to embeddings, not normalised: losses and retrieval normalise where their formulas say so.
+    """Images, texts or sounds to embeddings, not normalised: losses and retrieval do that where their formulas say so.
 
     model: a name of BACKBONES.
     embedding_size: 0 for the pooled feature itself, else the width of the last layer behind it.
@@ -87,6 +87,9 @@ class Embedder(nn.Module):
             # For pixels of 0 to 255. Not among the weights: they belong to the backbone's name.
             self.register_buffer("mean", 255 * torch.tensor(row.preprocess.mean).view(3, 1, 1), persistent=False)
             self.register_buffer("std", 255 * torch.tensor(row.preprocess.std).view(3, 1, 1), persistent=False)
+        self.front: nn.Module | None = None
+        if modality == "audio" and row.preprocess.open_front is not None:
+            self.front = row.preprocess.open_front()
 
         frozen = [
             part for stage in row.stages[:freeze_stages] for part in submodules_or_parameters(self.backbone, stage)
@@ -118,7 +121,8 @@ class Embedder(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """uint8 images (B, 3, H, W), RGB, or what else the backbone takes -> embeddings (B, embedding_size).
 
-        inputs: of texts (B, N) int64 numbers of tokens, below 0 for padding. Behind `take_features` the last layer's
+        inputs: of texts (B, N) int64 numbers of tokens, below 0 for padding; of sounds (B, N) float32 waves, NaN for
+        padding. Behind `take_features` the last layer's
         input in their place.
         """
         if self.takes_features:
@@ -127,9 +131,11 @@ class Embedder(nn.Module):
 
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs as `forward` takes them -> what the last layer takes; without a layer that is the embedding."""
-        outputs = self.backbone(self.prepare(inputs))
-        if isinstance(self.pooling, TextPooling):
-            features = self.pooling(outputs, inputs >= 0)
+        prepared = self.prepare(inputs)
+        outputs = self.backbone(prepared)
+        if isinstance(self.pooling, PaddedPooling):
+            is_token = prepared >= 0 if self.modality == "text" else self.backbone.is_token(prepared)
+            features = self.pooling(outputs, is_token)
         else:
             features = self.pooling(outputs)
         if len(self.behind):
@@ -137,9 +143,11 @@ class Embedder(nn.Module):
         return features
 
     def prepare(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs as the backbone takes them: pixels normalised, and anything else as it is."""
+        """Inputs as the backbone takes them: pixels normalised, of waves what its front makes, tokens as they are."""
         if self.modality == "image":
             return (inputs.to(self.mean.dtype) - self.mean) / self.std
+        if self.front is not None:
+            return self.front(inputs)
         return inputs
 
     @property

@@ -1,4 +1,4 @@
-"""The images that a page shows: small copies of them, each once, encoded within a fixed number of bytes."""
+"""The images that a page shows: small copies of them, each once, encoded within a fixed number of bytes; and sounds."""
 
 import base64
 import math
@@ -8,13 +8,15 @@ import cv2
 import numpy as np
 
 from core.errors import InputError
-from core.items import is_text, text_of
+from core.items import is_clip, is_text, text_of
+from data.audio.player import encode_clips
 from data.records import Records
 from report.drawing import letterbox
 from report.page.captions import Captions
 
 THUMBNAIL, TILE = 112, 48  # pixels a side: in an album, on a sheet
 ALBUM_BYTES, SHEET_BYTES = 2_000_000, 3_000_000
+SOUND_BYTES = 8_000_000
 LONGEST_TEXT = 300  # characters of a text in an album
 QUALITIES = (80, 60, 40, 20, 5, 1)  # tried in turn until the bytes suffice; noise fits at 1
 
@@ -38,7 +40,8 @@ class Album:
         return self._numbers[key]
 
     def entries(self) -> list[dict]:
-        """One dict for each row in order: label, category (or None), file, and the image as a data URI, or the text."""
+        """One dict for each row in order: label, category (or None), file, and the image as a data URI, or the text; of
+        a sound its picture, and itself as a data URI."""
         # A text is shown as it is, and takes no picture.
         with_picture = [item for item in self._items if not is_text(item[0].paths[item[1]])]
         pictures = [square_picture(records, row, THUMBNAIL, self._load_image) for records, row in with_picture]
@@ -48,6 +51,8 @@ class Album:
                 break
 
         contents = iter(encoded)
+        clips = [records.paths[row] for records, row in self._items if is_clip(records.paths[row])]
+        sounds = iter(encode_clips(clips, SOUND_BYTES))
         captions: dict[int, Captions] = {}
         entries = []
         for records, row in self._items:
@@ -61,6 +66,8 @@ class Album:
                 entry["text"] = text_of(path)[:LONGEST_TEXT]
             else:
                 entry["image"] = _data_uri(next(contents))
+            if is_clip(path):
+                entry["sound"] = next(sounds)
             entries.append(entry)
         return entries
 
