@@ -263,10 +263,11 @@ class _OutputRecorder:
 
 @contextmanager
 def _evaluating(model: Embedder) -> Iterator[None]:
-    """The network in evaluation mode meanwhile."""
+    """The network in evaluation mode meanwhile, looking at images as they are."""
     was_training = model.training
     model.eval()
     try:
-        yield
+        with model.at_scales(1.0):
+            yield
     finally:
         model.train(was_training)
