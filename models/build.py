@@ -9,7 +9,7 @@ import torch
 import distributed
 from core.console import log
 from core.errors import InputError, first_line
-from core.types import AboveZero, ChainOf, Count, Shape, Width
+from core.types import AboveZero, ChainOf, Count, Scales, Shape, Width
 from distributed.sync_batchnorm import synchronise
 from models.backbones import BACKBONES, AudioInput
 from models.batchnorm import statistics_left_alone
@@ -28,6 +28,7 @@ MODEL_FLAGS = (
     "pooling",
     "head",
     "lora",
+    "test_scales",
 )
 
 
@@ -47,6 +48,8 @@ class ModelSettings:
             the layer or norm that the weights have for it
         head: layers behind the pooled feature, of {models/heads}, as layer_norm,linear:512,bnneck
         lora: rank of what learns beside each matrix of a transformer, which stays as it is; 0: the matrices learn
+        test_scales: an image is embedded at each of these sizes, as shares of image_shape, when it is not trained on,
+            and the pooled features' mean is taken, as 1,0.7071,0.5; a ViT's sides are rounded to its patches
         pretrained_model: a run folder, a weights file, a folder of HuggingFace, or published weights by name: imagenet,
             or published for those that belong to the model's name; empty: random weights
     """
@@ -60,6 +63,7 @@ class ModelSettings:
     pooling: Literal["avg", "max", "gem", "avg+max", "cls", "mean", "attention", "trained"] = "avg"
     head: Annotated[str, ChainOf("models/heads")] = "linear"
     lora: Count = 0
+    test_scales: Scales = (1.0,)
     pretrained_model: str | None = None
 
     @property
@@ -165,6 +169,7 @@ def _with_weights(settings: ModelSettings, source: str | None, is_final: bool, *
         settings.head,
         weights=published,
         lora=lora,
+        test_scales=settings.test_scales,
         **frozen,
     )
     if source and not published:
@@ -198,24 +203,41 @@ def add_last_layer(model: Embedder, settings: ModelSettings) -> None:
 
 
 def check_forward(model: Embedder, settings: ModelSettings, images: int, training: bool) -> None:
-    """Raise InputError unless `model`, on the CPU, takes a batch of so many images; leaves it and all draws as is."""
-    _, height, width = settings.image_shape
+    """Raise InputError unless `model`, on the CPU, takes a batch of so many images; leaves it and all draws as is.
+
+    That is of the settings' size, and where it is not trained on them at each of its scales.
+    """
     mode_before = model.training
     model.train(training)
+    verb = "train on" if training else "embed"
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), statistics_left_alone(model):
-            # Not by a call, which would compile a network that is to be compiled.
-            model.forward(example_input(settings, images))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        verb = "train on" if training else "embed"
-        size = ""
-        if model.modality == "image":
-            size = f" of {height}x{width} pixels"
-        raise InputError(
-            f"{model.facts['model']} cannot {verb} {images} at a time{size}: {first_line(error)}"
-        ) from None
+        for scale in dict.fromkeys((1.0, *model.test_scales)):
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), statistics_left_alone(model):
+                reason = _refusal(model, example_input(settings, images), scale)
+            if reason is not None:
+                _, height, width = settings.image_shape
+                size = ""
+                if model.modality == "image":
+                    scaled_height, scaled_width = model.sides_at(scale, height, width)
+                    size = f" of {scaled_height}x{scaled_width} pixels"
+                if scale != 1:
+                    size += f", which --test_scales={scale:g} makes of {height}x{width}"
+                raise InputError(f"{model.facts['model']} cannot {verb} {images} at a time{size}: {reason}")
+            if training:
+                return
     finally:
         model.train(mode_before)
+
+
+def _refusal(model: Embedder, inputs: torch.Tensor, scale: float) -> str | None:
+    """Why a network does not take inputs at a scale; None where it does."""
+    try:
+        with model.at_scales(scale):
+            # Not by a call, which would compile a network that is to be compiled.
+            model.forward(inputs)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        return first_line(error)
+    return None
 
 
 def example_input(settings: ModelSettings, count: int) -> torch.Tensor:

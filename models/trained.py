@@ -7,7 +7,7 @@ from typing import Any
 
 from core.errors import InputError
 from core.files import read_flags
-from core.types import ChainOf, count, image_shape, number, one_of, plain, width
+from core.types import ChainOf, count, image_shape, number, one_of, plain, scales, width
 from models.backbones import BACKBONES
 from models.export.exported import CARD
 from models.weights import is_of_timm, is_of_transformers, is_published, read_card, weights_file
@@ -32,6 +32,7 @@ READERS = {
     "pooling": str,
     "head": ChainOf("models/heads"),
     "lora": count,
+    "test_scales": scales,
 }
 
 

@@ -78,6 +78,7 @@ def test_weights_say_what_they_were_trained_as(sop_tree, tmp_path):
     run("train_elem", train_flags(sop_tree, tmp_path / "run", embedding_size=5, pooling="max", total_iter_num=1))
     expected = {"model": "Tiny", "image_shape": (3, 32, 32), "resize_short_size": 0, "resize_filter": "area"}
     expected |= {"embedding_size": 5, "pooling": "max", "head": "linear", "lora": 0, "clip_seconds": 3.0}
+    expected["test_scales"] = (1.0,)
     for source in ("run", "run/last.pt", "run/model.safetensors"):
         assert trained_settings(str(tmp_path / source)) == expected
     model = open_model(ModelSettings(**expected, pretrained_model=str(tmp_path / "run")))
