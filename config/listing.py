@@ -15,7 +15,7 @@ SOURCES = {
     "clip:": "clip:NAME/WEIGHTS, any network of open_clip: --list_models=clip:WORD prints those with a word in it",
     "hf:": "hf:NAME of HuggingFace's hub, or hf:FOLDER that transformers wrote",
 }
-COLUMNS = ("name", "width", "size", "parameters", "licence", "weights")
+COLUMNS = ("name", "takes", "width", "size", "parameters", "licence", "weights")
 
 
 class ListAction(argparse.Action):
@@ -73,6 +73,7 @@ def _cells(name: str, facts: dict[str, object]) -> tuple[str, ...]:
     parameters = facts.get("parameters")
     return (
         name,
+        str(facts.get("modality", "image")),
         str(facts.get("width", "")),
         str(facts.get("size", "")),
         f"{parameters / 1e6:.1f} M" if parameters else "",
