@@ -24,7 +24,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
 import numpy as np  # noqa: E402
 
 from core.errors import InputError  # noqa: E402
-from core.files import make_folder, replacing  # noqa: E402
+from core.files import checksum, make_folder, replacing  # noqa: E402
 from data.formats.csv import SPLITS  # noqa: E402
 
 MARK = ".utf8="  # between a language and the text in it; the first line of a stamp's file is English
@@ -83,12 +83,18 @@ def read_stamps(folder: Path) -> dict[str, Stamp]:
 def read_spoken(folder: Path) -> dict[str, list[str]]:
     """{language: paths of its clips below a folder, in order}, MOST of each at random, of languages that have FEWEST.
 
-    Raises InputError for a folder without any.
+    A recording that stands under several names, such as a stamp's and its mirrored one's, is taken once: copies would
+    find each other. Raises InputError for a folder without any.
     """
     clips = defaultdict(list)
+    recordings = set()
     for file in sorted([*folder.rglob("*.ogg"), *folder.rglob("*.wav")]):
         match = SPOKEN.fullmatch(file.name)
-        if match:
+        if match is None:
+            continue
+        content = checksum(file)
+        if content not in recordings:
+            recordings.add(content)
             clips[match[1] or ENGLISH].append(file.relative_to(folder).as_posix())
     draws = np.random.default_rng(SEED)
     taken = {}

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import wave
 
 import numpy as np
@@ -15,6 +16,7 @@ from runs import read_json, run, train_flags
 
 from core.errors import InputError
 from core.items import clip_item, file_of, modality_of, start_of
+from data import build_stamps
 from data.audio import files, player
 from data.audio.augmentations import AUGMENTATIONS, augmentation_functions
 from data.audio.files import Sound, check_clip, read_sound
@@ -34,7 +36,6 @@ from models.log_mel import Mel, hz_to_mel, mel_filters, mel_to_hz
 
 RATE = 8000
 LABELS = (220, 330, 440, 550, 660, 770, 880, 990)  # Hz
-MIXED = {"start_time": "start_time", "path": "path"}
 
 
 def tone(hz, seconds, rate=RATE, phase=0.0):
@@ -683,6 +684,27 @@ def test_players_have_room(sounds, monkeypatch, has_soundfile):
 
         with wave.open(io.BytesIO(base64.b64decode(whole[3].partition(",")[2]))) as file:
             assert file.getframerate() == 16_000 and file.getnchannels() == 1
+
+
+def test_spoken_stamps_become_a_list(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build_stamps, "FEWEST", 3)
+    monkeypatch.setattr(build_stamps, "MOST", 4)
+    (tmp_path / "animals").mkdir()
+    for language, count in (("_fr", 6), ("_en_GB", 3), ("_de", 2), ("", 5)):
+        for number in range(count):
+            write_wav(
+                tmp_path / "animals" / f"{number}_desc{language}.wav", tone(200 + number, 0.01 * (1 + len(language)))
+            )
+    shutil.copy(tmp_path / "animals" / "0_desc_fr.wav", tmp_path / "animals" / "0_mirror_desc_fr.wav")
+    write_wav(tmp_path / "animals" / "moo.wav", tone(100, 0.1))
+    found = build_stamps.read_spoken(tmp_path)
+    assert {language: len(paths) for language, paths in found.items()} == {"en": 4, "en_GB": 3, "fr": 4}
+    assert "animals/0_mirror_desc_fr.wav" not in found["fr"]
+    build_stamps.main([str(tmp_path), str(tmp_path / "list.csv"), "--sounds"])
+    assert "clips of 1 languages to train with" in capsys.readouterr().out
+    assert open_list(tmp_path / "list.csv", tmp_path, "test").noun == "clip"
+    with pytest.raises(InputError, match="no 3 spoken names"):
+        build_stamps.read_spoken(tmp_path / "nowhere")
 
 
 # What cannot be.
