@@ -43,7 +43,8 @@ def main(argv: Sequence[str]) -> None:
     if sources.needs_model:
         settings = ModelSettings(**args.model)
         runtime, workers = args["runtime"], args["num_workers"]
-        encoder = open_encoder(settings, device, precision, runtime, workers, keeps_exact=True, **args.encoder)
+        kinds = sources.modalities
+        encoder = open_encoder(settings, device, precision, runtime, workers, True, kinds, **args.encoder)
     facts = describe_source(sources, encoder)
     files = outputs.open_files()
     folder = make_folder(outputs.result_folder(model))

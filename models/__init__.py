@@ -6,7 +6,7 @@ from models.build import ModelSettings, add_last_layer, build_model, check_forwa
 from models.embedder import Embedder
 from models.fast import RUNTIMES, fast_model
 from models.trained import trained_settings
-from models.two_towers import TowerSettings, TwoTowers, read_towers, write_towers
+from models.two_towers import TowerSettings, TwoTowers, read_towers, with_text_tower, write_towers
 from models.weights import load_pretrained
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "open_model",
     "read_towers",
     "trained_settings",
+    "with_text_tower",
     "write_towers",
 ]

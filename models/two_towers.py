@@ -8,26 +8,25 @@ from typing import Any
 import torch
 from torch import nn
 
+from core.console import log
 from core.errors import InputError
 from core.files import read_json, replace_json
-from models.backbones import MODALITIES
+from models.backbones import BACKBONES, MODALITIES, PUBLISHED
 from models.build import ModelSettings
 from models.trained import TOWERS as CARD
-from models.trained import read_settings
+from models.trained import read_settings, trained_settings
+from models.weights import is_published
 
 FORMAT = 1  # of CARD: {"towers": {modality: flags of a model}}
 
 
 @dataclass(frozen=True)
 class TowerSettings:
-    """The settings of each tower, {modality: ModelSettings}, as they stand in `folder`."""
+    """The settings of each tower, {modality: ModelSettings}, as they stand in the folder `pretrained_model`, or as they
+    belong to a model of that name."""
 
-    folder: str
+    pretrained_model: str | None
     towers: dict[str, ModelSettings]
-
-    @property
-    def pretrained_model(self) -> str:
-        return self.folder
 
     def as_flags(self) -> dict[str, object]:
         """What result.json says the figures are of."""
@@ -63,6 +62,44 @@ def read_towers(folder: str | Path | None) -> TowerSettings | None:
             )
         towers[modality] = settings
     return TowerSettings(str(folder), towers)
+
+
+def with_text_tower(settings: ModelSettings) -> TowerSettings | None:
+    """The towers of a model for images that shares its space with texts; None where texts are not known to have any.
+
+    Weights that are published, or in a file of both towers, are those of texts, too. Beside a run, which has the
+    images' network alone, texts are embedded as published, which is said. Raises InputError where there are no weights
+    for texts, and where the run's embeddings are of another width.
+    """
+    if settings.modality != "image":
+        return None
+    name = BACKBONES[settings.model](settings.model).texts
+    if name is None:
+        return None
+    source = settings.pretrained_model
+    if is_published(source, settings.model):
+        texts = PUBLISHED
+    elif source and trained_settings(source):
+        texts = _texts_beside_a_run(name, settings)
+    else:
+        texts = source
+    return TowerSettings(source, {"image": settings, "text": ModelSettings(model=name, pretrained_model=texts)})
+
+
+def _texts_beside_a_run(name: str, settings: ModelSettings) -> str:
+    """The weights of the network `name` for texts, where those for images were trained further."""
+    source = settings.pretrained_model
+    row = BACKBONES[name](name)
+    width = settings.embedding_size or row.width
+    if width != row.width:
+        raise InputError(
+            f"{source} embeds images as {width} numbers and {name} texts as {row.width}: they share no space any more, "
+            "and only images can be found by images"
+        )
+    if not row.weights:
+        raise InputError(f"{source} holds no network for texts, and {name} names no weights of one")
+    log(f"note: texts are embedded by {name} as published; {source} may have moved images away from them since")
+    return PUBLISHED
 
 
 def is_of_towers(folder: str | Path | None) -> bool:
