@@ -2,12 +2,15 @@
 
 import json
 import os
+import subprocess
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's package
 
 import numpy as np
 import pytest
 import torch
+from processes import LAUNCHED
 from runs import read_json, run, train_flags
 
 from core.errors import InputError
@@ -189,6 +192,23 @@ def test_three_and_three_steps_are_six(sop_tree, pairs, towers, tmp_path):
         assert_same(state_of(tmp_path / "run")[part], state_of(towers)[part])
     assert state_of(tmp_path / "run")["loss"]["log_change"] != 0
     assert read_json(tmp_path / "run" / "towers.json") == half
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one(sop_tree, pairs, tmp_path):
+    """Seven pairs, which two ranks do not share evenly."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", LAUNCHED]
+    flags = {"train_batch_size": 7, "freeze_bn": True, "precision": "fp32", "optimiser": "momentum"}
+    line = flags_of(sop_tree, pairs, tmp_path / "two", **flags)
+    words = [str(word) for word in (*command, "train_pair", *line)]
+    subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=120)
+    run("train_pair", flags_of(sop_tree, pairs, tmp_path / "one", **flags))
+    for part in ("model", "loss"):
+        ours, theirs = state_of(tmp_path / "two")[part], state_of(tmp_path / "one")[part]
+        for name, value in theirs.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-6)
+    found = [read_json(tmp_path / folder / "result.json")["recall"] for folder in ("one", "two")]
+    assert found[0] == found[1] and (tmp_path / "two" / "text" / "model.safetensors").is_file()
 
 
 def test_a_folder_of_towers_is_trained_further(sop_tree, pairs, towers, tmp_path):
