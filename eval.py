@@ -22,6 +22,7 @@ def main(argv: Sequence[str]) -> None:
     from core.device import open_device
     from core.files import make_folder, replace_json
     from core.versions import versions
+    from embeddings.attention import open_attention
     from embeddings.encoder import open_encoder
     from embeddings.source import describe_source, embed_source, open_sources, refuse_shards
     from models import ModelSettings
@@ -45,6 +46,9 @@ def main(argv: Sequence[str]) -> None:
         runtime, workers = args["runtime"], args["num_workers"]
         kinds = sources.modalities
         encoder = open_encoder(settings, device, precision, runtime, workers, True, kinds, **args.encoder)
+    attention = None
+    if outputs.attention:
+        attention = open_attention(encoder)
     facts = describe_source(sources, encoder)
     files = outputs.open_files()
     folder = make_folder(outputs.result_folder(model))
@@ -74,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
     seconds = {"embed": embedded - began, "search": time.perf_counter() - embedded}
     files["result"] = folder / "result.json"
     replace_json(files["result"], {**evaluation.as_result(), **facts, "seconds": seconds, "versions": versions()})
-    write_outputs(files, outputs, table, evaluation, model, leaks)
+    write_outputs(files, outputs, table, evaluation, model, leaks, attention)
     print(evaluation.as_text())
     print(f"written: {', '.join(str(path) for path in files.values())}")
     print(f"End test {len(table.records)}, test_recall {evaluation.figures['recall@1']:.5f}")

@@ -176,6 +176,18 @@ def widths(text: str) -> tuple[int, ...]:
     return values
 
 
+def scales(text: str) -> tuple[float, ...]:
+    """A comma-separated tuple of different numbers above 0 and of at most 4, one at least."""
+    refusal = ArgumentTypeError(f"{text!r} is not a list of different numbers above 0, up to 4, such as 1,0.7071,0.5")
+    try:
+        values = tuple(read_float(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise refusal from None
+    if not values or len(set(values)) < len(values) or not all(0 < value <= 4 for value in values):
+        raise refusal
+    return values
+
+
 def workers(text: str) -> int | str:
     """A number of processes, or `auto`."""
     if text == "auto":
@@ -254,6 +266,7 @@ Margin = Annotated[float | str, margin]
 Cosine = Annotated[float, number(-1, most=1)]
 Steps = Annotated[tuple[int, ...], steps]
 Widths = Annotated[tuple[int, ...], widths]
+Scales = Annotated[tuple[float, ...], scales]
 Shape = Annotated[tuple[int, int, int], image_shape]
 Fractions = Annotated[tuple[float, float], fractions]
 Rates = Annotated[tuple[float, ...], rates]

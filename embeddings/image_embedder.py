@@ -86,7 +86,8 @@ class ImageEmbedder(Embedder):
         """What the network made of images (B, 3, height, width) uint8, or without any of the last batch it was given.
 
         {"pre_pooling": what the backbone gives, such as maps (B, C, h, w); "post_pooling": (B, C); "embedding":
-        (B, D)}, without gradients. Raises InputError where there has been no batch.
+        (B, D)}, without gradients; of several `test_scales` the first two are the last scale's. Raises InputError
+        where there has been no batch.
         """
         if images is not None:
             self._run(images)

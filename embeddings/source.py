@@ -25,6 +25,7 @@ NEED_ALL = (
     "save_embeddings",
     "save_results",
     "picture",
+    "attention",
     "report",
 )
 

@@ -1,10 +1,13 @@
 """The network: images, or what else its backbone takes, in, embeddings out (backbone, pooling, optional layers)."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import InputError, unknown
@@ -12,13 +15,14 @@ from models.backbones import BACKBONES, Wrapped, source_of, submodules_or_parame
 from models.export.exported import exported_folder, fill_from, read_exported_card
 from models.heads import build_head, build_layer, head_width, longer_head
 from models.low_rank import add_low_rank
-from models.pooling import TextPooling, build_pooling
+from models.pooling import PaddedPooling, build_pooling
 
-ARGUMENTS = ("model", "embedding_size", "pooling", "head", "lora")  # of what `facts` say, those that make a network
+# Of what `facts` say, those that make a network.
+ARGUMENTS = ("model", "embedding_size", "pooling", "head", "lora", "test_scales")
 
 
 class Embedder(nn.Module):
-    """Images, or texts, to embeddings, not normalised: losses and retrieval normalise where their formulas say so.
+    """Images, texts or sounds to embeddings, not normalised: losses and retrieval do that where their formulas say so.
 
     model: a name of BACKBONES.
     embedding_size: 0 for the pooled feature itself, else the width of the last layer behind it.
@@ -29,6 +33,8 @@ class Embedder(nn.Module):
     freeze_bn: keep every BatchNorm at its stored statistics, weight and bias.
     freeze_stages: so many of the backbone's first stages are left as they are.
     lora: rank of what learns beside the backbone's matrices, which stay as they are (models/low_rank.py); 0 for none.
+    test_scales: in evaluation mode images are embedded at each of these shares of their sides, and the mean of the
+    pooled features is what the head takes; in training mode as they are.
 
     `facts` says what the network is, for files that hold its weights. Raises InputError for an unknown name or more
     stages than the backbone has.
@@ -45,6 +51,7 @@ class Embedder(nn.Module):
         freeze_bn: bool = False,
         freeze_stages: int = 0,
         lora: int = 0,
+        test_scales: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
         row = BACKBONES[model](model)
@@ -55,6 +62,8 @@ class Embedder(nn.Module):
             raise InputError(f"embedding_size is {embedding_size}; it is 0 (the pooled feature) or a width")
         if not 0 <= freeze_stages <= len(row.stages):
             raise InputError(f"freeze_stages is {freeze_stages}; {model} has {len(row.stages)} stages")
+        if tuple(test_scales) != (1.0,) and modality != "image":
+            raise InputError(f"test_scales are of images, and {model} takes {modality}s; leave them out")
         if weights is not None and weights not in BACKBONES.fact(model, "weights"):
             raise unknown(f"weights of {model}", weights, BACKBONES.fact(model, "weights"))
 
@@ -65,6 +74,9 @@ class Embedder(nn.Module):
         # Whose name says it all is not asked again; what a package says today it may say otherwise tomorrow.
         if source_of(model) is not None and modality == "image":
             self.facts["pixels"] = {"mean": list(row.preprocess.mean), "std": list(row.preprocess.std)}
+        if tuple(test_scales) != (1.0,):
+            self.facts["test_scales"] = list(test_scales)
+        self.test_scales = tuple(test_scales)
         self.embedding_size = head_width(head, row.width, embedding_size)
         self.takes_features = False
         self.stages = row.stages
@@ -75,6 +87,7 @@ class Embedder(nn.Module):
             raise InputError(
                 f"pooling is trained, but {model} has no layer of its own that pools; its own is {row.pooling}"
             )
+        self.patch = patch_side(self.backbone, output)
         if lora:
             self.add_low_rank(lora)
         self.pooling = pools
@@ -87,6 +100,9 @@ class Embedder(nn.Module):
             # For pixels of 0 to 255. Not among the weights: they belong to the backbone's name.
             self.register_buffer("mean", 255 * torch.tensor(row.preprocess.mean).view(3, 1, 1), persistent=False)
             self.register_buffer("std", 255 * torch.tensor(row.preprocess.std).view(3, 1, 1), persistent=False)
+        self.front: nn.Module | None = None
+        if modality == "audio" and row.preprocess.open_front is not None:
+            self.front = row.preprocess.open_front()
 
         frozen = [
             part for stage in row.stages[:freeze_stages] for part in submodules_or_parameters(self.backbone, stage)
@@ -118,7 +134,8 @@ class Embedder(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """uint8 images (B, 3, H, W), RGB, or what else the backbone takes -> embeddings (B, embedding_size).
 
-        inputs: of texts (B, N) int64 numbers of tokens, below 0 for padding. Behind `take_features` the last layer's
+        inputs: of texts (B, N) int64 numbers of tokens, below 0 for padding; of sounds (B, N) float32 waves, NaN for
+        padding. Behind `take_features` the last layer's
         input in their place.
         """
         if self.takes_features:
@@ -127,19 +144,65 @@ class Embedder(nn.Module):
 
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs as `forward` takes them -> what the last layer takes; without a layer that is the embedding."""
-        outputs = self.backbone(self.prepare(inputs))
-        if isinstance(self.pooling, TextPooling):
-            features = self.pooling(outputs, inputs >= 0)
+        if self.training or self.test_scales == (1.0,):
+            features = self.pooled(self.prepare(inputs))
         else:
-            features = self.pooling(outputs)
+            features = self.pooled_at_scales(self.prepare(inputs))
         if len(self.behind):
             features = self.behind[:-1](self.head(features))
         return features
 
+    def pooled(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Inputs as the backbone takes them -> features (B, C), which the head takes."""
+        outputs = self.backbone(prepared)
+        if isinstance(self.pooling, PaddedPooling):
+            is_token = prepared >= 0 if self.modality == "text" else self.backbone.is_token(prepared)
+            return self.pooling(outputs, is_token)
+        return self.pooling(outputs)
+
+    def pooled_at_scales(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Normalised pixels (B, 3, H, W) -> the mean (B, C) of their features at each of the `test_scales`.
+
+        As DINO's authors do it at 1, 1/sqrt(2) and 1/2: pixels are interpolated, bilinear and without a filter, and
+        features are averaged before anything is normalised.
+        """
+        features = []
+        for scale in self.test_scales:
+            sides = self.sides_at(scale, *pixels.shape[2:])
+            scaled = pixels
+            if sides != tuple(pixels.shape[2:]):
+                scaled = functional.interpolate(pixels, size=sides, mode="bilinear", align_corners=False)
+            features.append(self.pooled(scaled))
+        return torch.stack(features).mean(0)
+
+    def sides_at(self, scale: float, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in pixels of images at a scale: whole patches, where the network has any."""
+        if scale == 1:
+            return height, width
+        sides = []
+        for side in (height, width):
+            if self.patch == 1:
+                sides.append(max(1, int(side * scale)))
+            else:
+                sides.append(self.patch * max(1, round(side * scale / self.patch)))
+        return sides[0], sides[1]
+
+    @contextmanager
+    def at_scales(self, *scales: float) -> Iterator[None]:
+        """Other scales than its own meanwhile."""
+        before = self.test_scales
+        self.test_scales = scales
+        try:
+            yield
+        finally:
+            self.test_scales = before
+
     def prepare(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs as the backbone takes them: pixels normalised, and anything else as it is."""
+        """Inputs as the backbone takes them: pixels normalised, of waves what its front makes, tokens as they are."""
         if self.modality == "image":
             return (inputs.to(self.mean.dtype) - self.mean) / self.std
+        if self.front is not None:
+            return self.front(inputs)
         return inputs
 
     @property
@@ -206,3 +269,14 @@ class Embedder(nn.Module):
         if self._held:
             self.backbone.eval()
         return self
+
+
+def patch_side(backbone: nn.Module, output: str) -> int:
+    """The side of a transformer's patches, of which images are multiples, in pixels; 1 for what makes maps.
+
+    output: the row's. Patches are what a first convolution makes whose kernels lie side by side.
+    """
+    first = next((module for module in backbone.modules() if isinstance(module, nn.Conv2d)), None)
+    if output == "maps" or first is None or first.kernel_size != first.stride:
+        return 1
+    return first.kernel_size[0]

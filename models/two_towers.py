@@ -112,7 +112,7 @@ def is_of_towers(folder: str | Path | None) -> bool:
     return bool(folder) and (Path(folder) / CARD).is_file()
 
 
-GEOMETRY = ("image_shape", "resize_short_size", "resize_filter")
+GEOMETRY = ("image_shape", "resize_short_size", "resize_filter", "test_scales")
 
 
 def settings_to_train(
@@ -295,7 +295,9 @@ class TwoTowers(nn.Module):
 
 
 def modality_of_input(inputs: torch.Tensor) -> str:
-    """What a batch is of: numbers of tokens (B, N), else images (B, 3, H, W)."""
+    """What a batch is of: numbers of tokens (B, N), waves (B, N), else images (B, 3, H, W)."""
+    if inputs.ndim == 2 and inputs.is_floating_point():
+        return "audio"
     if inputs.ndim == 2:
         return "text"
     return "image"

@@ -78,13 +78,13 @@ def neighbour_sheet(
     for i, (query, neighbours) in enumerate(rows):
         top = head + i * row_height
         baseline = top + side + BASELINE
-        _draw_tile(sheet, query, lefts[0], top, thumbnail, QUERY)
+        draw_tile(sheet, query, lefts[0], top, thumbnail, QUERY)
         if captions:
             draw_centred(sheet, captions[i], lefts[0] + side / 2, baseline, INK, side)
         for left, (image, is_right, score) in zip(lefts[1:], neighbours):
-            _draw_tile(sheet, image, left, top, thumbnail, _frame_colour(is_right))
+            draw_tile(sheet, image, left, top, thumbnail, frame_colour(is_right))
             if is_right is not None:
-                _draw_badge(sheet, left + side - 4, top + 4, is_right)
+                draw_badge(sheet, left + side - 4, top + 4, is_right)
             draw_centred(sheet, f"{score:.2f}", left + side / 2, baseline, FAINT)
         if labels:
             query_text, neighbour_texts = labels[i]
@@ -151,7 +151,7 @@ def _draw_head(sheet: np.ndarray, title: str, centres: Sequence[float], judged: 
         draw_centred(sheet, str(rank), centre, y + 37, FAINT)
 
 
-def _draw_tile(sheet: np.ndarray, image: np.ndarray, left: float, top: float, thumbnail: int, colour: Colour) -> None:
+def draw_tile(sheet: np.ndarray, image: np.ndarray, left: float, top: float, thumbnail: int, colour: Colour) -> None:
     """One letterboxed image in its rounded frame, whose outer top left corner is (left, top)."""
     inner = thumbnail + 2 * PAD
     fill_rounded(sheet, left, top, inner + 2 * FRAME, inner + 2 * FRAME, RADIUS, colour)
@@ -161,7 +161,7 @@ def _draw_tile(sheet: np.ndarray, image: np.ndarray, left: float, top: float, th
     sheet[y : y + side, x : x + side] = letterbox(image, side)
 
 
-def _frame_colour(is_right: bool | None) -> Colour:
+def frame_colour(is_right: bool | None) -> Colour:
     if is_right is None:
         return NEUTRAL
     if is_right:
@@ -169,10 +169,10 @@ def _frame_colour(is_right: bool | None) -> Colour:
     return WRONG
 
 
-def _draw_badge(sheet: np.ndarray, x: float, y: float, is_right: bool) -> None:
+def draw_badge(sheet: np.ndarray, x: float, y: float, is_right: bool) -> None:
     """A tick or a cross, so that right and wrong differ by more than red and green."""
     cv2.circle(sheet, to_pixels(x, y), round(SCALE * 9.5), WHITE, -1, cv2.LINE_AA)
-    cv2.circle(sheet, to_pixels(x, y), SCALE * 8, _frame_colour(is_right), -1, cv2.LINE_AA)
+    cv2.circle(sheet, to_pixels(x, y), SCALE * 8, frame_colour(is_right), -1, cv2.LINE_AA)
     if is_right:
         strokes = [[(-3.5, 0.3), (-1, 3), (3.8, -2.6)]]
     else:

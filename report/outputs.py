@@ -7,7 +7,9 @@ from typing import Literal
 from core.files import open_output, replace_json
 from core.types import Positive
 from data.records import Records
+from embeddings.attention import Attention
 from embeddings.table import EmbeddingTable
+from report.attention import draw_attention
 from report.page import write_page
 from report.queries import draw_queries, evenly_spaced
 from retrieval.metrics.evaluation import Evaluation
@@ -15,7 +17,13 @@ from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
 
 # How each file may end.
-SUFFIXES = {"save_embeddings": ".npz", "save_results": (".npz", ".json"), "picture": ".png", "report": ".html"}
+SUFFIXES = {
+    "save_embeddings": ".npz",
+    "save_results": (".npz", ".json"),
+    "picture": ".png",
+    "attention": ".png",
+    "report": ".html",
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,9 @@ class EvalOutputs:
         save_embeddings: write the embeddings and the list's columns to this .npz
         save_results: write what each query found to this .npz or .json
         picture: write some queries with their five nearest to this .png
-        picture_queries: rows of the picture
+        attention: write where the network looked in these queries and their best hits to this .png; a report then
+            shows it of its queries, too
+        picture_queries: rows of a picture
         report: write figures, queries, a map and look-alikes as one page, this .html
         projection: of the report's map: pca or umap
         leaks_from: a list (or .npz), such as the train list, whose images to look for here
@@ -37,6 +47,7 @@ class EvalOutputs:
     save_embeddings: str | None = None
     save_results: str | None = None
     picture: str | None = None
+    attention: str | None = None
     picture_queries: Positive = 8
     report: str | None = None
     projection: Literal["pca", "umap"] = "pca"
@@ -71,19 +82,26 @@ def write_outputs(
     evaluation: Evaluation,
     pretrained_model: str | None,
     leaks: EmbeddingTable | None,
+    attention: Attention | None = None,
 ) -> None:
-    """Write the files {flag: path} that are asked for; leaks: the embeddings of a list to look for leaks in."""
+    """Write the files {flag: path} that are asked for.
+
+    leaks: the embeddings of a list to look for leaks in. attention: of the model, where that is asked for.
+    """
     query_gallery = evaluation.query_gallery
+    queries = evenly_spaced(len(query_gallery.query_rows), outputs.picture_queries)
     if "save_embeddings" in files:
         table.save(files["save_embeddings"])
     if "save_results" in files:
         save_results(files["save_results"], table.records, query_gallery, evaluation.results)
     if "picture" in files:
-        queries = evenly_spaced(len(query_gallery.query_rows), outputs.picture_queries)
         draw_queries(table.records, query_gallery, queries, evaluation.results, files["picture"], evaluation.distance)
+    if attention is not None:
+        found, file = evaluation.results, files["attention"]
+        draw_attention(attention, table, query_gallery, queries, found, file, evaluation.distance)
     if "report" in files:
         model_name = pretrained_model or "saved embeddings"
-        write_page(files["report"], evaluation, table, model_name, outputs.projection, leaks)
+        write_page(files["report"], evaluation, table, model_name, outputs.projection, leaks, attention)
 
 
 def save_results(path: Path, records: Records, query_gallery: QueryGallery, results: RetrievalResults) -> None:

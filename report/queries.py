@@ -45,11 +45,7 @@ def draw_queries(
     results: what all queries found by `distance`; None searches for these queries alone, which then have to ascend.
     """
     query_rows = query_gallery.query_rows[queries].tolist()
-    results_rows = queries.tolist()
-    if results is None:
-        asked = query_gallery.query_slice(torch.from_numpy(queries))
-        results = RetrievalResults.from_query_gallery(asked, SHOWN, distance)
-        results_rows = range(len(queries))
+    results, results_rows = found_by(query_gallery, queries, results, distance)
 
     rows = []
     captions = []
@@ -57,6 +53,16 @@ def draw_queries(
         rows.append((load_thumbnail(records, query_row), _neighbours(records, results, results_row, distance)))
         captions.append(records.label_text(query_row))
     return neighbour_sheet(rows, path, captions=captions)
+
+
+def found_by(
+    query_gallery: QueryGallery, queries: np.ndarray, results: RetrievalResults | None, distance: str
+) -> tuple[RetrievalResults, list[int]]:
+    """What some queries (M,) found, and in which rows of it each one's is; as draw_queries takes and makes it."""
+    if results is not None:
+        return results, queries.tolist()
+    asked = query_gallery.query_slice(torch.from_numpy(queries))
+    return RetrievalResults.from_query_gallery(asked, SHOWN, distance), list(range(len(queries)))
 
 
 def _neighbours(records: Records, results: RetrievalResults, query: int, distance: str) -> list[Neighbour]:

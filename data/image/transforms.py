@@ -34,22 +34,39 @@ class TestTransform:
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         """(H, W, 3) uint8 array -> (height, width, 3) uint8 tensor."""
         image = self._without_ends(image)
-        scale = self.short_side / min(image.shape[:2])
-        width = max(self.width, round(image.shape[1] * scale))
-        height = max(self.height, round(image.shape[0] * scale))
+        width, height = self._resized_sides(*image.shape[:2])
         image = resize_by(self.resize_filter, image, width, height)
         left = (width - self.width) // 2
         top = (height - self.height) // 2
         image = image[top : top + self.height, left : left + self.width]
         return torch.from_numpy(np.ascontiguousarray(image))
 
+    def seen(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom) of what is left of an image of height x width pixels, in these."""
+        top, left, longest = self._middle(height, width)
+        height = min(height, longest)
+        width = min(width, longest)
+        resized_width, resized_height = self._resized_sides(height, width)
+        column = width / resized_width
+        row = height / resized_height
+        left += (resized_width - self.width) // 2 * column
+        top += (resized_height - self.height) // 2 * row
+        return left, top, left + self.width * column, top + self.height * row
+
+    def _resized_sides(self, height: int, width: int) -> tuple[int, int]:
+        """(width, height) of an image before the crop."""
+        scale = self.short_side / min(height, width)
+        return max(self.width, round(width * scale)), max(self.height, round(height * scale))
+
     def _without_ends(self, image: np.ndarray) -> np.ndarray:
         """The middle of an image that is very long: one of 1 x 1,000,000 pixels would take gigabytes when resized."""
-        height, width = image.shape[:2]
-        longest = math.ceil(self.longest * min(height, width))
-        top = max(0, height - longest) // 2
-        left = max(0, width - longest) // 2
+        top, left, longest = self._middle(*image.shape[:2])
         return image[top : top + longest, left : left + longest]
+
+    def _middle(self, height: int, width: int) -> tuple[int, int, int]:
+        """(top, left, most pixels a side) of what is looked at of an image."""
+        longest = math.ceil(self.longest * min(height, width))
+        return max(0, height - longest) // 2, max(0, width - longest) // 2, longest
 
 
 class TrainTransform:

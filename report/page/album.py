@@ -1,4 +1,4 @@
-"""The images that a page shows: small copies of them, each once, encoded within a fixed number of bytes."""
+"""The images that a page shows: small copies of them, each once, encoded within a fixed number of bytes; and sounds."""
 
 import base64
 import math
@@ -8,13 +8,17 @@ import cv2
 import numpy as np
 
 from core.errors import InputError
-from core.items import is_text, text_of
+from core.items import is_clip, is_text, text_of
+from data.audio.player import encode_clips
 from data.records import Records
+from embeddings.attention import Look
+from report.attention import overlay
 from report.drawing import letterbox
 from report.page.captions import Captions
 
 THUMBNAIL, TILE = 112, 48  # pixels a side: in an album, on a sheet
 ALBUM_BYTES, SHEET_BYTES = 2_000_000, 3_000_000
+SOUND_BYTES = 8_000_000
 LONGEST_TEXT = 300  # characters of a text in an album
 QUALITIES = (80, 60, 40, 20, 5, 1)  # tried in turn until the bytes suffice; noise fits at 1
 
@@ -28,6 +32,7 @@ class Album:
         self._load_image = load_image
         self._items: list[tuple[Records, int]] = []
         self._numbers: dict[tuple[int, int], int] = {}
+        self._looks: list[tuple[Records, int, Look]] = []
 
     def number(self, records: Records, row: int) -> int:
         """The number under which a row of a list will stand in `entries`."""
@@ -37,17 +42,33 @@ class Album:
             self._items.append((records, int(row)))
         return self._numbers[key]
 
-    def entries(self) -> list[dict]:
-        """One dict for each row in order: label, category (or None), file, and the image as a data URI, or the text."""
+    def look_number(self, records: Records, row: int, look: Look | None) -> int | None:
+        """The number under which a look at a row will stand among the looks; None where there is none."""
+        if look is None:
+            return None
+        self._looks.append((records, int(row), look))
+        return len(self._looks) - 1
+
+    def contents(self) -> tuple[list[dict], list[str]]:
+        """(entries, looks): one dict for each row in order, with label, category (or None), file, and the image as a
+        data URI, or the text, of a sound its picture, and itself as a data URI; and a data URI for each look in order."""
         # A text is shown as it is, and takes no picture.
         with_picture = [item for item in self._items if not is_text(item[0].paths[item[1]])]
         pictures = [square_picture(records, row, THUMBNAIL, self._load_image) for records, row in with_picture]
+        for records, row, look in self._looks:
+            pictures.append(letterbox(overlay(read_picture(records, row, self._load_image), look), THUMBNAIL))
         for quality in QUALITIES:
             encoded = [_encode_webp(picture, quality) for picture in pictures]
             if sum(map(len, encoded)) <= ALBUM_BYTES:
                 break
+        looks = [_data_uri(content) for content in encoded[len(with_picture) :]]
+        return self._entries(encoded), looks
 
+    def _entries(self, encoded: list[bytes]) -> list[dict]:
+        """The rows; encoded: the pictures of those that have one, first of all."""
         contents = iter(encoded)
+        clips = [records.paths[row] for records, row in self._items if is_clip(records.paths[row])]
+        sounds = iter(encode_clips(clips, SOUND_BYTES))
         captions: dict[int, Captions] = {}
         entries = []
         for records, row in self._items:
@@ -61,6 +82,8 @@ class Album:
                 entry["text"] = text_of(path)[:LONGEST_TEXT]
             else:
                 entry["image"] = _data_uri(next(contents))
+            if is_clip(path):
+                entry["sound"] = next(sounds)
             entries.append(entry)
         return entries
 
@@ -83,6 +106,11 @@ def contact_sheet(records: Records, rows: Sequence[int], load_image: LoadImage) 
 
 def square_picture(records: Records, row: int, side: int, load_image: LoadImage) -> np.ndarray:
     """A row's image in a white square, uint8 (side, side, 3). Raises InputError, naming the file, for none."""
+    return letterbox(read_picture(records, row, load_image), side)
+
+
+def read_picture(records: Records, row: int, load_image: LoadImage) -> np.ndarray:
+    """A row's image, uint8 (H, W, 3). Raises InputError, naming the file, for none."""
     path = str(records.paths[row])
     try:
         image = load_image(records, int(row))
@@ -92,7 +120,7 @@ def square_picture(records: Records, row: int, side: int, load_image: LoadImage)
         raise InputError(f"image {path!r} came as {type(image).__name__}; a report takes uint8 (H, W, 3)")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise InputError(f"image {path!r} came as {image.dtype} {image.shape}; a report takes uint8 (H, W, 3)")
-    return letterbox(image, side)
+    return image
 
 
 def _encode_webp(image: np.ndarray, quality: int) -> bytes:

@@ -1,5 +1,6 @@
 """What a page is made of, as arrays."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,11 +8,14 @@ import torch
 
 from core.errors import InputError
 from data.records import Records
+from embeddings.attention import Look
 from report.page.album import LoadImage
 from report.page.duplicates import LookAlikes
 from report.thumbnails import load_thumbnail
 from retrieval.metrics.pairs import PairHistogram
 from retrieval.results import RetrievalResults
+
+LookAt = Callable[[list[tuple[int, int]]], list[tuple[Look | None, Look | None]]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class PageContent:
     distance: as retrieval takes it; definition: whose the figures are, as retrieval.metrics takes it. projection: pca
     or umap. label_pairs: near-duplicates of different labels, from duplicates.closest_across_labels. leaks: those in
     another list, from duplicates.closest_across_lists, with that list: `others`. load_image: the picture of a
-    row of a list.
+    row of a list. look: from pairs of rows, a query and its best hit, to the looks at both; None: there are none.
+    look_method: how these were found.
     """
 
     title: str
@@ -45,6 +50,8 @@ class PageContent:
     leaks: LookAlikes | None = None
     others: Records | None = None
     load_image: LoadImage = load_thumbnail
+    look: LookAt | None = None
+    look_method: str = ""
 
     def check_lengths(self) -> None:
         """Raise InputError where one column has not as many rows as another."""

@@ -17,7 +17,7 @@ FOUND, MISSED = 8, 3  # items shown of each query: found, and right but not amon
 def examples_data(content: PageContent, album: Album) -> dict:
     """Worst, best and random queries as plain JSON; of the first two kinds one query a label.
 
-    The images that are shown are put into the album.
+    The images that are shown are put into the album, and where the network looked, if that can be told.
     """
     results = content.results
     values = np.asarray(content.query_values, dtype=np.float64)
@@ -36,6 +36,8 @@ def examples_data(content: PageContent, album: Album) -> dict:
     shown = []
     for kind, queries in kinds.items():
         shown.append([kind, [_example(content, query, scores, album) for query in queries.tolist()]])
+    if content.look is not None:
+        _add_looks(content, [queries.tolist() for queries in kinds.values()], [rows for _, rows in shown], album)
     title, _ = describe(content.query_metric)
     return {"metric": title, "kinds": shown}
 
@@ -76,6 +78,19 @@ def _example(content: PageContent, query: int, scores: Scores, album: Album) -> 
         "missed": missed_shown,
         "missed_total": len(missed),
     }
+
+
+def _add_looks(content: PageContent, queries: list[list[int]], examples: list[list[dict]], album: Album) -> None:
+    """To each example that found something where the network looked, in the query and in its best hit."""
+    pairs = []
+    with_hit = []
+    for numbers, rows in zip(queries, examples):
+        for query, example in zip(numbers, rows):
+            if example["found"]:
+                pairs.append((int(content.query_rows[query]), int(content.results.padded_ids[query, 0])))
+                with_hit.append(example)
+    for example, pair, looks in zip(with_hit, pairs, content.look(pairs)):
+        example["looks"] = [album.look_number(content.records, row, look) for row, look in zip(pair, looks)]
 
 
 def _scores_of(scores: Scores, row: int, items: torch.Tensor) -> torch.Tensor:

@@ -109,8 +109,15 @@ const SAID = { query: "query", right: "right", wrong: "wrong", missed: "right, b
 const picture = (item, said) => item.text !== undefined
   ? make("div", { class: "text", role: "img", "aria-label": `${said}label ${item.label}, ${item.text}` }, bdi(item.text))
   : make("img", { src: item.image, alt: `${said}label ${item.label}, ${item.file}`, width: 112, height: 112 });
-const tile = (place, kind, score = null) => {
+// A sound is heard below its picture.
+const player = (item) => item.sound === undefined
+  ? null
+  : make("audio", { controls: "", preload: "none", src: item.sound, "aria-label": `label ${item.label}, ${item.file}` });
+// Pictures of which there is another, with where the network looked: [image, how it is, where it looked].
+const looked = [];
+const tile = (place, kind, score = null, look = null) => {
   const item = data.items[place], image = picture(item, `${SAID[kind]}: `);
+  if (look !== null) looked.push([image, item.image, data.looks[look]]);
   const said = score === null ? SAID[kind] : `${SAID[kind]}, score ${decimal(score, 3)}`;
   const mark = kind in MARKS
     ? draw("svg", { class: "mark", viewBox: "0 0 16 16", "aria-hidden": "true" }, draw("path", { d: MARKS[kind] }))
@@ -118,7 +125,7 @@ const tile = (place, kind, score = null) => {
   const caption = () => make("figcaption", {},
     make("span", { class: "score" }, decimal(score, 3)), make("span", { class: "label" }, bdi(item.label)));
   const figure = make("figure", { class: `tile ${kind}`, tabindex: -1 },
-    make("div", { class: "frame" }, image, mark), score === null ? null : caption());
+    make("div", { class: "frame" }, image, mark), player(item), score === null ? null : caption());
   const show = () => {
     const box = figure.getBoundingClientRect();
     const more = [item.category, said].filter((text) => text !== null).map((text) => make("span", {}, bdi(text)));
@@ -132,11 +139,13 @@ const tile = (place, kind, score = null) => {
 };
 const row = (query) => {
   const item = data.items[query.item], hidden = query.missed_total - query.missed.length;
-  const found = query.found.map(([place, score, right]) => tile(place, right ? "right" : "wrong", score));
+  const [own, best] = query.looks ?? [null, null];
+  const found = query.found.map(([place, score, right], i) =>
+    tile(place, right ? "right" : "wrong", score, i === 0 ? best : null));
   const missed = query.missed.map(([place, score]) => tile(place, "missed", score));
   return make("div", { class: "row" },
     make("div", { class: "asked" },
-      tile(query.item, "query"),
+      tile(query.item, "query", null, own),
       make("div", { class: "about" },
         make("strong", {}, ...heading(item.label)),
         `${data.queries.metric} ${percent(query.value, 1)} %`, make("br"),
@@ -154,12 +163,18 @@ const queries = () => {
     "What a query found, nearest first, and in grey the closest items of its label that are not among these. The " +
       `number below an item is its ${data.score} with the query. Worst and best go by ${metric}, one query a label; ` +
       "of equally bad ones, those that were surest of a wrong item come first.");
+  if (data.looks.length) {
+    at("queries-lead").append(
+      ` Where the network looked, in a query and in its best hit, is told by ${data.look_method}: in red most.`);
+  }
   const none = () => make("p", { class: "empty" }, "No query has anything right to find.");
   const panels = kinds.map(([kind, chosen]) => make("div", { class: "panel" },
     make("h3", {}, `${kind} queries`), chosen.length ? make("div", {}, ...chosen.map(row)) : none()));
   const show = (chosen) => panels.forEach((panel, i) => { panel.hidden = i !== chosen; });
   at("panels").append(...panels);
   choose(at("kinds"), kinds.map(([kind]) => kind), show);
+  choose(at("looks"), looked.length ? ["Images", "Where it looked"] : [], (chosen) =>
+    looked.forEach(([image, ...sources]) => { image.src = sources[chosen]; }));
 };
 
 // ---- Scores of pairs
@@ -219,7 +234,7 @@ const lookalikes = (id, said) => () => {
   const one = (place) => {
     const item = data.items[place];
     const caption = make("figcaption", {}, make("strong", {}, ...heading(item.label)), path(item.file));
-    return make("figure", {}, picture(item, ""), caption);
+    return make("figure", {}, picture(item, ""), player(item), caption);
   };
   lead.append(...said[0], `${closer}${shown}. `, said[1]);
   list.append(...pairs.map(([left, right, score], i) => make("div", { class: "pair" },

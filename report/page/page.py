@@ -4,6 +4,7 @@ Its size does not grow with N: constants in figures.py, examples.py, album.py an
 shown, and the page says where there are more.
 """
 
+import functools
 import time
 from pathlib import Path
 
@@ -27,12 +28,13 @@ def write_page(
     model_name: str = "saved embeddings",
     projection: str = "pca",
     leaks=None,  # EmbeddingTable | None
+    attention=None,  # Attention | None
 ) -> None:
     """Write the page of an evaluated table, which was searched for what each query found and for all pairs' scores.
 
     model_name: what the page says the embeddings are of. projection: of the map, pca or umap. leaks: the embeddings of
-    a list in which to look for images of this one. Raises InputError where the file cannot be written, an image cannot
-    be read, or umap-learn is missing.
+    a list in which to look for images of this one. attention: of the network, for where it
+    looked. Raises InputError where the file cannot be written, an image cannot be read, or umap-learn is missing.
     """
     records = table.records
     query_gallery = evaluation.query_gallery
@@ -60,6 +62,9 @@ def write_page(
         "definitions": evaluation.definition,
         "made": time.strftime("%Y-%m-%d %H:%M"),
     }
+    look, look_method = None, ""
+    if attention is not None:
+        look, look_method = functools.partial(attention.of_pairs, table), attention.method
     content = PageContent(
         title=f"{model_name} on {list_name(records)}",
         facts=facts,
@@ -79,6 +84,8 @@ def write_page(
         ),
         leaks=leaked,
         others=leak_records,
+        look=look,
+        look_method=look_method,
     )
     write_content(path, content)
 
@@ -112,9 +119,10 @@ def write_content(path: str | Path, content: PageContent) -> None:
         "label_pairs": _look_alikes(content.label_pairs, content.records, content.records, album),
         "leaks": _look_alikes(content.leaks, content.records, content.others, album),
         "lists": list_names,
+        "look_method": content.look_method,
     }
     # Last, when the album has been given all that the page shows.
-    data["items"] = album.entries()
+    data["items"], data["looks"] = album.contents()
     write_html(path, data)
 
 
