@@ -51,7 +51,8 @@ class Album:
 
     def contents(self) -> tuple[list[dict], list[str]]:
         """(entries, looks): one dict for each row in order, with label, category (or None), file, and the image as a
-        data URI, or the text, of a sound its picture, and itself as a data URI; and a data URI for each look in order."""
+        data URI, or the text, or of a sound its picture and itself as data URIs; and a data URI for each look in order.
+        """
         # A text is shown as it is, and takes no picture.
         with_picture = [item for item in self._items if not is_text(item[0].paths[item[1]])]
         pictures = [square_picture(records, row, THUMBNAIL, self._load_image) for records, row in with_picture]
