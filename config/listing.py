@@ -13,6 +13,7 @@ BACKBONES = "models/backbones"
 SOURCES = {
     "timm:": "timm:NAME, any model of timm: --list_models=timm:WORD prints those with a word in their name",
     "clip:": "clip:NAME/WEIGHTS, any network of open_clip: --list_models=clip:WORD prints those with a word in it",
+    "clip_text:": "clip_text:NAME/WEIGHTS, the network for texts that belongs to one of clip:",
     "hf:": "hf:NAME of HuggingFace's hub, or hf:FOLDER that transformers wrote",
 }
 COLUMNS = ("name", "takes", "width", "size", "parameters", "licence", "weights")
