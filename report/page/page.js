@@ -112,7 +112,8 @@ const picture = (item, said) => item.text !== undefined
 // A sound is heard below its picture.
 const player = (item) => item.sound === undefined
   ? null
-  : make("audio", { controls: "", preload: "none", src: item.sound, "aria-label": `label ${item.label}, ${item.file}` });
+  : make("audio", { controls: "", controlslist: "nodownload noplaybackrate", preload: "none", src: item.sound,
+    "aria-label": `label ${item.label}, ${item.file}` });
 // Pictures of which there is another, with where the network looked: [image, how it is, where it looked].
 const looked = [];
 const tile = (place, kind, score = null, look = null) => {
