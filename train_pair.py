@@ -35,7 +35,7 @@ def train(args: Args) -> None:
     from engine.assembly import begin_run, build_learner, open_tester, start_run
     from engine.averaging import build_averaging
     from engine.batches import open_batches
-    from engine.checkpoint import resume
+    from engine.checkpoint import Progress, resume
     from engine.feature_lane import build_network, open_feature_loader, open_test_batches
     from engine.freezing import build_first_steps
     from engine.kept_classes import with_kept_classes
@@ -69,8 +69,9 @@ def train(args: Args) -> None:
         start, features, settings, args.typed, lists, args["train_batch_size"], adds_layer, **args.build
     )
     solver = first_solver(model, settings.pretrained_model, **args.first_layer)
+    begun = Progress()
     if solver and not start.run.checkpoint:
-        seen = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading)
+        seen = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading, begun)
         solve_last_layer(model, solver, seen, args["views"])
     loss = build_loss(args.options("loss_name"), model.embedding_size, len(labels), start.precision, **args.loss)
     tell_labels(loss, data.train)
@@ -91,7 +92,7 @@ def train(args: Args) -> None:
     )
     learner.first_steps = build_first_steps(model, loss, **args.first_steps)
     learner.averaging = build_averaging(learner.objective, settings.pretrained_model, **args.averaging)
-    progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"])
+    progress = resume(start.run, learner, len(labels), lists, args["total_iter_num"], begun)
 
     # Batches go on behind the last step.
     sampler = open_batches(

@@ -83,7 +83,7 @@ WORKERS = Section(
     "loading",
     "data",
     ("data.loader:open_train_loader",),
-    without=("augment", "crop_scale", "decode", "cache_bytes", "cache_kind"),
+    without=("augment", "crop_scale", "decode", "cache_bytes", "cache_kind", "augment_sounds"),
 )
 UNREADABLE = Section(
     "unreadable", "data", ("reader:open_training",), without=("data_dir", "train_list", "test_list", "val_classes")

@@ -95,7 +95,7 @@ def _model_flags(source: str, values: dict[str, object], typed: frozenset[str]) 
         if name not in typed:
             log(f"--{name}={plain(value)} taken from {source}")
             taken[name] = value
-        elif name in ("image_shape", "resize_short_size", "resize_filter") and value != values[name]:
+        elif name in ("image_shape", "resize_short_size", "resize_filter", "clip_seconds") and value != values[name]:
             log(f"note: --{name}={plain(values[name])}, but {source} was trained with {plain(value)}")
     return taken
 

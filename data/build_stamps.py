@@ -1,15 +1,18 @@
-"""The stamps of Tux Paint as a list of texts: what is on each, said in up to 75 languages.
+"""The stamps of Tux Paint as a list of texts: what is on each, said in up to 75 languages; or of sounds: it is spoken.
 
 python data/build_stamps.py /usr/share/tuxpaint/stamps output/texts/stamps.csv
+python data/build_stamps.py /usr/share/tuxpaint/stamps output/sounds/stamps.csv --sounds
 
-The stamps come with Debian's package tuxpaint-stamps-default (GPL-2), which recipes/demo_text.sh fetches; nothing of it
-is part of this repository. A label is a stamp, its category the folder it lies in. Half of the labels are to train
-with, the others to be found. The list is the same on every machine that has the same stamps.
+The stamps come with Debian's package tuxpaint-stamps-default (GPL-2), which recipes/fetch_stamps.sh fetches; nothing
+of it is part of this repository. Of texts a label is a stamp, its category the folder it lies in; of sounds it is a
+language, which one voice or a few read, and paths start from the stamps' folder. Half of the labels are to train with,
+the others to be found. The list is the same on every machine that has the same stamps.
 """
 
 import argparse
 import csv
 import io
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,7 +29,12 @@ from data.formats.csv import SPLITS  # noqa: E402
 
 MARK = ".utf8="  # between a language and the text in it; the first line of a stamp's file is English
 HEADER = ("label", "text", "split", "is_query", "is_gallery", "category")
-SEED = 0  # of which labels are to train with
+SOUNDS_HEADER = ("label", "path", "split", "is_query", "is_gallery")
+SEED = 0  # of which labels are to train with, and which clips are taken
+# A stamp's spoken name; one without a language is English.
+SPOKEN = re.compile(r".*_desc(?:_([a-z]{2,3}(?:_[A-Z]{2})?))?\.(?:ogg|wav)")
+ENGLISH = "en"
+FEWEST, MOST = 50, 200  # clips of a language that are worth it, and that are taken
 
 
 class Stamp:
@@ -72,27 +80,64 @@ def read_stamps(folder: Path) -> dict[str, Stamp]:
     return {label: stamp for label, stamp in stamps.items() if len(stamp.texts) > 1}
 
 
-def write_list(stamps: dict[str, Stamp], file: Path) -> None:
-    """Write the list, whole or not at all, and say what is in it."""
-    order = np.random.default_rng(SEED).permutation(len(stamps))
-    labels = [list(stamps)[number] for number in order]
-    to_train = set(labels[: len(labels) // 2])
+def read_spoken(folder: Path) -> dict[str, list[str]]:
+    """{language: paths of its clips below a folder, in order}, MOST of each at random, of languages that have FEWEST.
+
+    Raises InputError for a folder without any.
+    """
+    clips = defaultdict(list)
+    for file in sorted([*folder.rglob("*.ogg"), *folder.rglob("*.wav")]):
+        match = SPOKEN.fullmatch(file.name)
+        if match:
+            clips[match[1] or ENGLISH].append(file.relative_to(folder).as_posix())
+    draws = np.random.default_rng(SEED)
+    taken = {}
+    for language in sorted(clips):
+        if len(clips[language]) >= FEWEST:
+            chosen = draws.permutation(len(clips[language]))[:MOST]
+            taken[language] = [clips[language][number] for number in sorted(chosen.tolist())]
+    if not taken:
+        raise InputError(f"no {FEWEST} spoken names (NAME_desc_LANGUAGE.ogg) of any language in {str(folder)!r}")
+    return taken
+
+
+def labels_to_train(labels: Sequence[str]) -> set[str]:
+    """Half of them, at random."""
+    order = np.random.default_rng(SEED).permutation(len(labels))
+    return {labels[number] for number in order[: len(labels) // 2]}
+
+
+def write_texts(stamps: dict[str, Stamp], file: Path) -> None:
+    """Write the list of texts, whole or not at all, and say what is in it."""
+    rows = {label: [[text, stamp.category] for text in stamp.texts] for label, stamp in stamps.items()}
+    _write(rows, HEADER, file, "texts", "stamps")
+
+
+def write_sounds(clips: dict[str, list[str]], file: Path) -> None:
+    """Write the list of sounds, whole or not at all, and say what is in it."""
+    rows = {language: [[path] for path in paths] for language, paths in clips.items()}
+    _write(rows, SOUNDS_HEADER, file, "clips", "languages")
+
+
+def _write(rows: dict[str, list[list[str]]], header: Sequence[str], file: Path, noun: str, labels: str) -> None:
+    """rows: {label: [[text or path, whatever stands behind the flags], ...]}; noun, labels: what is counted."""
+    to_train = labels_to_train(list(rows))
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
-    table.writerow(HEADER)
+    table.writerow(header)
     counts = {"train": 0, "test": 0}
-    for label, stamp in stamps.items():
+    for label, items in rows.items():
         split = "train" if label in to_train else "test"
         flag = "" if split == "train" else "True"
-        for text in stamp.texts:
-            table.writerow([label, text, SPLITS[split], flag, flag, stamp.category])
+        for item, *rest in items:
+            table.writerow([label, item, SPLITS[split], flag, flag, *rest])
             counts[split] += 1
     make_folder(file.parent)
     with replacing(file) as output:
         output.write(stream.getvalue().encode())
     print(
-        f"written: {file}, {counts['train']} texts of {len(to_train)} stamps to train with, {counts['test']} of "
-        f"{len(stamps) - len(to_train)} to be found"
+        f"written: {file}, {counts['train']} {noun} of {len(to_train)} {labels} to train with, {counts['test']} of "
+        f"{len(rows) - len(to_train)} to be found"
     )
 
 
@@ -100,9 +145,13 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the stamps are, such as /usr/share/tuxpaint/stamps")
     parser.add_argument("list", type=Path, help="the csv to write")
+    parser.add_argument("--sounds", action="store_true", help="spoken names, with languages as labels, and no texts")
     flags = parser.parse_args(argv)
     try:
-        write_list(read_stamps(flags.folder), flags.list)
+        if flags.sounds:
+            write_sounds(read_spoken(flags.folder), flags.list)
+        else:
+            write_texts(read_stamps(flags.folder), flags.list)
     except InputError as error:
         parser.error(str(error))
 

@@ -1,18 +1,20 @@
-"""Images that are named one by one, by folder or by a list; texts that are given themselves."""
+"""Images and sounds that are named one by one, by folder or by a list; texts that are given themselves."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import InputError
-from core.items import text_item
-from data.formats.folders import find_images
+from core.items import file_of, text_item
+from data.formats.folders import find_files
 from data.image.decode import check_opencv
 from data.lists import is_list, open_list
 from data.records import Records
 
 
 def open_inputs(inputs: Sequence[str | Path], data_dir: str | Path | None) -> Records:
-    """What infer.py embeds: a list (.txt, .csv; all of its rows), a folder (searched throughout) or image files.
+    """What infer.py embeds: a list (.txt, .csv; all of its rows), a folder (searched throughout) or files of
+    images or sounds.
 
     Images that come without a list have no labels. Raises InputError for what does not exist or holds no image.
     """
@@ -23,11 +25,11 @@ def open_inputs(inputs: Sequence[str | Path], data_dir: str | Path | None) -> Re
     notes = []
     for path in map(Path, inputs):
         if path.is_dir():
-            images, note = find_images(path)
-            paths.extend(images)
+            files, note = find_files(path)
+            paths.extend(files)
             if note is not None:
                 notes.append(note)
-        elif path.is_file():
+        elif os.path.isfile(file_of(path)):
             paths.append(str(path))
         else:
             raise InputError(f"no file or folder {str(path)!r}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import InputError
-from core.items import is_text
+from core.items import file_of, is_text, noun_of, start_of
 from data.embedded import EMBEDDED, embedded_data
 from data.formats import FORMATS, parse
 from data.formats.csv import SPLITS
@@ -186,14 +186,17 @@ def _path_problem(written: str, path: str, folder: Path) -> str | None:
         root = os.path.join(os.path.abspath(folder), "")
         if not os.path.abspath(path).startswith(root):
             return f"path {written!r} leads out of data_dir {str(folder)!r}; give a folder that holds it"
-    if not os.path.isfile(path):
-        return f"no image {path!r}"
+    if not os.path.isfile(file_of(path)):
+        return f"no {noun_of([path])} {file_of(path)!r}"
     return None
 
 
 def _file_key(path: str) -> tuple[int, int]:
-    """What tells a file apart from all others on this machine."""
-    status = os.stat(path)
+    """What tells a file apart from all others on this machine, and a clip from all others of its file."""
+    status = os.stat(file_of(path))
+    start = start_of(path)
+    if start is not None:
+        return _text_key(f"{status.st_dev} {status.st_ino} {start}")
     return status.st_dev, status.st_ino
 
 

@@ -1,7 +1,7 @@
 """From a list to batches for the device: what training and tests load, by worker processes."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, Literal, Protocol
 
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 import distributed
 from core.types import ByteSize, Fractions, SomeOf, WorkerCount
+from data.audio.modality import AudioInput, AudioModality
 from data.cache import Cache
 from data.collate import Batch, collate, collate_with_broken
 from data.dataset import RecordDataset
@@ -31,7 +32,8 @@ TEXT_BYTES = 8 * 512  # of a text in a batch, whose tokens are at the most so ma
 
 
 class InputSettings(Protocol):
-    """What loading has to know of a model: the modality that it takes, the size of images, the tokenizer of texts."""
+    """What loading has to know of a model: the modality that it takes, the size of images, the tokenizer of texts, the
+    rate and length of sounds."""
 
     @property
     def modality(self) -> str:
@@ -39,6 +41,14 @@ class InputSettings(Protocol):
 
     def open_tokenizer(self) -> Tokenizer:
         """Of a model that takes texts."""
+
+    @property
+    def audio_input(self) -> AudioInput:
+        """Of a model that takes sounds."""
+
+    @property
+    def clip_seconds(self) -> float:
+        """How much of a sound it takes."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -74,8 +84,10 @@ def open_train_loader(
     decode: Literal["auto", "exact", "opencv", "simplejpeg"] = "auto",
     cache_bytes: ByteSize = 0,
     cache_kind: Literal["encoded", "decoded"] = "encoded",
+    augment_sounds: Annotated[tuple[str, ...], SomeOf("data.audio.augmentations:AUGMENTATIONS")] = ("window", "gain"),
 ) -> "BatchLoader":
-    """Endless batches of a train list, as its sampler has them. All but num_workers is about images.
+    """Endless batches of a train list, as its sampler has them. All but num_workers and augment_sounds is about
+    images.
 
     Options:
         num_workers: processes that load images; 0: none beside this one; or auto
@@ -84,6 +96,7 @@ def open_train_loader(
         decode: JPEGs: one of auto, exact, opencv, simplejpeg
         cache_bytes: memory that keeps train images, as 2GB
         cache_kind: how: encoded; or decoded, for small sets
+        augment_sounds: of sounds, comma-separated, any of window, gain, noise, silence, bands; or none
 
     sampler: the batches of all ranks, of which this one loads its part. on_bad: told of images that cannot be
     read, for which others are loaded then; None, and one of them is an InputError. Raises InputError as
@@ -92,6 +105,8 @@ def open_train_loader(
     refuse_other_modality(records, model_settings.modality)
     if model_settings.modality == "text":
         modality = TextModality(model_settings.open_tokenizer())
+    elif model_settings.modality == "audio":
+        modality = _audio_modality(model_settings, augment_sounds)
     else:
         height, width = model_settings.image_shape[1:]
         transform = TrainTransform(
@@ -153,14 +168,23 @@ def _test_modality(model_settings: InputSettings) -> Modality:
     """How a model loads what it is tested on."""
     if model_settings.modality == "text":
         return TextModality(model_settings.open_tokenizer())
+    if model_settings.modality == "audio":
+        return _audio_modality(model_settings)
     height, width = model_settings.image_shape[1:]
     return ImageModality(TestTransform(height, width, model_settings.resize_short_size, model_settings.resize_filter))
+
+
+def _audio_modality(model_settings: InputSettings, augment: Collection[str] = ()) -> AudioModality:
+    sound = model_settings.audio_input
+    return AudioModality(sound.rate, model_settings.clip_seconds, sound.fills, augment)
 
 
 def _sample_bytes(model_settings: InputSettings) -> int:
     """Bytes that one row takes in a batch, about."""
     if model_settings.modality == "text":
         return TEXT_BYTES
+    if model_settings.modality == "audio":
+        return round(4 * model_settings.audio_input.rate * model_settings.clip_seconds)
     return math.prod(model_settings.image_shape)
 
 

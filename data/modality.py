@@ -11,7 +11,8 @@ from data.records import Records
 
 
 class Modality(Protocol):
-    """One kind of data: images (data/image/modality.py), texts (data/text/modality.py).
+    """One kind of data: images (data/image/modality.py), texts (data/text/modality.py), sounds
+    (data/audio/modality.py).
 
     All else in data/ does not know which kind it loads.
 
@@ -32,7 +33,7 @@ class Modality(Protocol):
 
 
 # What networks of a modality take, in words.
-WORDS = {"image": "images", "text": "texts"}
+WORDS = {"image": "images", "text": "texts", "audio": "sounds"}
 
 
 def refuse_other_modality(records: Records, *modalities: str) -> None:

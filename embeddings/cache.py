@@ -12,7 +12,7 @@ import torch
 from core.console import log
 from core.errors import InputError
 from core.files import read_npz, write_npz
-from core.items import is_text
+from core.items import file_of, is_text, noun_of
 from core.versions import package_versions
 from data.records import Records
 
@@ -61,9 +61,12 @@ def _contents(records: Records) -> list[bytes]:
             digests.append(hashlib.sha256(path.encode(errors="surrogatepass")).digest())
             continue
         try:
-            digests.append(hashlib.sha256(Path(path).read_bytes()).digest())
+            digest = hashlib.sha256(Path(file_of(path)).read_bytes())
         except OSError as error:
-            raise InputError(f"cannot read image {path!r}: {error.strerror}") from None
+            raise InputError(f"cannot read {noun_of([path])} {path!r}: {error.strerror}") from None
+        # Of a clip also where it begins.
+        digest.update(path[len(file_of(path)) :].encode())
+        digests.append(digest.digest())
     return digests
 
 

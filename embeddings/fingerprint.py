@@ -23,6 +23,9 @@ def fingerprint(model: Embedder, settings: ModelSettings) -> dict:
     if model.modality == "text":
         tokenizer = settings.open_tokenizer().fingerprint
         return {**model.facts, "weights": digest.hexdigest(), "tokenizer": tokenizer}
+    if model.modality == "audio":
+        sound = {"rate": settings.audio_input.rate, **settings.audio_input.facts}
+        return {**model.facts, "weights": digest.hexdigest(), "clip_seconds": settings.clip_seconds, "sound": sound}
     facts = {
         **model.facts,
         "weights": digest.hexdigest(),

@@ -12,6 +12,7 @@ import numpy as np
 
 from core.errors import InputError
 from core.files import RowFile
+from core.items import file_of
 from core.slices import slices_within
 from data.records import Records
 
@@ -88,7 +89,7 @@ def image_keys(records: Records) -> np.ndarray:
     keys = np.empty((len(records), KEY_BYTES), np.uint8)
     for row, path in enumerate(records.paths.tolist()):
         try:
-            status = os.stat(path)
+            status = os.stat(file_of(path))
             state = (status.st_size, status.st_mtime_ns)
         except OSError:  # gone since it was listed, as reading it will tell
             state = (-1, -1)

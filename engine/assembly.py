@@ -73,7 +73,7 @@ def build_first_model(
     note_other_list(first_weights, "train", lists["train"])
     seed_everything(start.settings.seed)
     model = build_model(settings, first_weights, adds_layer, **build)
-    check_batches(model, settings.image_shape, train_batch_size, start.settings.micro_batch)
+    check_batches(model, settings, train_batch_size, start.settings.micro_batch)
     return model
 
 

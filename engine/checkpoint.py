@@ -60,15 +60,21 @@ class Progress:
 
 
 def resume(
-    run: Run, learner: Learner, num_classes: int, lists: dict[str, dict[str, object]], total_iter_num: int
+    run: Run,
+    learner: Learner,
+    num_classes: int,
+    lists: dict[str, dict[str, object]],
+    total_iter_num: int,
+    begun: Progress | None = None,
 ) -> Progress:
     """Put the learner where the run's checkpoint is, in place; a run without one begins at step 0.
 
-    num_classes: those of all ranks; lists: {split: list_facts} of this process. Raises InputError for a checkpoint of
-    another model, loss, optimiser or list, and for a run that is done.
+    num_classes: those of all ranks; lists: {split: list_facts} of this process. begun: what came before the first step,
+    as the seconds of a layer that was solved. Raises InputError for a checkpoint of another model, loss, optimiser or
+    list, and for a run that is done.
     """
     if run.checkpoint is None:
-        return Progress()
+        return begun or Progress()
     file = weights_file(run.checkpoint, "checkpoint")
     state = read_weights(file)
     if learner.objective.loss_is_sharded:

@@ -8,7 +8,7 @@ from core.errors import InputError
 from engine.averaging import Averaging
 from engine.freezing import FirstSteps
 from engine.objective import Objective
-from models import Embedder, check_forward
+from models import Embedder, ModelSettings, check_forward
 
 
 @dataclass
@@ -41,9 +41,7 @@ class Learner:
         return self.averaging.network(is_last)
 
 
-def check_batches(
-    model: Embedder, image_shape: tuple[int, int, int], train_batch_size: int, micro_batch: int = 0
-) -> None:
+def check_batches(model: Embedder, settings: ModelSettings, train_batch_size: int, micro_batch: int = 0) -> None:
     """Raise InputError where `model`, on the CPU, cannot train on batches, or micro-batches, of so many images."""
     if micro_batch > train_batch_size:
         raise InputError(
@@ -52,4 +50,4 @@ def check_batches(
     # BatchNorm cannot train on one image alone, unless maps are large.
     at_a_time = micro_batch or train_batch_size
     if at_a_time == 1 or train_batch_size % at_a_time == 1:
-        check_forward(model, image_shape, images=1, training=True)
+        check_forward(model, settings, images=1, training=True)

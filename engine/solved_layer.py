@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Container
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -111,7 +111,7 @@ class LayerInputs:
     """The train list, to be seen as the last layer sees it.
 
     settings: of the images. features: where they are made already. loading: keywords of `open_train_loader`, for views.
-    progress: is told of images that cannot be read.
+    progress: is told of images that cannot be read, and of the seconds it took.
     """
 
     start: Start
@@ -120,7 +120,7 @@ class LayerInputs:
     features: FeatureData | None
     on_bad_image: str
     loading: dict[str, object]
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress
 
     def embed(self, model: Embedder, views: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         """What the last layer takes of every image, (M, D) on the CPU, and label codes (M,): as in a test, and behind

@@ -11,7 +11,6 @@ from torch.overrides import TorchFunctionMode
 
 from core.errors import InputError
 from models.backbones import BACKBONES
-from models.build import example_input
 from models.embedder import Embedder
 from models.pooling import TokenPooling
 
@@ -39,7 +38,7 @@ class AttentionMaps:
         name = model.facts["model"]
         if model.modality != "image":
             raise InputError(f"--attention shows where a network looks in images, and {name} takes {model.modality}s")
-        images = example_input("image", image_shape, 1).to(model.mean.device)
+        images = torch.zeros(1, *image_shape, dtype=torch.uint8, device=model.mean.device)
         with torch.no_grad(), _evaluating(model):
             self.method = self._choose_method(images, image_shape)
 

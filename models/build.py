@@ -9,9 +9,9 @@ import torch
 import distributed
 from core.console import log
 from core.errors import InputError, first_line
-from core.types import ChainOf, Count, Scales, Shape, Width
+from core.types import AboveZero, ChainOf, Count, Scales, Shape, Width
 from distributed.sync_batchnorm import synchronise
-from models.backbones import BACKBONES
+from models.backbones import BACKBONES, AudioInput
 from models.batchnorm import statistics_left_alone
 from models.embedder import Embedder
 from models.recompute import recompute_stages
@@ -23,6 +23,7 @@ MODEL_FLAGS = (
     "image_shape",
     "resize_short_size",
     "resize_filter",
+    "clip_seconds",
     "embedding_size",
     "pooling",
     "head",
@@ -33,7 +34,7 @@ MODEL_FLAGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """What a network is, the images it takes, and where its first weights come from.
+    """What a network is, the images or sounds it takes, and where its first weights come from.
 
     Options:
         model: a backbone of those that --list_models prints, such as ResNet50; or timm:NAME, hf:NAME or hf:FOLDER,
@@ -41,6 +42,7 @@ class ModelSettings:
         image_shape: input as 3,height,width in pixels
         resize_short_size: short side before the test crop; 0: the crop size
         resize_filter: how test images come to it: one of area, bilinear, bicubic
+        clip_seconds: sounds that are longer are cut
         embedding_size: width of the last layer of the head; 0: the pooled feature itself
         pooling: of maps or patch tokens one of avg, max, gem, avg+max, attention; of tokens also cls, mean; trained: by
             the layer or norm that the weights have for it
@@ -56,6 +58,7 @@ class ModelSettings:
     image_shape: Shape = (3, 224, 224)
     resize_short_size: Count = 0
     resize_filter: Literal["area", "bilinear", "bicubic"] = "area"
+    clip_seconds: AboveZero = 3.0
     embedding_size: Width = 0
     pooling: Literal["avg", "max", "gem", "avg+max", "cls", "mean", "attention", "trained"] = "avg"
     head: Annotated[str, ChainOf("models/heads")] = "linear"
@@ -76,6 +79,11 @@ class ModelSettings:
     def open_tokenizer(self) -> Callable[[str], list[int]]:
         """The tokenizer of a network that takes texts, as data/text/ uses it."""
         return BACKBONES[self.model](self.model).preprocess.open_tokenizer()
+
+    @property
+    def audio_input(self) -> AudioInput:
+        """How a network that takes sounds wants them, as data/audio/ uses it."""
+        return BACKBONES[self.model](self.model).preprocess
 
     def as_flags(self) -> dict[str, object]:
         """{name: value} of what a network is, as config.json and result.json hold it: all but the weights."""
@@ -121,7 +129,7 @@ def build_model(
         model = _with_one_more_layer(settings, first_weights, **frozen)
     else:
         model = _with_weights(settings, first_weights, is_final=False, **frozen)
-    check_forward(model, settings.image_shape, images=1, training=False)
+    check_forward(model, settings, images=1, training=False)
     if sync_bn and distributed.world_size() > 1:
         synchronise(model)
     if recompute:
@@ -142,7 +150,7 @@ def open_model(settings: ModelSettings) -> Embedder:
         refuse_untrained(model, list(model.state_dict()), "published weights have none")
     if not settings.pretrained_model:
         log("note: the weights are random, since there is no --pretrained_model")
-    check_forward(model, settings.image_shape, images=1, training=False)
+    check_forward(model, settings, images=1, training=False)
     return model
 
 
@@ -194,10 +202,10 @@ def add_last_layer(model: Embedder, settings: ModelSettings) -> None:
         )
 
 
-def check_forward(model: Embedder, image_shape: tuple[int, int, int], images: int, training: bool) -> None:
+def check_forward(model: Embedder, settings: ModelSettings, images: int, training: bool) -> None:
     """Raise InputError unless `model`, on the CPU, takes a batch of so many images; leaves it and all draws as is.
 
-    That is of `image_shape`, and where it is not trained on them at each of its scales.
+    That is of the settings' size, and where it is not trained on them at each of its scales.
     """
     mode_before = model.training
     model.train(training)
@@ -205,14 +213,15 @@ def check_forward(model: Embedder, image_shape: tuple[int, int, int], images: in
     try:
         for scale in dict.fromkeys((1.0, *model.test_scales)):
             with torch.no_grad(), torch.random.fork_rng(devices=[]), statistics_left_alone(model):
-                reason = _refusal(model, example_input(model.modality, image_shape, images), scale)
+                reason = _refusal(model, example_input(settings, images), scale)
             if reason is not None:
+                _, height, width = settings.image_shape
                 size = ""
                 if model.modality == "image":
-                    height, width = model.sides_at(scale, *image_shape[1:])
-                    size = f" of {height}x{width} pixels"
+                    scaled_height, scaled_width = model.sides_at(scale, height, width)
+                    size = f" of {scaled_height}x{scaled_width} pixels"
                 if scale != 1:
-                    size += f", which --test_scales={scale:g} makes of {image_shape[1]}x{image_shape[2]}"
+                    size += f", which --test_scales={scale:g} makes of {height}x{width}"
                 raise InputError(f"{model.facts['model']} cannot {verb} {images} at a time{size}: {reason}")
             if training:
                 return
@@ -231,8 +240,10 @@ def _refusal(model: Embedder, inputs: torch.Tensor, scale: float) -> str | None:
     return None
 
 
-def example_input(modality: str, image_shape: tuple[int, int, int], count: int) -> torch.Tensor:
-    """So many inputs of a network, as its loader would give them: black images, texts of two equal tokens."""
-    if modality == "text":
+def example_input(settings: ModelSettings, count: int) -> torch.Tensor:
+    """So many inputs of a network, as its loader would give them: black images, texts of two equal tokens, silence."""
+    if settings.modality == "text":
         return torch.zeros(count, 2, dtype=torch.int64)
-    return torch.zeros(count, *image_shape, dtype=torch.uint8)
+    if settings.modality == "audio":
+        return torch.zeros(count, max(1, round(settings.audio_input.rate * settings.clip_seconds)))
+    return torch.zeros(count, *settings.image_shape, dtype=torch.uint8)

@@ -15,14 +15,14 @@ from models.backbones import BACKBONES, Wrapped, source_of, submodules_or_parame
 from models.export.exported import exported_folder, fill_from, read_exported_card
 from models.heads import build_head, build_layer, head_width, longer_head
 from models.low_rank import add_low_rank
-from models.pooling import TextPooling, build_pooling
+from models.pooling import PaddedPooling, build_pooling
 
 # Of what `facts` say, those that make a network.
 ARGUMENTS = ("model", "embedding_size", "pooling", "head", "lora", "test_scales")
 
 
 class Embedder(nn.Module):
-    """Images, or texts, to embeddings, not normalised: losses and retrieval normalise where their formulas say so.
+    """Images, texts or sounds to embeddings, not normalised: losses and retrieval do that where their formulas say so.
 
     model: a name of BACKBONES.
     embedding_size: 0 for the pooled feature itself, else the width of the last layer behind it.
@@ -100,6 +100,9 @@ class Embedder(nn.Module):
             # For pixels of 0 to 255. Not among the weights: they belong to the backbone's name.
             self.register_buffer("mean", 255 * torch.tensor(row.preprocess.mean).view(3, 1, 1), persistent=False)
             self.register_buffer("std", 255 * torch.tensor(row.preprocess.std).view(3, 1, 1), persistent=False)
+        self.front: nn.Module | None = None
+        if modality == "audio" and row.preprocess.open_front is not None:
+            self.front = row.preprocess.open_front()
 
         frozen = [
             part for stage in row.stages[:freeze_stages] for part in submodules_or_parameters(self.backbone, stage)
@@ -131,7 +134,8 @@ class Embedder(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """uint8 images (B, 3, H, W), RGB, or what else the backbone takes -> embeddings (B, embedding_size).
 
-        inputs: of texts (B, N) int64 numbers of tokens, below 0 for padding. Behind `take_features` the last layer's
+        inputs: of texts (B, N) int64 numbers of tokens, below 0 for padding; of sounds (B, N) float32 waves, NaN for
+        padding. Behind `take_features` the last layer's
         input in their place.
         """
         if self.takes_features:
@@ -141,18 +145,19 @@ class Embedder(nn.Module):
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs as `forward` takes them -> what the last layer takes; without a layer that is the embedding."""
         if self.training or self.test_scales == (1.0,):
-            features = self.pooled(self.prepare(inputs), inputs)
+            features = self.pooled(self.prepare(inputs))
         else:
             features = self.pooled_at_scales(self.prepare(inputs))
         if len(self.behind):
             features = self.behind[:-1](self.head(features))
         return features
 
-    def pooled(self, prepared: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs as the backbone takes them, and as `forward` does -> features (B, C), which the head takes."""
+    def pooled(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Inputs as the backbone takes them -> features (B, C), which the head takes."""
         outputs = self.backbone(prepared)
-        if isinstance(self.pooling, TextPooling):
-            return self.pooling(outputs, inputs >= 0)
+        if isinstance(self.pooling, PaddedPooling):
+            is_token = prepared >= 0 if self.modality == "text" else self.backbone.is_token(prepared)
+            return self.pooling(outputs, is_token)
         return self.pooling(outputs)
 
     def pooled_at_scales(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -167,7 +172,7 @@ class Embedder(nn.Module):
             scaled = pixels
             if sides != tuple(pixels.shape[2:]):
                 scaled = functional.interpolate(pixels, size=sides, mode="bilinear", align_corners=False)
-            features.append(self.pooled(scaled, scaled))
+            features.append(self.pooled(scaled))
         return torch.stack(features).mean(0)
 
     def sides_at(self, scale: float, height: int, width: int) -> tuple[int, int]:
@@ -193,9 +198,11 @@ class Embedder(nn.Module):
             self.test_scales = before
 
     def prepare(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs as the backbone takes them: pixels normalised, and anything else as it is."""
+        """Inputs as the backbone takes them: pixels normalised, of waves what its front makes, tokens as they are."""
         if self.modality == "image":
             return (inputs.to(self.mean.dtype) - self.mean) / self.std
+        if self.front is not None:
+            return self.front(inputs)
         return inputs
 
     @property

@@ -73,6 +73,10 @@ class HalfType(nn.Module):
             return self.net(inputs).float()
         return self.net(inputs.to(self.dtype)).to(inputs.dtype)
 
+    def is_token(self, inputs: torch.Tensor) -> torch.Tensor:
+        """As the network says it of sounds."""
+        return self.net.is_token(inputs)
+
 
 class OpenVino(nn.Module):
     """An Embedder compiled by OpenVINO for the CPU, for images of one shape and batches of any size."""

@@ -1,4 +1,4 @@
-"""What a backbone gives, feature maps or tokens, to one vector an image or a text."""
+"""What a backbone gives, feature maps or tokens, to one vector an image, a text or a clip."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from core.errors import InputError, unknown
 
 POOLINGS = ("avg", "max", "gem", "avg+max", "cls", "mean", "attention", "trained")
 OF_TOKENS = ("cls", "mean")
-ONE = {"image": "an image", "text": "a text"}
+ONE = {"image": "an image", "text": "a text", "audio": "a clip"}
 
 
 class _Kind(nn.Module):
@@ -80,9 +80,9 @@ class TokenPooling(_Kind):
         return patches.mean(1)
 
 
-class TextPooling(_Kind):
-    """Tokens (B, N, C) of texts to (B, C): the first one (cls), or as TokenPooling does it over all but padding, the
-    marks of a text's beginning and end among them. kind: one of POOLINGS that tokens have; mean is avg.
+class PaddedPooling(_Kind):
+    """Tokens (B, N, C) of texts or clips to (B, C): the first one (cls), or as TokenPooling does it over all but
+    padding, the marks of a text's beginning and end among them. kind: one of POOLINGS that tokens have; mean is avg.
     """
 
     def forward(self, tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
@@ -145,8 +145,8 @@ def build_pooling(
         if kind == "cls" and not prefix_tokens:
             rest = "its patches" if modality == "image" else "all tokens"
             raise InputError(f"pooling is cls, but {model} has no class token; avg, max, gem and attention take {rest}")
-        if modality == "text":
-            return TextPooling(kind, power, width)
+        if modality != "image":
+            return PaddedPooling(kind, power, width)
         return TokenPooling(kind, prefix_tokens, power, width)
     if kind in OF_TOKENS:
         raise InputError(f"pooling is {kind}, which is of tokens, but {model} gives feature maps; avg is their mean")

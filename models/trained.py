@@ -7,7 +7,7 @@ from typing import Any
 
 from core.errors import InputError
 from core.files import read_flags
-from core.types import ChainOf, count, image_shape, one_of, plain, scales, width
+from core.types import ChainOf, count, image_shape, number, one_of, plain, scales, width
 from models.backbones import BACKBONES
 from models.export.exported import CARD
 from models.weights import is_of_timm, is_of_transformers, is_published, read_card, weights_file
@@ -27,6 +27,7 @@ READERS = {
     "image_shape": image_shape,
     "resize_short_size": count,
     "resize_filter": resize_filter,
+    "clip_seconds": number(0, float, above=True),
     "embedding_size": width,
     "pooling": str,
     "head": ChainOf("models/heads"),
@@ -86,4 +87,6 @@ def settings_of_row(model: str) -> dict[str, Any]:
         settings["image_shape"] = (3, size, size)
         settings["resize_short_size"] = row.preprocess.short_side if row.preprocess.short_side != size else 0
         settings["resize_filter"] = row.preprocess.resize_filter
+    if BACKBONES.fact(model, "modality") == "audio":
+        settings["clip_seconds"] = row.preprocess.seconds
     return settings

@@ -102,7 +102,9 @@ class TwoTowers(nn.Module):
 
 
 def modality_of_input(inputs: torch.Tensor) -> str:
-    """What a batch is of: numbers of tokens (B, N), else images (B, 3, H, W)."""
+    """What a batch is of: numbers of tokens (B, N), waves (B, N), else images (B, 3, H, W)."""
+    if inputs.ndim == 2 and inputs.is_floating_point():
+        return "audio"
     if inputs.ndim == 2:
         return "text"
     return "image"

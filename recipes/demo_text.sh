@@ -7,13 +7,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 root=output/texts
 list=$root/stamps.csv
-stamps=${STAMPS:-$root/package/usr/share/tuxpaint/stamps}
-if [ ! -d "$stamps" ]; then
-    mkdir -p "$root/package"
-    (cd "$root" && apt-get download tuxpaint-stamps-default)
-    dpkg-deb -x "$root"/tuxpaint-stamps-default_*.deb "$root/package"
-    rm "$root"/tuxpaint-stamps-default_*.deb
-fi
+stamps=$(sh recipes/fetch_stamps.sh)
 $python data/build_stamps.py "$stamps" "$list"
 
 evaluate() { $python eval.py --test_list=$list --batch_size=512 --metrics=recall@1,recall@10,map@r --output_dir="$1/eval" --picture="$1/eval/neighbours.png" $2; }

@@ -10,7 +10,7 @@ import numpy as np
 
 from core.errors import InputError
 from core.files import open_output, replacing
-from core.items import is_text
+from core.items import file_of, is_text, noun_of
 from core.text import printable, shown_path
 from core.types import Paths
 from data.names import Names
@@ -184,8 +184,11 @@ def _neighbours(
     )
     neighbours = []
     for item_path, label, score, box in items:
-        if not is_text(item_path) and not os.path.isfile(item_path):
-            raise InputError(f"no image {item_path!r}: it has moved since it was indexed, and {str(path)!r} shows it")
+        if not is_text(item_path) and not os.path.isfile(file_of(item_path)):
+            raise InputError(
+                f"no {noun_of([item_path])} {item_path!r}: it has moved since it was indexed, and {str(path)!r} shows "
+                "it"
+            )
         is_right = None
         if query_label is not None and label is not None:
             # By their texts: a label 7 is an integer in a list of integers, a string in one with names.

@@ -1,10 +1,11 @@
-"""What a report shows of a row: an image itself, a text drawn."""
+"""What a report shows of a row: an image itself, a text drawn, a sound as its spectrogram."""
 
 from pathlib import Path
 
 import numpy as np
 
-from core.items import is_text, text_of
+from core.items import is_clip, is_text, text_of
+from data.audio.picture import draw_sound_picture
 from data.image.files import read_image
 from data.records import Records
 from data.text.picture import draw_text_picture
@@ -19,6 +20,8 @@ def read_thumbnail(path: str, box: np.ndarray | None = None) -> np.ndarray:
     """As `load_thumbnail`, of what has this path and box."""
     if is_text(path):
         return draw_text_picture(text_of(path))
+    if is_clip(path):
+        return draw_sound_picture(path)
     return read_image(path, box)
 
 

@@ -236,8 +236,12 @@ def test_what_is_no_network_for_images_is_refused(tmp_path):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     layers = {"conv_dim": (8,), "conv_stride": (5,), "conv_kernel": (10,), "num_conv_pos_embedding_groups": 2}
     hf_folder(tmp_path, transformers.Wav2Vec2Config(**sizes, **layers), with_processor=False)
-    with pytest.raises(InputError, match=f"hf:{tmp_path} is a Wav2Vec2Model, which takes neither images nor texts"):
+    with pytest.raises(InputError, match=f"the folder '{tmp_path}' has no feature extractor that can be read"):
         Embedder(f"hf:{tmp_path}")
+    series = transformers.PatchTSTConfig(d_model=8, num_hidden_layers=1, num_attention_heads=1, ffn_dim=8)
+    hf_folder(tmp_path / "series", series, with_processor=False)
+    with pytest.raises(InputError, match="series is a PatchTSTModel, which takes neither images, texts nor sounds"):
+        Embedder(f"hf:{tmp_path / 'series'}")
     with pytest.raises(
         InputError, match="hf:/nowhere: neither a folder that transformers wrote, nor in the hub's cache"
     ):

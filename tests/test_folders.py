@@ -8,7 +8,7 @@ from runs import as_line, read_json, run, tiny_backbone, train_flags
 
 import reader
 from core.errors import InputError
-from data.formats.folders import find_images, label_folders
+from data.formats.folders import find_files, label_folders
 from reader import open_list, open_lists
 
 CPU = {"use_gpu": False, "num_workers": 0}
@@ -26,7 +26,7 @@ def photos(sop_tree, tmp_path):
 
 
 def test_whatever_is_an_image_is_found_and_the_rest_is_told(photos, sop_tree):
-    before, note = find_images(photos)
+    before, note = find_files(photos)
     assert len(before) == 60 and note is None and before == sorted(before)
     picture = (photos / "label_1" / "0.jpg").read_bytes()
     more = ["a.jfif", "b.JPE", "no_suffix", "cats.album/c.jpg", "e.gif"]
@@ -40,7 +40,7 @@ def test_whatever_is_an_image_is_found_and_the_rest_is_told(photos, sop_tree):
     os.symlink(sop_tree / "disc_final", photos / "linked")
     os.symlink(photos, photos / "linked_to_itself")
     os.symlink(photos / "nothing", photos / "dead.jpg")
-    found, note = find_images(photos)
+    found, note = find_files(photos)
     linked = [f"linked/{path.name}" for path in (sop_tree / "disc_final").iterdir()]
     assert set(found) - set(before) == {str(photos / name) for name in [*more, "damaged.png", *linked]}
     assert note.startswith(f"left out of {str(photos)!r}: ")

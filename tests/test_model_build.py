@@ -54,11 +54,11 @@ def test_a_network_that_is_tried_stays_as_it_is(training):
     model.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     generator = torch.get_rng_state()
-    check_forward(model, (3, 32, 32), images=2, training=training)
+    check_forward(model, TINY, images=2, training=training)
     assert not model.training and torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(InputError, match="^Tiny cannot (train on|embed) 1 at a time of 4x3 pixels: "):
-        check_forward(model, (3, 4, 3), images=1, training=training)
+        check_forward(model, dataclasses.replace(TINY, image_shape=(3, 4, 3)), images=1, training=training)
     assert not model.training
 
 
@@ -70,14 +70,15 @@ def test_a_network_that_is_tried_is_not_compiled(capsys):
         pytest.fail("compiled")
 
     model._compiled_call_impl = compiled
-    check_forward(model, (3, 32, 32), images=1, training=False)
+    check_forward(model, TINY, images=1, training=False)
 
 
 def test_weights_say_what_they_were_trained_as(sop_tree, tmp_path):
     assert trained_settings(None) == trained_settings("") == trained_settings("imagenet") == {}
     run("train_elem", train_flags(sop_tree, tmp_path / "run", embedding_size=5, pooling="max", total_iter_num=1))
     expected = {"model": "Tiny", "image_shape": (3, 32, 32), "resize_short_size": 0, "resize_filter": "area"}
-    expected |= {"embedding_size": 5, "pooling": "max", "head": "linear", "lora": 0, "test_scales": (1.0,)}
+    expected |= {"embedding_size": 5, "pooling": "max", "head": "linear", "lora": 0, "clip_seconds": 3.0}
+    expected["test_scales"] = (1.0,)
     for source in ("run", "run/last.pt", "run/model.safetensors"):
         assert trained_settings(str(tmp_path / source)) == expected
     model = open_model(ModelSettings(**expected, pretrained_model=str(tmp_path / "run")))

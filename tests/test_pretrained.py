@@ -154,10 +154,17 @@ def first_numbers(line):
     return text
 
 
+@pytest.fixture(
+    scope="module", params=[{"pooling": "max"}, {"embedding_size": 5}, {"image_shape": "3,40,48"}], ids=str
+)
+def unusual_run(request, tiny, sop_tree, tmp_path_factory):
+    """A finished run of a network that is not as its row says. Read only."""
+    return tiny_run(sop_tree, tmp_path_factory.mktemp("unusual") / "run", **request.param)
+
+
 @pytest.mark.parametrize("name", ["best.pt", "last.pt", "step_2.pt", "model.safetensors"])
-@pytest.mark.parametrize("flags", [{"pooling": "max"}, {"embedding_size": 5}, {"image_shape": "3,40,48"}], ids=str)
-def test_a_file_copied_alone_is_what_it_was_in_its_run(tiny, sop_tree, tmp_path, name, flags):
-    folder = tiny_run(sop_tree, tmp_path / "run", **flags)
+def test_a_file_copied_alone_is_what_it_was_in_its_run(unusual_run, sop_tree, tmp_path, name):
+    folder = unusual_run
     (tmp_path / "alone").mkdir()
     shutil.copy(folder / name, tmp_path / "alone" / name)
     picture = sop_tree / "disc_final" / "4_0.jpg"

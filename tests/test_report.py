@@ -186,7 +186,7 @@ def test_policy_names_the_very_script_and_style(tmp_path):
     write_content(tmp_path / "a.html", make_content(LABELS))
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
     policy = re.search(r'http-equiv="Content-Security-Policy" content="(.*?)"', text)[1]
-    assert policy.startswith("default-src 'none'; img-src data:; ")
+    assert policy.startswith("default-src 'none'; img-src data:; media-src data:; ")
     assert "unsafe" not in policy and "http" not in policy
     for tag in ("style", "script"):
         content = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[1]

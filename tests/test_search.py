@@ -56,22 +56,19 @@ def by_sorting(query_gallery, distance):
     """For each query: (score, row, right) of all it can find, best first, ties by the smaller row."""
     scores = Scores(query_gallery, distance)
     found = []
+    gallery_rows = query_gallery.gallery_rows.tolist()
+    others = torch.arange(len(gallery_rows))
     for place, row in enumerate(query_gallery.query_rows.tolist()):
+        scores_of_query = scores.exact_pairs(torch.full_like(others, place), others).tolist()
+        rights = (query_gallery.query_labels[place] == query_gallery.gallery_labels).tolist()
         items = []
-        for other, gallery_row in enumerate(query_gallery.gallery_rows.tolist()):
+        for other, gallery_row in enumerate(gallery_rows):
             own = query_gallery.one_table and gallery_row == row
             sequence = query_gallery.query_sequences is not None and bool(
                 query_gallery.query_sequences[place] == query_gallery.gallery_sequences[other]
             )
             if not own and not sequence:
-                score = scores.exact_pairs(torch.tensor([place]), torch.tensor([other])).item()
-                items.append(
-                    (
-                        -score,
-                        gallery_row,
-                        bool(query_gallery.query_labels[place] == query_gallery.gallery_labels[other]),
-                    )
-                )
+                items.append((-scores_of_query[other], gallery_row, rights[other]))
         found.append([(-score, row, right) for score, row, right in sorted(items)])
     return found
 
@@ -88,16 +85,19 @@ def sorted_cases():
 def test_search_equals_a_sort(sorted_cases, name, distance, dtype, memory):
     query_gallery, expected = CASES[name], sorted_cases[name, distance]
     error = score_error(distance, query_gallery.query_table, query_gallery.gallery_table)
+    gallery = len(query_gallery.gallery_rows)
+    # A query that can find less than the gallery has -1 and -inf behind what it can.
+    expected_rows = torch.full((len(expected), gallery), -1)
+    expected_scores = torch.full((len(expected), gallery), -torch.inf, dtype=torch.float64)
+    for query, items in enumerate(expected):
+        expected_rows[query, : len(items)] = torch.tensor([row for _, row, _ in items])
+        expected_scores[query, : len(items)] = torch.tensor([score for score, _, _ in items], dtype=torch.float64)
     for k in (1, 3, 20, 1000):
         rows, scores = search(query_gallery, k, distance, memory, dtype)
-        assert rows.shape == scores.shape == (len(query_gallery.query_rows), min(k, len(query_gallery.gallery_rows)))
+        assert rows.shape == scores.shape == (len(query_gallery.query_rows), min(k, gallery))
         assert rows.dtype == torch.int64 and scores.dtype == torch.float32
-        for query, items in enumerate(expected):
-            nearest = items[: rows.shape[1]]
-            padding = rows.shape[1] - len(nearest)
-            assert rows[query].tolist() == [row for _, row, _ in nearest] + [-1] * padding
-            exact = [score for score, _, _ in nearest] + [-torch.inf] * padding
-            assert_within(scores[query], exact, error)
+        assert torch.equal(rows, expected_rows[:, :k])
+        assert_within(scores, expected_scores[:, :k], error)
 
 
 @pytest.mark.parametrize("memory", MEMORIES)

@@ -1,5 +1,8 @@
 """Layers in a closed form: their formulas in other words, what they refuse, and the runs that hold them."""
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from test_ranks import torchrun
 from tolerances import assert_within, gamma
 
 from core.errors import InputError
+from engine import solved_layer
 from losses import LOSSES
 from models import Embedder, fast_model
 from models.heads import HEADS
@@ -266,6 +270,14 @@ def test_a_loss_may_start_from_a_solved_layer(script, finished_run, whitened, so
     assert load(tmp_path / "b")["model"]["head.weight"].shape == (3, 8)
     run(script, [f"--checkpoint={tmp_path / 'b'}", "--total_iter_num=4", "--allow_changed=total_iter_num"])
     assert read_json(tmp_path / "b/result.json")["step"] == 4
+
+
+def test_the_seconds_of_a_solved_layer_are_the_runs(finished_run, sop_tree, tmp_path, monkeypatch):
+    hours = itertools.count(0, 3600)  # each look at the clock comes an hour after the last one
+    monkeypatch.setattr(solved_layer, "time", SimpleNamespace(perf_counter=lambda: next(hours)))
+    flags = {"init_embedding": "whitening", "head": "unit_linear"}
+    run("train_pair", solve_flags(sop_tree, tmp_path, finished_run, loss_name=None, overwrite=True, **flags))
+    assert 3600 < read_json(tmp_path / "result.json")["seconds"]["train"] < 7200
 
 
 REFUSED = [

@@ -22,7 +22,7 @@ from data.text.picture import INK, SIDE, draw_text_picture
 from models import Embedder
 from models.backbones import BACKBONES
 from models.backbones.hashed_ngrams import BUCKETS, MOST_TOKENS, NgramTokenizer, ngrams_of_word
-from models.pooling import TextPooling
+from models.pooling import PaddedPooling
 
 COLOURS = ("red", "green", "blue", "black")
 THINGS = ("cat", "dog", "car", "tree", "boat", "bird", "shoe", "book")
@@ -132,7 +132,7 @@ def test_pooling_leaves_padding_out(kind):
     torch.manual_seed(0)
     tokens = torch.rand(3, 6, 4, dtype=torch.float64) + 0.1
     lengths = (6, 1, 4)
-    pooling = TextPooling(kind, width=4).double()
+    pooling = PaddedPooling(kind, width=4).double()
     if kind == "attention":
         torch.nn.init.normal_(pooling.query)
     pooled = pooling(tokens, torch.arange(6) < torch.tensor(lengths)[:, None])

@@ -80,7 +80,8 @@ def test_batches_are_of_one_modality(lists, sop_tree):
     for batches in both:
         assert [[sample.index for sample in batch] for batch in batches] == [rows.tolist() for rows in batches.batches]
         assert all(len({path.startswith("text:") for path in records.paths[rows]}) == 1 for rows in batches.batches)
-    assert modality_of_input(torch.zeros(2, 5)) == "text" and modality_of_input(torch.zeros(1, 3, 4, 4)) == "image"
+    assert modality_of_input(torch.zeros(2, 5).long()) == "text" and modality_of_input(torch.zeros(2, 5)) == "audio"
+    assert modality_of_input(torch.zeros(1, 3, 4, 4)) == "image"
 
 
 def test_names_find_images(lists, sop_tree, towers, tmp_path):

@@ -9,7 +9,7 @@ from typing import TextIO
 import numpy as np
 
 from core.errors import meant_by
-from core.items import text_item
+from core.items import clip_item, is_clip, start_of, text_item
 from core.numerals import is_plain_int64, read_float
 from data.formats.columns import tell_unknown
 from data.formats.problems import Problems, echo, not_empty
@@ -21,7 +21,8 @@ CSV_REQUIRED = ["label", "path", "split"]
 CSV_TEXT = "text"  # stands in the place of path; of a row that has both, the file counts
 CSV_BOX = ["x_1", "y_1", "x_2", "y_2"]
 CSV_FLAGS = ["is_query", "is_gallery"]
-CSV_OPTIONAL = [CSV_TEXT, "category", "sequence", *CSV_FLAGS, *CSV_BOX]
+CSV_START = "start_time"  # seconds, of a clip that is a part of its file
+CSV_OPTIONAL = [CSV_TEXT, "category", "sequence", CSV_START, *CSV_FLAGS, *CSV_BOX]
 LONGEST_TEXT = 20_000  # characters
 DELIMITERS = ",;\t"
 BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
@@ -167,11 +168,11 @@ def _add_row(
 def _path_or_text(row: dict[str, str], number: int, problems: Problems) -> str:
     """The path of a row's file, or its text in the place of one; what is wrong with them is a problem."""
     if CSV_TEXT not in row:
-        return row["path"]
+        return _with_start(row["path"], row, number, problems)
     text = row[CSV_TEXT].strip()
     path = row.get("path", "")
     if path.strip():
-        return path
+        return _with_start(path, row, number, problems)
     if not text:
         problems.add(number, "both text and path are empty" if "path" in row else "text is empty")
     # A column of text in memory is as wide as its longest value.
@@ -179,6 +180,27 @@ def _path_or_text(row: dict[str, str], number: int, problems: Problems) -> str:
         what = "a NUL character" if "\0" in text else f"{len(text):,} characters, more than {LONGEST_TEXT:,}"
         problems.add(number, f"the text {echo(text)} has {what}")
     return text_item(text)
+
+
+def _with_start(path: str, row: dict[str, str], number: int, problems: Problems) -> str:
+    """The path of a row, with the start_time of a clip; what is wrong with that is a problem. Images have none."""
+    text = row.get(CSV_START, "").strip()
+    if not text or not is_clip(path):
+        return path
+    if start_of(path) is not None:
+        problems.add(number, f"the path {echo(path)} says where it starts, and so does start_time")
+        return path
+    try:
+        start = read_float(text)
+    except ValueError:
+        start = -1.0
+    # Tables write a cell that is left open as nan.
+    if math.isnan(start):
+        return path
+    if not 0 <= start < math.inf:
+        problems.add(number, f"start_time is {echo(text)}, expected seconds of 0 or more")
+        return path
+    return clip_item(path, start)
 
 
 def _boolean(text: str, column: str, number: int, problems: Problems) -> bool | None:

@@ -1,10 +1,11 @@
-"""Folders of image files: all images below one, whatever their names, and a folder per label as a list."""
+"""Folders of images or of sounds: all of them below one, whatever their names, and a folder per label as a list."""
 
 import os
 from collections import Counter
 from pathlib import Path
 
 from core.errors import InputError
+from core.items import is_clip
 from data.formats.problems import Problems
 from data.image.header import FORMATS, is_image
 from data.vocabulary import as_labels
@@ -38,13 +39,16 @@ class LeftOut:
         return f"left out of {str(folder)!r}: {'; '.join(clauses)}"
 
 
-def find_images(folder: str | Path) -> tuple[list[str], str | None]:
-    """(paths of all images below a folder, in order; a sentence on what was left out, or None).
+def find_files(folder: str | Path) -> tuple[list[str], str | None]:
+    """(paths of all images below a folder, or of all sounds where these are more, in order; a sentence on what was left
+    out, or None).
 
-    A file is an image by its first bytes, or by its suffix, so that a damaged one is told of and not lost. Links are
-    followed, each folder is searched once. Files and folders whose names begin with a dot are left out.
+    A file is an image by its first bytes, or by its suffix, so that a damaged one is told of and not lost; a sound is
+    one by its suffix. Links are followed, each folder is searched once. Files and folders whose names begin with a dot
+    are left out.
     """
     images = []
+    sounds = []
     left_out = LeftOut()
     searched = set()
     for parent, subfolders, files in os.walk(folder, followlinks=True):
@@ -64,11 +68,21 @@ def find_images(folder: str | Path) -> tuple[list[str], str | None]:
         for name in files:
             path = os.path.join(parent, name)
             reason = _reason_to_leave_out(path, name)
-            if reason is None:
-                images.append(path)
-            else:
+            if reason is not None:
                 left_out.add(reason, path)
-    return sorted(images), left_out.sentence(folder)
+            elif is_clip(name):
+                sounds.append(path)
+            else:
+                images.append(path)
+
+    # A folder is of one kind: what lies among many of the other, a cover or a memo, belongs to them.
+    if len(sounds) > len(images):
+        taken, others, reason = sounds, images, "images among sounds"
+    else:
+        taken, others, reason = images, sounds, f"files that are no {FORMATS}"
+    for path in sorted(others):
+        left_out.add(reason, path)
+    return sorted(taken), left_out.sentence(folder)
 
 
 def _reason_to_leave_out(path: str, name: str) -> str | None:
@@ -79,7 +93,7 @@ def _reason_to_leave_out(path: str, name: str) -> str | None:
         return "links that lead nowhere"
     if not os.path.isfile(path):
         return "special files"
-    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES or is_clip(name):
         return None
     try:
         with open(path, "rb") as file:
@@ -98,7 +112,7 @@ def label_folders(folder: str | Path, level: int = 1) -> tuple[dict[str, list[st
     that of all but the last of them. Raises InputError where no image lies so deep.
     """
     folder = Path(folder)
-    paths, note = find_images(folder)
+    paths, note = find_files(folder)
     columns = {"paths": [], "labels": [], "categories": []}
     shallow = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""Backbones by name: networks that make features of images or texts. A file is a source of networks, imported below."""
+"""Backbones by name: networks that make features of images, texts or sounds. A file is a source of networks."""
 
 # In this order messages list them.
 from models.backbones import torchvision
@@ -9,6 +9,8 @@ from models.backbones import open_clip
 from models.backbones import oml
 from models.backbones import hf_text
 from models.backbones import hashed_ngrams
+from models.backbones import log_mel_conv
+from models.backbones import resemblyzer
 from models.backbones._row import (
     BACKBONES,
     HALF,
@@ -16,6 +18,7 @@ from models.backbones._row import (
     MODALITIES,
     OUTPUTS,
     PUBLISHED,
+    AudioInput,
     Backbone,
     ImageInput,
     TextInput,
@@ -31,6 +34,7 @@ __all__ = [
     "MODALITIES",
     "OUTPUTS",
     "PUBLISHED",
+    "AudioInput",
     "Backbone",
     "ImageInput",
     "TextInput",
@@ -39,8 +43,10 @@ __all__ = [
     "hashed_ngrams",
     "hf_text",
     "huggingface",
+    "log_mel_conv",
     "oml",
     "open_clip",
+    "resemblyzer",
     "source_of",
     "submodules_or_parameters",
     "timm",

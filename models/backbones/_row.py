@@ -30,8 +30,9 @@ from core.errors import InputError, near_match
 from core.registry import Entry, Registry
 
 # What a backbone may take: uint8 pixels (B, 3, h, w) of which its own mean and deviation are taken off before; numbers
-# of tokens (B, N) int64, below 0 behind a text's end.
-MODALITIES = ("image", "text")
+# of tokens (B, N) int64, below 0 behind a text's end; waves (B, N) float32, or what a front makes of them, NaN behind a
+# clip's end.
+MODALITIES = ("image", "text", "audio")
 # Shapes that a backbone may give. An Embedder pools maps and tokens, and takes a vector as it is.
 OUTPUTS = {"maps": "(B, width, h, w)", "tokens": "(B, N, width)", "vector": "(B, width)"}
 # The name of weights that every row of a source understands: those that are published under its name.
@@ -120,6 +121,22 @@ class TextInput:
 
 
 @dataclass(frozen=True)
+class AudioInput:
+    """The sounds that a network's weights expect: waves of one channel, `rate` samples a second, of `seconds` at most.
+
+    open_front: makes the module between waves and the network, such as mel spectrograms; None: it takes the waves.
+    fills: whether all clips are padded to `--clip_seconds`, since the network becomes another by how long its input is.
+    facts: plain JSON on all else that decides what it makes of a clip.
+    """
+
+    rate: int = 16_000
+    seconds: float = 3.0
+    open_front: Callable[[], nn.Module] | None = None
+    fills: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Backbone:
     """One network without its classifier.
 
@@ -138,7 +155,7 @@ class Backbone:
     build: Callable[[str | None], nn.Module]
     width: int
     stages: tuple[tuple[str, ...], ...]
-    preprocess: ImageInput | TextInput
+    preprocess: ImageInput | TextInput | AudioInput
     modality: str = "image"
     output: str | None = None
     weights: tuple[str, ...] = field(default=())

@@ -48,8 +48,8 @@ def text_backbone(source: str) -> Backbone:
 
     Raises InputError where transformers is not installed, and for what is not such a network with its tokenizer.
     """
-    config = _configuration(source)
-    width = next((getattr(config, name) for name in WIDTHS if getattr(config, name, None)), None)
+    config = configuration(source)
+    width = width_of(config)
     if width is None:
         raise InputError(f"{source!r} is no network for texts alone: its configuration tells of no width")
     with torch.device("meta"):
@@ -75,11 +75,11 @@ def takes_texts(net: nn.Module) -> bool:
 def build_text_network(source: str, weights: str | None) -> nn.Module:
     """The network with the weights that come with it, or with random ones."""
     if weights is None:
-        return HfText(_build(_configuration(source)))
+        return HfText(_build(configuration(source)))
     from transformers import AutoModel
 
-    net = _asked(source, AutoModel.from_pretrained, "network")
-    return HfText(_encoder_alone(net))
+    net = asked(source, AutoModel.from_pretrained, "network")
+    return HfText(encoder_alone(net))
 
 
 class HfText(Wrapped):
@@ -129,23 +129,29 @@ class HfTokenizer:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             from transformers import AutoTokenizer
 
-            self._tokenizer = _asked(self.source, AutoTokenizer.from_pretrained, "tokenizer")
+            self._tokenizer = asked(self.source, AutoTokenizer.from_pretrained, "tokenizer")
             # Where there is no file of one, transformers makes one that knows nothing but its marks.
             if not set(self._tokenizer.get_vocab()) - set(self._tokenizer.all_special_tokens):
                 raise InputError(f"{self.source!r} has no tokenizer, without which nothing can be made of its network")
         return self._tokenizer
 
 
+def width_of(config) -> int | None:
+    """How wide the tokens are that a network gives; None where its configuration does not say it."""
+    return next((getattr(config, name) for name in WIDTHS if getattr(config, name, None)), None)
+
+
 @functools.cache
-def _configuration(source: str):
+def configuration(source: str):
+    """What a folder or a name of the hub says of its network."""
     try:
         from transformers import AutoConfig
     except ImportError as error:
         raise InputError(f"networks for texts need the package {error.name}: {INSTALL}") from None
-    return _asked(source, AutoConfig.from_pretrained, "configuration")
+    return asked(source, AutoConfig.from_pretrained, "configuration")
 
 
-def _asked(source: str, read, what: str) -> Any:
+def asked(source: str, read, what: str) -> Any:
     """What transformers reads of `source`; whatever goes wrong is one sentence."""
     from transformers.utils import logging
 
@@ -166,10 +172,10 @@ def _build(config) -> nn.Module:
     """A network with random weights."""
     from transformers import AutoModel
 
-    return _encoder_alone(AutoModel.from_config(config, trust_remote_code=False))
+    return encoder_alone(AutoModel.from_config(config, trust_remote_code=False))
 
 
-def _encoder_alone(net: nn.Module) -> nn.Module:
+def encoder_alone(net: nn.Module) -> nn.Module:
     """What makes tokens: no decoder, and no layer that only looks at the first token."""
     if net.config.is_encoder_decoder:
         net = net.get_encoder()

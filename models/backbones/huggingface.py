@@ -17,6 +17,7 @@ from models.backbones._download import BY_OTHER_MEANS
 from models.backbones._row import BACKBONES, IMAGENET, PUBLISHED, Backbone, ImageInput, Wrapped
 from models.backbones._stages import depths_by_blocks, stages_by_depth
 from models.backbones._unused import on_meta, parts_without_use, without_parts
+from models.backbones.hf_audio import audio_backbone, takes_sounds
 from models.backbones.hf_text import takes_texts, text_backbone
 
 PREFIX = "hf:"
@@ -28,15 +29,18 @@ FILTERS = {2: "bilinear", 3: "bicubic"}
 @functools.cache
 def hf_backbone(name: str) -> Backbone:
     """Any network for images that AutoModel makes, or the image tower of one that has two: maps, tokens or a vector; or
-    any for texts (hf_text.py)."""
+    any for texts (hf_text.py) or sounds (hf_audio.py)."""
     source = name.removeprefix(PREFIX)
     config = _asked(source, _transformers().AutoConfig.from_pretrained)
     with on_meta():
         net = _transformers().AutoModel.from_config(config, trust_remote_code=False).eval()
-        if not _takes_images(net):
-            if takes_texts(net):
-                return text_backbone(source)
-            raise InputError(f"{name} is a {type(net).__name__}, which takes neither images nor texts")
+    if not _takes_images(net):
+        if takes_texts(net):
+            return text_backbone(source)
+        if takes_sounds(net):
+            return audio_backbone(source)
+        raise InputError(f"{name} is a {type(net).__name__}, which takes neither images, texts nor sounds")
+    with on_meta():
         preprocess = _image_input(source, config)
         pixels = torch.zeros(1, 3, preprocess.size, preprocess.size)
         _image_tower(net)

@@ -1,4 +1,4 @@
-"""The images that a page shows: small copies of them, each once, encoded within a fixed number of bytes."""
+"""The images that a page shows: small copies of them, each once, encoded within a fixed number of bytes; and sounds."""
 
 import base64
 import math
@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from core.errors import InputError
-from core.items import is_text, text_of
+from core.items import is_clip, is_text, text_of
+from data.audio.player import encode_clips
 from data.records import Records
 from embeddings.attention import Look
 from report.attention import overlay
@@ -17,6 +18,7 @@ from report.page.captions import Captions
 
 THUMBNAIL, TILE = 112, 48  # pixels a side: in an album, on a sheet
 ALBUM_BYTES, SHEET_BYTES = 2_000_000, 3_000_000
+SOUND_BYTES = 8_000_000
 LONGEST_TEXT = 300  # characters of a text in an album
 QUALITIES = (80, 60, 40, 20, 5, 1)  # tried in turn until the bytes suffice; noise fits at 1
 
@@ -49,7 +51,8 @@ class Album:
 
     def contents(self) -> tuple[list[dict], list[str]]:
         """(entries, looks): one dict for each row in order, with label, category (or None), file, and the image as a
-        data URI, or the text; and a data URI for each look in order."""
+        data URI, or the text, or of a sound its picture and itself as data URIs; and a data URI for each look in order.
+        """
         # A text is shown as it is, and takes no picture.
         with_picture = [item for item in self._items if not is_text(item[0].paths[item[1]])]
         pictures = [square_picture(records, row, THUMBNAIL, self._load_image) for records, row in with_picture]
@@ -65,6 +68,8 @@ class Album:
     def _entries(self, encoded: list[bytes]) -> list[dict]:
         """The rows; encoded: the pictures of those that have one, first of all."""
         contents = iter(encoded)
+        clips = [records.paths[row] for records, row in self._items if is_clip(records.paths[row])]
+        sounds = iter(encode_clips(clips, SOUND_BYTES))
         captions: dict[int, Captions] = {}
         entries = []
         for records, row in self._items:
@@ -78,6 +83,8 @@ class Album:
                 entry["text"] = text_of(path)[:LONGEST_TEXT]
             else:
                 entry["image"] = _data_uri(next(contents))
+            if is_clip(path):
+                entry["sound"] = next(sounds)
             entries.append(entry)
         return entries
 

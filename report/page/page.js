@@ -109,6 +109,10 @@ const SAID = { query: "query", right: "right", wrong: "wrong", missed: "right, b
 const picture = (item, said) => item.text !== undefined
   ? make("div", { class: "text", role: "img", "aria-label": `${said}label ${item.label}, ${item.text}` }, bdi(item.text))
   : make("img", { src: item.image, alt: `${said}label ${item.label}, ${item.file}`, width: 112, height: 112 });
+// A sound is heard below its picture.
+const player = (item) => item.sound === undefined
+  ? null
+  : make("audio", { controls: "", preload: "none", src: item.sound, "aria-label": `label ${item.label}, ${item.file}` });
 // Pictures of which there is another, with where the network looked: [image, how it is, where it looked].
 const looked = [];
 const tile = (place, kind, score = null, look = null) => {
@@ -121,7 +125,7 @@ const tile = (place, kind, score = null, look = null) => {
   const caption = () => make("figcaption", {},
     make("span", { class: "score" }, decimal(score, 3)), make("span", { class: "label" }, bdi(item.label)));
   const figure = make("figure", { class: `tile ${kind}`, tabindex: -1 },
-    make("div", { class: "frame" }, image, mark), score === null ? null : caption());
+    make("div", { class: "frame" }, image, mark), player(item), score === null ? null : caption());
   const show = () => {
     const box = figure.getBoundingClientRect();
     const more = [item.category, said].filter((text) => text !== null).map((text) => make("span", {}, bdi(text)));
@@ -230,7 +234,7 @@ const lookalikes = (id, said) => () => {
   const one = (place) => {
     const item = data.items[place];
     const caption = make("figcaption", {}, make("strong", {}, ...heading(item.label)), path(item.file));
-    return make("figure", {}, picture(item, ""), caption);
+    return make("figure", {}, picture(item, ""), player(item), caption);
   };
   lead.append(...said[0], `${closer}${shown}. `, said[1]);
   list.append(...pairs.map(([left, right, score], i) => make("div", { class: "pair" },

@@ -28,8 +28,8 @@ def _fill_template(data: dict) -> str:
     style = _read("page.css")
     script = "".join(_read(name) for name in SCRIPTS)
     policy = (
-        f"default-src 'none'; img-src data:; style-src {_checksum(style)}; script-src {_checksum(script)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; media-src data:; style-src {_checksum(style)}; "
+        f"script-src {_checksum(script)}; base-uri 'none'; form-action 'none'"
     )
     contents = {"policy": policy, "style": style, "script": script, "data": _json(data)}
     # All at once, so that a {{name}} within the data stays as it is.
