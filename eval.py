@@ -44,7 +44,8 @@ def main(argv: Sequence[str]) -> None:
     if sources.needs_model:
         settings = ModelSettings(**args.model)
         runtime, workers = args["runtime"], args["num_workers"]
-        encoder = open_encoder(settings, device, precision, runtime, workers, keeps_exact=True, **args.encoder)
+        kinds = sources.modalities
+        encoder = open_encoder(settings, device, precision, runtime, workers, True, kinds, **args.encoder)
     attention = None
     if outputs.attention:
         attention = open_attention(encoder)

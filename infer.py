@@ -47,7 +47,13 @@ def embed_images(args: Args) -> None:
     distributed.init(device)
     records = open_records(args["data_dir"], args["test_list"], **args.input)
     encoder = open_encoder(
-        ModelSettings(**args.model), device, precision, args["runtime"], args["num_workers"], **args.encoder
+        ModelSettings(**args.model),
+        device,
+        precision,
+        args["runtime"],
+        args["num_workers"],
+        modalities=records.modalities,
+        **args.encoder,
     )
     classifier = open_classifier(args["pretrained_model"], **args.classifier)
 

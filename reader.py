@@ -27,6 +27,7 @@ from data.inputs import open_inputs, open_texts
 from data.lists import open_list, open_lists, read_list
 from data.make_list import list_root, write_label_list
 from data.notes import list_notes
+from data.pairs import as_pairs, as_questions
 from data.records import Records
 from data.soundness import refuse_broken_images
 
@@ -55,6 +56,7 @@ class TrainingData:
 
 
 def open_training(
+    of_pairs: bool = False,
     *,
     data_dir: str | None = None,
     train_list: str = "Ebay_train.txt",
@@ -73,7 +75,8 @@ def open_training(
         val_classes: hold out so many train labels and test on them instead
         on_bad_image: at one that cannot be read: stop, or skip it; in training another one takes its place
 
-    Raises InputError for what is wrong with the lists, and for images that cannot be read.
+    of_pairs: whether rows of the train list are pairs of an image and a text; those to test on are texts that ask then,
+    and images that are found. Raises InputError for what is wrong with the lists, and for images that cannot be read.
     """
     if val_classes:
         train, test = hold_out(open_list(train_list, data_dir, "train"), val_classes)
@@ -81,6 +84,8 @@ def open_training(
     else:
         train, test = open_lists([(train_list, "train"), (test_list, "test")], data_dir)
         tested_on = f"the test list {Path(test.source).name}"
+    if of_pairs:
+        train, test = as_pairs(train), as_questions(test)
     # Only train images may be skipped: a test is on the same images for everyone.
     looked_at = [test] if on_bad_image == "skip" else [train, test]
     refuse_broken_images(looked_at)

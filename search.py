@@ -152,7 +152,15 @@ def open_images(args: Args, index=None):
     settings = ModelSettings(**args.model)
     if index is not None and not settings.pretrained_model:
         settings = settings_for_index(settings, args.typed, index)
-    encoder = open_encoder(settings, device, precision, args["runtime"], args["num_workers"], **args.encoder)
+    encoder = open_encoder(
+        settings,
+        device,
+        precision,
+        args["runtime"],
+        args["num_workers"],
+        modalities=records.modalities,
+        **args.encoder,
+    )
     if index is not None:
         index.refuse_others(encoder.fingerprint)
     if args["on_bad_image"] == "stop":

@@ -1,7 +1,9 @@
-"""Stage 2: fine-tune an embedding by comparing images within a batch (triplet, quadruplet, eml, npairs).
+"""Stage 2: fine-tune an embedding by comparing images within a batch (triplet, quadruplet, eml, npairs), or images with
+texts (clip).
 
 python train_pair.py --loss_name=eml --train_batch_size=160 --samples_each_class=2 --pretrained_model=output/arc
 python train_pair.py --loss_name=whitening --pretrained_model=output/arc
+python train_pair.py --loss_name=clip --model=clip:ViT-B-32/openai --pretrained_model=published --train_list=pairs.csv
 python train_pair.py --checkpoint=output/arc+eml
 """
 
@@ -47,23 +49,27 @@ def train(args: Args) -> None:
     from engine.schedule import Schedule
     from engine.solved_layer import LayerInputs, first_solver, solve_last_layer
     from engine.testing import FIXED_SEED, Pictures
+    from engine.towers import keep_towers, learns_from_pairs, open_towers
     from engine.trainer import Trainer, TrainerSettings
     from models import ModelSettings
     from reader import open_training
     from report.board import embedding_sample, scatter_picture, worst_queries_picture
 
     # Refused before anything is opened, where the loss has no use for it.
+    of_pairs = learns_from_pairs(args["loss_name"], args.values)
     miner = build_miner(args.options("miner"), args["loss_name"], args.options("loss_name"), **args.mining)
 
     # What a run is, what it learns from, and what it is tested on.
     start = start_run(TrainerSettings(**args.trainer), args["sync_bn"], args.device, args.run)
     features = open_features(args["val_classes"], **args.features)
-    data = features or open_training(**args.data)
+    data = features or open_training(of_pairs, **args.data)
     lists = describe_lists(data.train, data.test)
     labels = data.train.vocabulary
 
-    # What learns: a network, and a loss that compares the images of a batch.
+    # What learns: a network, or two for pairs, and a loss that compares what a batch holds.
     settings = ModelSettings(**args.model)
+    if of_pairs:
+        settings = open_towers(start, settings, args.typed, **args.towers)
     adds_layer = args["init_embedding"] is not None
     model, settings = build_network(
         start, features, settings, args.typed, lists, args["train_batch_size"], adds_layer, **args.build
@@ -113,7 +119,11 @@ def train(args: Args) -> None:
         open_batches, data.test, args["loss_name"], args.options("sampler"), FIXED_SEED, 0, **args.sampler
     )
     tester = open_tester(start, data.test, data.tested_on, test_batches, pictures, draw_batches, **args.testing)
-    begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
+    if of_pairs:
+        begin_run(start, progress, args.values, lists)
+        keep_towers(start, settings)
+    else:
+        begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
     if progress.step == 0 and not features:
         loading = (args["test_batch_size"], args["num_workers"])
         fill_memory(memory, model, data.train, settings, *loading, args["seed"], on_bad)

@@ -53,6 +53,7 @@ GALLERY_TITLE = (
     f"`--shard_gallery`: {GALLERY // 50:,} queries against {GALLERY:,} x {WIDTH}, `--search_memory_mb=64`, in %"
 )
 BATCHES = {"shuffled": 13, "pk": 14, "triplet": 15, "siamese_pairs": 14}  # images in a batch of each sampler
+OF_PAIRS = 14  # of a loss whose rows are pairs
 SETTINGS = {
     "BatchNorm frozen": {"freeze_bn": True},
     "--micro_batch=2": {"freeze_bn": True, "micro_batch": 2},
@@ -101,7 +102,8 @@ def train(
         layer.train(not isinstance(layer, nn.BatchNorm2d))
     learner = Learner(objective, optimiser, torch.device("cpu"), micro_batch=micro_batch, clip_norm=0.5)
     kind = LOSSES.fact(name, "batch")
-    facts = {"labels": labels, "batch_size": BATCHES[kind], "samples_each_class": 2}
+    size = BATCHES[kind] if LOSSES.fact(name, "pairs") is None else OF_PAIRS
+    facts = {"labels": labels, "batch_size": size, "samples_each_class": 2}
     sampler = SAMPLERS[kind](**{fact: facts[fact] for fact in SAMPLERS.requirements(kind)})
     batches = RankBatches(sampler, distributed.rank(), distributed.world_size())
     for batch in itertools.islice(batches, steps):

@@ -13,9 +13,10 @@ BACKBONES = "models/backbones"
 SOURCES = {
     "timm:": "timm:NAME, any model of timm: --list_models=timm:WORD prints those with a word in their name",
     "clip:": "clip:NAME/WEIGHTS, any network of open_clip: --list_models=clip:WORD prints those with a word in it",
+    "clip_text:": "clip_text:NAME/WEIGHTS, the network for texts that belongs to one of clip:",
     "hf:": "hf:NAME of HuggingFace's hub, or hf:FOLDER that transformers wrote",
 }
-COLUMNS = ("name", "width", "size", "parameters", "licence", "weights")
+COLUMNS = ("name", "takes", "width", "size", "parameters", "licence", "weights")
 
 
 class ListAction(argparse.Action):
@@ -73,6 +74,7 @@ def _cells(name: str, facts: dict[str, object]) -> tuple[str, ...]:
     parameters = facts.get("parameters")
     return (
         name,
+        str(facts.get("modality", "image")),
         str(facts.get("width", "")),
         str(facts.get("size", "")),
         f"{parameters / 1e6:.1f} M" if parameters else "",

@@ -20,6 +20,7 @@ from data.image.modality import ImageModality
 from data.image.transforms import TestTransform, TrainTransform
 from data.mixed import InOrderByModality, MixedModality
 from data.modality import Modality, refuse_other_modality
+from data.pairs import PairModality
 from data.records import Records
 from data.samplers import BatchSampler, InOrder, RankBatches, Sample
 from data.substitutes import DroppingDataset, SubstitutingDataset
@@ -74,7 +75,7 @@ class TowersSettings(Protocol):
 def open_train_loader(
     records: Records,
     sampler: BatchSampler,
-    model_settings: InputSettings,
+    model_settings: TowersSettings,
     device: torch.device,
     on_bad: OnBad | None = None,
     *,
@@ -102,20 +103,27 @@ def open_train_loader(
     read, for which others are loaded then; None, and one of them is an InputError. Raises InputError as
     `choose_decoder` does.
     """
-    refuse_other_modality(records, model_settings.modality)
-    if model_settings.modality == "text":
-        modality = TextModality(model_settings.open_tokenizer())
-    elif model_settings.modality == "audio":
-        modality = _audio_modality(model_settings, augment_sounds)
-    else:
-        height, width = model_settings.image_shape[1:]
-        transform = TrainTransform(
-            height, width, model_settings.resize_short_size, augment, crop_scale, model_settings.resize_filter
-        )
+    towers = model_settings.towers
+    modalities: dict[str, Modality] = {}
+    if "text" in towers:
+        modalities["text"] = TextModality(towers["text"].open_tokenizer())
+    if "audio" in towers:
+        modalities["audio"] = _audio_modality(towers["audio"], augment_sounds)
+    if "image" in towers:
+        images = towers["image"]
+        height, width = images.image_shape[1:]
+        transform = TrainTransform(height, width, images.resize_short_size, augment, crop_scale, images.resize_filter)
         decoder = choose_decoder(decode, cache_kind)
         if "crop" not in augment:
             decoder = "exact"  # only a crop can do with a coarser image
-        modality = ImageModality(transform, decoder, Cache(cache_kind, records.paths, cache_bytes))
+        modalities["image"] = ImageModality(transform, decoder, Cache(cache_kind, records.paths, cache_bytes))
+    if len(modalities) == 1:
+        refuse_other_modality(records, *modalities)
+        modality = next(iter(modalities.values()))
+    else:
+        # A row is a pair then, and stands in the list with its image.
+        refuse_other_modality(records, "image")
+        modality = PairModality(modalities["image"], modalities["text"])
     batches = RankBatches(sampler, distributed.rank(), distributed.world_size())
     rank_batch = math.ceil(sampler.batch_size / distributed.world_size())
     return open_loader(
@@ -125,7 +133,7 @@ def open_train_loader(
         num_workers,
         pin_memory=device.type == "cuda",
         on_bad=on_bad,
-        batch_bytes=rank_batch * _sample_bytes(model_settings),
+        batch_bytes=rank_batch * sum(map(_sample_bytes, towers.values())),
     )
 
 

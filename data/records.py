@@ -13,7 +13,7 @@ from data.names import NO_NAMES, Names
 from data.vocabulary import Vocabulary
 
 # The columns of Records, which have a value for each image; what else it holds is about the list as a whole.
-COLUMNS = ("paths", "labels", "is_query", "is_gallery", "categories", "sequences", "boxes", "lines", "files")
+COLUMNS = ("paths", "labels", "is_query", "is_gallery", "categories", "sequences", "boxes", "lines", "files", "texts")
 # Types of those columns that numpy would not choose by itself.
 COLUMN_TYPES = {"lines": np.int64, "files": np.uint64}
 
@@ -31,6 +31,7 @@ class Records:
     boxes: (N, 4) float64, left, top, right, bottom in pixels, a row of NaN for the whole image; or None.
     lines: (N,) int64, where in `source` the images stand; or None.
     files: (N, 2) uint64, which tells files on the disk apart, whatever their paths; or None.
+    texts: (N,) str, what is said of an image that stands with a text in one row, "" of others; or None.
     notes: sentences on what should be known of the list.
     names: what labels and categories are called.
     """
@@ -45,6 +46,7 @@ class Records:
     boxes: np.ndarray | None = None
     lines: np.ndarray | None = None
     files: np.ndarray | None = None
+    texts: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     names: Names = NO_NAMES
 

@@ -1,6 +1,6 @@
 """A network that embeds images, with all that decides what it makes of one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,15 @@ from data.image.transforms import TestTransform
 from data.loader import BatchLoader, open_test_loader
 from data.records import Records
 from embeddings.fingerprint import fingerprint
-from models import ModelSettings, TowerSettings, TwoTowers, fast_model, open_model, read_towers
+from models import (
+    ModelSettings,
+    TowerSettings,
+    TwoTowers,
+    fast_model,
+    open_model,
+    read_towers,
+    with_text_tower,
+)
 
 # Figures are those of the very network unless asked otherwise.
 EXACT = ("fp32", "torch")
@@ -56,10 +64,12 @@ def open_encoder(
     runtime: str,
     num_workers: int | str,
     keeps_exact: bool = False,
+    modalities: Collection[str] = (),
     *,
     batch_size: Positive,
 ) -> Encoder:
-    """The Encoder of the network that `settings` name, or of the towers in their folder.
+    """The Encoder of the network that `settings` name, or of the towers in their folder; where there are texts among
+    the `modalities` that it is to embed, of a network for images and the one for texts that shares its space.
 
     In a network's place comes the fastest that precision and runtime allow.
 
@@ -71,6 +81,9 @@ def open_encoder(
     """
     is_exact = keeps_exact and (precision, runtime) == EXACT
     several = read_towers(settings.pretrained_model)
+    beside = None
+    if several is None and "text" in modalities:
+        several = beside = with_text_tower(settings)
     if several is None:
         network, identity = _open_network(settings, device, precision, runtime, is_exact)
         return Encoder(network, settings, device, identity, precision, runtime, num_workers, batch_size)
@@ -79,7 +92,11 @@ def open_encoder(
     for modality, tower in several.towers.items():
         networks[modality], identities[modality] = _open_network(tower, device, precision, runtime, is_exact)
     network = TwoTowers(networks)
-    return Encoder(network, several, device, {"towers": identities}, precision, runtime, num_workers, batch_size)
+    identity = {"towers": identities}
+    # What its images became, and will become, without texts is of the same model.
+    if beside is not None:
+        identity = {**identities["image"], "texts": identities["text"]}
+    return Encoder(network, several, device, identity, precision, runtime, num_workers, batch_size)
 
 
 def _open_network(

@@ -10,7 +10,6 @@ from typing import Annotated
 from core.console import log
 from core.errors import InputError
 from core.items import is_text
-from core.sources import is_weights_name
 from core.text import shown_path
 from core.types import OneOf, Paths, Positive
 from data.formats import parse
@@ -19,6 +18,7 @@ from data.lists import SHOWN_FAULTS, find_list, is_list
 from embeddings.table import EmbeddingTable
 from models import ModelSettings
 from models.trained import read_settings
+from models.weights import is_published
 from retrieval.index.folder import CARD
 from retrieval.index.index import Added, Hits, Index
 from retrieval.index.items import Lookup, absolute_paths
@@ -42,7 +42,7 @@ def build_index(
     source: the --pretrained_model, which the card remembers. options: of the backend, {name: value}. Raises InputError
     as Index.build.
     """
-    if not is_weights_name(source):
+    if not is_published(source, _model_of(table.fingerprint)):
         source = os.path.abspath(source)
     return Index.build(
         folder,
@@ -138,11 +138,17 @@ def model_of_index(index: Index) -> tuple[str, dict]:
     source = origin.get("pretrained_model")
     if not isinstance(source, str) or not source:
         raise InputError(f"index {str(index.folder)!r}: its card names no model; give --pretrained_model")
-    if not is_weights_name(source) and not os.path.exists(source):
+    fingerprint = index.card["fingerprint"]
+    if not is_published(source, _model_of(fingerprint)) and not os.path.exists(source):
         raise InputError(
             f"index {str(index.folder)!r}: its model {source!r} is not there any more; give --pretrained_model"
         )
-    return source, index.card["fingerprint"] or {}
+    return source, fingerprint or {}
+
+
+def _model_of(fingerprint: dict | None) -> str | None:
+    """The backbone that a fingerprint tells of, of whose weights a name may be; towers have one each."""
+    return (fingerprint or {}).get("model")
 
 
 def settings_for_index(settings: ModelSettings, typed: Container[str], index: Index) -> ModelSettings:

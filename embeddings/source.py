@@ -46,6 +46,12 @@ class Sources:
     def needs_model(self) -> bool:
         return self.embeddings is None
 
+    @property
+    def modalities(self) -> frozenset[str]:
+        """Of what kinds the rows of its lists are."""
+        lists = [source for source in (self.tested, self.leaks) if isinstance(source, Records)]
+        return frozenset().union(*(records.modalities for records in lists))
+
 
 def open_sources(
     data_dir: str | None,

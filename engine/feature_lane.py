@@ -11,7 +11,16 @@ from embeddings.features import FeatureBatches, FeatureData
 from embeddings.fingerprint import fingerprint
 from engine.assembly import Start, build_first_model
 from engine.seeding import seed_everything
-from models import Embedder, ModelSettings, add_last_layer, build_model, open_model
+from engine.towers import build_tower_network
+from models import (
+    Embedder,
+    ModelSettings,
+    TowerSettings,
+    TwoTowers,
+    add_last_layer,
+    build_model,
+    open_model,
+)
 
 TESTED_ROWS = 4096  # at a time: a layer alone takes little memory
 
@@ -52,18 +61,21 @@ def _with_new_layer(start: Start, data: FeatureData, settings: ModelSettings, ty
 def build_network(
     start: Start,
     features: FeatureData | None,
-    settings: ModelSettings,
+    settings: ModelSettings | TowerSettings,
     typed: Container[str],
     lists: dict[str, dict],
     train_batch_size: int,
     adds_layer: bool,
     **build: bool | int,
-) -> tuple[Embedder, ModelSettings]:
-    """The network to train, by features where there are any, else by images, and its settings.
+) -> tuple[Embedder | TwoTowers, ModelSettings | TowerSettings]:
+    """The network to train, by features where there are any, else by images, or by pairs of these with texts, and its
+    settings.
 
     adds_layer: whether there is one more layer behind the one of --pretrained_model. lists, train_batch_size, build: as
     `build_first_model` has them. Raises InputError as that and `build_feature_model` do.
     """
+    if isinstance(settings, TowerSettings):
+        return build_tower_network(start, settings, lists, train_batch_size, **build), settings
     if features is not None:
         return build_feature_model(start, features, settings, typed)
     model = build_first_model(start, settings, lists, train_batch_size, adds_layer, **build)
@@ -71,7 +83,11 @@ def build_network(
 
 
 def open_test_batches(
-    start: Start, features: FeatureData | None, records: Records, settings: ModelSettings, num_workers: int | str
+    start: Start,
+    features: FeatureData | None,
+    records: Records,
+    settings: ModelSettings | TowerSettings,
+    num_workers: int | str,
 ) -> FeatureBatches | BatchLoader:
     """What a run is tested on, in order: features where there are any, else the images of `records`."""
     if features is not None:

@@ -32,7 +32,8 @@ def build_first_steps(model: Embedder, loss: nn.Module, *, freeze_steps: Count =
     """
     if not freeze_steps:
         return None
-    behind = [weight for name, weight in model.named_parameters() if not name.startswith("backbone.")]
+    # Of two networks each has one.
+    behind = [weight for name, weight in model.named_parameters() if "backbone" not in name.split(".")[:3]]
     if not any(weight.requires_grad for weight in (*behind, *loss.parameters())):
         raise InputError(
             f"--freeze_steps={freeze_steps} leaves nothing to learn: there is neither a head (--embedding_size, "

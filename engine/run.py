@@ -12,6 +12,7 @@ from engine.loggers import Logger, logger_files, open_loggers
 from engine.provenance import of_this_launch
 
 OF_A_RUN = ("*.pt", "model.*", "result.json")  # without any of these a run has come to nothing
+OF_TOWERS = ("towers.json", "image/model.*", "text/model.*")  # of one that trained two networks, beside these
 
 
 def open_run(
@@ -101,7 +102,7 @@ class Run:
                 "another --model_save_dir, or give --overwrite=True"
             )
         make_folder(self.folder)
-        self._remove([*OF_A_RUN, "*.tmp", *logger_files()])
+        self._remove([*OF_A_RUN, *OF_TOWERS, "*.tmp", *logger_files()])
 
     def _remove(self, patterns: list[str]) -> None:
         for pattern in patterns:

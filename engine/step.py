@@ -7,6 +7,7 @@ from torch import nn
 
 import distributed
 from core.device import autocast
+from core.pairs import ImageTextBatch
 from distributed import sharded_classes
 from engine.learner import Learner
 from engine.seeding import device_state, set_device_state
@@ -14,9 +15,13 @@ from models.batchnorm import statistics_left_alone
 
 
 def backward(
-    learner: Learner, images: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor | None = None
+    learner: Learner,
+    images: torch.Tensor | ImageTextBatch,
+    labels: torch.Tensor,
+    rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Add the loss's gradient to the parameters'; images (B, 3, H, W) uint8 and labels (B,) are on the host.
+    """Add the loss's gradient to the parameters'; images (B, 3, H, W) uint8 and labels (B,) are on the host. Of pairs
+    with a text, images[i] has labels[2 i] and its text labels[2 i + 1], as their embeddings.
 
     rows (B,): which of the train list they are, for objectives with a memory.
 
@@ -49,7 +54,7 @@ def backward(
 
 
 def _backward_in_micro_batches(
-    learner: Learner, images: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor | None
+    learner: Learner, images: torch.Tensor | ImageTextBatch, labels: torch.Tensor, rows: torch.Tensor | None
 ) -> torch.Tensor:
     """As `backward`, the loss with its graph; labels and rows (of all ranks) are on the device."""
     model = learner.objective.model
@@ -65,6 +70,7 @@ def _backward_in_micro_batches(
             embeddings.append(model(micro_batch.to(device, non_blocking=True)))
 
     # The loss compares all of them, and its slope ends at the embeddings.
+    counts = [len(some) for some in embeddings]
     embeddings = torch.cat(embeddings).requires_grad_()
     with autocast(device, learner.precision):
         loss = learner.objective.compare(embeddings, labels, rows)
@@ -72,7 +78,7 @@ def _backward_in_micro_batches(
 
     # Second pass: the slope goes on into the weights.
     after = device_state(device)
-    for micro_batch, state, slope in zip(micro_batches, states, embeddings.grad.split(learner.micro_batch)):
+    for micro_batch, state, slope in zip(micro_batches, states, embeddings.grad.split(counts)):
         # What was dropped in the first pass is dropped in the second.
         set_device_state(device, state)
         with autocast(device, learner.precision):

@@ -23,6 +23,7 @@ from engine.run import Run
 from engine.schedule import Schedule
 from engine.stop import Stopped, StopRequest
 from engine.testing import Tester
+from models import TwoTowers, export_towers
 from models.export.safetensors import export_model
 
 FLAGS_IN_RESULT = ("loss_name", "seed", "pretrained_model")
@@ -332,7 +333,11 @@ class Trainer:
         card = {"flags": self.run.config["flags"], "data": self.run.config["lists"]}
         for name in ("recall", "step", "tested_on", "versions"):
             card[name] = result[name]
-        export_model(self.learner.network(is_last=True), self.run.folder, card)
+        network = self.learner.network(is_last=True)
+        if isinstance(network, TwoTowers):
+            export_towers(network, self.run.folder, card)
+        else:
+            export_model(network, self.run.folder, card)
 
 
 def _as_json(recall: dict[int, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from losses._registry import LOSSES
 from losses.arcmargin import ArcMarginLoss
 from losses.circle import CircleLoss
+from losses.clip import ClipLoss
 from losses.contrastive import ContrastiveLoss
 from losses.cosface import CosFaceLoss
 from losses.eml import EmlLoss
@@ -34,6 +35,7 @@ __all__ = [
     "LOSSES",
     "ArcMarginLoss",
     "CircleLoss",
+    "ClipLoss",
     "ContrastiveLoss",
     "CosFaceLoss",
     "EmlLoss",

@@ -6,7 +6,17 @@ from models.build import ModelSettings, add_last_layer, build_model, check_forwa
 from models.embedder import Embedder
 from models.fast import RUNTIMES, fast_model
 from models.trained import trained_settings
-from models.two_towers import TowerSettings, TwoTowers, read_towers, write_towers
+from models.two_towers import (
+    TowerSettings,
+    TwoTowers,
+    begin_towers,
+    build_towers,
+    export_towers,
+    read_towers,
+    settings_to_train,
+    with_text_tower,
+    write_towers,
+)
 from models.weights import load_pretrained
 
 __all__ = [
@@ -17,12 +27,17 @@ __all__ = [
     "TowerSettings",
     "TwoTowers",
     "add_last_layer",
+    "begin_towers",
     "build_model",
+    "build_towers",
     "check_forward",
+    "export_towers",
     "fast_model",
     "load_pretrained",
     "open_model",
     "read_towers",
+    "settings_to_train",
     "trained_settings",
+    "with_text_tower",
     "write_towers",
 ]

@@ -38,7 +38,7 @@ class ModelSettings:
 
     Options:
         model: a backbone of those that --list_models prints, such as ResNet50; or timm:NAME, hf:NAME or hf:FOLDER,
-            clip:NAME/WEIGHTS
+            clip:NAME/WEIGHTS, with texts clip_text:NAME/WEIGHTS
         image_shape: input as 3,height,width in pixels
         resize_short_size: short side before the test crop; 0: the crop size
         resize_filter: how test images come to it: one of area, bilinear, bicubic

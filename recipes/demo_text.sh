@@ -13,7 +13,7 @@ $python data/build_stamps.py "$stamps" "$list"
 evaluate() { $python eval.py --test_list=$list --batch_size=512 --metrics=recall@1,recall@10,map@r --output_dir="$1/eval" --picture="$1/eval/neighbours.png" $2; }
 
 evaluate $root/untrained --model=HashedNgrams
-$python train_pair.py --loss_name=supcon --temperature=0.1 --model=HashedNgrams --train_list=$list --test_list=$list \
+$python train_pair.py --loss_name=supcon --temperature=0.2 --model=HashedNgrams --train_list=$list --test_list=$list \
     --train_batch_size=256 --samples_each_class=4 --optimiser=adamw --lr=0.01 --lr_strategy=cosine --weight_decay=0 \
     --total_iter_num=${STAMPS_STEPS:-600} --display_iter_step=100 --test_iter_step=100000 --save_iter_step=100000 \
     --test_batch_size=512 --overwrite=True --model_save_dir=$root/supcon

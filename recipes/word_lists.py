@@ -2,8 +2,9 @@
 
 python recipes/word_lists.py output/words
 
-It writes names.csv (the name of every label), and words_test.csv, in which the names of the test labels ask and the
-test images are found; both take their paths from the embedded data set.
+It writes names.csv, the names of the train labels to train with, and those of the test labels, each of which is to find
+itself in other words; and words_test.csv, in which the names of the test labels ask and the test images are found, by
+their paths in the embedded data set.
 """
 
 import argparse
@@ -42,11 +43,11 @@ def main(argv: Sequence[str]) -> None:
     folder = embedded_data()
     train, test = open_list("emoji.csv", None, "train"), open_list("emoji.csv", None, "test")
     make_folder(args.folder)
-    names = []
-    for records in (train, test):
-        names += [
-            (label, records.names.of_label(label), "", SPLITS["train"], "", "") for label in records.vocabulary.labels
-        ]
+    names = [(label, train.names.of_label(label), "", SPLITS["train"], "", "") for label in train.vocabulary.labels]
+    for label in test.vocabulary.labels:
+        name = test.names.of_label(label)
+        names.append((label, name, "", SPLITS["test"], True, False))
+        names.append((label, f"a picture of {name}", "", SPLITS["test"], False, True))
     write_rows(args.folder / "names.csv", names)
 
     queries = [(label, test.names.of_label(label), "", SPLITS["test"], True, False) for label in test.vocabulary.labels]

@@ -7,6 +7,7 @@ import math
 from decimal import Decimal
 
 import oracles_classes
+import oracles_clip
 import oracles_dense
 import oracles_ranking
 import oracles_siamese
@@ -85,6 +86,7 @@ LOSS_ORACLES = {
     "eml": eml,
     "npairs": npairs,
     **oracles_classes.ORACLES,
+    **oracles_clip.ORACLES,
     **oracles_dense.ORACLES,
     **oracles_ranking.ORACLES,
     **oracles_siamese.ORACLES,

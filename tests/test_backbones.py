@@ -268,8 +268,6 @@ def tiny_clip(tmp_path):
 
 @torch.inference_mode()
 def test_towers_of_open_clip_are_theirs(tiny_clip, tmp_path, monkeypatch):
-    from models.backbones.open_clip import build_text_tower, clip_tokenizer
-
     open_clip, name = tiny_clip
     torch.manual_seed(0)
     theirs = open_clip.create_model("tiny").eval()
@@ -282,9 +280,14 @@ def test_towers_of_open_clip_are_theirs(tiny_clip, tmp_path, monkeypatch):
     assert model(pixels(48)).shape == (2, 8)
     with pytest.raises(InputError, match="its patches are 8x8 pixels"):
         model(pixels(36))
-    numbers = clip_tokenizer(f"{name}/ours")(["a red shoe", "a bag"])
-    texts = build_text_tower(f"{name}/ours", "published").eval()
+    row = BACKBONES[f"{name}/ours"](f"{name}/ours").texts
+    tokenizer = BACKBONES[row](row).preprocess.open_tokenizer()
+    numbers = torch.tensor([tokenizer("a red shoe"), tokenizer("a bag")])
+    assert torch.equal(numbers, open_clip.get_tokenizer("tiny")(["a red shoe", "a bag"]))
+    assert pickle.loads(pickle.dumps(tokenizer)).fingerprint == tokenizer.fingerprint
+    texts = embedder(row, weights="published")
     assert torch.equal(texts(numbers), theirs.encode_text(numbers))
+    assert len(BACKBONES[row](row).stages) == 4 and texts.depth_of("backbone.net.text_projection") == 3
     # A file of both towers is one of the images' tower as well.
     fresh = embedder(name, seed=5)
     assert "its weights stand under 'visual'" in load_pretrained(fresh, cfg["file"])
@@ -680,7 +683,7 @@ def test_packaged_weights_are_needed_only_when_asked_for(monkeypatch, name, pack
 
 def test_the_list_of_models(capsys):
     printed = models_listing()
-    assert printed[0].split() == ["name", "width", "size", "parameters", "licence", "weights"]
+    assert printed[0].split() == ["name", "takes", "width", "size", "parameters", "licence", "weights"]
     names = [line.split()[0] for line in printed[1 : printed.index("")]]
     assert sorted(names) == sorted(BACKBONES)
     assert f"{len(names)} models: " in printed[len(names) + 2]
@@ -688,7 +691,8 @@ def test_the_list_of_models(capsys):
         models_listing("restnet50")
     pytest.importorskip("timm", reason="requirements/models.txt is not installed")
     lines = models_listing("timm:test_vit.")
-    assert lines[1].split() == ["timm:test_vit.r160_in1k", "160", "apache-2.0", "hub", "timm/test_vit.r160_in1k"]
+    words = ["timm:test_vit.r160_in1k", "image", "160", "apache-2.0", "hub", "timm/test_vit.r160_in1k"]
+    assert lines[1].split() == words
     assert lines[-1] == "1 models: 1 of timm"
 
 

@@ -4,6 +4,7 @@ import copy
 import math
 
 import oracles_classes
+import oracles_clip
 import oracles_dense
 import oracles_ranking
 import oracles_siamese
@@ -20,6 +21,7 @@ from losses._unit_vectors import normalise
 FACTS = {"embedding_size": 4, "num_classes": 7}
 BOUNDS = {
     **oracles_classes.BOUNDS,
+    **oracles_clip.BOUNDS,
     **oracles_dense.BOUNDS,
     **oracles_ranking.BOUNDS,
     **oracles_siamese.BOUNDS,
@@ -141,6 +143,9 @@ def test_value_and_gradient_equal_the_oracle(name, labels, scale):
         ("arcmargin", {"arc_scale": 5.0, "arc_margin": 2.0}),
         ("arcmargin", {"arc_scale": 5.0, "arc_margin": 0.5, "arc_easy_margin": True}),
         ("siamese", {"margin": 9.0, "eps": 0.25}),
+        ("clip", {"temperature": 0.5, "same_label": "positive"}),
+        ("clip", {"learn_temperature": False, "same_label": "negative"}),
+        ("clip", {"temperature": 0.015}),
         ("triplet", {"margin": 2.0}),
         ("triplet", {"margin": 0.0}),
         ("quadruplet", {"margin": 1.5}),

@@ -6,7 +6,8 @@ from runs import read_json, read_metrics, run, train_flags
 
 from losses import LOSSES
 
-CASES = [pytest.param(loss, {}, id=loss) for loss in LOSSES.names()]
+# That of pairs takes another list: tests/test_pairs.py.
+CASES = [pytest.param(loss, {}, id=loss) for loss in LOSSES.names() if LOSSES.fact(loss, "pairs") is None]
 CASES += [
     pytest.param("softmax", {"num_workers": 2}, id="softmax, two workers"),
     pytest.param("eml", {"num_workers": 2, "augment": "crop,flip,affine,erasing"}, id="eml, two workers"),

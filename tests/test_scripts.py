@@ -22,7 +22,8 @@ from config.parse import parse
 from losses import LOSSES
 
 ROOT = Path(__file__).parents[1]
-ELEM, PAIR = LOSSES.names(stage="elem"), LOSSES.names(stage="pair")
+ELEM = LOSSES.names(stage="elem")
+PAIR = [name for name in LOSSES.names(stage="pair") if LOSSES.fact(name, "pairs") is None]
 CPU = {"use_gpu": False, "num_workers": 0}
 STAMP = r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] "
 NUMBER = r"-?[\d.]+(e[+-]\d+)?"

@@ -23,6 +23,7 @@ CSV_BOX = ["x_1", "y_1", "x_2", "y_2"]
 CSV_FLAGS = ["is_query", "is_gallery"]
 CSV_START = "start_time"  # seconds, of a clip that is a part of its file
 CSV_OPTIONAL = [CSV_TEXT, "category", "sequence", CSV_START, *CSV_FLAGS, *CSV_BOX]
+TEXT_NOT_USED = "of a row that has a path, the text is not used"
 LONGEST_TEXT = 20_000  # characters
 DELIMITERS = ",;\t"
 BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
@@ -93,7 +94,7 @@ def _empty_columns(header: list[str], split: str | None, problems: Problems) -> 
         return None
 
     if CSV_TEXT in header and "path" in header:
-        problems.note("of a row that has a path, the text is not used")
+        problems.note(TEXT_NOT_USED)
     if unused:
         problems.note(f"columns that are not used: {', '.join(map(echo, unused))}")
     if split != "train":
@@ -104,6 +105,8 @@ def _empty_columns(header: list[str], split: str | None, problems: Problems) -> 
         names.append("categories")
     if "sequence" in header:
         names.append("sequences")
+    if CSV_TEXT in header and "path" in header:
+        names.append("texts")
     if not absent:
         names.append("boxes")
     for flag in CSV_FLAGS:
@@ -149,6 +152,10 @@ def _add_row(
     values = {"lines": number, "paths": _path_or_text(row, number, problems), "labels": row["label"].strip()}
     if not values["labels"]:
         problems.add(number, "label is empty")
+    # Of a row that is a pair; one that is a text has it where an image has its path.
+    values["texts"] = ""
+    if "texts" in columns and row["path"].strip():
+        values["texts"] = _text(row, number, problems)
     values["categories"] = row.get("category")
     values["sequences"] = row.get("sequence")
     if "boxes" in columns:
@@ -169,17 +176,23 @@ def _path_or_text(row: dict[str, str], number: int, problems: Problems) -> str:
     """The path of a row's file, or its text in the place of one; what is wrong with them is a problem."""
     if CSV_TEXT not in row:
         return _with_start(row["path"], row, number, problems)
-    text = row[CSV_TEXT].strip()
     path = row.get("path", "")
     if path.strip():
         return _with_start(path, row, number, problems)
+    text = _text(row, number, problems)
     if not text:
         problems.add(number, "both text and path are empty" if "path" in row else "text is empty")
+    return text_item(text)
+
+
+def _text(row: dict[str, str], number: int, problems: Problems) -> str:
+    """The text of a row, which may be empty; one that is too long is a problem."""
+    text = row[CSV_TEXT].strip()
     # A column of text in memory is as wide as its longest value.
     if len(text) > LONGEST_TEXT or "\0" in text:
         what = "a NUL character" if "\0" in text else f"{len(text):,} characters, more than {LONGEST_TEXT:,}"
         problems.add(number, f"the text {echo(text)} has {what}")
-    return text_item(text)
+    return text
 
 
 def _with_start(path: str, row: dict[str, str], number: int, problems: Problems) -> str:

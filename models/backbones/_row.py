@@ -150,6 +150,7 @@ class Backbone:
     prefix_tokens: of tokens, so many first ones are no patches of the image: the class token and registers.
     pooling: the one that its weights were trained with.
     gem_power: where the exponent of the pooling `gem` starts.
+    texts: of one for images, the name of the network for texts whose embeddings lie in the same space.
     """
 
     build: Callable[[str | None], nn.Module]
@@ -162,6 +163,7 @@ class Backbone:
     prefix_tokens: int = 0
     pooling: str = "avg"
     gem_power: float = 3.0
+    texts: str | None = None
 
 
 class Wrapped(nn.Module):

@@ -271,10 +271,16 @@ def build_oml_resnet(name: str, weights: str | None) -> nn.Module:
     CLIPS, modality="image", output="vector", weights=("published",), follows=True, size=224, licence="not stated"
 )
 def oml_clip(name: str) -> Backbone:
-    """The image tower of a CLIP, of OpenAI or of Sber."""
+    """The image tower of a CLIP, of OpenAI or of Sber. Texts go with OpenAI's, whose tokenizer open_clip has."""
     network = clip_backbone(CLIPS[name]["clip"])
     preprocess = ImageInput(CLIP.mean, CLIP.std, 224, resize_filter="bicubic")
-    return Backbone(functools.partial(build_oml_clip, name), network.width, network.stages, preprocess)
+    return Backbone(
+        functools.partial(build_oml_clip, name),
+        network.width,
+        network.stages,
+        preprocess,
+        texts=None if "md5" in CLIPS[name] else network.texts,
+    )
 
 
 def build_oml_clip(name: str, weights: str | None) -> nn.Module:

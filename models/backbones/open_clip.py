@@ -1,13 +1,15 @@
-"""Networks of open_clip, which is an extra package: `clip:ARCHITECTURE/WEIGHTS`, the tower of images.
-
-Its tower of texts, whose embeddings lie in the same space, is had by `build_text_tower` and `clip_tokenizer`.
+"""Networks of open_clip, which is an extra package: `clip:ARCHITECTURE/WEIGHTS`, the tower of images, and
+`clip_text:ARCHITECTURE/WEIGHTS`, that of texts, whose embeddings lie in the same space.
 """
 
 import functools
+import hashlib
+import json
 import logging
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
@@ -15,13 +17,14 @@ from core.errors import InputError, first_line, near_match
 from core.packages import needed
 from models.backbones._download import BY_OTHER_MEANS, download
 from models.backbones._hub import hub_file
-from models.backbones._row import BACKBONES, CLIP, PUBLISHED, Backbone, ImageInput, Wrapped
+from models.backbones._row import BACKBONES, CLIP, PUBLISHED, Backbone, ImageInput, TextInput, Wrapped
 from models.backbones._stages import depths_by_blocks, stages_by_depth
 from models.backbones._unused import on_meta
 from models.backbones.torchvision import resized_positions
 from models.plain_weights import read_weights
 
 PREFIX = "clip:"
+TEXT_PREFIX = "clip_text:"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
 FILTERS = ("bilinear", "bicubic")
 
@@ -49,6 +52,25 @@ def clip_backbone(name: str) -> Backbone:
         preprocess,
         output="vector",
         weights=(PUBLISHED, weights) if weights else (),
+        texts=TEXT_PREFIX + name.removeprefix(PREFIX),
+    )
+
+
+@BACKBONES.register_source(TEXT_PREFIX, modality="text", output="vector")
+@functools.cache
+def clip_text_backbone(name: str) -> Backbone:
+    """The text tower of any network of open_clip: a vector in the space that it shares with images."""
+    architecture, weights = _parsed(name)
+    with on_meta():
+        net = TextTower(_create(architecture, _weights_cfg(architecture, weights))).net
+    return Backbone(
+        functools.partial(build_text_tower, name),
+        _open_clip().get_model_config(architecture)["embed_dim"],
+        stages_by_depth(net, _depths_of_texts(net), TextTower.inner),
+        TextInput(functools.partial(ClipTokenizer, name)),
+        modality="text",
+        output="vector",
+        weights=(PUBLISHED, weights) if weights else (),
     )
 
 
@@ -58,17 +80,8 @@ def build_image_tower(name: str, weights: str | None) -> nn.Module:
 
 
 def build_text_tower(name: str, weights: str | None) -> nn.Module:
-    """Its tower of texts: numbers of tokens (B, N) as `clip_tokenizer` makes them to embeddings (B, width)."""
+    """The tower of texts of `clip_text:ARCHITECTURE/WEIGHTS`, random or with the weights of its name."""
     return TextTower(_both_towers(name, weights))
-
-
-def clip_tokenizer(name: str) -> Any:
-    """What makes a list of texts numbers of tokens (B, N) int64, padded with 0, for `build_text_tower`."""
-    architecture, _ = _parsed(name)
-    try:
-        return _open_clip().get_tokenizer(architecture)
-    except Exception as error:  # its tokenizer is on the hub
-        raise InputError(f"the tokenizer of {name} cannot be had: {first_line(error)}") from None
 
 
 class ImageTower(Wrapped):
@@ -87,16 +100,68 @@ class ImageTower(Wrapped):
         return functional_call(self.net, {"positional_embedding": resized.squeeze(0)}, (pixels,))
 
 
-class TextTower(nn.Module):
-    """Numbers of tokens to embeddings in the space of images and texts."""
+class TextTower(Wrapped):
+    """Numbers of tokens (B, N), as ClipTokenizer makes them, to embeddings in the space of images and texts."""
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__()
+        super().__init__(net)
+        # Neither images nor what only the loss of both towers takes.
         net.visual = nn.Identity()
-        self.net = net
+        net.logit_scale = net.logit_bias = None
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        # It takes texts of one length alone, which its tokenizer gives them; others are of no tokenizer of its own.
+        numbers = F.pad(numbers.clamp(min=0), (0, self.net.context_length - numbers.shape[1]))
         return self.net.encode_text(numbers)
+
+
+class ClipTokenizer:
+    """The tokenizer of `clip_text:ARCHITECTURE/WEIGHTS`, opened where it is first used, which may be a loader process.
+
+    Every text becomes as many numbers as the network takes, padded as it was trained.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._tokenizer = None
+
+    def __call__(self, text: str) -> list[int]:
+        return self._opened()([text])[0].tolist()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides the numbers of a text, hexadecimal."""
+        tokenizer = self._opened()
+        # Of HuggingFace's it is a wrapper.
+        inner = getattr(tokenizer, "tokenizer", None)
+        vocabulary = tokenizer.encoder if inner is None else inner.get_vocab()
+        clean = getattr(tokenizer.clean_fn, "__name__", "")
+        facts = json.dumps([type(tokenizer).__name__, clean, tokenizer.context_length, sorted(vocabulary.items())])
+        return hashlib.sha256(facts.encode(errors="surrogatepass")).hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tokenizer": None}
+
+    def _opened(self) -> Any:
+        if self._tokenizer is None:
+            architecture, _ = _parsed(self.name)
+            try:
+                self._tokenizer = _open_clip().get_tokenizer(architecture)
+            except Exception as error:  # it may be on the hub
+                raise InputError(f"the tokenizer of {self.name} cannot be had: {first_line(error)}") from None
+        return self._tokenizer
+
+
+def _depths_of_texts(net: nn.Module) -> dict[str, int]:
+    """As depths_by_blocks; what stands beside the blocks has names that tell whether it comes before or behind them."""
+    depths = depths_by_blocks(net)
+    behind_all = max(depths.values())
+    for name in depths:
+        if "embedding" in name or "cls_emb" in name:
+            depths[name] = 0
+        elif "text_projection" in name:
+            depths[name] = behind_all
+    return depths
 
 
 def _open_clip() -> Any:
@@ -105,7 +170,7 @@ def _open_clip() -> Any:
 
 def _parsed(name: str) -> tuple[str, str | None]:
     """Architecture and name of the weights; raises InputError with the nearest where there are none of that name."""
-    architecture, _, weights = name.removeprefix(PREFIX).partition("/")
+    architecture, _, weights = name.partition(":")[2].partition("/")
     open_clip = _open_clip()
     known = open_clip.list_models()
     if architecture not in known:

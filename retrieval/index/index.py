@@ -30,6 +30,7 @@ from retrieval.rows import CACHED_NUMBERS
 # Two embeddings of one picture have a cosine above this: rounding, another precision or runtime, take 1e-4 at the most
 # (tests/test_fast.py). A change of the picture too small to get below it would not change what is found either.
 SAME = 1 - 1e-3
+TEXTS = "texts"  # of a fingerprint: the network for texts beside that for images
 NAMED = 100  # items by which it is known what they are
 
 
@@ -239,7 +240,13 @@ class Index:
     def refuse_others(self, fingerprint: dict | None) -> None:
         """Raise InputError, saying what differs, unless `fingerprint` is the index's own (None: not looked at)."""
         ours = self.card["fingerprint"] or {}
-        if fingerprint is None or fingerprint == ours:
+        if fingerprint is None:
+            return
+        # An index of images alone does not tell of the network that texts go with, nor does who embeds images alone.
+        if TEXTS not in ours or TEXTS not in fingerprint:
+            ours = {name: fact for name, fact in ours.items() if name != TEXTS}
+            fingerprint = {name: fact for name, fact in fingerprint.items() if name != TEXTS}
+        if fingerprint == ours:
             return
         differ = [name for name in {**ours, **fingerprint} if ours.get(name) != fingerprint.get(name)]
         texts = [

@@ -1,0 +1,92 @@
+"""Rows that have an image and a text: loaded as pairs to train with, as rows of their own to test on."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.errors import InputError
+from core.items import is_text, text_item, text_of
+from core.pairs import ImageTextBatch
+from data.formats.csv import TEXT_NOT_USED
+from data.image.modality import ImageModality
+from data.records import Records
+from data.text.modality import TextModality
+
+
+class PairModality:
+    """A Modality whose rows are an image with its text."""
+
+    def __init__(self, images: ImageModality, texts: TextModality):
+        self.images = images
+        self.texts = texts
+
+    def load(self, records: Records, index: int) -> tuple[Any, str]:
+        """(what ImageModality loads, the row's text)."""
+        return self.images.load(records, index), text_of(records.texts[index])
+
+    def augment(self, sample: tuple[Any, str], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image, text = sample
+        return self.images.augment(image, seed), self.texts.augment(text, seed)
+
+    def collate(self, samples: list[tuple[torch.Tensor, torch.Tensor]]) -> ImageTextBatch:
+        images, texts = zip(*samples, strict=True)
+        return ImageTextBatch(self.images.collate(list(images)), self.texts.collate(list(texts)))
+
+    def thumbnail(self, records: Records, index: int) -> np.ndarray:
+        """The image."""
+        return self.images.thumbnail(records, index)
+
+
+def as_pairs(records: Records) -> Records:
+    """A train list of which each row is a pair. Raises InputError for the first row that is none."""
+    for row, path in enumerate(records.paths.tolist()):
+        if is_text(path) or records.texts is None or not records.texts[row]:
+            lacks = "no path of an image" if is_text(path) else "no text"
+            raise InputError(
+                f"{records.location(row)}: {records.name_of(row)} has {lacks}, and the loss clip learns from pairs: a "
+                "csv with the columns path and text, both filled in every row to train with"
+            )
+    return _without_note(records)
+
+
+def as_questions(records: Records) -> Records:
+    """A test list of pairs as texts that ask, each text of a label once, and images that are found.
+
+    A list whose texts stand in rows of their own is as it says itself.
+    """
+    has_text = np.zeros(len(records), dtype=bool)
+    if records.texts is not None:
+        has_text = records.texts != ""
+    if not has_text.any():
+        return records
+    # Each text of a label asks once, from where it stands first.
+    rows_of_texts = {}
+    for row in np.flatnonzero(has_text).tolist():
+        rows_of_texts.setdefault((records.labels[row], records.texts[row]), row)
+    asked = records.take(np.array(list(rows_of_texts.values())))
+    texts = np.array([text_item(text) for text in asked.texts.tolist()])
+    nobody, everyone = np.zeros(len(asked), dtype=bool), np.ones(len(asked), dtype=bool)
+    # What tells files apart does not tell these texts apart.
+    asked = dataclasses.replace(asked, paths=texts, is_query=everyone, is_gallery=nobody, files=None, boxes=None)
+    images = dataclasses.replace(
+        records, is_query=records.is_query & ~has_text, is_gallery=records.is_gallery | has_text, files=None
+    )
+    return _without_note(_joined(asked, images))
+
+
+def _joined(first: Records, second: Records) -> Records:
+    """One list of the rows of two of the same source; of boxes, which texts have none of, NaN."""
+    columns = {}
+    for name in ("paths", "labels", "is_query", "is_gallery", "categories", "sequences", "lines"):
+        if getattr(first, name) is not None:
+            columns[name] = np.concatenate([getattr(first, name), getattr(second, name)])
+    if second.boxes is not None:
+        columns["boxes"] = np.concatenate([np.full((len(first), 4), np.nan), second.boxes])
+    return dataclasses.replace(second, **columns, texts=None)
+
+
+def _without_note(records: Records) -> Records:
+    """The list without the note that its texts are not used."""
+    return dataclasses.replace(records, notes=tuple(note for note in records.notes if not note.endswith(TEXT_NOT_USED)))
