@@ -5,7 +5,7 @@ It stands here and not in models/, since it needs both networks and images (data
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from core.errors import InputError
 from data.image.reading import Source, smart_read_image
 from data.image.transforms import TestTransform
 from models import Embedder
-from models.export.exported import CARD, exported_folder, read_exported_card
 from models.trained import read_settings
 
 IMAGE_SHAPE = (3, 224, 224)
@@ -55,12 +54,10 @@ class ImageEmbedder(Embedder):
         self.register_forward_hook(_Recorder(self.last, "embedding"))
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
-        """As Embedder.from_pretrained, with the geometry that the network was trained in."""
-        folder = exported_folder(source)
-        settings = read_settings(read_exported_card(folder).get("flags", {}), folder / CARD)
-        geometry = {name: settings[name] for name in GEOMETRY if name in settings}
-        return super().from_pretrained(folder, **{**geometry, **options})
+    def options_of_card(cls, card: dict[str, Any], file: Path) -> dict[str, Any]:
+        """The geometry that the network was trained in."""
+        settings = read_settings(card.get("flags", {}), file)
+        return {name: settings[name] for name in GEOMETRY if name in settings}
 
     def embed_image(self, image: Source) -> np.ndarray:
         """The embedding (D,) float32 of one image. Raises InputError where it cannot be read."""

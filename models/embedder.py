@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import InputError, unknown
 from models.backbones import BACKBONES, Wrapped, source_of, submodules_or_parameters
-from models.export.exported import exported_folder, fill_from, read_exported_card
+from models.export.exported import CARD, exported_folder, fill_from, read_exported_card
 from models.heads import build_head, build_layer, head_width, longer_head
 from models.low_rank import add_low_rank
 from models.pooling import PaddedPooling, build_pooling
@@ -121,7 +121,9 @@ class Embedder(nn.Module):
         options: further arguments of the class. Raises InputError where there is none, or its weights do not fit it.
         """
         folder = exported_folder(source)
-        facts = read_exported_card(folder)["model"]
+        card = read_exported_card(folder)
+        facts = card["model"]
+        options = {**cls.options_of_card(card, folder / CARD), **options}
         try:
             embedder = cls(**{name: facts[name] for name in ARGUMENTS if name in facts}, **options)
         except TypeError as error:
@@ -130,6 +132,11 @@ class Embedder(nn.Module):
             raise InputError(f"{str(folder)!r} holds another network, {facts}, than its name means here")
         fill_from(folder, embedder)
         return embedder.eval()
+
+    @classmethod
+    def options_of_card(cls, card: dict[str, Any], file: Path) -> dict[str, Any]:
+        """Further arguments of the class that the card of an exported network, read from `file`, tells of."""
+        return {}
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """uint8 images (B, 3, H, W), RGB, or what else the backbone takes -> embeddings (B, embedding_size).

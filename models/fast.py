@@ -14,6 +14,7 @@ from core.packages import needed
 from models.embedder import Embedder
 from models.export.network import ExportedNetwork
 from models.export.onnx import OnnxRuntime, network_onnx, open_session
+from models.export.quiet import attention_in_parts
 from models.low_rank import merged
 
 RUNTIMES = ("torch", "openvino", "onnx")
@@ -87,7 +88,8 @@ class OpenVino(nn.Module):
         example = torch.zeros(2, *image_shape, dtype=torch.uint8)
         net = merged(copy.deepcopy(model).cpu().eval())
         shape = openvino.PartialShape([-1, *image_shape])
-        with contextlib.redirect_stderr(None):  # it traces the network, of which newer torch warns; errors are raised
+        # It traces the network, of which newer torch warns; errors are raised.
+        with contextlib.redirect_stderr(None), attention_in_parts():
             net = openvino.convert_model(net, example_input=example, input=shape)
         hint = "f32" if precision == "fp32" else precision
         self.compiled = openvino.compile_model(net, "CPU", {"INFERENCE_PRECISION_HINT": hint})

@@ -249,7 +249,7 @@ def test_what_is_no_network_for_images_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"auto_map": {"AutoConfig": "evil.Config"}, "model_type": "evil"}')
     (tmp_path / "evil.py").write_text("raise SystemExit('it ran')")
     BACKBONES["hf:x"].cache_clear()
-    with pytest.raises(InputError, match="neither a folder"):
+    with pytest.raises(InputError, match=f"the folder '{tmp_path}' has no configuration that can be read"):
         Embedder(f"hf:{tmp_path}")
 
 

@@ -12,7 +12,8 @@ from torch import nn
 from core.errors import InputError
 from models.backbones._row import PUBLISHED, AudioInput, Backbone, Wrapped
 from models.backbones._stages import depths_by_blocks, stages_by_depth
-from models.backbones.hf_text import asked, configuration, encoder_alone, width_of
+from models.backbones._transformers import asked
+from models.backbones.hf_text import configuration, encoder_alone, width_of
 from models.log_mel import clip_lengths, silent_padding
 
 # What networks of transformers call waves, and what their feature extractors make of waves.

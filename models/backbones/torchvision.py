@@ -212,7 +212,9 @@ def resized_positions(positions: torch.Tensor, height: int, width: int, prefix: 
 
     prefix: those of tokens that have no place in the grid, which stay as they are.
     """
-    side = round((positions.shape[1] - prefix) ** 0.5)
+    # Numbers, also while a trace follows, in which sizes are tensors: an export is of one size.
+    height, width = int(height), int(width)
+    side = round(int(positions.shape[1] - prefix) ** 0.5)
     if (height, width) == (side, side):
         return positions
     grid = positions[:, prefix:].transpose(1, 2).unflatten(2, (side, side))

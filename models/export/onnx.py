@@ -12,7 +12,7 @@ from core.errors import InputError, first_line
 from core.packages import needed
 from models.export.geometry import CropGeometry
 from models.export.network import Crop, example_crops
-from models.export.quiet import quietly
+from models.export.quiet import attention_in_parts, quietly
 
 OPSET = 18  # that of onnxruntime 1.14, of the year 2023
 IMAGES = "images"
@@ -86,7 +86,7 @@ class OnnxRuntime(nn.Module):
 def _traced(network: nn.Module, example: torch.Tensor, output: str, free: dict[int, str]) -> bytes:
     """By tracing: a tenth of the time that torch.export takes, and the package onnx alone. free: {axis: its name}."""
     file = io.BytesIO()
-    with quietly(), torch.no_grad():
+    with quietly(), attention_in_parts(), torch.no_grad():
         torch.onnx.export(
             network,
             (example,),
@@ -104,7 +104,7 @@ def _captured(network: nn.Module, example: torch.Tensor, flag: str) -> bytes:
     """By torch.export, for what a trace does not follow."""
     needed("onnxscript", flag, "export")
     try:
-        with quietly(), torch.no_grad():
+        with quietly(), attention_in_parts(), torch.no_grad():
             program = torch.onnx.export(
                 network,
                 (example,),
