@@ -16,7 +16,7 @@ SOURCES = {
     "clip_text:": "clip_text:NAME/WEIGHTS, the network for texts that belongs to one of clip:",
     "hf:": "hf:NAME of HuggingFace's hub, or hf:FOLDER that transformers wrote",
 }
-COLUMNS = ("name", "width", "size", "parameters", "licence", "weights")
+COLUMNS = ("name", "takes", "width", "size", "parameters", "licence", "weights")
 
 
 class ListAction(argparse.Action):
@@ -74,6 +74,7 @@ def _cells(name: str, facts: dict[str, object]) -> tuple[str, ...]:
     parameters = facts.get("parameters")
     return (
         name,
+        str(facts.get("modality", "image")),
         str(facts.get("width", "")),
         str(facts.get("size", "")),
         f"{parameters / 1e6:.1f} M" if parameters else "",

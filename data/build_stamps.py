@@ -34,7 +34,7 @@ SEED = 0  # of which labels are to train with, and which clips are taken
 # A stamp's spoken name; one without a language is English.
 SPOKEN = re.compile(r".*_desc(?:_([a-z]{2,3}(?:_[A-Z]{2})?))?\.(?:ogg|wav)")
 ENGLISH = "en"
-FEWEST, MOST = 50, 200  # clips of a language that are worth it, and that are taken
+FEWEST, MOST = 50, 120  # clips of a language that are worth it, and that are taken
 
 
 class Stamp:

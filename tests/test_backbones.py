@@ -683,7 +683,7 @@ def test_packaged_weights_are_needed_only_when_asked_for(monkeypatch, name, pack
 
 def test_the_list_of_models(capsys):
     printed = models_listing()
-    assert printed[0].split() == ["name", "width", "size", "parameters", "licence", "weights"]
+    assert printed[0].split() == ["name", "takes", "width", "size", "parameters", "licence", "weights"]
     names = [line.split()[0] for line in printed[1 : printed.index("")]]
     assert sorted(names) == sorted(BACKBONES)
     assert f"{len(names)} models: " in printed[len(names) + 2]
@@ -691,7 +691,8 @@ def test_the_list_of_models(capsys):
         models_listing("restnet50")
     pytest.importorskip("timm", reason="requirements/models.txt is not installed")
     lines = models_listing("timm:test_vit.")
-    assert lines[1].split() == ["timm:test_vit.r160_in1k", "160", "apache-2.0", "hub", "timm/test_vit.r160_in1k"]
+    words = ["timm:test_vit.r160_in1k", "image", "160", "apache-2.0", "hub", "timm/test_vit.r160_in1k"]
+    assert lines[1].split() == words
     assert lines[-1] == "1 models: 1 of timm"
 
 
