@@ -154,9 +154,7 @@ def first_numbers(line):
     return text
 
 
-@pytest.fixture(
-    scope="module", params=[{"pooling": "max"}, {"embedding_size": 5}, {"image_shape": "3,40,48"}], ids=str
-)
+@pytest.fixture(scope="module", params=[{"pooling": "max"}, {"embedding_size": 5}, {"image_shape": "3,40,48"}], ids=str)
 def unusual_run(request, tiny, sop_tree, tmp_path_factory):
     """A finished run of a network that is not as its row says. Read only."""
     return tiny_run(sop_tree, tmp_path_factory.mktemp("unusual") / "run", **request.param)
