@@ -48,7 +48,7 @@ def clip_backbone(name: str) -> Backbone:
     return Backbone(
         functools.partial(build_image_tower, name),
         _open_clip().get_model_config(architecture)["embed_dim"],
-        stages_by_depth(net, depths_by_blocks(net), ImageTower.inner),
+        stages_by_depth(net, _depths_of_images(net), ImageTower.inner),
         preprocess,
         output="vector",
         weights=(PUBLISHED, weights) if weights else (),
@@ -150,6 +150,14 @@ class ClipTokenizer:
             except Exception as error:  # it may be on the hub
                 raise InputError(f"the tokenizer of {self.name} cannot be had: {first_line(error)}") from None
         return self._tokenizer
+
+
+def _depths_of_images(net: nn.Module) -> dict[str, int]:
+    """As depths_by_blocks; the projection of a ViT is declared before its blocks, and lies behind them."""
+    depths = depths_by_blocks(net)
+    if "proj" in depths:
+        depths["proj"] = max(depths.values())
+    return depths
 
 
 def _depths_of_texts(net: nn.Module) -> dict[str, int]:
