@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sounds: the spoken names of Tux Paint's stamps in 12 languages, each read by one voice or a few. Half of the languages
+# Sounds: the spoken names of Tux Paint's stamps in 11 languages, each read by one voice or a few. Half of the languages
 # are trained on; a clip of the others has to find one of its own, whatever it says. The stamps are those of demo_text.sh;
 # STAMPS=FOLDER takes those of a folder; STEPS=2 tries it with few steps.
 set -eu
@@ -14,9 +14,9 @@ sounds="--data_dir=$stamps --clip_seconds=1.5"
 evaluate() { $python eval.py --test_list=$list $sounds --batch_size=64 --metrics=recall@1,map@r --output_dir="$1/eval" $2; }
 
 evaluate $root/untrained --model=LogMelConv
-# Six voices are soon learned by heart, so that a network gets few small steps of them, and the layer of a closed form.
+# Five voices are soon learned by heart, so that a network gets few small steps of them, and the layer of a closed form.
 $python train_pair.py --loss_name=supcon --temperature=0.5 --model=LogMelConv --train_list=$list --test_list=$list $sounds \
-    --train_batch_size=60 --samples_each_class=10 --augment_sounds=window,gain,silence,bands \
+    --train_batch_size=50 --samples_each_class=10 --augment_sounds=window,gain,silence,bands \
     --optimiser=adamw --lr=0.0003 --lr_strategy=cosine --total_iter_num=${STEPS:-20} --display_iter_step=10 \
     --test_iter_step=100000 --save_iter_step=100000 --test_batch_size=64 --overwrite=True --model_save_dir=$root/supcon
 $python train_pair.py --loss_name=whitening --pretrained_model=$root/supcon --train_list=$list --test_list=$list $sounds \
