@@ -31,7 +31,7 @@ from models.export.int8 import to_int8
 from models.export.network import Crop, ExportedNetwork
 from models.export.onnx import OnnxRuntime, network_onnx, open_session, with_geometry
 from models.export.openvino import CompiledOpenVino, write_openvino
-from models.export.safetensors import LICENCE, export_model
+from models.export.safetensors import export_model, licence_of
 from models.export.torchscript import write_torchscript
 
 # The name of each kind's file where --output is a folder; a name of one's own ends alike.
@@ -369,7 +369,7 @@ def _card(
         kinds = {**earlier["exports"], **kinds}
     return {
         "model": embedder.facts,
-        "licence": LICENCE,
+        "licence": licence_of(embedder.facts["model"]),
         **run,
         # Last, since it is what the weights are, whatever was typed then.
         "flags": {**run.get("flags", {}), **encoder.settings.as_flags(), **embedder.facts},

@@ -27,6 +27,7 @@ from models import Embedder, fast_model
 from models.export import hub
 from models.export.geometry import CropGeometry
 from models.export.network import Crop, ExportedNetwork, example_crops
+from models.export.safetensors import licence_of
 
 SHAPE = (3, 32, 32)
 # What a program that has no torch prints of images: torch cannot be imported in it.
@@ -589,3 +590,8 @@ def test_other_file_systems_are_read_by_fsspec(photos):
     with fsspec.open("memory://pictures/x.jpg", "wb") as file:
         file.write(photos[0].read_bytes())
     np.testing.assert_array_equal(smart_read_image("memory://pictures/x.jpg"), read_image(photos[0]))
+
+
+def test_a_card_names_the_licence_of_the_row_s_weights():
+    assert "the weights it started from (EfficientNetLite0's: Apache-2.0)" in licence_of("EfficientNetLite0")
+    assert licence_of("timm:test_vit").endswith("the weights it started from")

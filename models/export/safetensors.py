@@ -7,11 +7,17 @@ from typing import Any
 from safetensors.torch import save
 
 from core.files import replace_json, replacing_synced
+from models.backbones import BACKBONES
 from models.embedder import Embedder
 from models.export.exported import CARD, WEIGHTS
 from models.weights import CARD_KEY
 
-LICENCE = "that of the data and of the weights it started from (of the embedded data set: data/README.md)"
+
+def licence_of(model: str) -> str:
+    """What a card says of the licence of a network: that of its weights is the row's, where that names one."""
+    licence = BACKBONES.fact(model, "licence")
+    named = f" ({model}'s: {licence})" if licence else ""
+    return f"that of the data (of the embedded data set: data/README.md) and of the weights it started from{named}"
 
 
 def export_model(embedder: Embedder, folder: str | Path, card: dict[str, Any]) -> None:
@@ -24,4 +30,5 @@ def export_model(embedder: Embedder, folder: str | Path, card: dict[str, Any]) -
     metadata = {"format": "pt", CARD_KEY: json.dumps({**card["flags"], **embedder.facts})}
     with replacing_synced(Path(folder, WEIGHTS)) as file:
         file.write(save(tensors, metadata=metadata))
-    replace_json(Path(folder, CARD), {"model": embedder.facts, "weights": WEIGHTS, "licence": LICENCE, **card})
+    licence = licence_of(embedder.facts["model"])
+    replace_json(Path(folder, CARD), {"model": embedder.facts, "weights": WEIGHTS, "licence": licence, **card})
