@@ -62,15 +62,18 @@ test_peers: peers
 	$(PEERS) -m pip install --quiet -r requirements/test.txt
 	$(PEERS) -m pytest tests/test_peer*.py tests/test_postprocess.py
 
-# All lanes of benchmarks/ in 23 minutes on 2 idle cores; longer runs of a lane: --help of its file.
+# All lanes of benchmarks/ in half an hour on 2 idle cores; longer runs of a lane: --help of its file.
 bench: peers
-	$(PEERS) -m pip install --quiet -r requirements/demo.txt -r requirements/speed.txt -r requirements/openvino.txt
+	$(PEERS) -m pip install --quiet -r requirements/demo.txt -r requirements/speed.txt -r requirements/openvino.txt \
+		-r requirements/models.txt -r requirements/export.txt
 	$(PEERS) benchmarks/search_speed.py --rounds=2 --widths=512 --curve=10000
 	$(PEERS) benchmarks/images.py --rounds=3
 	$(PEERS) benchmarks/step.py
 	$(PEERS) benchmarks/head.py --rounds=3
+	$(PEERS) benchmarks/head.py --losses=all --sizes=11318x512
 	$(PEERS) benchmarks/pairs.py
-	$(PEERS) benchmarks/inference.py
+	$(PEERS) benchmarks/features.py
+	$(PEERS) benchmarks/inference.py --model ResNet50 timm:vit_small_patch16_224 clip:ViT-B-32 --images=32 --batch=16
 	$(PEERS) benchmarks/against_peers.py --seeds=1
 	$(PEERS) benchmarks/ranks.py
 	$(PEERS) benchmarks/threads.py

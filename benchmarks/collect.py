@@ -20,12 +20,16 @@ LANES = {
     "images": "Images",
     "step": "Training step",
     "head": "Class head",
+    "head_losses": "Class losses",
     "pairs": "Pair losses",
+    "features": "Feature lane",
     "inference": "Inference",
     "against_peers": "End to end",
     "ranks": "Several ranks",
     "threads": "Waiting threads",
 }
+# Lanes that are another one's file with other flags.
+FILES = {"head_losses": "head"}
 
 
 def main(argv=None):
@@ -36,7 +40,7 @@ def main(argv=None):
     for lane, title in LANES.items():
         table = Path(args.input) / f"{lane}.md"
         if table.is_file():
-            parts.append(f"## {title} (`{lane}.py`)\n\n{table.read_text()}")
+            parts.append(f"## {title} (`{FILES.get(lane, lane)}.py`)\n\n{table.read_text()}")
         else:
             print(f"left out: {lane}, there is no {table}")
     PAGE.write_text("\n".join(parts))
