@@ -136,6 +136,7 @@ def contenders(size: int, largest_list: int = LARGEST_LIST) -> dict[str, Callabl
     batches = {"pk": torch.arange(size) // IMAGES, "triplet": torch.tensor([0, 0, 1]).repeat(size // 3)}
     batches["siamese_pairs"] = torch.tensor([0, 0, 0, 1]).repeat(size // 4)
     couples = torch.arange(size) // 2
+    batches["shuffled"] = couples  # an image and its text, row by row
     functions = {"bare Gram matrix": repeated(gram(rows))}
     for name in LOSSES.names(stage="pair"):
         labels = batches[LOSSES.fact(name, "batch")]

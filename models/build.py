@@ -213,7 +213,7 @@ def check_forward(model: Embedder, settings: ModelSettings, images: int, trainin
     try:
         for scale in dict.fromkeys((1.0, *model.test_scales)):
             with torch.no_grad(), torch.random.fork_rng(devices=[]), statistics_left_alone(model):
-                reason = _refusal(model, example_input(settings, images), scale)
+                reason = _refusal(model, settings, images, scale)
             if reason is not None:
                 _, height, width = settings.image_shape
                 size = ""
@@ -229,12 +229,12 @@ def check_forward(model: Embedder, settings: ModelSettings, images: int, trainin
         model.train(mode_before)
 
 
-def _refusal(model: Embedder, inputs: torch.Tensor, scale: float) -> str | None:
-    """Why a network does not take inputs at a scale; None where it does."""
+def _refusal(model: Embedder, settings: ModelSettings, images: int, scale: float) -> str | None:
+    """Why a network does not take so many images at a scale; None where it does."""
     try:
         with model.at_scales(scale):
             # Not by a call, which would compile a network that is to be compiled.
-            model.forward(inputs)
+            model.forward(example_input(settings, images))
     except (RuntimeError, ValueError, AssertionError) as error:
         return first_line(error)
     return None

@@ -330,7 +330,7 @@ def test_folders_that_are_no_text_network(bert, tmp_path):
     assert f"hf:{tmp_path / 'nowhere'}: neither a folder" in said(tmp_path / "nowhere")
     # A tokenizer without its model, and a model without its tokenizer.
     shutil.copytree(bert, tmp_path / "lone", ignore=shutil.ignore_patterns("config.json", "*.safetensors"))
-    assert f"hf:{tmp_path / 'lone'}: neither a folder" in said(tmp_path / "lone")
+    assert f"the folder '{tmp_path / 'lone'}' has no configuration that can be read" in said(tmp_path / "lone")
     shutil.copytree(bert, tmp_path / "mute", ignore=shutil.ignore_patterns("vocab*", "token*", "special*"))
     assert f"'{tmp_path / 'mute'}' has no tokenizer" in said(tmp_path / "mute")
     # Code of its own stays what it is.
@@ -339,7 +339,7 @@ def test_folders_that_are_no_text_network(bert, tmp_path):
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "code.Mine", "AutoModel": "code.Mine"}}
     (tmp_path / "code" / "config.json").write_text(json.dumps(config))
     (tmp_path / "code" / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    assert f"hf:{tmp_path / 'code'}: neither a folder" in said(tmp_path / "code")
+    assert f"the folder '{tmp_path / 'code'}' has no configuration that can be read" in said(tmp_path / "code")
     assert not (tmp_path / "ran").exists()
 
 

@@ -194,7 +194,9 @@ class VisionTransformer(Wrapped):
         if height % side or width % side:
             raise InputError(f"its patches are {side}x{side} pixels, of which height and width have to be multiples")
         patches = self.net.conv_proj(pixels)
-        tokens = torch.cat([self.net.class_token.expand(len(pixels), -1, -1), patches.flatten(2).transpose(1, 2)], 1)
+        # By its shape: a trace takes `len` for a number that never changes.
+        class_tokens = self.net.class_token.expand(pixels.shape[0], -1, -1)
+        tokens = torch.cat([class_tokens, patches.flatten(2).transpose(1, 2)], 1)
         encoder = self.net.encoder
         positions = resized_positions(encoder.pos_embedding, patches.shape[2], patches.shape[3])
         return encoder.ln(encoder.layers(encoder.dropout(tokens + positions)))
