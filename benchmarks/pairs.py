@@ -30,7 +30,8 @@ MINED = ("hard", "semihard", "distance_weighted")  # miners that the triplet los
 CUBIC = ("OML TripletLossWithMiner + AllTripletsMiner", "PML SmoothAPLoss", "OML SurrogatePrecision")
 # Images of a batch of which those peers may list all triples: 0.9 GB, at 12 KB each. One of 512 has ten times as many.
 LARGEST_LIST = 160
-LARGEST = {"PML LiftedStructureLoss": 160, "PML MarginLoss": 1024}  # batches that these have the memory for
+# Batches that these have the memory for.
+LARGEST = {"PML LiftedStructureLoss": 160, "PML MarginLoss": 1024, "PML FastAPLoss": 1024}
 
 
 def repeated(function: Callable, seconds: float = 0.2) -> Callable:
