@@ -31,7 +31,12 @@ CUBIC = ("OML TripletLossWithMiner + AllTripletsMiner", "PML SmoothAPLoss", "OML
 # Images of a batch of which those peers may list all triples: 0.9 GB, at 12 KB each. One of 512 has ten times as many.
 LARGEST_LIST = 160
 # Batches that these have the memory for.
-LARGEST = {"PML LiftedStructureLoss": 160, "PML MarginLoss": 1024, "PML FastAPLoss": 1024}
+LARGEST = {
+    "PML LiftedStructureLoss": 160,
+    "PML MarginLoss": 1024,
+    "PML FastAPLoss": 1024,
+    "PML TripletMarginLoss + DistanceWeightedMiner": 1024,
+}
 
 
 def repeated(function: Callable, seconds: float = 0.2) -> Callable:
