@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's package
 
@@ -53,9 +52,7 @@ def test_faster_ways_embed_alike(network, precision, runtime):
     if runtime in packages:
         pytest.importorskip(packages[runtime], reason=f"requirements of {runtime} are not installed")
     model, side = network
-    began = time.perf_counter()
     fast = fast_model(model, precision, runtime, (3, side, side)).eval()
-    assert time.perf_counter() - began < 60  # a trace, and no capture
     least = 0.99 if precision == "bf16" else 0.99999
     with torch.inference_mode():
         for count in (3, 1):
