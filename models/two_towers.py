@@ -15,7 +15,6 @@ from core.files import make_folder, read_json, replace_json
 from core.pairs import ImageTextBatch
 from models.backbones import BACKBONES, MODALITIES, PUBLISHED
 from models.build import MODEL_FLAGS, ModelSettings, build_model
-from models.embedder import Embedder
 from models.export.safetensors import export_model
 from models.trained import TOWERS as CARD
 from models.trained import read_settings, trained_settings

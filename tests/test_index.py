@@ -803,7 +803,7 @@ def test_recall_is_measured_anew_after_many_changes(few_probes):
 def test_few_changes_are_counted(few_probes):
     """Up to a twentieth of the items; one that is replaced has both gone and come."""
     assert STALE == 0.05  # of 600 items: 30
-    built, (first, second) = few_probes.card["recall"], clouds()
+    built, (_, second) = few_probes.card["recall"], clouds()
     few_probes.add(second[:10], [f"/more/{i}" for i in range(10)], None)
     few_probes.delete([3, 4, 5])
     few_probes.add(second[10:18], [f"/{i}" for i in range(100, 108)], None)
