@@ -37,7 +37,7 @@ def torchrun(number, script, *line, restarts=0, **environment):
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,  # a hang, not a slow machine
     )
 
 
