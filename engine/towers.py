@@ -71,8 +71,7 @@ def build_tower_network(
     seed_everything(start.settings.seed)
     model = build_towers(settings, start.run.checkpoint is None, **build)
     for modality, tower in model.towers.items():
-        shape = settings.towers[modality].image_shape
-        check_batches(tower, shape, train_batch_size, start.settings.micro_batch)
+        check_batches(tower, settings.towers[modality], train_batch_size, start.settings.micro_batch)
     return model
 
 

@@ -225,6 +225,13 @@ def test_a_folder_of_towers_is_trained_further(sop_tree, pairs, towers, tmp_path
     assert read_towers(tmp_path / "run") is None and not (tmp_path / "run" / "text" / "model.json").exists()
 
 
+def test_a_micro_batch_may_be_one_pair(sop_tree, pairs, tmp_path):
+    """The last one of each batch is, which both networks are asked whether they can train on."""
+    sizes = {"train_batch_size": 3, "micro_batch": 2, "total_iter_num": 1}
+    run("train_pair", flags_of(sop_tree, pairs, tmp_path / "run", **sizes))
+    assert read_json(tmp_path / "run" / "result.json")["step"] == 1
+
+
 def test_labels_that_are_held_out_are_asked_by_their_texts(sop_tree, pairs, tmp_path):
     rates = {"layer_decay": 0.5, "head_lr": 0.1, "freeze_steps": 1, "ema": 0.5, "clip_norm": 1.0, "micro_batch": 2}
     line = flags_of(sop_tree, pairs, tmp_path / "run", test_list=None, val_classes=4, **rates, same_label="positive")

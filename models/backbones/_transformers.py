@@ -8,15 +8,20 @@ from core.errors import InputError, first_line
 from models.backbones._download import BY_OTHER_MEANS
 
 
+def be_quiet() -> None:
+    """Let transformers print nothing: its warnings come beside our sentences."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def asked(source: str, read: Callable[..., Any], what: str) -> Any:
     """What `read`, a from_pretrained of transformers, makes of `source`; whatever goes wrong is one sentence.
 
     what: that it is, in words.
     """
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # its warnings come beside our sentences
-    logging.disable_progress_bar()
+    be_quiet()
     try:
         return read(source, trust_remote_code=False)
     except Exception as error:  # a stranger's files, in which anything may be wrong; or no network

@@ -15,7 +15,7 @@ from core.errors import InputError
 from core.packages import needed
 from models.backbones._row import BACKBONES, IMAGENET, PUBLISHED, Backbone, ImageInput, Wrapped
 from models.backbones._stages import depths_by_blocks, stages_by_depth
-from models.backbones._transformers import asked
+from models.backbones._transformers import asked, be_quiet
 from models.backbones._unused import on_meta, parts_without_use, without_parts
 from models.backbones.hf_audio import audio_backbone, takes_sounds
 from models.backbones.hf_text import takes_texts, text_backbone
@@ -127,8 +127,7 @@ def _features(net: nn.Module, pixels: torch.Tensor, pools: bool) -> torch.Tensor
 
 def _transformers() -> Any:
     transformers = needed("transformers", f"{PREFIX}NAME", "models")
-    transformers.utils.logging.set_verbosity_error()  # its warnings come beside our sentences
-    transformers.utils.logging.disable_progress_bar()
+    be_quiet()
     return transformers
 
 
