@@ -34,7 +34,7 @@ NEED_ALL = (
 
 @dataclass(frozen=True)
 class Sources:
-    """What is tested, what to look for leaks in, and what a threshold is chosen on: lists to embed, or tables from files.
+    """What is tested, what to look for leaks in, what a threshold is chosen on: lists to embed, or tables from files.
 
     embeddings: the file that is tested; pretrained_model: the model, where it is a list.
     """
