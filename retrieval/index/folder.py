@@ -10,6 +10,7 @@ from types import NoneType
 
 from core.errors import InputError
 from core.files import read_json
+from retrieval.decision import Decision
 from retrieval.index.backends import BACKENDS
 
 CARD = "index.json"
@@ -33,7 +34,10 @@ FACTS = {
     "deleted": (str, NoneType),
     "names": (str, NoneType),
     "state": (dict, NoneType),
+    "decision": (dict, NoneType),
 }
+# What older cards do not have, and what that means.
+DEFAULTS = {"decision": None}
 LEAST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}
 MOST = 2**62
 
@@ -55,6 +59,7 @@ def read_card(folder: str | Path) -> dict:
         raise InputError(
             f"{str(path)!r} has the format {shown}; this program reads the formats {OLD_FORMAT} and {FORMAT}"
         )
+    card = {**DEFAULTS, **card}
     if version == OLD_FORMAT:
         card = _without_new_facts(card)
     wrong = _wrong_facts(card)
@@ -63,6 +68,8 @@ def read_card(folder: str | Path) -> dict:
     for name in files_of(card):
         if not _is_due(name, card["generation"]):
             raise InputError(f"{str(path)!r} is damaged: it names {name!r}")
+    if card["decision"] is not None:
+        Decision.from_json(card["decision"], path)
     return card
 
 

@@ -16,13 +16,15 @@ import numpy.typing as npt
 import torch
 
 from core.errors import InputError
+from core.files import replace_json
 from core.items import noun_of
 from core.slices import slices_within
 from retrieval.best_positive import MEMORY
+from retrieval.decision import Decision
 from retrieval.index.backends import make_backend
 from retrieval.index.backends._backend import Backend
 from retrieval.index.changes import change, open_rows
-from retrieval.index.folder import FORMAT, check_free, locked, read_card
+from retrieval.index.folder import CARD, FORMAT, check_free, locked, read_card, writing
 from retrieval.index.items import Items, LabelColumn, Lookup, checked_boxes, item_keys, item_name
 from retrieval.index.segments import Rows
 from retrieval.rows import CACHED_NUMBERS
@@ -99,6 +101,13 @@ class Index:
         """What labels are called, {label as text: name}; most may have no name."""
         return self.rows.label_names
 
+    @property
+    def decision(self) -> Decision | None:
+        """When what is found is called the same as what asks, and how probable that is; None where nobody decided."""
+        if self.card["decision"] is None:
+            return None
+        return Decision.from_json(self.card["decision"], self.folder / CARD)
+
     @classmethod
     def build(
         cls,
@@ -149,6 +158,7 @@ class Index:
                 "deleted": None,
                 "state": None,
                 "names": None,
+                "decision": None,
             }
             # An empty generation, of which the first change makes one with items.
             index = cls(folder, card, open_rows(Path(folder), card))
@@ -212,6 +222,21 @@ class Index:
             if len(gone):
                 self._advance(gone=gone)
         return len(gone)
+
+    def decide(self, decision: Decision | None) -> None:
+        """Keep a decision, or None for none, in the index: its card changes, and no item.
+
+        Raises InputError where another process is changing the index, and where the disk refuses.
+        """
+        content = None
+        if decision is not None:
+            content = decision.to_json()
+        with locked(self.folder):
+            self._reopen()
+            card = {**self.card, "decision": content}
+            with writing(self.folder):
+                replace_json(self.folder / CARD, card)
+            self.card = card
 
     def search(
         self,
