@@ -30,10 +30,13 @@ FACTS = {
     "generation": int,
     "next_id": int,
     "segments": list,
+    "categorised": list,
     "deleted": (str, NoneType),
     "names": (str, NoneType),
     "state": (dict, NoneType),
 }
+# Facts that came later, and what they are where a card has none.
+LATER = {"categorised": []}
 LEAST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}
 MOST = 2**62
 
@@ -57,6 +60,7 @@ def read_card(folder: str | Path) -> dict:
         )
     if version == OLD_FORMAT:
         card = _without_new_facts(card)
+    card = {**LATER, **card}
     wrong = _wrong_facts(card)
     if wrong:
         raise InputError(f"{str(path)!r} is damaged: {', '.join(wrong)}")
@@ -68,7 +72,7 @@ def read_card(folder: str | Path) -> dict:
 
 def _without_new_facts(card: dict) -> dict:
     """A card of the old format, with what it knows nothing of said to be unknown, whatever stands there."""
-    card = {**card, "names": None}
+    card = {**card, "names": None, "categorised": []}
     if isinstance(card.get("recall"), dict):
         card["recall"] = {name: fact for name, fact in card["recall"].items() if name not in ("changes", "when_built")}
     return card
