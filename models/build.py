@@ -32,6 +32,9 @@ MODEL_FLAGS = (
 )
 
 
+UNTRAINED_SEED = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     """What a network is, the images or sounds it takes, and where its first weights come from.
@@ -145,7 +148,10 @@ def open_model(settings: ModelSettings) -> Embedder:
 
     Raises InputError as build_model does, and where nobody has trained its embedding layer.
     """
-    model = _with_weights(settings, settings.pretrained_model, is_final=True)
+    # Random weights are the same in every call, so that a figure of an untrained network comes out again.
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(UNTRAINED_SEED)
+        model = _with_weights(settings, settings.pretrained_model, is_final=True)
     if is_published(settings.pretrained_model, settings.model):
         refuse_untrained(model, list(model.state_dict()), "published weights have none")
     if not settings.pretrained_model:

@@ -48,6 +48,17 @@ def test_random_weights_are_said_where_nothing_is_trained(capsys):
     assert "note: the weights are random, since there is no --pretrained_model" in capsys.readouterr().out
 
 
+def test_random_weights_are_the_same_in_every_call():
+    torch.manual_seed(1)
+    first = open_model(TINY).state_dict()
+    drawn = torch.rand(1)
+    torch.manual_seed(2)
+    assert all(torch.equal(tensor, first[name]) for name, tensor in open_model(TINY).state_dict().items())
+    # Whoever draws beside it draws what they would have drawn.
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), drawn)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_a_network_that_is_tried_stays_as_it_is(training):
     model = build_model(dataclasses.replace(TINY, embedding_size=4), None)
