@@ -31,13 +31,14 @@ FACTS = {
     "generation": int,
     "next_id": int,
     "segments": list,
+    "categorised": list,
     "deleted": (str, NoneType),
     "names": (str, NoneType),
     "state": (dict, NoneType),
     "decision": (dict, NoneType),
 }
-# What older cards do not have, and what that means.
-DEFAULTS = {"decision": None}
+# Facts that came later, and what they are where a card has none.
+LATER = {"decision": None, "categorised": []}
 LEAST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}
 MOST = 2**62
 
@@ -59,9 +60,9 @@ def read_card(folder: str | Path) -> dict:
         raise InputError(
             f"{str(path)!r} has the format {shown}; this program reads the formats {OLD_FORMAT} and {FORMAT}"
         )
-    card = {**DEFAULTS, **card}
     if version == OLD_FORMAT:
         card = _without_new_facts(card)
+    card = {**LATER, **card}
     wrong = _wrong_facts(card)
     if wrong:
         raise InputError(f"{str(path)!r} is damaged: {', '.join(wrong)}")
@@ -75,7 +76,7 @@ def read_card(folder: str | Path) -> dict:
 
 def _without_new_facts(card: dict) -> dict:
     """A card of the old format, with what it knows nothing of said to be unknown, whatever stands there."""
-    card = {**card, "names": None}
+    card = {**card, "names": None, "categorised": []}
     if isinstance(card.get("recall"), dict):
         card["recall"] = {name: fact for name, fact in card["recall"].items() if name not in ("changes", "when_built")}
     return card
