@@ -292,14 +292,21 @@ def left_open(parts: list[Part], queries: torch.Tensor, k: int, memory: int = ME
 
 def _raise_by_sample(searches: list[PartSearch], floors: Floors, everyone: torch.Tensor) -> None:
     """First floors, from rows of all parts: rows may be sorted, and their first ones resemble no query."""
-    total = sum(len(found.codes) for found in searches)
-    ends = []
+    living = []
     for found in searches:
-        count = len(found.codes)
+        rows = torch.arange(len(found.codes))
+        if found.part.live is not None:
+            rows = found.part.live.nonzero().flatten()
+        living.append(rows)
+    total = sum(map(len, living))
+    ends = []
+    for found, rows in zip(searches, living):
         # Evenly, and in each part as many as it holds of all.
-        rows = torch.linspace(0, count - 1, max(1, SAMPLE_ROWS * count // total), dtype=torch.float64).long().unique()
-        lower, _ = found.block_ends(everyone, rows)
-        ends.append(lower.topk(min(floors.k, len(rows)), dim=1).values)
+        count = min(len(rows), -(-SAMPLE_ROWS * len(rows) // max(1, total)))
+        if count:
+            chosen = torch.linspace(0, len(rows) - 1, count, dtype=torch.float64).long().unique()
+            lower, _ = found.block_ends(everyone, rows[chosen])
+            ends.append(lower.topk(min(floors.k, len(chosen)), dim=1).values)
     if ends:
         floors.raise_by_block(everyone, torch.cat(ends, dim=1))
 

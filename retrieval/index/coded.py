@@ -3,12 +3,11 @@
 import contextlib
 import mmap
 import shutil
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from core.errors import InputError
 from retrieval.coded_search import Part, nearest_by_codes
 from retrieval.codes import CARD, Codes
 from retrieval.index.nearest import nearest
@@ -41,22 +40,29 @@ class CodedRows:
             codes = Codes.open(segment.folder / FOLDER, len(segment.ids), rows.width, kind)
             live = None
             if len(segment.live) < len(segment.ids):
-                live = torch.zeros(len(segment.ids), dtype=torch.bool)
-                live[torch.from_numpy(segment.live)] = True
+                live = _mask(segment, segment.live)
             self.parts.append(Part(codes, start, live))
 
-    def nearest(self, queries: torch.Tensor, k: int, memory: int) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(
+        self, queries: torch.Tensor, k: int, memory: int, among: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """What nearest.py finds, to the bit: ids (Q, k) int64, exact cosines (Q, k) float32; queries (Q, D) float32.
 
-        Raises InputError for codes that are not those of the embeddings.
+        among: as there. Raises InputError for codes that are not those of the embeddings.
         """
 
         def in_float32(some: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-            ids, scores = nearest(self.rows, some, k, memory)
+            ids, scores = nearest(self.rows, some, k, memory, among)
             return self._positions(ids), scores
 
+        parts = self.parts
+        if among is not None:
+            parts = []
+            for segment, part in zip(self.rows.segments, self.parts):
+                rows = segment.live[np.isin(segment.ids[segment.live], among, assume_unique=True)]
+                parts.append(replace(part, live=_mask(segment, rows)))
         lengths = row_lengths(queries, "query embeddings").numpy()
-        positions, scores = nearest_by_codes(self.parts, queries, lengths, k, memory, self._fetch, in_float32)
+        positions, scores = nearest_by_codes(parts, queries, lengths, k, memory, self._fetch, in_float32)
         return self._ids(positions), scores
 
     def _fetch(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,6 +90,13 @@ class CodedRows:
         """Where the segments hold items of some ids (any shape)."""
         stored = np.concatenate([segment.ids for segment in self.rows.segments])
         return np.searchsorted(stored, ids)
+
+
+def _mask(segment: Segment, rows: np.ndarray) -> torch.Tensor:
+    """(N,) bool, those rows of a segment."""
+    mask = torch.zeros(len(segment.ids), dtype=torch.bool)
+    mask[torch.from_numpy(rows)] = True
+    return mask
 
 
 def _scattered(segment: Segment) -> np.ndarray:

@@ -8,10 +8,11 @@ import torch
 from core.errors import InputError, near_match
 from retrieval.codes import KINDS
 from retrieval.index.backends import BACKENDS
-from retrieval.index.backends._backend import Backend
+from retrieval.index.backends._backend import FEW_SELECTED, Backend
 from retrieval.index.coded import CodedRows, write_codes
 from retrieval.index.nearest import nearest
 from retrieval.index.segments import Rows
+from retrieval.index.selection import Selection
 
 UNCODED = "float32"
 
@@ -41,7 +42,13 @@ class ExactBackend(Backend):
         if self.codes != UNCODED:
             self._coded = CodedRows(rows, self.codes)
 
-    def search(self, rows: Rows, queries: torch.Tensor, k: int, memory: int) -> tuple[np.ndarray, np.ndarray]:
-        if self._coded is None:
-            return nearest(rows, queries, k, memory)
-        return self._coded.nearest(queries, k, memory)
+    def search(
+        self, rows: Rows, queries: torch.Tensor, k: int, memory: int, selection: Selection | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        among = None
+        if selection is not None:
+            among = selection.ids
+        is_small = among is not None and len(among) <= FEW_SELECTED
+        if self._coded is None or is_small:
+            return nearest(rows, queries, k, memory, among)
+        return self._coded.nearest(queries, k, memory, among)
