@@ -114,8 +114,12 @@ def find(folder: str, args: Args) -> None:
         hits = find_in_index(index, table, **args.index)
         answers = Answers(table.records, hits, index.names)
     written, failure = save_answers(answers, outputs)
-    if args["k"] > len(index):
-        log(f"--k={args['k']}: {index.folder} holds {len(index)} {index.noun}s, and all of them are shown")
+    shown = hits.ids.shape[1]
+    if args["k"] > shown:
+        which = ""
+        if shown < len(index):
+            which = " of these labels and categories"
+        log(f"--k={args['k']}: {index.folder} holds {shown} {index.noun}s{which}, and all of them are shown")
     print_tables(answers)
     if len(answers.records) > DRAWN and any(path.suffix == ".png" for path in outputs):
         print(f"the picture shows {DRAWN} of {len(answers.records)} queries")

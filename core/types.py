@@ -277,6 +277,7 @@ Folder = Annotated[str, folder]
 NanPolicy = Annotated[str, nan_policy]
 WorkerCount = Annotated[int | str, workers]
 Paths = Annotated[tuple[str, ...], str, MANY]
+Texts = Annotated[tuple[str, ...], str, MANY]
 Switch = Annotated[bool, boolean, SWITCH]
 
 

@@ -10,6 +10,7 @@ from types import NoneType
 
 from core.errors import InputError
 from core.files import read_json
+from retrieval.decision import Decision
 from retrieval.index.backends import BACKENDS
 
 CARD = "index.json"
@@ -30,10 +31,14 @@ FACTS = {
     "generation": int,
     "next_id": int,
     "segments": list,
+    "categorised": list,
     "deleted": (str, NoneType),
     "names": (str, NoneType),
     "state": (dict, NoneType),
+    "decision": (dict, NoneType),
 }
+# Facts that came later, and what they are where a card has none.
+LATER = {"decision": None, "categorised": []}
 LEAST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}
 MOST = 2**62
 
@@ -65,18 +70,21 @@ def read_card(folder: str | Path) -> dict:
         )
     if version == OLD_FORMAT:
         card = _without_new_facts(card)
+    card = {**LATER, **card}
     wrong = _wrong_facts(card)
     if wrong:
         raise InputError(f"{str(path)!r} is damaged: {', '.join(wrong)}")
     for name in files_of(card):
         if not _is_due(name, card["generation"]):
             raise InputError(f"{str(path)!r} is damaged: it names {name!r}")
+    if card["decision"] is not None:
+        Decision.from_json(card["decision"], path)
     return card
 
 
 def _without_new_facts(card: dict) -> dict:
     """A card of the old format, with what it knows nothing of said to be unknown, whatever stands there."""
-    card = {**card, "names": None}
+    card = {**card, "names": None, "categorised": []}
     if isinstance(card.get("recall"), dict):
         card["recall"] = {name: fact for name, fact in card["recall"].items() if name not in ("changes", "when_built")}
     return card
