@@ -260,6 +260,9 @@ FIND = _search(
     Section("outputs", "results", ("report.hits:open_answer_files",)),
 )
 DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
+SERVE = Command(
+    sections=(OF_INDEX, FAITHFUL, Section("serving", "server", ("serving.settings:ServeSettings",))),
+)
 COMMANDS = {
     "train_elem": TRAIN_ELEM,
     "train_pair": TRAIN_PAIR,
@@ -269,4 +272,5 @@ COMMANDS = {
     "search add": ADD,
     "search delete": DELETE,
     "search find": FIND,
+    "search serve": SERVE,
 }

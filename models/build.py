@@ -23,6 +23,7 @@ MODEL_FLAGS = (
     "image_shape",
     "resize_short_size",
     "resize_filter",
+    "resize_mode",
     "clip_seconds",
     "embedding_size",
     "pooling",
@@ -30,6 +31,9 @@ MODEL_FLAGS = (
     "lora",
     "test_scales",
 )
+
+
+UNTRAINED_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,7 @@ class ModelSettings:
         image_shape: input as 3,height,width in pixels
         resize_short_size: short side before the test crop; 0: the crop size
         resize_filter: how test images come to it: one of area, bilinear, bicubic
+        resize_mode: crop: the centre of a test image; squash: all of it, whatever the ratio of its sides
         clip_seconds: sounds that are longer are cut
         embedding_size: width of the last layer of the head; 0: the pooled feature itself
         pooling: of maps or patch tokens one of avg, max, gem, avg+max, attention; of tokens also cls, mean; trained: by
@@ -58,6 +63,7 @@ class ModelSettings:
     image_shape: Shape = (3, 224, 224)
     resize_short_size: Count = 0
     resize_filter: Literal["area", "bilinear", "bicubic"] = "area"
+    resize_mode: Literal["crop", "squash"] = "crop"
     clip_seconds: AboveZero = 3.0
     embedding_size: Width = 0
     pooling: Literal["avg", "max", "gem", "avg+max", "cls", "mean", "attention", "trained"] = "avg"
@@ -145,7 +151,10 @@ def open_model(settings: ModelSettings) -> Embedder:
 
     Raises InputError as build_model does, and where nobody has trained its embedding layer.
     """
-    model = _with_weights(settings, settings.pretrained_model, is_final=True)
+    # Random weights are the same in every call, so that a figure of an untrained network comes out again.
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(UNTRAINED_SEED)
+        model = _with_weights(settings, settings.pretrained_model, is_final=True)
     if is_published(settings.pretrained_model, settings.model):
         refuse_untrained(model, list(model.state_dict()), "published weights have none")
     if not settings.pretrained_model:

@@ -17,9 +17,12 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from core.errors import InputError  # noqa: E402
 
-ELEM, PAIR = ("softmax", "arcmargin"), ("+triplet", "+quadruplet", "+eml", "+npairs")
+ELEM = ("softmax", "arcmargin")
+PAIR = ("+triplet", "+quadruplet", "+eml", "+npairs", "+whitening")
 BASES = {"": "stage 1", "+longer": "stage 1 longer"}
 TITLES = {"": "none", "+longer": "none, trained longer", **{pair: pair[1:] for pair in PAIR}}
+# 0.975 quantiles of Student's t with 1, 2, 3, ... degrees of freedom; the last serves for more, a little too wide then.
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 NOTHING = "–"  # a cell without a run
 # Recall@1 on Stanford Online Products after softmax and arcmargin, in the README of PaddlePaddle's metric_learning.
 ANCESTOR = {
@@ -54,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.reference:
         print("\n(PaddlePaddle): theirs, Recall@1 on SOP, one run a cell, from the README of its metric_learning.")
     if args.differences:
-        print(f"\nDifferences in points, seed by seed:\n\n{differences_table(runs, seeds)}")
+        print("\nDifferences in points, seed by seed, mean ± half of the 95 % interval of a paired t test:\n")
+        print(differences_table(runs, seeds))
 
 
 def read_runs(root: str | Path, k: int) -> dict[str, SeedRecalls]:
@@ -92,12 +96,11 @@ def recall_table(runs: dict[str, SeedRecalls], seeds: int, with_ancestor: bool) 
     rows = []
     for second, title in TITLES.items():
         cells = [cell(list(runs[elem + second].values()), seeds) for elem in ELEM]
-        # Nobody has to train longer.
-        if second == "+longer" and set(cells) == {NOTHING}:
-            continue
         if with_ancestor:
             cells += ANCESTOR.get(second, (NOTHING, NOTHING))
-        rows.append([title, *cells])
+        # Nobody has to run all of them.
+        if set(cells) != {NOTHING}:
+            rows.append([title, *cells])
     return markdown(head, rows)
 
 
@@ -111,21 +114,39 @@ def differences_table(runs: dict[str, SeedRecalls], seeds: int) -> str:
             both_stages = runs[elem + pair]
             alone = runs[elem + base]
             gains = [both_stages[seed] - alone[seed] for seed in both_stages if seed in alone]
-            row.append(cell(gains, seeds, sign="+"))
-        rows.append(row)
+            row.append(difference_cell(gains, seeds))
+        if set(row[1:]) != {NOTHING}:
+            rows.append(row)
     return markdown(["second stage", *(f"{elem}: minus {BASES[base]}" for elem, base in columns)], rows)
 
 
-def cell(values: list[float], seeds: int, sign: str = "") -> str:
+def cell(values: list[float], seeds: int) -> str:
     """Mean ± sample standard deviation of `values` (%), with their number where it is not `seeds`; – for none."""
     if not values:
         return NOTHING
-    text = f"{np.mean(values):{sign}.2f}"
+    text = f"{np.mean(values):.2f}"
     if len(values) > 1:
         text += f" ± {np.std(values, ddof=1):.2f}"
-    if len(values) != seeds:
-        text += f" (n={len(values)})"
-    return text.replace("-", "−")
+    return text + _count(values, seeds)
+
+
+def difference_cell(gains: list[float], seeds: int) -> str:
+    """Mean ± half of the 95 % interval of a paired t test of `gains`, with their number where it is not `seeds`."""
+    if not gains:
+        return NOTHING
+    text = f"{np.mean(gains):+.2f}"
+    if len(gains) > 1:
+        freedom = min(len(gains) - 1, len(T_QUANTILES))
+        half = T_QUANTILES[freedom - 1] * np.std(gains, ddof=1) / np.sqrt(len(gains))
+        text += f" ± {half:.2f}"
+    return (text + _count(gains, seeds)).replace("-", "−")
+
+
+def _count(values: list[float], seeds: int) -> str:
+    """How many values there are, where that is not one for each seed."""
+    if len(values) == seeds:
+        return ""
+    return f" (n={len(values)})"
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:

@@ -3,7 +3,6 @@
 import gc
 import io
 import struct
-import time
 import tracemalloc
 import zlib
 
@@ -204,10 +203,9 @@ def test_a_bomb_is_refused_by_its_header(kind, decoder):
     """30,000 x 30,000 pixels would be 2.7 GB; nothing is decoded, and nothing of that size is asked for."""
     encoded = np.frombuffer(LARGE[kind](*SIDES), np.uint8)
     tracemalloc.start()
-    began = time.perf_counter()
     with pytest.raises(InputError, match="'a.jpg' has 30000x30000 pixels by its header; no more than 178,956,970 are"):
         open_image(decoder, encoded, "a.jpg")
-    assert time.perf_counter() - began < 1 and tracemalloc.get_traced_memory()[1] < 2**20
+    assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 
 

@@ -160,7 +160,14 @@ def stored(server, index):
 def test_a_server_holds_what_the_index_holds(server, tmp_path):
     index = Index.build(tmp_path / "index", *data(60), MODEL, *SERVER)
     assert index.card["recall"]["value"] == 1 and index.card["options"] == SERVER[1]
-    assert stored(server, index)[7] == {"id": 7, "label": 1, "name": None, "path": "/photos/0/7.jpg", "box": None}
+    assert stored(server, index)[7] == {
+        "id": 7,
+        "label": 1,
+        "name": None,
+        "category": None,
+        "path": "/photos/0/7.jpg",
+        "box": None,
+    }
     index.add(*data(20, seed=1))
     index.delete([3, 70])
     live = [i for i in range(80) if i not in (3, 70)]
@@ -176,12 +183,14 @@ def test_a_server_holds_what_the_index_holds(server, tmp_path):
 def test_a_server_is_told_labels_names_and_boxes(server, tmp_path):
     paths, labels = ["/a.png", "/a.png", "/caf\udce9.png", "/d.png"], [-1, "nine", None, "\udce9"]
     boxes, names = [[0, 0, 64, 128.5], *[[np.nan] * 4] * 3], {"-1": "minus one", "nine": "ü", "unused": "x"}
-    index = Index.build(tmp_path / "index", data(4)[0], paths, labels, MODEL, *SERVER, boxes=boxes, names=names)
+    categories = ["signs", None, 3, "\udce9"]
+    more = {"boxes": boxes, "names": names, "categories": categories}
+    index = Index.build(tmp_path / "index", data(4)[0], paths, labels, MODEL, *SERVER, **more)
     assert list(stored(server, index).values()) == [
-        {"id": 0, "label": -1, "name": "minus one", "path": "/a.png", "box": [0, 0, 64, 128.5]},
-        {"id": 1, "label": "nine", "name": "ü", "path": "/a.png", "box": None},
-        {"id": 2, "label": None, "name": None, "path": "/caf?.png", "box": None},
-        {"id": 3, "label": "?", "name": None, "path": "/d.png", "box": None},
+        {"id": 0, "label": -1, "name": "minus one", "category": "signs", "path": "/a.png", "box": [0, 0, 64, 128.5]},
+        {"id": 1, "label": "nine", "name": "ü", "category": None, "path": "/a.png", "box": None},
+        {"id": 2, "label": None, "name": None, "category": 3, "path": "/caf?.png", "box": None},
+        {"id": 3, "label": "?", "name": None, "category": "?", "path": "/d.png", "box": None},
     ]
     index.add(-data(2)[0], ["/a.png"] * 2, ["nine", "ten"], boxes=boxes[:2])  # both have another picture now
     labels = {id_: payload["label"] for id_, payload in stored(server, index).items()}
@@ -267,7 +276,7 @@ def test_a_server_is_asked_over_http(tmp_path):
     # Four more than 60 are so many that recall is measured anew, two less than 64 are not.
     assert kinds == [*changes, stray, ("PUT", "?wait=true"), asked, stray, deleted, asked, ("DELETE", "")]
     assert server.asked[0][2] == {"vectors": {"size": 16, "distance": "Cosine"}}
-    facts = {"id": 5, "label": -1, "name": None, "path": "/photos/0/5.jpg", "box": None}
+    facts = {"id": 5, "label": -1, "name": None, "category": None, "path": "/photos/0/5.jpg", "box": None}
     assert server.asked[1][2]["batch"]["payloads"][5] == facts
     assert server.asked[4][2] == {"filter": {"must": [{"key": "id", "range": {"gt": 59}}]}}
     assert server.asked[5][2]["batch"]["ids"] == [60, 61, 62, 63] and server.asked[8][2] == {"points": [0, 63]}

@@ -48,6 +48,17 @@ def test_random_weights_are_said_where_nothing_is_trained(capsys):
     assert "note: the weights are random, since there is no --pretrained_model" in capsys.readouterr().out
 
 
+def test_random_weights_are_the_same_in_every_call():
+    torch.manual_seed(1)
+    first = open_model(TINY).state_dict()
+    drawn = torch.rand(1)
+    torch.manual_seed(2)
+    assert all(torch.equal(tensor, first[name]) for name, tensor in open_model(TINY).state_dict().items())
+    # Whoever draws beside it draws what they would have drawn.
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), drawn)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_a_network_that_is_tried_stays_as_it_is(training):
     model = build_model(dataclasses.replace(TINY, embedding_size=4), None)
@@ -76,7 +87,7 @@ def test_a_network_that_is_tried_is_not_compiled(capsys):
 def test_weights_say_what_they_were_trained_as(sop_tree, tmp_path):
     assert trained_settings(None) == trained_settings("") == trained_settings("imagenet") == {}
     run("train_elem", train_flags(sop_tree, tmp_path / "run", embedding_size=5, pooling="max", total_iter_num=1))
-    expected = {"model": "Tiny", "image_shape": (3, 32, 32), "resize_short_size": 0, "resize_filter": "area"}
+    expected = {"model": "Tiny", "image_shape": (3, 32, 32), "resize_short_size": 0, "resize_filter": "area", "resize_mode": "crop"}
     expected |= {"embedding_size": 5, "pooling": "max", "head": "linear", "lora": 0, "clip_seconds": 3.0}
     expected["test_scales"] = (1.0,)
     for source in ("run", "run/last.pt", "run/model.safetensors"):

@@ -9,6 +9,7 @@ import pytest
 
 from core.errors import InputError
 from recipes import table
+from recipes.run_table import find_recipes
 
 SCRIPT = Path(table.__file__)
 
@@ -46,11 +47,9 @@ def test_means_deviations_and_gaps(root, capsys):
         "---": ["---:", "---:"],
         "none": ["52.00 ± 2.00", "–"],  # 50, 52, 54
         "none, trained longer": ["53.00 ± 1.73", "–"],  # 51, 54, 54: sqrt(3)
-        "triplet": ["–", "–"],
-        "quadruplet": ["–", "–"],
         "eml": ["54.00 ± 2.65", "–"],  # 52, 53, 57: sqrt(7)
         "npairs": ["–", "65.00 ± 7.07 (n=2)"],  # 60, 70: sqrt(50)
-    }
+    }  # and no line of what was not run
     assert "Untrained features: 33.80 ± 0.00." in text
 
 
@@ -60,9 +59,26 @@ def test_differences_are_paired_by_seed(root, capsys):
     table.main([str(root), "--differences"])
     found = rows(capsys.readouterr().out.split("Differences")[1])
     assert found["second stage"][:2] == ["softmax: minus stage 1", "softmax: minus stage 1 longer"]
-    # eml minus stage 1: 2, 1, 3; minus longer: 1, -1, 3
-    assert found["eml"] == ["+2.00 ± 1.00", "+1.00 ± 2.00", "–", "–"]
+    # eml minus stage 1: 2, 1, 3; minus longer: 1, -1, 3; with t of two degrees of freedom, 4.303 / sqrt(3) times 1 and 2
+    assert found["eml"] == ["+2.00 ± 2.48", "+1.00 ± 4.97", "–", "–"]
     assert found["npairs"] == ["–", "–", "−1.00 (n=1)", "–"]
+    assert "triplet" not in found
+
+
+def test_every_second_stage_of_the_recipes_has_its_row(tmp_path, capsys):
+    seconds = {recipe.second for recipe in find_recipes("emoji") + find_recipes("sop")}
+    for second in seconds:
+        write(tmp_path, f"seed0/arcmargin+{second}" if second else "seed0/arcmargin", 0.6)
+    table.main([str(tmp_path)])
+    found = rows(capsys.readouterr().out)
+    assert {"none" if not second else table.TITLES[f"+{second}"] for second in seconds} <= found.keys()
+    assert "whitening" in found
+
+
+def test_quantiles_are_those_of_students_t():
+    stats = pytest.importorskip("scipy.stats")
+    for freedom, quantile in enumerate(table.T_QUANTILES, 1):
+        assert quantile == pytest.approx(stats.t.ppf(0.975, freedom), abs=5e-4)
 
 
 def test_reference_stands_beside_and_is_labelled(tmp_path, capsys):

@@ -31,15 +31,24 @@ FACTS = {
     "generation": int,
     "next_id": int,
     "segments": list,
+    "categorised": list,
     "deleted": (str, NoneType),
     "names": (str, NoneType),
     "state": (dict, NoneType),
     "decision": (dict, NoneType),
 }
-# What older cards do not have, and what that means.
-DEFAULTS = {"decision": None}
+# Facts that came later, and what they are where a card has none.
+LATER = {"decision": None, "categorised": []}
 LEAST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}
 MOST = 2**62
+
+
+class InUse(InputError):
+    """Another process changes the index at the moment."""
+
+
+class DiskRefuses(InputError):
+    """The disk takes no more, or nothing from this user."""
 
 
 def read_card(folder: str | Path) -> dict:
@@ -59,9 +68,9 @@ def read_card(folder: str | Path) -> dict:
         raise InputError(
             f"{str(path)!r} has the format {shown}; this program reads the formats {OLD_FORMAT} and {FORMAT}"
         )
-    card = {**DEFAULTS, **card}
     if version == OLD_FORMAT:
         card = _without_new_facts(card)
+    card = {**LATER, **card}
     wrong = _wrong_facts(card)
     if wrong:
         raise InputError(f"{str(path)!r} is damaged: {', '.join(wrong)}")
@@ -75,7 +84,7 @@ def read_card(folder: str | Path) -> dict:
 
 def _without_new_facts(card: dict) -> dict:
     """A card of the old format, with what it knows nothing of said to be unknown, whatever stands there."""
-    card = {**card, "names": None}
+    card = {**card, "names": None, "categorised": []}
     if isinstance(card.get("recall"), dict):
         card["recall"] = {name: fact for name, fact in card["recall"].items() if name not in ("changes", "when_built")}
     return card
@@ -181,7 +190,7 @@ def sweep(folder: Path) -> dict | None:
 
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """The folder, made if need be, for one process that changes it. Raises InputError where another one does.
+    """The folder, made if need be, for one process that changes it. Raises InUse where another one does.
 
     A folder that was made for an index which then failed is removed again.
     """
@@ -198,7 +207,7 @@ def locked(folder: str | Path) -> Iterator[None]:
             if not os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK)):
                 raise OSError("removed by the process that held it")
         except OSError:
-            raise InputError(f"another process is changing index {str(folder)!r}; try again when it is done") from None
+            raise InUse(f"another process is changing index {str(folder)!r}; try again when it is done") from None
         try:
             yield
         finally:
@@ -215,8 +224,8 @@ def _open_no_link(path: str, mode: int) -> int:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Failures of the disk in one sentence."""
+    """Failures of the disk in one sentence, DiskRefuses."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write to index {str(folder)!r}: {error.strerror or error}") from None
+        raise DiskRefuses(f"cannot write to index {str(folder)!r}: {error.strerror or error}") from None

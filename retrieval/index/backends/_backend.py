@@ -10,9 +10,11 @@ import torch
 from core.errors import InputError
 from retrieval.index.nearest import best_of, nearest
 from retrieval.index.segments import Rows, normalized
+from retrieval.index.selection import Selection
 from retrieval.rows import row_lengths
 
 MORE = 16  # candidates beyond k: rounding may have changed the order of the last ones
+FEW_SELECTED = 20_000  # items among which exact search is as fast as any other
 
 
 class Backend:
@@ -48,19 +50,32 @@ class Backend:
     def open(self, folder: Path, state: dict | None, rows: Rows) -> None:
         """Make ready for search. Raises FileNotFoundError where another process has replaced the generation."""
 
-    def candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Ids (Q, C) int64 of about the k nearest or more, in any order, -1 for none; queries (Q, D) have length 1."""
+    def candidates(self, queries: np.ndarray, k: int, selection: Selection | None = None) -> np.ndarray:
+        """Ids (Q, C) int64 of about the k nearest or more, in any order, -1 for none; queries (Q, D) have length 1.
+
+        selection: of these items only, as far as the backend can tell; others among them are left out later.
+        """
         raise NotImplementedError(f"{type(self).__name__} has neither candidates nor a search of its own")
 
-    def search(self, rows: Rows, queries: torch.Tensor, k: int, memory: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest items as far as they are found: ids (Q, k) int64 and exact cosines (Q, k) float32."""
+    def search(
+        self, rows: Rows, queries: torch.Tensor, k: int, memory: int, selection: Selection | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest items as far as they are found: ids (Q, k) int64 and exact cosines (Q, k) float32.
+
+        selection: items among which is searched, k at least, or None for all.
+        """
+        among = None
+        if selection is not None:
+            among = selection.ids
+            if len(among) <= FEW_SELECTED:
+                return nearest(rows, queries, k, memory, among)
         lengths = row_lengths(queries, "query embeddings").numpy()
-        candidates = self.candidates(normalized(queries.numpy(), lengths), k + MORE)
-        ids, scores = best_of(rows, queries, candidates, k)
+        candidates = self.candidates(normalized(queries.numpy(), lengths), k + MORE, selection)
+        ids, scores = best_of(rows, queries, candidates, k, among)
         # Too few are found in lists with few items, or by an older generation's reader.
         short = np.flatnonzero(ids[:, -1] < 0)
         if len(short):
-            ids[short], scores[short] = nearest(rows, queries[torch.from_numpy(short)], k, memory)
+            ids[short], scores[short] = nearest(rows, queries[torch.from_numpy(short)], k, memory, among)
         return ids, scores
 
     def advice(self, items: int) -> str | None:

@@ -10,6 +10,7 @@ from core.files import sync
 from retrieval.index.backends import BACKENDS
 from retrieval.index.backends._backend import Backend, require
 from retrieval.index.segments import Rows
+from retrieval.index.selection import Selection
 
 KINDS = ("auto", "flat", "ivf", "ivfpq", "hnsw")
 FLAT_UP_TO, IVF_UP_TO = 10_000, 1_000_000  # items up to which `auto` is flat, then ivf, then ivfpq
@@ -131,19 +132,30 @@ class FaissBackend(Backend):
         self.selector = None
         # Deleted items still stand in FAISS's file; a bit for each id tells it which live.
         if state["stored"] > len(rows):
-            is_alive = np.zeros(state["last"] + 1, dtype=bool)
-            is_alive[rows.ids] = True
-            self.selector = self.faiss.IDSelectorBitmap(np.packbits(is_alive, bitorder="little"))
+            self.selector = self._selector(rows.ids)
+        self.items = len(rows)
 
-    def candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
+    def _selector(self, ids: np.ndarray):
+        """What tells FAISS to find only these ids (n,)."""
+        is_wanted = np.zeros(self.state["last"] + 1, dtype=bool)
+        is_wanted[ids] = True
+        return self.faiss.IDSelectorBitmap(np.packbits(is_wanted, bitorder="little"))
+
+    def candidates(self, queries: np.ndarray, k: int, selection: Selection | None = None) -> np.ndarray:
         wanted = k * self.state["refined"]
         probes = self.state["probes"]
+        selector = self.selector
+        if selection is not None:
+            selector = self._selector(selection.ids)
+            # As many of those that are wanted are met on the way as without a selection.
+            probes = probes * self.items // len(selection.ids)
         if "IVF" in self.state["factory"]:
-            parameters = self.faiss.SearchParametersIVF(nprobe=probes, sel=self.selector)
+            probes = min(probes, self.index.nlist)
+            parameters = self.faiss.SearchParametersIVF(nprobe=probes, sel=selector)
         elif "HNSW" in self.state["factory"]:
-            parameters = self.faiss.SearchParametersHNSW(efSearch=max(probes, wanted), sel=self.selector)
+            parameters = self.faiss.SearchParametersHNSW(efSearch=max(probes, wanted), sel=selector)
         else:
-            parameters = self.faiss.SearchParameters(sel=self.selector)
+            parameters = self.faiss.SearchParameters(sel=selector)
         return self.index.search(queries, wanted, params=parameters)[1]
 
 

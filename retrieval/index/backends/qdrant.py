@@ -16,12 +16,14 @@ from core.errors import InputError
 from retrieval.index.backends import BACKENDS
 from retrieval.index.backends._backend import Backend, require
 from retrieval.index.segments import Rows
+from retrieval.index.selection import Selection, Value
 
 PACKAGE = ("qdrant-client", "qdrant")
 EMBEDDED = "images"
 FEW = 20_000  # items up to which Qdrant finds its embedded form fit
 POINTS, BLOCK = 500, 64 * 2**20  # points an upsert; bytes of embeddings read at a time
 QUERIES = 64  # searched for at a time
+MOST_VALUES = 1000  # labels that a filter names
 
 
 @BACKENDS.register("qdrant", package="qdrant-client")
@@ -94,16 +96,40 @@ class QdrantBackend(Backend):
         self._create(self.client, EMBEDDED, rows.width)
         self._upsert(self.client, rows, {"collection": EMBEDDED, "last": -1})
 
-    def candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
+    def candidates(self, queries: np.ndarray, k: int, selection: Selection | None = None) -> np.ndarray:
+        query_filter = None
+        if selection is not None:
+            query_filter = self._filter(selection)
         candidates = np.full((len(queries), k), -1)
         with self._asking(self.client) as client:
             for start in range(0, len(queries), QUERIES):
                 block = queries[start : start + QUERIES].tolist()
-                requests = [self.models.QueryRequest(query=query, limit=k) for query in block]
+                requests = [self.models.QueryRequest(query=query, limit=k, filter=query_filter) for query in block]
                 for row, answer in enumerate(client.query_batch_points(self.collection, requests), start):
                     ids = [point.id for point in answer.points]
                     candidates[row, : len(ids)] = ids
         return candidates
+
+    def _filter(self, selection: Selection):
+        """What a point's facts have to be, as Qdrant takes it; None where there are too many values to name."""
+        conditions = []
+        for key, values in (("label", selection.labels), ("category", selection.categories)):
+            if values is not None and len(values) <= MOST_VALUES:
+                conditions.append(self.models.Filter(should=self._any_of(key, values)))
+        if not conditions:
+            return None
+        return self.models.Filter(must=conditions)
+
+    def _any_of(self, key: str, values: list[Value]) -> list:
+        """Conditions, of which one has to hold; integers and texts are asked for apart."""
+        conditions = []
+        for kind in (int, str):
+            of_kind = [_as_utf8(value) for value in values if isinstance(value, kind)]
+            if of_kind:
+                conditions.append(self.models.FieldCondition(key=key, match=self.models.MatchAny(any=of_kind)))
+        if None in values:
+            conditions.append(self.models.IsEmptyCondition(is_empty=self.models.PayloadField(key=key)))
+        return conditions
 
     def advice(self, items: int) -> str | None:
         if self.url or items <= FEW:
@@ -151,20 +177,33 @@ class QdrantBackend(Backend):
 
 
 def _payloads(rows: Rows, ids: np.ndarray) -> list[dict]:
-    """What other programs can see of items: label as it is, its name, path and box; None, empty to Qdrant, for unknown.
+    """What other programs can see of items: label as it is, its name, category, path and box; None is empty to Qdrant.
 
-    A name stays what it was when the item was added.
+    Unknown ones are None. A name stays what it was when the item was added.
     """
-    columns = zip(ids.tolist(), rows.labels(ids).tolist(), rows.paths(ids), rows.boxes(ids).tolist())
+    columns = zip(
+        ids.tolist(),
+        rows.labels(ids).tolist(),
+        rows.categories(ids).tolist(),
+        rows.paths(ids),
+        rows.boxes(ids).tolist(),
+    )
     payloads = []
-    for id_, label, path, box in columns:
+    for id_, label, category, path, box in columns:
         name = None
         if label is not None:
             name = rows.label_names.get(str(label))
         if math.isnan(box[0]):
             box = None
         payloads.append(
-            {"id": id_, "label": _as_utf8(label), "name": _as_utf8(name), "path": _as_utf8(path), "box": box}
+            {
+                "id": id_,
+                "label": _as_utf8(label),
+                "name": _as_utf8(name),
+                "category": _as_utf8(category),
+                "path": _as_utf8(path),
+                "box": box,
+            }
         )
     return payloads
 
