@@ -256,9 +256,10 @@ ADD = _search(OF_INDEX, FOLDER, KEPT)
 FIND = _search(
     OF_INDEX,
     FOLDER,
-    Section("index", "index", ("embeddings.index:find_in_index",)),
+    Section("index", "index", ("embeddings.answers:find_answers",)),
     Section("outputs", "results", ("report.hits:open_answer_files",)),
 )
+DECIDE = _search(OF_INDEX, FOLDER, Section("decision", "same or not", ("embeddings.decide:decide_index",)))
 DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
 SERVE = Command(
     sections=(OF_INDEX, FAITHFUL, Section("serving", "server", ("serving.settings:ServeSettings",))),
@@ -272,5 +273,6 @@ COMMANDS = {
     "search add": ADD,
     "search delete": DELETE,
     "search find": FIND,
+    "search decide": DECIDE,
     "search serve": SERVE,
 }

@@ -10,6 +10,7 @@ import torch
 from runs import as_line, run
 
 from core.errors import InputError
+from data.make_pairs import draw_pairs, write_pairs
 from data.pair_files import RowsByPath, read_pairs, read_templates
 from data.records import Records
 from retrieval.exact import ExactScores
@@ -452,6 +453,30 @@ def test_templates_that_cannot_be(people, tmp_path):
     (tmp_path / "t.csv").write_text("path,template\nAnn_A_0001.jpg,\n")
     with pytest.raises(InputError, match="t.csv:2: an empty template"):
         read_templates(tmp_path / "t.csv", people)
+
+
+# Pairs drawn from a list.
+
+
+def test_drawn_pairs_are_folds_of_labels_of_their_own(tmp_path):
+    labels = np.arange(90) % 18
+    paths = np.array([f"/set/{label}/{row}.jpg" for row, label in enumerate(labels)])
+    records = Records("list.csv", paths, labels, *np.ones((2, 90), bool))
+    drawn = draw_pairs(records, 3, 20, 5)
+    assert drawn == draw_pairs(records, 3, 20, 5) != draw_pairs(records, 3, 20, 6)
+    left, right, is_same, folds = map(np.array, zip(*drawn))
+    assert ((labels[left] == labels[right]) == is_same).all() and (left != right).all()
+    assert len(set(map(frozenset, zip(left.tolist(), right.tolist())))) == 120
+    for fold in (1, 2, 3):
+        assert is_same[folds == fold].sum() == (~is_same[folds == fold]).sum() == 20
+        inside, outside = (set(labels[np.append(left[m], right[m])]) for m in (folds == fold, folds != fold))
+        assert not inside & outside
+    write_pairs(records, "/set", drawn, tmp_path / "p.csv")
+    pairs = read_pairs(tmp_path / "p.csv")
+    assert RowsByPath(records).rows(pairs.left, pairs.lines, "p.csv").tolist() == left.tolist()
+    assert pairs.is_same.tolist() == is_same.tolist() and pairs.folds.tolist() == folds.astype(str).tolist()
+    with pytest.raises(InputError, match="fold 1 of 3 has 60 pairs of one label, fewer than 99; take fewer pairs"):
+        draw_pairs(records, 3, 99, 0)
 
 
 # eval.py.

@@ -35,7 +35,7 @@ class Calibration:
         """The same where there are so many positive pairs per negative one."""
         ratio = odds / self.odds
         weighted = self.probabilities * ratio
-        return Calibration(self.scores, weighted / (weighted + 1 - self.probabilities), odds)
+        return Calibration(self.scores, weighted / (weighted + (1 - self.probabilities)), odds)
 
 
 @dataclass(frozen=True)
