@@ -61,7 +61,7 @@ def build(folder: str, args: Args) -> None:
         raise InputError("build needs --pretrained_model: nothing can be found again with random weights")
     refuse_lone_continue(**args.outputs)
     backend_options = args.options("backend")
-    make_backend(args["backend"], backend_options)
+    make_backend(args["backend"], backend_options)[0].refuse_new()
     check_free(folder, args["overwrite"])
     records, encoder = open_images(args)
     outputs = open_kept_files(**args.outputs)

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import NoneType
+from types import GenericAlias, NoneType
 
 from core.errors import InputError
 from core.files import read_json
@@ -126,8 +126,10 @@ def _wrong_recall(card: dict) -> list[str]:
     return wrong
 
 
-def _fits(value: object, kind: type | str) -> bool:
-    """Whether a value is of a type, or a text of the form that a pattern gives."""
+def _fits(value: object, kind: type | GenericAlias | str) -> bool:
+    """Whether a value is of a type, a list of one, or a text of the form that a pattern gives."""
+    if isinstance(kind, GenericAlias):
+        return isinstance(value, list) and all(isinstance(element, kind.__args__[0]) for element in value)
     if isinstance(kind, str):
         return isinstance(value, str) and re.fullmatch(kind, value) is not None
     return isinstance(value, kind)
@@ -144,6 +146,8 @@ def files_of(card: dict) -> list[str]:
     names = [*card["segments"], card["deleted"], card["names"]]
     if card["state"]:
         names.append(card["state"].get("file"))
+        if isinstance(card["state"].get("files"), list):
+            names += card["state"]["files"]
     return [name for name in names if name]
 
 

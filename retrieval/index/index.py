@@ -147,6 +147,7 @@ class Index:
         items = _checked_items(embeddings, paths, labels, boxes, categories)
         width = items.embeddings.shape[1]
         chosen, options = make_backend(backend, options or {})
+        chosen.refuse_new()
         chosen.check(len(set(items.keys())), width)
         check_free(folder, overwrite)
         with locked(folder):
