@@ -182,6 +182,13 @@ EVAL = Command(
         Section("embedding", "data", ("embeddings.embed:embed_list",)),
         FAITHFUL,
         Section("figures", "figures (docs/metrics.md)", ("retrieval.metrics.evaluation:evaluate",)),
+        Section("verification", "same or not (docs/verification.md)", ("embeddings.verification:open_verification",)),
+        Section(
+            "held_out",
+            "same or not (docs/verification.md)",
+            LISTS.homes,
+            without=("data_dir", "test_list", "on_bad_image"),
+        ),
         Section("outputs", "results", ("report.outputs:EvalOutputs",)),
         REPLAY,
     ),

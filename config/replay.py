@@ -103,6 +103,9 @@ def _model_flags(source: str, values: dict[str, object], typed: frozenset[str]) 
 
 def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -> dict[str, object]:
     names = [name for name in DATA_FLAGS if name in values]
+    # Where a threshold is chosen on labels that the run held out, it has to be those.
+    if values.get("threshold_on") == "val":
+        names.append("val_classes")
     config = run_folder(source) / "config.json"
     # What is given to embed names its folder itself.
     if values.get("input") or values.get("text") or not config.is_file() or any(name in typed for name in names):
