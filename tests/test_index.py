@@ -23,7 +23,8 @@ from retrieval.index.nearest import nearest
 
 MODEL = {"model": "Tiny", "image_shape": [3, 32, 32], "weights": "abc"}
 THOROUGH = [("faiss", {"faiss_kind": kind, "probes": 10_000}) for kind in ("flat", "ivf", "hnsw")]
-CASES = [(name, {}) for name in BACKENDS.names()] + THOROUGH
+CODED = [("exact", {"codes": kind}) for kind in ("int8", "binary")]
+CASES = [(name, {}) for name in BACKENDS.names()] + THOROUGH + CODED
 
 
 def data(count, width=16, seed=0):
