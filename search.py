@@ -4,6 +4,7 @@ python search.py build photos.index --pretrained_model=output --input photos/
 python search.py find photos.index --input cat.jpg --k=10 --output hits.json hits.png
 python search.py add photos.index --input more/
 python search.py delete photos.index --input photos/blurred.jpg
+python search.py serve photos.index
 """
 
 if __name__ == "__main__":  # before torch is loaded
@@ -20,8 +21,8 @@ from core.errors import InputError, near_match
 
 def main(argv: Sequence[str]) -> None:
     command, folder, args = parse_command(argv)
-    commands = {"build": build, "find": find, "add": add, "delete": delete}
-    if command != "build" and not (args["input"] or args.values.get("text")):
+    commands = {"build": build, "find": find, "add": add, "delete": delete, "serve": serve}
+    if command in ("find", "add", "delete") and not (args["input"] or args.values.get("text")):
         other = "" if command == "delete" else " or --text"
         raise InputError(f"{command} needs --input{other}")
     commands[command](folder, args)
@@ -139,6 +140,37 @@ def delete(folder: str, args: Args) -> None:
     if distributed.is_first():
         index = Index.open(folder)
         print_lines(deleted_notes(index, delete_from_index(index, **args.data, **args.items)))
+
+
+def serve(folder: str, args: Args) -> None:
+    """A page and a REST interface in front of an index, until a signal ends it."""
+    from core.device import open_device
+    from core.packages import needed
+    from serving.settings import ServeSettings
+
+    for package in ("starlette", "uvicorn"):
+        needed(package, "search.py serve", "serve")
+    settings = ServeSettings(**args.serving)
+    token = settings.chosen_token()
+
+    # Before the network is loaded, so that a port which is taken is known at once.
+    from serving.server import greeting, open_port, run
+
+    with open_port(settings) as port:
+        from embeddings.index import settings_for_index
+        from models import ModelSettings
+        from retrieval.index.index import Index
+        from serving.app import Server
+        from serving.encoding import open_live_encoder
+
+        index = Index.open(folder)
+        model_settings = ModelSettings(**args.model)
+        if not model_settings.pretrained_model:
+            model_settings = settings_for_index(model_settings, args.typed, index)
+        encoder = open_live_encoder(model_settings, *open_device(**args.device), args["runtime"])
+        server = Server(folder, encoder, settings, token)
+        print_lines([f"{len(index)} {index.noun}s", *greeting(port, settings, token)])
+        run(server.app, port)
 
 
 def open_images(args: Args, index=None):

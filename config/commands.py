@@ -182,6 +182,13 @@ EVAL = Command(
         Section("embedding", "data", ("embeddings.embed:embed_list",)),
         FAITHFUL,
         Section("figures", "figures (docs/metrics.md)", ("retrieval.metrics.evaluation:evaluate",)),
+        Section("verification", "same or not (docs/verification.md)", ("embeddings.verification:open_verification",)),
+        Section(
+            "held_out",
+            "same or not (docs/verification.md)",
+            LISTS.homes,
+            without=("data_dir", "test_list", "on_bad_image"),
+        ),
         Section("outputs", "results", ("report.outputs:EvalOutputs",)),
         REPLAY,
     ),
@@ -253,6 +260,9 @@ FIND = _search(
     Section("outputs", "results", ("report.hits:open_answer_files",)),
 )
 DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
+SERVE = Command(
+    sections=(OF_INDEX, FAITHFUL, Section("serving", "server", ("serving.settings:ServeSettings",))),
+)
 COMMANDS = {
     "train_elem": TRAIN_ELEM,
     "train_pair": TRAIN_PAIR,
@@ -262,4 +272,5 @@ COMMANDS = {
     "search add": ADD,
     "search delete": DELETE,
     "search find": FIND,
+    "search serve": SERVE,
 }

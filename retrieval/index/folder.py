@@ -10,6 +10,7 @@ from types import GenericAlias, NoneType
 
 from core.errors import InputError
 from core.files import read_json
+from retrieval.decision import Decision
 from retrieval.index.backends import BACKENDS
 
 CARD = "index.json"
@@ -34,11 +35,20 @@ FACTS = {
     "deleted": (str, NoneType),
     "names": (str, NoneType),
     "state": (dict, NoneType),
+    "decision": (dict, NoneType),
 }
 # Facts that came later, and what they are where a card has none.
-LATER = {"categorised": []}
+LATER = {"decision": None, "categorised": []}
 LEAST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}
 MOST = 2**62
+
+
+class InUse(InputError):
+    """Another process changes the index at the moment."""
+
+
+class DiskRefuses(InputError):
+    """The disk takes no more, or nothing from this user."""
 
 
 def read_card(folder: str | Path) -> dict:
@@ -67,6 +77,8 @@ def read_card(folder: str | Path) -> dict:
     for name in files_of(card):
         if not _is_due(name, card["generation"]):
             raise InputError(f"{str(path)!r} is damaged: it names {name!r}")
+    if card["decision"] is not None:
+        Decision.from_json(card["decision"], path)
     return card
 
 
@@ -182,7 +194,7 @@ def sweep(folder: Path) -> dict | None:
 
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """The folder, made if need be, for one process that changes it. Raises InputError where another one does.
+    """The folder, made if need be, for one process that changes it. Raises InUse where another one does.
 
     A folder that was made for an index which then failed is removed again.
     """
@@ -199,7 +211,7 @@ def locked(folder: str | Path) -> Iterator[None]:
             if not os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK)):
                 raise OSError("removed by the process that held it")
         except OSError:
-            raise InputError(f"another process is changing index {str(folder)!r}; try again when it is done") from None
+            raise InUse(f"another process is changing index {str(folder)!r}; try again when it is done") from None
         try:
             yield
         finally:
@@ -216,8 +228,8 @@ def _open_no_link(path: str, mode: int) -> int:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Failures of the disk in one sentence."""
+    """Failures of the disk in one sentence, DiskRefuses."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write to index {str(folder)!r}: {error.strerror or error}") from None
+        raise DiskRefuses(f"cannot write to index {str(folder)!r}: {error.strerror or error}") from None

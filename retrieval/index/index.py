@@ -17,13 +17,15 @@ import numpy.typing as npt
 import torch
 
 from core.errors import InputError
+from core.files import replace_json
 from core.items import noun_of
 from core.slices import slices_within
 from retrieval.best_positive import MEMORY
+from retrieval.decision import Decision
 from retrieval.index.backends import make_backend
 from retrieval.index.backends._backend import Backend
 from retrieval.index.changes import change, open_rows
-from retrieval.index.folder import FORMAT, check_free, locked, read_card
+from retrieval.index.folder import CARD, FORMAT, check_free, locked, read_card, writing
 from retrieval.index.items import CATEGORY, Items, LabelColumn, Lookup, checked_boxes, item_keys, item_name
 from retrieval.index.segments import Rows
 from retrieval.index.selection import Value, select
@@ -104,6 +106,13 @@ class Index:
         return self.rows.label_names
 
     @property
+    def decision(self) -> Decision | None:
+        """When what is found is called the same as what asks, and how probable that is; None where nobody decided."""
+        if self.card["decision"] is None:
+            return None
+        return Decision.from_json(self.card["decision"], self.folder / CARD)
+
+    @property
     def categories(self) -> np.ndarray:
         """The category of each item (N,) in the order of ids: int, str, or None where nobody knows it."""
         return self.rows.categories()
@@ -160,6 +169,7 @@ class Index:
                 "deleted": None,
                 "state": None,
                 "names": None,
+                "decision": None,
                 "categorised": [],
             }
             # An empty generation, of which the first change makes one with items.
@@ -225,6 +235,21 @@ class Index:
             if len(gone):
                 self._advance(gone=gone)
         return len(gone)
+
+    def decide(self, decision: Decision | None) -> None:
+        """Keep a decision, or None for none, in the index: its card changes, and no item.
+
+        Raises InputError where another process is changing the index, and where the disk refuses.
+        """
+        content = None
+        if decision is not None:
+            content = decision.to_json()
+        with locked(self.folder):
+            self._reopen()
+            card = {**self.card, "decision": content}
+            with writing(self.folder):
+                replace_json(self.folder / CARD, card)
+            self.card = card
 
     def search(
         self,
