@@ -38,8 +38,8 @@ COLUMNS = """
     box double precision[]
 """
 # Of COPY's binary form: what it begins and ends with, and an array of four numbers, whose type is 701.
-HEADER, TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), struct.pack("!h", -1)
-FOUR_NUMBERS = struct.pack("!iiIii", 1, 0, 701, 4, 1)
+HEADER, TRAILER = b"PGCOPY\n\xff\r\n\0" + b"\0" * 8, b"\xff\xff"
+FOUR_NUMBERS = b"\0\0\0\1\0\0\0\0\0\0\2\xbd\0\0\0\4\0\0\0\1"  # dimensions, no NULL, type, length, first
 
 # A server asks for the password again at each connection, and no file of ours has it: {URL without it: password}.
 _passwords: dict[str, str] = {}

@@ -123,8 +123,8 @@ class QdrantBackend(Backend):
         if self.url:
             return None
         return (
-            "its Qdrant was kept in memory by older versions; it is searched exactly. To search it faster build it anew "
-            "with --backend=qdrant_edge"
+            "its Qdrant was kept in memory by older versions; it is searched exactly. To search it faster build it "
+            "anew with --backend=qdrant_edge"
         )
 
     def _connect(self):
