@@ -6,6 +6,7 @@ python search.py build photos.index --pretrained_model=output --input photos/
 python search.py find photos.index --input cat.jpg --k=10 --output hits.json hits.png
 python search.py add photos.index --input more/
 python search.py delete photos.index --input photos/blurred.jpg
+python search.py serve photos.index
 """
 
 if __name__ == "__main__":  # before torch is loaded
@@ -30,7 +31,7 @@ WORDS = {"build": "FOLDER --index=INDEX, or build INDEX", "sync": "FOLDER --inde
 
 def main(argv: Sequence[str]) -> None:
     command, folder, args = parse_command(argv)
-    commands = {"build": build, "find": find, "add": add, "delete": delete, "sync": sync}
+    commands = {"build": build, "find": find, "add": add, "delete": delete, "sync": sync, "serve": serve}
     if command in NEED_INPUT and not (args["input"] or args.values.get("text")):
         other = "" if command == "delete" else " or --text"
         raise InputError(f"{command} needs --input{other}")
@@ -76,7 +77,7 @@ def build(word: str, args: Args) -> None:
         raise InputError("build needs --pretrained_model: nothing can be found again with random weights")
     refuse_lone_continue(**args.outputs)
     backend_options = args.options("backend")
-    make_backend(args["backend"], backend_options)
+    make_backend(args["backend"], backend_options)[0].refuse_new()
     folder = collection.index
     refuse_taken(collection, args["overwrite"])
     check_free(folder, args["overwrite"])
@@ -212,8 +213,12 @@ def find(folder: str, args: Args) -> None:
         hits = find_in_index(index, table, **args.index)
         answers = Answers(table.records, hits, index.names)
     written, failure = save_answers(answers, outputs)
-    if args["k"] > len(index):
-        log(f"--k={args['k']}: {index.folder} holds {len(index)} {index.noun}s, and all of them are shown")
+    shown = hits.ids.shape[1]
+    if args["k"] > shown:
+        which = ""
+        if shown < len(index):
+            which = " of these labels and categories"
+        log(f"--k={args['k']}: {index.folder} holds {shown} {index.noun}s{which}, and all of them are shown")
     print_tables(answers)
     if len(answers.records) > DRAWN and any(path.suffix == ".png" for path in outputs):
         print(f"the picture shows {DRAWN} of {len(answers.records)} queries")
@@ -234,6 +239,37 @@ def delete(folder: str, args: Args) -> None:
     if distributed.is_first():
         index = Index.open(folder)
         print_lines(deleted_notes(index, delete_from_index(index, **args.data, **args.items)))
+
+
+def serve(folder: str, args: Args) -> None:
+    """A page and a REST interface in front of an index, until a signal ends it."""
+    from core.device import open_device
+    from core.packages import needed
+    from serving.settings import ServeSettings
+
+    for package in ("starlette", "uvicorn"):
+        needed(package, "search.py serve", "serve")
+    settings = ServeSettings(**args.serving)
+    token = settings.chosen_token()
+
+    # Before the network is loaded, so that a port which is taken is known at once.
+    from serving.server import greeting, open_port, run
+
+    with open_port(settings) as port:
+        from embeddings.index import settings_for_index
+        from models import ModelSettings
+        from retrieval.index.index import Index
+        from serving.app import Server
+        from serving.encoding import open_live_encoder
+
+        index = Index.open(folder)
+        model_settings = ModelSettings(**args.model)
+        if not model_settings.pretrained_model:
+            model_settings = settings_for_index(model_settings, args.typed, index)
+        encoder = open_live_encoder(model_settings, *open_device(**args.device), args["runtime"])
+        server = Server(folder, encoder, settings, token)
+        print_lines([f"{len(index)} {index.noun}s", *greeting(port, settings, token)])
+        run(server.app, port)
 
 
 def open_images(args: Args, index=None):

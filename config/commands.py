@@ -189,6 +189,13 @@ EVAL = Command(
         Section("embedding", "data", ("embeddings.embed:embed_list",)),
         FAITHFUL,
         Section("figures", "figures (docs/metrics.md)", ("retrieval.metrics.evaluation:evaluate",)),
+        Section("verification", "same or not (docs/verification.md)", ("embeddings.verification:open_verification",)),
+        Section(
+            "held_out",
+            "same or not (docs/verification.md)",
+            LISTS.homes,
+            without=("data_dir", "test_list", "on_bad_image"),
+        ),
         Section("outputs", "results", ("report.outputs:EvalOutputs",)),
         REPLAY,
     ),
@@ -283,6 +290,9 @@ SYNC = Command(
     replays_others=True,
 )
 DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
+SERVE = Command(
+    sections=(OF_INDEX, FAITHFUL, Section("serving", "server", ("serving.settings:ServeSettings",))),
+)
 COMMANDS = {
     "train_elem": TRAIN_ELEM,
     "train_pair": TRAIN_PAIR,
@@ -293,4 +303,5 @@ COMMANDS = {
     "search delete": DELETE,
     "search find": FIND,
     "search sync": SYNC,
+    "search serve": SERVE,
 }

@@ -14,6 +14,7 @@ from core.types import Words, plain
 
 DATA_FLAGS = ("data_dir", "train_list", "test_list")
 NEVER_REPLAYED = ("config", "checkpoint", "overwrite", "allow_changed")
+GEOMETRY = ("image_shape", "resize_short_size", "resize_filter", "resize_mode", "clip_seconds")
 PLACES = ("data_dir", "train_list", "test_list", "pretrained_model")  # flags that name files and folders
 # What may differ from the run that is gone on with: none of it is seen in the weights.
 MAY_DIFFER = ("model_save_dir", "num_workers", "cache_bytes", "test_batch_size", "display_iter_step", "test_iter_step")
@@ -95,13 +96,16 @@ def _model_flags(source: str, values: dict[str, object], typed: frozenset[str]) 
         if name not in typed:
             log(f"--{name}={plain(value)} taken from {source}")
             taken[name] = value
-        elif name in ("image_shape", "resize_short_size", "resize_filter", "clip_seconds") and value != values[name]:
+        elif name in GEOMETRY and value != values[name]:
             log(f"note: --{name}={plain(values[name])}, but {source} was trained with {plain(value)}")
     return taken
 
 
 def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -> dict[str, object]:
     names = [name for name in DATA_FLAGS if name in values]
+    # Where a threshold is chosen on labels that the run held out, it has to be those.
+    if values.get("threshold_on") == "val":
+        names.append("val_classes")
     config = run_folder(source) / "config.json"
     # What is given to embed names its folder itself.
     names_its_own = any(values.get(name) for name in ("input", "text", "index"))

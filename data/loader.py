@@ -63,6 +63,10 @@ class InputSettings(Protocol):
     def resize_filter(self) -> str:
         """How images come to it, one of data.image.resize.FILTERS."""
 
+    @property
+    def resize_mode(self) -> str:
+        """Whether images are cropped to their size or squashed to it."""
+
 
 class TowersSettings(Protocol):
     """As InputSettings of each modality that a model takes; of most it is one."""
@@ -112,7 +116,15 @@ def open_train_loader(
     if "image" in towers:
         images = towers["image"]
         height, width = images.image_shape[1:]
-        transform = TrainTransform(height, width, images.resize_short_size, augment, crop_scale, images.resize_filter)
+        transform = TrainTransform(
+            height,
+            width,
+            images.resize_short_size,
+            augment,
+            crop_scale,
+            images.resize_filter,
+            images.resize_mode,
+        )
         decoder = choose_decoder(decode, cache_kind)
         if "crop" not in augment:
             decoder = "exact"  # only a crop can do with a coarser image
@@ -152,7 +164,7 @@ def open_test_loader(
     """
     towers = model_settings.towers
     refuse_other_modality(records, *towers)
-    modalities = {name: _test_modality(tower) for name, tower in towers.items()}
+    modalities = {name: open_test_modality(tower) for name, tower in towers.items()}
     ranks = (distributed.rank(), distributed.world_size())
     if len(towers) == 1:
         modality = next(iter(modalities.values()))
@@ -172,14 +184,21 @@ def open_test_loader(
     )
 
 
-def _test_modality(model_settings: InputSettings) -> Modality:
+def open_test_modality(model_settings: InputSettings) -> Modality:
     """How a model loads what it is tested on."""
     if model_settings.modality == "text":
         return TextModality(model_settings.open_tokenizer())
     if model_settings.modality == "audio":
         return _audio_modality(model_settings)
     height, width = model_settings.image_shape[1:]
-    return ImageModality(TestTransform(height, width, model_settings.resize_short_size, model_settings.resize_filter))
+    transform = TestTransform(
+        height,
+        width,
+        model_settings.resize_short_size,
+        model_settings.resize_filter,
+        model_settings.resize_mode,
+    )
+    return ImageModality(transform)
 
 
 def _audio_modality(model_settings: InputSettings, augment: Collection[str] = ()) -> AudioModality:

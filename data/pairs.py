@@ -12,6 +12,7 @@ from core.pairs import ImageTextBatch
 from data.formats.csv import TEXT_NOT_USED
 from data.image.modality import ImageModality
 from data.records import Records
+from data.repeats import BETWEEN_TEXTS
 from data.text.modality import TextModality
 
 
@@ -64,9 +65,10 @@ def as_questions(records: Records) -> Records:
     # Each text of a label asks once, from where it stands first.
     rows_of_texts = {}
     for row in np.flatnonzero(has_text).tolist():
-        rows_of_texts.setdefault((records.labels[row], records.texts[row]), row)
+        for text in records.texts[row].split(BETWEEN_TEXTS):
+            rows_of_texts.setdefault((records.labels[row], text), row)
     asked = records.take(np.array(list(rows_of_texts.values())))
-    texts = np.array([text_item(text) for text in asked.texts.tolist()])
+    texts = np.array([text_item(text) for _, text in rows_of_texts])
     nobody, everyone = np.zeros(len(asked), dtype=bool), np.ones(len(asked), dtype=bool)
     # What tells files apart does not tell these texts apart.
     asked = dataclasses.replace(asked, paths=texts, is_query=everyone, is_gallery=nobody, files=None, boxes=None)

@@ -31,7 +31,8 @@ class Records:
     boxes: (N, 4) float64, left, top, right, bottom in pixels, a row of NaN for the whole image; or None.
     lines: (N,) int64, where in `source` the images stand; or None.
     files: (N, 2) uint64, which tells files on the disk apart, whatever their paths; or None.
-    texts: (N,) str, what is said of an image that stands with a text in one row, "" of others; or None.
+    texts: (N,) str, what is said of an image that stands with a text in one row, "" of others; or None. To test with,
+        an image stands once, and its texts with data/repeats.py's BETWEEN_TEXTS between them.
     notes: sentences on what should be known of the list.
     names: what labels and categories are called.
     """

@@ -7,6 +7,7 @@ import numpy as np
 from data.formats.problems import Problems
 from data.records import Records
 
+BETWEEN_TEXTS = "\x1e"  # ASCII's record separator, where an image that stands once has several texts
 NO_BOX = -1.0  # stands for NaN, which is not equal to itself
 
 
@@ -72,7 +73,19 @@ def fold_repeats(records: Records, problems: Problems, first: np.ndarray | None 
     noun = "an image" if records.noun == "image" else f"a {records.noun}"
     note = f"{_rows(records, again)} {noun} that a row before names, too; each {records.noun} counts once"
     folded = dataclasses.replace(records, is_query=is_query, is_gallery=is_gallery).with_notes([note])
+    if records.texts is not None:
+        folded = dataclasses.replace(folded, texts=_texts_of_images(records.texts, first))
     return folded.take(np.unique(first))
+
+
+def _texts_of_images(texts: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """(N,) str: in the first row of an image the distinct texts of all its rows, BETWEEN_TEXTS between them."""
+    of_image = {}
+    for row, text in zip(first.tolist(), texts.tolist()):
+        if text:
+            of_image.setdefault(row, {})[text] = None
+    together = [BETWEEN_TEXTS.join(of_image.get(row, ())) for row in range(len(texts))]
+    return np.array(together)
 
 
 def _with_another_label(records: Records, first: np.ndarray, again: np.ndarray) -> np.ndarray:

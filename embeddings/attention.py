@@ -41,7 +41,9 @@ class Attention:
         model, settings = _network_for_images(encoder)
         height, width = settings.image_shape[1:]
         self.maps = AttentionMaps(model, settings.image_shape)
-        self.transform = TestTransform(height, width, settings.resize_short_size, settings.resize_filter)
+        self.transform = TestTransform(
+            height, width, settings.resize_short_size, settings.resize_filter, settings.resize_mode
+        )
         self.batch_size = encoder.batch_size
 
     @property

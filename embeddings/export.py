@@ -141,8 +141,8 @@ def write_export(plan: ExportPlan, encoder: Encoder, records: Records | None, pr
     embedder = encoder.network.cpu().eval()
     settings = encoder.settings
     height, width = settings.image_shape[1:]
-    transform = TestTransform(height, width, settings.resize_short_size, settings.resize_filter)
-    crop = Crop(height, width, transform.short_side, transform.longest, transform.resize_filter)
+    transform = TestTransform(height, width, settings.resize_short_size, settings.resize_filter, settings.resize_mode)
+    crop = Crop(height, width, transform.short_side, transform.longest, settings.resize_filter, settings.resize_mode)
     began = time.perf_counter()
     golden = golden_images(embedder, transform, records, plan.normalises)
     with _staged(plan.folder) as stage:
@@ -355,7 +355,12 @@ def _card(
         "width": embedder.embedding_size,
         "normalised": plan.normalises,
         "precision": "int8" if plan.is_int8 else "fp32",
-        "geometry": {"short_side": crop.short_side, **shape, "resize_filter": crop.resize_filter},
+        "geometry": {
+            "short_side": crop.short_side,
+            **shape,
+            "resize_filter": crop.resize_filter,
+            "resize_mode": crop.resize_mode,
+        },
         "mean": [round(value / 255, 6) for value in embedder.mean.flatten().tolist()],
         "std": [round(value / 255, 6) for value in embedder.std.flatten().tolist()],
         "golden_images": golden.source,

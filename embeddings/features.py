@@ -16,7 +16,16 @@ from embeddings.table import EmbeddingTable
 from models import ModelSettings
 from models.trained import read_settings
 
-OF_BACKBONE = ("model", "pooling", "image_shape", "resize_short_size", "resize_filter", "test_scales", "clip_seconds")
+OF_BACKBONE = (
+    "model",
+    "pooling",
+    "image_shape",
+    "resize_short_size",
+    "resize_filter",
+    "resize_mode",
+    "test_scales",
+    "clip_seconds",
+)
 
 
 @dataclass(frozen=True)

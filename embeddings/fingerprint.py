@@ -35,4 +35,6 @@ def fingerprint(model: Embedder, settings: ModelSettings) -> dict:
     # Files from before there were others are of this one.
     if settings.resize_filter != "area":
         facts["resize_filter"] = settings.resize_filter
+    if settings.resize_mode != "crop":
+        facts["resize_mode"] = settings.resize_mode
     return facts

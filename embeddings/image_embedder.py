@@ -19,7 +19,7 @@ from models import Embedder
 from models.trained import read_settings
 
 IMAGE_SHAPE = (3, 224, 224)
-GEOMETRY = ("image_shape", "resize_short_size", "resize_filter")
+GEOMETRY = ("image_shape", "resize_short_size", "resize_filter", "resize_mode")
 
 
 class ImageEmbedder(Embedder):
@@ -29,9 +29,9 @@ class ImageEmbedder(Embedder):
         network.embed_image("cat.jpg") @ network.embed_image(Image.open("dog.png"))
 
     image_shape: (3, height, width) of what the network sees; resize_short_size: short side before that crop, 0: its
-    longer side; resize_filter: how it comes to that, area, bilinear or bicubic. normalises: embeddings have length 1,
-    so that a dot product is a cosine. The rest as for Embedder, whose `forward` it has: what a loss is given is not
-    normalised. Raises InputError as that does.
+    longer side; resize_filter: how it comes to that, area, bilinear or bicubic; resize_mode: crop, or squash for all of
+    an image. normalises: embeddings have length 1, so that a dot product is a cosine. The rest as for Embedder, whose
+    `forward` it has: what a loss is given is not normalised. Raises InputError as that does.
     """
 
     def __init__(
@@ -42,11 +42,12 @@ class ImageEmbedder(Embedder):
         image_shape: tuple[int, int, int] = IMAGE_SHAPE,
         resize_short_size: int = 0,
         resize_filter: str = "area",
+        resize_mode: str = "crop",
         normalises: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(model, embedding_size, *words, **options)
-        self.transform = TestTransform(*image_shape[1:], resize_short_size, resize_filter)
+        self.transform = TestTransform(*image_shape[1:], resize_short_size, resize_filter, resize_mode)
         self.normalises = normalises
         self.last: dict[str, torch.Tensor] = {}
         self.backbone.register_forward_hook(_Recorder(self.last, "pre_pooling"))

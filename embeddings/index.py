@@ -13,10 +13,11 @@ from core.console import log
 from core.errors import InputError
 from core.items import is_text
 from core.text import shown_path
-from core.types import OneOf, Paths, Positive
+from core.types import OneOf, Paths, Positive, Texts
 from data.formats import parse
 from data.formats.problems import Problems
 from data.lists import SHOWN_FAULTS, find_list, is_list
+from data.records import Records
 from embeddings.table import EmbeddingTable
 from models import ModelSettings
 from models.trained import read_settings
@@ -61,6 +62,7 @@ def build_index(
         {"pretrained_model": source, **(facts or {})},
         boxes=table.records.boxes,
         names=table.records.names.label,
+        categories=categories_of(table.records),
     )
 
 
@@ -73,19 +75,37 @@ def add_to_index(index: Index, table: EmbeddingTable) -> Added:
         table.fingerprint,
         boxes=table.records.boxes,
         names=table.records.names.label,
+        categories=categories_of(table.records),
     )
 
 
-def find_in_index(index: Index, table: EmbeddingTable, *, k: Positive = 10, search_memory_mb: Positive = 256) -> Hits:
+def categories_of(records: Records) -> list[str | None] | None:
+    """What the category of each of N rows is called, None where its cell is empty; None for a list without them."""
+    if records.categories is None:
+        return None
+    return [text if text.strip() else None for text in records.category_texts.tolist()]
+
+
+def find_in_index(
+    index: Index,
+    table: EmbeddingTable,
+    *,
+    k: Positive = 10,
+    labels: Texts | None = None,
+    categories: Texts | None = None,
+    search_memory_mb: Positive = 256,
+) -> Hits:
     """The nearest items of each image of a table, k of them or all there are. Raises InputError as Index.search.
 
     Options:
         k: items to find
+        labels: only items of these labels, or of labels that are called so
+        categories: only items of these categories
         search_memory_mb: memory that a search may take, in MB
     """
     # In memory, since each block of items is compared with every query.
     queries = table.head(len(table))
-    return index.search(queries, k, table.fingerprint, search_memory_mb * 2**20)
+    return index.search(queries, k, table.fingerprint, search_memory_mb * 2**20, labels=labels, categories=categories)
 
 
 def delete_from_index(index: Index, data_dir: str | None = None, *, input: Paths | None = None) -> int:

@@ -23,6 +23,7 @@ MODEL_FLAGS = (
     "image_shape",
     "resize_short_size",
     "resize_filter",
+    "resize_mode",
     "clip_seconds",
     "embedding_size",
     "pooling",
@@ -45,6 +46,7 @@ class ModelSettings:
         image_shape: input as 3,height,width in pixels
         resize_short_size: short side before the test crop; 0: the crop size
         resize_filter: how test images come to it: one of area, bilinear, bicubic
+        resize_mode: crop: the centre of a test image; squash: all of it, whatever the ratio of its sides
         clip_seconds: sounds that are longer are cut
         embedding_size: width of the last layer of the head; 0: the pooled feature itself
         pooling: of maps or patch tokens one of avg, max, gem, avg+max, attention; of tokens also cls, mean; trained: by
@@ -61,6 +63,7 @@ class ModelSettings:
     image_shape: Shape = (3, 224, 224)
     resize_short_size: Count = 0
     resize_filter: Literal["area", "bilinear", "bicubic"] = "area"
+    resize_mode: Literal["crop", "squash"] = "crop"
     clip_seconds: AboveZero = 3.0
     embedding_size: Width = 0
     pooling: Literal["avg", "max", "gem", "avg+max", "cls", "mean", "attention", "trained"] = "avg"

@@ -14,11 +14,17 @@ from models.weights import is_of_timm, is_of_transformers, is_published, read_ca
 
 TOWERS = "towers.json"  # of a folder that names several networks, each with settings of its own
 RESIZE_FILTERS = ("area", "bilinear", "bicubic")
+RESIZE_MODES = ("crop", "squash")
 
 
 def resize_filter(text: str) -> str:
     """The text of --resize_filter."""
     return one_of(RESIZE_FILTERS)(text)
+
+
+def resize_mode(text: str) -> str:
+    """The text of --resize_mode."""
+    return one_of(RESIZE_MODES)(text)
 
 
 # The settings that weights are bound to: functions from a flag's text to its value, as in ModelSettings.
@@ -27,6 +33,7 @@ READERS = {
     "image_shape": image_shape,
     "resize_short_size": count,
     "resize_filter": resize_filter,
+    "resize_mode": resize_mode,
     "clip_seconds": number(0, float, above=True),
     "embedding_size": width,
     "pooling": str,
@@ -87,6 +94,7 @@ def settings_of_row(model: str) -> dict[str, Any]:
         settings["image_shape"] = (3, size, size)
         settings["resize_short_size"] = row.preprocess.short_side if row.preprocess.short_side != size else 0
         settings["resize_filter"] = row.preprocess.resize_filter
+        settings["resize_mode"] = row.preprocess.resize_mode
     if BACKBONES.fact(model, "modality") == "audio":
         settings["clip_seconds"] = row.preprocess.seconds
     return settings

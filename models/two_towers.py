@@ -111,7 +111,7 @@ def is_of_towers(folder: str | Path | None) -> bool:
     return bool(folder) and (Path(folder) / CARD).is_file()
 
 
-GEOMETRY = ("image_shape", "resize_short_size", "resize_filter", "test_scales")
+GEOMETRY = ("image_shape", "resize_short_size", "resize_filter", "resize_mode", "test_scales")
 
 
 def settings_to_train(

@@ -21,7 +21,7 @@ ELEM = ("softmax", "arcmargin")
 PAIR = ("+triplet", "+quadruplet", "+eml", "+npairs", "+whitening")
 BASES = {"": "stage 1", "+longer": "stage 1 longer"}
 TITLES = {"": "none", "+longer": "none, trained longer", **{pair: pair[1:] for pair in PAIR}}
-# 0.975 quantiles of Student's t with 1, 2, 3, ... degrees of freedom; of more, the last, which is a little too wide then.
+# 0.975 quantiles of Student's t with 1, 2, 3, ... degrees of freedom; the last serves for more, a little too wide then.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 NOTHING = "–"  # a cell without a run
 # Recall@1 on Stanford Online Products after softmax and arcmargin, in the README of PaddlePaddle's metric_learning.
@@ -131,7 +131,7 @@ def cell(values: list[float], seeds: int) -> str:
 
 
 def difference_cell(gains: list[float], seeds: int) -> str:
-    """Mean ± half of the 95 % interval of a paired t test of `gains` (points), with their number where it is not `seeds`."""
+    """Mean ± half of the 95 % interval of a paired t test of `gains`, with their number where it is not `seeds`."""
     if not gains:
         return NOTHING
     text = f"{np.mean(gains):+.2f}"

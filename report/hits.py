@@ -126,11 +126,14 @@ def write_json(answers: Answers, path: Path) -> None:
             hits.scores[query].tolist(),
             hits.paths[query].tolist(),
             hits.labels[query].tolist(),
+            hits.categories[query].tolist(),
             hits.boxes[query],
         )
         found = []
-        for rank, (id_, score, item_path, label, box) in enumerate(items, start=1):
+        for rank, (id_, score, item_path, label, category, box) in enumerate(items, start=1):
             item = _image_facts(item_path, box, label, answers.item_names)
+            if category is not None:
+                item["category"] = category
             found.append({"rank": rank, "id": id_, "score": score, **item})
         facts = _image_facts(query_path, records.box_of(query), query_label, answers.query_names)
         objects.append({"query": facts.pop("path"), **facts, "hits": found})

@@ -402,12 +402,46 @@ def test_images_are_resized_as_torchvision_does_it(resize_filter):
     assert np.array_equal(TestTransform(24, 24, 30, resize_filter)(image).numpy(), np.asarray(theirs))
 
 
+@pytest.mark.parametrize("resize_filter", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("sides", [(50, 70), (9, 400), (20, 18)])
+def test_squashed_images_are_as_torchvision_squashes_them(resize_filter, sides):
+    from PIL import Image
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+    image = np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)
+    mode = InterpolationMode(resize_filter)
+    theirs = Resize((24, 32), mode)(Image.fromarray(image))
+    transform = TestTransform(24, 32, 0, resize_filter, "squash")
+    assert np.array_equal(transform(image).numpy(), np.asarray(theirs))
+    assert transform.seen(*sides) == (0, 0, sides[1], sides[0])
+    # As timm has it where a share of what is squashed is cropped.
+    theirs = Compose([Resize((30, 30), mode), CenterCrop(24)])(Image.fromarray(image))
+    assert np.array_equal(TestTransform(24, 24, 30, resize_filter, "squash")(image).numpy(), np.asarray(theirs))
+
+
+def test_weights_that_were_squashed_ask_for_it(tmp_path):
+    timm = pytest.importorskip("timm", reason="requirements/models.txt is not installed")
+    open_clip = pytest.importorskip("open_clip", reason="requirements/models.txt is not installed")
+    transformers = pytest.importorskip("transformers", reason="requirements/models.txt is not installed")
+    for key, mode in (("vits16_dino", "squash"), ("vits14_dinov2", "crop"), ("vits16_sop", "crop")):
+        assert settings_of_row(key)["resize_mode"] == mode
+    for title, mode in (("convnext_tiny.in12k_ft_in1k_384", "squash"), ("convnext_tiny.in12k_ft_in1k", "crop")):
+        assert timm.get_pretrained_cfg(title).crop_mode == mode.replace("crop", "center")
+        assert settings_of_row(f"timm:{title}")["resize_mode"] == mode
+    assert open_clip.get_pretrained_cfg("ViT-B-16-SigLIP", "webli")["resize_mode"] == "squash"
+    assert settings_of_row("clip:ViT-B-16-SigLIP/webli")["resize_mode"] == "squash"
+    hf_folder(tmp_path, transformers.ViTConfig(**TINY_VIT, **TINY_IMAGES), with_processor=False)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    assert settings_of_row(f"hf:{tmp_path}")["resize_mode"] == "squash"
+
+
 def test_settings_follow_the_row():
     assert settings_of_row("ViT-L-16") == {
         "pooling": "cls",
         "image_shape": (3, 224, 224),
         "resize_short_size": 242,
         "resize_filter": "bilinear",
+        "resize_mode": "crop",
     }
     assert settings_of_row("EfficientNetB2")["resize_short_size"] == 0
 

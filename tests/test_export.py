@@ -121,7 +121,7 @@ def test_figures_are_printed_and_kept(exported, whitened):
     assert f"least cosine to torch, images: {entry['least_cosine_images']:.8f}" in printed
     assert min(entry["least_cosine_crops"], entry["least_cosine_images"]) >= 0.9999
     assert entry["resize"]["grey_levels"] <= 1 and entry["golden_images"].startswith("8 images of")
-    assert entry["geometry"] == {"short_side": 32, "height": 32, "width": 32, "resize_filter": "area"}
+    assert entry["geometry"] == {"short_side": 32, "height": 32, "width": 32, "resize_filter": "area", "resize_mode": "crop"}
     assert entry["width"] == 8 and entry["versions"]["onnxruntime"] and not entry["normalised"]
     assert card["model"]["head"] == "unit_linear" and card["fingerprint"]["weights"] and card["licence"]
     assert card["recall"] == json.loads((whitened / "model.json").read_text())["recall"]
@@ -213,6 +213,19 @@ def test_exported_resizing_by_pillows_filters(name, sides):
     geometry = CropGeometry(Crop(32, 32, 32, LONGEST, name))
     found = geometry(torch.from_numpy(image).permute(2, 0, 1)[None])[0].numpy().astype(int)
     assert abs(found - expected).max() <= 1 and (found != expected).mean() < 0.05
+
+
+@pytest.mark.parametrize("name", ["area", "bilinear", "bicubic"])
+@pytest.mark.parametrize("sides", [(100, 90), (40, 30), (20, 64), (5, 400)])
+@pytest.mark.parametrize("side", [32, 36])
+def test_exported_squashing(name, sides, side):
+    blots = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    image = cv2.resize(blots, sides[::-1], interpolation=cv2.INTER_CUBIC)
+    expected = TestTransform(32, 32, side, name, "squash")(image).permute(2, 0, 1).numpy().astype(int)
+    geometry = CropGeometry(Crop(32, 32, side, LONGEST, name, "squash"))
+    found = geometry(torch.from_numpy(image).permute(2, 0, 1)[None])[0].numpy().astype(int)
+    # Pillow's weights are whole multiples of 2^-22, which decides otherwise where a mean lies between two levels.
+    assert abs(found - expected).max() <= 1 and (found != expected).mean() < 0.2
 
 
 # A runtime.

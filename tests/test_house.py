@@ -27,6 +27,7 @@ FLOORS = {
     "engine": 5,
     "report": 5,
     "reader": 6,
+    "serving": 6,
     "config": 7,
     "train_elem": 8,
     "train_pair": 8,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's package
 
@@ -16,6 +17,7 @@ from runs import read_json, run, train_flags
 from core.errors import InputError
 from core.items import is_text
 from core.pairs import ImageTextBatch
+from data.hold_out import hold_out
 from data.lists import open_list
 from data.loader import open_train_loader
 from data.pairs import as_pairs, as_questions
@@ -87,6 +89,32 @@ def test_a_row_is_a_pair_to_train_with_and_two_to_test_on(sop_tree, pairs):
     assert as_questions(alone) is alone
     with pytest.raises(InputError, match=r"image '.*' has no text, and the loss clip learns from pairs"):
         as_pairs(alone)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_an_image_with_several_captions_is_asked_for_by_each(sop_tree, pairs, tmp_path, held_out):
+    """The same image, its captions in rows of their own, one of them twice."""
+    head, *rows = Path(pairs).read_text().splitlines()
+    place = head.split(",").index("text")
+    several = [head]
+    for row in rows:
+        cells = row.split(",")
+        for caption in (cells[place], "seen from afar", "seen from afar"):
+            several.append(",".join([*cells[:place], caption, *cells[place + 1 :]]))
+    path = tmp_path / "captions.csv"
+    path.write_text("\n".join(several) + "\n")
+    if held_out:
+        test = hold_out(open_list(path, sop_tree, "train"), 4)[1]
+        once = hold_out(open_list(pairs, sop_tree, "train"), 4)[1]
+    else:
+        test, once = open_list(path, sop_tree, "test"), open_list(pairs, sop_tree, "test")
+    test, once = as_questions(test), as_questions(once)
+    labels = set(test.labels.tolist())
+    expected = sorted([(label, "text:seen from afar") for label in labels])
+    expected += [(label, path) for label, path in zip(once.labels.tolist(), once.paths.tolist()) if is_text(path)]
+    found = zip(test.labels[test.is_query].tolist(), test.paths[test.is_query].tolist())
+    assert sorted(found) == sorted(expected)
+    assert sorted(test.paths[test.is_gallery]) == sorted(once.paths[once.is_gallery])
 
 
 def test_batches_of_pairs(sop_tree, pairs):

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("tiny")
 def backend(request):
     """The name of every backend there is; skipped, with the reason, where its package is missing."""
     try:
-        make_backend(request.param, {})
+        make_backend(request.param, {})[0].refuse_new()
     except InputError as error:
         pytest.skip(str(error))
     return request.param
@@ -686,3 +686,21 @@ def test_in_a_process(sop_tree, tmp_path):
     assert (built.returncode, built.stderr) == (0, "") and built.stdout.endswith("1 images in index, backend exact\n")
     found = call("find", "index", "--num_workers=0", "--input", query)
     assert (found.returncode, found.stderr) == (0, "") and "1   1.0000        -  " in found.stdout
+
+
+def test_only_some_labels_and_categories_are_looked_among(index, sop_tree, tmp_path, sentence):
+    """Categories come from the list that the index was built of."""
+    records = Index.open(index).rows
+    shapes = dict(zip(records.labels().tolist(), Index.open(index).categories.tolist()))
+    assert set(shapes.values()) == {"1", "2", "3", "4"}
+    label = next(label for label, shape in shapes.items() if shape == "2")
+    query, output = records.paths()[0], tmp_path / "hits.json"
+    words = ["--labels", label, 11, "--categories", "2", "1"]
+    printed = search("find", index, query, *words, k=9, output=output)
+    [answer] = read_json(output)
+    found = {(hit["label"], hit["category"]) for hit in answer["hits"]}
+    assert (label, "2") in found and found <= {(label, "2"), (11, shapes[11])}
+    shown = len(answer["hits"])
+    assert f"holds {shown} images of these labels and categories, and all of them are shown" in printed
+    assert sentence("find", index, query, labels="12x") == "no item has the label '12x'. Did you mean '12'?"
+    assert "no item has the category 'disk'" in sentence("find", index, query, categories="disk")

@@ -17,13 +17,17 @@ LONGEST = 16  # times the crop's own ratio of sides that an image may have befor
 class TestTransform:
     """Short side to `short_side` pixels (0: the crop's longer side), then the centre crop of `height` x `width`.
 
-    resize_filter: one of data.image.resize.FILTERS.
+    resize_filter: one of data.image.resize.FILTERS. resize_mode: `crop`, as above; `squash`: all of an image is brought
+    to the ratio of the crop's sides, its longer one `short_side` pixels long.
     """
 
-    def __init__(self, height: int, width: int, short_side: int = 0, resize_filter: str = "area"):
+    def __init__(
+        self, height: int, width: int, short_side: int = 0, resize_filter: str = "area", resize_mode: str = "crop"
+    ):
         self.height = height
         self.width = width
         self.resize_filter = resize_filter
+        self.squashes = resize_mode == "squash"
         self.short_side = short_side or max(height, width)
         if self.short_side < max(height, width):
             raise InputError(
@@ -55,6 +59,9 @@ class TestTransform:
 
     def _resized_sides(self, height: int, width: int) -> tuple[int, int]:
         """(width, height) of an image before the crop."""
+        if self.squashes:
+            scale = self.short_side / max(self.height, self.width)
+            return round(self.width * scale), round(self.height * scale)
         scale = self.short_side / min(height, width)
         return max(self.width, round(width * scale)), max(self.height, round(height * scale))
 
@@ -65,6 +72,8 @@ class TestTransform:
 
     def _middle(self, height: int, width: int) -> tuple[int, int, int]:
         """(top, left, most pixels a side) of what is looked at of an image."""
+        if self.squashes:
+            return 0, 0, max(height, width)
         longest = math.ceil(self.longest * min(height, width))
         return max(0, height - longest) // 2, max(0, width - longest) // 2, longest
 
@@ -73,7 +82,7 @@ class TrainTransform:
     """The named augmentations, drawn from torch's default generator; without "crop" the test geometry comes first.
 
     augment: names of AUGMENTATIONS. crop_scale: least and largest share of the image's area that a crop has.
-    resize_filter: of the test geometry.
+    resize_filter, resize_mode: of the test geometry.
     """
 
     def __init__(
@@ -84,12 +93,13 @@ class TrainTransform:
         augment: Collection[str],
         crop_scale: tuple[float, float],
         resize_filter: str = "area",
+        resize_mode: str = "crop",
     ):
         self.height = height
         self.width = width
         self.crop_scale = crop_scale
         self.draws_crop = "crop" in augment
-        self.centre_crop = TestTransform(height, width, short_side, resize_filter)
+        self.centre_crop = TestTransform(height, width, short_side, resize_filter, resize_mode)
         self.augmentations = augmentation_functions(augment)
 
     def __call__(self, image: np.ndarray | EncodedJpeg) -> torch.Tensor:

@@ -94,8 +94,8 @@ class ImageInput:
     """The RGB images that a network's weights expect: scaled to 0 … 1, less `mean`, over `std`; of `size` pixels a side
     when they were trained.
 
-    short_side: to which images come before the crop of `size`, in pixels; 0: the size. resize_filter: how, as the
-    flag of that name has it.
+    short_side: to which images come before the crop of `size`, in pixels; 0: the size. resize_filter, resize_mode: how,
+    as the flags of these names have it.
     """
 
     mean: tuple[float, float, float]
@@ -103,6 +103,7 @@ class ImageInput:
     size: int = 224
     short_side: int = 0
     resize_filter: str = "area"
+    resize_mode: str = "crop"
 
 
 IMAGENET = ImageInput(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -186,5 +186,9 @@ def _image_input(source: str, config: Any) -> ImageInput:
         short_side = int(wanted["shortest_edge"] / (known.get("crop_pct") or 1))
     if short_side < size:
         short_side = 0
+    # Both sides of what images are resized to, and nothing is cut from that.
+    resize_mode = "crop"
+    if isinstance(wanted, dict) and wanted.get("height") and wanted.get("width") and not known.get("do_center_crop"):
+        resize_mode = "squash"
     resize_filter = FILTERS.get(known.get("resample"), "bilinear")
-    return ImageInput(tuple(mean), tuple(std), size, short_side, resize_filter)
+    return ImageInput(tuple(mean), tuple(std), size, short_side, resize_filter, resize_mode)

@@ -4,6 +4,7 @@ Its table gives the first digits of MD5 for most files, and of UNICOM and OpenAI
 """
 
 import functools
+from dataclasses import replace
 
 from torch import nn
 
@@ -15,6 +16,7 @@ from models.backbones.torchvision import resnet
 from models.backbones.unicom import Unicom
 from models.plain_weights import fill
 
+# squashed: as OML tests it; other rows go by the short side, in bicubic, before the crop.
 VITS = {
     "vits16_dino": {
         "timm": "vit_small_patch16_224.dino",
@@ -22,6 +24,7 @@ VITS = {
         "parameters": 21_665_664,
         "origin": "https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth",
         "md5": "cf0f22",
+        "squashed": True,
     },
     "vits8_dino": {
         "timm": "vit_small_patch8_224.dino",
@@ -29,6 +32,7 @@ VITS = {
         "parameters": 21_670_272,
         "origin": "https://dl.fbaipublicfiles.com/dino/dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth",
         "md5": "230cd5",
+        "squashed": True,
     },
     "vitb16_dino": {
         "timm": "vit_base_patch16_224.dino",
@@ -36,6 +40,7 @@ VITS = {
         "parameters": 85_798_656,
         "origin": "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
         "md5": "552daf",
+        "squashed": True,
     },
     "vitb8_dino": {
         "timm": "vit_base_patch8_224.dino",
@@ -43,6 +48,7 @@ VITS = {
         "parameters": 85_807_872,
         "origin": "https://dl.fbaipublicfiles.com/dino/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth",
         "md5": "556550",
+        "squashed": True,
     },
     "vits14_dinov2": {
         "timm": "vit_small_patch14_dinov2.lvd142m",
@@ -219,6 +225,8 @@ def oml_vit(name: str) -> Backbone:
     """A ViT that DINO or DINOv2 trained, or OML from there on: a network of timm, whose class token is taken."""
     network = timm_backbone(PREFIX + VITS[name]["timm"])
     preprocess = ImageInput(IMAGENET.mean, IMAGENET.std, 224, resize_filter="bicubic")
+    if VITS[name].get("squashed"):
+        preprocess = replace(preprocess, resize_filter="bilinear", resize_mode="squash")
     return Backbone(
         functools.partial(build_oml_vit, name),
         network.width,

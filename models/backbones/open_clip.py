@@ -44,6 +44,7 @@ def clip_backbone(name: str) -> Backbone:
         tuple(cfg.get("std") or CLIP.std),
         size,
         resize_filter=resize_filter if resize_filter in FILTERS else "bicubic",
+        resize_mode="squash" if cfg.get("resize_mode") == "squash" else "crop",
     )
     return Backbone(
         functools.partial(build_image_tower, name),

@@ -230,6 +230,7 @@ def _image_input(cfg: dict[str, Any]) -> ImageInput:
         size,
         int(size / crop),
         resize_filter if resize_filter in FILTERS else "bicubic",
+        "squash" if cfg.get("crop_mode") == "squash" else "crop",
     )
 
 

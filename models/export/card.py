@@ -27,8 +27,7 @@ Images whose labels are alike have embeddings that are near by cosine{normalised
 
 ## Input
 
-uint8 RGB images. The short side goes to {short_side} pixels ({resize_filter}), then the centre crop of
-{height} x {width_pixels} pixels is taken. Pixels, 0 to 1, less {mean}, over {std}: the network does that itself.
+uint8 RGB images. {resizing} ({resize_filter}). Pixels, 0 to 1, less {mean}, over {std}: the network does that itself.
 
 ## How to load it
 
@@ -78,6 +77,17 @@ network = torch.jit.load("{file}")  # uint8 crops (B, 3, height, width), in the 
 }
 
 
+def _resizing(geometry: dict[str, Any]) -> str:
+    """What becomes of an image before the network, in words."""
+    height, width, short_side = geometry["height"], geometry["width"], geometry["short_side"]
+    crop = f"the centre crop of\n{height} x {width} pixels is taken"
+    if geometry.get("resize_mode", "crop") == "crop":
+        return f"The short side goes to {short_side} pixels, then {crop}"
+    if short_side == max(height, width):
+        return f"All of an image goes to {height} x {width} pixels, whatever the ratio of its sides"
+    return f"All of an image goes to {short_side} pixels a side, whatever their ratio, then {crop}"
+
+
 def readme(card: dict[str, Any], kind: str, name: str) -> str:
     """The text of README.md for what model.json says of a network, exported as `kind`; name: its folder's or hub's."""
     model = card["model"]
@@ -97,10 +107,8 @@ def readme(card: dict[str, Any], kind: str, name: str) -> str:
         normalised=normalised,
         figures=_figures(card),
         data=_data(card),
-        short_side=geometry["short_side"],
+        resizing=_resizing(geometry),
         resize_filter=RESIZING[geometry["resize_filter"]],
-        height=geometry["height"],
-        width_pixels=geometry["width"],
         mean=exported["mean"],
         std=exported["std"],
         usage=loading,

@@ -19,7 +19,7 @@ TIE = 2**-10  # less than any grey level's fraction in the mean of four pixels
 
 
 class CropGeometry(nn.Module):
-    """Images (B, 3, H, W) of any one size to crops (B, 3, height, width), all uint8: short side, then centre crop.
+    """Images (B, 3, H, W) of any one size to crops (B, 3, height, width), all uint8: resized, then the centre.
 
     All that depends on the images' size is computed by tensors, so that a trace follows it.
     """
@@ -29,10 +29,14 @@ class CropGeometry(nn.Module):
         self.crop = crop
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        images = self._without_ends(images)
+        if self.crop.resize_mode != "squash":
+            images = self._without_ends(images)
         sides = torch._shape_as_tensor(images)[2:].double()
         crop = torch.tensor([self.crop.height, self.crop.width], dtype=torch.float64)
-        resized = torch.maximum(crop, torch.round(sides * (self.crop.short_side / sides.amin())))
+        if self.crop.resize_mode == "squash":
+            resized = torch.round(crop * (self.crop.short_side / crop.amax()))
+        else:
+            resized = torch.maximum(crop, torch.round(sides * (self.crop.short_side / sides.amin())))
         start = torch.floor((resized - crop) / 2)
         step = sides / resized
         rows = start[0] + torch.arange(self.crop.height, dtype=torch.float64)

@@ -16,7 +16,8 @@ class Crop:
     """The test geometry, in pixels: short side to `short_side`, the centre crop of `height` x `width`; of an image
     whose long side is more than `longest` times the short one the ends are cut off before.
 
-    resize_filter: area (OpenCV's, bicubic where a side grows), bilinear or bicubic (Pillow's).
+    resize_filter: area (OpenCV's, bicubic where a side grows), bilinear or bicubic (Pillow's). resize_mode: crop; or
+    squash, where both sides come to what the crop is cut from, and no ends are cut off.
     """
 
     height: int
@@ -24,6 +25,7 @@ class Crop:
     short_side: int
     longest: float
     resize_filter: str = "area"
+    resize_mode: str = "crop"
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -30,7 +30,7 @@ def open_rows(folder: Path, card: dict) -> Rows:
     deleted = np.zeros(0, np.int64)
     if card["deleted"]:
         deleted = read_npy(folder / card["deleted"])
-    rows = Rows(folder, card["segments"], card["width"], deleted, _read_names(folder, card))
+    rows = Rows(folder, card["segments"], card["width"], deleted, _read_names(folder, card), card["categorised"])
     if len(rows) and rows.ids[-1] >= card["next_id"]:
         raise InputError(f"{str(folder)!r} is damaged: the id {rows.ids[-1]} is there, the next is {card['next_id']}")
     return rows
@@ -115,11 +115,15 @@ def _write_items(folder: Path, card: dict, rows: Rows, new: Items, deleted: np.n
         keep -= 1
         size += living[keep]
     card["segments"] = list(names[:keep])
+    categorised = card["categorised"]
+    card["categorised"] = [name for name in card["segments"] if name in categorised]
     if size:
-        absorbed = Rows(folder, names[keep:], card["width"], deleted)
-        card["segments"].append(f"segment-{card['generation']:06d}")
+        absorbed = Rows(folder, names[keep:], card["width"], deleted, categorised=categorised)
+        segment = f"segment-{card['generation']:06d}"
+        card["segments"].append(segment)
         ids = np.arange(first_id, first_id + len(new))
-        write_segment(folder / card["segments"][-1], absorbed, ids, new, COPIED)
+        if write_segment(folder / segment, absorbed, ids, new, COPIED):
+            card["categorised"].append(segment)
 
     # Ids need to be remembered as deleted only while they still stand in a segment.
     kept_ids = [segment.ids for segment in rows.segments[:keep]]

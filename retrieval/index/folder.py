@@ -6,10 +6,11 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import NoneType
+from types import GenericAlias, NoneType
 
 from core.errors import InputError
 from core.files import read_json
+from retrieval.decision import Decision
 from retrieval.index.backends import BACKENDS
 
 CARD = "index.json"
@@ -31,12 +32,24 @@ FACTS = {
     "generation": int,
     "next_id": int,
     "segments": list,
+    "categorised": list,
     "deleted": (str, NoneType),
     "names": (str, NoneType),
     "state": (dict, NoneType),
+    "decision": (dict, NoneType),
 }
+# Facts that came later, and what they are where a card has none.
+LATER = {"decision": None, "categorised": []}
 LEAST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}
 MOST = 2**62
+
+
+class InUse(InputError):
+    """Another process changes the index at the moment."""
+
+
+class DiskRefuses(InputError):
+    """The disk takes no more, or nothing from this user."""
 
 
 def read_card(folder: str | Path) -> dict:
@@ -58,18 +71,21 @@ def read_card(folder: str | Path) -> dict:
         )
     if version == OLD_FORMAT:
         card = _without_new_facts(card)
+    card = {**LATER, **card}
     wrong = _wrong_facts(card)
     if wrong:
         raise InputError(f"{str(path)!r} is damaged: {', '.join(wrong)}")
     for name in files_of(card):
         if not _is_due(name, card["generation"]):
             raise InputError(f"{str(path)!r} is damaged: it names {name!r}")
+    if card["decision"] is not None:
+        Decision.from_json(card["decision"], path)
     return card
 
 
 def _without_new_facts(card: dict) -> dict:
     """A card of the old format, with what it knows nothing of said to be unknown, whatever stands there."""
-    card = {**card, "names": None}
+    card = {**card, "names": None, "categorised": []}
     if isinstance(card.get("recall"), dict):
         card["recall"] = {name: fact for name, fact in card["recall"].items() if name not in ("changes", "when_built")}
     return card
@@ -111,8 +127,10 @@ def _wrong_recall(card: dict) -> list[str]:
     return wrong
 
 
-def _fits(value: object, kind: type | str) -> bool:
-    """Whether a value is of a type, or a text of the form that a pattern gives."""
+def _fits(value: object, kind: type | GenericAlias | str) -> bool:
+    """Whether a value is of a type, a list of one, or a text of the form that a pattern gives."""
+    if isinstance(kind, GenericAlias):
+        return isinstance(value, list) and all(isinstance(element, kind.__args__[0]) for element in value)
     if isinstance(kind, str):
         return isinstance(value, str) and re.fullmatch(kind, value) is not None
     return isinstance(value, kind)
@@ -129,6 +147,8 @@ def files_of(card: dict) -> list[str]:
     names = [*card["segments"], card["deleted"], card["names"]]
     if card["state"]:
         names.append(card["state"].get("file"))
+        if isinstance(card["state"].get("files"), list):
+            names += card["state"]["files"]
     return [name for name in names if name]
 
 
@@ -175,7 +195,7 @@ def sweep(folder: Path) -> dict | None:
 
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """The folder, made if need be, for one process that changes it. Raises InputError where another one does.
+    """The folder, made if need be, for one process that changes it. Raises InUse where another one does.
 
     A folder that was made for an index which then failed is removed again.
     """
@@ -192,7 +212,7 @@ def locked(folder: str | Path) -> Iterator[None]:
             if not os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK)):
                 raise OSError("removed by the process that held it")
         except OSError:
-            raise InputError(f"another process is changing index {str(folder)!r}; try again when it is done") from None
+            raise InUse(f"another process is changing index {str(folder)!r}; try again when it is done") from None
         try:
             yield
         finally:
@@ -209,8 +229,8 @@ def _open_no_link(path: str, mode: int) -> int:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Failures of the disk in one sentence."""
+    """Failures of the disk in one sentence, DiskRefuses."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write to index {str(folder)!r}: {error.strerror or error}") from None
+        raise DiskRefuses(f"cannot write to index {str(folder)!r}: {error.strerror or error}") from None

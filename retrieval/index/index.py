@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,15 +17,18 @@ import numpy.typing as npt
 import torch
 
 from core.errors import InputError
+from core.files import replace_json
 from core.items import noun_of
 from core.slices import slices_within
 from retrieval.best_positive import MEMORY
+from retrieval.decision import Decision
 from retrieval.index.backends import make_backend
 from retrieval.index.backends._backend import Backend
 from retrieval.index.changes import change, open_rows
-from retrieval.index.folder import FORMAT, check_free, locked, read_card
-from retrieval.index.items import Items, LabelColumn, Lookup, checked_boxes, item_keys, item_name
+from retrieval.index.folder import CARD, FORMAT, check_free, locked, read_card, writing
+from retrieval.index.items import CATEGORY, Items, LabelColumn, Lookup, checked_boxes, item_keys, item_name
 from retrieval.index.segments import Rows
+from retrieval.index.selection import Value, select
 from retrieval.rows import CACHED_NUMBERS
 
 # Two embeddings of one picture have a cosine above this: rounding, another precision or runtime, take 1e-4 at the most
@@ -35,9 +39,10 @@ NAMED = 100  # items by which it is known what they are
 
 
 class Hits(NamedTuple):
-    """What Q queries found, nearest first, (Q, k) each: ids, cosines (float32), paths, labels, and boxes (Q, k, 4).
+    """What Q queries found, nearest first, (Q, k) each: ids, cosines (float32), paths, labels, categories, and boxes
+    (Q, k, 4).
 
-    A label is an int, a str, or None where nobody knows it; a box is in pixels, NaN for a whole image.
+    A label or category is an int, a str, or None where nobody knows it; a box is in pixels, NaN for a whole image.
     """
 
     ids: np.ndarray
@@ -45,6 +50,7 @@ class Hits(NamedTuple):
     paths: np.ndarray
     labels: np.ndarray
     boxes: np.ndarray
+    categories: np.ndarray
 
 
 class Added(NamedTuple):
@@ -99,6 +105,18 @@ class Index:
         """What labels are called, {label as text: name}; most may have no name."""
         return self.rows.label_names
 
+    @property
+    def decision(self) -> Decision | None:
+        """When what is found is called the same as what asks, and how probable that is; None where nobody decided."""
+        if self.card["decision"] is None:
+            return None
+        return Decision.from_json(self.card["decision"], self.folder / CARD)
+
+    @property
+    def categories(self) -> np.ndarray:
+        """The category of each item (N,) in the order of ids: int, str, or None where nobody knows it."""
+        return self.rows.categories()
+
     @classmethod
     def build(
         cls,
@@ -113,21 +131,23 @@ class Index:
         origin: dict | None = None,
         boxes: npt.ArrayLike | None = None,
         names: dict[str, str] | None = None,
+        categories: npt.ArrayLike | None = None,
     ) -> Index:
-        """Make an index of embeddings (N, D), paths (N,), labels (N,) and boxes (N, 4).
+        """Make an index of embeddings (N, D), paths (N,), labels (N,), boxes (N, 4) and categories (N,).
 
-        labels: integers, strings, or objects of both and None (unknown); or None, all unknown. boxes: left, top, right,
-        bottom in pixels, a row of NaN for the whole image; or None, all whole. An item is known by its path and box; of
-        one that comes twice the first is kept. names: what labels are called, {label as text: name}. fingerprint: plain
-        JSON that tells models apart, or None; origin: plain JSON to keep in the card. backend: a name of BACKENDS;
-        options: its keywords. overwrite: replace an index that is there, whose ids are not used again. Raises
-        InputError for arrays that do not fit, NaN, an unknown backend or option, and a folder that holds an index or
-        anything else; then nothing is written.
+        labels, categories: integers, strings, or objects of both and None (unknown); or None, all unknown. boxes: left,
+        top, right, bottom in pixels, a row of NaN for the whole image; or None, all whole. An item is known by its path
+        and box; of one that comes twice the first is kept. names: what labels are called, {label as text: name}.
+        fingerprint: plain JSON that tells models apart, or None; origin: plain JSON to keep in the card. backend: a
+        name of BACKENDS; options: its keywords. overwrite: replace an index that is there, whose ids are not used
+        again. Raises InputError for arrays that do not fit, NaN, an unknown backend or option, and a folder that holds
+        an index or anything else; then nothing is written.
         """
         # Whatever is wrong comes out before the folder is made and locked.
-        items = _checked_items(embeddings, paths, labels, boxes)
+        items = _checked_items(embeddings, paths, labels, boxes, categories)
         width = items.embeddings.shape[1]
         chosen, options = make_backend(backend, options or {})
+        chosen.refuse_new()
         chosen.check(len(set(items.keys())), width)
         check_free(folder, overwrite)
         with locked(folder):
@@ -149,6 +169,8 @@ class Index:
                 "deleted": None,
                 "state": None,
                 "names": None,
+                "decision": None,
+                "categorised": [],
             }
             # An empty generation, of which the first change makes one with items.
             index = cls(folder, card, open_rows(Path(folder), card))
@@ -167,17 +189,18 @@ class Index:
         fingerprint: dict | None = None,
         boxes: npt.ArrayLike | None = None,
         names: dict[str, str] | None = None,
+        categories: npt.ArrayLike | None = None,
         gone: npt.ArrayLike = (),
     ) -> Added:
         """Add items as `build` takes them, and tell what became of them. gone: ids to delete by the same change.
 
         One that is there already, with the same path and box, is skipped if its embedding is the same (cosine above
-        SAME), else replaced, by one change; then it keeps its label if it comes without. Where `names` call a label
-        something else than the index does, the newer name is kept. Raises InputError for another width or fingerprint
-        than the index has (None: not looked at), and as `build`.
+        SAME), else replaced, by one change; then it keeps its label and category if it comes without. Where `names`
+        call a label something else than the index does, the newer name is kept. Raises InputError for another width or
+        fingerprint than the index has (None: not looked at), and as `build`.
         """
         self.refuse_others(fingerprint)
-        items = _checked_items(embeddings, paths, labels, boxes)
+        items = _checked_items(embeddings, paths, labels, boxes, categories)
         self._refuse_width(items.embeddings)
         with locked(self.folder):
             self._reopen()
@@ -214,18 +237,38 @@ class Index:
                 self._advance(gone=gone)
         return len(gone)
 
+    def decide(self, decision: Decision | None) -> None:
+        """Keep a decision, or None for none, in the index: its card changes, and no item.
+
+        Raises InputError where another process is changing the index, and where the disk refuses.
+        """
+        content = None
+        if decision is not None:
+            content = decision.to_json()
+        with locked(self.folder):
+            self._reopen()
+            card = {**self.card, "decision": content}
+            with writing(self.folder):
+                replace_json(self.folder / CARD, card)
+            self.card = card
+
     def search(
         self,
         queries: torch.Tensor | np.ndarray,
         k: int = 10,
         fingerprint: dict | None = None,
         memory: int = MEMORY,
+        *,
+        labels: Value | Iterable[Value] = None,
+        categories: Value | Iterable[Value] = None,
     ) -> Hits:
         """The k nearest items of each query (Q, D) by cosine, as Hits; k beyond the index means all of it.
 
-        Scores are exact whatever the backend, equal ones by the smaller id; an approximate backend may miss items.
-        memory: bytes for the search beside the queries and the backend. Raises InputError for an empty index, NaN,
-        k below 1, and as `add`.
+        labels, categories: look only among items of one of these labels, and of one of these categories, which are
+        given by their text or, of labels, name (retrieval/index/selection.py); None: among all. Scores are exact
+        whatever the backend, equal ones by the smaller id; an approximate backend may miss items. memory: bytes for the
+        search beside the queries and the backend. Raises InputError for an empty index, NaN, k below 1, a label that
+        nothing has, and as `add`.
         """
         self.refuse_others(fingerprint)
         queries = _checked(queries)
@@ -233,10 +276,12 @@ class Index:
         if k < 1:
             raise InputError(f"k is {k}; at least one item has to be looked for")
         backend = self._ready()
-        ids, scores = backend.search(self.rows, torch.from_numpy(queries), min(k, len(self)), memory)
+        selection = select(self.rows, labels, categories)
+        size = len(self) if selection is None else len(selection.ids)
+        ids, scores = backend.search(self.rows, torch.from_numpy(queries), min(k, size), memory, selection)
         paths = np.array(self.rows.paths(ids.ravel())).reshape(ids.shape)
         boxes = self.rows.boxes(ids.ravel()).reshape(*ids.shape, 4)
-        return Hits(ids, scores, paths, self.rows.labels(ids), boxes)
+        return Hits(ids, scores, paths, self.rows.labels(ids), boxes, self.rows.categories(ids))
 
     def refuse_others(self, fingerprint: dict | None) -> None:
         """Raise InputError, saying what differs, unless `fingerprint` is the index's own (None: not looked at)."""
@@ -300,7 +345,7 @@ class Index:
         chosen = items.take(rows)
         gone = replaces[is_replacing]
         if len(gone):
-            chosen = self._with_known_labels(chosen, replaces[rows])
+            chosen = self._with_known_columns(chosen, replaces[rows])
         replaced = len(gone)
         if len(deleted):
             gone = np.union1d(gone, deleted[self.rows.has(deleted)])
@@ -355,17 +400,15 @@ class Index:
             is_same[block] = ((ours * theirs).sum(axis=1) > SAME * lengths) | are_zero
         return is_same
 
-    def _with_known_labels(self, items: Items, replaces: np.ndarray) -> Items:
-        """Items, of which those that replace others (ids, -1 for none) and come without a label have the others'."""
+    def _with_known_columns(self, items: Items, replaces: np.ndarray) -> Items:
+        """Items, of which those that replace others (ids, -1 for none) have their label and category if without."""
         is_replacing = replaces >= 0
-        replaced_labels = self.rows.label_column.take(self.rows.positions(replaces[is_replacing]))
-        # Joined, so that the codes of both are of one table.
-        joined = LabelColumn.joined([items.labels, replaced_labels])
-        codes = joined.codes[: len(items)].copy()
-        replaced_codes = joined.codes[len(items) :]
-        inherits = is_replacing & (codes < 0)
-        codes[inherits] = replaced_codes[inherits[is_replacing]]
-        return Items(items.embeddings, items.paths, items.boxes, LabelColumn(codes, joined.table))
+        positions = self.rows.positions(replaces[is_replacing])
+        return replace(
+            items,
+            labels=_inherited(items.labels, self.rows.label_column.take(positions), is_replacing),
+            categories=_inherited(items.categories, self.rows.category_column.take(positions), is_replacing),
+        )
 
     def _joined_names(
         self, names: dict[str, str], labels: LabelColumn
@@ -394,6 +437,17 @@ class Index:
         """Move on to what other processes have made of the index."""
         card, rows = _read(self.folder)
         self._move_to(card, rows)
+
+
+def _inherited(column: LabelColumn, replaced: LabelColumn, is_replacing: np.ndarray) -> LabelColumn:
+    """A column (N,), of which unknown values are those of the items replaced, (n,) for the n that replace one."""
+    # Joined, so that the codes of both are of one table.
+    joined = LabelColumn.joined([column, replaced])
+    codes = joined.codes[: len(column.codes)].copy()
+    replaced_codes = joined.codes[len(column.codes) :]
+    inherits = is_replacing & (codes < 0)
+    codes[inherits] = replaced_codes[inherits[is_replacing]]
+    return LabelColumn(codes, joined.table)
 
 
 def _read(folder: str | Path) -> tuple[dict, Rows]:
@@ -435,6 +489,7 @@ def _checked_items(
     paths: Iterable[str | Path],
     labels: npt.ArrayLike | None,
     boxes: npt.ArrayLike | None,
+    categories: npt.ArrayLike | None,
 ) -> Items:
     """What `Index.build` takes, as Items; raises InputError where they do not fit."""
     paths = [str(path) for path in paths]
@@ -446,4 +501,10 @@ def _checked_items(
             path.encode(errors="surrogateescape")
         except UnicodeEncodeError:
             raise InputError(f"the path {path!r} holds a character that no file's name can have") from None
-    return Items(embeddings, paths, checked_boxes(boxes, len(paths)), LabelColumn.of(labels, len(paths)))
+    return Items(
+        embeddings,
+        paths,
+        checked_boxes(boxes, len(paths)),
+        LabelColumn.of(labels, len(paths)),
+        LabelColumn.of(categories, len(paths), CATEGORY),
+    )

@@ -1,4 +1,4 @@
-"""The items of an index as they are given: embeddings, and what they are called by: path, box and label."""
+"""The items of an index as they are given: embeddings, and what they are called by: path, box, label and category."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from core.errors import InputError
 from core.items import is_text
 
 UNKNOWN = -1  # the code of a label that nobody knows; no label itself, as -1 may well be one
+LABEL, CATEGORY = ("label", "labels"), ("category", "categories")  # what a column's values are called in sentences
 INT64 = range(-(2**63), 2**63)
 
 
@@ -22,17 +24,18 @@ INT64 = range(-(2**63), 2**63)
 class LabelColumn:
     """Labels of N items: `codes` (N,) int64, the place of each in `table`, UNKNOWN for none; `table`: distinct labels.
 
-    A label is an integer of 64 bits or a string, and stays what it is: 7 and "7" are two.
+    A label is an integer of 64 bits or a string, and stays what it is: 7 and "7" are two. Categories are kept alike.
     """
 
     codes: np.ndarray
     table: list[int | str]
 
     @classmethod
-    def of(cls, labels: npt.ArrayLike | None, count: int) -> LabelColumn:
+    def of(cls, labels: npt.ArrayLike | None, count: int, nouns: tuple[str, str] = LABEL) -> LabelColumn:
         """Of labels (N,): integers, strings, or objects of both and None (unknown); or None, for `count` unknown ones.
 
-        Raises InputError for another number of them, and for a label that is none of these.
+        nouns: what they are called, LABEL or CATEGORY. Raises InputError for another number of them, and for one that
+        is none of these.
         """
         if labels is None:
             return cls(np.full(count, UNKNOWN), [])
@@ -42,19 +45,19 @@ class LabelColumn:
         labels = np.asarray(labels)
         if labels.shape != (count,) or labels.dtype.kind not in "iuUO":
             raise InputError(
-                f"labels are {labels.shape} {labels.dtype} for {count} embeddings; an index takes an integer, a string "
-                "or None (unknown) for each"
+                f"{nouns[1]} are {labels.shape} {labels.dtype} for {count} embeddings; an index takes an integer, a "
+                "string or None (unknown) for each"
             )
         if labels.dtype.kind == "O":
-            return cls._of_objects(labels.tolist())
+            return cls._of_objects(labels.tolist(), nouns)
         table, codes = np.unique(labels, return_inverse=True)
         table = table.tolist()
         if table:
-            _refuse_label(table[-1])  # the greatest; only unsigned ones can be too great
+            _refuse_label(table[-1], nouns)  # the greatest; only unsigned ones can be too great
         return cls(codes.reshape(-1).astype(np.int64), table)
 
     @classmethod
-    def _of_objects(cls, labels: list) -> LabelColumn:
+    def _of_objects(cls, labels: list, nouns: tuple[str, str]) -> LabelColumn:
         codes = np.full(len(labels), UNKNOWN)
         code_of = {}
         for row, label in enumerate(labels):
@@ -62,7 +65,7 @@ class LabelColumn:
                 continue
             if isinstance(label, np.generic):
                 label = label.item()
-            _refuse_label(label)
+            _refuse_label(label, nouns)
             codes[row] = code_of.setdefault(_distinct(label), len(code_of))
         return cls(codes, [label for _, label in code_of])
 
@@ -89,23 +92,37 @@ class LabelColumn:
 
     def values(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """The labels of some rows (indices of any shape), an array of that shape of int, str and None."""
+        return self.value_table[self.codes[rows]]
+
+    @cached_property
+    def value_table(self) -> np.ndarray:
+        """The table as an array of objects, and None behind it, where UNKNOWN, -1, looks."""
         table = np.empty(len(self.table) + 1, dtype=object)
-        table[:-1] = self.table  # and None behind them, where UNKNOWN, -1, looks
-        return table[self.codes[rows]]
+        table[:-1] = self.table
+        return table
+
+    @cached_property
+    def codes_by_text(self) -> dict[str, list[int]]:
+        """{text: codes of the labels that read so}: one, or two where 7 and "7" are there."""
+        codes: dict[str, list[int]] = {}
+        for code, label in enumerate(self.table):
+            codes.setdefault(str(label), []).append(code)
+        return codes
 
     @classmethod
-    def checked(cls, codes: np.ndarray, table: object, file: str) -> LabelColumn:
+    def checked(cls, codes: np.ndarray, table: object, file: str, nouns: tuple[str, str] = LABEL) -> LabelColumn:
         """Of columns from the disk, whatever is in them. Raises InputError, naming the file, for what cannot be."""
+        one, several = nouns
         if not isinstance(table, list):
-            raise InputError(f"{file!r} is damaged: the labels are no list but {type(table).__name__}")
+            raise InputError(f"{file!r} is damaged: the {several} are no list but {type(table).__name__}")
         for number, label in enumerate(table):
             if not _is_label(label):
-                raise InputError(f"{file!r} is damaged: label {number} is neither an integer of 64 bits nor a string")
+                raise InputError(f"{file!r} is damaged: {one} {number} is neither an integer of 64 bits nor a string")
         if len(set(map(_distinct, table))) < len(table):
-            raise InputError(f"{file!r} is damaged: a label comes twice")
+            raise InputError(f"{file!r} is damaged: a {one} comes twice")
         if len(codes) and not UNKNOWN <= codes.min() <= codes.max() < len(table):
             raise InputError(
-                f"{file!r} is damaged: label codes reach from {codes.min()} to {codes.max()} for {len(table)} labels"
+                f"{file!r} is damaged: {one} codes reach from {codes.min()} to {codes.max()} for {len(table)} {several}"
             )
         return cls(codes.astype(np.int64), table)
 
@@ -120,26 +137,31 @@ def _is_label(label: object) -> bool:
     return isinstance(label, str)
 
 
-def _refuse_label(label: object) -> None:
+def _refuse_label(label: object, nouns: tuple[str, str]) -> None:
     if not _is_label(label):
         raise InputError(
-            f"the label {str(label)[:40]} is {type(label).__name__}; a label of an index is an integer of 64 bits, a "
-            "string, or None (unknown)"
+            f"the {nouns[0]} {str(label)[:40]} is {type(label).__name__}; a {nouns[0]} of an index is an integer of 64 "
+            "bits, a string, or None (unknown)"
         )
 
 
 @dataclass(frozen=True)
 class Items:
-    """N items: embeddings (N, D) float32, paths (N of str), boxes (N, 4) float64 (NaN row: the whole image), labels."""
+    """N items: embeddings (N, D) float32, paths (N of str), boxes (N, 4) float64 (NaN row: the whole image).
+
+    labels, categories: a LabelColumn each.
+    """
 
     embeddings: np.ndarray
     paths: list[str]
     boxes: np.ndarray
     labels: LabelColumn
+    categories: LabelColumn
 
     @classmethod
     def none(cls, width: int) -> Items:
-        return cls(np.zeros((0, width), np.float32), [], np.zeros((0, 4)), LabelColumn.of(None, 0))
+        none = LabelColumn.of(None, 0)
+        return cls(np.zeros((0, width), np.float32), [], np.zeros((0, 4)), none, none)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -149,7 +171,7 @@ class Items:
         if len(rows) == len(self):  # all: embeddings that are mapped stay so
             return self
         paths = [self.paths[row] for row in rows.tolist()]
-        return Items(self.embeddings[rows], paths, self.boxes[rows], self.labels.take(rows))
+        return Items(self.embeddings[rows], paths, self.boxes[rows], self.labels.take(rows), self.categories.take(rows))
 
     def keys(self) -> list[str | tuple]:
         return item_keys(self.paths, self.boxes)

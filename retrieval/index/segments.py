@@ -3,12 +3,13 @@
 A segment is a folder of plain arrays: ids (N,) int64 rising, lengths (N,) float64 (row_lengths of the embeddings),
 paths (UTF-8, one after the other) with path_ends (N,), boxes (N, 4) float64 (NaN row: the whole image), label_codes
 (N,) int64 with the distinct labels as JSON in labels.json (retrieval/index/items.py: LabelColumn), and embeddings
-(N, D) float32, mapped when they are needed. Segments of indexes of format 1 have labels (N,) int64 instead, -1 for
-unknown, and no boxes.
+(N, D) float32, mapped when they are needed. Where items have categories, category_codes (N,) and categories.json tell
+them as those of labels do. Segments of indexes of format 1 have labels (N,) int64 instead, -1 for unknown, and no
+boxes.
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from core.errors import InputError
 from core.files import read_json, read_npy, sync, synced, write_json, write_npy
 from core.slices import slices_within
-from retrieval.index.items import UNKNOWN, Items, LabelColumn, wrong_boxes
+from retrieval.index.items import CATEGORY, LABEL, UNKNOWN, Items, LabelColumn, wrong_boxes
 from retrieval.rows import CACHED_NUMBERS, row_lengths
 
 OLD_UNKNOWN = -1  # the label of an item of format 1 that nobody knows
@@ -26,10 +27,11 @@ OLD_UNKNOWN = -1  # the label of an item of format 1 that nobody knows
 class Segment:
     """One segment as it stands on the disk. Its files stay open, so that it can be read even after it was replaced.
 
-    `live` (M,) int64: the rows that are not deleted; `ids` (N,) and `labels`, a LabelColumn, are of all rows.
+    `live` (M,) int64: the rows that are not deleted; `ids` (N,), `labels` and `categories`, a LabelColumn each, are of
+    all rows. has_categories: whether it has a column of them; else they are unknown.
     """
 
-    def __init__(self, folder: Path, width: int, deleted: np.ndarray):
+    def __init__(self, folder: Path, width: int, deleted: np.ndarray, has_categories: bool = False):
         self.folder = Path(folder)
         self.width = width
         # Told by its files and not by the card: a changed index of format 1 keeps the segments that it has.
@@ -51,7 +53,12 @@ class Segment:
         if is_old:
             self.labels = _old_labels(codes)
         else:
-            self.labels = self._read_labels(codes)
+            self.labels = self._read_labels(codes, LABEL)
+        self.categories = LabelColumn.of(None, len(self.ids))
+        if has_categories:
+            category_codes = self._column("category_codes")
+            self._check_columns(embeddings, category_codes)
+            self.categories = self._read_labels(category_codes, CATEGORY)
 
         # Mapped anew for each block, from an open file, so that the memory of a block goes with it.
         self._start = embeddings.offset
@@ -62,9 +69,9 @@ class Segment:
     def _column(self, name: str) -> np.ndarray:
         return read_npy(self.folder / f"{name}.npy")
 
-    def _read_labels(self, codes: np.ndarray) -> LabelColumn:
-        file = self.folder / "labels.json"
-        return LabelColumn.checked(codes, read_json(file), str(file))
+    def _read_labels(self, codes: np.ndarray, nouns: tuple[str, str]) -> LabelColumn:
+        file = self.folder / f"{nouns[1]}.json"
+        return LabelColumn.checked(codes, read_json(file), str(file), nouns)
 
     def _check_columns(self, embeddings: np.ndarray, codes: np.ndarray) -> None:
         """Raise InputError for columns that are not of one length, or of another type or width."""
@@ -139,10 +146,11 @@ def _old_labels(labels: np.ndarray) -> LabelColumn:
 
 
 class Rows:
-    """The live items of some segments, ordered by id: `ids` (N,) int64, `label_column` a LabelColumn of them.
+    """The live items of some segments, ordered by id: `ids` (N,) int64, `label_column` and `category_column` of them.
 
     `deleted` (M,) int64: ids that still stand in the segments but are no items any more. `label_names`: what labels are
-    called, {label as text: name}. Raises InputError for damaged files, FileNotFoundError where one is missing.
+    called, {label as text: name}. categorised: those of the segments that have categories. Raises InputError for
+    damaged files, FileNotFoundError where one is missing.
     """
 
     def __init__(
@@ -152,17 +160,19 @@ class Rows:
         width: int,
         deleted: np.ndarray,
         label_names: dict[str, str] | None = None,
+        categorised: Container[str] = (),
     ):
         self.width = width
         self.deleted = deleted
         self.label_names = label_names or {}
-        self.segments = [Segment(folder / name, width, deleted) for name in names]
+        self.segments = [Segment(folder / name, width, deleted, name in categorised) for name in names]
         none = np.zeros(0, np.int64)
         stored = np.concatenate([none, *(segment.ids for segment in self.segments)])
         if deleted.dtype.kind != "i" or deleted.ndim != 1 or (np.diff(stored, prepend=-1) <= 0).any():
             raise InputError(f"{str(folder)!r} is damaged: ids {stored[:3].tolist()}... have to rise from 0 on")
         self.ids = np.concatenate([none, *(segment.ids[segment.live] for segment in self.segments)])
         self.label_column = LabelColumn.joined([segment.labels.take(segment.live) for segment in self.segments])
+        self.category_column = LabelColumn.joined([segment.categories.take(segment.live) for segment in self.segments])
         # Where among the items each segment's first one stands.
         self._starts = np.cumsum([0, *(len(segment.live) for segment in self.segments)])
 
@@ -219,6 +229,12 @@ class Rows:
             return self.label_column.values()
         return self.label_column.values(self.positions(ids))
 
+    def categories(self, ids: np.ndarray | None = None) -> np.ndarray:
+        """The categories of items in the shape of `ids`, or of all, an array of int, str and None (unknown)."""
+        if ids is None:
+            return self.category_column.values()
+        return self.category_column.values(self.positions(ids))
+
     def _by_segment(self, ids: np.ndarray) -> Iterator[tuple[Segment, np.ndarray, np.ndarray]]:
         """(segment, which of the ids, their rows in it) for each segment that holds some of them."""
         positions = self.positions(ids)
@@ -252,10 +268,11 @@ def normalized(embeddings: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return (embeddings / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
 
 
-def write_segment(folder: Path, kept: Rows, ids: np.ndarray, new: Items, memory: int) -> None:
+def write_segment(folder: Path, kept: Rows, ids: np.ndarray, new: Items, memory: int) -> bool:
     """Write a segment: the items of `kept` (Rows), then new ones with `ids` (n,); all is on the disk when this returns.
 
-    n may be 0. memory: bytes to copy at a time. Raises OSError where it cannot be written.
+    Returns whether it has categories. n may be 0. memory: bytes to copy at a time. Raises OSError where it cannot be
+    written.
     """
     folder.mkdir()
     lengths = [segment.lengths[segment.live] for segment in kept.segments]
@@ -263,6 +280,7 @@ def write_segment(folder: Path, kept: Rows, ids: np.ndarray, new: Items, memory:
         lengths.append(row_lengths(torch.from_numpy(new.embeddings)).numpy())
     ids = np.concatenate([kept.ids, ids])
     labels = LabelColumn.joined([kept.label_column, new.labels])
+    categories = LabelColumn.joined([kept.category_column, new.categories])
     texts = [path.encode(errors="surrogateescape") for path in [*kept.paths(), *new.paths]]
     columns = {
         "ids": ids,
@@ -272,6 +290,10 @@ def write_segment(folder: Path, kept: Rows, ids: np.ndarray, new: Items, memory:
         "path_ends": np.cumsum([len(text) for text in texts]),
         "paths": np.frombuffer(b"".join(texts), np.uint8),
     }
+    has_categories = bool(categories.table)
+    if has_categories:
+        columns["category_codes"] = categories.codes
+        write_json(folder / "categories.json", categories.table)
     for name, column in columns.items():
         write_npy(folder / f"{name}.npy", column)
     write_json(folder / "labels.json", labels.table)
@@ -284,3 +306,4 @@ def write_segment(folder: Path, kept: Rows, ids: np.ndarray, new: Items, memory:
         for block in slices_within(len(new), 4 * kept.width, memory):
             file.write(new.embeddings[block].tobytes())
     sync(folder)
+    return has_categories

@@ -10,9 +10,11 @@ import torch
 from core.errors import InputError
 from retrieval.index.nearest import best_of, nearest
 from retrieval.index.segments import Rows, normalized
+from retrieval.index.selection import Selection
 from retrieval.rows import row_lengths
 
 MORE = 16  # candidates beyond k: rounding may have changed the order of the last ones
+FEW_SELECTED = 20_000  # items among which exact search is as fast as any other
 
 
 class Backend:
@@ -24,9 +26,15 @@ class Backend:
     """
 
     @staticmethod
-    def keeps(options: dict) -> dict[str, type | str]:
-        """What a state holds beside `built` and `approximate`, {name: type, or pattern of a text}, by the options."""
+    def keeps(options: dict) -> dict[str, object]:
+        """What a state holds beside `built` and `approximate`, {name: type, list[type], or pattern of a text}.
+
+        A name `file` is of a file or folder in the index's own, `files` of several.
+        """
         return {}
+
+    def refuse_new(self) -> None:
+        """Raise InputError where no index can be made with these options; one that is there may still be read."""
 
     def check(self, items: int, width: int) -> None:
         """Raise InputError where the options do not fit so many items of this width. Nothing is written yet."""
@@ -48,19 +56,32 @@ class Backend:
     def open(self, folder: Path, state: dict | None, rows: Rows) -> None:
         """Make ready for search. Raises FileNotFoundError where another process has replaced the generation."""
 
-    def candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Ids (Q, C) int64 of about the k nearest or more, in any order, -1 for none; queries (Q, D) have length 1."""
+    def candidates(self, queries: np.ndarray, k: int, selection: Selection | None = None) -> np.ndarray:
+        """Ids (Q, C) int64 of about the k nearest or more, in any order, -1 for none; queries (Q, D) have length 1.
+
+        selection: of these items only, as far as the backend can tell; others among them are left out later.
+        """
         raise NotImplementedError(f"{type(self).__name__} has neither candidates nor a search of its own")
 
-    def search(self, rows: Rows, queries: torch.Tensor, k: int, memory: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest items as far as they are found: ids (Q, k) int64 and exact cosines (Q, k) float32."""
+    def search(
+        self, rows: Rows, queries: torch.Tensor, k: int, memory: int, selection: Selection | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest items as far as they are found: ids (Q, k) int64 and exact cosines (Q, k) float32.
+
+        selection: items among which is searched, k at least, or None for all.
+        """
+        among = None
+        if selection is not None:
+            among = selection.ids
+            if len(among) <= FEW_SELECTED:
+                return nearest(rows, queries, k, memory, among)
         lengths = row_lengths(queries, "query embeddings").numpy()
-        candidates = self.candidates(normalized(queries.numpy(), lengths), k + MORE)
-        ids, scores = best_of(rows, queries, candidates, k)
+        candidates = self.candidates(normalized(queries.numpy(), lengths), k + MORE, selection)
+        ids, scores = best_of(rows, queries, candidates, k, among)
         # Too few are found in lists with few items, or by an older generation's reader.
         short = np.flatnonzero(ids[:, -1] < 0)
         if len(short):
-            ids[short], scores[short] = nearest(rows, queries[torch.from_numpy(short)], k, memory)
+            ids[short], scores[short] = nearest(rows, queries[torch.from_numpy(short)], k, memory, among)
         return ids, scores
 
     def advice(self, items: int) -> str | None:
