@@ -1,9 +1,9 @@
 """The k nearest rows by exact cosine, found through codes: what the codes' bound leaves open is scored exactly.
 
 The first stage of all rows gives the greatest cosine that each can have. Rows that reach a query's floor, the k-th
-greatest of what cosines are at least, are looked at closer by all stages; what then still reaches it is read as float32
-and scored by retrieval/exact.py. No row that is left out can be among the k nearest, ties included: the cosine is at most
-a float32 number below the floor, and rounding to float32 keeps the order.
+greatest of what cosines are at least, are looked at closer by all stages; what then still reaches it is read as
+float32 and scored by retrieval/exact.py. No row that is left out can be among the k nearest, ties included: its cosine
+is at most a float32 number below the floor, and rounding to float32 keeps the order.
 """
 
 import functools

@@ -13,8 +13,8 @@ Cauchy-Schwarz says of the residuals, each held against its own part of the quer
     |<y, z> - s_a <y_a, c_a>|                   <=  |y_a| |r_a| + |y_b| |z_b|
 
 The first line is the bound of the whole code, the second one that of its first stage alone, which reads a few columns
-of each row. Lengths of residuals are measured in float64, row by row, and rounded up; what the floating-point numbers of
-a search add is in `Side`. Nothing is estimated and nothing holds only with a probability.
+of each row. Lengths of residuals are measured in float64, row by row, and rounded up; what the floating-point numbers
+of a search add is in `StageQueries` (retrieval/coded_search.py). Nothing holds only with a probability.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ class StageSpec:
         return width, "|i1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stage:
     """Codes of some columns of all rows.
 
@@ -169,7 +169,7 @@ class Layout:
 
 
 class Codes:
-    """The codes of a table (N, D): `first`, a stage that is looked at for all rows, and `full`, those that sum up to it.
+    """The codes of a table (N, D): `first`, a stage looked at for all rows, and `full`, those that sum up to a row.
 
     tails: (N,) bfloat16, lengths of what `first` has no columns of, or None where it has all. int8: `first` is the
     first of `full`, or all of it. binary: `first` are signs, which are looked at before the int8 codes.
@@ -296,7 +296,7 @@ def leading_width(rows: torch.Tensor) -> int:
     """How many columns of turned rows (n, D), a sample, the first stage should have: all where fewer do not pay.
 
     Some of the rows ask the others. What they would have to look at closer is what reaches, by its first columns and
-    the length of the rest, the nearest of the others: of a whole table the nearest are nearer, and fewer rows reach them.
+    the length of the rest, the nearest of the others; of a whole table the nearest are nearer, and fewer reach them.
     """
     width = rows.shape[1]
     step = len(rows) // min(len(rows), ASKING_ROWS)

@@ -46,6 +46,7 @@ MOST_SEARCHED, MOST_CHANGED = 64, 256  # of a batch
 MOST_WAITING = 512
 MOST_REMEMBERED = 2**26  # bytes of images that asked, for those who say whether the answers are right
 SHOWN_LABELS = 20
+SHOWN_CATEGORIES = 500
 IMAGE_TYPES = ("image/", "application/octet-stream")
 SEARCH_FIELDS = ("image", "images", "text", "item", "k", "labels", "categories", "group", "box", "boxes", "combine")
 SEARCH_WORDS = ("k", "label", "category", "group", "box")
@@ -91,8 +92,8 @@ class Server:
     def __init__(self, folder: str, encoder: LiveEncoder, settings: ServeSettings, token: str | None = None):
         self.settings = settings
         self._encoder = encoder
-        self.collection = Collection(folder, encoder.fingerprint)
-        self._feedback = Feedback(self.collection.folder)
+        self._feedback = Feedback(folder)
+        self.collection = Collection(folder, encoder.fingerprint, self._feedback.names)
         self._queries = Uploads(self.collection.folder, QUERIES)
         self._remembered = Remembered(MOST_REMEMBERED)
         self._album = Album()
@@ -159,6 +160,7 @@ class Server:
     def _stats(self) -> dict[str, Any]:
         generation = self.collection.now()
         card = generation.index.card
+        decision = generation.index.decision
         return {
             "name": self.collection.folder.resolve().name,
             "items": len(generation),
@@ -172,8 +174,11 @@ class Server:
             "read_only": self.settings.read_only,
             "max_upload": self.settings.max_upload,
             "max_pixels": self.settings.max_pixels,
-            "categories": [],
-            "decision": None,
+            "categories": [
+                {"category": category, "items": count}
+                for category, count in generation.category_counts[:SHOWN_CATEGORIES]
+            ],
+            "threshold": None if decision is None else decision.threshold,
             "trouble": self.collection.trouble,
         }
 
@@ -528,15 +533,26 @@ class Remembered:
 def _shown(
     answers: Sequence[tuple[Generation, Hits]], asked: Asked, sources: Sequence[list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """What was found, plain JSON; of several hits of a label, with `group`, the best score leads."""
+    """What was found, plain JSON; of several hits of a label, with `group`, the best score leads.
+
+    Where the index has a decision, each hit has P(same), and a query of which none is called the same is unknown.
+    """
     shown = []
     for (generation, hits), source in zip(answers, sources):
+        decision = generation.index.decision
+        same = [None] * len(hits.ids)
+        is_same = [None] * len(hits.ids)
+        if decision is not None:
+            same = decision.probability(hits.scores).round(4).tolist()
+            is_same = decision.is_same(hits.scores).tolist()
         rows = []
-        for facts, score in zip(generation.facts(hits.ids.tolist()), hits.scores.tolist()):
+        facts_of_hits = generation.facts(hits.ids.tolist())
+        for facts, score, probability, is_one in zip(facts_of_hits, hits.scores.tolist(), same, is_same):
             if facts["id"] != asked.item:
-                rows.append({**facts, "score": round(score, 6)})
+                rows.append({**facts, "score": round(score, 6), "same": probability, "is_same": is_one})
         rows = rows[: asked.k]
-        answer: dict[str, Any] = {"query": source, "hits": rows}
+        unknown = None if decision is None else not any(row["is_same"] for row in rows)
+        answer: dict[str, Any] = {"query": source, "unknown": unknown, "hits": rows}
         if asked.group == "label":
             answer["groups"] = _grouped(rows)
         shown.append(answer)

@@ -117,8 +117,11 @@ def several(value: Any, name: str, most: int) -> list:
 
 def box_value(value: Any, name: str) -> tuple[float, float, float, float]:
     """left, top, right, bottom in pixels, as a list or as a text with commas. Raises Refusal (422)."""
-    wrong = Refusal(422, f"{name} is {_shown(value)}; it has to be left,top,right,bottom in pixels, left < right, "
-                    "top < bottom, 0 or more")
+    wrong = Refusal(
+        422,
+        f"{name} is {_shown(value)}; it has to be left,top,right,bottom in pixels, left < right, "
+        "top < bottom, 0 or more",
+    )
     if isinstance(value, str):
         try:
             value = [float(side) for side in value.split(",")]

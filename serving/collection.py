@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,13 @@ import numpy as np
 
 from core.console import log
 from core.errors import InputError
-from core.items import modality_of, noun_of
+from core.items import modality_of
 from data.names import Names
 from report.thumbnails import short_name
 from retrieval.index.folder import CARD, DiskRefuses, InUse, read_card
 from retrieval.index.index import Hits, Index
+from retrieval.index.items import LabelColumn, split_name
+from retrieval.index.selection import select
 from serving.held import HeldRows
 from serving.refusal import Refusal
 from serving.uploads import Uploads
@@ -48,7 +50,7 @@ class NewItem:
     suffix: str
     embedding: np.ndarray
     label: str | int | None
-    category: str | None = None
+    category: str | int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,10 @@ class Generation:
         """What a page shows of items, plain JSON; a path is never among it."""
         ids = np.array(ids, np.int64)
         facts = []
-        columns = zip(ids.tolist(), self.rows.paths(ids), self.rows.labels(ids).tolist(), self.rows.boxes(ids))
-        for id_, path, label, box in columns:
+        labels = self.rows.labels(ids).tolist()
+        categories = self.rows.categories(ids).tolist()
+        columns = zip(ids.tolist(), self.rows.paths(ids), labels, categories, self.rows.boxes(ids))
+        for id_, path, label, category, box in columns:
             label_name = None if label is None else self._names.of_label(label)
             facts.append(
                 {
@@ -111,6 +115,7 @@ class Generation:
                     "name": short_name(path),
                     "label": label,
                     "label_name": label_name,
+                    "category": category,
                     "box": None if np.isnan(box).any() else box.tolist(),
                 }
             )
@@ -119,47 +124,39 @@ class Generation:
     @cached_property
     def label_counts(self) -> list[tuple[int | str, str, int]]:
         """(label, what it is called, its items) of all labels, the most frequent first."""
-        column = self.rows.label_column
-        counts = np.bincount(column.codes[column.codes >= 0], minlength=len(column.table))
-        order = np.argsort(-counts, kind="stable").tolist()
-        return [(column.table[code], self._names.of_label(column.table[code]), int(counts[code])) for code in order]
+        return [(label, self._names.of_label(label), count) for label, count in _counts(self.rows.label_column)]
+
+    @cached_property
+    def category_counts(self) -> list[tuple[int | str, int]]:
+        """(category, its items) of all categories, the most frequent first."""
+        return _counts(self.rows.category_column)
 
     @cached_property
     def noun(self) -> str:
         """What its items are called: looked up once, since it asks for paths."""
-        return noun_of(self.rows.paths(self.rows.ids[:100]) or [""])
+        return self.index.noun
 
-    @cached_property
-    def _codes_of_text(self) -> dict[str, list[int]]:
-        """Codes of labels by what they are, as text, and by what they are called."""
-        codes: dict[str, list[int]] = {}
-        for code, label in enumerate(self.rows.label_column.table):
-            for text in {str(label), self._names.of_label(label)}:
-                codes.setdefault(text, []).append(code)
-        return codes
+    def label_of(self, given: str | int) -> int | str:
+        """The label that somebody means: one that is there and reads or is called so, else a new one."""
+        known = _known(self.rows.label_column, given)
+        if known is not None:
+            return known
+        for text, name in self.index.names.items():
+            if name == str(given) and text in self.rows.label_column.codes_by_text:
+                return _known(self.rows.label_column, text)
+        return given
 
-    def label_of(self, text: str | int) -> int | str:
-        """The label that a text stands for: one that is there, by itself or its name, else the text as a new one."""
-        codes = self._codes_of_text.get(str(text), [])
-        labels = [self.rows.label_column.table[code] for code in codes]
-        # One that is the very same comes first: 7 and "7" are two labels.
-        for label in labels:
-            if type(label) is type(text) and label == text:
-                return label
-        if labels:
-            return labels[0]
-        return text
+    def category_of(self, given: str | int) -> int | str:
+        """The category that somebody means: one that is there and reads so, else a new one."""
+        known = _known(self.rows.category_column, given)
+        return given if known is None else known
 
-    def allowed(self, query: Query) -> np.ndarray | None:
-        """Which items a query may find, (N,) bool, None for all."""
-        if not query.labels:
-            return None
-        codes = [code for text in query.labels for code in self._codes_of_text.get(text, [])]
-        return np.isin(self.rows.label_column.codes, codes)
+    def search(self, queries: Sequence[Query]) -> list[Hits | InputError]:
+        """What each of some queries finds, fewer than its k where there are no more. Called by one thread.
 
-    def search(self, queries: Sequence[Query]) -> list[Hits]:
-        """What each of some queries finds, fewer than its k where there are no more. Called by one thread."""
-        answers: list[Hits | None] = [None] * len(queries)
+        An InputError stands for a query that names a label which nothing has.
+        """
+        answers: list = [None] * len(queries)
         groups: dict[tuple, list[int]] = {}
         for number, query in enumerate(queries):
             groups.setdefault((query.labels, query.categories), []).append(number)
@@ -167,42 +164,69 @@ class Generation:
             # The nearest ten are the first of the nearest twenty: all of a group are looked for at once.
             k = max(queries[number].k for number in numbers)
             embeddings = np.stack([queries[number].embedding for number in numbers]).astype(np.float32)
-            hits = self._search(embeddings, k, queries[numbers[0]])
+            try:
+                hits = self._search(embeddings, k, queries[numbers[0]])
+            except InputError as error:
+                hits = error
             for row, number in enumerate(numbers):
-                answers[number] = Hits(*(column[row, : queries[number].k] for column in hits))
+                if isinstance(hits, InputError):
+                    answers[number] = hits
+                else:
+                    answers[number] = Hits(*(column[row, : queries[number].k] for column in hits))
         return answers
 
     def _search(self, embeddings: np.ndarray, k: int, filters: Query) -> Hits:
-        """The k nearest items of queries (Q, D), or all that the filters leave."""
-        allowed = self.allowed(filters)
-        count = len(self) if allowed is None else int(allowed.sum())
+        """The k nearest items of queries (Q, D), or all that the filters leave. Raises InputError as `select`."""
+        labels = filters.labels or None
+        categories = filters.categories or None
+        if self._held is None and len(self):
+            return self.index.search(embeddings, k, labels=labels, categories=categories)
+        selection = select(self.rows, labels, categories)
+        allowed = None
+        count = len(self)
+        if selection is not None:
+            allowed = np.isin(self.rows.ids, selection.ids, assume_unique=True)
+            count = len(selection.ids)
         k = min(k, count)
         if not k:
             return _no_hits(len(embeddings))
-        if self._held is None:
-            if allowed is not None:
-                raise Refusal(422, "this index's backend finds items of all labels only")
-            return self.index.search(embeddings, k)
         ids, scores = self._held.search(embeddings, k, allowed)
         paths = np.array(self.rows.paths(ids.ravel()), dtype=object).reshape(ids.shape)
         boxes = self.rows.boxes(ids.ravel()).reshape(*ids.shape, 4)
-        return Hits(ids, scores, paths, self.rows.labels(ids), boxes)
+        return Hits(ids, scores, paths, self.rows.labels(ids), boxes, self.rows.categories(ids))
+
+
+def _counts(column: LabelColumn) -> list[tuple[int | str, int]]:
+    """(value, its items) of all labels or categories, the most frequent first."""
+    counts = np.bincount(column.codes[column.codes >= 0], minlength=len(column.table))
+    order = np.argsort(-counts, kind="stable").tolist()
+    return [(column.table[code], int(counts[code])) for code in order]
+
+
+def _known(column: LabelColumn, given: str | int) -> int | str | None:
+    """The label or category that reads as `given`, None where there is none: of 7 and "7" the very same comes first."""
+    values = [column.table[code] for code in column.codes_by_text.get(str(given), [])]
+    for value in values:
+        if type(value) is type(given):
+            return value
+    return values[0] if values else None
 
 
 def _no_hits(queries: int) -> Hits:
     nothing = np.zeros((queries, 0))
-    return Hits(nothing.astype(np.int64), nothing.astype(np.float32), nothing, nothing, np.zeros((queries, 0, 4)))
+    return Hits(nothing.astype(np.int64), nothing, nothing, nothing, np.zeros((queries, 0, 4)), nothing)
 
 
 class Collection:
     """An index that is searched and changed while other processes may change it, too.
 
-    fingerprint: of the model that embeds what is asked. Searches are of one thread, changes of another one; `now` may
-    be called by any.
+    fingerprint: of the model that embeds what is asked. needed: gives names of items whose uploaded files stay when
+    they are deleted. Searches are of one thread, changes of another one; `now` may be called by any.
     """
 
-    def __init__(self, folder: str | Path, fingerprint: dict | None):
+    def __init__(self, folder: str | Path, fingerprint: dict | None, needed: Callable[[], set[str]] = set):
         self.folder = Path(folder)
+        self._needed = needed
         self.uploads = Uploads(self.folder)
         self._fingerprint = fingerprint
         self._lock = threading.Lock()
@@ -248,10 +272,13 @@ class Collection:
         if index.card["generation"] != self._generation.number or index.card != self._generation.index.card:
             self._generation = Generation(index, self._generation)
 
-    def search(self, queries: Sequence[Query]) -> list[tuple[Generation, Hits]]:
+    def search(self, queries: Sequence[Query]) -> list[tuple[Generation, Hits] | InputError]:
         """(what was searched, what was found) of each query."""
         generation = self.now()
-        return [(generation, hits) for hits in generation.search(queries)]
+        answers: list = []
+        for hits in generation.search(queries):
+            answers.append(hits if isinstance(hits, InputError) else (generation, hits))
+        return answers
 
     def change(self, jobs: Sequence[NewItem | Deleted]) -> list[Stored | bool | Exception]:
         """What became of additions and deletions: all of a kind that follow each other are one change.
@@ -286,9 +313,11 @@ class Collection:
                 if is_new_file:
                     written.append(path)
             labels = [None if item.label is None else generation.label_of(item.label) for item in items]
+            categories = [None if item.category is None else generation.category_of(item.category) for item in items]
             embeddings = np.stack([item.embedding for item in items])
             index, added = _patiently(
-                self.folder, lambda index: index.add(embeddings, paths, labels, self._fingerprint)
+                self.folder,
+                lambda index: index.add(embeddings, paths, labels, self._fingerprint, categories=categories),
             )
         except BaseException:
             # No item names them.
@@ -327,7 +356,8 @@ class Collection:
             paths = generation.rows.paths(np.array(there, np.int64))
             index, _ = _patiently(self.folder, lambda index: index.delete(_still_there(index, there)))
             self._adopt(index)
-            self.uploads.forget(paths)
+            needed = {split_name(name)[0] for name in self._needed()}
+            self.uploads.forget(path for path in paths if path not in needed)
         results: list = []
         left = set(there)
         for id_ in ids:

@@ -48,9 +48,7 @@ class NetworkEncoder:
         return self._encoder.network(batch).float().cpu().numpy()
 
 
-def open_live_encoder(
-    settings: ModelSettings, device: torch.device, precision: str, runtime: str
-) -> NetworkEncoder:
+def open_live_encoder(settings: ModelSettings, device: torch.device, precision: str, runtime: str) -> NetworkEncoder:
     """The network of a model's settings; with the one for words where it has one in the same space.
 
     Raises InputError as `open_encoder`.

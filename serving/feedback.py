@@ -38,7 +38,7 @@ class Feedback:
         They are on the disk when this returns.
         """
         with self._lock, self._writing():
-            is_new = not self.path.exists()
+            is_new = not self.path.exists() or not self.path.stat().st_size
             times = [self._next_time() for _ in pairs]
             rows = [(query, item, int(same), time) for (query, item), time in zip(pairs, times)]
             text = _as_csv([COLUMNS, *rows] if is_new else rows)
@@ -107,7 +107,8 @@ class Feedback:
 
 def _as_csv(rows: Sequence[Sequence]) -> bytes:
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    # Everything in quotes: of a lone carriage return in a name the writer would not know that it ends a line, too.
+    csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(rows)
     return text.getvalue().encode(errors=ERRORS)
 
 

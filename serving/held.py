@@ -38,9 +38,7 @@ class HeldRows:
         return 4 * rows.width * sum(len(segment.ids) for segment in rows.segments) <= MOST_HELD
 
     @torch.no_grad()
-    def search(
-        self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest items of each query, nearest first: ids (Q, k) int64 and exact cosines (Q, k) float32.
 
         queries: (Q, D) float32. allowed: (N,) bool, which of the items may be found, None for all; k is at most their

@@ -43,7 +43,7 @@ GROUP = {"type": "string", "enum": ["none", "label"], "default": "none", "descri
 FILTER = {"type": "array", "items": LABEL, "minItems": 1, "maxItems": MOST_FILTERS}
 ITEM = {
     "type": "object",
-    "required": ["id", "kind", "name", "label", "label_name", "box"],
+    "required": ["id", "kind", "name", "label", "label_name", "category", "box"],
     "properties": {
         "id": ID,
         "kind": {"enum": ["image", "text", "audio"]},
@@ -61,11 +61,13 @@ HIT = {
         **ITEM["properties"],
         "score": {"type": "number", "description": "cosine, 1 is the same direction"},
         "same": {"type": ["number", "null"], "description": "P(same), where the index has a decision"},
+        "is_same": {"type": ["boolean", "null"], "description": "whether it is called the same, in the same way"},
     },
 }
 SOURCE = {
     "type": "object",
     "description": "what asked: an image by the name that an answer gave it, or its content; a text; an item",
+    "oneOf": [{"required": [name]} for name in ("image", "content", "text", "item")],
     "additionalProperties": False,
     "properties": {
         "image": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": TEXT_PATTERN},
@@ -101,6 +103,7 @@ def description(settings: ServeSettings, has_token: bool) -> Schema:
         "type": "object",
         "additionalProperties": False,
         "description": "exactly one of image, images, text and item is what is looked for",
+        "oneOf": [{"required": [name]} for name in ("image", "images", "text", "item")],
         "properties": {
             "image": BASE64,
             "images": {"type": "array", "items": BASE64, "minItems": 1, "maxItems": MOST_QUERIES},
@@ -214,7 +217,7 @@ def description(settings: ServeSettings, has_token: bool) -> Schema:
                 },
                 refusals=(408, 409, 413, 415, 422, 507),
                 more="An image's bytes as the body take label and category behind the address.",
-            )
+            ),
         },
         "/api/items/{id}": {
             "parameters": [_id()],
@@ -296,7 +299,7 @@ def description(settings: ServeSettings, has_token: bool) -> Schema:
             "title": "Search by image",
             "version": "1",
             "description": f"At most {settings.max_upload:,} bytes a request and {settings.max_pixels:,} pixels an "
-            "image. Whatever is refused is told in a sentence, {\"error\": ...}.",
+            'image. Whatever is refused is told in a sentence, {"error": ...}.',
         },
         "paths": paths,
     }
@@ -373,8 +376,15 @@ def _stats() -> Schema:
         "read_only": {"type": "boolean"},
         "max_upload": {"type": "integer"},
         "max_pixels": {"type": "integer"},
-        "categories": {"type": "array"},
-        "decision": {"type": ["object", "null"]},
+        "categories": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["category", "items"],
+                "properties": {"category": ANY_LABEL, "items": {"type": "integer"}},
+            },
+        },
+        "threshold": {"type": ["number", "null"], "description": "the cosine from which on two are called the same"},
         "trouble": {"type": ["string", "null"]},
     }
     return {"type": "object", "required": list(properties), "properties": properties}

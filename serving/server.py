@@ -52,10 +52,15 @@ def greeting(port: socket.socket, settings: ServeSettings, token: str | None) ->
     address = address_of(port, settings)
     if token is not None and settings.token is None:
         # Behind a #, where no browser sends it on; the page takes it from there.
-        return [f"serving at {address}#token={token}", f"--host={settings.host} lets others ask: their token is {token}"]
+        return [
+            f"serving at {address}#token={token}",
+            f"--host={settings.host} lets others ask: their token is {token}",
+        ]
     lines = [f"serving at {address}"]
     if token is None and not settings.is_local:
-        lines.append(f"--host={settings.host} --token=none: whoever reaches this machine can search and change the index")
+        lines.append(
+            f"--host={settings.host} --token=none: whoever reaches this machine can search and change the index"
+        )
     return lines
 
 
