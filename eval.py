@@ -96,10 +96,12 @@ def main(argv: Sequence[str]) -> None:
     seconds = {"embed": embedded - began, "search": time.perf_counter() - embedded}
     files["result"] = folder / "result.json"
     result = evaluation.as_result()
+    verification = None
     if same_or_not is not None:
-        result |= same_or_not.as_result()
+        verification = same_or_not.as_result()
+        result["verification"] = verification
     replace_json(files["result"], {**result, **facts, "seconds": seconds, "versions": versions()})
-    write_outputs(files, outputs, table, evaluation, model, leaks, attention)
+    write_outputs(files, outputs, table, evaluation, model, leaks, attention, verification)
     print(evaluation.as_text())
     if same_or_not is not None:
         print(same_or_not.as_text())

@@ -64,7 +64,7 @@ def decide_index(
         wished = {"fpir": fpir}
         threshold = _threshold_of_strangers(index, table, fpir, memory)
     figures = verify_all_pairs(pairs, (), (threshold,), resamples, draw_seed, memory=memory)
-    calibration = calibrate(figures.histogram).with_odds(index_odds(index, figures, len(records)))
+    calibration = calibrate(figures.histogram, figures.directions).with_odds(index_odds(index, figures, len(records)))
     knots = slice(None, None, -(-len(calibration.scores) // MOST_KNOTS))
     decision = Decision(
         threshold,

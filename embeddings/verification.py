@@ -83,7 +83,7 @@ class Verifier:
             unknown = open_set(query_gallery, self.unknown, self.fpir, self.resamples, self.seed, distance, memory)
         fit = None
         if held_figures is not None:
-            calibration = calibrate(held_figures.histogram).with_odds(figures.positives / figures.negatives)
+            calibration = calibrate(held_figures.histogram, held_figures.directions).with_odds(figures.positives / figures.negatives)
             fit = reliability(figures.histogram, calibration, figures.directions)
         return SameOrNot(figures, held_figures, self.held_out, folds, unknown, fit, distance, self.seed, self._pairs_of)
 
@@ -386,7 +386,7 @@ class SameOrNot:
                 ],
                 "fpirs_left_out": list(self.unknown.left_out),
             }
-        return {"verification": result}
+        return result
 
     def as_text(self) -> str:
         """Tables, in %."""
