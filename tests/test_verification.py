@@ -3,6 +3,7 @@ each pair anew, and what is refused."""
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -524,6 +525,43 @@ def test_eval_tells_it_all(tmp_path):
     assert "same or not, over all pairs" in printed and "threshold chosen on val.npz" in printed
     assert "FAR 0.0001, 1e-05, 1e-06: left out, since so few" in printed and "open set, 6 labels unknown" in printed
     assert "same or not" not in evaluate(tmp_path)[0]
+
+
+def test_eval_by_squared_distances(tmp_path):
+    pytest.importorskip("sklearn")
+    embeddings, codes = npz(tmp_path / "x.npz", 0)
+    npz(tmp_path / "val.npz", 1, start=100)
+    flags = {"threshold_on": tmp_path / "val.npz", "distance": "squared_euclidean", "resamples": 20}
+    printed, result = evaluate(tmp_path, verification=True, pairs=True, **flags)
+    scores, is_same, _, _ = pairs_of(embeddings, codes, "squared_euclidean")
+    for row in result["threshold_on"]["thresholds"]:
+        assert row["squared_distance"] > 0 and "cosine" not in row
+        assert row["measured"]["tar"]["value"] == (scores[is_same] >= -row["squared_distance"]).mean()
+    low, high = result["tar_at_far"][0]["threshold_interval"]
+    assert 0 < low < result["tar_at_far"][0]["squared_distance"] < high
+    assert "squared distance" in printed
+    best = json.loads((tmp_path / "result.json").read_text())["metrics"]["best_threshold"]
+    assert best["threshold"] == best["squared_distance"] == -best["score"]
+
+
+def test_the_best_threshold_says_what_it_is(tmp_path):
+    npz(tmp_path / "x.npz", 0)
+    printed, _ = evaluate(tmp_path, pairs=True)
+    best = json.loads((tmp_path / "result.json").read_text())["metrics"]["best_threshold"]
+    assert best["cosine"] == best["score"] and best["threshold"] == 1 - best["cosine"]
+    assert f"cosine {best['cosine']:.3f}, which is --postprocess=constant_threshold --threshold=" in printed
+
+
+def test_the_report_has_it(tmp_path):
+    pytest.importorskip("sklearn")
+    embeddings, codes = data(60, 12)
+    texts = np.array([f"text:{row}" for row in range(60)])
+    np.savez(tmp_path / "x.npz", embeddings=embeddings, labels=codes, paths=texts)
+    flags = {"verification": True, "threshold_on": tmp_path / "x.npz", "resamples": 0}
+    _, result = evaluate(tmp_path, report=tmp_path / "page.html", **flags)
+    page = (tmp_path / "page.html").read_text()
+    content = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert content["verification"] == result and result["calibration"]["pairs"]
 
 
 def test_eval_of_a_file_of_pairs(tmp_path):
