@@ -35,7 +35,7 @@ MADE_ROWS = 100_000  # made at a time
 INNER, CLUSTER = 64, 5  # dimensions of the space that clusters lie in, rows a cluster
 SPREAD, NOISE = 0.45, 0.35  # of rows around their centres, within that space and in all dimensions
 TRAINED_ROWS = 65_536  # that FAISS's kinds are trained on
-SINGLE = 10  # queries asked one by one
+SINGLE, SINGLE_SLOW = 10, 2  # queries asked one by one, and of what reads all embeddings for each
 
 
 class RowMaker:
@@ -196,6 +196,7 @@ def lane(data: str, args: argparse.Namespace, folder: Path) -> dict:
         contenders += faiss_contenders(table, args.k)
 
     singles = {contender.name: one_by_one(contender.search, asked[:SINGLE]) for contender in contenders}
+    singles[contenders[0].name] = one_by_one(contenders[0].search, asked[:SINGLE_SLOW])
     batches = {contender.name: lambda c=contender: c.search(asked) for contender in contenders}
     single_figures = contest(singles, args.rounds)
     batch_figures = contest(batches, args.rounds)

@@ -398,7 +398,8 @@ def search_by_codes(
     """The k nearest rows of a table (N, D) float32, in memory or mapped, to queries (Q, D): rows, exact cosines (Q, k).
 
     Ordered by exact cosine (retrieval/exact.py), equal ones by the smaller row; k beyond the table means all of it.
-    lengths: row_lengths (N,) of the table, where they are at hand. Raises InputError for NaN and shapes that do not fit.
+    lengths: row_lengths (N,) of the table, where they are at hand. Raises InputError for NaN and for shapes that do not
+    fit.
     """
     queries = torch.as_tensor(queries).float().contiguous()
     query_lengths = row_lengths(queries, "query embeddings").numpy()
