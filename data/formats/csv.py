@@ -32,7 +32,7 @@ BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0
 def parse_csv(file: Path, split: str | None, problems: Problems) -> dict[str, list] | None:
     """The columns of a csv's rows of `split`; None for all rows (see `data.formats.parse`)."""
     with open(file, newline="", encoding="utf-8-sig") as stream:
-        delimiter, skipped = _delimiter(stream)
+        delimiter, skipped = find_delimiter(stream)
         # After a delimiter blanks are no part of a value, as in `label, path, split`.
         table = csv.DictReader(stream, delimiter=delimiter, skipinitialspace=True)
         try:
@@ -58,7 +58,7 @@ def parse_csv(file: Path, split: str | None, problems: Problems) -> dict[str, li
     return not_empty(columns, nothing, problems)
 
 
-def _delimiter(stream: TextIO) -> tuple[str, int]:
+def find_delimiter(stream: TextIO) -> tuple[str, int]:
     """Which of DELIMITERS the header line has most of, and how many lines stand before it; the stream is there then.
 
     A first line `sep=;`, as spreadsheets write it, is passed over.
