@@ -964,7 +964,13 @@ def test_ports(tmp_path):
 def test_the_network_of_an_index(finished_run, sop_tree, tmp_path):
     """What the server makes of an image is what `search.py build` made of it."""
     folder = tmp_path / "shapes.index"
-    line = [folder, f"--pretrained_model={finished_run}", f"--data_dir={sop_tree}", "--use_gpu=False", "--num_workers=0"]
+    line = [
+        folder,
+        f"--pretrained_model={finished_run}",
+        f"--data_dir={sop_tree}",
+        "--use_gpu=False",
+        "--num_workers=0",
+    ]
     run("search", ["build", *line])
     settings = settings_for_index(ModelSettings(), (), Index.open(folder))
     encoder = open_live_encoder(settings, torch.device("cpu"), "fp32", "torch")
