@@ -253,6 +253,18 @@ FIND = _search(
     Section("outputs", "results", ("report.hits:open_answer_files",)),
 )
 DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
+DOCTOR = Command(
+    sections=(
+        Section("model", "model", MODEL.homes, note="left open: the best network whose weights are here"),
+        FOLDER,
+        Section("doctor", "data", ("care.patient:open_patient",)),
+        WORKERS,
+        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 50}),
+        Section("embedding", "data", ("embeddings.embed:embed_list",), without=("shard_gallery",)),
+        FAITHFUL,
+        Section("outputs", "results", ("report.doctor:DoctorOutputs",)),
+    ),
+)
 COMMANDS = {
     "train_elem": TRAIN_ELEM,
     "train_pair": TRAIN_PAIR,
@@ -262,4 +274,5 @@ COMMANDS = {
     "search add": ADD,
     "search delete": DELETE,
     "search find": FIND,
+    "doctor": DOCTOR,
 }

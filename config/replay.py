@@ -104,6 +104,9 @@ def _model_flags(source: str, values: dict[str, object], typed: frozenset[str]) 
 def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -> dict[str, object]:
     names = [name for name in DATA_FLAGS if name in values]
     config = run_folder(source) / "config.json"
+    # A command that is given its list as a word has no use for the folder of another.
+    if "test_list" not in names:
+        return {}
     # What is given to embed names its folder itself.
     if values.get("input") or values.get("text") or not config.is_file() or any(name in typed for name in names):
         return {}
