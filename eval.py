@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> None:
     from embeddings.attention import open_attention
     from embeddings.encoder import open_encoder
     from embeddings.source import describe_source, embed_source, open_sources, refuse_shards
+    from embeddings.verification import open_verification
     from models import ModelSettings
     from report.outputs import EvalOutputs, write_outputs
     from retrieval.metrics.evaluation import check_figures, evaluate
@@ -37,7 +38,16 @@ def main(argv: Sequence[str]) -> None:
     if is_sharded:
         refuse_shards(args.values)
     model, data = args["pretrained_model"], args.data
-    sources = open_sources(data["data_dir"], data["test_list"], model, outputs.leaks_from, **args.source)
+    held_out = args.held_out
+    sources = open_sources(data["data_dir"], data["test_list"], model, outputs.leaks_from, **held_out, **args.source)
+    verifier = open_verification(
+        sources.tested,
+        sources.held_out,
+        model,
+        held_out["val_classes"],
+        args["threshold_on"],
+        **args.verification,
+    )
     device, precision = open_device(**args.device)
     distributed.init(device)
     encoder = None
@@ -59,6 +69,9 @@ def main(argv: Sequence[str]) -> None:
     leaks = None
     if sources.leaks is not None and outputs.report:
         leaks = embed_source(sources.leaks, encoder, folder / "embeddings_leaks.npz", **args.embedding)
+    held = None
+    if sources.held_out is not None:
+        held = embed_source(sources.held_out, encoder, folder / "embeddings_held_out.npz", **args.embedding)
     if not (is_sharded or distributed.is_first()):
         return
     embedded = time.perf_counter()
@@ -73,13 +86,22 @@ def main(argv: Sequence[str]) -> None:
     )
     if not distributed.is_first():
         return
+    same_or_not = None
+    if verifier is not None:
+        memory = args["search_memory_mb"] * 2**20
+        same_or_not = verifier.measure(table, held, device, args["distance"], memory)
 
     # What was found: result.json, the files that are asked for, the table.
     seconds = {"embed": embedded - began, "search": time.perf_counter() - embedded}
     files["result"] = folder / "result.json"
-    replace_json(files["result"], {**evaluation.as_result(), **facts, "seconds": seconds, "versions": versions()})
+    result = evaluation.as_result()
+    if same_or_not is not None:
+        result |= same_or_not.as_result()
+    replace_json(files["result"], {**result, **facts, "seconds": seconds, "versions": versions()})
     write_outputs(files, outputs, table, evaluation, model, leaks, attention)
     print(evaluation.as_text())
+    if same_or_not is not None:
+        print(same_or_not.as_text())
     print(f"written: {', '.join(str(path) for path in files.values())}")
     print(f"End test {len(table.records)}, test_recall {evaluation.figures['recall@1']:.5f}")
 

@@ -188,9 +188,7 @@ def make(folder: str, output: str, test_share: float, label_level: int, seed: in
     print(" ".join(command))
 
 
-def fix(
-    list_file: str, data_dir: str | None, fixes: str, output: str, split: str, overwrite: bool
-) -> None:
+def fix(list_file: str, data_dir: str | None, fixes: str, output: str, split: str, overwrite: bool) -> None:
     """Write the list that the actions in a fixes.csv make of another one, and say what was done and how it is used."""
     raw, counts = mend_list(list_file, data_dir, fixes, output, split, overwrite)
     done = ", ".join(f"{count} {DONE[action]}" for action, count in sorted(counts.items()))
@@ -251,7 +249,9 @@ def _new_parser() -> argparse.ArgumentParser:
 
     fixing = tasks.add_parser("fix", help="write the list that the actions in a doctor's fixes.csv make of another")
     fixing.add_argument("list_file", metavar="LIST", help="the list that was examined")
-    fixing.add_argument("--fixes", required=True, metavar="FIXES.csv", help="of the doctor, its actions as you want them")
+    fixing.add_argument(
+        "--fixes", required=True, metavar="FIXES.csv", help="of the doctor, its actions as you want them"
+    )
     fixing.add_argument("--output", required=True, metavar="LIST", help="the list to write, of the same kind")
     fixing.add_argument("--data_dir", help="as for check")
     fixing.add_argument(

@@ -1,1 +1,1 @@
-"""Care of a collection: what may be wrong with a list, found by its files and its embeddings; whose protocol a figure is of."""
+"""Care of a collection: what may be wrong with a list, and whose protocol a figure is of."""

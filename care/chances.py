@@ -12,7 +12,7 @@ BINS = 50  # of scores, each with as many
 SLACK = 1.5  # standard deviations
 HALF_A_ROW = 0.5
 TINY = 1e-9  # a bin that nothing was seen in
-LEVELS = np.linspace(0.3, 0.9, 13)  # of the wrong rows' distribution, at which the share is looked for
+LEVELS = range(30, 91, 5)  # per cent of the wrong rows, at whose scores the share is looked for
 
 
 def probability_wrong(scores: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, float]:
@@ -21,7 +21,7 @@ def probability_wrong(scores: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray
     scores: (N,), high for right rows. wrong: (M,), scores as wrong rows have them. Both not empty.
     """
     share = 1.0
-    for level in LEVELS:
+    for level in (percent / 100 for percent in LEVELS):
         # Of several bounds the least is taken, so that each gives way by its own deviation.
         below = int(np.sum(scores <= np.quantile(wrong, level)))
         share = min(share, (below + SLACK * np.sqrt(below + 1)) / (level * len(scores)))

@@ -51,9 +51,7 @@ def duplicates_within(embeddings: np.ndarray, looks: list[Look]) -> Pairs:
     return _as_pairs(pairs)
 
 
-def duplicates_across(
-    embeddings: np.ndarray, looks: list[Look], others: np.ndarray, other_looks: list[Look]
-) -> Pairs:
+def duplicates_across(embeddings: np.ndarray, looks: list[Look], others: np.ndarray, other_looks: list[Look]) -> Pairs:
     """Pairs of a row of one list and one of another; others (M, D), centred as the embeddings are."""
     pairs = _equal_files(looks, other_looks, is_one=False)
     table = QueryGallery.apart(torch.from_numpy(embeddings), torch.from_numpy(others))

@@ -183,7 +183,9 @@ class _Examiner:
                 continue
             for row, copy in ((left, right), (right, left)):
                 label = self.records.label_text(copy)
-                evidence = f"it shows what {self._name(copy)} shows, which has the label {label!r}: one of them is wrong"
+                evidence = (
+                    f"it shows what {self._name(copy)} shows, which has the label {label!r}: one of them is wrong"
+                )
                 self._add(row, "duplicate", evidence, KEEP, certainty, copy)
 
         for row in np.flatnonzero(probability > HALF).tolist():
@@ -203,7 +205,9 @@ class _Examiner:
             self._add(row, "label", "; ".join(clauses), action, probability[row], other, peer=self._peer(row, doubts))
         for row, clicks in contradicted.items():
             if probability[row] <= HALF:
-                self._add(row, "label", self._click_evidence(clicks, row), KEEP, probability[row], _partner(clicks[0], row))
+                self._add(
+                    row, "label", self._click_evidence(clicks, row), KEEP, probability[row], _partner(clicks[0], row)
+                )
         judged = int(np.isfinite(doubts.score).sum())
         if judged < FEWEST:
             self.notes.append(f"labels are not judged by their rows: {judged} rows are too few to say what is usual")
@@ -249,7 +253,7 @@ class _Examiner:
         return int(rows[np.argmax(doubts.score[rows])]) if len(rows) else None
 
     def _copies(self, pairs: Pairs) -> None:
-        """Findings on copies of one label: within a split all but the first are too many, between splits it is a leak."""
+        """Findings on copies of one label: within a split all but the first are too many, between splits they leak."""
         is_test = self.subject.is_test
         first: dict[int, int] = {}
         for left, right, certainty in zip(pairs.left.tolist(), pairs.right.tolist(), pairs.certainty.tolist()):

@@ -4,9 +4,9 @@ A row is scored by its mean cosine with the other rows of its label, each held o
 score is of a model that has seen it (as confident learning demands: Northcutt, Jiang and Chuang, 2021, JAIR 70, arXiv
 1911.00068). What a wrong label scores needs no guess: each row is put into the place of random rows of other labels.
 Both together give the probability that a label is wrong (care/chances.py). Labels of a few rows each, such as those of
-retrieval, leave no k nearest of their own to vote as in Zhu, Dong and Liu (ICML 2022, arXiv 2110.06283): on the embedded
-set with a tenth of its labels spoiled the share among 50 nearest ranks spoiled rows with an average precision of 0.40,
-this mean with 0.85.
+retrieval, have not enough rows for the k nearest to vote as in Zhu, Dong and Liu (ICML 2022, arXiv 2110.06283): on the
+embedded set with a tenth of its labels spoiled the share among 50 nearest ranks spoiled rows with an average precision
+of 0.40, this mean with 0.85.
 """
 
 from dataclasses import dataclass
@@ -137,7 +137,11 @@ def _closest(label_means: _LabelMeans, rows: np.ndarray, own: np.ndarray) -> tup
     closest = np.empty(len(rows), np.int64)
     margins = np.empty(len(rows))
     for block in slices_of(len(rows), BLOCK):
-        cosines = label_means.embeddings[rows[block]] @ label_means.sums.T / np.maximum(label_means.mass, LEAST_WEIGHT).astype(np.float32)
+        cosines = (
+            label_means.embeddings[rows[block]]
+            @ label_means.sums.T
+            / np.maximum(label_means.mass, LEAST_WEIGHT).astype(np.float32)
+        )
         cosines[np.arange(len(cosines)), label_means.codes[rows[block]]] = own[block]
         first_two = np.argpartition(-cosines, 1, axis=1)[:, :2]
         values = np.take_along_axis(cosines, first_two, 1)

@@ -1,4 +1,4 @@
-"""Every file of a list looked at once: whether it can be read, what its box cuts out, and a small picture to compare."""
+"""Every file of a list looked at once: whether it can be read, how large it is, and a small picture to compare."""
 
 import hashlib
 from collections.abc import Iterator

@@ -10,7 +10,6 @@ from care.examine import Other
 from care.looks import Look, look_at_all
 from care.subject import Subject, open_subject, rows_in_table
 from core.console import log
-from data.records import Records
 from embeddings.embed import embed_list
 from embeddings.encoder import Encoder
 from embeddings.files import load_table

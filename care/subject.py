@@ -35,7 +35,9 @@ class Subject:
         """The list without those of its records, by their number, that turned out to have problems."""
         kept = [row for row in range(len(self.records)) if row not in problems]
         if not kept:
-            raise InputError(f"{self.raw.file}: not one {self.records.noun} can be read; {next(iter(problems.values()))}")
+            raise InputError(
+                f"{self.raw.file}: not one {self.records.noun} can be read; {next(iter(problems.values()))}"
+            )
         return replace(
             self,
             records=self.records.take(kept),

@@ -103,12 +103,16 @@ def _model_flags(source: str, values: dict[str, object], typed: frozenset[str]) 
 
 def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -> dict[str, object]:
     names = [name for name in DATA_FLAGS if name in values]
+    # Where a threshold is chosen on labels that the run held out, it has to be those.
+    if values.get("threshold_on") == "val":
+        names.append("val_classes")
     config = run_folder(source) / "config.json"
     # A command that is given its list as a word has no use for the folder of another.
     if "test_list" not in names:
         return {}
     # What is given to embed names its folder itself.
-    if values.get("input") or values.get("text") or not config.is_file() or any(name in typed for name in names):
+    names_its_own = any(values.get(name) for name in ("input", "text", "index"))
+    if names_its_own or not config.is_file() or any(name in typed for name in names):
         return {}
     taken = {}
     with contextlib.suppress(InputError):  # a stranger's config.json tells of no data

@@ -322,8 +322,9 @@ def _mended_text(raw: RawList, wanted: dict[int, list[Fix]]) -> str:
 
 
 def _mended_line(row: RawRow, fixes: Sequence[Fix]) -> str:
-    """A line of an SOP list, its label replaced if a fix wants that."""
+    """A line of an SOP list, its label, which is the second word, replaced if a fix wants that."""
     line = row.text
     for fix in fixes:
-        line = re.sub(r"^(\s*\S+\s+)\S+", lambda match: match[1] + fix.label, line)
+        before, _, after = re.fullmatch(r"(\s*\S+\s+)(\S+)(.*)", line, re.DOTALL).groups()
+        line = before + fix.label + after
     return line

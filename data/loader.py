@@ -164,7 +164,7 @@ def open_test_loader(
     """
     towers = model_settings.towers
     refuse_other_modality(records, *towers)
-    modalities = {name: _test_modality(tower) for name, tower in towers.items()}
+    modalities = {name: open_test_modality(tower) for name, tower in towers.items()}
     ranks = (distributed.rank(), distributed.world_size())
     if len(towers) == 1:
         modality = next(iter(modalities.values()))
@@ -184,7 +184,7 @@ def open_test_loader(
     )
 
 
-def _test_modality(model_settings: InputSettings) -> Modality:
+def open_test_modality(model_settings: InputSettings) -> Modality:
     """How a model loads what it is tested on."""
     if model_settings.modality == "text":
         return TextModality(model_settings.open_tokenizer())

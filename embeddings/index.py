@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy.typing as npt
+
 from core.console import log
 from core.errors import InputError
 from core.items import is_text
@@ -30,6 +32,8 @@ def build_index(
     folder: str,
     source: str,
     options: dict,
+    labels: npt.ArrayLike | None = None,
+    facts: dict | None = None,
     *,
     backend: Annotated[str, OneOf("retrieval/index/backends")] = "exact",
     overwrite: bool = False,
@@ -40,8 +44,9 @@ def build_index(
         backend: one of {retrieval/index/backends}; its own flags: --backend=NAME --help
         overwrite: replace an index that is in that folder
 
-    source: the --pretrained_model, which the card remembers. options: of the backend, {name: value}. Raises InputError
-    as Index.build.
+    source: the --pretrained_model, which the card remembers. options: of the backend, {name: value}. labels: of the
+    rows (None: the table's own), of which some may be None. facts: more for the card's origin. Raises InputError as
+    Index.build.
     """
     if not is_published(source, _model_of(table.fingerprint)):
         source = os.path.abspath(source)
@@ -49,12 +54,12 @@ def build_index(
         folder,
         table.mapped(),
         absolute_paths(table.records.paths),
-        table.records.labels,
+        table.records.labels if labels is None else labels,
         table.fingerprint,
         backend,
         options,
         overwrite,
-        {"pretrained_model": source},
+        {"pretrained_model": source, **(facts or {})},
         boxes=table.records.boxes,
         names=table.records.names.label,
         categories=categories_of(table.records),

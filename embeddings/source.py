@@ -5,6 +5,7 @@ from pathlib import Path
 
 from core.console import log
 from core.errors import InputError
+from data.hold_out import hold_out
 from data.lists import open_list
 from data.provenance import list_facts, note_other_list
 from data.records import Records
@@ -18,6 +19,7 @@ from embeddings.table import EmbeddingTable
 NEED_ALL = (
     "embeddings",
     "pairs",
+    "verification",
     "fmr",
     "pcf",
     "clustering",
@@ -32,13 +34,14 @@ NEED_ALL = (
 
 @dataclass(frozen=True)
 class Sources:
-    """What is tested, and what to look for leaks in, each a list to embed or a table from a file.
+    """What is tested, what to look for leaks in, what a threshold is chosen on: lists to embed, or tables from files.
 
     embeddings: the file that is tested; pretrained_model: the model, where it is a list.
     """
 
     tested: Records | EmbeddingTable
     leaks: Records | EmbeddingTable | None
+    held_out: Records | EmbeddingTable | None
     embeddings: str | None
     pretrained_model: str | None
 
@@ -49,7 +52,8 @@ class Sources:
     @property
     def modalities(self) -> frozenset[str]:
         """Of what kinds the rows of its lists are."""
-        lists = [source for source in (self.tested, self.leaks) if isinstance(source, Records)]
+        sources = (self.tested, self.leaks, self.held_out)
+        lists = [source for source in sources if isinstance(source, Records)]
         return frozenset().union(*(records.modalities for records in lists))
 
 
@@ -58,13 +62,18 @@ def open_sources(
     test_list: str,
     pretrained_model: str | None,
     leaks_from: str | None,
+    train_list: str = "",
+    val_classes: int = 0,
     *,
     embeddings: str | None = None,
+    threshold_on: str | None = None,
 ) -> Sources:
-    """The test list, or the embeddings of a file in its place, and what to look for leaks in.
+    """The test list, or the embeddings of a file in its place, what to look for leaks in, and what to choose on.
 
     Options:
         embeddings: evaluate those of this .npz (of infer.py, or your own) and no model
+        threshold_on: with --verification choose thresholds on other labels and judge them here: val (train labels held
+            out by --val_classes), a list, or an .npz
 
     Every image that is to be embedded is looked at. Raises InputError for what is wrong with lists, images and files,
     and for what does not go together.
@@ -73,6 +82,8 @@ def open_sources(
         raise InputError("--embeddings are evaluated as they are; leave --pretrained_model out")
     if embeddings and leaks_from and not leaks_from.endswith(".npz"):
         raise InputError(f"--leaks_from={leaks_from} has to be embeddings (.npz), too, where --embeddings are")
+    if embeddings and threshold_on and not threshold_on.endswith(".npz"):
+        raise InputError(f"--threshold_on={threshold_on} has to be embeddings (.npz), too, where --embeddings are")
     if embeddings:
         tested = load_table(embeddings)
     else:
@@ -82,8 +93,24 @@ def open_sources(
         leaks = load_table(leaks_from)
     elif leaks_from:
         leaks = open_list(leaks_from, data_dir, "train")
-    refuse_broken_images([source for source in (tested, leaks) if isinstance(source, Records)])
-    return Sources(tested, leaks, embeddings, pretrained_model)
+    held_out = _open_held_out(data_dir, train_list, val_classes, threshold_on)
+    refuse_broken_images([source for source in (tested, leaks, held_out) if isinstance(source, Records)])
+    return Sources(tested, leaks, held_out, embeddings, pretrained_model)
+
+
+def _open_held_out(
+    data_dir: str | None, train_list: str, val_classes: int, threshold_on: str | None
+) -> Records | EmbeddingTable | None:
+    """What --threshold_on names."""
+    if threshold_on is None:
+        return None
+    if threshold_on.endswith(".npz"):
+        return load_table(threshold_on)
+    if threshold_on != "val":
+        return open_list(threshold_on, data_dir, "test")
+    if not val_classes:
+        raise InputError("--threshold_on=val needs --val_classes, the number of train labels that are held out")
+    return hold_out(open_list(train_list, data_dir, "train"), val_classes)[1]
 
 
 def refuse_shards(flags: dict[str, object]) -> None:

@@ -83,7 +83,16 @@ def prove_labels(folder: Path, seed: int, share: float, features: dict[str, Path
     write(spoiled_list, "\n".join(spoiled) + "\n")
     data_dir = f"--data_dir={embedded_data()}"
     examined = folder.absolute() / "labels"
-    print(run("reader.py", "doctor", spoiled_list, data_dir, f"--embeddings={features['train']}", f"--output_dir={examined}"))
+    print(
+        run(
+            "reader.py",
+            "doctor",
+            spoiled_list,
+            data_dir,
+            f"--embeddings={features['train']}",
+            f"--output_dir={examined}",
+        )
+    )
     mended_list = folder.absolute() / "mended.txt"
     fixes = examined / "fixes.csv"
     print(run("reader.py", "fix", spoiled_list, data_dir, f"--fixes={fixes}", f"--output={mended_list}", "--overwrite"))
@@ -159,7 +168,10 @@ def prove_planted(folder: Path, seed: int) -> dict[str, object]:
     examined = folder.absolute() / "planted_doctor"
     test_list = planted / "against.txt"
     lines = (embedded_data() / "Ebay_test.txt").read_text().splitlines()
-    moved = [lines[0], *(" ".join([*line.split(maxsplit=3)[:3], f"emoji/{line.split(maxsplit=3)[3]}"]) for line in lines[1:])]
+    moved = [
+        lines[0],
+        *(" ".join([*line.split(maxsplit=3)[:3], f"emoji/{line.split(maxsplit=3)[3]}"]) for line in lines[1:]),
+    ]
     write(test_list, "\n".join(moved) + "\n")
     flags = (f"--data_dir={planted}", f"--against={test_list}", f"--output_dir={examined}")
     print(run("reader.py", "doctor", planted / "list.csv", *flags, *NETWORK, *LOADING))
@@ -183,7 +195,9 @@ def plant(folder: Path, rng: np.random.Generator) -> tuple[list[list[str]], dict
     rows = []
     for path, label in zip(train.paths.tolist(), train.labels.tolist()):
         rows.append([str(label), f"emoji/{os.path.relpath(path, root)}", "train", "", "", "", ""])
-    kinds: dict[str, set[int]] = {kind: set() for kind in ("duplicate", "leak", "unreadable", "outlier", "box", "label")}
+    kinds: dict[str, set[int]] = {
+        kind: set() for kind in ("duplicate", "leak", "unreadable", "outlier", "box", "label")
+    }
 
     def add(kind: str, label: object, path: str, box: Sequence[object] = ("", "", "", "")) -> None:
         rows.append([str(label), path, "train", *map(str, box)])

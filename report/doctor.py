@@ -113,7 +113,7 @@ class DoctorOutputs:
 
 
 def write_doctor_page(path: str | Path, diagnosis: Diagnosis, fixes: Path) -> None:
-    """Write the page of a diagnosis; fixes: the file that holds all findings. Raises InputError where that cannot be."""
+    """Write the page of a diagnosis; fixes: the file of all findings. Raises InputError where that cannot be."""
     records = diagnosis.records
     # Of the same rows another list, so that the album tells whole pictures from what their boxes cut out.
     with_boxes = dataclasses.replace(records)

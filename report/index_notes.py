@@ -1,12 +1,18 @@
 """What became of an index, and how fit it is, in sentences."""
 
 import shlex
+from collections.abc import Sequence
 
 from core.text import printable, shown_path
+from data.records import Records
+from embeddings.sync import Synced
 from retrieval.index.backends import BACKENDS
 from retrieval.index.index import Added, Index
+from retrieval.index.items import item_name
 
 LOST = 0.05  # of its recall since it was built, from which on an index had better be built anew
+
+SHOWN_FILES = 10  # of those that could not be read
 
 
 def built_notes(index: Index, given: int) -> list[str]:
@@ -38,6 +44,51 @@ def added_notes(index: Index, added: Added) -> list[str]:
             line += f", and {len(added.renamed) - 1} more labels have another name"
         lines.append(line)
     return [*lines, *fitness_notes(index)]
+
+
+def left_out_notes(given: Records, kept: Records) -> list[str]:
+    """Of a list of which some rows could not be read: their number, and the first of their names."""
+    if len(given) == len(kept):
+        return []
+    names = _names_of(given)
+    there = set(_names_of(kept))
+    return unreadable_notes([name for name in names if name not in there])
+
+
+def unreadable_notes(names: Sequence[str]) -> list[str]:
+    """Of files that could not be read: their number, and the first of their names."""
+    if not names:
+        return []
+    shown = ", ".join(printable(shown_path(name)) for name in names[:SHOWN_FILES])
+    more = f", and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
+    return [f"{len(names)} could not be read and are left out: {shown}{more}"]
+
+
+def _names_of(records: Records) -> list[str]:
+    return [item_name(path, records.box_of(row)) for row, path in enumerate(records.paths.tolist())]
+
+
+def synced_notes(index: Index, synced: Synced) -> list[str]:
+    """Of an index that was brought up to a folder."""
+    counts = {
+        "added": synced.added,
+        "replaced": synced.replaced,
+        "moved": synced.moved,
+        "forgotten": synced.forgotten,
+        "as they were": synced.kept,
+    }
+    clauses = ", ".join(f"{count} {word}" for word, count in counts.items())
+    line = f"{clauses}; {index.folder} now holds {len(index)} {index.noun}s"
+    return [line, *unreadable_notes(synced.unreadable), *fitness_notes(index)]
+
+
+def next_notes(index: Index, root: str | None) -> list[str]:
+    """What can be done with an index that was just built."""
+    folder = shlex.quote(shown_path(index.folder))
+    lines = [f"search it in the browser: python search.py serve {folder}"]
+    if root is not None:
+        lines.append(f"keep it up to date: python search.py sync {shlex.quote(shown_path(root))} --index={folder}")
+    return [printable(line) for line in lines]
 
 
 def deleted_notes(index: Index, count: int) -> list[str]:

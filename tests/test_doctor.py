@@ -246,7 +246,9 @@ def test_boxes_that_a_list_may_not_have_are_put_right(cells, action):
 
 def test_boxes_are_held_against_their_pictures():
     nan = [np.nan] * 4
-    boxes = np.array([nan, [200, 0, 300, 50], [10, 10, 150, 40], [0, 0, 100, 50], [5, 5, 7, 40], *[[10, 5, 90, 45]] * 40])
+    boxes = np.array(
+        [nan, [200, 0, 300, 50], [10, 10, 150, 40], [0, 0, 100, 50], [5, 5, 7, 40], *[[10, 5, 90, 45]] * 40]
+    )
     looks = [Look(size=(50, 100))] * len(boxes)
     found = box_doubts(boxes, looks)
     assert {row: doubt.action for row, doubt in found.items()} == {
@@ -257,7 +259,9 @@ def test_boxes_are_held_against_their_pictures():
     }
     # Where most boxes are the whole picture, that is how the list is.
     assert not box_doubts(np.array([[0, 0, 100, 50]] * 40), looks)
-    pairs = same_boxes(np.array([[0, 0, 10, 10], [0, 0, 10, 10.2], [0, 0, 10, 30]]), ["a", "a", "a"], np.array([1, 2, 3]))
+    pairs = same_boxes(
+        np.array([[0, 0, 10, 10], [0, 0, 10, 10.2], [0, 0, 10, 30]]), ["a", "a", "a"], np.array([1, 2, 3])
+    )
     assert pairs == [(0, 1)]
 
 
@@ -275,7 +279,9 @@ def test_planted_faults_are_found_and_mended(tmp_path, collection):
     for row in collection.rows:
         row += ["", "", "", "", "a shop"]
     copy = collection.embeddings[3] + 1e-3
-    lines = {"duplicate": {collection.add("label 0", "copy.png", copy, picture=read_image(collection.folder / "3.png"))}}
+    lines = {
+        "duplicate": {collection.add("label 0", "copy.png", copy, picture=read_image(collection.folder / "3.png"))}
+    }
     # Two pictures of the list with the label of another one.
     lines["label"] = set()
     for number in (7, 50):
@@ -288,9 +294,15 @@ def test_planted_faults_are_found_and_mended(tmp_path, collection):
     lines["outlier"] = {collection.add("label 2", "stranger.png", stranger, picture=draw(collection.rng))}
     # What is far from everything is far from its label, too.
     lines["label"] |= lines["outlier"]
-    lines["single"] = {collection.add("nobody else", "alone.png", collection.embeddings[60], picture=draw(collection.rng))}
-    swapped = collection.add("label 3", "box.png", collection.embeddings[16], "40", "10", "8", "60", picture=draw(collection.rng))
-    outside = collection.add("label 3", "far.png", collection.embeddings[17], 90, 90, 99, 99, picture=draw(collection.rng))
+    lines["single"] = {
+        collection.add("nobody else", "alone.png", collection.embeddings[60], picture=draw(collection.rng))
+    }
+    swapped = collection.add(
+        "label 3", "box.png", collection.embeddings[16], "40", "10", "8", "60", picture=draw(collection.rng)
+    )
+    outside = collection.add(
+        "label 3", "far.png", collection.embeddings[17], 90, 90, 99, 99, picture=draw(collection.rng)
+    )
     lines["box"] = {swapped, outside}
     file = collection.save()
 
@@ -341,7 +353,9 @@ def test_a_copy_with_another_label_is_wrong_where_it_fits_worse(collection):
 def test_leaks_between_splits_and_lists(collection):
     picture = read_image(collection.folder / "3.png")
     tested = collection.add("label 30", "t.png", collection.embeddings[3] + 1e-3, picture=picture, split="validation")
-    collection.add("label 30", "u.png", collection.embeddings[3] * 1.01, picture=draw(collection.rng), split="validation")
+    collection.add(
+        "label 30", "u.png", collection.embeddings[3] * 1.01, picture=draw(collection.rng), split="validation"
+    )
     file = collection.save()
     found, _ = run_doctor(file)
     leaks = of_kind(found, "leak")
@@ -412,7 +426,9 @@ def test_hostile_names_stay_text(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     many = Collection(folder)
-    names = [name for name in HOSTILE if "\0" not in name and len(name) < 200 and "\udc80" not in name and "\n" not in name]
+    names = [
+        name for name in HOSTILE if "\0" not in name and len(name) < 200 and "\udc80" not in name and "\n" not in name
+    ]
     for number, name in enumerate(names):
         path = re.sub("/", "|", name) + f"{number}.png"
         many.add(name.strip(), path, many.embeddings[number] + 1e-3, picture=read_image(folder / f"{number}.png"))
@@ -431,7 +447,13 @@ def test_hostile_names_stay_text(tmp_path):
         pytest.skip("chromium or chromedriver is not installed")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", f"user-data-dir={tmp_path / 'profile'}"):
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        f"user-data-dir={tmp_path / 'profile'}",
+    ):
         options.add_argument(f"--{flag}")
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_file))
     try:

@@ -22,8 +22,10 @@ from retrieval.index.items import item_name, split_name
 from retrieval.index.nearest import nearest
 
 MODEL = {"model": "Tiny", "image_shape": [3, 32, 32], "weights": "abc"}
-THOROUGH = [("faiss", {"faiss_kind": kind, "probes": 10_000}) for kind in ("flat", "ivf", "hnsw")]
-CASES = [(name, {}) for name in BACKENDS.names()] + THOROUGH
+THOROUGH = [("faiss", {"faiss_kind": kind, "probes": 10_000}) for kind in ("flat", "ivf", "hnsw", "hnsw_sq8")]
+CODED = [("exact", {"codes": kind}) for kind in ("int8", "binary")]
+PACKAGES = {"faiss": "faiss-cpu", "qdrant_client": "qdrant-client", "qdrant_edge": "qdrant-edge-py"}
+CASES = [(name, {}) for name in BACKENDS.names()] + THOROUGH + CODED
 
 
 def data(count, width=16, seed=0):
@@ -63,11 +65,16 @@ def on_disk(folder):
 @pytest.fixture(params=CASES, ids=lambda case: " ".join([case[0], *map(str, case[1].values())]))
 def case(request):
     """(backend, options) of every backend there is; skipped, with the reason, where its package is missing."""
+    available(*request.param)
+    return request.param
+
+
+def available(backend, options):
+    """Skip, with the reason, where no index can be made by a backend here: a package or a server is missing."""
     try:
-        make_backend(*request.param)
+        make_backend(backend, options)[0].refuse_new()
     except InputError as error:
         pytest.skip(str(error))
-    return request.param
 
 
 @pytest.fixture
@@ -373,7 +380,7 @@ def test_strange_paths_survive(exact):
     assert Index.open(exact.folder).rows.paths()[-5:] == paths
 
 
-@pytest.mark.parametrize("kind", ["ivf", "ivfpq", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf", "ivfpq", "hnsw", "hnsw_sq8"])
 @pytest.mark.parametrize("count, width", [(1, 3), (2, 8), (30, 7), (700, 32)])
 def test_approximate_indexes_of_any_size_measure_their_recall(tmp_path, capfd, kind, count, width):
     pytest.importorskip("faiss")
@@ -404,16 +411,17 @@ def test_faiss_is_not_made_anew_for_little(tmp_path):
 def test_options_are_kept(tmp_path):
     pytest.importorskip("faiss")
     index = Index.build(tmp_path / "index", *data(60), MODEL, "faiss", {"faiss_kind": "ivf", "lists": 3})
-    options = {"faiss_kind": "ivf", "lists": 3, "probes": 0, "code_bytes": 0, "links": 32}
+    options = {"faiss_kind": "ivf", "lists": 3, "probes": 0, "code_bytes": 0, "links": 0}
     assert index.card["options"] == options and index.card["state"]["factory"] == "IVF3,Flat"
 
 
-@pytest.mark.parametrize("package", ["faiss", "qdrant_client"])
-def test_a_missing_package_is_named(monkeypatch, tmp_path, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    backend = package.removesuffix("_client")
-    with pytest.raises(InputError, match=f"the backend {backend} needs .*: pip install {backend}-"):
-        Index.build(tmp_path / "index", *data(3), MODEL, backend)
+@pytest.mark.parametrize("module, package", PACKAGES.items())
+def test_a_missing_package_is_named(monkeypatch, tmp_path, module, package):
+    monkeypatch.setitem(sys.modules, module, None)
+    backend = module.removesuffix("_client")
+    options = {"qdrant": {"qdrant_url": "http://localhost:6333"}}.get(backend, {})
+    with pytest.raises(InputError, match=f"the backend {backend} needs .*: pip install {package}$"):
+        Index.build(tmp_path / "index", *data(3), MODEL, backend, options)
     assert not (tmp_path / "index").exists()
 
 
@@ -580,20 +588,27 @@ def test_searches_and_deletions_that_cannot_be(exact):
     [
         ("exakt", {}, "unknown backend 'exakt'; .* Did you mean 'exact'"),
         ("exact", {"lists": 3}, "the backend exact has no option 'lists'"),
-        ("faiss", {"faiss_kind": "hnws"}, "'hnws' is none of auto, flat, ivf, ivfpq, hnsw. Did you mean 'hnsw'"),
+        (
+            "faiss",
+            {"faiss_kind": "hnws"},
+            "'hnws' is none of auto, flat, ivf, ivfpq, hnsw, hnsw_sq8. Did you mean 'hnsw'",
+        ),
         ("faiss", {"list": 3}, "no option 'list'. Did you mean 'lists'"),
         ("faiss", {"lists": "3"}, "lists is '3'; the backend faiss takes int"),
         ("faiss", {"lists": 61}, "lists is 61, but there are only 60 items"),
         ("faiss", {"probes": -1}, "probes is -1"),
         ("faiss", {"code_bytes": 5}, "code_bytes is 5, which does not divide the width 16"),
         ("faiss", {"links": 1}, "links is 1"),
+        ("qdrant_edge", {"probes": 0}, "probes is 0; qdrant_edge needs 1 or more"),
         ("qdrant", {"qdrant_url": "localhost"}, "'localhost' is no address such as http://localhost:6333"),
         ("qdrant", {"qdrant_url": "http://127.0.0.1:1"}, "Qdrant at http://127.0.0.1:1 does not answer"),
     ],
 )
 def test_backends_that_cannot_be(tmp_path, backend, options, sentence):
     if backend in BACKENDS.names():
-        pytest.importorskip({"faiss": "faiss", "qdrant": "qdrant_client"}.get(backend, "numpy"))
+        pytest.importorskip(
+            {"faiss": "faiss", "qdrant": "qdrant_client", "qdrant_edge": "qdrant_edge"}.get(backend, "numpy")
+        )
     with pytest.raises(InputError, match=sentence):
         Index.build(tmp_path / "index", *data(60), MODEL, backend, options)
     assert not (tmp_path / "index").exists()

@@ -2,10 +2,12 @@
 
 import http.server
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +100,7 @@ KILLER = textwrap.dedent(
         "delete most": lambda folder: Index.open(folder).delete(list(range(8))),
     }
     for name, change in changes.items():
-        if backend != "exact" and name not in ("build over", "add", "replace"):
+        if backend != "exact" and name not in ("build over", "add", "replace")[: 3 if backend == "faiss" else 2]:
             continue  # these write the backend's own file
         step, survivors, fresh = 0, [], root / f"{name} done"
         old = None if name == "build" else contents(root / "old")
@@ -125,18 +127,69 @@ KILLER = textwrap.dedent(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
-@pytest.mark.parametrize("backend", ["exact", "faiss"])
+@pytest.mark.parametrize("backend", ["exact", "faiss", "qdrant_edge"])
 @pytest.mark.slow
 def test_killed_at_every_step(tmp_path, backend):
-    if backend == "faiss":
-        pytest.importorskip("faiss")
+    if backend != "exact":
+        pytest.importorskip(backend)
     words = [sys.executable, "-c", KILLER, tmp_path, backend]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == (7 if backend == "exact" else 3) and all(
+    assert len(lines) == {"exact": 7, "faiss": 3, "qdrant_edge": 2}[backend] and all(
         int(line.split(": ")[1].split()[0]) > 5 for line in lines
     ), done.stdout
+
+
+ADDER = textwrap.dedent(
+    """
+    import sys
+    import numpy as np
+    from retrieval.index.index import Index
+
+    index = Index.open(sys.argv[1])
+    index.search(np.ones((1, 32), np.float32))
+    embeddings = np.random.default_rng(1).standard_normal((int(sys.argv[2]), 32)).astype(np.float32)
+    print("adding", flush=True)
+    index.add(embeddings, [f"/new/{i}.jpg" for i in range(len(embeddings))], None)
+    print("added", flush=True)
+    """
+)
+
+
+@pytest.mark.parametrize("backend", ["faiss", "qdrant_edge"])
+@pytest.mark.slow
+def test_killed_while_it_adds(tmp_path, backend):
+    """At any time, also within the code of a package; the old index or the new one is there, and can be added to."""
+    pytest.importorskip(backend)
+    options = {"faiss": {"faiss_kind": "hnsw"}}.get(backend, {})
+    embeddings, paths, labels = data(5000, 32)
+    first = Index.build(tmp_path / "first", embeddings, paths, labels, None, backend, options)
+    more = np.random.default_rng(1).standard_normal((2000, 32)).astype(np.float32)
+    seconds, sizes = None, []
+    for step in range(7):
+        folder = tmp_path / str(step)
+        shutil.copytree(first.folder, folder)
+        words = [sys.executable, "-c", ADDER, str(folder), "2000"]
+        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as adder:
+            assert adder.stdout.readline() == "adding\n"
+            start = time.monotonic()
+            if seconds is None:  # the first may finish, and tells how long that takes
+                assert adder.stdout.readline() == "added\n"
+                seconds = time.monotonic() - start
+            else:
+                time.sleep(seconds * step / 6)
+                adder.kill()
+        index = Index.open(folder)
+        sizes.append(len(index))
+        everything = np.concatenate([embeddings, more])[: len(index)]
+        found = index.search(everything[-50:], 1)
+        assert (found.ids[:, 0] == np.arange(len(index) - 50, len(index))).mean() > 0.9
+        index.add(*data(2, 32, seed=5))
+        assert len(index) == sizes[-1] + 2
+        on_disk(folder)
+        shutil.rmtree(folder)
+    assert sizes[0] == 7000 and set(sizes[1:]) <= {5000, 7000} and 5000 in sizes
 
 
 @pytest.fixture
@@ -282,15 +335,21 @@ def test_a_server_is_asked_over_http(tmp_path):
     assert server.asked[5][2]["batch"]["ids"] == [60, 61, 62, 63] and server.asked[8][2] == {"points": [0, 63]}
 
 
-def test_embedded_qdrant_gives_advice_in_our_words(tmp_path, monkeypatch, recwarn):
-    pytest.importorskip("qdrant_client")
-    from qdrant_client.local.local_collection import LocalCollection
-
-    from retrieval.index.backends import qdrant
-
-    monkeypatch.setattr(LocalCollection, "LARGE_DATA_THRESHOLD", 50)
-    monkeypatch.setattr(qdrant, "FEW", 50)
-    index = Index.build(tmp_path / "index", *data(60), MODEL, "qdrant")
-    assert "embedded Qdrant is made for 50 items; for 60 run a server" in index.advice()
-    index.search(data(1)[0])
-    assert not [str(warning.message) for warning in recwarn if "Local mode" in str(warning.message)]
+def test_an_index_with_embedded_qdrant_is_searched_exactly(tmp_path, monkeypatch):
+    """As older versions made them, without the package, too; a new one has to have a server."""
+    index = Index.build(tmp_path / "index", *data(60), MODEL)
+    state = {"built": 1, "approximate": False}
+    card = {**index.card, "backend": "qdrant", "options": {"qdrant_url": ""}, "state": state}
+    (index.folder / "index.json").write_text(json.dumps(card))
+    monkeypatch.setitem(sys.modules, "qdrant_client", None)
+    old = Index.open(index.folder)
+    assert_finds(old, data(60)[0], range(60), data(3, seed=2)[0], 9)
+    assert "kept in memory by older versions; it is searched exactly" in old.advice()
+    old.add(*data(5, seed=1))
+    old.delete([0])
+    everything = np.concatenate([data(60)[0], data(5, seed=1)[0]])[1:]
+    assert_finds(Index.open(index.folder), everything, range(1, 65), data(3, seed=2)[0], 9)
+    sentence = "the backend qdrant is a server's: give --qdrant_url=.*; in this process there is --backend=qdrant_edge"
+    with pytest.raises(InputError, match=sentence):
+        Index.build(tmp_path / "new", *data(9), MODEL, "qdrant")
+    assert not (tmp_path / "new").exists()

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from test_index import CASES, MODEL, assert_finds, data, on_disk
+from test_index import CASES, MODEL, assert_finds, available, data, on_disk
 
 from core.errors import InputError
-from retrieval.index.backends import _backend, make_backend
+from retrieval.index.backends import _backend
 from retrieval.index.folder import CARD
 from retrieval.index.index import Index
 
@@ -23,10 +23,7 @@ def columns(count):
 @pytest.fixture(params=CASES, ids=lambda case: " ".join([case[0], *map(str, case[1].values())]))
 def built(request, tmp_path):
     """An index of 60 items with labels and categories by every backend; skipped where its package is missing."""
-    try:
-        make_backend(*request.param)
-    except InputError as error:
-        pytest.skip(str(error))
+    available(*request.param)
     labels, categories = columns(60)
     embeddings, paths, _ = data(60)
     names = {"cat": "Felis catus", "dog": "Canis"}

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("tiny")
 def backend(request):
     """The name of every backend there is; skipped, with the reason, where its package is missing."""
     try:
-        make_backend(request.param, {})
+        make_backend(request.param, {})[0].refuse_new()
     except InputError as error:
         pytest.skip(str(error))
     return request.param
@@ -573,7 +573,7 @@ def test_many_features_are_not_printed(sop_tree, finished_run, tmp_path, monkeyp
 
 
 MISTAKES = [
-    ("serach index", {}, "the command is 'serach'; it is one of build, add, delete, find."),
+    ("serach index", {}, "the command is 'serach'; it is one of build, add, delete, find"),
     ("biuld index", {}, "the command is 'biuld'", "Did you mean 'build'?"),
     ("--k=3", {}, "the command is '--k=3'; it is one of build"),
     ("", {}, "a command is missing; it is one of build, add, delete, find"),

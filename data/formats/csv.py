@@ -60,7 +60,7 @@ def open_table(stream: TextIO, skips_blanks: bool = True) -> tuple[csv.DictReade
 
     skips_blanks: after a delimiter blanks are no part of a value, as in `label, path, split`.
     """
-    delimiter, skipped = _delimiter(stream)
+    delimiter, skipped = find_delimiter(stream)
     return csv.DictReader(stream, delimiter=delimiter, skipinitialspace=skips_blanks), skipped
 
 
@@ -70,7 +70,7 @@ def read_header(table: csv.DictReader) -> list[str]:
     return table.fieldnames
 
 
-def _delimiter(stream: TextIO) -> tuple[str, int]:
+def find_delimiter(stream: TextIO) -> tuple[str, int]:
     """Which of DELIMITERS the header line has most of, and how many lines stand before it; the stream is there then.
 
     A first line `sep=;`, as spreadsheets write it, is passed over.

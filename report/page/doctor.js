@@ -21,7 +21,7 @@ const header = () => {
 
 const shown = (item) => {
   if (item.text !== undefined) return make("div", { class: "text" }, bdi(item.text));
-  const player = item.sound === undefined || item.sound === null ? null : make("audio", { controls: "", src: item.sound });
+  const player = item.sound ? make("audio", { controls: "", src: item.sound }) : null;
   return [make("img", { src: item.image, alt: `label ${item.label}`, loading: "lazy" }), player];
 };
 const figure = (number, role) => {
@@ -35,9 +35,9 @@ const actionClass = (action) => (action === "remove" ? "remove" : action === "ke
 const finding = (found) => {
   const level = make("i");
   level.style.width = `${Math.round(100 * found.confidence)}%`;
-  const sure = make("span", { class: "sure" }, `row ${found.row}`,
-    make("span", { class: "meter", role: "img", "aria-label": `confidence ${percent(found.confidence, 0)} per cent` }, level),
-    `${percent(found.confidence, 0)} %`);
+  const confidence = percent(found.confidence, 0);
+  const meter = make("span", { class: "meter", role: "img", "aria-label": `confidence ${confidence} per cent` }, level);
+  const sure = make("span", { class: "sure" }, `row ${found.row}`, meter, `${confidence} %`);
   const action = make("span", { class: `action ${actionClass(found.action)}`, title: found.action }, bdi(found.action));
   const alone = found.other === null && found.peer === null;
   const figures = [figure(found.item, found.peer === null ? "" : "this row")];

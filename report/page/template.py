@@ -41,19 +41,25 @@ def _fill_template(data: dict, template: Template) -> str:
     style = "".join(map(_read, template.styles))
     script = "".join(map(_read, template.scripts))
     policy = (
-        f"default-src 'none'; img-src data:; media-src data:; style-src {_checksum(style)}; "
-        f"script-src {_checksum(script)}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; media-src data:; style-src {checksum(style)}; "
+        f"script-src {checksum(script)}; base-uri 'none'; form-action 'none'"
     )
     contents = {"policy": policy, "style": style, "script": script, "data": _json(data)}
-    # All at once, so that a {{name}} within the data stays as it is.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: contents[match[1]], _read(template.html))
+    return fill(_read(template.html), contents)
+
+
+def fill(template: str, contents: dict[str, str]) -> str:
+    """A page with what belongs in place of each {{name}}."""
+    # All at once, so that a {{name}} within the contents stays as it is.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: contents[match[1]], template)
 
 
 def _read(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def _checksum(text: str) -> str:
+def checksum(text: str) -> str:
+    """By which a page's policy knows a script or style that stands in it."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 

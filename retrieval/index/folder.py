@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import NoneType
+from types import GenericAlias, NoneType
 
 from core.errors import InputError
 from core.files import read_json
@@ -15,6 +15,7 @@ from retrieval.index.backends import BACKENDS
 
 CARD = "index.json"
 LOCK = ".lock"
+CONTENTS = "contents.npy"  # what files held when they were embedded (retrieval/index/contents.py)
 FORMAT = 2
 OLD_FORMAT = 1  # is read, and becomes the new one by its first change
 # The facts of a card, and the types that they may have.
@@ -41,6 +42,14 @@ FACTS = {
 LATER = {"decision": None, "categorised": []}
 LEAST = {"items": 0, "width": 1, "generation": 0, "next_id": 0}
 MOST = 2**62
+
+
+class InUse(InputError):
+    """Another process changes the index at the moment."""
+
+
+class DiskRefuses(InputError):
+    """The disk takes no more, or nothing from this user."""
 
 
 def read_card(folder: str | Path) -> dict:
@@ -118,8 +127,10 @@ def _wrong_recall(card: dict) -> list[str]:
     return wrong
 
 
-def _fits(value: object, kind: type | str) -> bool:
-    """Whether a value is of a type, or a text of the form that a pattern gives."""
+def _fits(value: object, kind: type | GenericAlias | str) -> bool:
+    """Whether a value is of a type, a list of one, or a text of the form that a pattern gives."""
+    if isinstance(kind, GenericAlias):
+        return isinstance(value, list) and all(isinstance(element, kind.__args__[0]) for element in value)
     if isinstance(kind, str):
         return isinstance(value, str) and re.fullmatch(kind, value) is not None
     return isinstance(value, kind)
@@ -136,13 +147,15 @@ def files_of(card: dict) -> list[str]:
     names = [*card["segments"], card["deleted"], card["names"]]
     if card["state"]:
         names.append(card["state"].get("file"))
+        if isinstance(card["state"].get("files"), list):
+            names += card["state"]["files"]
     return [name for name in names if name]
 
 
 def _is_ours(name: str) -> bool:
     """Whether a file or folder is called as those of an index are."""
     kinds = "|".join(["segment", "deleted", "names", *BACKENDS.names()])
-    pattern = rf"(({kinds})-\d{{6,}}(\.\w+)?)|{re.escape(CARD)}(\.tmp)?|{re.escape(LOCK)}"
+    pattern = rf"(({kinds})-\d{{6,}}(\.\w+)?)|({re.escape(CARD)}|{re.escape(CONTENTS)})(\.tmp)?|{re.escape(LOCK)}"
     return re.fullmatch(pattern, str(name)) is not None
 
 
@@ -165,7 +178,7 @@ def check_free(folder: str | Path, overwrite: bool) -> dict | None:
 def sweep(folder: Path) -> dict | None:
     """Remove what changes that died, or old generations, left behind; returns the card, None where there is none."""
     card = None
-    counted = {CARD, LOCK}
+    counted = {CARD, LOCK, CONTENTS}
     if (folder / CARD).exists():
         card = read_card(folder)
         counted.update(files_of(card))
@@ -182,7 +195,7 @@ def sweep(folder: Path) -> dict | None:
 
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """The folder, made if need be, for one process that changes it. Raises InputError where another one does.
+    """The folder, made if need be, for one process that changes it. Raises InUse where another one does.
 
     A folder that was made for an index which then failed is removed again.
     """
@@ -199,7 +212,7 @@ def locked(folder: str | Path) -> Iterator[None]:
             if not os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK)):
                 raise OSError("removed by the process that held it")
         except OSError:
-            raise InputError(f"another process is changing index {str(folder)!r}; try again when it is done") from None
+            raise InUse(f"another process is changing index {str(folder)!r}; try again when it is done") from None
         try:
             yield
         finally:
@@ -216,8 +229,8 @@ def _open_no_link(path: str, mode: int) -> int:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Failures of the disk in one sentence."""
+    """Failures of the disk in one sentence, DiskRefuses."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write to index {str(folder)!r}: {error.strerror or error}") from None
+        raise DiskRefuses(f"cannot write to index {str(folder)!r}: {error.strerror or error}") from None

@@ -123,6 +123,13 @@ class Evaluation:
         return f"squared distance {-score:.3f}, which is --postprocess=constant_threshold --threshold={-score:.3f}"
 
 
+def threshold_facts(score: float, distance: str) -> dict[str, float]:
+    """A score under the name of what it is, and as `threshold` the distance of --postprocess=constant_threshold."""
+    if distance == "cosine":
+        return {"cosine": score, "threshold": 1 - score}
+    return {"squared_distance": -score, "threshold": -score}
+
+
 def check_figures(
     metrics: Iterable[str], postprocess: Iterable[str], distance: str, options: dict[str, object]
 ) -> None:
@@ -196,7 +203,8 @@ def evaluate(
     if pairs:
         figures["pr_auc"] = histogram.pr_auc()
         figures["average_precision"] = histogram.average_precision()
-        figures["best_threshold"] = histogram.best_threshold()._asdict()
+        best = histogram.best_threshold()
+        figures["best_threshold"] = {**best._asdict(), **threshold_facts(best.score, distance)}
     if fmr:
         for rate, value in fnmr_at_fmr(query_gallery, fmr, distance, memory, histogram).items():
             figures[f"fnmr@fmr={rate:g}"] = value

@@ -89,11 +89,11 @@ def pair_histogram(query_gallery: QueryGallery, distance: str = "cosine", memory
     # Bin 0 takes what is below all edges: the -infinity of pairs that are none.
     positive_counts = torch.zeros(BINS + 1, dtype=torch.int64, device=device)
     negative_counts = torch.zeros(BINS + 1, dtype=torch.int64, device=device)
-    for negative, positive, weight in _pair_scores(query_gallery, scores, torch.float32, memory):
-        for counts, values in ((positive_counts, positive), (negative_counts, negative)):
+    for block in pair_blocks(query_gallery, scores, torch.float32, memory):
+        for counts, values in ((positive_counts, block.positive), (negative_counts, block.negative)):
             # In place: values are as many as pairs.
             bins = values.sub_(low).mul_(BINS / (high - low)).clamp_(-1, BINS - 1).floor_().int().add_(1)
-            counts += weight * bins.flatten().bincount(minlength=BINS + 1)
+            counts += block.weight * bins.flatten().bincount(minlength=BINS + 1)
     edges = scores.from_fast_units(torch.linspace(low, high, BINS + 1, dtype=torch.float64)).numpy()
     return PairHistogram(
         edges=edges,
@@ -128,18 +128,18 @@ def fnmr_at_fmr(
         raise InputError(f"fnmr@fmr needs pairs of both kinds; {positives} are positive and {negatives} negative")
     # Which negative pair a rate's threshold is, 0 being the closest.
     places = {fmr: (negatives - 1) * fmr for fmr in fmrs}
-    tallies = {fmr: _Tally(*_bracket(histogram, place)) for fmr, place in places.items()}
+    tallies = {fmr: Tally(*bracket(histogram, place)) for fmr, place in places.items()}
     # Negatives below all brackets are never looked at again.
     least = min(tally.low for tally in tallies.values())
     scores = Scores(query_gallery, distance)
-    for negative, positive, weight in _pair_scores(query_gallery, scores, torch.float64, memory):
-        negative = negative[negative >= least]
+    for block in pair_blocks(query_gallery, scores, torch.float64, memory):
+        negative = block.negative[block.negative >= least]
         for tally in tallies.values():
-            tally.add(negative, positive, weight)
+            tally.add(negative, block.positive, block.weight)
     return {fmr: tally.not_matched(places[fmr]) / positives for fmr, tally in tallies.items()}
 
 
-def _bracket(histogram: PairHistogram, place: float) -> tuple[float, float]:
+def bracket(histogram: PairHistogram, place: float) -> tuple[float, float]:
     """Scores (low, high) with the negative pair at `place` (0 the closest; two where it is a fraction) between them."""
     closer = np.cumsum(histogram.negative[::-1])
     first, last = np.searchsorted(closer, [math.floor(place), math.ceil(place)], side="right")
@@ -147,7 +147,7 @@ def _bracket(histogram: PairHistogram, place: float) -> tuple[float, float]:
     return edges[last + 1] - histogram.rounding_bound, edges[first] + histogram.rounding_bound
 
 
-class _Tally:
+class Tally:
     """Pairs in and beyond a bracket of scores: negatives above, positives below, and the exact scores inside.
 
     Scores inside are held as tensors (2, n): scores above how many pairs have them.
@@ -174,6 +174,23 @@ class _Tally:
         if sum(part.shape[1] for part in held) > MOST_HELD:
             held[:] = [_united(held)]
 
+    def negative_at(self, place: int) -> float:
+        """The score of the negative pair at a place, 0 being the closest; it has to lie in the bracket."""
+        scores, numbers = _united(self.negatives_inside).flip(1)
+        closer = self.negatives_above + numbers.cumsum(0)
+        return float(scores[torch.searchsorted(closer, torch.tensor(float(place), dtype=closer.dtype), right=True)])
+
+    def inside(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores in the bracket, rising and each once, (n,), and how many negatives and positives have each."""
+        negatives, positives = _united(self.negatives_inside).cpu(), _united(self.positives_inside).cpu()
+        scores = torch.cat([negatives[0], positives[0]]).unique()
+        counts = []
+        for held in (negatives, positives):
+            number = torch.zeros_like(scores)
+            number[torch.searchsorted(scores, held[0])] = held[1]
+            counts.append(number.numpy())
+        return scores.numpy(), *counts
+
     def not_matched(self, place: float) -> int:
         """How many positives are no closer than the negatives' quantile at `place` (0: the closest)."""
         scores, numbers = _united(self.negatives_inside).flip(1)
@@ -193,13 +210,24 @@ def _united(held: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack([scores, torch.zeros_like(scores).index_add_(0, place, numbers)])
 
 
-def _pair_scores(
-    query_gallery: QueryGallery, scores: Scores, dtype: torch.dtype, memory: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
-    """Scores of all pairs, sorted by label so that most blocks hold negatives only.
+class PairBlock(NamedTuple):
+    """The pairs of some queries with some gallery items.
 
-    Yields (negative (m, n), -infinity where a pair is none; positive (p,); how often these pairs count).
+    negative (m, n): scores, -infinity where a pair is none of different labels. positive (p,): scores of pairs of one
+    label, and positive_labels (p,) which. row_labels (m,), column_labels (n,): the labels of the block's sides, rising.
+    weight: how often its pairs count.
     """
+
+    negative: torch.Tensor
+    positive: torch.Tensor
+    positive_labels: torch.Tensor
+    row_labels: torch.Tensor
+    column_labels: torch.Tensor
+    weight: int
+
+
+def pair_blocks(query_gallery: QueryGallery, scores: Scores, dtype: torch.dtype, memory: int) -> Iterator[PairBlock]:
+    """Scores of all pairs, sorted by label so that most blocks hold negatives only."""
     query_gallery.require_labels()
     query_labels = query_gallery.query_labels
     gallery_labels = query_gallery.gallery_labels
@@ -211,15 +239,21 @@ def _pair_scores(
     for block in products(scores, queries, gallery, dtype, memory, query_gallery.one_against_rest):
         asking = queries[block.rows]
         answering = gallery[block.columns]
+        row_labels = query_labels[asking]
+        column_labels = gallery_labels[answering]
         # Sorted by label, most blocks have no pair of one label.
         positive = block.scores.new_empty(0)
+        positive_labels = row_labels[:0]
         if query_sequences is not None and share_a_code(query_sequences[asking], gallery_sequences[answering]):
             is_same_sequence = query_sequences[asking, None] == gallery_sequences[answering]
             block.scores.masked_fill_(is_same_sequence, -math.inf)
         # Positives are taken out of the block, which leaves its negatives.
-        if share_a_code(query_labels[asking], gallery_labels[answering]):
-            is_same_label = query_labels[asking, None] == gallery_labels[answering]
+        if share_a_code(row_labels, column_labels):
+            is_same_label = row_labels[:, None] == column_labels
             is_pair = (itself[asking, None] != answering) & (block.scores > -math.inf)
-            positive = block.scores[is_same_label & is_pair]
+            is_positive = is_same_label & is_pair
+            positive = block.scores[is_positive]
+            positive_labels = row_labels[is_positive.nonzero()[:, 0]]
             block.scores.masked_fill_(is_same_label, -math.inf)
-        yield block.scores, positive, 2 if block.mirrored else 1
+        weight = 2 if block.mirrored else 1
+        yield PairBlock(block.scores, positive, positive_labels, row_labels, column_labels, weight)

@@ -26,9 +26,19 @@ class Backend:
     """
 
     @staticmethod
-    def keeps(options: dict) -> dict[str, type | str]:
-        """What a state holds beside `built` and `approximate`, {name: type, or pattern of a text}, by the options."""
+    def keeps(options: dict) -> dict[str, object]:
+        """What a state holds beside `built` and `approximate`, {name: type, list[type], or pattern of a text}.
+
+        A name `file` is of a file or folder in the index's own, `files` of several.
+        """
         return {}
+
+    def kept_options(self, options: dict) -> dict:
+        """Of all options what an index's card keeps, by which it is opened again."""
+        return options
+
+    def refuse_new(self) -> None:
+        """Raise InputError where no index can be made with these options; one that is there may still be read."""
 
     def check(self, items: int, width: int) -> None:
         """Raise InputError where the options do not fit so many items of this width. Nothing is written yet."""

@@ -12,11 +12,13 @@ from retrieval.index.backends._backend import Backend, require
 from retrieval.index.segments import Rows
 from retrieval.index.selection import Selection
 
-KINDS = ("auto", "flat", "ivf", "ivfpq", "hnsw")
+KINDS = ("auto", "flat", "ivf", "ivfpq", "hnsw", "hnsw_sq8")
+LINKS = {"hnsw": 32, "hnsw_sq8": 16}  # where they are left open
 FLAT_UP_TO, IVF_UP_TO = 10_000, 1_000_000  # items up to which `auto` is flat, then ivf, then ivfpq
 FEWEST, MOST = 39, 64  # items a list to train on: FAISS's least, and enough
 MOST_BYTES = 64  # of a code by default: each one more costs as much training
 REFINED = 8  # times as many candidates where the codes are coarse
+TRAINED_SQ8 = 50_000  # items that tell the range of each number, of which a byte is made
 GROWTH = 4  # made anew when the items are so many times as many
 BLOCK = 64 * 2**20  # bytes of embeddings added at a time
 
@@ -26,21 +28,22 @@ class FaissBackend(Backend):
     """Faster than comparing everything, for some misses; needs faiss-cpu.
 
     Options:
-        faiss_kind: flat (compares all), ivf (lists), ivfpq (lists of short codes), hnsw (a graph), or auto: by size
+        faiss_kind: flat (compares all), ivf (lists), ivfpq (lists of short codes), hnsw (a graph), hnsw_sq8 (a graph of
+            codes of a byte a number: small and fast, for what does not change), or auto: by size
         lists: how many lists of ivf and ivfpq (0: by size)
         probes: lists that a query looks through, or items that it follows in hnsw (0: by size)
         code_bytes: bytes of an item's code in ivfpq, which have to divide the width (0: one for four numbers, to 64)
-        links: links of an item in hnsw
+        links: links of an item in hnsw (0: 32) and hnsw_sq8 (0: 16)
     """
 
-    def __init__(self, faiss_kind: str = "auto", lists: int = 0, probes: int = 0, code_bytes: int = 0, links: int = 32):
+    def __init__(self, faiss_kind: str = "auto", lists: int = 0, probes: int = 0, code_bytes: int = 0, links: int = 0):
         if faiss_kind not in KINDS:
             raise InputError(f"faiss_kind {faiss_kind!r} is none of {', '.join(KINDS)}.{near_match(faiss_kind, KINDS)}")
         for name, value in {"lists": lists, "probes": probes, "code_bytes": code_bytes}.items():
             if value < 0:
                 raise InputError(f"{name} is {value}; it is 0, which chooses by size, or more")
-        if links < 2:
-            raise InputError(f"links is {links}; hnsw needs 2 or more")
+        if links < 2 and links != 0:
+            raise InputError(f"links is {links}; hnsw needs 2 or more, or 0, which chooses")
         self.faiss = require("faiss", "faiss-cpu", "faiss")
         self.kind = faiss_kind
         self.lists = lists
@@ -49,7 +52,7 @@ class FaissBackend(Backend):
         self.links = links
 
     @staticmethod
-    def keeps(options: dict) -> dict[str, type | str]:
+    def keeps(options: dict) -> dict[str, object]:
         numbers = ("built_of", "probes", "refined", "last", "stored")
         return {"factory": str, "file": str, **{name: int for name in numbers}}
 
@@ -84,8 +87,11 @@ class FaissBackend(Backend):
             kind = _kind_for(items)
         if kind == "flat":
             return {"factory": "IDMap,Flat", "approximate": False, "probes": 0, "refined": 1}
-        if kind == "hnsw":
-            factory = f"IDMap,HNSW{self.links},Flat"
+        if kind in LINKS:
+            links = self.links or LINKS[kind]
+            factory = f"IDMap,HNSW{links},Flat"
+            if kind == "hnsw_sq8":
+                factory = f"IDMap,HNSW{links}_SQ8"
             return {"factory": factory, "approximate": True, "probes": self.probes or 128, "refined": 1}
         lists = self.lists or max(1, min(round(4 * math.sqrt(items)), items // FEWEST))
         lists = min(lists, items)
@@ -103,13 +109,17 @@ class FaissBackend(Backend):
         index = self.faiss.index_factory(rows.width, design["factory"], self.faiss.METRIC_INNER_PRODUCT)
         if index.is_trained:
             return index
+        if "SQ8" in design["factory"]:
+            # Mirrored, since a few items alone may all lie on one side of those that come later.
+            sample = rows.normalized(_sample(rows, TRAINED_SQ8))
+            index.train(np.concatenate([sample, -sample]))
+            return index
         index.cp.min_points_per_centroid = 1  # few items are no reason to write to stderr
         if hasattr(index, "pq"):
             index.pq.cp.min_points_per_centroid = 1
         count = min(len(rows), MOST * max(index.nlist, 256))
-        sample = np.sort(np.random.default_rng(0).choice(rows.ids, count, replace=False))
         # Codes take two to train on, so a single item comes twice.
-        index.train(rows.normalized(np.resize(sample, max(2, count))))
+        index.train(rows.normalized(np.resize(_sample(rows, count), max(2, count))))
         return index
 
     def _write(self, index, path: Path) -> None:
@@ -157,6 +167,11 @@ class FaissBackend(Backend):
         else:
             parameters = self.faiss.SearchParameters(sel=selector)
         return self.index.search(queries, wanted, params=parameters)[1]
+
+
+def _sample(rows: Rows, count: int) -> np.ndarray:
+    """Ids (n,) of some items drawn at random, rising; all, if there are no more than `count`."""
+    return np.sort(np.random.default_rng(0).choice(rows.ids, min(count, len(rows)), replace=False))
 
 
 def _kind_for(items: int) -> str:

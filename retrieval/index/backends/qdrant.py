@@ -1,49 +1,58 @@
-"""Qdrant: embedded in this process, or a server, by the same calls.
+"""Qdrant, a server, over HTTP; within this process there is qdrant_edge.
 
-Embedded, the collection is filled from the index's segments when it is first searched. Qdrant's own folder on disk is
-not used: it holds pickles, which run whatever a stranger has put into them, and admits one process at a time.
+Older versions had the database in this process, by the package's own local mode, which is pure Python. The index of one
+is searched exactly.
 """
 
 import contextlib
-import math
 import time
 import uuid
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from core.errors import InputError
 from retrieval.index.backends import BACKENDS
 from retrieval.index.backends._backend import Backend, require
+from retrieval.index.backends._conditions import conditions_of
+from retrieval.index.backends._facts import as_utf8, facts_of
+from retrieval.index.nearest import nearest
 from retrieval.index.segments import Rows
-from retrieval.index.selection import Selection, Value
+from retrieval.index.selection import Selection
 
 PACKAGE = ("qdrant-client", "qdrant")
-EMBEDDED = "images"
-FEW = 20_000  # items up to which Qdrant finds its embedded form fit
 POINTS, BLOCK = 500, 64 * 2**20  # points an upsert; bytes of embeddings read at a time
 QUERIES = 64  # searched for at a time
-MOST_VALUES = 1000  # labels that a filter names
 
 
 @BACKENDS.register("qdrant", package="qdrant-client")
 class QdrantBackend(Backend):
-    """A vector database, embedded or a server that other programs ask too; needs qdrant-client.
+    """A vector database on a server, which other programs ask too; needs qdrant-client.
 
     Options:
-        qdrant_url: address of a server such as http://localhost:6333 (empty: embedded, in this process)
+        qdrant_url: address of the server, such as http://localhost:6333
     """
 
     def __init__(self, qdrant_url: str = ""):
+        self.url = qdrant_url
+        if not qdrant_url:  # an old index, or a sentence of `refuse_new`
+            return
+        if not qdrant_url.startswith(("http://", "https://")):
+            raise InputError(f"qdrant_url {qdrant_url!r} is no address such as http://localhost:6333")
         self.qdrant = require("qdrant_client", *PACKAGE)
         self.models = require("qdrant_client.models", *PACKAGE)
         self.refusals = require("qdrant_client.http.exceptions", *PACKAGE).ApiException
-        self.url = qdrant_url
-        if qdrant_url and not qdrant_url.startswith(("http://", "https://")):
-            raise InputError(f"qdrant_url {qdrant_url!r} is no address such as http://localhost:6333")
+
+    def refuse_new(self) -> None:
+        if not self.url:
+            raise InputError(
+                "the backend qdrant is a server's: give --qdrant_url=http://...; in this process there is "
+                "--backend=qdrant_edge"
+            )
 
     @staticmethod
-    def keeps(options: dict) -> dict[str, type | str]:
+    def keeps(options: dict) -> dict[str, object]:
         if not options.get("qdrant_url"):
             return {}
         # Only a name as `update` makes it: the collection is deleted with its index.
@@ -88,18 +97,18 @@ class QdrantBackend(Backend):
         if self.url:
             self.collection = state["collection"]
             self.client = self._connect()
-            return
-        self.collection = EMBEDDED
-        self.client = self._connect()
-        # Said in our own words by `advice`.
-        require("qdrant_client.common.client_warnings", *PACKAGE).SEEN_MESSAGES.add("large-local-collection")
-        self._create(self.client, EMBEDDED, rows.width)
-        self._upsert(self.client, rows, {"collection": EMBEDDED, "last": -1})
+
+    def search(
+        self, rows: Rows, queries: torch.Tensor, k: int, memory: int, selection: Selection | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.url:
+            return super().search(rows, queries, k, memory, selection)
+        return nearest(rows, queries, k, memory, None if selection is None else selection.ids)
 
     def candidates(self, queries: np.ndarray, k: int, selection: Selection | None = None) -> np.ndarray:
         query_filter = None
         if selection is not None:
-            query_filter = self._filter(selection)
+            query_filter = conditions_of(self.models, selection, as_utf8)
         candidates = np.full((len(queries), k), -1)
         with self._asking(self.client) as client:
             for start in range(0, len(queries), QUERIES):
@@ -110,39 +119,16 @@ class QdrantBackend(Backend):
                     candidates[row, : len(ids)] = ids
         return candidates
 
-    def _filter(self, selection: Selection):
-        """What a point's facts have to be, as Qdrant takes it; None where there are too many values to name."""
-        conditions = []
-        for key, values in (("label", selection.labels), ("category", selection.categories)):
-            if values is not None and len(values) <= MOST_VALUES:
-                conditions.append(self.models.Filter(should=self._any_of(key, values)))
-        if not conditions:
-            return None
-        return self.models.Filter(must=conditions)
-
-    def _any_of(self, key: str, values: list[Value]) -> list:
-        """Conditions, of which one has to hold; integers and texts are asked for apart."""
-        conditions = []
-        for kind in (int, str):
-            of_kind = [_as_utf8(value) for value in values if isinstance(value, kind)]
-            if of_kind:
-                conditions.append(self.models.FieldCondition(key=key, match=self.models.MatchAny(any=of_kind)))
-        if None in values:
-            conditions.append(self.models.IsEmptyCondition(is_empty=self.models.PayloadField(key=key)))
-        return conditions
-
     def advice(self, items: int) -> str | None:
-        if self.url or items <= FEW:
+        if self.url:
             return None
         return (
-            f"embedded Qdrant is made for {FEW} items; for {items} run a server and build with --qdrant_url, or take "
-            "another backend"
+            "its Qdrant was kept in memory by older versions; it is searched exactly. To search it faster build it "
+            "anew with --backend=qdrant_edge"
         )
 
     def _connect(self):
-        if self.url:
-            return self.qdrant.QdrantClient(url=self.url, check_compatibility=False, timeout=60)
-        return self.qdrant.QdrantClient(":memory:")
+        return self.qdrant.QdrantClient(url=self.url, check_compatibility=False, timeout=60)
 
     @contextlib.contextmanager
     def _asking(self, client=None):
@@ -151,10 +137,7 @@ class QdrantBackend(Backend):
             yield client or self._connect()
         except (self.refusals, ValueError) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            name = "Qdrant"
-            if self.url:
-                name = f"Qdrant at {self.url}"
-            raise InputError(f"{name} does not answer: {reason[0]}") from None
+            raise InputError(f"Qdrant at {self.url} does not answer: {reason[0]}") from None
 
     def _create(self, client, collection: str, width: int) -> None:
         client.create_collection(
@@ -172,44 +155,5 @@ class QdrantBackend(Backend):
             for start in range(0, len(ids), POINTS):
                 batch = ids[start : start + POINTS]
                 vectors = embeddings[start : start + POINTS].tolist()
-                points = self.models.Batch(ids=batch.tolist(), vectors=vectors, payloads=_payloads(rows, batch))
+                points = self.models.Batch(ids=batch.tolist(), vectors=vectors, payloads=facts_of(rows, batch))
                 client.upsert(state["collection"], points)
-
-
-def _payloads(rows: Rows, ids: np.ndarray) -> list[dict]:
-    """What other programs can see of items: label as it is, its name, category, path and box; None is empty to Qdrant.
-
-    Unknown ones are None. A name stays what it was when the item was added.
-    """
-    columns = zip(
-        ids.tolist(),
-        rows.labels(ids).tolist(),
-        rows.categories(ids).tolist(),
-        rows.paths(ids),
-        rows.boxes(ids).tolist(),
-    )
-    payloads = []
-    for id_, label, category, path, box in columns:
-        name = None
-        if label is not None:
-            name = rows.label_names.get(str(label))
-        if math.isnan(box[0]):
-            box = None
-        payloads.append(
-            {
-                "id": id_,
-                "label": _as_utf8(label),
-                "name": _as_utf8(name),
-                "category": _as_utf8(category),
-                "path": _as_utf8(path),
-                "box": box,
-            }
-        )
-    return payloads
-
-
-def _as_utf8(value: str | int | None) -> str | int | None:
-    """A text without what UTF-8 cannot hold, as a file's name may have it; anything else as it is."""
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    return value

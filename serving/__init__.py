@@ -1,0 +1,1 @@
+"""An index behind a page and a REST interface: what `search.py serve` starts (docs/serving.md)."""

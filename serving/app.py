@@ -1,0 +1,604 @@
+"""The routes of a server: search, add, delete, pictures, feedback, and what it says of itself."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from core.console import log
+from core.errors import InputError
+from core.items import text_item
+from data.image.header import FORMATS
+from retrieval.index.folder import DiskRefuses
+from retrieval.index.index import Hits
+from retrieval.index.items import item_name
+from serving import asking
+from serving.collection import Collection, Deleted, Generation, NewItem, Query, Stored
+from serving.encoding import MOST_EMBEDDED, LiveEncoder
+from serving.feedback import FOLDER as QUERIES
+from serving.feedback import Feedback
+from serving.gathering import Gatherer
+from serving.guard import Guard
+from serving.openapi import description
+from serving.page import page
+from serving.pictures import SHOWN_AS, SIDES, Album, check_size, decode
+from serving.refusal import Refusal
+from serving.settings import ServeSettings
+from serving.uploads import Uploads, suffix_of
+
+DECODERS = 2  # images decoded at a time: each may take 4 bytes a pixel and more
+MOST_SEARCHED, MOST_CHANGED = 64, 256  # of a batch
+MOST_WAITING = 512
+MOST_REMEMBERED = 2**26  # bytes of images that asked, for those who say whether the answers are right
+SHOWN_LABELS = 20
+SHOWN_CATEGORIES = 500
+IMAGE_TYPES = ("image/", "application/octet-stream")
+SEARCH_FIELDS = ("image", "images", "text", "item", "k", "labels", "categories", "group", "box", "boxes", "combine")
+SEARCH_WORDS = ("k", "label", "category", "group", "box")
+ITEM_FIELDS = ("image", "label", "category")
+GROUPS = ("none", "label")
+COMBINES = ("each", "mean")
+
+
+class Answer(Response):
+    """JSON in ASCII: a name may hold halves of characters, which no UTF-8 has."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is looked for, of one request: images or a text or an item, how many hits, and of which labels.
+
+    boxes: of each image, None for all of it.
+    """
+
+    images: tuple[bytes, ...] = ()
+    boxes: tuple[tuple[float, float, float, float] | None, ...] = ()
+    text: str | None = None
+    item: int | None = None
+    k: int = 24
+    labels: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    group: str = "none"
+    combine: str = "each"
+
+
+class Server:
+    """An index, an encoder and the threads between them; `app` is what uvicorn runs.
+
+    encoder: a LiveEncoder of the index's model. token: the word that requests have to bear, None for none. Raises
+    InputError as Collection.
+    """
+
+    def __init__(self, folder: str, encoder: LiveEncoder, settings: ServeSettings, token: str | None = None):
+        self.settings = settings
+        self._encoder = encoder
+        self._feedback = Feedback(folder)
+        self.collection = Collection(folder, encoder.fingerprint, self._feedback.names)
+        self._queries = Uploads(self.collection.folder, QUERIES)
+        self._remembered = Remembered(MOST_REMEMBERED)
+        self._album = Album()
+        self._decoding = ThreadPoolExecutor(DECODERS, "decode")
+        self._embedding = Gatherer("embed", self._embed, MOST_EMBEDDED, MOST_WAITING)
+        self._searching = Gatherer("search", self.collection.search, MOST_SEARCHED, MOST_WAITING)
+        self._changing = Gatherer("change", self.collection.change, MOST_CHANGED, MOST_WAITING)
+        self._page, self._policy = page()
+        self._description = description(settings, token is not None)
+        self.app = self._make_app(token)
+
+    def _make_app(self, token: str | None) -> ASGIApp:
+        routes = [
+            Route("/", self.show_page),
+            Route("/openapi.json", self.describe),
+            Route("/api/health", self.health),
+            Route("/api/stats", self.stats),
+            Route("/api/labels", self.labels),
+            Route("/api/search", self.search, methods=["POST"]),
+            Route("/api/items", self.add, methods=["POST"]),
+            Route("/api/items", self.some_items),
+            Route("/api/items/{id}", self.delete, methods=["DELETE"]),
+            Route("/api/items/{id}", self.show_item),
+            Route("/api/items/{id}/image", self.show_picture),
+            Route("/api/feedback", self.give_feedback, methods=["POST"]),
+            Route("/api/feedback/{time}", self.take_feedback_back, methods=["DELETE"]),
+        ]
+        handlers = {
+            Refusal: _refuse,
+            InputError: _refuse_input,
+            HTTPException: _refuse_http,
+            Exception: _fail,
+        }
+        app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        app.router.redirect_slashes = False
+        return Guard(app, self.settings, token)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Return when all that was begun is done."""
+        for gatherer in (self._embedding, self._searching, self._changing):
+            gatherer.close()
+        self._decoding.shutdown()
+
+    # What it says of itself.
+
+    async def show_page(self, request: Request) -> Response:
+        return Response(self._page, media_type="text/html", headers={"content-security-policy": self._policy})
+
+    async def describe(self, request: Request) -> Response:
+        return Answer(self._description)
+
+    async def health(self, request: Request) -> Response:
+        return Answer({"status": "ok"})
+
+    async def stats(self, request: Request) -> Response:
+        asking.refuse_unknown(request.query_params, ())
+        return Answer(await self._in_thread(self._stats))
+
+    def _stats(self) -> dict[str, Any]:
+        generation = self.collection.now()
+        card = generation.index.card
+        decision = generation.index.decision
+        return {
+            "name": self.collection.folder.resolve().name,
+            "items": len(generation),
+            "labels": len(generation.label_counts),
+            "noun": generation.noun,
+            "width": card["width"],
+            "backend": card["backend"],
+            "generation": generation.number,
+            "takes": sorted(self._encoder.takes),
+            "formats": FORMATS,
+            "read_only": self.settings.read_only,
+            "max_upload": self.settings.max_upload,
+            "max_pixels": self.settings.max_pixels,
+            "categories": [
+                {"category": category, "items": count}
+                for category, count in generation.category_counts[:SHOWN_CATEGORIES]
+            ],
+            "threshold": None if decision is None else decision.threshold,
+            "trouble": self.collection.trouble,
+        }
+
+    async def labels(self, request: Request) -> Response:
+        """Labels whose names hold some words, the most frequent first."""
+        asking.refuse_unknown(request.query_params, ("like",))
+        like = request.query_params.get("like", "")[: asking.LONGEST_LABEL].lower()
+        return Answer({"labels": await self._in_thread(self._labels, like)})
+
+    def _labels(self, like: str) -> list[dict[str, Any]]:
+        shown = []
+        for label, name, count in self.collection.now().label_counts:
+            if like in name.lower() or like == str(label).lower():
+                shown.append({"label": label, "label_name": name, "items": count})
+                if len(shown) == SHOWN_LABELS:
+                    break
+        return shown
+
+    async def some_items(self, request: Request) -> Response:
+        """Some items to begin with, drawn at random."""
+        words = request.query_params
+        asking.refuse_unknown(words, ("count", "seed"))
+        count = asking.whole_number(words.get("count", "24"), "count", 1, asking.MOST_HITS)
+        seed = asking.whole_number(words.get("seed", "0"), "seed", 0, asking.LARGEST_ID)
+        return Answer({"items": await self._in_thread(self._some_items, count, seed)})
+
+    def _some_items(self, count: int, seed: int) -> list[dict[str, Any]]:
+        generation = self.collection.now()
+        ids = generation.rows.ids
+        chosen = np.random.default_rng(seed).choice(ids, min(count, len(ids)), replace=False)
+        return generation.facts(chosen.tolist())
+
+    async def show_item(self, request: Request) -> Response:
+        asking.refuse_unknown(request.query_params, ())
+        id_ = _id_of(request)
+        generation = await self._in_thread(self.collection.now)
+        generation.path_and_box(id_)
+        return Answer(generation.facts([id_])[0])
+
+    async def show_picture(self, request: Request) -> Response:
+        asking.refuse_unknown(request.query_params, ("size",))
+        id_ = _id_of(request)
+        size = asking.choice(request.query_params.get("size", "thumb"), "size", tuple(SIDES))
+        generation = await self._in_thread(self.collection.now)
+        picture = await self._in_thread(self._album.picture, generation, id_, size)
+        mark = f'"{picture.mark}"'
+        headers = {"etag": mark, "cache-control": "private, max-age=3600"}
+        if request.headers.get("if-none-match") == mark:
+            return Response(status_code=304, headers=headers)
+        return Response(picture.content, media_type=SHOWN_AS, headers=headers)
+
+    # Search.
+
+    async def search(self, request: Request) -> Response:
+        start = time.perf_counter()
+        asked = await self._read_search(request)
+        came = time.perf_counter()
+        embeddings = await self._embeddings_of(asked)
+        embedded = time.perf_counter()
+        # An item is nearest to itself, which nobody has to be told.
+        k = asked.k if asked.item is None else asked.k + 1
+        queries = [Query(embedding, k, asked.labels, asked.categories) for embedding in embeddings]
+        answers = await asyncio.gather(*(_wait(self._searching.submit(query)) for query in queries))
+        found = time.perf_counter()
+        sources = await self._in_thread(self._sources_of, asked)
+        answer = {
+            "generation": answers[0][0].number,
+            "items": len(answers[0][0]),
+            "k": asked.k,
+            "queries": await self._in_thread(_shown, answers, asked, sources),
+            "milliseconds": {
+                "read": round(1000 * (came - start), 2),
+                "embed": round(1000 * (embedded - came), 2),
+                "search": round(1000 * (found - embedded), 2),
+            },
+        }
+        return Answer(answer)
+
+    async def _read_search(self, request: Request) -> Asked:
+        """What a request looks for: an image's bytes with words behind the address, or a JSON object."""
+        kind = asking.content_type(request)
+        if kind.startswith(IMAGE_TYPES):
+            words = request.query_params
+            asking.refuse_unknown(words, SEARCH_WORDS)
+            fields: dict[str, Any] = {name: words[name] for name in ("k", "group", "box") if name in words}
+            for field, word in (("labels", "label"), ("categories", "category")):
+                if word in words:
+                    fields[field] = words.getlist(word)
+            image = await asking.read_body(request, self.settings.max_upload)
+            return self._asked(fields, (image,))
+        asking.refuse_unknown(request.query_params, ())
+        if kind != "application/json":
+            raise Refusal(415, "send an image (Content-Type: image/jpeg and its like) or JSON (application/json)")
+        body = await asking.read_body(request, self.settings.max_upload)
+        return await self._in_thread(self._asked_of_json, body)
+
+    def _asked_of_json(self, body: bytes) -> Asked:
+        fields = asking.read_object(body)
+        asking.refuse_unknown(fields, SEARCH_FIELDS)
+        images = []
+        if "image" in fields:
+            images.append(asking.image_bytes(fields["image"], "image"))
+        if "images" in fields:
+            for number, image in enumerate(asking.several(fields["images"], "images", asking.MOST_QUERIES)):
+                images.append(asking.image_bytes(image, f"images[{number}]"))
+        return self._asked(fields, tuple(images))
+
+    def _asked(self, fields: dict[str, Any], images: tuple[bytes, ...]) -> Asked:
+        """Fields as an Asked. Raises Refusal (422) for what they may not be."""
+        named = [name for name in ("image", "images", "text", "item") if name in fields]
+        if images and not named:
+            named = ["image"]
+        if len(named) != 1:
+            given = " and ".join(named) or "nothing"
+            raise Refusal(422, f"look for one of image, images, text, item; {given} is given")
+        if named[0] in ("image", "images") and "image" not in self._encoder.takes:
+            raise Refusal(422, "this index's model takes no images")
+        facts: dict[str, Any] = {"images": images, "boxes": self._boxes(fields, len(images))}
+        if "text" in fields:
+            if "text" not in self._encoder.takes:
+                raise Refusal(422, "this index's model takes no words; look for an image")
+            facts["text"] = asking.plain_text(fields["text"], "text", asking.LONGEST_TEXT)
+        if "item" in fields:
+            facts["item"] = asking.whole_number(fields["item"], "item", 0, asking.LARGEST_ID)
+        if "k" in fields:
+            facts["k"] = asking.whole_number(fields["k"], "k", 1, asking.MOST_HITS)
+        for name in ("labels", "categories"):
+            if name in fields:
+                values = asking.several(fields[name], name, asking.MOST_FILTERS)
+                facts[name] = tuple(str(asking.label_value(value, name)) for value in values)
+        if "group" in fields:
+            facts["group"] = asking.choice(fields["group"], "group", GROUPS)
+        if "combine" in fields:
+            facts["combine"] = asking.choice(fields["combine"], "combine", COMBINES)
+        return Asked(**facts)
+
+    @staticmethod
+    def _boxes(fields: dict[str, Any], count: int) -> tuple:
+        if "box" in fields and "boxes" in fields:
+            raise Refusal(422, "give box or boxes, not both")
+        if "box" in fields:
+            if count != 1:
+                raise Refusal(422, "box goes with one image; give boxes, one (or null) an image")
+            return (asking.box_value(fields["box"], "box"),)
+        if "boxes" in fields:
+            boxes = asking.several(fields["boxes"], "boxes", asking.MOST_QUERIES)
+            if len(boxes) != count:
+                raise Refusal(422, f"there are {len(boxes)} boxes for {count} images")
+            return tuple(box if box is None else asking.box_value(box, "boxes") for box in boxes)
+        return (None,) * count
+
+    async def _embeddings_of(self, asked: Asked) -> list[np.ndarray]:
+        """The embedding (D,) of each query; of several images that are one query, the mean of their directions."""
+        if asked.item is not None:
+            generation = await self._in_thread(self.collection.now)
+            return [generation.embedding(asked.item)]
+        if asked.text is not None:
+            return [await self._embed_one("text", asked.text)]
+        embeddings = await asyncio.gather(*map(self._embed_image, asked.images, asked.boxes))
+        if asked.combine == "mean":
+            lengths = [max(float(np.linalg.norm(embedding)), 1e-12) for embedding in embeddings]
+            return [np.mean([embedding / length for embedding, length in zip(embeddings, lengths)], axis=0)]
+        return list(embeddings)
+
+    async def _embed_image(self, content: bytes, box: tuple | None) -> np.ndarray:
+        check_size(content, self.settings.max_pixels)
+        # Decoded by few threads: of the largest images not many fit into memory.
+        inputs = await self._in_thread(self._prepare_image, content, box)
+        return await _wait(self._embedding.submit(("image", inputs)))
+
+    def _prepare_image(self, content: bytes, box: tuple | None) -> Any:
+        return self._encoder.prepare("image", decode(content, self.settings.max_pixels, box))
+
+    async def _embed_one(self, kind: str, sample: str) -> np.ndarray:
+        inputs = await self._in_thread(self._encoder.prepare, kind, sample)
+        return await _wait(self._embedding.submit((kind, inputs)))
+
+    def _embed(self, jobs: Sequence[tuple[str, Any]]) -> list[np.ndarray | Exception]:
+        """Embeddings (D,) of what waits, one batch a kind. Called by one thread."""
+        results: list = [None] * len(jobs)
+        for kind in dict.fromkeys(kind for kind, _ in jobs):
+            numbers = [number for number, (other, _) in enumerate(jobs) if other == kind]
+            embeddings = self._encoder.embed(kind, [jobs[number][1] for number in numbers])
+            for number, embedding in zip(numbers, embeddings):
+                is_finite = bool(np.isfinite(embedding).all())
+                results[number] = embedding if is_finite else Refusal(422, "the model makes no numbers of that")
+        return results
+
+    def _sources_of(self, asked: Asked) -> list[list[dict[str, Any]]]:
+        """What each query was, by which feedback names it; images are remembered."""
+        if asked.item is not None:
+            return [[{"item": asked.item}]]
+        if asked.text is not None:
+            return [[{"text": asked.text}]]
+        sources = []
+        for image, box in zip(asked.images, asked.boxes):
+            source: dict[str, Any] = {"image": self._remembered.keep(image)}
+            if box is not None:
+                source["box"] = list(box)
+            sources.append(source)
+        if asked.combine == "mean":
+            return [sources]
+        return [[source] for source in sources]
+
+    # Changes.
+
+    async def add(self, request: Request) -> Response:
+        self._refuse_if_read_only()
+        kind = asking.content_type(request)
+        if kind.startswith(IMAGE_TYPES):
+            asking.refuse_unknown(request.query_params, ("label", "category"))
+            fields: dict[str, Any] = dict(request.query_params)
+            content = await asking.read_body(request, self.settings.max_upload)
+        elif kind == "application/json":
+            asking.refuse_unknown(request.query_params, ())
+            fields = asking.read_object(await asking.read_body(request, self.settings.max_upload))
+            asking.refuse_unknown(fields, ITEM_FIELDS)
+            if "image" not in fields:
+                raise Refusal(422, "image is missing: base64 of an image's file")
+            content = asking.image_bytes(fields["image"], "image")
+        else:
+            raise Refusal(415, "send an image (Content-Type: image/jpeg and its like) or JSON (application/json)")
+        if "image" not in self._encoder.takes:
+            raise Refusal(422, "this index's model takes no images")
+        label = category = None
+        if fields.get("label") is not None:
+            label = asking.label_value(fields["label"], "label")
+        if fields.get("category") is not None:
+            category = asking.label_value(fields["category"], "category")
+        embedding = await self._embed_image(content, None)
+        stored = await self._change(NewItem(content, suffix_of(content), embedding, label, category))
+        generation = self.collection.now()
+        facts = generation.facts([stored.id])[0] if generation.has(stored.id) else {"id": stored.id}
+        return Answer({**facts, "is_new": stored.is_new}, status_code=201 if stored.is_new else 200)
+
+    async def delete(self, request: Request) -> Response:
+        self._refuse_if_read_only()
+        asking.refuse_unknown(request.query_params, ())
+        id_ = _id_of(request)
+        await self._change(Deleted(id_))
+        return Answer({"deleted": id_})
+
+    async def _change(self, job: NewItem | Deleted) -> Stored | bool:
+        # Shielded: whoever goes away takes back nothing that was begun.
+        return await asyncio.shield(_wait(self._changing.submit(job)))
+
+    def _refuse_if_read_only(self) -> None:
+        if self.settings.read_only:
+            raise Refusal(403, "this server changes nothing (--read_only)")
+
+    # Feedback.
+
+    async def give_feedback(self, request: Request) -> Response:
+        self._refuse_if_read_only()
+        asking.refuse_unknown(request.query_params, ())
+        if asking.content_type(request) != "application/json":
+            raise Refusal(415, "send JSON (application/json)")
+        fields = asking.read_object(await asking.read_body(request, self.settings.max_upload))
+        asking.refuse_unknown(fields, ("query", "items", "same"))
+        for name in ("items", "same"):
+            if name not in fields:
+                raise Refusal(422, f"{name} is missing")
+        same = asking.switch(fields["same"], "same")
+        items = []
+        for value in asking.several(fields["items"], "items", asking.MOST_ITEMS_OF_FEEDBACK):
+            items.append(asking.whole_number(value, "items", 0, asking.LARGEST_ID))
+        sources = []
+        if fields.get("query") is not None:
+            sources = asking.several(fields["query"], "query", asking.MOST_QUERIES)
+        times = await self._in_thread(self._note_down, sources, items, same)
+        return Answer({"written": len(times), "times": times}, status_code=201)
+
+    def _note_down(self, sources: list, items: list[int], same: bool) -> list[str]:
+        """Append pairs: each query with each item; or without a query the first item with each other one."""
+        generation = self.collection.now()
+        names = [item_name(*generation.path_and_box(id_)) for id_ in items]
+        if sources:
+            queries = [self._query_name(generation, source) for source in sources]
+        else:
+            if len(names) < 2:
+                raise Refusal(422, "two items or more are needed where there is no query")
+            queries, names = names[:1], names[1:]
+        return self._feedback.append([(query, name) for query in queries for name in names], same)
+
+    def _query_name(self, generation: Generation, source: Any) -> str:
+        """The name of what asked, its image kept beside feedback.csv."""
+        if not isinstance(source, dict):
+            raise Refusal(422, "query has to be a list of objects, as an answer has them")
+        asking.refuse_unknown(source, ("image", "content", "text", "item", "box"))
+        named = [name for name in ("image", "content", "text", "item") if name in source]
+        if len(named) != 1:
+            raise Refusal(422, "each query has one of image, content, text, item")
+        if "item" in source:
+            id_ = asking.whole_number(source["item"], "item", 0, asking.LARGEST_ID)
+            return item_name(*generation.path_and_box(id_))
+        if "text" in source:
+            return text_item(asking.plain_text(source["text"], "text", asking.LONGEST_TEXT))
+        if "content" in source:
+            content = asking.image_bytes(source["content"], "content")
+            decode(content, self.settings.max_pixels)
+        else:
+            content = self._remembered.find(asking.plain_text(source["image"], "image", 64))
+            if content is None:
+                raise Refusal(410, "that image is not remembered any more; send it as content, in base64")
+        box = None
+        if source.get("box") is not None:
+            box = np.array(asking.box_value(source["box"], "box"))
+        path, _ = self._queries.keep(content, suffix_of(content))
+        return item_name(path, box)
+
+    async def take_feedback_back(self, request: Request) -> Response:
+        self._refuse_if_read_only()
+        asking.refuse_unknown(request.query_params, ())
+        time_text = request.path_params["time"]
+        count = await self._in_thread(self._feedback.take_back, [time_text])
+        if not count:
+            raise Refusal(404, "there is no feedback of that time")
+        return Answer({"removed": count})
+
+    async def _in_thread(self, function: Callable, *words: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._decoding, function, *words)
+
+
+class Remembered:
+    """The images that asked last, by their SHA-256, as many as fit into `most` bytes."""
+
+    def __init__(self, most: int):
+        self._most = most
+        self._contents: OrderedDict[str, bytes] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def keep(self, content: bytes) -> str:
+        """Remember an image; its name."""
+        name = hashlib.sha256(content).hexdigest()
+        with self._lock:
+            if name not in self._contents:
+                self._contents[name] = content
+                self._bytes += len(content)
+            self._contents.move_to_end(name)
+            while self._bytes > self._most and len(self._contents) > 1:
+                _, oldest = self._contents.popitem(last=False)
+                self._bytes -= len(oldest)
+        return name
+
+    def find(self, name: str) -> bytes | None:
+        """The image of a name, None where it is forgotten."""
+        with self._lock:
+            return self._contents.get(name)
+
+
+def _shown(
+    answers: Sequence[tuple[Generation, Hits]], asked: Asked, sources: Sequence[list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """What was found, plain JSON; of several hits of a label, with `group`, the best score leads.
+
+    Where the index has a decision, each hit has P(same), and a query of which none is called the same is unknown.
+    """
+    shown = []
+    for (generation, hits), source in zip(answers, sources):
+        decision = generation.index.decision
+        same = [None] * len(hits.ids)
+        is_same = [None] * len(hits.ids)
+        if decision is not None:
+            same = decision.probability(hits.scores).round(4).tolist()
+            is_same = decision.is_same(hits.scores).tolist()
+        rows = []
+        facts_of_hits = generation.facts(hits.ids.tolist())
+        for facts, score, probability, is_one in zip(facts_of_hits, hits.scores.tolist(), same, is_same):
+            if facts["id"] != asked.item:
+                rows.append({**facts, "score": round(score, 6), "same": probability, "is_same": is_one})
+        rows = rows[: asked.k]
+        unknown = None if decision is None else not any(row["is_same"] for row in rows)
+        answer: dict[str, Any] = {"query": source, "unknown": unknown, "hits": rows}
+        if asked.group == "label":
+            answer["groups"] = _grouped(rows)
+        shown.append(answer)
+    return shown
+
+
+def _grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Hits by label, in the order of their best ones; each that has no label stands alone."""
+    groups: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        key = ("item", row["id"]) if row["label"] is None else (type(row["label"]).__name__, row["label"])
+        facts = {"label": row["label"], "label_name": row["label_name"], "score": row["score"], "items": []}
+        groups.setdefault(key, facts)["items"].append(row["id"])
+    return list(groups.values())
+
+
+async def _wait(future: Future) -> Any:
+    return await asyncio.wrap_future(future)
+
+
+def _id_of(request: Request) -> int:
+    """The id in an address. Raises Refusal (404) for what is none: no such item is there."""
+    text = request.path_params["id"]
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise Refusal(404, "an item is named by its number")
+    return int(text)
+
+
+async def _refuse(request: Request, refusal: Refusal) -> Response:
+    headers = {}
+    if refusal.after is not None:
+        headers["retry-after"] = str(refusal.after)
+    return Answer({"error": refusal.sentence}, status_code=refusal.status, headers=headers)
+
+
+async def _refuse_input(request: Request, error: InputError) -> Response:
+    status = 507 if isinstance(error, DiskRefuses) else 422
+    return await _refuse(request, Refusal(status, str(error)))
+
+
+async def _refuse_http(request: Request, error: HTTPException) -> Response:
+    sentences = {404: "there is nothing of that name", 405: f"{request.method} is not for this address"}
+    sentence = sentences.get(error.status_code, error.detail)
+    return Answer({"error": sentence}, status_code=error.status_code, headers=error.headers)
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    log(f"{request.method} {request.url.path!r} failed: {type(error).__name__}: {error}")
+    return Answer({"error": "something went wrong here; the server's log tells of it"}, status_code=500)
