@@ -1,15 +1,22 @@
 """Keep images in an index, by their embeddings, and find them again. Each command has flags of its own: see its --help.
 
+python search.py build photos/ --index=photos.index
+python search.py sync photos/ --index=photos.index
 python search.py build photos.index --pretrained_model=output --input photos/
 python search.py find photos.index --input cat.jpg --k=10 --output hits.json hits.png
 python search.py add photos.index --input more/
 python search.py delete photos.index --input photos/blurred.jpg
+python search.py decide photos.index --input held_out.csv --far=0.001
 python search.py serve photos.index
 """
 
 if __name__ == "__main__":  # before torch is loaded
     from core import openmp  # noqa: F401
+import contextlib
+import functools
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from config.commands import COMMANDS
 from config.parse import Args, parse
@@ -18,12 +25,24 @@ from core.errors import InputError, near_match
 
 # Imports stand in the functions: torch takes seconds to import, which no help and no mistyped flag has to wait for.
 
+NEED_INPUT = ("add", "delete", "find", "decide")
+# How usage lines call what stands behind a command, where it is not the index's folder.
+WORDS = {"build": "FOLDER --index=INDEX, or build INDEX", "sync": "FOLDER --index=INDEX"}
+
 
 def main(argv: Sequence[str]) -> None:
     command, folder, args = parse_command(argv)
-    commands = {"build": build, "find": find, "add": add, "delete": delete, "serve": serve}
-    if command in ("find", "add", "delete") and not (args["input"] or args.values.get("text")):
-        other = "" if command == "delete" else " or --text"
+    commands = {
+        "build": build,
+        "find": find,
+        "add": add,
+        "delete": delete,
+        "decide": decide,
+        "sync": sync,
+        "serve": serve,
+    }
+    if command in NEED_INPUT and not (args["input"] or args.values.get("text")):
+        other = "" if command in ("delete", "decide") else " or --text"
         raise InputError(f"{command} needs --input{other}")
     commands[command](folder, args)
 
@@ -40,38 +59,122 @@ def parse_command(argv: Sequence[str]) -> tuple[str, str, Args]:
     if command not in names:
         hint = near_match(command, names)
         raise InputError(f"the command is {command!r}; it is one of {', '.join(names)}.{hint} (see --help)")
+    name = f"{command} {WORDS.get(command, 'INDEX')}"
     if not flags or flags[0].startswith("-"):
         # Of a command alone only its help can be had.
-        parse(flags or ["--help"], COMMANDS[f"search {command}"], __doc__, f"{command} INDEX")
-        raise InputError(f"{command} needs the index's folder before its flags: search.py {command} INDEX (see --help)")
+        parse(flags or ["--help"], COMMANDS[f"search {command}"], __doc__, name)
+        raise InputError(f"{command} needs the index's folder before its flags: search.py {name} (see --help)")
     folder, *flags = flags
-    return command, folder, parse(flags, COMMANDS[f"search {command}"], __doc__, f"{command} INDEX")
+    return command, folder, parse(flags, COMMANDS[f"search {command}"], __doc__, name)
 
 
-def build(folder: str, args: Args) -> None:
-    """Make an index of images."""
+def build(word: str, args: Args) -> None:
+    """Make an index of images: of the folder, list or file `word` in --index, or in `word` of --input or a list."""
     import distributed
+    from embeddings.collection import label_sentence, labels_of, open_collection, refuse_taken, with_labels
     from embeddings.index import build_index
     from embeddings.streaming import open_kept_files, refuse_lone_continue
-    from report.index_notes import built_notes
+    from report.index_notes import built_notes, left_out_notes, next_notes
     from retrieval.index.backends import make_backend
+    from retrieval.index.contents import keep_contents, states_of
     from retrieval.index.folder import check_free
+    from retrieval.index.items import absolute_paths
 
-    if not args["pretrained_model"]:
+    others = [name for name in ("input", "text") if args[name]]
+    collection = open_collection(word, others, **args.collection)
+    if collection.inputs is None and not args["pretrained_model"]:
         raise InputError("build needs --pretrained_model: nothing can be found again with random weights")
     refuse_lone_continue(**args.outputs)
     backend_options = args.options("backend")
     make_backend(args["backend"], backend_options)[0].refuse_new()
+    folder = collection.index
+    refuse_taken(collection, args["overwrite"])
     check_free(folder, args["overwrite"])
-    records, encoder = open_images(args)
+    if collection.inputs is None:
+        records, encoder = open_images(args)
+    else:
+        records, encoder, args = open_collected(collection, args)
     outputs = open_kept_files(**args.outputs)
-    with embed_beside(folder, records, encoder, outputs, args) as table:
+    states = states_of(absolute_paths(records.paths))
+    with embed_beside(folder, records, encoder, outputs, args, collection.inputs is not None) as table:
         if not distributed.is_first():
             return
+        table = replace(table, records=with_labels(table.records, collection))
         for path in outputs.paths:
             table.save(path)
-        index = build_index(table, folder, args["pretrained_model"], backend_options, **args.index)
+        labels = labels_of(table.records, collection)
+        facts = {"label_level": collection.label_level} if collection.root else None
+        index = build_index(table, folder, args["pretrained_model"], backend_options, labels, facts, **args.index)
+        keep_contents(index, states)
         print_lines(built_notes(index, len(table)))
+    if collection.inputs is not None:
+        print(label_sentence(labels))
+        print_lines(left_out_notes(records, table.records))
+        print_lines(next_notes(index, collection.root))
+
+
+def open_collected(collection, args: Args):
+    """(Records, Encoder, flags) of a folder, a list or files; the flags with the network that is taken where none is
+    named."""
+    from core.console import log
+    from models.defaults import default_model
+    from reader import open_records
+
+    device, precision = open_processes(args)
+    records = open_records(args["data_dir"], None, input=collection.inputs)
+    if not args["pretrained_model"] and "model" not in args.typed:
+        chosen = default_model(records.modalities)
+        log(
+            f"the model is {chosen.model}, the first of those on this machine ({chosen.about}); another: "
+            "--model=NAME --pretrained_model=published, or a run's folder (docs/search.md)"
+        )
+        args = args.with_words([f"--model={chosen.model}", f"--pretrained_model={chosen.weights}"])
+    if not args["pretrained_model"]:
+        raise InputError("build needs --pretrained_model: nothing can be found again with random weights")
+    return records, open_network(args, device, precision, None, records), args
+
+
+def sync(word: str, args: Args) -> None:
+    """Bring an index up to a folder: add what is new, replace what has changed, forget what is gone."""
+    from embeddings.collection import open_collection
+    from embeddings.sync import SyncSettings, apply, level_of, look, plan_lines, refuse_to_forget_most, watch
+    from report.index_notes import synced_notes
+    from retrieval.index.index import Index
+
+    if args["index"] is None:
+        raise InputError(f"sync needs --index: search.py sync {word} --index=INDEX")
+    collection = open_collection(word, [], **args.collection)
+    if collection.root is None:
+        raise InputError(f"{word!r} is no folder; sync holds a folder against the index, add takes lists and files")
+    index = Index.open(collection.index)
+    level = level_of(index, args["label_level"])
+    settings = SyncSettings(**args.sync)
+
+    @functools.cache
+    def encoder():
+        return open_network(args, *open_processes(args), Index.open(collection.index), None)
+
+    if settings.watch is not None:
+        if settings.dry_run:
+            raise InputError("--watch does what --dry_run only says; give one of them")
+        with contextlib.suppress(KeyboardInterrupt):
+            watch(
+                collection.index,
+                collection.root,
+                level,
+                settings.watch,
+                encoder,
+                lambda index, synced: print_lines(synced_notes(index, synced)),
+                settings.forget_most,
+            )
+        return
+    plan = look(index, collection.root, level)
+    if settings.dry_run:
+        print_lines(plan_lines(plan, index))
+    if not settings.forget_most:
+        refuse_to_forget_most(plan, index, collection.root)
+    if not settings.dry_run:
+        print_lines(synced_notes(index, apply(index, plan, encoder, collection.root, args["on_bad_image"] == "skip")))
 
 
 def add(folder: str, args: Args) -> None:
@@ -80,47 +183,57 @@ def add(folder: str, args: Args) -> None:
     from embeddings.index import add_to_index
     from embeddings.streaming import open_kept_files, refuse_lone_continue
     from report.index_notes import added_notes
+    from retrieval.index.contents import keep_contents, states_of
     from retrieval.index.index import Index
+    from retrieval.index.items import absolute_paths
 
     refuse_lone_continue(**args.outputs)
     index = Index.open(folder)
     records, encoder = open_images(args, index)
     outputs = open_kept_files(**args.outputs)
+    states = states_of(absolute_paths(records.paths))
     with embed_beside(folder, records, encoder, outputs, args) as table:
         if not distributed.is_first():
             return
         for path in outputs.paths:
             table.save(path)
-        print_lines(added_notes(index, add_to_index(index, table)))
+        added = add_to_index(index, table)
+        keep_contents(index, states)
+        print_lines(added_notes(index, added))
 
 
 def find(folder: str, args: Args) -> None:
     """Print the nearest items of each image; files first, so that they are there whatever becomes of the tables."""
     import distributed
     from core.console import log
-    from embeddings.index import find_in_index
+    from embeddings.answers import find_answers, query_rows
     from embeddings.streaming import embed_stream
-    from report.hits import DRAWN, Answers, open_answer_files, print_tables, save_answers
+    from report.hits import DRAWN, Answers, open_answer_files, print_tables, save_answers, unknown_notes
     from report.index_notes import fitness_notes
     from retrieval.index.index import Index
 
     index = Index.open(folder)
     index.refuse_empty()
-    records, encoder = open_images(args, index)
+    # That labels are there which it goes by is known before anything is embedded.
+    records, encoder = open_images(args, index, lambda records: query_rows(records, args["query_by"]))
     outputs = open_answer_files(**args.outputs)
     with embed_stream(records, encoder, skips_unreadable=args["on_bad_image"] == "skip") as table:
         if not distributed.is_first():
             return
-        hits = find_in_index(index, table, **args.index)
-        answers = Answers(table.records, hits, index.names)
+        found = find_answers(index, table, **args.index)
+        hits = found.hits
+        answers = Answers.of(table.records, found, index.names, index.decision)
     written, failure = save_answers(answers, outputs)
     shown = hits.ids.shape[1]
     if args["k"] > shown:
         which = ""
-        if shown < len(index):
+        if args["group"] == "label":
+            which = ", one of each label"
+        elif shown < len(index):
             which = " of these labels and categories"
         log(f"--k={args['k']}: {index.folder} holds {shown} {index.noun}s{which}, and all of them are shown")
     print_tables(answers)
+    print_lines(unknown_notes(answers))
     if len(answers.records) > DRAWN and any(path.suffix == ".png" for path in outputs):
         print(f"the picture shows {DRAWN} of {len(answers.records)} queries")
     print_lines(fitness_notes(index))
@@ -128,6 +241,24 @@ def find(folder: str, args: Args) -> None:
         print(f"written: {', '.join(str(path) for path in outputs if path in written)}")
     if failure:
         raise failure
+
+
+def decide(folder: str, args: Args) -> None:
+    """Choose on a labelled list from which cosine on items of an index are the same as what asks, and keep it there."""
+    import distributed
+    from embeddings.decide import check_list, decide_index
+    from embeddings.streaming import embed_stream
+    from report.index_notes import decided_notes
+    from retrieval.index.index import Index
+
+    index = Index.open(folder)
+    index.refuse_empty()
+    records, encoder = open_images(args, index, check_list)
+    with embed_stream(records, encoder, skips_unreadable=args["on_bad_image"] == "skip") as table:
+        if not distributed.is_first():
+            return
+        decide_index(index, table, **args.decision)
+    print_lines(decided_notes(index))
 
 
 def delete(folder: str, args: Args) -> None:
@@ -173,18 +304,37 @@ def serve(folder: str, args: Args) -> None:
         run(server.app, port)
 
 
-def open_images(args: Args, index=None):
-    """(Records, Encoder) of the images that the flags name, and of the model: the index's own where it is left open."""
+def open_images(args: Args, index=None, check=None):
+    """(Records, Encoder) of the images that the flags name, and of the model: the index's own where it is left open.
+
+    check: a function that raises InputError for Records that will not do, before anything is loaded.
+    """
+    from reader import open_records
+
+    device, precision = open_processes(args)
+    records = open_records(args["data_dir"], args.data.get("test_list"), **args.input)
+    if check is not None:
+        check(records)
+    return records, open_network(args, device, precision, index, records)
+
+
+def open_processes(args: Args):
+    """(device, precision) of the flags; the other processes of torchrun are met."""
     import distributed
     from core.device import open_device
-    from embeddings.encoder import open_encoder
-    from embeddings.index import settings_for_index
-    from models import ModelSettings
-    from reader import open_records, refuse_broken_images
 
     device, precision = open_device(**args.device)
     distributed.init(device)
-    records = open_records(args["data_dir"], args.data.get("test_list"), **args.input)
+    return device, precision
+
+
+def open_network(args: Args, device, precision: str, index, records):
+    """The Encoder of the model, the index's own where it is left open, for records that are looked at, or for any."""
+    from embeddings.encoder import open_encoder
+    from embeddings.index import settings_for_index
+    from models import ModelSettings
+    from reader import refuse_broken_images
+
     settings = ModelSettings(**args.model)
     if index is not None and not settings.pretrained_model:
         settings = settings_for_index(settings, args.typed, index)
@@ -194,22 +344,30 @@ def open_images(args: Args, index=None):
         precision,
         args["runtime"],
         args["num_workers"],
-        modalities=records.modalities,
+        modalities=records.modalities if records is not None else (),
         **args.encoder,
     )
     if index is not None:
         index.refuse_others(encoder.fingerprint)
-    if args["on_bad_image"] == "stop":
+    if records is not None and args["on_bad_image"] == "stop":
         refuse_broken_images([records])
-    return records, encoder
+    return encoder
 
 
-def embed_beside(folder: str, records, encoder, outputs, args: Args):
-    """The table of images for an index, a context: beside the first --output, or on the index's disk."""
+def embed_beside(folder: str, records, encoder, outputs, args: Args, resumes: bool = False):
+    """The table of images for an index, a context: beside the first --output, or on the index's disk.
+
+    resumes: without --output it stands beside the index, and stays if the process is stopped, for the next to go on.
+    """
+    from core.files import make_folder
     from embeddings.index import folder_on_its_disk
     from embeddings.streaming import embed_stream
+    from embeddings.sync import rows_file
 
     skips = args["on_bad_image"] == "skip"
+    if resumes and outputs.rows_file is None:
+        make_folder(Path(rows_file(folder)).parent)
+        return embed_stream(records, encoder, rows_file(folder), None, True, skips, True)
     return embed_stream(records, encoder, outputs.rows_file, folder_on_its_disk(folder), outputs.goes_on, skips)
 
 

@@ -88,6 +88,13 @@ WORKERS = Section(
 UNREADABLE = Section(
     "unreadable", "data", ("reader:open_training",), without=("data_dir", "train_list", "test_list", "val_classes")
 )
+SKIPPED = Section(
+    "unreadable",
+    "data",
+    ("reader:open_training",),
+    {"on_bad_image": "skip"},
+    without=("data_dir", "train_list", "test_list", "val_classes"),
+)
 FAITHFUL = Section("device", "device", ("core.device:open_device",), {"precision": "fp32"})
 REPLAY = Section("replay", "config", ("config.replay:replayed",), without=("allow_changed",))
 
@@ -225,16 +232,23 @@ INFER = Command(
 OF_INDEX = Section("model", "model", MODEL.homes, note="what is left open is the index's own")
 
 
-def _search(model: Section, lists: Section, *sections: Section, choices: tuple[Choice, ...] = ()) -> Command:
-    """A sub-command of search.py that embeds images."""
+def _search(
+    model: Section,
+    lists: Section,
+    *sections: Section,
+    choices: tuple[Choice, ...] = (),
+    unreadable: Section = UNREADABLE,
+    batch_size: int = 1,
+) -> Command:
+    """A sub-command of search.py that embeds images. batch_size: the default of that flag."""
     return Command(
         sections=(
             model,
             lists,
             Section("input", "data", ("reader:open_records",)),
             WORKERS,
-            UNREADABLE,
-            Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 1}),
+            unreadable,
+            Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": batch_size}),
             FAITHFUL,
             *sections,
             REPLAY,
@@ -249,16 +263,33 @@ FOLDER = Section("data", "data", LISTS.homes, without=(*LISTS.without, "test_lis
 BUILD = _search(
     MODEL,
     LISTS,
+    Section("collection", "index", ("embeddings.collection:open_collection",)),
     Section("index", "index", ("embeddings.index:build_index",)),
     KEPT,
+    unreadable=SKIPPED,
+    batch_size=32,
     choices=(Choice("backend", "backend", "index", "retrieval/index/backends"),),
 )
 ADD = _search(OF_INDEX, FOLDER, KEPT)
 FIND = _search(
     OF_INDEX,
     FOLDER,
-    Section("index", "index", ("embeddings.index:find_in_index",)),
+    Section("index", "index", ("embeddings.answers:find_answers",)),
     Section("outputs", "results", ("report.hits:open_answer_files",)),
+)
+DECIDE = _search(OF_INDEX, FOLDER, Section("decision", "same or not", ("embeddings.decide:decide_index",)))
+SYNC = Command(
+    sections=(
+        Section("sync", "index", ("embeddings.sync:SyncSettings",)),
+        Section("collection", "index", ("embeddings.collection:open_collection",)),
+        OF_INDEX,
+        WORKERS,
+        SKIPPED,
+        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 32}),
+        FAITHFUL,
+        REPLAY,
+    ),
+    replays_others=True,
 )
 DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
 SERVE = Command(
@@ -273,5 +304,7 @@ COMMANDS = {
     "search add": ADD,
     "search delete": DELETE,
     "search find": FIND,
+    "search decide": DECIDE,
+    "search sync": SYNC,
     "search serve": SERVE,
 }

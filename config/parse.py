@@ -4,7 +4,7 @@ Nothing here loads torch: flags are read from the sources of the functions that 
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from config import replay
@@ -25,7 +25,8 @@ class Args:
     """The flags of a command line: args.model is {keyword: value} of the section "model", args["lr"] one value.
 
     values: of all flags, {name: value}, as config.json holds them. typed: names of the flags that the line or a
-    replayed file gives, and that are no defaults, therefore.
+    replayed file gives, and that are no defaults, therefore. with_words: makes the flags of the same line with more
+    words before it.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class Args:
         sections: dict[str, dict[str, object]],
         options: dict[str, dict],
         typed: frozenset[str],
+        again: Callable[[Sequence[str]], "Args"],
     ):
+        self.with_words = again
         self.values = values
         self.typed = typed
         self._sections = sections
@@ -104,7 +107,11 @@ def parse(argv: Sequence[str], command: Command, doc: str, name: str | None = No
         flag: {option.argument: values[option.name] for own in entries.values() for option in own}
         for flag, entries in option_flags.items()
     }
-    return Args(values, sections, options, frozenset(typed))
+
+    def again(words: Sequence[str]) -> Args:
+        return parse([*words, *argv], command, doc, name)
+
+    return Args(values, sections, options, frozenset(typed), again)
 
 
 def _with_own_names(flag: Flag, choice: Choice) -> Flag:

@@ -108,7 +108,8 @@ def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -
         names.append("val_classes")
     config = run_folder(source) / "config.json"
     # What is given to embed names its folder itself.
-    if values.get("input") or values.get("text") or not config.is_file() or any(name in typed for name in names):
+    names_its_own = any(values.get(name) for name in ("input", "text", "index"))
+    if names_its_own or not config.is_file() or any(name in typed for name in names):
         return {}
     taken = {}
     with contextlib.suppress(InputError):  # a stranger's config.json tells of no data

@@ -7,9 +7,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from core.console import log
 from core.errors import InputError
 from core.files import RowFile
 from core.items import file_of
@@ -103,11 +105,14 @@ def image_keys(records: Records) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def resumable_rows(path: str | Path, made: dict, width: int, go_on: bool = False) -> Iterator[KeyedRows]:
+def resumable_rows(
+    path: str | Path, made: dict, width: int, go_on: bool = False, drops_others: bool = False
+) -> Iterator[KeyedRows]:
     """KeyedRows in the file `path`, behind a line of JSON that tells how they were made, and in `path`.keys.
 
     Both are removed when all went well. made: plain JSON on all that decides a row beside its image. go_on: keep those
-    that a stopped process left. Raises InputError where those are made by something else, or are there unasked.
+    that a stopped process left. drops_others: those that something else made are no mistake, but forgotten. Raises
+    InputError where those are made by something else, or are there unasked, and while another process writes them.
     """
     path = Path(path)
     keys_path = path.with_name(f"{path.name}.keys")
@@ -121,20 +126,45 @@ def resumable_rows(path: str | Path, made: dict, width: int, go_on: bool = False
     except OSError as error:
         raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from None
     with file, keys_file:
+        _refuse_second_writer(file, path)
         first_line = file.readline()
         rows = RowFile(file, width, path, len(first_line))
+        if drops_others and len(rows) and first_line != line:
+            log(f"what a stopped run has done in {str(path)!r} was made otherwise, and is made anew")
+            rows.cut(0)
+            keys_file.truncate(0)
         if not len(rows):
-            file.seek(0)
-            file.truncate()
-            file.write(line)
+            _begin(file, line, path)
             rows = RowFile(file, width, path, len(line))
         elif not go_on:
             raise InputError(f"{str(path)!r} is what a stopped run has done; go on with --continue, or remove it")
         elif first_line != line:
             raise InputError(f"{str(path)!r} cannot be continued; what differs: {_differences(first_line, made)}")
         yield KeyedRows(rows, RowFile(keys_file, KEY_NUMBERS, keys_path))
-    path.unlink()
-    keys_path.unlink()
+    path.unlink(missing_ok=True)
+    keys_path.unlink(missing_ok=True)
+
+
+def _begin(file: BinaryIO, line: bytes, path: Path) -> None:
+    """Make the first line of an open file all that is in it."""
+    try:
+        file.seek(0)
+        file.truncate()
+        file.write(line)
+    except OSError as error:
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from None
+
+
+def _refuse_second_writer(file: BinaryIO, path: Path) -> None:
+    """Raise InputError where another process has the file open here; it is this one's until it is closed."""
+    try:
+        import fcntl
+    except ImportError:  # on Windows, where nobody else is asked
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"another process is writing {str(path)!r}; try again when it is done") from None
 
 
 def _open_unbuffered(path: Path):

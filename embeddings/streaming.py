@@ -21,6 +21,10 @@ from embeddings.rows import KeyedRows, OrderedRows, image_keys, resumable_rows, 
 from embeddings.table import EmbeddingTable
 
 
+class NothingReadable(InputError):
+    """Not one row of a list could be read."""
+
+
 class KeptFiles(NamedTuple):
     """Files that embeddings are written to, and whether they are gone on with that an earlier process made for them."""
 
@@ -61,13 +65,15 @@ def embed_stream(
     folder: str | Path | None = None,
     go_on: bool = False,
     skips_unreadable: bool = False,
+    drops_others: bool = False,
 ) -> Iterator[EmbeddingTable | None]:
     """The table of a list, its matrix on the disk until the context ends. Other ranks than the first get None.
 
     file: where the matrix stands meanwhile, and stays if the process is stopped, for a run with `go_on` to go on;
     None: in a file without a name in `folder` (None: that of temporary files), which is gone with the process.
-    skips_unreadable: leave images out that cannot be read, and say so. Raises InputError for those otherwise, for
-    embeddings that are not finite, and where the disk refuses.
+    skips_unreadable: leave images out that cannot be read, and say so. drops_others: rows in `file` that another model
+    made are forgotten. Raises InputError for what cannot be read otherwise (NothingReadable where that is everything),
+    for embeddings that are not finite, and where the disk refuses.
     """
     width = encoder.network.embedding_size
     if not distributed.is_first():
@@ -77,7 +83,7 @@ def embed_stream(
     if file is None:
         opened = temporary_rows(folder, width)
     else:
-        opened = resumable_rows(file, {**encoder.facts, **package_versions()}, width, go_on)
+        opened = resumable_rows(file, {**encoder.facts, **package_versions()}, width, go_on, drops_others)
     with opened as rows:
         order = embed_rows(rows, records, encoder, skips_unreadable)
         yield _table_of_readable(records, rows, order, encoder.fingerprint)
@@ -139,7 +145,7 @@ def _table_of_readable(
     """The table of those records that could be read. order (N,): the row of each, -1 for none."""
     is_read = order >= 0
     if not is_read.any():
-        raise InputError(f"not one of {len(records)} {records.noun}s could be read")
+        raise NothingReadable(f"not one of {len(records)} {records.noun}s could be read")
     if not is_read.all():
         log(f"{len(records) - is_read.sum()} of {len(records)} {records.noun}s could not be read and are left out")
         records = records.take(is_read)

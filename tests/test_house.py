@@ -158,7 +158,16 @@ def test_nothing_runs_at_import(path):
     """
     body = tree_of(path).body
     assert isinstance(body[0], ast.Expr) and isinstance(body[0].value.value, str), "no docstring"
-    allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AugAssign, ast.AnnAssign)
+    allowed = (
+        ast.Import,
+        ast.ImportFrom,
+        ast.FunctionDef,
+        ast.AsyncFunctionDef,
+        ast.ClassDef,
+        ast.Assign,
+        ast.AugAssign,
+        ast.AnnAssign,
+    )
     fills = path.name == "__init__.py" and name_of(path.parent) in REGISTRIES
     for node in body[1:]:
         text = ast.unparse(node)

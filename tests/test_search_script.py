@@ -573,7 +573,7 @@ def test_many_features_are_not_printed(sop_tree, finished_run, tmp_path, monkeyp
 
 
 MISTAKES = [
-    ("serach index", {}, "the command is 'serach'; it is one of build, add, delete, find."),
+    ("serach index", {}, "the command is 'serach'; it is one of build, add, delete, find"),
     ("biuld index", {}, "the command is 'biuld'", "Did you mean 'build'?"),
     ("--k=3", {}, "the command is '--k=3'; it is one of build"),
     ("", {}, "a command is missing; it is one of build, add, delete, find"),

@@ -190,8 +190,9 @@ class Index:
         boxes: npt.ArrayLike | None = None,
         names: dict[str, str] | None = None,
         categories: npt.ArrayLike | None = None,
+        gone: npt.ArrayLike = (),
     ) -> Added:
-        """Add items as `build` takes them, and tell what became of them.
+        """Add items as `build` takes them, and tell what became of them. gone: ids to delete by the same change.
 
         One that is there already, with the same path and box, is skipped if its embedding is the same (cosine above
         SAME), else replaced, by one change; then it keeps its label and category if it comes without. Where `names`
@@ -203,7 +204,7 @@ class Index:
         self._refuse_width(items.embeddings)
         with locked(self.folder):
             self._reopen()
-            return self._add_items(items, names)
+            return self._add_items(items, names, np.asarray(gone, np.int64))
 
     def delete(self, items: int | str | Iterable) -> int:
         """Delete items and return how many; each is named by its path, name, (path, box) or id, as `Lookup.ids` says.
@@ -278,6 +279,10 @@ class Index:
         selection = select(self.rows, labels, categories)
         size = len(self) if selection is None else len(selection.ids)
         ids, scores = backend.search(self.rows, torch.from_numpy(queries), min(k, size), memory, selection)
+        return self.hits(ids, scores)
+
+    def hits(self, ids: np.ndarray, scores: np.ndarray) -> Hits:
+        """Hits of items (Q, k) of the index and their scores."""
         paths = np.array(self.rows.paths(ids.ravel())).reshape(ids.shape)
         boxes = self.rows.boxes(ids.ravel()).reshape(*ids.shape, 4)
         return Hits(ids, scores, paths, self.rows.labels(ids), boxes, self.rows.categories(ids))
@@ -333,8 +338,11 @@ class Index:
                     raise InputError(f"index {str(self.folder)!r} is damaged: there is no {error.filename!r}") from None
         return self._backend
 
-    def _add_items(self, items: Items, names: dict[str, str] | None) -> Added:
-        """Write those of `items` that are new or have changed, and the names of their labels, by one change."""
+    def _add_items(self, items: Items, names: dict[str, str] | None, deleted: np.ndarray | tuple[()] = ()) -> Added:
+        """Write those of `items` that are new or have changed, and the names of their labels, by one change.
+
+        deleted: ids (n,) to delete by the same change; what is no item any more is passed over.
+        """
         is_new, replaces, relabelled = self._compare(items)
         is_replacing = replaces >= 0
         rows = np.flatnonzero(is_new | is_replacing)
@@ -342,16 +350,19 @@ class Index:
         gone = replaces[is_replacing]
         if len(gone):
             chosen = self._with_known_columns(chosen, replaces[rows])
+        replaced = len(gone)
+        if len(deleted):
+            gone = np.union1d(gone, deleted[self.rows.has(deleted)])
         new_names, renamed = self._joined_names(names or {}, items.labels)
         first = self.card["next_id"]
         if new_names != self.names:
             self._advance(chosen, gone, new_names)
-        elif len(rows):
+        elif len(rows) or len(gone):
             self._advance(chosen, gone)
         return Added(
             ids=np.arange(first, first + len(rows)),
             new=int(is_new.sum()),
-            replaced=len(gone),
+            replaced=replaced,
             skipped=len(items) - len(rows),
             relabelled=relabelled,
             renamed=renamed,
