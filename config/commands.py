@@ -213,6 +213,7 @@ INFER = Command(
         UNREADABLE,
         Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 1}),
         FAITHFUL,
+        Section("shards", "data", ("data.shards:find_shards",)),
         Section("outputs", "results", ("embeddings.streaming:open_kept_files",)),
         Section("classifier", "results", ("embeddings.classifier:open_classifier",)),
         Section("export", "export", ("embeddings.export:open_export",)),
