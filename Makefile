@@ -67,6 +67,7 @@ bench: peers
 	$(PEERS) -m pip install --quiet -r requirements/demo.txt -r requirements/speed.txt -r requirements/openvino.txt \
 		-r requirements/models.txt -r requirements/export.txt -r requirements/serve.txt httpx
 	$(PEERS) benchmarks/search_speed.py --rounds=2 --widths=512 --curve=10000
+	$(PEERS) benchmarks/codes.py --rows=200000
 	$(PEERS) benchmarks/images.py --rounds=3
 	$(PEERS) benchmarks/step.py
 	$(PEERS) benchmarks/head.py --rounds=3

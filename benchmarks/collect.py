@@ -17,6 +17,7 @@ out by name.
 """
 LANES = {
     "search_speed": "Exact evaluation",
+    "codes": "Search by codes",
     "images": "Images",
     "step": "Training step",
     "head": "Class head",
