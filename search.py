@@ -373,7 +373,7 @@ def embed_beside(folder: str, records, encoder, outputs, args: Args, resumes: bo
 
 def print_lines(lines: Sequence[str]) -> None:
     for line in lines:
-        print(line)
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
