@@ -7,6 +7,7 @@ python search.py find photos.index --input cat.jpg --k=10 --output hits.json hit
 python search.py add photos.index --input more/
 python search.py delete photos.index --input photos/blurred.jpg
 python search.py serve photos.index
+python search.py upgrade photos.index --pretrained_model=output
 """
 
 if __name__ == "__main__":  # before torch is loaded
@@ -31,7 +32,15 @@ WORDS = {"build": "FOLDER --index=INDEX, or build INDEX", "sync": "FOLDER --inde
 
 def main(argv: Sequence[str]) -> None:
     command, folder, args = parse_command(argv)
-    commands = {"build": build, "find": find, "add": add, "delete": delete, "sync": sync, "serve": serve}
+    commands = {
+        "build": build,
+        "find": find,
+        "add": add,
+        "delete": delete,
+        "sync": sync,
+        "serve": serve,
+        "upgrade": upgrade,
+    }
     if command in NEED_INPUT and not (args["input"] or args.values.get("text")):
         other = "" if command == "delete" else " or --text"
         raise InputError(f"{command} needs --input{other}")
@@ -166,6 +175,24 @@ def sync(word: str, args: Args) -> None:
         refuse_to_forget_most(plan, index, collection.root)
     if not settings.dry_run:
         print_lines(synced_notes(index, apply(index, plan, encoder, collection.root, args["on_bad_image"] == "skip")))
+
+
+def upgrade(folder: str, args: Args) -> None:
+    """Take an index to another model while it is searched: over a bridge at once, then item by item."""
+    from data.records import Records
+    from embeddings.upgrade import UpgradeSettings, progress, run_upgrade
+    from retrieval.index.index import NAMED, Index
+
+    settings = UpgradeSettings(**args.upgrade)
+    index = Index.open(folder)
+    source = args["pretrained_model"]
+    if progress(index) is None and not source:
+        raise InputError("upgrade needs the new model: --pretrained_model, and where that does not say it --model")
+    records = Records.of_columns(folder, {"paths": index.rows.paths(index.rows.ids[:NAMED]) or [""]})
+    # An upgrade that goes on is to the index's own model; another one is refused.
+    own = None if progress(index) is None else index
+    encoder = open_network(args, *open_processes(args), own, records)
+    run_upgrade(index, encoder, source, settings, print)
 
 
 def add(folder: str, args: Args) -> None:

@@ -289,6 +289,18 @@ SYNC = Command(
     ),
     replays_others=True,
 )
+UPGRADE = Command(
+    sections=(
+        Section("upgrade", "index", ("embeddings.upgrade:UpgradeSettings",)),
+        Section("model", "model", MODEL.homes, note="the new one; left open, where an upgrade goes on, the index's"),
+        WORKERS,
+        SKIPPED,
+        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 32}),
+        FAITHFUL,
+        REPLAY,
+    ),
+    replays_others=True,
+)
 DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
 SERVE = Command(
     sections=(OF_INDEX, FAITHFUL, Section("serving", "server", ("serving.settings:ServeSettings",))),
@@ -303,5 +315,6 @@ COMMANDS = {
     "search delete": DELETE,
     "search find": FIND,
     "search sync": SYNC,
+    "search upgrade": UPGRADE,
     "search serve": SERVE,
 }
