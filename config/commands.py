@@ -291,6 +291,18 @@ SYNC = Command(
     ),
     replays_others=True,
 )
+UPGRADE = Command(
+    sections=(
+        Section("upgrade", "index", ("embeddings.upgrade:UpgradeSettings",)),
+        Section("model", "model", MODEL.homes, note="the new one; left open, where an upgrade goes on, the index's"),
+        WORKERS,
+        SKIPPED,
+        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 32}),
+        FAITHFUL,
+        REPLAY,
+    ),
+    replays_others=True,
+)
 DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
 DOCTOR = Command(
     sections=(
@@ -319,5 +331,6 @@ COMMANDS = {
     "search decide": DECIDE,
     "doctor": DOCTOR,
     "search sync": SYNC,
+    "search upgrade": UPGRADE,
     "search serve": SERVE,
 }
