@@ -291,7 +291,31 @@ SYNC = Command(
     ),
     replays_others=True,
 )
+UPGRADE = Command(
+    sections=(
+        Section("upgrade", "index", ("embeddings.upgrade:UpgradeSettings",)),
+        Section("model", "model", MODEL.homes, note="the new one; left open, where an upgrade goes on, the index's"),
+        WORKERS,
+        SKIPPED,
+        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 32}),
+        FAITHFUL,
+        REPLAY,
+    ),
+    replays_others=True,
+)
 DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
+DOCTOR = Command(
+    sections=(
+        Section("model", "model", MODEL.homes, note="left open: the best network whose weights are here"),
+        FOLDER,
+        Section("doctor", "data", ("care.patient:open_patient",)),
+        WORKERS,
+        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 50}),
+        Section("embedding", "data", ("embeddings.embed:embed_list",), without=("shard_gallery",)),
+        FAITHFUL,
+        Section("outputs", "results", ("report.doctor:DoctorOutputs",)),
+    ),
+)
 SERVE = Command(
     sections=(OF_INDEX, FAITHFUL, Section("serving", "server", ("serving.settings:ServeSettings",))),
 )
@@ -305,6 +329,8 @@ COMMANDS = {
     "search delete": DELETE,
     "search find": FIND,
     "search decide": DECIDE,
+    "doctor": DOCTOR,
     "search sync": SYNC,
+    "search upgrade": UPGRADE,
     "search serve": SERVE,
 }
