@@ -21,6 +21,7 @@ def main(argv: Sequence[str]) -> None:
     import distributed
     from core.device import open_device
     from core.files import make_folder, replace_json
+    from care.protocol import Search, geometry_of, open_linter
     from core.versions import versions
     from embeddings.attention import open_attention
     from embeddings.encoder import open_encoder
@@ -48,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
         args["threshold_on"],
         **args.verification,
     )
+    linter = open_linter(model, **args.protocol)
     device, precision = open_device(**args.device)
     distributed.init(device)
     encoder = None
@@ -97,11 +99,29 @@ def main(argv: Sequence[str]) -> None:
     result = evaluation.as_result()
     if same_or_not is not None:
         result |= same_or_not.as_result()
+    verdict = None
+    if linter is not None:
+        search = Search(
+            evaluation.metrics,
+            evaluation.postprocess,
+            evaluation.lone if evaluation.skip_lone else 0,
+            evaluation.distance,
+            evaluation.definition,
+            args["threshold_on"],
+            args["pairs"] or same_or_not is not None,
+            precision,
+        )
+        geometry = None if encoder is None else geometry_of(encoder.settings)
+        verdict = linter.judge(table.records, table.matrix, geometry, search, facts.get("list", {}))
+        result["protocol"] = verdict.as_result()
     replace_json(files["result"], {**result, **facts, "seconds": seconds, "versions": versions()})
-    write_outputs(files, outputs, table, evaluation, model, leaks, attention)
+    notices = () if verdict is None else verdict.lines()
+    write_outputs(files, outputs, table, evaluation, model, leaks, attention, notices)
     print(evaluation.as_text())
     if same_or_not is not None:
         print(same_or_not.as_text())
+    for line in notices:
+        print(line)
     print(f"written: {', '.join(str(path) for path in files.values())}")
     print(f"End test {len(table.records)}, test_recall {evaluation.figures['recall@1']:.5f}")
 
