@@ -19,6 +19,7 @@ from data.lists import open_list
 from data.records import Records
 from data.vocabulary import of_one_kind
 from models import ModelSettings, TowerSettings
+from retrieval.metrics.evaluation import Evaluation
 
 CROP = 224  # pixels a side
 SHORT_SIDES = (CROP, 256)  # of the picture before the crop
@@ -164,6 +165,21 @@ class Search:
     threshold_on: str | None = None
     has_threshold: bool = False
     precision: str = "fp32"
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, threshold_on: str | None, has_threshold: bool, precision: str) -> "Search":
+        """That of an evaluation."""
+        skipped = evaluation.lone if evaluation.skip_lone else 0
+        return cls(
+            evaluation.metrics,
+            evaluation.postprocess,
+            skipped,
+            evaluation.distance,
+            evaluation.definition,
+            threshold_on,
+            has_threshold,
+            precision,
+        )
 
 
 @dataclass(frozen=True)

@@ -274,9 +274,10 @@ ADD = _search(OF_INDEX, FOLDER, KEPT)
 FIND = _search(
     OF_INDEX,
     FOLDER,
-    Section("index", "index", ("embeddings.index:find_in_index",)),
+    Section("index", "index", ("embeddings.answers:find_answers",)),
     Section("outputs", "results", ("report.hits:open_answer_files",)),
 )
+DECIDE = _search(OF_INDEX, FOLDER, Section("decision", "same or not", ("embeddings.decide:decide_index",)))
 SYNC = Command(
     sections=(
         Section("sync", "index", ("embeddings.sync:SyncSettings",)),
@@ -315,6 +316,7 @@ COMMANDS = {
     "search add": ADD,
     "search delete": DELETE,
     "search find": FIND,
+    "search decide": DECIDE,
     "doctor": DOCTOR,
     "search sync": SYNC,
     "search serve": SERVE,
