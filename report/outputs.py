@@ -83,10 +83,12 @@ def write_outputs(
     pretrained_model: str | None,
     leaks: EmbeddingTable | None,
     attention: Attention | None = None,
+    verification: dict | None = None,
 ) -> None:
     """Write the files {flag: path} that are asked for.
 
     leaks: the embeddings of a list to look for leaks in. attention: of the model, where that is asked for.
+    verification: same or not, as result.json has it, where that is.
     """
     query_gallery = evaluation.query_gallery
     queries = evenly_spaced(len(query_gallery.query_rows), outputs.picture_queries)
@@ -101,7 +103,7 @@ def write_outputs(
         draw_attention(attention, table, query_gallery, queries, found, file, evaluation.distance)
     if "report" in files:
         model_name = pretrained_model or "saved embeddings"
-        write_page(files["report"], evaluation, table, model_name, outputs.projection, leaks, attention)
+        write_page(files["report"], evaluation, table, model_name, outputs.projection, leaks, attention, verification)
 
 
 def save_results(path: Path, records: Records, query_gallery: QueryGallery, results: RetrievalResults) -> None:

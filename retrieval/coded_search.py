@@ -23,7 +23,7 @@ from retrieval.codes import TURNING, Codes, Stage, on_grid, turned
 from retrieval.exact import ExactScores
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import row_lengths
-from retrieval.topk import search
+from retrieval.topk import search_in_parts
 
 GROUP = 32  # upper ends are looked through by the greatest of so many
 FEW_QUERIES = 8  # up to which codes are multiplied as they are, where there are more they are decoded first
@@ -127,22 +127,22 @@ class PartSearch:
         if self.codes.tails is not None:
             tails = self.codes.tails[rows].float()
         if self.is_short:
-            # The product is rounded to bfloat16.
-            upper = torch._weight_int8pack_mm(asked.short_numbers, stage.take(rows), stage.scales[rows]).float()
+            upper = _short_product(asked.short_numbers, stage, rows)
             upper += upper.abs() * 2.0**-8
             upper += asked.lengths[:, None] * residuals + asked.short_slack[:, None]
             if tails is not None:
                 upper += asked.tail_lengths[:, None] * tails
         else:
-            # Two more columns make the product itself the upper end: (y, |y|, |rest of y|) . (x, residual, tail).
-            left = [asked.numbers, asked.lengths[:, None]]
-            right = torch.empty(len(residuals), stage.width + 1 + (tails is not None))
+            # More columns make the product itself the upper end: (y, slack, |y|, |rest of y|) . (x, 1, residual, tail).
+            left = [asked.numbers, asked.slack[:, None], asked.lengths[:, None]]
+            right = torch.empty(len(residuals), stage.width + 2 + (tails is not None))
             torch.mul(stage.take(rows), stage.scales[rows].float()[:, None], out=right[:, : stage.width])
-            right[:, stage.width] = residuals
+            right[:, stage.width] = 1
+            right[:, stage.width + 1] = residuals
             if tails is not None:
                 left.append(asked.tail_lengths[:, None])
                 right[:, -1] = tails
-            upper = _product(torch.cat(left, dim=1), right).add_(asked.slack[:, None])
+            upper = _product(torch.cat(left, dim=1), right)
         if self.part.live is not None and not self.part.live[rows].all():
             upper[:, ~self.part.live[rows]] = -torch.inf
         return upper
@@ -155,9 +155,15 @@ class PartSearch:
         middle = 0.0
         slack = 0.0
         for stage, asked in zip(self.codes.full, self.full):
-            decoded = stage.take(rows) * stage.scales[rows].float()[:, None]
-            middle += _product(asked.numbers[numbers], decoded)
-            slack += asked.lengths[numbers, None] * stage.residuals[rows].float() + asked.slack[numbers, None]
+            slack = slack + asked.lengths[numbers, None] * stage.residuals[rows].float()
+            if self.is_short and multiplies_codes(stage):
+                product = _short_product(asked.short_numbers[numbers], stage, rows)
+                slack += product.abs() * 2.0**-8 + asked.short_slack[numbers, None]
+            else:
+                decoded = stage.take(rows) * stage.scales[rows].float()[:, None]
+                product = _product(asked.numbers[numbers], decoded)
+                slack += asked.slack[numbers, None]
+            middle = middle + product
         lower, upper = middle - slack, middle + slack
         if self.part.live is not None:
             dead = ~self.part.live[rows]
@@ -168,17 +174,15 @@ class PartSearch:
     def closer_upper(self, pairs: "Reaching") -> torch.Tensor:
         """What the cosines of pairs (m,), ordered by query, are at most, by codes multiplied as they are."""
         stage, asked = self.codes.full[1], self.full[1]
-        products = torch.empty(len(pairs.rows), dtype=torch.bfloat16)
-        scales = stage.scales[pairs.rows]
+        upper = torch.empty(len(pairs.rows))
         stop = 0
         for number, count in enumerate(pairs.numbers.bincount().tolist()):
             if count:
                 part = slice(stop, stop + count)
                 query = asked.short_numbers[number : number + 1]
-                products[part] = torch._weight_int8pack_mm(query, stage.take(pairs.rows[part]), scales[part])[0]
+                upper[part] = _short_product(query, stage, pairs.rows[part])[0]
                 stop += count
         # Of the first stage's end, what it allowed for the other columns makes room for their product.
-        upper = products.float()
         upper += upper.abs() * 2.0**-8
         upper += asked.lengths[pairs.numbers] * stage.residuals[pairs.rows] + asked.short_slack[pairs.numbers]
         upper -= self.first.tail_lengths[pairs.numbers] * self.codes.tails[pairs.rows]
@@ -267,10 +271,10 @@ def left_open(parts: list[Part], queries: torch.Tensor, k: int, memory: int = ME
     for found in searches:
         stage = found.codes.first
         most = BLOCK_ROWS_OF_FEW if found.is_short else BLOCK_ROWS
-        fitting = memory // 8 // (4 * (stage.width + 2) + 12 * len(queries))
+        fitting = memory // 8 // (4 * (stage.width + 3) + 12 * len(queries))
         step = max(GROUP, min(most, fitting) // GROUP * GROUP)
         pending = []
-        most_pending = max(LEAST_PENDING, PENDING * len(queries))
+        pending_count = 0
         for rows in slices_of(len(found.codes), step):
             upper = found.first_upper(rows)
             number, row = _reaching(upper, floors.values)
@@ -281,9 +285,11 @@ def left_open(parts: list[Part], queries: torch.Tensor, k: int, memory: int = ME
                 is_other = ~torch.isin(number, dense)
                 number, row = number[is_other], row[is_other]
             pending.append(Reaching(number, row + rows.start, upper[number, row]))
-            if sum(len(pairs.rows) for pairs in pending) > most_pending:
+            pending_count += len(row)
+            if pending_count > max(LEAST_PENDING, PENDING * len(queries)):
                 _look_at_pairs(found, floors, pending)
                 pending = []
+                pending_count = 0
         if pending:
             _look_at_pairs(found, floors, pending)
     floors.settle()
@@ -292,21 +298,20 @@ def left_open(parts: list[Part], queries: torch.Tensor, k: int, memory: int = ME
 
 def _raise_by_sample(searches: list[PartSearch], floors: Floors, everyone: torch.Tensor) -> None:
     """First floors, from rows of all parts: rows may be sorted, and their first ones resemble no query."""
-    living = []
+    counts = []
     for found in searches:
-        rows = torch.arange(len(found.codes))
-        if found.part.live is not None:
-            rows = found.part.live.nonzero().flatten()
-        living.append(rows)
-    total = sum(map(len, living))
+        live = found.part.live
+        counts.append(len(found.codes) if live is None else int(live.sum()))
     ends = []
-    for found, rows in zip(searches, living):
+    for found, count in zip(searches, counts):
         # Evenly, and in each part as many as it holds of all.
-        count = min(len(rows), -(-SAMPLE_ROWS * len(rows) // max(1, total)))
-        if count:
-            chosen = torch.linspace(0, len(rows) - 1, count, dtype=torch.float64).long().unique()
-            lower, _ = found.block_ends(everyone, rows[chosen])
-            ends.append(lower.topk(min(floors.k, len(chosen)), dim=1).values)
+        wanted = min(count, -(-SAMPLE_ROWS * count // max(1, sum(counts))))
+        if wanted:
+            rows = torch.linspace(0, count - 1, wanted, dtype=torch.float64).long().unique()
+            if found.part.live is not None:
+                rows = found.part.live.nonzero().flatten()[rows]
+            lower, _ = found.block_ends(everyone, rows)
+            ends.append(lower.topk(min(floors.k, len(rows)), dim=1).values)
     if ends:
         floors.raise_by_block(everyone, torch.cat(ends, dim=1))
 
@@ -383,31 +388,54 @@ def _exact(queries: torch.Tensor, pairs: Open, fetch: Fetch) -> torch.Tensor:
 
 @torch.no_grad()
 def search_by_codes(
-    queries: torch.Tensor | np.ndarray, table: np.ndarray, codes: Codes, k: int, memory: int = MEMORY
+    queries: torch.Tensor | np.ndarray,
+    table: np.ndarray,
+    codes: Codes,
+    k: int,
+    memory: int = MEMORY,
+    lengths: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest rows of a table (N, D) float32, in memory or mapped, to queries (Q, D): rows, exact cosines (Q, k).
 
-    What retrieval.topk.search finds with the cosines that exact_pairs gives, equal ones by the smaller row; k beyond
-    the table means all of it. Raises InputError for NaN and shapes that do not fit.
+    Ordered by exact cosine (retrieval/exact.py), equal ones by the smaller row; k beyond the table means all of it.
+    lengths: row_lengths (N,) of the table, where they are at hand. Raises InputError for NaN and for shapes that do not
+    fit.
     """
     queries = torch.as_tensor(queries).float().contiguous()
-    lengths = row_lengths(queries, "query embeddings").numpy()
+    query_lengths = row_lengths(queries, "query embeddings").numpy()
+    if queries.shape[1:] != table.shape[1:] or table.shape != (len(codes), codes.width):
+        raise InputError(
+            f"queries {tuple(queries.shape)}, embeddings {table.shape} and codes {(len(codes), codes.width)} do not fit"
+        )
     k = min(k, len(table))
 
     def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         embeddings = np.ascontiguousarray(table[rows])
-        return embeddings, row_lengths(torch.from_numpy(embeddings)).numpy()
+        if lengths is None:
+            return embeddings, row_lengths(torch.from_numpy(embeddings)).numpy()
+        return embeddings, lengths[rows]
 
     def in_float32(some: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        task = QueryGallery.apart(some, torch.from_numpy(table))
-        rows, _ = search(task, k, memory=memory)
-        numbers = torch.arange(len(some)).repeat_interleave(k)
-        scores = ExactScores(task).exact_pairs(numbers, rows.flatten())
-        # Cosines that float32 cannot tell apart go by the row.
-        order = np.lexsort((rows.numpy(), -scores.view(rows.shape).numpy()), axis=1)
-        return np.take_along_axis(rows.numpy(), order, 1), np.take_along_axis(scores.view(rows.shape).numpy(), order, 1)
+        return search_in_float32(some, table, k, memory, lengths)
 
-    return nearest_by_codes([Part(codes)], queries, lengths, k, memory, fetch, in_float32)
+    return nearest_by_codes([Part(codes)], queries, query_lengths, k, memory, fetch, in_float32)
+
+
+@torch.no_grad()
+def search_in_float32(
+    queries: torch.Tensor, table: np.ndarray, k: int, memory: int = MEMORY, lengths: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What search_by_codes finds, without codes: rows and exact cosines (Q, k)."""
+    task = QueryGallery.apart(queries, torch.from_numpy(table))
+    if lengths is not None:
+        lengths = torch.from_numpy(lengths)
+    found = search_in_parts(task, k, "cosine", memory, gallery_lengths=lengths)
+    rows = torch.cat([portion for _, portion, _ in found])
+    numbers = torch.arange(len(queries)).repeat_interleave(k)
+    scores = ExactScores(task, "cosine", lengths).exact_pairs(numbers, rows.flatten()).view(rows.shape).numpy()
+    # Cosines of one float32 number go by the row.
+    order = np.lexsort((rows.numpy(), -scores), axis=1)
+    return np.take_along_axis(rows.numpy(), order, 1), np.take_along_axis(scores, order, 1)
 
 
 @torch.no_grad()
@@ -465,10 +493,18 @@ def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return left @ right.T
 
 
+def _short_product(numbers: torch.Tensor, stage: Stage, rows: slice | torch.Tensor) -> torch.Tensor:
+    """Products (m, n) float32 of numbers (m, w) bfloat16 with rows as they are coded, which are rounded to bfloat16.
+
+    So they are off by 2^-9 of themselves at the most, beside what StageQueries allows for.
+    """
+    return torch._weight_int8pack_mm(numbers.contiguous(), stage.take(rows), stage.scales[rows]).float()
+
+
 def _reaching(upper: torch.Tensor, floors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(row, column) of the numbers (Q, n) that are no less than the floor (Q,) of their row, ordered by row."""
     count = upper.shape[1]
-    if count % GROUP:
+    if count % GROUP or len(upper) <= FEW_QUERIES:
         return (upper >= floors[:, None]).nonzero(as_tuple=True)
     # Few do, so the greatest of each group is looked at first; a group's members stand apart, which is faster.
     groups = upper.view(len(upper), GROUP, count // GROUP)

@@ -67,6 +67,7 @@ HIT = {
 SOURCE = {
     "type": "object",
     "description": "what asked: an image by the name that an answer gave it, or its content; a text; an item",
+    "oneOf": [{"required": [name]} for name in ("image", "content", "text", "item")],
     "additionalProperties": False,
     "properties": {
         "image": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": TEXT_PATTERN},
@@ -102,6 +103,7 @@ def description(settings: ServeSettings, has_token: bool) -> Schema:
         "type": "object",
         "additionalProperties": False,
         "description": "exactly one of image, images, text and item is what is looked for",
+        "oneOf": [{"required": [name]} for name in ("image", "images", "text", "item")],
         "properties": {
             "image": BASE64,
             "images": {"type": "array", "items": BASE64, "minItems": 1, "maxItems": MOST_QUERIES},

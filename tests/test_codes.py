@@ -172,6 +172,8 @@ def test_nothing_of_another_type_or_number_is_taken():
     coded = Codes.of(table, lengths_of(table))
     with pytest.raises(InputError, match="1 of 2 query embeddings are NaN or infinite, first in rows .1."):
         search_by_codes(np.float32([[1] * 8, [np.nan] * 8]), table, coded, 1)
+    with pytest.raises(InputError, match=r"queries \(2, 7\), embeddings \(20, 8\) and codes \(20, 8\) do not fit"):
+        search_by_codes(table[:2, :7], table, coded, 1)
     with pytest.raises(InputError, match="codes 'int9' are none of int8, binary.*int8"):
         Codes.of(table, lengths_of(table), "int9")
 

@@ -279,6 +279,10 @@ class Index:
         selection = select(self.rows, labels, categories)
         size = len(self) if selection is None else len(selection.ids)
         ids, scores = backend.search(self.rows, torch.from_numpy(queries), min(k, size), memory, selection)
+        return self.hits(ids, scores)
+
+    def hits(self, ids: np.ndarray, scores: np.ndarray) -> Hits:
+        """Hits of items (Q, k) of the index and their scores."""
         paths = np.array(self.rows.paths(ids.ravel())).reshape(ids.shape)
         boxes = self.rows.boxes(ids.ravel()).reshape(*ids.shape, 4)
         return Hits(ids, scores, paths, self.rows.labels(ids), boxes, self.rows.categories(ids))

@@ -14,7 +14,10 @@ for _module in pkgutil.iter_modules(__path__):
 
 
 def make_backend(name: str, options: dict) -> tuple:
-    """(a backend, all its options by name). Raises InputError for an unknown name or option and a value of no use."""
+    """(a backend, its options by name as a card keeps them).
+
+    Raises InputError for an unknown name or option, and for a value of no use.
+    """
     defaults = {option.name: option.default for option in BACKENDS.options(name)}
     # Options come from an index's card, too, in which anything may stand.
     for option, value in options.items():
@@ -22,4 +25,5 @@ def make_backend(name: str, options: dict) -> tuple:
             raise InputError(f"the backend {name} has no option {option!r}.{near_match(option, defaults)}")
         if type(value) is not type(defaults[option]):
             raise InputError(f"{option} is {value!r}; the backend {name} takes {type(defaults[option]).__name__}")
-    return BACKENDS[name](**options), {**defaults, **options}
+    backend = BACKENDS[name](**options)
+    return backend, backend.kept_options({**defaults, **options})

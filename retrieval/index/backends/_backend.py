@@ -33,6 +33,10 @@ class Backend:
         """
         return {}
 
+    def kept_options(self, options: dict) -> dict:
+        """Of all options what an index's card keeps, by which it is opened again."""
+        return options
+
     def refuse_new(self) -> None:
         """Raise InputError where no index can be made with these options; one that is there may still be read."""
 

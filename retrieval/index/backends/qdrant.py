@@ -5,7 +5,6 @@ is searched exactly.
 """
 
 import contextlib
-import math
 import time
 import uuid
 from pathlib import Path
@@ -17,6 +16,7 @@ from core.errors import InputError
 from retrieval.index.backends import BACKENDS
 from retrieval.index.backends._backend import Backend, require
 from retrieval.index.backends._conditions import conditions_of
+from retrieval.index.backends._facts import as_utf8, facts_of
 from retrieval.index.nearest import nearest
 from retrieval.index.segments import Rows
 from retrieval.index.selection import Selection
@@ -108,7 +108,7 @@ class QdrantBackend(Backend):
     def candidates(self, queries: np.ndarray, k: int, selection: Selection | None = None) -> np.ndarray:
         query_filter = None
         if selection is not None:
-            query_filter = conditions_of(self.models, selection, _as_utf8)
+            query_filter = conditions_of(self.models, selection, as_utf8)
         candidates = np.full((len(queries), k), -1)
         with self._asking(self.client) as client:
             for start in range(0, len(queries), QUERIES):
@@ -123,8 +123,8 @@ class QdrantBackend(Backend):
         if self.url:
             return None
         return (
-            "its Qdrant was kept in memory by older versions; it is searched exactly. To search it faster build it anew "
-            "with --backend=qdrant_edge"
+            "its Qdrant was kept in memory by older versions; it is searched exactly. To search it faster build it "
+            "anew with --backend=qdrant_edge"
         )
 
     def _connect(self):
@@ -155,44 +155,5 @@ class QdrantBackend(Backend):
             for start in range(0, len(ids), POINTS):
                 batch = ids[start : start + POINTS]
                 vectors = embeddings[start : start + POINTS].tolist()
-                points = self.models.Batch(ids=batch.tolist(), vectors=vectors, payloads=_payloads(rows, batch))
+                points = self.models.Batch(ids=batch.tolist(), vectors=vectors, payloads=facts_of(rows, batch))
                 client.upsert(state["collection"], points)
-
-
-def _payloads(rows: Rows, ids: np.ndarray) -> list[dict]:
-    """What other programs can see of items: label as it is, its name, category, path and box; None is empty to Qdrant.
-
-    Unknown ones are None. A name stays what it was when the item was added.
-    """
-    columns = zip(
-        ids.tolist(),
-        rows.labels(ids).tolist(),
-        rows.categories(ids).tolist(),
-        rows.paths(ids),
-        rows.boxes(ids).tolist(),
-    )
-    payloads = []
-    for id_, label, category, path, box in columns:
-        name = None
-        if label is not None:
-            name = rows.label_names.get(str(label))
-        if math.isnan(box[0]):
-            box = None
-        payloads.append(
-            {
-                "id": id_,
-                "label": _as_utf8(label),
-                "name": _as_utf8(name),
-                "category": _as_utf8(category),
-                "path": _as_utf8(path),
-                "box": box,
-            }
-        )
-    return payloads
-
-
-def _as_utf8(value: str | int | None) -> str | int | None:
-    """A text without what UTF-8 cannot hold, as a file's name may have it; anything else as it is."""
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    return value
