@@ -174,6 +174,7 @@ TRAIN_PAIR = _training(
         Section("mining", "loss", ("engine.mining:build_miner",)),
         Section("towers", "model", ("models.two_towers:settings_to_train",)),
         Section("kept", "loss", ("engine.kept_classes:with_kept_classes",)),
+        Section("feedback", "data", ("embeddings.feedback:open_feedback",)),
         Section("memory", "what a batch is compared with", ("engine.memory:build_memory",)),
         Section("lookalikes", "what a batch is compared with", ("engine.lookalikes:build_lookalikes",)),
     ),
