@@ -96,6 +96,10 @@ def test_as_scikit_learns_curves():
     share = surplus[behind - 1] / (surplus[behind - 1] - surplus[behind])
     assert figures.eer.value == pytest.approx(far[behind - 1] + share * (far[behind] - far[behind - 1]), rel=1e-9)
     false_positive, false_negative, thresholds = metrics.det_curve(is_same, scores)
+    # The threshold is the first score with FAR no less than 1 - TAR, to the rounding of our product in float64.
+    ordered = np.sort(np.unique(scores))[::-1]
+    crossed = [(scores[~is_same] >= score).mean() >= (scores[is_same] < score).mean() for score in ordered]
+    assert figures.eer_threshold == pytest.approx(ordered[np.argmax(crossed)], abs=1e-6)
     nearest = np.abs(thresholds - figures.eer_threshold).argmin()
     assert abs(false_positive[nearest] - false_negative[nearest]) < 3 / is_same.sum()
 

@@ -379,15 +379,16 @@ def equal_error(far: np.ndarray, tar: np.ndarray) -> tuple[float, int]:
 
     The curve is straight between its points and begins at 0, 0. far, tar: shares.
     """
-    return _meeting(np.append(0.0, far), 1 - np.append(0.0, tar) - np.append(0.0, far))
+    error, place = _meeting(np.append(0.0, far), 1 - np.append(0.0, tar) - np.append(0.0, far))
+    return error, place - 1
 
 
 def _meeting(far: np.ndarray, surplus: np.ndarray) -> tuple[float, int]:
-    """`equal_error` from FAR and what 1 - TAR is more than it, in any unit, of a curve with its first point."""
+    """`equal_error` from FAR, and from how much more 1 - TAR is, in any unit; the first point lies before it."""
     behind = int(np.flatnonzero(surplus <= 0)[0])
     before = behind - 1
     share = surplus[before] / (surplus[before] - surplus[behind])
-    return float(far[before] + share * (far[behind] - far[before])), before
+    return float(far[before] + share * (far[behind] - far[before])), behind
 
 
 def _verification(
@@ -428,11 +429,8 @@ def _verification(
     accepted_before = positives - meeting.positives_below - positive.sum()
     far = np.append(0, np.cumsum(negative)) + meeting.negatives_above
     tar = np.append(0, np.cumsum(positive)) + accepted_before
-    far, tar = np.append(0, far), np.append(0, tar)
     error, place = _meeting(far / negatives, _surplus(positives - tar, far, positives, negatives))
-    eer_threshold = meeting.high
-    if place > 0:
-        eer_threshold = float(scores[place - 1])
+    eer_threshold = float(scores[place - 1])
     errors = [equal_error(far[::-1], tar[::-1])[0] for far, tar in zip(far_curves.T, tar_curves.T)]
 
     at = []
