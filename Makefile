@@ -65,7 +65,7 @@ test_peers: peers
 # All lanes of benchmarks/ in half an hour on 2 idle cores; longer runs of a lane: --help of its file.
 bench: peers
 	$(PEERS) -m pip install --quiet -r requirements/demo.txt -r requirements/speed.txt -r requirements/openvino.txt \
-		-r requirements/models.txt -r requirements/export.txt
+		-r requirements/models.txt -r requirements/export.txt -r requirements/serve.txt httpx
 	$(PEERS) benchmarks/search_speed.py --rounds=2 --widths=512 --curve=10000
 	$(PEERS) benchmarks/codes.py --rows=200000
 	$(PEERS) benchmarks/images.py --rounds=3
@@ -78,6 +78,7 @@ bench: peers
 	$(PEERS) benchmarks/against_peers.py --seeds=1
 	$(PEERS) benchmarks/ranks.py
 	$(PEERS) benchmarks/threads.py
+	$(PEERS) benchmarks/serve.py
 	$(PEERS) benchmarks/collect.py
 
 peers:

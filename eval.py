@@ -21,10 +21,11 @@ def main(argv: Sequence[str]) -> None:
     import distributed
     from core.device import open_device
     from core.files import make_folder, replace_json
+    from care.protocol import Search, geometry_of, open_linter
     from core.versions import versions
     from embeddings.attention import open_attention
     from embeddings.encoder import open_encoder
-    from embeddings.source import describe_source, embed_source, open_sources, refuse_shards
+    from embeddings.source import describe_source, embed_source, open_sources, refuse_photos, refuse_shards
     from embeddings.verification import open_verification
     from models import ModelSettings
     from report.outputs import EvalOutputs, write_outputs
@@ -40,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
     model, data = args["pretrained_model"], args.data
     held_out = args.held_out
     sources = open_sources(data["data_dir"], data["test_list"], model, outputs.leaks_from, **held_out, **args.source)
+    refuse_photos(sources, args["photos_curve"])
     verifier = open_verification(
         sources.tested,
         sources.held_out,
@@ -48,6 +50,7 @@ def main(argv: Sequence[str]) -> None:
         args["threshold_on"],
         **args.verification,
     )
+    linter = open_linter(model, **args.protocol)
     device, precision = open_device(**args.device)
     distributed.init(device)
     encoder = None
@@ -95,13 +98,25 @@ def main(argv: Sequence[str]) -> None:
     seconds = {"embed": embedded - began, "search": time.perf_counter() - embedded}
     files["result"] = folder / "result.json"
     result = evaluation.as_result()
+    verification = None
     if same_or_not is not None:
-        result |= same_or_not.as_result()
+        verification = same_or_not.as_result()
+        result["verification"] = verification
+    verdict = None
+    if linter is not None:
+        has_threshold = args["pairs"] or verification is not None
+        search = Search.of(evaluation, args["threshold_on"], has_threshold, precision)
+        geometry = None if encoder is None else geometry_of(encoder.settings)
+        verdict = linter.judge(table.records, table.matrix, geometry, search, facts.get("list", {}))
+        result["protocol"] = verdict.as_result()
     replace_json(files["result"], {**result, **facts, "seconds": seconds, "versions": versions()})
-    write_outputs(files, outputs, table, evaluation, model, leaks, attention)
+    notices = () if verdict is None else verdict.lines()
+    write_outputs(files, outputs, table, evaluation, model, leaks, attention, verification, notices)
     print(evaluation.as_text())
     if same_or_not is not None:
         print(same_or_not.as_text())
+    for line in notices:
+        print(line)
     print(f"written: {', '.join(str(path) for path in files.values())}")
     print(f"End test {len(table.records)}, test_recall {evaluation.figures['recall@1']:.5f}")
 

@@ -6,7 +6,9 @@ python search.py build photos.index --pretrained_model=output --input photos/
 python search.py find photos.index --input cat.jpg --k=10 --output hits.json hits.png
 python search.py add photos.index --input more/
 python search.py delete photos.index --input photos/blurred.jpg
+python search.py decide photos.index --input held_out.csv --far=0.001
 python search.py serve photos.index
+python search.py upgrade photos.index --pretrained_model=output
 """
 
 if __name__ == "__main__":  # before torch is loaded
@@ -24,16 +26,25 @@ from core.errors import InputError, near_match
 
 # Imports stand in the functions: torch takes seconds to import, which no help and no mistyped flag has to wait for.
 
-NEED_INPUT = ("add", "delete", "find")
+NEED_INPUT = ("add", "delete", "find", "decide")
 # How usage lines call what stands behind a command, where it is not the index's folder.
 WORDS = {"build": "FOLDER --index=INDEX, or build INDEX", "sync": "FOLDER --index=INDEX"}
 
 
 def main(argv: Sequence[str]) -> None:
     command, folder, args = parse_command(argv)
-    commands = {"build": build, "find": find, "add": add, "delete": delete, "sync": sync, "serve": serve}
+    commands = {
+        "build": build,
+        "find": find,
+        "add": add,
+        "delete": delete,
+        "decide": decide,
+        "sync": sync,
+        "serve": serve,
+        "upgrade": upgrade,
+    }
     if command in NEED_INPUT and not (args["input"] or args.values.get("text")):
-        other = "" if command == "delete" else " or --text"
+        other = "" if command in ("delete", "decide") else " or --text"
         raise InputError(f"{command} needs --input{other}")
     commands[command](folder, args)
 
@@ -168,6 +179,24 @@ def sync(word: str, args: Args) -> None:
         print_lines(synced_notes(index, apply(index, plan, encoder, collection.root, args["on_bad_image"] == "skip")))
 
 
+def upgrade(folder: str, args: Args) -> None:
+    """Take an index to another model while it is searched: over a bridge at once, then item by item."""
+    from data.records import Records
+    from embeddings.upgrade import UpgradeSettings, progress, run_upgrade
+    from retrieval.index.index import NAMED, Index
+
+    settings = UpgradeSettings(**args.upgrade)
+    index = Index.open(folder)
+    source = args["pretrained_model"]
+    if progress(index) is None and not source:
+        raise InputError("upgrade needs the new model: --pretrained_model, and where that does not say it --model")
+    records = Records.of_columns(folder, {"paths": index.rows.paths(index.rows.ids[:NAMED]) or [""]})
+    # An upgrade that goes on is to the index's own model; another one is refused.
+    own = None if progress(index) is None else index
+    encoder = open_network(args, *open_processes(args), own, records)
+    run_upgrade(index, encoder, source, settings, print)
+
+
 def add(folder: str, args: Args) -> None:
     """Add images to an index."""
     import distributed
@@ -197,29 +226,34 @@ def find(folder: str, args: Args) -> None:
     """Print the nearest items of each image; files first, so that they are there whatever becomes of the tables."""
     import distributed
     from core.console import log
-    from embeddings.index import find_in_index
+    from embeddings.answers import find_answers, query_rows
     from embeddings.streaming import embed_stream
-    from report.hits import DRAWN, Answers, open_answer_files, print_tables, save_answers
+    from report.hits import DRAWN, Answers, open_answer_files, print_tables, save_answers, unknown_notes
     from report.index_notes import fitness_notes
     from retrieval.index.index import Index
 
     index = Index.open(folder)
     index.refuse_empty()
-    records, encoder = open_images(args, index)
+    # That labels are there which it goes by is known before anything is embedded.
+    records, encoder = open_images(args, index, lambda records: query_rows(records, args["query_by"]))
     outputs = open_answer_files(**args.outputs)
     with embed_stream(records, encoder, skips_unreadable=args["on_bad_image"] == "skip") as table:
         if not distributed.is_first():
             return
-        hits = find_in_index(index, table, **args.index)
-        answers = Answers(table.records, hits, index.names)
+        found = find_answers(index, table, **args.index)
+        hits = found.hits
+        answers = Answers.of(table.records, found, index.names, index.decision)
     written, failure = save_answers(answers, outputs)
     shown = hits.ids.shape[1]
     if args["k"] > shown:
         which = ""
-        if shown < len(index):
+        if args["group"] == "label":
+            which = ", one of each label"
+        elif shown < len(index):
             which = " of these labels and categories"
         log(f"--k={args['k']}: {index.folder} holds {shown} {index.noun}s{which}, and all of them are shown")
     print_tables(answers)
+    print_lines(unknown_notes(answers))
     if len(answers.records) > DRAWN and any(path.suffix == ".png" for path in outputs):
         print(f"the picture shows {DRAWN} of {len(answers.records)} queries")
     print_lines(fitness_notes(index))
@@ -227,6 +261,24 @@ def find(folder: str, args: Args) -> None:
         print(f"written: {', '.join(str(path) for path in outputs if path in written)}")
     if failure:
         raise failure
+
+
+def decide(folder: str, args: Args) -> None:
+    """Choose on a labelled list from which cosine on items of an index are the same as what asks, and keep it there."""
+    import distributed
+    from embeddings.decide import check_list, decide_index
+    from embeddings.streaming import embed_stream
+    from report.index_notes import decided_notes
+    from retrieval.index.index import Index
+
+    index = Index.open(folder)
+    index.refuse_empty()
+    records, encoder = open_images(args, index, check_list)
+    with embed_stream(records, encoder, skips_unreadable=args["on_bad_image"] == "skip") as table:
+        if not distributed.is_first():
+            return
+        decide_index(index, table, **args.decision)
+    print_lines(decided_notes(index))
 
 
 def delete(folder: str, args: Args) -> None:
@@ -272,12 +324,17 @@ def serve(folder: str, args: Args) -> None:
         run(server.app, port)
 
 
-def open_images(args: Args, index=None):
-    """(Records, Encoder) of the images that the flags name, and of the model: the index's own where it is left open."""
+def open_images(args: Args, index=None, check=None):
+    """(Records, Encoder) of the images that the flags name, and of the model: the index's own where it is left open.
+
+    check: a function that raises InputError for Records that will not do, before anything is loaded.
+    """
     from reader import open_records
 
     device, precision = open_processes(args)
     records = open_records(args["data_dir"], args.data.get("test_list"), **args.input)
+    if check is not None:
+        check(records)
     return records, open_network(args, device, precision, index, records)
 
 
@@ -336,7 +393,7 @@ def embed_beside(folder: str, records, encoder, outputs, args: Args, resumes: bo
 
 def print_lines(lines: Sequence[str]) -> None:
     for line in lines:
-        print(line)
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ LANES = {
     "against_peers": "End to end",
     "ranks": "Several ranks",
     "threads": "Waiting threads",
+    "serve": "Search server",
 }
 # Lanes that are another one's file with other flags.
 FILES = {"head_losses": "head"}

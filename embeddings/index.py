@@ -13,7 +13,7 @@ from core.console import log
 from core.errors import InputError
 from core.items import is_text
 from core.text import shown_path
-from core.types import OneOf, Paths, Positive, Texts
+from core.types import OneOf, Paths
 from data.formats import parse
 from data.formats.problems import Problems
 from data.lists import SHOWN_FAULTS, find_list, is_list
@@ -23,7 +23,7 @@ from models import ModelSettings
 from models.trained import read_settings
 from models.weights import is_published
 from retrieval.index.folder import CARD
-from retrieval.index.index import Added, Hits, Index
+from retrieval.index.index import Added, Index
 from retrieval.index.items import Lookup, absolute_paths
 
 
@@ -48,8 +48,6 @@ def build_index(
     rows (None: the table's own), of which some may be None. facts: more for the card's origin. Raises InputError as
     Index.build.
     """
-    if not is_published(source, _model_of(table.fingerprint)):
-        source = os.path.abspath(source)
     return Index.build(
         folder,
         table.mapped(),
@@ -59,7 +57,7 @@ def build_index(
         backend,
         options,
         overwrite,
-        {"pretrained_model": source, **(facts or {})},
+        {"pretrained_model": model_source(source, table.fingerprint), **(facts or {})},
         boxes=table.records.boxes,
         names=table.records.names.label,
         categories=categories_of(table.records),
@@ -84,28 +82,6 @@ def categories_of(records: Records) -> list[str | None] | None:
     if records.categories is None:
         return None
     return [text if text.strip() else None for text in records.category_texts.tolist()]
-
-
-def find_in_index(
-    index: Index,
-    table: EmbeddingTable,
-    *,
-    k: Positive = 10,
-    labels: Texts | None = None,
-    categories: Texts | None = None,
-    search_memory_mb: Positive = 256,
-) -> Hits:
-    """The nearest items of each image of a table, k of them or all there are. Raises InputError as Index.search.
-
-    Options:
-        k: items to find
-        labels: only items of these labels, or of labels that are called so
-        categories: only items of these categories
-        search_memory_mb: memory that a search may take, in MB
-    """
-    # In memory, since each block of items is compared with every query.
-    queries = table.head(len(table))
-    return index.search(queries, k, table.fingerprint, search_memory_mb * 2**20, labels=labels, categories=categories)
 
 
 def delete_from_index(index: Index, data_dir: str | None = None, *, input: Paths | None = None) -> int:
@@ -169,6 +145,13 @@ def model_of_index(index: Index) -> tuple[str, dict]:
             f"index {str(index.folder)!r}: its model {source!r} is not there any more; give --pretrained_model"
         )
     return source, fingerprint or {}
+
+
+def model_source(source: str, fingerprint: dict | None) -> str:
+    """A --pretrained_model as a card remembers it: from the root of the disk, unless it is the name of weights."""
+    if is_published(source, _model_of(fingerprint)):
+        return source
+    return os.path.abspath(source)
 
 
 def _model_of(fingerprint: dict | None) -> str | None:

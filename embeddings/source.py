@@ -1,5 +1,6 @@
 """What eval.py evaluates: the list that a model embeds, or embeddings that a file holds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from embeddings.embed import embed_list
 from embeddings.encoder import Encoder
 from embeddings.files import load_table
 from embeddings.table import EmbeddingTable
+from retrieval.metrics.photos import check_photos
 
 # Flags whose work needs all embeddings in one place.
 NEED_ALL = (
     "embeddings",
     "pairs",
     "verification",
+    "photos_curve",
     "fmr",
     "pcf",
     "clustering",
@@ -118,6 +121,15 @@ def refuse_shards(flags: dict[str, object]) -> None:
     given = [f"--{name}" for name in NEED_ALL if flags[name]]
     if given:
         raise InputError(f"--shard_gallery leaves no rank with all embeddings, as {', '.join(given)} would need")
+
+
+def refuse_photos(sources: Sources, photos_curve: Sequence[int]) -> None:
+    """Raise InputError where the list has too few images of a label for a curve over their number."""
+    records = sources.tested
+    if isinstance(records, EmbeddingTable):
+        records = records.records
+    is_apart = not (records.is_query & records.is_gallery).any()
+    check_photos(records.vocabulary.codes[records.is_gallery], photos_curve, is_apart)
 
 
 def describe_source(sources: Sources, encoder: Encoder | None) -> dict[str, object]:

@@ -83,7 +83,7 @@ class Verifier:
             unknown = open_set(query_gallery, self.unknown, self.fpir, self.resamples, self.seed, distance, memory)
         fit = None
         if held_figures is not None:
-            calibration = calibrate(held_figures.histogram).with_odds(figures.positives / figures.negatives)
+            calibration = calibrate(held_figures.histogram, held_figures.directions).with_odds(figures.positives / figures.negatives)
             fit = reliability(figures.histogram, calibration, figures.directions)
         return SameOrNot(figures, held_figures, self.held_out, folds, unknown, fit, distance, self.seed, self._pairs_of)
 
@@ -162,7 +162,7 @@ def open_verification(
             raise InputError(f"{', '.join(names)} goes with --verification=True")
         return None
     records = _records_of(tested)
-    _refuse_one_label(records, "the list that is evaluated")
+    refuse_one_label(records, "the list that is evaluated")
     pairs = rows = groups = unknown = None
     if templates:
         groups = read_templates(templates, records)
@@ -206,7 +206,8 @@ def _records_of(source: Records | EmbeddingTable) -> Records:
     return source
 
 
-def _refuse_one_label(records: Records, what: str) -> None:
+def refuse_one_label(records: Records, what: str) -> None:
+    """Raise InputError for a list of which no two rows are the same, or none are not; `what` it is, in words."""
     if records.labels is None:
         raise InputError(f"{what}, {records.source}, has no labels, so nothing is the same or not")
     if len(records.vocabulary) < 2:
@@ -287,7 +288,7 @@ def _note_held_out(
     held: Records, tested: Records, pretrained_model: str | None, val_classes: int, threshold_on: str
 ) -> str:
     """What the threshold is chosen on, in words; says so where its labels are no held-out ones."""
-    _refuse_one_label(held, "the list of --threshold_on")
+    refuse_one_label(held, "the list of --threshold_on")
     shared = set(map(str, held.vocabulary.labels.tolist())) & set(map(str, tested.vocabulary.labels.tolist()))
     if shared and held.source == tested.source:
         log(f"note: the threshold is chosen on {len(shared)} labels that it is then judged on")
@@ -385,7 +386,7 @@ class SameOrNot:
                 ],
                 "fpirs_left_out": list(self.unknown.left_out),
             }
-        return {"verification": result}
+        return result
 
     def as_text(self) -> str:
         """Tables, in %."""
@@ -425,6 +426,8 @@ class SameOrNot:
                 f"{len(self.folds.names)} folds: accuracy {100 * self.folds.mean:.2f} ± "
                 f"{100 * self.folds.standard_error:.2f} % (standard error), the threshold of each from the others"
             )
+            accuracies = ", ".join(f"{100 * accuracy:.2f}" for accuracy in self.folds.accuracies)
+            lines.append(f"fold by fold: {accuracies}")
         if self.unknown is not None:
             unknown = self.unknown
             lines.append(

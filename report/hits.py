@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,18 @@ from core.text import printable, shown_path
 from core.types import Paths
 from data.names import Names
 from data.records import Records
+from embeddings.answers import Found, records_of_queries
 from report.drawing import plain_text
 from report.neighbours import neighbour_sheet
 from report.thumbnails import load_thumbnail, read_thumbnail, short_name
+from retrieval.decision import Decision
 from retrieval.index.index import Hits
 from retrieval.index.items import absolute_paths, item_name
 
 TABLES = 100  # queries that have a table
 DRAWN, DRAWN_HITS = 50, 20  # queries in the picture, and items that it has of each
 LONGEST_NAME = 40  # characters of a label's name in a table
+UNKNOWN = "unknown"  # what a query is that is not the same as anything it found
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,37 @@ class Answers:
     """What each of Q queries found in an index.
 
     records: the queries; hits: Hits of (Q, k); index_names: what labels are called in the index, {label as text: name}.
+    decision: of the index, or None. together: for each query the names of all images that ask, where they are several.
     """
 
     records: Records
     hits: Hits
     index_names: dict[str, str]
+    decision: Decision | None = None
+    together: list[list[str]] | None = None
+
+    @classmethod
+    def of(cls, records: Records, found: Found, index_names: dict[str, str], decision: Decision | None) -> "Answers":
+        """Of what rows of a list found, alone or together."""
+        together = None
+        if any(len(rows) > 1 for rows in found.rows):
+            names = [item_name(path, records.box_of(row)) for row, path in enumerate(absolute_paths(records.paths))]
+            together = [[names[row] for row in rows.tolist()] for rows in found.rows]
+        return cls(records_of_queries(records, found.rows), found.hits, index_names, decision, together)
+
+    @cached_property
+    def is_same(self) -> np.ndarray | None:
+        """(Q, k) bool: which hits are called the same as the query; None where nobody decided."""
+        if self.decision is None:
+            return None
+        return self.decision.is_same(self.hits.scores)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray | None:
+        """(Q, k): P(same) of each hit; None where nobody decided."""
+        if self.decision is None:
+            return None
+        return self.decision.probability(self.hits.scores)
 
     @property
     def item_names(self) -> dict[str, str]:
@@ -90,15 +120,44 @@ def print_tables(answers: Answers) -> None:
     texts = label_texts(hits.labels[:TABLES].ravel().tolist(), answers.item_names)
     for query in range(min(len(records), TABLES)):
         labels = [texts[label] for label in hits.labels[query].tolist()]
+        if answers.is_same is not None:
+            for place in np.flatnonzero(~answers.is_same[query]).tolist():
+                labels[place] = f"{UNKNOWN} ({labels[place]})"
         width = max(8, *map(len, labels))
-        print(printable(item_name(shown_path(records.paths[query]), records.box_of(query))))
-        print(f"{'rank':>6} {'score':>8} {'label':>{width}}  path")
+        print(_query_line(answers, query))
+        same = "" if answers.is_same is None else f" {'P(same)':>8}"
+        print(f"{'rank':>6} {'score':>8}{same} {'label':>{width}}  path")
         items = zip(hits.scores[query].tolist(), labels, hits.paths[query].tolist(), hits.boxes[query])
         for rank, (score, label, path, box) in enumerate(items, start=1):
             name = printable(item_name(shown_path(path), box))
-            print(f"{rank:>6} {score:>8.4f} {label:>{width}}  {name}")
+            if same:
+                same = f" {answers.probabilities[query, rank - 1]:>8.3f}"
+            print(f"{rank:>6} {score:>8.4f}{same} {label:>{width}}  {name}")
     if len(records) > TABLES:
         print(f"tables of {len(records) - TABLES} more queries are left out; --output=hits.json takes them all")
+
+
+def _query_line(answers: Answers, query: int) -> str:
+    """What stands above the table of a query: its name, how many ask with it, and that it is unknown."""
+    records = answers.records
+    line = printable(item_name(shown_path(records.paths[query]), records.box_of(query)))
+    if answers.together is not None and len(answers.together[query]) > 1:
+        line += f" and {len(answers.together[query]) - 1} more"
+    if answers.is_same is not None and not answers.is_same[query].any():
+        line += f": {UNKNOWN}"
+    return line
+
+
+def unknown_notes(answers: Answers) -> list[str]:
+    """How many queries are the same as nothing that they found; nothing where nobody decided."""
+    if answers.is_same is None:
+        return []
+    count = int((~answers.is_same.any(1)).sum())
+    verb = "is" if count == 1 else "are"
+    return [
+        f"{count} of {len(answers.is_same)} queries {verb} {UNKNOWN}: nothing that they found has a cosine of "
+        f"{answers.decision.threshold:.4f} or more"
+    ]
 
 
 def label_texts(labels: list[int | str | None], names: dict[str, str]) -> dict[int | str | None, str]:
@@ -134,9 +193,18 @@ def write_json(answers: Answers, path: Path) -> None:
             item = _image_facts(item_path, box, label, answers.item_names)
             if category is not None:
                 item["category"] = category
-            found.append({"rank": rank, "id": id_, "score": score, **item})
+            judged = {}
+            if answers.is_same is not None:
+                judged["same"] = float(answers.probabilities[query, rank - 1])
+                judged["is_same"] = bool(answers.is_same[query, rank - 1])
+            found.append({"rank": rank, "id": id_, "score": score, **judged, **item})
         facts = _image_facts(query_path, records.box_of(query), query_label, answers.query_names)
-        objects.append({"query": facts.pop("path"), **facts, "hits": found})
+        asked = {"query": facts.pop("path"), **facts}
+        if answers.together is not None:
+            asked["together"] = answers.together[query]
+        if answers.is_same is not None:
+            asked["unknown"] = not bool(answers.is_same[query].any())
+        objects.append({**asked, "hits": found})
     with replacing(path) as file:
         file.write((json.dumps(objects, indent=2) + "\n").encode())
 
@@ -170,9 +238,19 @@ def draw(answers: Answers, path: Path) -> None:
         rows.append((load_thumbnail(records, query), neighbours))
         captions.append(item_name(short_name(records.paths[query]), records.box_of(query)))
         below = [_drawn_label(label, item_texts) for label in hits.labels[query, :DRAWN_HITS].tolist()]
+        if answers.is_same is not None:
+            below = [_judged(answers, query, place, text) for place, text in enumerate(below)]
         labels.append((_drawn_label(query_label, query_texts), below))
-    is_any_known = any(label is not None for label in [*query_texts, *item_texts])
+    is_any_known = any(label is not None for label in [*query_texts, *item_texts]) or answers.is_same is not None
     neighbour_sheet(rows, path, captions=captions, labels=labels if is_any_known else None)
+
+
+def _judged(answers: Answers, query: int, place: int, text: str) -> str:
+    """What a picture shows for a hit's label where P(same) is known."""
+    share = f"{100 * answers.probabilities[query, place]:.0f}%"
+    if answers.is_same[query, place]:
+        return f"{share} {text}"
+    return f"{share} {UNKNOWN}"
 
 
 def _neighbours(

@@ -114,6 +114,29 @@ def fitness_notes(index: Index) -> list[str]:
     return lines
 
 
+def decided_notes(index: Index) -> list[str]:
+    """Of what was decided for an index, and what that gave."""
+    decision = index.decision
+    origin = decision.origin
+    far, tar = origin["far"], origin["tar"]
+    lines = [
+        f"from cosine {decision.threshold:.4f} on, {index.noun}s are called the same in {index.folder}",
+        f"on {origin['list']}, {origin['labels']} labels: FAR {far['value']:.3g}{_interval_text(far, 1, '.3g')}, TAR "
+        f"{100 * tar['value']:.2f}{_interval_text(tar, 100, '.2f')} %",
+        f"a query that is none of its {len(index):,} {index.noun}s is called the same as "
+        f"{far['value'] * len(index):.3g} of them on average, if they are as unlike as those of the list",
+    ]
+    return lines
+
+
+def _interval_text(rate: dict, factor: float, form: str) -> str:
+    """The interval of a rate in brackets, nothing where it has none."""
+    if rate["interval"] is None:
+        return ""
+    low, high = (format(factor * bound, form) for bound in rate["interval"])
+    return f" [{low}, {high}]"
+
+
 def recall_text(recall: dict) -> str:
     """What a card says of recall, and what it is true of."""
     text = f"recall@{recall['at']} against exact search: {recall['value']:.4f} ({recall['queries']} queries)"

@@ -27,6 +27,7 @@ from data.image.header import FORMATS
 from retrieval.index.folder import DiskRefuses
 from retrieval.index.index import Hits
 from retrieval.index.items import item_name
+from retrieval.templates import mean_embeddings
 from serving import asking
 from serving.collection import Collection, Deleted, Generation, NewItem, Query, Stored
 from serving.encoding import MOST_EMBEDDED, LiveEncoder
@@ -44,6 +45,7 @@ from serving.uploads import Uploads, suffix_of
 DECODERS = 2  # images decoded at a time: each may take 4 bytes a pixel and more
 MOST_SEARCHED, MOST_CHANGED = 64, 256  # of a batch
 MOST_WAITING = 512
+MOST_BODIES = 32  # requests whose bodies are in memory at a time; others wait unread
 MOST_REMEMBERED = 2**26  # bytes of images that asked, for those who say whether the answers are right
 SHOWN_LABELS = 20
 SHOWN_CATEGORIES = 500
@@ -98,6 +100,7 @@ class Server:
         self._remembered = Remembered(MOST_REMEMBERED)
         self._album = Album()
         self._decoding = ThreadPoolExecutor(DECODERS, "decode")
+        self._bodies = asyncio.Semaphore(MOST_BODIES)
         self._embedding = Gatherer("embed", self._embed, MOST_EMBEDDED, MOST_WAITING)
         self._searching = Gatherer("search", self.collection.search, MOST_SEARCHED, MOST_WAITING)
         self._changing = Gatherer("change", self.collection.change, MOST_CHANGED, MOST_WAITING)
@@ -112,13 +115,13 @@ class Server:
             Route("/api/health", self.health),
             Route("/api/stats", self.stats),
             Route("/api/labels", self.labels),
-            Route("/api/search", self.search, methods=["POST"]),
-            Route("/api/items", self.add, methods=["POST"]),
+            Route("/api/search", self._with_body(self.search), methods=["POST"]),
+            Route("/api/items", self._with_body(self.add), methods=["POST"]),
             Route("/api/items", self.some_items),
             Route("/api/items/{id}", self.delete, methods=["DELETE"]),
             Route("/api/items/{id}", self.show_item),
             Route("/api/items/{id}/image", self.show_picture),
-            Route("/api/feedback", self.give_feedback, methods=["POST"]),
+            Route("/api/feedback", self._with_body(self.give_feedback), methods=["POST"]),
             Route("/api/feedback/{time}", self.take_feedback_back, methods=["DELETE"]),
         ]
         handlers = {
@@ -130,6 +133,15 @@ class Server:
         app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
         app.router.redirect_slashes = False
         return Guard(app, self.settings, token)
+
+    def _with_body(self, answer: Callable) -> Callable:
+        """A route that reads a body when it is its turn."""
+
+        async def in_turn(request: Request) -> Response:
+            async with self._bodies:
+                return await answer(request)
+
+        return in_turn
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -155,7 +167,7 @@ class Server:
 
     async def stats(self, request: Request) -> Response:
         asking.refuse_unknown(request.query_params, ())
-        return Answer(await self._in_thread(self._stats))
+        return Answer(await asyncio.to_thread(self._stats))
 
     def _stats(self) -> dict[str, Any]:
         generation = self.collection.now()
@@ -186,7 +198,7 @@ class Server:
         """Labels whose names hold some words, the most frequent first."""
         asking.refuse_unknown(request.query_params, ("like",))
         like = request.query_params.get("like", "")[: asking.LONGEST_LABEL].lower()
-        return Answer({"labels": await self._in_thread(self._labels, like)})
+        return Answer({"labels": await asyncio.to_thread(self._labels, like)})
 
     def _labels(self, like: str) -> list[dict[str, Any]]:
         shown = []
@@ -203,7 +215,7 @@ class Server:
         asking.refuse_unknown(words, ("count", "seed"))
         count = asking.whole_number(words.get("count", "24"), "count", 1, asking.MOST_HITS)
         seed = asking.whole_number(words.get("seed", "0"), "seed", 0, asking.LARGEST_ID)
-        return Answer({"items": await self._in_thread(self._some_items, count, seed)})
+        return Answer({"items": await asyncio.to_thread(self._some_items, count, seed)})
 
     def _some_items(self, count: int, seed: int) -> list[dict[str, Any]]:
         generation = self.collection.now()
@@ -214,7 +226,7 @@ class Server:
     async def show_item(self, request: Request) -> Response:
         asking.refuse_unknown(request.query_params, ())
         id_ = _id_of(request)
-        generation = await self._in_thread(self.collection.now)
+        generation = await asyncio.to_thread(self.collection.now)
         generation.path_and_box(id_)
         return Answer(generation.facts([id_])[0])
 
@@ -222,8 +234,8 @@ class Server:
         asking.refuse_unknown(request.query_params, ("size",))
         id_ = _id_of(request)
         size = asking.choice(request.query_params.get("size", "thumb"), "size", tuple(SIDES))
-        generation = await self._in_thread(self.collection.now)
-        picture = await self._in_thread(self._album.picture, generation, id_, size)
+        generation = await asyncio.to_thread(self.collection.now)
+        picture = await self._decoded(self._album.picture, generation, id_, size)
         mark = f'"{picture.mark}"'
         headers = {"etag": mark, "cache-control": "private, max-age=3600"}
         if request.headers.get("if-none-match") == mark:
@@ -243,12 +255,12 @@ class Server:
         queries = [Query(embedding, k, asked.labels, asked.categories) for embedding in embeddings]
         answers = await asyncio.gather(*(_wait(self._searching.submit(query)) for query in queries))
         found = time.perf_counter()
-        sources = await self._in_thread(self._sources_of, asked)
+        sources = await asyncio.to_thread(self._sources_of, asked)
         answer = {
             "generation": answers[0][0].number,
             "items": len(answers[0][0]),
             "k": asked.k,
-            "queries": await self._in_thread(_shown, answers, asked, sources),
+            "queries": await asyncio.to_thread(_shown, answers, asked, sources),
             "milliseconds": {
                 "read": round(1000 * (came - start), 2),
                 "embed": round(1000 * (embedded - came), 2),
@@ -273,7 +285,7 @@ class Server:
         if kind != "application/json":
             raise Refusal(415, "send an image (Content-Type: image/jpeg and its like) or JSON (application/json)")
         body = await asking.read_body(request, self.settings.max_upload)
-        return await self._in_thread(self._asked_of_json, body)
+        return await asyncio.to_thread(self._asked_of_json, body)
 
     def _asked_of_json(self, body: bytes) -> Asked:
         fields = asking.read_object(body)
@@ -333,27 +345,26 @@ class Server:
     async def _embeddings_of(self, asked: Asked) -> list[np.ndarray]:
         """The embedding (D,) of each query; of several images that are one query, the mean of their directions."""
         if asked.item is not None:
-            generation = await self._in_thread(self.collection.now)
+            generation = await asyncio.to_thread(self.collection.now)
             return [generation.embedding(asked.item)]
         if asked.text is not None:
             return [await self._embed_one("text", asked.text)]
         embeddings = await asyncio.gather(*map(self._embed_image, asked.images, asked.boxes))
         if asked.combine == "mean":
-            lengths = [max(float(np.linalg.norm(embedding)), 1e-12) for embedding in embeddings]
-            return [np.mean([embedding / length for embedding, length in zip(embeddings, lengths)], axis=0)]
+            together = np.zeros(len(embeddings), dtype=np.int64)
+            return [mean_embeddings(np.stack(embeddings), together)[0]]
         return list(embeddings)
 
     async def _embed_image(self, content: bytes, box: tuple | None) -> np.ndarray:
         check_size(content, self.settings.max_pixels)
-        # Decoded by few threads: of the largest images not many fit into memory.
-        inputs = await self._in_thread(self._prepare_image, content, box)
+        inputs = await self._decoded(self._prepare_image, content, box)
         return await _wait(self._embedding.submit(("image", inputs)))
 
     def _prepare_image(self, content: bytes, box: tuple | None) -> Any:
         return self._encoder.prepare("image", decode(content, self.settings.max_pixels, box))
 
     async def _embed_one(self, kind: str, sample: str) -> np.ndarray:
-        inputs = await self._in_thread(self._encoder.prepare, kind, sample)
+        inputs = await asyncio.to_thread(self._encoder.prepare, kind, sample)
         return await _wait(self._embedding.submit((kind, inputs)))
 
     def _embed(self, jobs: Sequence[tuple[str, Any]]) -> list[np.ndarray | Exception]:
@@ -410,7 +421,8 @@ class Server:
             category = asking.label_value(fields["category"], "category")
         embedding = await self._embed_image(content, None)
         stored = await self._change(NewItem(content, suffix_of(content), embedding, label, category))
-        generation = self.collection.now()
+        generation = await asyncio.to_thread(self.collection.now)
+        # Somebody may have deleted it by now.
         facts = generation.facts([stored.id])[0] if generation.has(stored.id) else {"id": stored.id}
         return Answer({**facts, "is_new": stored.is_new}, status_code=201 if stored.is_new else 200)
 
@@ -448,7 +460,7 @@ class Server:
         sources = []
         if fields.get("query") is not None:
             sources = asking.several(fields["query"], "query", asking.MOST_QUERIES)
-        times = await self._in_thread(self._note_down, sources, items, same)
+        times = await self._decoded(self._note_down, sources, items, same)
         return Answer({"written": len(times), "times": times}, status_code=201)
 
     def _note_down(self, sources: list, items: list[int], same: bool) -> list[str]:
@@ -493,12 +505,13 @@ class Server:
         self._refuse_if_read_only()
         asking.refuse_unknown(request.query_params, ())
         time_text = request.path_params["time"]
-        count = await self._in_thread(self._feedback.take_back, [time_text])
+        count = await asyncio.to_thread(self._feedback.take_back, [time_text])
         if not count:
             raise Refusal(404, "there is no feedback of that time")
         return Answer({"removed": count})
 
-    async def _in_thread(self, function: Callable, *words: Any) -> Any:
+    async def _decoded(self, function: Callable, *words: Any) -> Any:
+        """What a function gives that decodes an image: few do so at a time, since each may take much memory."""
         return await asyncio.get_running_loop().run_in_executor(self._decoding, function, *words)
 
 

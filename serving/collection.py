@@ -16,6 +16,7 @@ from core.errors import InputError
 from core.items import modality_of
 from data.names import Names
 from report.thumbnails import short_name
+from retrieval.index.backends.exact import UNCODED
 from retrieval.index.folder import CARD, DiskRefuses, InUse, read_card
 from retrieval.index.index import Hits, Index
 from retrieval.index.items import LabelColumn, split_name
@@ -26,7 +27,6 @@ from serving.uploads import Uploads
 
 PATIENCE = 10.0  # seconds in which another process that changes the index may come to its end
 PAUSE = 0.05  # seconds between two tries
-BACKEND_THAT_COMPARES_ALL = "exact"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Generation:
         self.number = index.card["generation"]
         self._names = Names(index.names, {})
         self._held = None
-        if index.card["backend"] == BACKEND_THAT_COMPARES_ALL and HeldRows.fits(index.rows):
+        compares_all = index.card["backend"] == "exact" and index.card["options"].get("codes", UNCODED) == UNCODED
+        if compares_all and HeldRows.fits(index.rows):
             self._held = HeldRows(index.rows, None if before is None else before._held)
 
     def __len__(self) -> int:
@@ -191,9 +192,7 @@ class Generation:
         if not k:
             return _no_hits(len(embeddings))
         ids, scores = self._held.search(embeddings, k, allowed)
-        paths = np.array(self.rows.paths(ids.ravel()), dtype=object).reshape(ids.shape)
-        boxes = self.rows.boxes(ids.ravel()).reshape(*ids.shape, 4)
-        return Hits(ids, scores, paths, self.rows.labels(ids), boxes, self.rows.categories(ids))
+        return self.index.hits(ids, scores)
 
 
 def _counts(column: LabelColumn) -> list[tuple[int | str, int]]:

@@ -22,6 +22,28 @@ pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or c
 FLAGS = ["headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"]
 FLAGS += ["disable-component-update", "disable-sync", "disable-dev-shm-usage", "hide-scrollbars"]
 LABELS = np.repeat(np.arange(len(HOSTILE)), 3)
+RATE = {"value": 0.5, "interval": [0.4, 0.6]}
+# As result.json has it, chosen on a list with a hostile name.
+VERIFICATION = {
+    "pairs": {"of": "all pairs", "positive": 10, "negative": 200, "labels": 7},
+    "tar_at_far": [{"far": 0.1, "cosine": 0.25, "tar": RATE}],
+    "eer": {**RATE, "cosine": 0.3},
+    "intervals": {"resamples": 20},
+    "threshold_on": {
+        "list": HOSTILE[2],
+        "thresholds": [
+            {"far": 1e-7, "cosine": 0.25, "chosen": {"far": 0, "tar": 0.75}, "measured": {"far": RATE, "tar": RATE}}
+        ],
+    },
+    "calibration": {
+        "predicted": [0.1, 0.4, 0.8],
+        "observed": [0.1, 0.5, 1.0],
+        "pairs": [500, 40, 3],
+        "brier": 0.012345,
+        "ece": 0.01,
+    },
+    "folds": {"accuracy": 0.931, "standard_error": 0.004, "of_folds": {"1": 0.9, "2": 0.95}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +69,8 @@ def page(tmp_path_factory):
     pairs = closest_across_labels(content.results, content.query_rows, labels)
     leaks = closest_across_lists(embeddings, embeddings[:5])
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_content(path, dataclasses.replace(content, label_pairs=pairs, leaks=leaks, others=others))
+    more = {"label_pairs": pairs, "leaks": leaks, "others": others, "verification": VERIFICATION}
+    write_content(path, dataclasses.replace(content, **more))
     return path.as_uri()
 
 
@@ -118,6 +141,24 @@ def test_hostile_names_are_shown_and_do_nothing(opened):
         "return [...document.querySelectorAll('[href]')].map((one) => one.getAttribute('href'))"
     )
     assert all(link.startswith(("#", "data:,")) for link in links)
+
+
+def test_same_or_not_is_shown(opened):
+    def texts(selector):
+        script = "return [...document.querySelectorAll(arguments[0])].map((one) => one.textContent)"
+        return opened.execute_script(script, selector)
+
+    assert texts("#rates th") == ["FAR wished", "Cosine", "TAR there, %", "FAR here, %", "TAR here, %"]
+    cells = ["1e-7", "0.2500", "75.00", "50.000040.0000 – 60.0000", "50.0040.00 – 60.00"]
+    assert texts("#rates td") == cells
+    assert texts("#verification-numbers dd") == ["50.00 %", "0.3000", "93.10 ± 0.40 %"]
+    assert len(texts("#reliability circle")) == 3
+    # The line goes through the points with enough pairs.
+    assert (
+        opened.execute_script("return document.querySelector('#reliability .found').getAttribute('d')").count("L") == 1
+    )
+    assert "0.0123" in texts("#reliability-note")[0]
+    assert opened.execute_script("return document.querySelector('#verification bdi').textContent") == HOSTILE[2]
 
 
 def test_the_policy_would_stop_a_mistake(opened):

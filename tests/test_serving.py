@@ -1,12 +1,15 @@
-"""The server's routes, limits and refusals; hostile requests; changes that are acknowledged only when they are there."""
+"""The server's routes, limits and refusals; hostile requests; changes that are acknowledged when they are there."""
 
 import asyncio
 import base64
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -16,20 +19,25 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("starlette", reason="starlette is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
-pytest.importorskip("httpx", reason="httpx is not installed")
-from served import FINGERPRINT, WIDTH, Process, StubEncoder, emoji_files, make_index
+httpx = pytest.importorskip("httpx", reason="httpx is not installed")
+from runs import run
+from served import FINGERPRINT, ROOT, WIDTH, Process, StubEncoder, emoji_files, make_index
 from starlette.testclient import TestClient
 
 from core.errors import InputError
+from embeddings.index import settings_for_index
+from models import ModelSettings
 from retrieval.decision import Decision
 from retrieval.index.folder import locked
 from retrieval.index.index import Index
 from serving import collection as collection_module
 from serving.app import Remembered, Server
 from serving.collection import Collection, Query
+from serving.encoding import open_live_encoder
 from serving.feedback import Feedback
 from serving.gathering import Gatherer
 from serving.guard import Rates
@@ -61,8 +69,6 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def folder(template, tmp_path):
-    import shutil
-
     return shutil.copytree(template, tmp_path / "emoji.index")
 
 
@@ -955,6 +961,51 @@ def test_ports(tmp_path):
         open_port(ServeSettings(host="203.0.113.9", port=0))
 
 
+def test_the_network_of_an_index(finished_run, sop_tree, tmp_path):
+    """What the server makes of an image is what `search.py build` made of it."""
+    folder = tmp_path / "shapes.index"
+    line = [
+        folder,
+        f"--pretrained_model={finished_run}",
+        f"--data_dir={sop_tree}",
+        "--use_gpu=False",
+        "--num_workers=0",
+    ]
+    run("search", ["build", *line])
+    settings = settings_for_index(ModelSettings(), (), Index.open(folder))
+    encoder = open_live_encoder(settings, torch.device("cpu"), "fp32", "torch")
+    server = Server(folder, encoder, ServeSettings())
+    assert encoder.takes == {"image"}
+    with TestClient(server.app, base_url=HOST) as client:
+        for id_, path in enumerate(Index.open(folder).rows.paths()[:5]):
+            answer = post(client, "/api/search?k=30", Path(path).read_bytes(), "image/jpeg").json()
+            scores = {hit["id"]: hit["score"] for hit in answer["queries"][0]["hits"]}
+            assert scores[id_] == pytest.approx(1, abs=1e-5)
+
+
+def test_mistakes_of_the_command_line(template, tmp_path):
+    with open_port(ServeSettings(port=0)) as port:
+        number = port.getsockname()[1]
+        with pytest.raises(InputError, match="take another one by --port"):
+            run("search", ["serve", template, f"--port={number}"])
+    with pytest.raises(InputError, match="is no index"):
+        run("search", ["serve", tmp_path / "nothing", "--port=0"])
+    with pytest.raises(InputError, match="names no model; give --pretrained_model"):
+        run("search", ["serve", template, "--port=0"])
+    for flag in ("--port=65536", "--port=-1", "--max_upload=x", "--rate_limit=-1", "--prot=1"):
+        with pytest.raises((SystemExit, InputError)):
+            run("search", ["serve", template, flag])
+    with pytest.raises(InputError, match="--token="):
+        run("search", ["serve", template, "--token=two words"])
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+def test_packages_that_are_missing(template, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=f"needs the package {package}: pip install -r requirements/serve.txt"):
+        run("search", ["serve", template])
+
+
 @pytest.mark.slow
 def test_a_signal_stops_it_in_order(folder):
     server = Process(folder)
@@ -963,6 +1014,37 @@ def test_a_signal_stops_it_in_order(folder):
     status, printed = server.end(signal.SIGTERM)
     assert status == 0 and "all that was acknowledged is on the disk" in printed
     assert Index.open(folder).rows.has(np.array([item["id"]]))[0]
+
+
+@pytest.mark.slow
+def test_the_command_line(template, finished_run, sop_tree, tmp_path):
+    """`search.py serve` as people start it: it says where it is, answers, and ends in order."""
+    folder = tmp_path / "shapes.index"
+    line = [f"--pretrained_model={finished_run}", f"--data_dir={sop_tree}", "--use_gpu=False", "--num_workers=0"]
+    run("search", ["build", folder, *line])
+    # A process of its own knows the models of the tests by a line in front.
+    code = "import sys; from runs import tiny_backbone, run; tiny_backbone().__enter__(); import search; "
+    code += "search.main(sys.argv[1:])"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, "serve", str(folder), "--port=0", "--use_gpu=False", "--token=word"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    printed = []
+    for text in process.stdout:
+        printed.append(text)
+        if text.startswith("serving at "):
+            break
+    assert printed[-2] == "30 images\n", printed
+    address = printed[-1].removeprefix("serving at ").strip()
+    headers = {"authorization": "Bearer word"}
+    assert "<!doctype html>" in httpx.get(address, timeout=60).text
+    assert httpx.get(f"{address}api/stats", timeout=60).status_code == 401
+    answer = httpx.post(f"{address}api/search", json={"item": 1, "k": 3}, headers=headers, timeout=60)
+    assert len(answer.json()["queries"][0]["hits"]) == 3
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "all that was acknowledged is on the disk" in rest, rest
 
 
 @pytest.mark.slow
@@ -978,8 +1060,6 @@ def test_killed_and_started_again(folder):
         lock = threading.Lock()
 
         def change(worker, server=server, stop=stop, lock=lock, attempt=attempt):
-            import httpx
-
             count = 0
             with httpx.Client(base_url=server.address, timeout=30) as client:
                 while not stop.is_set():

@@ -3,6 +3,7 @@ each pair anew, and what is refused."""
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from runs import as_line, run
 
 from core.errors import InputError
+from data.make_pairs import draw_pairs, write_pairs
 from data.pair_files import RowsByPath, read_pairs, read_templates
 from data.records import Records
 from retrieval.exact import ExactScores
@@ -324,15 +326,19 @@ def test_calibration_as_scikit_learns_of_all_pairs():
     embeddings, codes = data(120)
     scores, is_same, _, _ = pairs_of(embeddings, codes)
     found = calibrate(listed_histogram(scores.astype(np.float64), is_same))
-    regression = isotonic.IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(scores, is_same)
+    fitted = isotonic.IsotonicRegression(y_min=0, y_max=1).fit_transform(scores, is_same)
+    _, stretch, sizes = np.unique(fitted, return_inverse=True, return_counts=True)
+    doubtful = (fitted * sizes[stretch] + 2 * is_same.mean()) / (sizes[stretch] + 2)
+    expected = isotonic.IsotonicRegression(y_min=0, y_max=1).fit_transform(scores, doubtful)
     # Bins are 1/32768 wide: between knots that stand so close the curve is steep, so most scores are compared.
-    difference = np.abs(found.probability(scores) - regression.predict(scores))
+    difference = np.abs(found.probability(scores) - expected)
     assert np.median(difference) < 1e-3 and np.mean(difference) < 5e-3
+    assert found.probabilities[-1] < 1
     assert (np.diff(found.probabilities) >= 0).all() and (np.diff(found.scores) > 0).all()
     assert found.odds == is_same.sum() / (~is_same).sum()
-    # Isotonic regression keeps the mean.
+    # Isotonic regression keeps the mean, but for what is doubted.
     fit = reliability(listed_histogram(scores.astype(np.float64), is_same), found)
-    assert sum(np.array(fit.pairs) * fit.predicted) == pytest.approx(is_same.sum(), rel=2e-3)
+    assert sum(np.array(fit.pairs) * fit.predicted) == pytest.approx(is_same.sum(), rel=0.05)
     assert fit.brier < fit.brier_of_share and fit.ece < 0.01
 
 
@@ -454,6 +460,30 @@ def test_templates_that_cannot_be(people, tmp_path):
         read_templates(tmp_path / "t.csv", people)
 
 
+# Pairs drawn from a list.
+
+
+def test_drawn_pairs_are_folds_of_labels_of_their_own(tmp_path):
+    labels = np.arange(90) % 18
+    paths = np.array([f"/set/{label}/{row}.jpg" for row, label in enumerate(labels)])
+    records = Records("list.csv", paths, labels, *np.ones((2, 90), bool))
+    drawn = draw_pairs(records, 3, 20, 5)
+    assert drawn == draw_pairs(records, 3, 20, 5) != draw_pairs(records, 3, 20, 6)
+    left, right, is_same, folds = map(np.array, zip(*drawn))
+    assert ((labels[left] == labels[right]) == is_same).all() and (left != right).all()
+    assert len(set(map(frozenset, zip(left.tolist(), right.tolist())))) == 120
+    for fold in (1, 2, 3):
+        assert is_same[folds == fold].sum() == (~is_same[folds == fold]).sum() == 20
+        inside, outside = (set(labels[np.append(left[m], right[m])]) for m in (folds == fold, folds != fold))
+        assert not inside & outside
+    write_pairs(records, "/set", drawn, tmp_path / "p.csv")
+    pairs = read_pairs(tmp_path / "p.csv")
+    assert RowsByPath(records).rows(pairs.left, pairs.lines, "p.csv").tolist() == left.tolist()
+    assert pairs.is_same.tolist() == is_same.tolist() and pairs.folds.tolist() == folds.astype(str).tolist()
+    with pytest.raises(InputError, match="fold 1 of 3 has 60 pairs of one label, fewer than 99; take fewer pairs"):
+        draw_pairs(records, 3, 99, 0)
+
+
 # eval.py.
 
 
@@ -495,6 +525,43 @@ def test_eval_tells_it_all(tmp_path):
     assert "same or not, over all pairs" in printed and "threshold chosen on val.npz" in printed
     assert "FAR 0.0001, 1e-05, 1e-06: left out, since so few" in printed and "open set, 6 labels unknown" in printed
     assert "same or not" not in evaluate(tmp_path)[0]
+
+
+def test_eval_by_squared_distances(tmp_path):
+    pytest.importorskip("sklearn")
+    embeddings, codes = npz(tmp_path / "x.npz", 0)
+    npz(tmp_path / "val.npz", 1, start=100)
+    flags = {"threshold_on": tmp_path / "val.npz", "distance": "squared_euclidean", "resamples": 20}
+    printed, result = evaluate(tmp_path, verification=True, pairs=True, **flags)
+    scores, is_same, _, _ = pairs_of(embeddings, codes, "squared_euclidean")
+    for row in result["threshold_on"]["thresholds"]:
+        assert row["squared_distance"] > 0 and "cosine" not in row
+        assert row["measured"]["tar"]["value"] == (scores[is_same] >= -row["squared_distance"]).mean()
+    low, high = result["tar_at_far"][0]["threshold_interval"]
+    assert 0 < low < result["tar_at_far"][0]["squared_distance"] < high
+    assert "squared distance" in printed
+    best = json.loads((tmp_path / "result.json").read_text())["metrics"]["best_threshold"]
+    assert best["threshold"] == best["squared_distance"] == -best["score"]
+
+
+def test_the_best_threshold_says_what_it_is(tmp_path):
+    npz(tmp_path / "x.npz", 0)
+    printed, _ = evaluate(tmp_path, pairs=True)
+    best = json.loads((tmp_path / "result.json").read_text())["metrics"]["best_threshold"]
+    assert best["cosine"] == best["score"] and best["threshold"] == 1 - best["cosine"]
+    assert f"cosine {best['cosine']:.3f}, which is --postprocess=constant_threshold --threshold=" in printed
+
+
+def test_the_report_has_it(tmp_path):
+    pytest.importorskip("sklearn")
+    embeddings, codes = data(60, 12)
+    texts = np.array([f"text:{row}" for row in range(60)])
+    np.savez(tmp_path / "x.npz", embeddings=embeddings, labels=codes, paths=texts)
+    flags = {"verification": True, "threshold_on": tmp_path / "x.npz", "resamples": 0}
+    _, result = evaluate(tmp_path, report=tmp_path / "page.html", **flags)
+    page = (tmp_path / "page.html").read_text()
+    content = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert content["verification"] == result and result["calibration"]["pairs"]
 
 
 def test_eval_of_a_file_of_pairs(tmp_path):

@@ -1,46 +1,4 @@
 
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
-
-// ---- Making things. Texts become text nodes and nothing is parsed, so no name can turn into markup.
-
-const fill = (node, attributes, children) => {
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-};
-const make = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
-const draw = (tag, attributes = {}, ...children) =>
-  fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-// Names come from anywhere: a <bdi> keeps their writing direction to themselves.
-const bdi = (text) => make("bdi", {}, text);
-// A file's name, which may break after its folders.
-const path = (text) => make("bdi", {}, ...text.split(/(?<=\/)/).flatMap((part) => [part, make("wbr")]));
-const term = (key, value) => make("div", {}, make("dt", {}, key), make("dd", {}, value));
-
-const whole = (number) => number.toLocaleString("en");
-const count = (number, one, many = `${one}s`) => `${whole(number)} ${number === 1 ? one : many}`;
-const decimal = (number, digits = 2) => number.toFixed(digits).replace("-", "−");
-const percent = (share, digits = 2) => (share === null ? "–" : decimal(100 * share, digits));
-const colour = (variable) => getComputedStyle(document.documentElement).getPropertyValue(`--${variable}`).trim();
-
-// Buttons of which one is pressed; show(i) is called for the first, and then for whichever is clicked.
-const choose = (group, names, show) => {
-  const buttons = names.map((text) => make("button", { type: "button" }, text));
-  const press = (chosen) => {
-    buttons.forEach((button, i) => button.setAttribute("aria-pressed", i === chosen));
-    show(chosen);
-  };
-  buttons.forEach((button, i) => button.addEventListener("click", () => press(i)));
-  group.append(...buttons);
-  group.hidden = names.length < 2;
-  press(0);
-};
-
-// A label as a heading: a name speaks for itself, a number does not.
-const heading = (label) => (/^-?[0-9]+$/.test(label) ? ["Label ", bdi(label)] : [bdi(label)]);
-
 // ---- The card that shows an image large. item: label, file, and more (nodes) between them.
 
 const tip = at("tip");
@@ -72,6 +30,7 @@ const header = () => {
   document.title = data.title;
   at("title").append(bdi(data.title));
   at("facts").append(...data.facts.map(([key, value]) => term(bdi(key), bdi(value))));
+  at("facts").after(...data.notices.map((notice) => make("p", { class: "notice" }, bdi(notice))));
   at("counts").append(
     `Means over ${count(queries, "query", "queries")}, in per cent.` +
       (lone ? ` ${count(lone, "query has", "queries have")} nothing right to find.` : ""));
@@ -226,6 +185,69 @@ const scores = () => {
     : "No two items have the same label, so there is no positive pair and no threshold.");
 };
 
+// ---- Same or not
+
+// A rate in per cent with its interval, if it has one.
+const rate = ({ value, interval }, digits = 2) => [percent(value, digits),
+  interval && make("small", {}, `${percent(interval[0], digits)} – ${percent(interval[1], digits)}`)];
+const rates = (heads, rows) => make("table", { class: "rates" },
+  make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))),
+  make("tbody", {}, ...rows.map((cells) => make("tr", {},
+    ...cells.map((cell) => make("td", {}, ...[cell].flat().filter((part) => part !== null)))))));
+const cut = (point) => decimal(point.cosine ?? point.squared_distance, point.cosine === undefined ? 3 : 4);
+
+// How often what was said with a probability came true, beside the diagonal on which it would always do so.
+const reliability = ({ predicted, observed, pairs }) => {
+  const side = 300, left = 36, x = (share) => left + share * side, y = (share) => 8 + (1 - share) * side;
+  const most = Math.log(Math.max(...pairs) + 1);
+  // A handful of pairs says little: such points are drawn, and no line leads to them.
+  const told = predicted.map((_, i) => i).filter((i) => pairs[i] >= 30);
+  const parts = [draw("path", { class: "axis", d: `M${x(0)} ${y(1)}V${y(0)}H${x(1)}` }),
+    draw("line", { class: "ideal", x1: x(0), y1: y(0), x2: x(1), y2: y(1) }),
+    draw("path", { class: "found", d: `M${told.map((i) => `${x(predicted[i])} ${y(observed[i])}`).join("L")}` })];
+  predicted.forEach((share, i) => parts.push(draw("circle",
+    { cx: x(share), cy: y(observed[i]), r: 2 + (4 * Math.log(pairs[i] + 1)) / most },
+    draw("title", {}, `said ${percent(share, 1)} %, true of ${percent(observed[i], 1)} % of ${count(pairs[i], "pair")}`))));
+  for (const share of [0, 0.5, 1]) {
+    parts.push(draw("text", { x: x(share), y: y(0) + 18, "text-anchor": "middle" }, decimal(share, 1)),
+      draw("text", { x: left - 8, y: y(share) + 4, "text-anchor": "end" }, decimal(share, 1)));
+  }
+  const said = "Of the pairs that are the same with some probability, the share that is";
+  return draw("svg", { viewBox: `0 0 ${left + side + 16} ${side + 34}`, role: "img", "aria-label": said }, ...parts);
+};
+
+const verification = () => {
+  const { pairs, tar_at_far: points, eer, intervals, threshold_on: chosen, calibration, folds } = data.verification;
+  const name = "cosine" in eer ? "Cosine" : "Squared distance";
+  at("verification-lead").append(`Over ${pairs.of}: ${count(pairs.positive, "pair")} of one label, ` +
+    `${whole(pairs.negative)} of two. A pair is called the same from a ${name.toLowerCase()} on: FAR is the share of ` +
+    "pairs of two labels that are, TAR that of pairs of one.");
+  if (chosen) {
+    at("rates").append(rates(["FAR wished", name, "TAR there, %", "FAR here, %", "TAR here, %"],
+      chosen.thresholds.map((row) => [String(row.far), cut(row), percent(row.chosen.tar),
+        rate(row.measured.far, 4), rate(row.measured.tar)])));
+  } else {
+    at("rates").append(rates(["FAR", name, "TAR, %"],
+      points.map((point) => [String(point.far), cut(point), rate(point.tar)])));
+  }
+  at("verification-numbers").append(term("EER", `${percent(eer.value)} %`), term(`${name} there`, cut(eer)));
+  if (folds) {
+    at("verification-numbers").append(term(`Accuracy over ${count(Object.keys(folds.of_folds).length, "fold")}`,
+      `${percent(folds.accuracy)} ± ${percent(folds.standard_error)} %`));
+  }
+  at("verification-note").append(
+    ...(chosen ? ["Thresholds were chosen on ", bdi(chosen.list), ", and are judged here on other labels. "] : []),
+    intervals.resamples ? "Beside a rate stands where 95 % of it lie over drawings of the labels." : "");
+  at("calibration").hidden = !calibration;
+  if (calibration) {
+    at("reliability").append(reliability(calibration));
+    at("reliability-note").append(
+      "Across: the probability that two items are the same, as calibrated on the list that thresholds were chosen on. " +
+      `Upwards: how many of such pairs here are. Brier ${calibration.brier.toPrecision(3)}, calibration error (ECE) ` +
+      `${calibration.ece.toPrecision(3)}.`);
+  }
+};
+
 // ---- Look-alikes. said: the sentence before how close they are, and the one after.
 
 const lookalikes = (id, said) => () => {
@@ -250,6 +272,7 @@ const sections = {
   categories: data.categories && categories,
   queries,
   scores: data.histogram && scores,
+  verification: data.verification && verification,
   label_pairs: data.label_pairs && lookalikes("label_pairs", [["Items of different labels, any two labels once,"],
     "Some will be mistakes of the model, some wrong labels, some two labels for one thing."]),
   leaks: data.leaks && lookalikes("leaks",

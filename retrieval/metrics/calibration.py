@@ -4,6 +4,9 @@ Isotonic: of all curves that do not fall, the one with the least squared error (
 fitted to a PairHistogram, so of all pairs, in bins of 1/32768 of cosine. What share of pairs are of one label depends
 on how many items there are to compare with, so that P(same) of one gallery is turned into that of another by the odds
 (Saerens, Latinne and Decaestecker, Neural Computation 14(1), 2002).
+
+A stretch of few pairs that all are the same says 1, and is believed too much. So each stretch of the curve is thought
+to hold DOUBT pairs more, of which as many are the same as of all (the m-estimate: Cestnik, ECAI 1990).
 """
 
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from core.packages import needed
 from retrieval.metrics.pairs import PairHistogram
 
 BINS = 15  # of a reliability plot
+DOUBT = 2  # pairs that a stretch of the curve is thought to hold beside its own
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Calibration:
         """The same where there are so many positive pairs per negative one."""
         ratio = odds / self.odds
         weighted = self.probabilities * ratio
-        return Calibration(self.scores, weighted / (weighted + 1 - self.probabilities), odds)
+        return Calibration(self.scores, weighted / (weighted + (1 - self.probabilities)), odds)
 
 
 @dataclass(frozen=True)
@@ -60,21 +64,28 @@ def check_package() -> None:
     needed("sklearn.isotonic", "calibration", "verification")
 
 
-def calibrate(histogram: PairHistogram) -> Calibration:
-    """The Calibration of all pairs of a histogram.
+def calibrate(histogram: PairHistogram, directions: int = 1) -> Calibration:
+    """The Calibration of all pairs of a histogram, which counts each of them `directions` times.
 
     Raises InputError without pairs of both kinds, and where scikit-learn is missing.
     """
     isotonic = needed("sklearn.isotonic", "calibration", "verification")
-    counts = histogram.positive + histogram.negative
+    counts = (histogram.positive + histogram.negative) / directions
     positives, negatives = int(histogram.positive.sum()), int(histogram.negative.sum())
     if not positives or not negatives:
         raise InputError(f"calibration needs pairs of both kinds; {positives} are positive and {negatives} negative")
     used = np.flatnonzero(counts)
+    counts = counts[used]
     middles = _middles(histogram)[used]
-    regression = isotonic.IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-    regression.fit(middles, histogram.positive[used] / counts[used], sample_weight=counts[used])
-    scores, probabilities = _corners(regression.X_thresholds_, regression.y_thresholds_)
+    shares = histogram.positive[used] / directions / counts
+    fitted = isotonic.isotonic_regression(shares, sample_weight=counts, y_min=0, y_max=1)
+    # Each level stretch with pairs beside its own; then short ones may fall, and are fitted once more.
+    _, stretch = np.unique(fitted, return_inverse=True)
+    sizes = np.bincount(stretch, counts)[stretch]
+    overall = positives / (positives + negatives)
+    doubtful = (fitted * sizes + DOUBT * overall) / (sizes + DOUBT)
+    smoothed = isotonic.isotonic_regression(doubtful, sample_weight=counts, y_min=0, y_max=1)
+    scores, probabilities = _corners(middles, smoothed)
     return Calibration(scores, probabilities, positives / negatives)
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from core.console import log
-from core.types import Positive, Rates, SomeOf, Words
+from core.types import Positive, Rates, SomeOf, Widths, Words
 from retrieval.metrics.clustering import cluster_agreement
 from retrieval.metrics.components import component_fractions
 from retrieval.metrics.pairs import PairHistogram, fnmr_at_fmr, pair_histogram
 from retrieval.metrics.per_query import Means, query_values, summary
+from retrieval.metrics.photos import curve_of_photos
 from retrieval.metrics.ranking import Ranked, describe, parse_metric, parse_metrics, values
 from retrieval.query_gallery import QueryGallery
 from retrieval.rerank import chain_options, open_chain
@@ -157,6 +158,7 @@ def evaluate(
     search_memory_mb: Positive = 256,
     postprocess: Annotated[tuple[str, ...], SomeOf("retrieval/rerank")] = (),
     top: Positive = 100,
+    photos_curve: Widths = (),
 ) -> Evaluation:
     """The figures of a list's embeddings.
 
@@ -173,6 +175,7 @@ def evaluate(
         postprocess: comma-separated, one after the other: {retrieval/rerank}; their own flags:
             --postprocess=NAME --help
         top: items of each query that are re-ranked, saved, shown
+        photos_curve: Recall@1 with so many photos of each label in the gallery, such as 1,2,4
 
     embeddings: (N, D), or this rank's GalleryShard of them, of which every rank then makes the same figures;
     query_gallery is of them, or of a placeholder; records: the list that they are of. needs_results, needs_histogram:
@@ -213,6 +216,9 @@ def evaluate(
         pcf_definition = "oml" if definition == "oml" else "standard"
         for variance, value in component_fractions(embeddings, pcf, pcf_definition).items():
             figures[f"pcf@{variance:g}"] = value
+    if photos_curve:
+        for point in curve_of_photos(query_gallery, photos_curve, 0, distance, memory):
+            figures |= point.as_figures()
     if clustering:
         figures |= cluster_agreement(embeddings, records.vocabulary.codes)
 

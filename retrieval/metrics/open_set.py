@@ -129,15 +129,29 @@ def identified(
     found = scores[is_mated & is_right]
     points, left_out = [], []
     for rate in rates:
-        allowed = allowed_accepts(rate, unmated)
-        if not 0 < allowed < unmated:
+        if not 0 < allowed_accepts(rate, unmated) < unmated:
             left_out.append(rate)
             continue
-        threshold = float(np.nextafter(np.float32(strangers[allowed]), np.float32(np.inf)))
+        threshold = answer_threshold(strangers, rate)
         fnir = 1 - int((found >= threshold).sum()) / mated
         interval = _fnir_interval(scores, is_right, is_mated, labels, rate, resamples, seed)
         points.append(Identified(rate, threshold, float((strangers >= threshold).mean()), Rate(fnir, interval)))
     return OpenSet(mated, unmated, gallery, unknown_labels, tuple(points), tuple(left_out))
+
+
+def answer_threshold(strangers: np.ndarray, rate: float) -> float:
+    """The least score that no more than a share of queries without a mate reach: scores (n,) of their nearest items.
+
+    Raises InputError for a share of less than one of them, or of all.
+    """
+    allowed = allowed_accepts(rate, len(strangers))
+    if not 0 < allowed < len(strangers):
+        raise InputError(
+            f"an FPIR of {rate:g} of {len(strangers)} queries without a mate is no part of them; it can be "
+            f"{1 / max(1, len(strangers)):.2g} or more, and less than 1"
+        )
+    refused = np.sort(strangers)[::-1][allowed]
+    return float(np.nextafter(np.float32(refused), np.float32(np.inf)))
 
 
 def _fnir_interval(

@@ -196,6 +196,12 @@ class PgvectorBackend(Backend):
         graph = f"(embedding {self.kind}_ip_ops) WITH (m = {self.links}, ef_construction = {candidates})"
         self._run(connection, f"CREATE INDEX ON {{}} USING hnsw {graph}", table)
 
+    def table_bytes(self, state: dict) -> int:
+        """What an index's table takes on the server, its graph included."""
+        with self._asking() as connection:
+            [size] = connection.execute("SELECT pg_total_relation_size(%s::regclass)", [state["table"]]).fetchone()
+        return size
+
     def _version(self, connection) -> str | None:
         found = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
         return found and found[0]
