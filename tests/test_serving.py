@@ -35,14 +35,16 @@ from retrieval.decision import Decision
 from retrieval.index.folder import locked
 from retrieval.index.index import Index
 from serving import collection as collection_module
-from serving.app import Remembered, Server
-from serving.collection import Collection, Query
+from serving.app import Server
+from serving.collection import Collection
 from serving.encoding import open_live_encoder
 from serving.feedback import Feedback
 from serving.gathering import Gatherer
+from serving.generation import Query
 from serving.guard import Rates
 from serving.held import HeldRows
 from serving.refusal import Refusal
+from serving.remembered import Remembered
 from serving.server import open_port
 from serving.settings import ServeSettings
 
