@@ -3,6 +3,8 @@
 python reader.py check data/emoji/emoji.csv
 python reader.py check Ebay_train.txt Ebay_test.txt --data_dir=data/Stanford_Online_Products
 python reader.py make photos --output=photos/list.csv --test_share=0.2
+python reader.py doctor photos/list.csv --output_dir=output/doctor
+python reader.py fix photos/list.csv --fixes=output/doctor/fixes.csv --output=photos/clean.csv
 """
 
 if __name__ == "__main__":  # numpy and OpenCV bring OpenMP in some builds
@@ -19,7 +21,8 @@ from core.errors import InputError
 from core.numerals import read_float, read_int
 from core.types import Count, Paths
 from data.check import check_images
-from data.formats.csv import NO_ROW
+from data.fixes import BOX, LABEL, REMOVE, mend_list
+from data.formats.csv import NO_ROW, SPLITS
 from data.hold_out import hold_out
 from data.image.decode import check_opencv
 from data.image.files import read_bytes
@@ -43,6 +46,7 @@ __all__ = [
     "refuse_broken_images",
 ]
 
+DONE = {REMOVE: "rows removed", LABEL: "labels changed", BOX: "boxes changed"}
 ANCESTORS_BATCH = 256  # images in a training batch where the flag is left open
 
 
@@ -184,6 +188,16 @@ def make(folder: str, output: str, test_share: float, label_level: int, seed: in
     print(" ".join(command))
 
 
+def fix(list_file: str, data_dir: str | None, fixes: str, output: str, split: str, overwrite: bool) -> None:
+    """Write the list that the actions in a fixes.csv make of another one, and say what was done and how it is used."""
+    raw, counts = mend_list(list_file, data_dir, fixes, output, split, overwrite)
+    done = ", ".join(f"{count} {DONE[action]}" for action, count in sorted(counts.items()))
+    print(f"written: {output}; {done or 'nothing was to be done'}")
+    # A list that stands elsewhere than the old one still has its paths.
+    if os.path.abspath(Path(output).parent) != os.path.abspath(raw.folder):
+        print(f"its paths start from --data_dir={raw.folder}")
+
+
 def _share(text: str) -> float:
     """A number from 0 to below 1, as a flag's text."""
     try:
@@ -207,7 +221,7 @@ def _level(text: str) -> int:
 
 
 def _new_parser() -> argparse.ArgumentParser:
-    """The flags of both sub-commands."""
+    """The flags of all sub-commands; those of `doctor` are its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = parser.add_subparsers(dest="task", required=True)
 
@@ -228,17 +242,36 @@ def _new_parser() -> argparse.ArgumentParser:
     making.add_argument("--label_level", type=_level, default=1, help="2: FOLDER/CATEGORY/LABEL/image.jpg (default 1)")
     making.add_argument("--seed", type=read_int, default=0, help="of the choice of the labels to test on (default 0)")
     making.add_argument("--overwrite", action="store_true", help="replace a list that is there")
+
+    help_text = "copies, wrong labels and boxes, outliers, leaks: a csv to edit and a page (doctor --help)"
+    examining = tasks.add_parser("doctor", help=help_text)
+    examining.add_argument("words", nargs=argparse.REMAINDER)
+
+    fixing = tasks.add_parser("fix", help="write the list that the actions in a doctor's fixes.csv make of another")
+    fixing.add_argument("list_file", metavar="LIST", help="the list that was examined")
+    fixing.add_argument(
+        "--fixes", required=True, metavar="FIXES.csv", help="of the doctor, its actions as you want them"
+    )
+    fixing.add_argument("--output", required=True, metavar="LIST", help="the list to write, of the same kind")
+    fixing.add_argument("--data_dir", help="as for check")
+    fixing.add_argument(
+        "--split", choices=tuple(SPLITS.values()), default="train", help="of the rows of a folder (default train)"
+    )
+    fixing.add_argument("--overwrite", action="store_true", help="replace a list that is there")
     return parser
 
 
 def main(argv: list[str]) -> None:
     """The command line of this file; `check` ends with the status 1 where there are faults."""
+    if argv[:1] == ["doctor"]:
+        # A script of its own, with a network's flags: it stands above this file, which scripts import.
+        os.execv(sys.executable, [sys.executable, str(Path(__file__).with_name("doctor.py")), *argv[1:]])
     parser = _new_parser()
     flags = vars(parser.parse_args(argv))
     task = flags.pop("task")
     try:
-        if task == "make":
-            make(**flags)
+        if task in ("make", "fix"):
+            {"make": make, "fix": fix}[task](**flags)
             return
         lists = flags["lists"]
         if len(lists) > 2:

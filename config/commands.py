@@ -174,6 +174,7 @@ TRAIN_PAIR = _training(
         Section("mining", "loss", ("engine.mining:build_miner",)),
         Section("towers", "model", ("models.two_towers:settings_to_train",)),
         Section("kept", "loss", ("engine.kept_classes:with_kept_classes",)),
+        Section("feedback", "data", ("embeddings.feedback:open_feedback",)),
         Section("memory", "what a batch is compared with", ("engine.memory:build_memory",)),
         Section("lookalikes", "what a batch is compared with", ("engine.lookalikes:build_lookalikes",)),
     ),
@@ -196,6 +197,7 @@ EVAL = Command(
             LISTS.homes,
             without=("data_dir", "test_list", "on_bad_image"),
         ),
+        Section("protocol", "figures (docs/metrics.md)", ("care.protocol:open_linter",)),
         Section("outputs", "results", ("report.outputs:EvalOutputs",)),
         REPLAY,
     ),
@@ -213,6 +215,7 @@ INFER = Command(
         UNREADABLE,
         Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 1}),
         FAITHFUL,
+        Section("shards", "data", ("data.shards:find_shards",)),
         Section("outputs", "results", ("embeddings.streaming:open_kept_files",)),
         Section("classifier", "results", ("embeddings.classifier:open_classifier",)),
         Section("export", "export", ("embeddings.export:open_export",)),
@@ -290,7 +293,31 @@ SYNC = Command(
     ),
     replays_others=True,
 )
+UPGRADE = Command(
+    sections=(
+        Section("upgrade", "index", ("embeddings.upgrade:UpgradeSettings",)),
+        Section("model", "model", MODEL.homes, note="the new one; left open, where an upgrade goes on, the index's"),
+        WORKERS,
+        SKIPPED,
+        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 32}),
+        FAITHFUL,
+        REPLAY,
+    ),
+    replays_others=True,
+)
 DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
+DOCTOR = Command(
+    sections=(
+        Section("model", "model", MODEL.homes, note="left open: the best network whose weights are here"),
+        FOLDER,
+        Section("doctor", "data", ("care.patient:open_patient",)),
+        WORKERS,
+        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 50}),
+        Section("embedding", "data", ("embeddings.embed:embed_list",), without=("shard_gallery",)),
+        FAITHFUL,
+        Section("outputs", "results", ("report.doctor:DoctorOutputs",)),
+    ),
+)
 SERVE = Command(
     sections=(OF_INDEX, FAITHFUL, Section("serving", "server", ("serving.settings:ServeSettings",))),
 )
@@ -304,6 +331,8 @@ COMMANDS = {
     "search delete": DELETE,
     "search find": FIND,
     "search decide": DECIDE,
+    "doctor": DOCTOR,
     "search sync": SYNC,
+    "search upgrade": UPGRADE,
     "search serve": SERVE,
 }

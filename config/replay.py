@@ -107,6 +107,9 @@ def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -
     if values.get("threshold_on") == "val":
         names.append("val_classes")
     config = run_folder(source) / "config.json"
+    # A command that is given its list as a word has no use for the folder of another.
+    if "test_list" not in names:
+        return {}
     # What is given to embed names its folder itself.
     names_its_own = any(values.get(name) for name in ("input", "text", "index"))
     if names_its_own or not config.is_file() or any(name in typed for name in names):

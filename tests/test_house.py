@@ -24,6 +24,7 @@ FLOORS = {
     "data": 3,
     "retrieval": 3,
     "embeddings": 4,
+    "care": 5,
     "engine": 5,
     "report": 5,
     "reader": 6,
@@ -34,11 +35,12 @@ FLOORS = {
     "eval": 8,
     "infer": 8,
     "search": 8,
+    "doctor": 8,
     "compat": 8,
     "recipes": 8,
     "benchmarks": 8,
 }
-SCRIPTS = ("train_elem", "train_pair", "eval", "infer", "search")
+SCRIPTS = ("train_elem", "train_pair", "eval", "infer", "search", "doctor")
 CODE = [path for module in FLOORS for path in sorted((*ROOT.glob(f"{module}.py"), *ROOT.glob(f"{module}/**/*.py")))]
 # Programs of their own: they parse their own flags.
 PROGRAMS = {"data/build_emoji.py"} | {

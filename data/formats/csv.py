@@ -32,12 +32,9 @@ BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0
 def parse_csv(file: Path, split: str | None, problems: Problems) -> dict[str, list] | None:
     """The columns of a csv's rows of `split`; None for all rows (see `data.formats.parse`)."""
     with open(file, newline="", encoding="utf-8-sig") as stream:
-        delimiter, skipped = find_delimiter(stream)
-        # After a delimiter blanks are no part of a value, as in `label, path, split`.
-        table = csv.DictReader(stream, delimiter=delimiter, skipinitialspace=True)
+        table, skipped = open_table(stream)
         try:
-            table.fieldnames = [name.strip() for name in table.fieldnames or []]
-            columns = _empty_columns(table.fieldnames, split, problems)
+            columns = _empty_columns(read_header(table), split, problems)
             if columns is None:
                 return None
             before = len(problems)
@@ -56,6 +53,21 @@ def parse_csv(file: Path, split: str | None, problems: Problems) -> dict[str, li
     columns["labels"] = as_labels(columns["labels"], all_plain)
     nothing = f"{NO_ROW} {SPLITS[split]}" if split else "no row in it"
     return not_empty(columns, nothing, problems)
+
+
+def open_table(stream: TextIO, skips_blanks: bool = True) -> tuple[csv.DictReader, int]:
+    """(a reader of a csv's rows, whatever its delimiter; how many lines stand before its header).
+
+    skips_blanks: after a delimiter blanks are no part of a value, as in `label, path, split`.
+    """
+    delimiter, skipped = find_delimiter(stream)
+    return csv.DictReader(stream, delimiter=delimiter, skipinitialspace=skips_blanks), skipped
+
+
+def read_header(table: csv.DictReader) -> list[str]:
+    """The names of a csv's columns, without blanks around them; its rows go by these from now on. Raises csv.Error."""
+    table.fieldnames = [name.strip() for name in table.fieldnames or []]
+    return table.fieldnames
 
 
 def find_delimiter(stream: TextIO) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""A page in one file that needs nothing else: page.html with its style, script and data put in.
+"""A page in one file that needs nothing else: an html with its style, script and data put in.
 
 Whatever a list may hold reaches the page as data only. It stands in a block that is not executed, and the script makes
 text of it, never markup. Were there a mistake in that, the page's policy still runs no script but ours, known by its
@@ -9,30 +9,43 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from core.files import replacing
 
 HERE = Path(__file__).parent
-SCRIPTS = ("page.js", "map.js")  # one script, in this order
 
 
-def write_html(path: str | Path, data: dict) -> None:
+@dataclass(frozen=True)
+class Template:
+    """A kind of page: its html, and the files that make its style and its script, each in this order."""
+
+    html: str
+    styles: tuple[str, ...]
+    scripts: tuple[str, ...]
+
+
+EVALUATION = Template("page.html", ("page.css",), ("elements.js", "page.js", "map.js"))
+DOCTOR = Template("doctor.html", ("page.css", "doctor.css"), ("elements.js", "doctor.js"))
+
+
+def write_html(path: str | Path, data: dict, template: Template = EVALUATION) -> None:
     """Write the page that shows `data` (plain JSON), whole or not at all. Raises InputError where that cannot be."""
-    page = _fill_template(data)
+    page = _fill_template(data, template)
     with replacing(path) as file:
         file.write(page.encode())  # as bytes, since line ends enter the checksums
 
 
-def _fill_template(data: dict) -> str:
-    style = _read("page.css")
-    script = "".join(_read(name) for name in SCRIPTS)
+def _fill_template(data: dict, template: Template) -> str:
+    style = "".join(map(_read, template.styles))
+    script = "".join(map(_read, template.scripts))
     policy = (
         f"default-src 'none'; img-src data:; media-src data:; style-src {checksum(style)}; "
         f"script-src {checksum(script)}; base-uri 'none'; form-action 'none'"
     )
     contents = {"policy": policy, "style": style, "script": script, "data": _json(data)}
-    return fill(_read("page.html"), contents)
+    return fill(_read(template.html), contents)
 
 
 def fill(template: str, contents: dict[str, str]) -> str:

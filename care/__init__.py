@@ -1,0 +1,1 @@
+"""Care of a collection: what may be wrong with a list, and whose protocol a figure is of."""
