@@ -97,8 +97,9 @@ class Collection:
             index.refuse_others(self._fingerprint)
         except InputError as error:
             # Its files are open still, so that what was read goes on to be there.
+            if str(error) != self.trouble:
+                log(f"note: {error}; answers are those of before")
             self.trouble = str(error)
-            log(f"note: {error}; answers are those of before")
             return
         self.trouble = None
         if index.card["generation"] != self._generation.number or index.card != self._generation.index.card:
