@@ -4,6 +4,10 @@ python infer.py --pretrained_model=output --input photos/ --output=embeddings.np
 python infer.py --pretrained_model=output --input cat.jpg dog.jpg --scores
 python infer.py --pretrained_model=output --input photos/ --output=embeddings.npz --continue
 
+Or shards, tar or parquet files of images, each into a file of its own, by any number of processes (docs/scale.md).
+
+torchrun --nproc_per_node=2 infer.py --pretrained_model=output --shards photos-*.tar --output=embeddings --batch_size=64
+
 Or write the network for other programs (docs/export.md).
 
 python infer.py --pretrained_model=output --export=onnx --output=exported
@@ -24,6 +28,8 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv, INFER, __doc__)
     if args["export"]:
         write_network(args)
+    elif args["shards"]:
+        embed_shards(args)
     else:
         embed_images(args)
 
@@ -76,6 +82,33 @@ def embed_images(args: Args) -> None:
         if outputs.paths:
             written = f", written: {', '.join(map(str, outputs.paths))}"
         print(f"{len(table)} {records.noun}s, {table.width} numbers each{written}")
+
+
+def embed_shards(args: Args) -> None:
+    import distributed
+    from core.device import open_device
+    from core.errors import InputError
+    from data.shards import find_shards
+    from embeddings.encoder import open_encoder
+    from embeddings.shards import embed_shards, open_shard_folder
+    from models import ModelSettings
+
+    for flag in ("input", "text", "scores"):
+        if args.values.get(flag):
+            raise InputError(f"--shards are embedded into files; --{flag} does not go with them")
+    shards = find_shards(**args.shards)
+    folder = open_shard_folder(args["output"])
+    # Each rank has shards of its own, so none waits for another, nor is lost with it.
+    rank, world_size = distributed.stand_alone()
+    device, precision = open_device(**args.device)
+    encoder = open_encoder(
+        ModelSettings(**args.model), device, precision, args["runtime"], args["num_workers"], **args.encoder
+    )
+    done = embed_shards(shards, folder, encoder, rank, world_size, args["on_bad_image"] == "skip")
+    line = f"rank {rank} of {world_size}: {done.shards} shards embedded, {done.images} images, in {folder}"
+    if done.before:
+        line += f"; {done.before} shards were done already"
+    print(line)
 
 
 def write_network(args: Args) -> None:

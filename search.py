@@ -8,6 +8,7 @@ python search.py add photos.index --input more/
 python search.py delete photos.index --input photos/blurred.jpg
 python search.py decide photos.index --input held_out.csv --far=0.001
 python search.py serve photos.index
+python search.py upgrade photos.index --pretrained_model=output
 """
 
 if __name__ == "__main__":  # before torch is loaded
@@ -40,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
         "decide": decide,
         "sync": sync,
         "serve": serve,
+        "upgrade": upgrade,
     }
     if command in NEED_INPUT and not (args["input"] or args.values.get("text")):
         other = "" if command in ("delete", "decide") else " or --text"
@@ -175,6 +177,24 @@ def sync(word: str, args: Args) -> None:
         refuse_to_forget_most(plan, index, collection.root)
     if not settings.dry_run:
         print_lines(synced_notes(index, apply(index, plan, encoder, collection.root, args["on_bad_image"] == "skip")))
+
+
+def upgrade(folder: str, args: Args) -> None:
+    """Take an index to another model while it is searched: over a bridge at once, then item by item."""
+    from data.records import Records
+    from embeddings.upgrade import UpgradeSettings, progress, run_upgrade
+    from retrieval.index.index import NAMED, Index
+
+    settings = UpgradeSettings(**args.upgrade)
+    index = Index.open(folder)
+    source = args["pretrained_model"]
+    if progress(index) is None and not source:
+        raise InputError("upgrade needs the new model: --pretrained_model, and where that does not say it --model")
+    records = Records.of_columns(folder, {"paths": index.rows.paths(index.rows.ids[:NAMED]) or [""]})
+    # An upgrade that goes on is to the index's own model; another one is refused.
+    own = None if progress(index) is None else index
+    encoder = open_network(args, *open_processes(args), own, records)
+    run_upgrade(index, encoder, source, settings, print)
 
 
 def add(folder: str, args: Args) -> None:
@@ -373,7 +393,7 @@ def embed_beside(folder: str, records, encoder, outputs, args: Args, resumes: bo
 
 def print_lines(lines: Sequence[str]) -> None:
     for line in lines:
-        print(line)
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

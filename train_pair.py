@@ -3,6 +3,7 @@ texts (clip).
 
 python train_pair.py --loss_name=eml --train_batch_size=160 --samples_each_class=2 --pretrained_model=output/arc
 python train_pair.py --loss_name=whitening --pretrained_model=output/arc
+python train_pair.py --loss_name=whitening --pretrained_model=output/arc --feedback=feedback.csv
 python train_pair.py --loss_name=clip --model=clip:ViT-B-32/openai --pretrained_model=published --train_list=pairs.csv
 python train_pair.py --checkpoint=output/arc+eml
 """
@@ -34,6 +35,7 @@ def train(args: Args) -> None:
     from data.notes import list_notes, singleton_notes
     from data.provenance import describe_lists
     from embeddings.features import open_features
+    from embeddings.feedback import open_feedback
     from engine.assembly import begin_run, build_learner, open_tester, start_run
     from engine.averaging import build_averaging
     from engine.batches import open_batches
@@ -56,6 +58,7 @@ def train(args: Args) -> None:
     from report.board import embedding_sample, scatter_picture, worst_queries_picture
 
     # Refused before anything is opened, where the loss has no use for it.
+    open_feedback(args["loss_name"], **args.feedback)
     of_pairs = learns_from_pairs(args["loss_name"], args.values)
     miner = build_miner(args.options("miner"), args["loss_name"], args.options("loss_name"), **args.mining)
 
@@ -142,6 +145,7 @@ def solve(args: Args) -> None:
     from data.notes import list_notes
     from data.provenance import describe_lists
     from embeddings.features import open_features
+    from embeddings.feedback import open_feedback
     from engine.assembly import begin_run, build_learner, open_tester, start_run
     from engine.checkpoint import Progress
     from engine.feature_lane import build_network, open_test_batches
@@ -168,7 +172,8 @@ def solve(args: Args) -> None:
     )
     progress = Progress(untested=True)
     inputs = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading, progress)
-    solve_last_layer(model, solver, inputs, args["views"])
+    clicked = open_feedback(args["loss_name"], data.test, **args.feedback)
+    solve_last_layer(model, solver, inputs, args["views"], clicked)
 
     # A run of no steps: it is tested, saved and exported as any other.
     learner = build_learner(start, model, nn.Module(), **args.optimiser)

@@ -174,6 +174,7 @@ TRAIN_PAIR = _training(
         Section("mining", "loss", ("engine.mining:build_miner",)),
         Section("towers", "model", ("models.two_towers:settings_to_train",)),
         Section("kept", "loss", ("engine.kept_classes:with_kept_classes",)),
+        Section("feedback", "data", ("embeddings.feedback:open_feedback",)),
         Section("memory", "what a batch is compared with", ("engine.memory:build_memory",)),
         Section("lookalikes", "what a batch is compared with", ("engine.lookalikes:build_lookalikes",)),
     ),
@@ -214,6 +215,7 @@ INFER = Command(
         UNREADABLE,
         Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 1}),
         FAITHFUL,
+        Section("shards", "data", ("data.shards:find_shards",)),
         Section("outputs", "results", ("embeddings.streaming:open_kept_files",)),
         Section("classifier", "results", ("embeddings.classifier:open_classifier",)),
         Section("export", "export", ("embeddings.export:open_export",)),
@@ -291,6 +293,18 @@ SYNC = Command(
     ),
     replays_others=True,
 )
+UPGRADE = Command(
+    sections=(
+        Section("upgrade", "index", ("embeddings.upgrade:UpgradeSettings",)),
+        Section("model", "model", MODEL.homes, note="the new one; left open, where an upgrade goes on, the index's"),
+        WORKERS,
+        SKIPPED,
+        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 32}),
+        FAITHFUL,
+        REPLAY,
+    ),
+    replays_others=True,
+)
 DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
 DOCTOR = Command(
     sections=(
@@ -319,5 +333,6 @@ COMMANDS = {
     "search decide": DECIDE,
     "doctor": DOCTOR,
     "search sync": SYNC,
+    "search upgrade": UPGRADE,
     "search serve": SERVE,
 }

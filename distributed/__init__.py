@@ -8,7 +8,18 @@ from distributed.collectives import (
     broadcast_tensors,
     gather_batches,
 )
-from distributed.group import barrier, broadcast_value, close, init, is_first, launch_id, own_slice, rank, world_size
+from distributed.group import (
+    barrier,
+    broadcast_value,
+    close,
+    init,
+    is_first,
+    launch_id,
+    own_slice,
+    rank,
+    stand_alone,
+    world_size,
+)
 
 __all__ = [
     "all_gather",
@@ -25,5 +36,6 @@ __all__ = [
     "launch_id",
     "own_slice",
     "rank",
+    "stand_alone",
     "world_size",
 ]

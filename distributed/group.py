@@ -37,6 +37,18 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def stand_alone() -> tuple[int, int]:
+    """(rank, number of ranks) as this process was started; from now on it works by itself, and meets no other.
+
+    Raises InputError where the environment tells of a rank that cannot be.
+    """
+    texts = (os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1"))
+    if not all(text.isascii() and text.isdigit() for text in texts) or not int(texts[0]) < int(texts[1]):
+        raise InputError(f"RANK is {texts[0]} and WORLD_SIZE {texts[1]}; ranks are 0 to WORLD_SIZE - 1")
+    os.environ["RANK"], os.environ["WORLD_SIZE"] = "0", "1"
+    return int(texts[0]), int(texts[1])
+
+
 def launch_id() -> str | None:
     """What tells this launch of torchrun from all others and is the same when it restarts; None without torchrun."""
     # LAUNCH/attempt_0/rank/error.json, where the launch's folder has a random name.

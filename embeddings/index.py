@@ -48,8 +48,6 @@ def build_index(
     rows (None: the table's own), of which some may be None. facts: more for the card's origin. Raises InputError as
     Index.build.
     """
-    if not is_published(source, _model_of(table.fingerprint)):
-        source = os.path.abspath(source)
     return Index.build(
         folder,
         table.mapped(),
@@ -59,7 +57,7 @@ def build_index(
         backend,
         options,
         overwrite,
-        {"pretrained_model": source, **(facts or {})},
+        {"pretrained_model": model_source(source, table.fingerprint), **(facts or {})},
         boxes=table.records.boxes,
         names=table.records.names.label,
         categories=categories_of(table.records),
@@ -147,6 +145,13 @@ def model_of_index(index: Index) -> tuple[str, dict]:
             f"index {str(index.folder)!r}: its model {source!r} is not there any more; give --pretrained_model"
         )
     return source, fingerprint or {}
+
+
+def model_source(source: str, fingerprint: dict | None) -> str:
+    """A --pretrained_model as a card remembers it: from the root of the disk, unless it is the name of weights."""
+    if is_published(source, _model_of(fingerprint)):
+        return source
+    return os.path.abspath(source)
 
 
 def _model_of(fingerprint: dict | None) -> str | None:

@@ -288,7 +288,9 @@ def _ids_below(index: Index, root: str) -> dict[str, list[int]]:
 
 def _holders(index: Index, contents: Contents) -> dict[tuple[bytes, tuple[float, ...] | None], int]:
     """{(hash of a file, box): id of an item that holds this}."""
-    numbers = np.array(sorted(contents.known), np.int64)
+    # What is behind a bridge to another model is embedded where it is needed elsewhere (embeddings/upgrade.py).
+    below = (index.card["origin"] or {}).get("upgrade", {}).get("below", 0)
+    numbers = np.array(sorted(number for number in contents.known if number >= below), np.int64)
     holders = {}
     for number, box in zip(numbers.tolist(), index.rows.boxes(numbers)):
         holders.setdefault((contents.known[number][1], _box_of(box)), number)

@@ -18,11 +18,12 @@ from data.records import Records
 from data.samplers import EachOnce
 from embeddings.embed import embed
 from embeddings.features import FeatureData
+from embeddings.feedback import Feedback, pair_counts
 from engine.assembly import Start
 from engine.checkpoint import Progress
 from engine.trainer import union_over_ranks
 from models import Embedder, ModelSettings
-from solvers import SOLVERS, Pca, Whitening
+from solvers import SOLVERS, Clicks, Pca, Whitening
 
 SOLVED_HEAD = "unit_linear"  # what a stage of its own puts behind a network
 # Flags of what happens in or beside a step, of which a closed form has none, and their values that ask for nothing.
@@ -151,6 +152,18 @@ class LayerInputs:
         codes = torch.from_numpy(np.tile(records.vocabulary.codes, 1 + views))
         return torch.cat(tables)[kept], codes[kept]
 
+    def embed_clicks(self, model: Embedder, feedback: Feedback) -> Clicks | None:
+        """Differences of what the last layer takes of pairs; None on other ranks than the first. All call it."""
+        start = self.start
+        network = _BeforeLastLayer(model.to(start.device))
+        loading = (start.settings.test_batch_size, self.loading["num_workers"], start.device)
+        features = embed(network, open_test_loader(feedback.records, self.settings, *loading), start.device)
+        if features is None:
+            return None
+        features = model.last_layer.prepared(features)
+        differences = features[feedback.first] - features[feedback.second]
+        return Clicks(differences[feedback.same], differences[~feedback.same])
+
 
 class _BeforeLastLayer(nn.Module):
     """Images to what the last layer of an Embedder takes."""
@@ -165,7 +178,9 @@ class _BeforeLastLayer(nn.Module):
 
 
 @torch.no_grad()
-def solve_last_layer(model: Embedder, solver: Whitening | Pca, inputs: LayerInputs, views: int) -> None:
+def solve_last_layer(
+    model: Embedder, solver: Whitening | Pca, inputs: LayerInputs, views: int, feedback: Feedback | None = None
+) -> None:
     """Fill the last layer on the first rank; a Trainer shares its weights before the first step.
 
     Raises InputError, before anything is embedded, for a width that cannot be, and for a whitening without any pair.
@@ -174,12 +189,19 @@ def solve_last_layer(model: Embedder, solver: Whitening | Pca, inputs: LayerInpu
     layer = model.last_layer
     _check(solver, layer, inputs, views)
     seen = inputs.embed(model, views)
+    clicks = None
+    if feedback is not None:
+        clicks = inputs.embed_clicks(model, feedback)
     if seen is None:
         return
     features, codes = seen
     if not torch.isfinite(features).all():
         raise InputError("some train features are not finite, so that no layer can be solved from them")
-    affine = solver.solve(layer.prepared(features), codes)
+    if clicks is None:
+        affine = solver.solve(layer.prepared(features), codes)
+    else:
+        affine = solver.solve(layer.prepared(features), codes, clicks)
+        log(f"beside the train list {pair_counts(feedback.same)}, of {feedback.records.source}")
     layer.weight.copy_(affine.weight)
     layer.bias.copy_(affine.bias)
     seconds = time.perf_counter() - began

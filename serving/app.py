@@ -27,6 +27,7 @@ from data.image.header import FORMATS
 from retrieval.index.folder import DiskRefuses
 from retrieval.index.index import Hits
 from retrieval.index.items import item_name
+from retrieval.templates import mean_embeddings
 from serving import asking
 from serving.collection import Collection, Deleted, Generation, NewItem, Query, Stored
 from serving.encoding import MOST_EMBEDDED, LiveEncoder
@@ -350,8 +351,8 @@ class Server:
             return [await self._embed_one("text", asked.text)]
         embeddings = await asyncio.gather(*map(self._embed_image, asked.images, asked.boxes))
         if asked.combine == "mean":
-            lengths = [max(float(np.linalg.norm(embedding)), 1e-12) for embedding in embeddings]
-            return [np.mean([embedding / length for embedding, length in zip(embeddings, lengths)], axis=0)]
+            together = np.zeros(len(embeddings), dtype=np.int64)
+            return [mean_embeddings(np.stack(embeddings), together)[0]]
         return list(embeddings)
 
     async def _embed_image(self, content: bytes, box: tuple | None) -> np.ndarray:

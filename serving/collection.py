@@ -192,9 +192,7 @@ class Generation:
         if not k:
             return _no_hits(len(embeddings))
         ids, scores = self._held.search(embeddings, k, allowed)
-        paths = np.array(self.rows.paths(ids.ravel()), dtype=object).reshape(ids.shape)
-        boxes = self.rows.boxes(ids.ravel()).reshape(*ids.shape, 4)
-        return Hits(ids, scores, paths, self.rows.labels(ids), boxes, self.rows.categories(ids))
+        return self.index.hits(ids, scores)
 
 
 def _counts(column: LabelColumn) -> list[tuple[int | str, int]]:

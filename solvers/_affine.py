@@ -16,6 +16,14 @@ class Affine(NamedTuple):
     bias: torch.Tensor  # (d,)
 
 
+class Clicks(NamedTuple):
+    """Differences of features of pairs that people called the same, `right` (P, D), and of those that are not, `wrong`
+    (Q, D)."""
+
+    right: torch.Tensor
+    wrong: torch.Tensor
+
+
 class Spread(NamedTuple):
     """How N features of C labels are spread, float64.
 

@@ -5,8 +5,10 @@ import base64
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -21,9 +23,9 @@ import torch
 
 pytest.importorskip("starlette", reason="starlette is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
-pytest.importorskip("httpx", reason="httpx is not installed")
+httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 from runs import run
-from served import FINGERPRINT, WIDTH, Process, StubEncoder, emoji_files, make_index
+from served import FINGERPRINT, ROOT, WIDTH, Process, StubEncoder, emoji_files, make_index
 from starlette.testclient import TestClient
 
 from core.errors import InputError
@@ -67,8 +69,6 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def folder(template, tmp_path):
-    import shutil
-
     return shutil.copytree(template, tmp_path / "emoji.index")
 
 
@@ -1017,6 +1017,37 @@ def test_a_signal_stops_it_in_order(folder):
 
 
 @pytest.mark.slow
+def test_the_command_line(template, finished_run, sop_tree, tmp_path):
+    """`search.py serve` as people start it: it says where it is, answers, and ends in order."""
+    folder = tmp_path / "shapes.index"
+    line = [f"--pretrained_model={finished_run}", f"--data_dir={sop_tree}", "--use_gpu=False", "--num_workers=0"]
+    run("search", ["build", folder, *line])
+    # A process of its own knows the models of the tests by a line in front.
+    code = "import sys; from runs import tiny_backbone, run; tiny_backbone().__enter__(); import search; "
+    code += "search.main(sys.argv[1:])"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, "serve", str(folder), "--port=0", "--use_gpu=False", "--token=word"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    printed = []
+    for text in process.stdout:
+        printed.append(text)
+        if text.startswith("serving at "):
+            break
+    assert printed[-2] == "30 images\n", printed
+    address = printed[-1].removeprefix("serving at ").strip()
+    headers = {"authorization": "Bearer word"}
+    assert "<!doctype html>" in httpx.get(address, timeout=60).text
+    assert httpx.get(f"{address}api/stats", timeout=60).status_code == 401
+    answer = httpx.post(f"{address}api/search", json={"item": 1, "k": 3}, headers=headers, timeout=60)
+    assert len(answer.json()["queries"][0]["hits"]) == 3
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "all that was acknowledged is on the disk" in rest, rest
+
+
+@pytest.mark.slow
 def test_killed_and_started_again(folder):
     """What was acknowledged before a kill in the middle of changes is there when the server starts again."""
     acknowledged = {}
@@ -1029,8 +1060,6 @@ def test_killed_and_started_again(folder):
         lock = threading.Lock()
 
         def change(worker, server=server, stop=stop, lock=lock, attempt=attempt):
-            import httpx
-
             count = 0
             with httpx.Client(base_url=server.address, timeout=30) as client:
                 while not stop.is_set():

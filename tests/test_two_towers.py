@@ -119,6 +119,29 @@ def test_words_find_in_an_index_of_images(lists, sop_tree, towers, tmp_path):
     assert json.loads(hits.read_text())[0]["hits"][0]["path"] == picture
 
 
+def test_words_find_through_a_server(lists, sop_tree, towers, tmp_path):
+    """What `search.py serve` finds by words is what `search.py find` does."""
+    pytest.importorskip("starlette", reason="starlette is not installed")
+    testclient = pytest.importorskip("starlette.testclient", reason="httpx is not installed")
+    from models import ModelSettings
+    from serving.app import Server
+    from serving.encoding import open_live_encoder
+    from serving.settings import ServeSettings
+
+    index = tmp_path / "images.index"
+    run("search", ["build", index, f"--pretrained_model={towers}", f"--data_dir={sop_tree}", *COMMON, "--batch_size=8"])
+    found = tmp_path / "found.json"
+    run("search", ["find", index, "--text", "disc", "--k=5", f"--output={found}", *COMMON])
+    encoder = open_live_encoder(ModelSettings(pretrained_model=str(towers)), torch.device("cpu"), "fp32", "torch")
+    assert encoder.takes == {"image", "text"}
+    server = Server(str(index), encoder, ServeSettings())
+    with testclient.TestClient(server.app, base_url="http://127.0.0.1") as client:
+        hits = client.post("/api/search", json={"text": "disc", "k": 5}).json()["queries"][0]["hits"]
+    expected = read_json(found)[0]["hits"]
+    assert [hit["id"] for hit in hits] == [hit["id"] for hit in expected]
+    assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in expected], abs=1e-4)
+
+
 def sentence(script, line):
     with pytest.raises(InputError) as error:
         run(script, line)

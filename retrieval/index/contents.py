@@ -63,6 +63,13 @@ class Contents:
     @classmethod
     def read(cls, index: Index) -> Self:
         """What is known of an index's items; nothing where there is no such file, or one that is not ours."""
+        contents = cls.read_all(index)
+        numbers = np.array(list(contents.known), np.int64)
+        return cls({number: contents.known[number] for number in numbers[index.rows.has(numbers)].tolist()})
+
+    @classmethod
+    def read_all(cls, index: Index) -> Self:
+        """As `read`, with what was known of items that are none any more."""
         path = index.folder / CONTENTS
         try:
             rows = read_npy(path)
@@ -74,7 +81,6 @@ class Contents:
         if rows.dtype != np.dtype(COLUMNS) or rows.ndim != 1:
             log(f"note: {str(path)!r} is no file of ours; files are looked at anew")
             return cls({})
-        rows = rows[index.rows.has(rows["id"])]
         known = {}
         for number, size, mtime, digest in zip(
             rows["id"].tolist(), rows["size"].tolist(), rows["mtime"].tolist(), rows["digest"]

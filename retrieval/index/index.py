@@ -287,6 +287,82 @@ class Index:
         boxes = self.rows.boxes(ids.ravel()).reshape(*ids.shape, 4)
         return Hits(ids, scores, paths, self.rows.labels(ids), boxes, self.rows.categories(ids))
 
+    def rewrite(
+        self, ids: npt.ArrayLike, embeddings: np.ndarray, fingerprint: dict | None, origin: dict, first: int
+    ) -> None:
+        """Give every item another model's embedding, by one change: embeddings (N, E) of the items `ids` (N,).
+
+        Items have the ids from `first` on, the next of the index, in the order given; paths, boxes, labels, categories
+        and names stay. What was decided by the scores of the model before is dropped. Raises InputError where the items are not those of the
+        index any more, and as `build`.
+        """
+        ids = np.asarray(ids, np.int64)
+        embeddings = _checked(embeddings)
+        with locked(self.folder):
+            self._reopen()
+            if first != self.card["next_id"] or not np.array_equal(np.sort(ids), self.rows.ids):
+                raise InputError(f"index {str(self.folder)!r} has been changed meanwhile; run it again")
+            before = self.card
+            make_backend(before["backend"], before["options"])[0].check(len(ids), embeddings.shape[1])
+            items = self._items_of(ids, embeddings)
+            nothing = {
+                "items": 0,
+                "segments": [],
+                "categorised": [],
+                "deleted": None,
+                "state": None,
+                "names": None,
+                "recall": None,
+            }
+            card = {**before, **nothing, "width": embeddings.shape[1], "fingerprint": fingerprint, "origin": origin}
+            card["decision"] = None
+            # As a new index over an old one: an empty generation, of which one with the items is made.
+            fresh = Index(self.folder, card, open_rows(self.folder, card))
+            fresh._advance(items, (), self.names or None)
+            self._move_to(fresh.card, fresh.rows)
+            if before["state"]:
+                with contextlib.suppress(InputError):  # as in `build`
+                    make_backend(before["backend"], before["options"])[0].discard(before["state"])
+
+    def reembed(self, ids: npt.ArrayLike, embeddings: np.ndarray, fingerprint: dict | None) -> dict[int, int]:
+        """Put embeddings (n, D) in the place of those of items, by one change; {id before: id now}.
+
+        Unlike `add` it replaces also what is nearly the same. Items that are gone meanwhile are passed over.
+        """
+        self.refuse_others(fingerprint)
+        ids = np.asarray(ids, np.int64)
+        embeddings = _checked(embeddings)
+        self._refuse_width(embeddings)
+        with locked(self.folder):
+            self._reopen()
+            self.refuse_others(fingerprint)
+            there = self.rows.has(ids)
+            ids = ids[there]
+            first = self.card["next_id"]
+            if len(ids):
+                self._advance(self._items_of(ids, embeddings[there]), np.sort(ids))
+        return {before: first + number for number, before in enumerate(ids.tolist())}
+
+    def note_origin(self, origin: dict) -> None:
+        """Replace what the card remembers of where the index comes from, plain JSON; nothing else changes."""
+        with locked(self.folder):
+            self._reopen()
+            card = {**self.card, "origin": origin}
+            with writing(self.folder):
+                replace_json(self.folder / CARD, card)
+            self.card = card
+
+    def _items_of(self, ids: np.ndarray, embeddings: np.ndarray) -> Items:
+        """Items of the index, in the order of `ids` (n,), with other embeddings (n, E)."""
+        positions = self.rows.positions(ids)
+        return Items(
+            embeddings,
+            self.rows.paths(ids),
+            self.rows.boxes(ids),
+            self.rows.label_column.take(positions),
+            self.rows.category_column.take(positions),
+        )
+
     def refuse_others(self, fingerprint: dict | None) -> None:
         """Raise InputError, saying what differs, unless `fingerprint` is the index's own (None: not looked at)."""
         ours = self.card["fingerprint"] or {}

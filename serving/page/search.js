@@ -144,6 +144,7 @@ function beginSearch(next, remember = true) {
   marked.clear();
   showMarked();
   if (remember) history.pushState(remembered(next), "");
+  scrollTo({ top: 0 });
   showQuery();
   return search();
 }
@@ -172,6 +173,7 @@ function begin() {
   marked.clear();
   showMarked();
   document.body.dataset.state = "empty";
+  delete document.body.dataset.kind;
   document.title = stats ? stats.name : "Search";
   $("start").hidden = false;
   $("found").hidden = true;
@@ -247,6 +249,8 @@ async function searchEach(query, given, isOurs) {
 
 function showQuery() {
   document.body.dataset.state = "found";
+  document.body.dataset.kind = query.kind;
+  if (query.kind !== "text") $("text").value = "";
   $("start").hidden = true;
   $("found").hidden = false;
   const isImages = query.kind === "images";
@@ -400,7 +404,7 @@ function showAnswer() {
   $("took").textContent = `${(read + embed + search).toFixed(0)} ms, ${search.toFixed(0)} of them to search ${plural(answer.items, stats ? stats.noun : "item")}`;
   $("verdict").hidden = part.unknown !== true;
   if (part.unknown === true) {
-    const best = hits.length && hits[0].same !== null ? ` The best is the same with ${percent(hits[0].same)}.` : "";
+    const best = hits.length && hits[0].same !== null ? ` The nearest is so with a probability of ${percent(hits[0].same)}.` : "";
     $("verdict").textContent = `Unknown: nothing here is called the same.${best}`;
   }
   if (!hits.length) {
@@ -410,10 +414,12 @@ function showAnswer() {
     $("hits").replaceChildren(...part.groups.map((group) => {
       const tiles = group.items.map((id) => tile(itemOf.get(id)));
       const name = group.label === null ? "no label" : group.label_name;
-      const title = element("h3", {}, element("bdi", {}, name), element("small", {}, `${plural(tiles.length, "result")}, best ${group.score.toFixed(3)}`));
+      const title = element("h3", {}, element("bdi", {}, name), element("small", {}, `${plural(tiles.length, "result")}, best ${shownScore(itemOf.get(group.items[0]))}`));
       return element("section", { className: "group" }, title, element("ul", { className: "grid" }, ...tiles));
     }));
   } else $("hits").replaceChildren(element("ul", { className: "grid" }, ...hits.map(tile)));
+  // What had the focus may be gone with the answers of before.
+  if (document.activeElement === document.body) $("results").focus({ preventScroll: true });
   const first = hits.length ? `: the best is ${hits[0].label_name ?? "without a label"}, ${hits[0].score.toFixed(2)}` : "";
   say(`${$("verdict").hidden ? "" : "Unknown. "}${$("summary").textContent}${first}`);
   document.title = query.kind === "text" ? `${query.text} – ${stats.name}` : `${$("summary").textContent} – ${stats.name}`;
@@ -423,6 +429,8 @@ function tool(hit, kind, name, act) {
   return element("button", { type: "button", className: kind, ariaLabel: `${name}: ${title(hit)}`, title: name, onclick: act, ...(kind === "open" ? {} : { ariaPressed: "false" }) }, icon(kind));
 }
 
+// P(same) where the index has a decision, else the cosine.
+const shownScore = (hit) => (hit.same === null || hit.same === undefined ? hit.score.toFixed(3) : percent(hit.same));
 const title = (hit) => (hit.label === null ? hit.name : hit.label_name);
 
 function tile(hit) {
@@ -441,12 +449,11 @@ function tile(hit) {
     made.append(element("div", { className: "caption" }, name));
     return made;
   }
-  const score = hit.same === null || hit.same === undefined ? hit.score.toFixed(3) : percent(hit.same);
   const share = hit.same ?? Math.max(0, hit.score);
   const bar = element("i");
   bar.style.width = `${100 * Math.min(1, share)}%`;
   made.append(
-    element("div", { className: "caption" }, name, element("span", { className: "score", title: `cosine ${hit.score}` }, score)),
+    element("div", { className: "caption" }, name, element("span", { className: "score", title: `cosine ${hit.score}` }, shownScore(hit))),
     element("div", { className: "meter", ariaHidden: "true" }, bar),
   );
   made.classList.toggle("other", hit.is_same === false);
@@ -578,7 +585,7 @@ function openDetail(hit) {
   $("detail-image").alt = `Picture of ${title(hit)}`;
   $("detail-image").removeAttribute("src");
   showImage($("detail-image"), imageAddress(hit.id, "full"), true);
-  const facts = { score: hit.score, "same with": hit.same === null || hit.same === undefined ? null : percent(hit.same), label: hit.label, category: hit.category, file: hit.name, box: hit.box && hit.box.join(", "), id: hit.id };
+  const facts = { score: hit.score, "P(same)": hit.same === null || hit.same === undefined ? null : percent(hit.same), label: hit.label, category: hit.category, file: hit.name, box: hit.box && hit.box.join(", "), id: hit.id };
   $("detail-facts").replaceChildren(...Object.entries(facts).filter(([, value]) => value !== null && value !== undefined).map(([name, value]) =>
     element("div", {}, element("dt", {}, name), element("dd", {}, element("bdi", {}, String(value))))));
   $("detail-delete").hidden = !stats || stats.read_only;
@@ -773,7 +780,8 @@ function showError(error) {
     $("hits").replaceChildren();
     $("summary").textContent = "No answer";
     $("took").textContent = "";
-  }
+    $("hits").before($("error"));
+  } else document.querySelector("main").prepend($("error"));
   $("error").firstElementChild.textContent = error.message || "Something went wrong.";
   $("again").hidden = error.status === 413 || error.status === 415;
   $("error").hidden = false;
@@ -788,7 +796,7 @@ async function loadStats() {
   $("choose").hidden = $("camera").hidden = $("drop").hidden = !takesImages;
   $("category-field").hidden = $("new-category-field").hidden = !stats.categories.length;
   const chosen = $("category").value;
-  $("category").replaceChildren(element("option", { value: "" }, "any"), ...stats.categories.map((one) => element("option", { value: String(one.category) }, `${one.category} (${one.items.toLocaleString("en")})`)));
+  $("category").replaceChildren(element("option", { value: "" }, "any category"), ...stats.categories.map((one) => element("option", { value: String(one.category) }, `${one.category} (${one.items.toLocaleString("en")})`)));
   $("category").value = chosen;
   if (!query) document.title = stats.name;
 }

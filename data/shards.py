@@ -1,0 +1,169 @@
+"""Shards: many images in one file, a tar as WebDataset writes it or a parquet file, unpacked one at a time."""
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from core.errors import InputError, first_line
+from core.packages import needed
+from core.types import Paths
+from data.formats.folders import IMAGE_SUFFIXES
+from data.records import Records
+from data.vocabulary import as_labels
+
+TARS = (".tar", ".tar.gz", ".tgz")
+SUFFIXES = (*TARS, ".parquet")
+LARGEST = 2**30  # bytes of one image, or of what tells its label
+ROWS = 256  # of a parquet file held in memory at a time
+# Columns of a parquet file, by the first of these names that it has.
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes")
+LABEL_COLUMNS = ("label", "cls", "class", "fine_label")
+NAME_COLUMNS = ("path", "__key__", "key", "file_name", "filename", "id")
+
+
+def find_shards(*, shards: Paths | None = None) -> list[Path]:
+    """The shards that are named, and those in folders that are, by name.
+
+    Options:
+        shards: tar files (as of WebDataset) or parquet files of images, or folders of them, to embed each into a file
+            of its own in the folder --output; of n processes (torchrun, or RANK and WORLD_SIZE of a job array) the r-th
+            takes every n-th
+
+    Raises InputError for what is not there, is no shard, or is called as another one.
+    """
+    found = []
+    for path in map(Path, shards or ()):
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
+            if not inside:
+                raise InputError(f"no {' or '.join(SUFFIXES)} in folder {str(path)!r}")
+            found += inside
+        elif not path.is_file():
+            raise InputError(f"no file or folder {str(path)!r}")
+        elif not path.name.endswith(SUFFIXES):
+            raise InputError(f"{str(path)!r} is no shard: it has to end in {', '.join(SUFFIXES)}")
+        else:
+            found.append(path)
+    [(name, times)] = Counter(path.name for path in found).most_common(1) or [("", 0)]
+    if times > 1:
+        raise InputError(f"{times} shards are called {name!r}, and would be embedded into one file; rename them")
+    return found
+
+
+def unpack(shard: Path, folder: Path) -> tuple[Records | None, list[str]]:
+    """Write the images of a shard into a folder; (their Records, what each is called: SHARD/NAME), None without any.
+
+    Labels are those of the shard, if every image has one. Raises InputError for a shard that is damaged or has one name
+    twice.
+    """
+    images = _of_parquet if shard.suffix == ".parquet" else _of_tar
+    paths, names, labels = [], [], []
+    for number, (name, content, label) in enumerate(images(shard)):
+        # By its number: a name may lead anywhere.
+        path = folder / f"{number:08d}{PurePosixPath(name).suffix.lower()}"
+        path.write_bytes(content)
+        paths.append(str(path))
+        names.append(f"{shard.name}/{name}")
+        labels.append(label)
+    [(name, times)] = Counter(names).most_common(1) or [("", 0)]
+    if times > 1:
+        raise InputError(f"{str(shard)!r} has {times} images called {name!r}")
+    if not paths:
+        return None, names
+    columns = {"paths": paths}
+    if None not in labels:
+        columns["labels"] = as_labels(labels)
+    return Records.of_columns(shard, columns), names
+
+
+def _of_tar(shard: Path) -> Iterator[tuple[str, bytes, str | None]]:
+    """(name, content, label as text or None) of each image of a tar.
+
+    Files of one sample follow one another and are called alike up to the first dot: KEY.jpg, KEY.cls with the label, or
+    KEY.json with an entry `label`.
+    """
+    key = None
+    images: list[tuple[str, bytes]] = []
+    label = None
+    try:
+        with tarfile.open(shard, "r|*") as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                path = PurePosixPath(member.name)
+                of_key = str(path.parent / path.name.partition(".")[0])
+                if of_key != key:
+                    yield from ((name, content, label) for name, content in images)
+                    key, images, label = of_key, [], None
+                if member.size > LARGEST:
+                    raise InputError(f"{str(shard)!r}: {member.name!r} has {member.size} bytes; {LARGEST} are the most")
+                suffix = path.suffix.lower()
+                if suffix in IMAGE_SUFFIXES:
+                    images.append((member.name, archive.extractfile(member).read()))
+                elif suffix in (".cls", ".json"):
+                    label = _label_of(archive.extractfile(member).read(), suffix, f"{shard}: {member.name}") or label
+            yield from ((name, content, label) for name, content in images)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(f"{str(shard)!r} cannot be read: {first_line(error)}") from None
+
+
+def _label_of(content: bytes, suffix: str, place: str) -> str | None:
+    """The label as text, None where there is none."""
+    try:
+        text = content.decode().strip()
+        if suffix == ".cls":
+            return text or None
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: {first_line(error)}") from None
+    label = None
+    if isinstance(facts, dict):
+        label = facts.get("label")
+    return None if label is None else str(label)
+
+
+def _of_parquet(shard: Path) -> Iterator[tuple[str, bytes, str | None]]:
+    """As `_of_tar`, of rows: a column of bytes, or of {bytes, path} as Hugging Face's data sets have it."""
+    pyarrow = needed("pyarrow", f"the shard {str(shard)!r}", "shards")
+    parquet = needed("pyarrow.parquet", f"the shard {str(shard)!r}", "shards")
+    try:
+        with parquet.ParquetFile(shard) as file:
+            columns = file.schema_arrow.names
+            image = _column(columns, IMAGE_COLUMNS)
+            if image is None:
+                raise InputError(f"{str(shard)!r} has no column of images: one of {', '.join(IMAGE_COLUMNS)}")
+            label, name = _column(columns, LABEL_COLUMNS), _column(columns, NAME_COLUMNS)
+            wanted = [column for column in (image, label, name) if column is not None]
+            row = 0
+            for batch in file.iter_batches(batch_size=ROWS, columns=wanted):
+                for values in batch.to_pylist():
+                    yield _of_row(values, image, label, name, row, shard)
+                    row += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{str(shard)!r} cannot be read: {first_line(error)}") from None
+
+
+def _of_row(
+    values: dict, image: str, label: str | None, name: str | None, row: int, shard: Path
+) -> tuple[str, bytes, str | None]:
+    content = values[image]
+    called = values[name] if name is not None else None
+    if isinstance(content, dict):
+        called = called or content.get("path")
+        content = content.get("bytes")
+    if not isinstance(content, bytes):
+        raise InputError(f"{str(shard)!r}: row {row} has no bytes in its column {image!r}")
+    text = None
+    if label is not None and values[label] is not None:
+        text = str(values[label])
+    return str(called or row), content, text
+
+
+def _column(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """The first of some names that is a column."""
+    for name in names:
+        if name in columns:
+            return name
+    return None
