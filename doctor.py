@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     subject = patient.subject
     diagnosis = Diagnosis(
         subject.raw.file,
+        subject.raw.folder,
         subject.raw.suffix,
         subject.records,
         examination.findings,

@@ -21,6 +21,7 @@ def main(argv: Sequence[str]) -> None:
     import distributed
     from core.device import open_device
     from core.files import make_folder, replace_json
+    from care.protocol import Search, geometry_of, open_linter
     from core.versions import versions
     from embeddings.attention import open_attention
     from embeddings.encoder import open_encoder
@@ -49,6 +50,7 @@ def main(argv: Sequence[str]) -> None:
         args["threshold_on"],
         **args.verification,
     )
+    linter = open_linter(model, **args.protocol)
     device, precision = open_device(**args.device)
     distributed.init(device)
     encoder = None
@@ -100,11 +102,21 @@ def main(argv: Sequence[str]) -> None:
     if same_or_not is not None:
         verification = same_or_not.as_result()
         result["verification"] = verification
+    verdict = None
+    if linter is not None:
+        has_threshold = args["pairs"] or verification is not None
+        search = Search.of(evaluation, args["threshold_on"], has_threshold, precision)
+        geometry = None if encoder is None else geometry_of(encoder.settings)
+        verdict = linter.judge(table.records, table.matrix, geometry, search, facts.get("list", {}))
+        result["protocol"] = verdict.as_result()
     replace_json(files["result"], {**result, **facts, "seconds": seconds, "versions": versions()})
-    write_outputs(files, outputs, table, evaluation, model, leaks, attention, verification)
+    notices = () if verdict is None else verdict.lines()
+    write_outputs(files, outputs, table, evaluation, model, leaks, attention, verification, notices)
     print(evaluation.as_text())
     if same_or_not is not None:
         print(same_or_not.as_text())
+    for line in notices:
+        print(line)
     print(f"written: {', '.join(str(path) for path in files.values())}")
     print(f"End test {len(table.records)}, test_recall {evaluation.figures['recall@1']:.5f}")
 

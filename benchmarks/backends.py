@@ -4,10 +4,10 @@
     python benchmarks/backends.py --postgres_url=postgresql://user@host/database --qdrant_url=http://localhost:6333
     python benchmarks/backends.py --items=5000 --only=exact,qdrant_edge
 
-Items are in clusters of five around 64 dimensions, so that the nearest has a cosine of about 0.77. What is not installed,
-or has no server, is left out with the reason. Kills: so many processes that add as many items as `--add` are killed at
-times spread over what that takes; passed is whoever's index is then the old or the new one, finds what is in it, and can
-be added to.
+Items are in clusters of five around 64 dimensions, so that the nearest has a cosine of about 0.77. What is not
+installed, or has no server, is left out with the reason. Kills: so many processes that add as many items as `--add` are
+killed at times spread over what that takes; one is survived by an index that is then the old or the new one, finds what
+is in it, and can be added to.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def disk_mb(index: Index) -> float:
 
 
 def survives(index: Index, added: np.ndarray, seconds: float) -> bool:
-    """Whether an index is whole after a process that adds to it was killed after so many seconds, and can be added to."""
+    """Whether an index is whole, and can be added to, after a process that adds to it was killed after `seconds`."""
     before = len(Index.open(index.folder))
     words = [sys.executable, __file__, f"--child={index.folder}", f"--seed={time.time_ns()}", f"--add={len(added)}"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as child:

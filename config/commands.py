@@ -197,6 +197,7 @@ EVAL = Command(
             LISTS.homes,
             without=("data_dir", "test_list", "on_bad_image"),
         ),
+        Section("protocol", "figures (docs/metrics.md)", ("care.protocol:open_linter",)),
         Section("outputs", "results", ("report.outputs:EvalOutputs",)),
         REPLAY,
     ),

@@ -1,6 +1,7 @@
 """The page of the data doctor: what was found on a list, with pictures, as one HTML file."""
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,12 +47,13 @@ WORDS = {
 class Diagnosis:
     """What was found on a list.
 
-    file: the list. suffix: how its kind ends. records: its rows that can be used, of which findings name some. others:
-    those of the list that it was held against, other_name, or None. wrong_labels: their share, at most about. notes:
-    sentences on the list as a whole. model: what the embeddings are of.
+    file: the list. folder: its paths start from it. suffix: how its kind ends. records: its rows that can be used, of
+    which findings name some. others: those of the list that it was held against, other_name, or None. wrong_labels:
+    their share, at most about. notes: sentences on the list as a whole. model: what the embeddings are of.
     """
 
     file: Path
+    folder: Path
     suffix: str
     records: Records
     findings: Sequence[Finding]
@@ -135,14 +137,17 @@ def write_doctor_page(path: str | Path, diagnosis: Diagnosis, fixes: Path) -> No
         kinds.append(
             {"id": kind, "name": name, "title": heading, "meaning": meaning, "total": len(of_kind), "findings": shown}
         )
-    clean = f"clean{diagnosis.suffix}"
+    clean = diagnosis.file.with_name(f"clean{diagnosis.suffix}")
+    words = ["python", "reader.py", "fix", str(diagnosis.file), f"--fixes={fixes}", f"--output={clean}"]
+    if diagnosis.folder != diagnosis.file.parent and diagnosis.folder != diagnosis.file:
+        words.append(f"--data_dir={diagnosis.folder}")
     data = {
         "title": diagnosis.file.name,
         "facts": [[key, value] for key, value in diagnosis.facts().items()],
         "kinds": kinds,
         "notes": list(diagnosis.notes),
         "fixes": str(fixes),
-        "command": f"python reader.py fix {diagnosis.file.name} --fixes={fixes} --output={clean}",
+        "command": shlex.join(words),
     }
     # Last, when the album has been given all that the page shows.
     data["items"], _ = album.contents()

@@ -1,5 +1,6 @@
 """Which files an evaluation writes, and the one that holds what each query found."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -84,11 +85,12 @@ def write_outputs(
     leaks: EmbeddingTable | None,
     attention: Attention | None = None,
     verification: dict | None = None,
+    notices: Sequence[str] = (),
 ) -> None:
     """Write the files {flag: path} that are asked for.
 
     leaks: the embeddings of a list to look for leaks in. attention: of the model, where that is asked for.
-    verification: same or not, as result.json has it, where that is.
+    verification: same or not, as result.json has it, where that is. notices: sentences on the figures as a whole.
     """
     query_gallery = evaluation.query_gallery
     queries = evenly_spaced(len(query_gallery.query_rows), outputs.picture_queries)
@@ -103,7 +105,8 @@ def write_outputs(
         draw_attention(attention, table, query_gallery, queries, found, file, evaluation.distance)
     if "report" in files:
         model_name = pretrained_model or "saved embeddings"
-        write_page(files["report"], evaluation, table, model_name, outputs.projection, leaks, attention, verification)
+        page, kind = files["report"], outputs.projection
+        write_page(page, evaluation, table, model_name, kind, leaks, attention, verification, notices)
 
 
 def save_results(path: Path, records: Records, query_gallery: QueryGallery, results: RetrievalResults) -> None:

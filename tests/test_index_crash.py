@@ -328,7 +328,10 @@ def test_a_server_is_asked_over_http(tmp_path):
     stray, deleted, asked = ("POST", "/delete?wait=true"), ("POST", "/delete?wait=true"), ("POST", "/query/batch")
     # Four more than 60 are so many that recall is measured anew, two less than 64 are not.
     assert kinds == [*changes, stray, ("PUT", "?wait=true"), asked, stray, deleted, asked, ("DELETE", "")]
-    assert server.asked[0][2] == {"vectors": {"size": 16, "distance": "Cosine"}}
+    assert server.asked[0][2] == {
+        "vectors": {"size": 16, "distance": "Cosine", "on_disk": True},
+        "quantization_config": {"scalar": {"type": "int8", "quantile": 0.99, "always_ram": True}},
+    }
     facts = {"id": 5, "label": -1, "name": None, "category": None, "path": "/photos/0/5.jpg", "box": None}
     assert server.asked[1][2]["batch"]["payloads"][5] == facts
     assert server.asked[4][2] == {"filter": {"must": [{"key": "id", "range": {"gt": 59}}]}}

@@ -30,7 +30,8 @@ class PageContent:
     or umap. label_pairs: near-duplicates of different labels, from duplicates.closest_across_labels. leaks: those in
     another list, from duplicates.closest_across_lists, with that list: `others`. load_image: the picture of a
     row of a list. look: from pairs of rows, a query and its best hit, to the looks at both; None: there are none.
-    look_method: how these were found. verification: same or not, as result.json has it, or None.
+    look_method: how these were found. verification: same or not, as result.json has it, or None. notices: sentences
+    that stand above the figures.
     """
 
     title: str
@@ -53,6 +54,7 @@ class PageContent:
     look: LookAt | None = None
     look_method: str = ""
     verification: dict | None = None
+    notices: tuple[str, ...] = ()
 
     def check_lengths(self) -> None:
         """Raise InputError where one column has not as many rows as another."""

@@ -22,7 +22,7 @@ const header = () => {
 const shown = (item) => {
   if (item.text !== undefined) return make("div", { class: "text" }, bdi(item.text));
   const player = item.sound ? make("audio", { controls: "", src: item.sound }) : null;
-  return [make("img", { src: item.image, alt: `label ${item.label}`, loading: "lazy" }), player];
+  return [make("img", { src: item.image, alt: `label ${item.label}` }), player];
 };
 const figure = (number, role) => {
   if (number === null) return make("figure", {}, make("div", { class: "nothing" }, "no picture"));

@@ -30,6 +30,7 @@ const header = () => {
   document.title = data.title;
   at("title").append(bdi(data.title));
   at("facts").append(...data.facts.map(([key, value]) => term(bdi(key), bdi(value))));
+  at("facts").after(...data.notices.map((notice) => make("p", { class: "notice" }, bdi(notice))));
   at("counts").append(
     `Means over ${count(queries, "query", "queries")}, in per cent.` +
       (lone ? ` ${count(lone, "query has", "queries have")} nothing right to find.` : ""));

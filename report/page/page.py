@@ -6,6 +6,7 @@ shown, and the page says where there are more.
 
 import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,14 @@ def write_page(
     leaks=None,  # EmbeddingTable | None
     attention=None,  # Attention | None
     verification: dict | None = None,
+    notices: Sequence[str] = (),
 ) -> None:
     """Write the page of an evaluated table, which was searched for what each query found and for all pairs' scores.
 
     model_name: what the page says the embeddings are of. projection: of the map, pca or umap. leaks: the embeddings of
     a list in which to look for images of this one. attention: of the network, for where it looked. verification: same
-    or not, as result.json has it, or None. Raises InputError where the file cannot be written, an image cannot be read,
-    or umap-learn is missing.
+    or not, as result.json has it, or None. notices: sentences that stand above the figures. Raises InputError where the
+    file cannot be written, an image cannot be read, or umap-learn is missing.
     """
     records = table.records
     query_gallery = evaluation.query_gallery
@@ -89,6 +91,7 @@ def write_page(
         look=look,
         look_method=look_method,
         verification=verification,
+        notices=tuple(notices),
     )
     write_content(path, content)
 
@@ -124,6 +127,7 @@ def write_content(path: str | Path, content: PageContent) -> None:
         "lists": list_names,
         "look_method": content.look_method,
         "verification": content.verification,
+        "notices": list(content.notices),
     }
     # Last, when the album has been given all that the page shows.
     data["items"], data["looks"] = album.contents()

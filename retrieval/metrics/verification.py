@@ -83,7 +83,6 @@ class Verification:
 
     eer_threshold: the least score that is accepted where FAR and 1 - TAR meet. left_out: FARs that are finer than one
     negative pair. at: of the thresholds that were given. histogram: of all pairs, each counted `directions` times.
-    curve: (FAR, TAR) from strict to lenient, (n, 2), at some levels.
     """
 
     positives: int
@@ -96,7 +95,6 @@ class Verification:
     at: tuple[AtThreshold, ...]
     histogram: PairHistogram
     directions: int
-    curve: np.ndarray
     resamples: int
 
     def point(self, far: float) -> Point:
@@ -154,13 +152,14 @@ def verify_all_pairs(
         far: Tally(*bracket(histogram, directions * place)) for far, place in places.items() if 0 < place < negatives
     }
     meeting = Tally(*_meeting_bracket(histogram))
-    least = min(tally.low for tally in [*tallies.values(), meeting])
+    rising = sorted([*tallies.values(), meeting], key=lambda tally: tally.low)
     codes = torch.cat([query_gallery.query_labels, query_gallery.gallery_labels])
-    levels = _levels(histogram, tallies, thresholds)
-    resampled = Resampled(codes, levels, resamples, seed)
+    resampled = Resampled(codes, _levels(histogram, tallies, thresholds, resamples), resamples, seed)
     for block in pair_blocks(query_gallery, Scores(query_gallery, distance), torch.float64, memory):
-        negative = block.negative[block.negative >= least]
-        for tally in [*tallies.values(), meeting]:
+        # What is below a bracket is below those above it, too, and never looked at again.
+        negative = block.negative
+        for tally in rising:
+            negative = negative[negative >= tally.low]
             tally.add(negative, block.positive, block.weight)
         resampled.add_block(block)
     return _verification(histogram, tallies, meeting, resampled, fars, thresholds, directions)
@@ -191,7 +190,7 @@ def verify_listed_pairs(
     positive, negative = torch.from_numpy(scores[is_same]), torch.from_numpy(scores[~is_same])
     whole.add(negative, positive, 1)
     tallies = {far: whole for far in fars if 0 < allowed_accepts(far, negatives) < negatives}
-    resampled = Resampled(torch.cat([left, right]), _levels(histogram, tallies, thresholds), resamples, seed)
+    resampled = Resampled(torch.cat([left, right]), _levels(histogram, tallies, thresholds, resamples), resamples, seed)
     mask = torch.from_numpy(is_same)
     resampled.add_positives(positive, left[mask], 1)
     resampled.add_negatives(negative, left[~mask], right[~mask])
@@ -226,12 +225,17 @@ def _meeting_bracket(histogram: PairHistogram) -> tuple[float, float]:
     return histogram.edges[first] - histogram.rounding_bound, histogram.edges[last] + histogram.rounding_bound
 
 
-def _levels(histogram: PairHistogram, fars: Iterable[float], thresholds: Sequence[float]) -> torch.Tensor:
+def _levels(
+    histogram: PairHistogram, fars: Iterable[float], thresholds: Sequence[float], resamples: int
+) -> torch.Tensor:
     """Rising scores (G,), float64, at which ROC curves are kept.
 
     The first is below all pairs, the last above all negative ones; between them FAR falls by STEP from level to level,
-    and the wished FARs and given thresholds are levels of their own.
+    and the wished FARs and given thresholds are levels of their own. Where labels are not drawn these thresholds are
+    all.
     """
+    if not resamples:
+        return _as_float32(np.array(thresholds, dtype=np.float64))
     closer = np.cumsum(histogram.negative[::-1])
     wished = STEP ** np.arange(0, math.log(closer[-1]) / -math.log(STEP) + 1)
     wished = np.append(wished, list(fars))
@@ -241,8 +245,11 @@ def _levels(histogram: PairHistogram, fars: Iterable[float], thresholds: Sequenc
     largest = edges[np.flatnonzero(histogram.negative[::-1])[0]]
     top = largest + 2 * histogram.rounding_bound + 1e-6 * abs(largest)
     between = edges[np.minimum(places + 1, len(edges) - 1)]
-    levels = np.concatenate([[bottom, top], between, thresholds])
-    # Scores are float32; the same pairs reach the next such number, with which they can be compared as they are.
+    return _as_float32(np.concatenate([[bottom, top], between, thresholds]))
+
+
+def _as_float32(levels: np.ndarray) -> torch.Tensor:
+    """The least float32 that are no less, rising and each once, in float64: the same scores, float32, reach them."""
     rounded = levels.astype(np.float32)
     rounded = np.where(rounded < levels, np.nextafter(rounded, np.float32(math.inf)), rounded)
     return torch.from_numpy(np.unique(rounded).astype(np.float64))
@@ -299,7 +306,7 @@ class Resampled:
         for number, level in enumerate(self.levels):
             if values is None:
                 is_reached = block.negative >= level
-                count = int(is_reached.sum())
+                count = int(torch.count_nonzero(is_reached))
                 if count and count * SPARSE < block.negative.numel():
                     row, column = is_reached.nonzero(as_tuple=True)
                     values = block.negative[row, column]
@@ -315,15 +322,15 @@ class Resampled:
                 continue
             if values is None:
                 table = _table_of(is_reached, row_of, column_of, shape)
-                sums = ((table @ right) * left).double().sum(0)
+                sums = ((table @ right) * left).sum(0, dtype=torch.float64)
             elif count < len(rows) * len(columns) // SPARSE:
                 sums = torch.zeros_like(self.negative[0])
                 for part in slices_within(count, self.weights.shape[1], CACHED_NUMBERS):
                     products = left[cells[part] // len(columns)] * right[cells[part] % len(columns)]
-                    sums += products.double().sum(0)
+                    sums += products.sum(0, dtype=torch.float64)
             else:
                 table = cells.bincount(minlength=shape[0] * shape[1]).view(shape).float()
-                sums = ((table @ right) * left).double().sum(0)
+                sums = ((table @ right) * left).sum(0, dtype=torch.float64)
             self.negative[number] += block.weight * sums
 
     @property
@@ -333,6 +340,8 @@ class Resampled:
 
     def curves(self) -> tuple[np.ndarray, np.ndarray]:
         """(FAR, TAR), each (G, R), of R drawings in which pairs of both kinds came."""
+        if not self.weights.shape[1]:
+            return np.zeros((len(self.levels), 0)), np.zeros((len(self.levels), 0))
         exactly = self._positive_tables.T @ self.weights.double()
         positive, negative = _from_above(exactly).cpu().numpy(), self.negative.cpu().numpy()
         is_any = (positive[0] > 0) & (negative[0] > 0)
@@ -382,6 +391,7 @@ def _verification(
     positives, negatives = _totals(histogram)
     far_curves, tar_curves = resampled.curves()
     levels = resampled.levels.cpu().numpy()
+    resamples = far_curves.shape[1]
 
     points = []
     for far, tally in tallies.items():
@@ -423,7 +433,6 @@ def _verification(
                 tar=Rate(float(resampled.positive_counts[level] / positives), _interval(tar_curves[level])),
             )
         )
-    curve = np.stack([resampled.negative_counts / negatives, resampled.positive_counts / positives], axis=1)
     return Verification(
         positives=positives // directions,
         negatives=negatives // directions,
@@ -435,13 +444,14 @@ def _verification(
         at=tuple(at),
         histogram=histogram,
         directions=directions,
-        curve=curve[::-1],
-        resamples=far_curves.shape[1],
+        resamples=resamples,
     )
 
 
 def _read_curves(far: float, far_curves: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(R,): values at a FAR, straight between levels. far_curves: (G, R), falling; values: (G, R), or (G,) of all."""
+    if not far_curves.size:
+        return np.zeros(0)
     columns = np.broadcast_to(values.reshape(len(far_curves), -1), far_curves.shape)
     return np.array([np.interp(far, fars[::-1], column[::-1]) for fars, column in zip(far_curves.T, columns.T)])
 

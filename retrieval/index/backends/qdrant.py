@@ -140,8 +140,13 @@ class QdrantBackend(Backend):
             raise InputError(f"Qdrant at {self.url} does not answer: {reason[0]}") from None
 
     def _create(self, client, collection: str, width: int) -> None:
+        """A collection whose codes of a byte a number are in memory, its vectors on the server's disk."""
+        models = self.models
+        codes = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
         client.create_collection(
-            collection, vectors_config=self.models.VectorParams(size=width, distance=self.models.Distance.COSINE)
+            collection,
+            vectors_config=models.VectorParams(size=width, distance=models.Distance.COSINE, on_disk=True),
+            quantization_config=models.ScalarQuantization(scalar=codes),
         )
 
     def _wait_for_graph(self, client, collection: str) -> None:

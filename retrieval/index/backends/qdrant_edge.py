@@ -111,7 +111,12 @@ class QdrantEdgeBackend(Backend):
                 size=width, distance=edge.Distance.Dot, datatype=edge.VectorStorageDatatype.Float16
             ),
             # Any size is worth the graph: the threshold for it is the optimiser's.
-            hnsw_config=edge.HnswIndexConfig(m=self.links, ef_construct=BUILT_WITH, full_scan_threshold=1),
+            hnsw_config=edge.HnswIndexConfig(
+                m=self.links,
+                ef_construct=BUILT_WITH,
+                full_scan_threshold=1,
+                payload_m=0,  # no graph of its own for each label: of few items exact search does as well
+            ),
             quantization_config=edge.ScalarQuantizationConfig(edge.ScalarType.Int8, quantile=0.99, always_ram=True),
             optimizers=edge.EdgeOptimizersConfig(
                 default_segment_number=1, max_segment_size=2**40, indexing_threshold=kilobytes
