@@ -307,6 +307,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in args.stores.split(","):
         try:
             figures[name] = measured(name, args)
+            print(f"{name}: {figures[name]}", flush=True)
         except ImportError as error:
             print(f"left out: {name} ({error})", flush=True)
     lines = {name: code_lines(ROOT / "retrieval" / "index" / f"{name}.py") for name in STORAGE_FILES}
