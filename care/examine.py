@@ -17,7 +17,7 @@ from core.items import file_of
 from data.fixes import KEEP, KINDS, LABEL, REMOVE, Finding, RawRow
 from data.records import Records
 
-TRUSTED = 0.75  # from which probability on a guessed label is proposed
+TRUSTED = 0.7  # from which probability on, that it is right, a guessed label is proposed
 COPY_TRUST = 0.95  # in the label of a row that shows the same
 CLICK_TRUST = 0.8  # in that of a row that a person calls the same
 LEAST_DOUBT = 0.005  # of a label that nothing is held against
@@ -199,7 +199,8 @@ class _Examiner:
                 if same and guess[row] < 0:
                     guess[row], trust[row] = self.codes[_partner(same[0], row)], CLICK_TRUST
             action = REMOVE
-            if guess[row] >= 0 and trust[row] >= TRUSTED:
+            # The guess is right only where the label is wrong.
+            if guess[row] >= 0 and probability[row] * trust[row] >= TRUSTED:
                 action = self._label_action(guess[row])
             other = twins.get(row, self._example(guess[row], row))
             self._add(row, "label", "; ".join(clauses), action, probability[row], other, peer=self._peer(row, doubts))
@@ -236,19 +237,19 @@ class _Examiner:
         return self.records.names.of_label(self.records.vocabulary.labels[code])
 
     def _label_action(self, code: int) -> str:
-        row = int(np.flatnonzero(self.codes == code)[0])
+        row = int(self.records.vocabulary.rows_of(code)[0])
         return f"{LABEL}{self.subject.rows[row].cells['label'].strip()}"
 
     def _example(self, code: int, row: int) -> int | None:
         """The row of a label that is closest to another row; None for no label."""
         if code < 0:
             return None
-        rows = np.flatnonzero(self.codes == code)
+        rows = self.records.vocabulary.rows_of(code)
         return int(rows[np.argmax(self.centred[rows] @ self.centred[row])])
 
     def _peer(self, row: int, doubts: LabelDoubts) -> int | None:
         """The row of its label that fits the label best; None where it is the only one."""
-        rows = np.flatnonzero(self.codes == self.codes[row])
+        rows = self.records.vocabulary.rows_of(self.codes[row])
         rows = rows[rows != row]
         return int(rows[np.argmax(doubts.score[rows])]) if len(rows) else None
 
