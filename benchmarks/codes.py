@@ -229,14 +229,14 @@ def lane_table(figures: dict[str, dict], queries: int, k: int) -> str:
         for form in ("single", "batch"):
             row.append(f"{1000 * figure[form]['seconds']:.1f}")
             row.append(f"{base[form]['seconds'] / figure[form]['seconds']:.1f}")
-        row += [f"{figure['megabytes']:,.0f}", f"{max(figure['single']['peak_mb'], figure['batch']['peak_mb']):.0f}"]
+        row.append(f"{figure['megabytes']:,.0f}")
         open_text = ""
         if figure["open_rows"] is not None:
             open_text = f"{figure['open_rows']:,.1f} ({figure['open_share']:.1e})"
         found = "equal to the bit" if figure["is_equal"] else f"{figure['recall']:.3f}"
         rows.append([*row, open_text, found])
     columns = ["", "build s", "one query, ms", "× float32", f"{queries} queries, ms", "× float32"]
-    return markdown([*columns, "MB held", "peak MB of a search", "rows left open a query", f"recall@{k}"], rows)
+    return markdown([*columns, "MB of codes or rows", "rows left open a query", f"recall@{k}"], rows)
 
 
 def main(argv: list[str] | None = None) -> None:

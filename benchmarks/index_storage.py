@@ -4,10 +4,10 @@
     python benchmarks/index_storage.py --rows=5000 --kills=2
     python benchmarks/index_storage.py --stores=ours,lance       # LanceDB: pip install lancedb
 
-Each store keeps an id, a path, a label and 512 float32 for each item, and takes the same calls, each of which counts when
-it has returned: adds of a tenth at a time, adds of single items, a deletion of a tenth, opening anew. Then processes
-that add batches are killed at a random moment: whatever was said to be there has to be there, bit for bit, and no part
-of a batch. A second process looks in while the first writes.
+Each store keeps an id, a path, a label and 512 float32 for each item, and takes the same calls, each of which counts
+when it has returned: adds of a tenth at a time, adds of single items, a deletion of a tenth, opening anew. Then
+processes that add batches are killed at a random moment: whatever was said to be there has to be there, bit for bit,
+and no part of a batch. A second process looks in while the first writes.
 """
 
 import argparse
@@ -39,7 +39,7 @@ STORAGE_FILES = ("segments", "changes", "folder")  # of retrieval/index: what a 
 
 
 def rows_of(ids: np.ndarray, width: int) -> np.ndarray:
-    """The embeddings (n, width) float32 of items, which follow from their ids, so that they can be held against them."""
+    """The embeddings (n, width) float32 of items, which follow from their ids, so that they can be told again."""
     rows = [np.random.default_rng(int(id_)).standard_normal(width, np.float32) for id_ in ids]
     return np.stack(rows)
 
@@ -190,7 +190,7 @@ def timings(name: str, folder: Path, rows: int, width: int) -> dict:
         figures["single_add_ms"] += 1000 / SINGLES * seconds_of(lambda one=one: store.add(more[one], single_rows[one]))
     figures["delete_s"] = seconds_of(lambda: store.delete(ids[::10]))
     figures["disk_mb"] = disk_megabytes(folder)
-    del store
+    store = None  # which closes it
 
     # Opened anew by a process that has imported everything: count and read a hundred items.
     kept = np.setdiff1d(ids, ids[::10])[:: max(1, rows // 100)]
@@ -307,6 +307,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in args.stores.split(","):
         try:
             figures[name] = measured(name, args)
+            print(f"{name}: {figures[name]}", flush=True)
         except ImportError as error:
             print(f"left out: {name} ({error})", flush=True)
     lines = {name: code_lines(ROOT / "retrieval" / "index" / f"{name}.py") for name in STORAGE_FILES}

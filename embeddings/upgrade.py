@@ -131,8 +131,8 @@ def begin(index: Index, encoder: Encoder, source: str, settings: UpgradeSettings
             say(line)
         if judgement.kept < settings.bar:
             raise InputError(
-                f"the bridge keeps {judgement.kept:.4f} of Recall@1, below --bar={settings.bar:g}, and nothing is changed; "
-                "a greater --share fits a better one, or build a new index"
+                f"the bridge keeps {judgement.kept:.4f} of Recall@1, below --bar={settings.bar:g}, and nothing is "
+                "changed; a greater --share fits a better one, or build a new index"
             )
         _cross(index, bridge, ids, new, encoder, source, judgement)
 

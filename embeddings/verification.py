@@ -83,7 +83,8 @@ class Verifier:
             unknown = open_set(query_gallery, self.unknown, self.fpir, self.resamples, self.seed, distance, memory)
         fit = None
         if held_figures is not None:
-            calibration = calibrate(held_figures.histogram, held_figures.directions).with_odds(figures.positives / figures.negatives)
+            calibration = calibrate(held_figures.histogram, held_figures.directions)
+            calibration = calibration.with_odds(figures.positives / figures.negatives)
             fit = reliability(figures.histogram, calibration, figures.directions)
         return SameOrNot(figures, held_figures, self.held_out, folds, unknown, fit, distance, self.seed, self._pairs_of)
 

@@ -18,13 +18,14 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from core import openmp  # noqa: F401
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
 
-import numpy as np
-import torch
-
-from embeddings.files import load_table
-from solvers import Clicks, Whitening
+from embeddings.files import load_table  # noqa: E402
+from solvers import Clicks, Whitening  # noqa: E402
 
 
 def main(argv: list[str]) -> None:
@@ -91,7 +92,7 @@ def click(
 
 
 def clicks_alone(clicks: Clicks) -> torch.Tensor:
-    """(I + D R / tr R)^(-1/2), R the scatter of right pairs: where they differ counts less, and nothing else changes."""
+    """(I + D R / tr R)^(-1/2), R the scatter of right pairs: directions in which they differ count less."""
     scatter = clicks.right.T @ clicks.right
     width = len(scatter)
     variances, vectors = torch.linalg.eigh(torch.eye(width) + width / scatter.trace() * scatter)

@@ -26,7 +26,9 @@ from retrieval.rows import row_lengths
 from retrieval.topk import search_in_parts
 
 GROUP = 32  # upper ends are looked through by the greatest of so many
-FEW_QUERIES = 8  # up to which codes are multiplied as they are, where there are more they are decoded first
+# Queries up to which codes are multiplied as they are, where there are more they are decoded first; and columns of a
+# first stage from which on so many more are few.
+FEW_QUERIES, FEW_COLUMNS = 8, 128
 BLOCK_ROWS, BLOCK_ROWS_OF_FEW = 4096, 32768  # looked at in one product
 SAMPLE_ROWS = 4096  # rows that the first floors come from
 DENSE = 1 / 8  # of a block: where more reaches the floor, all of the block is looked at closer, not row by row
@@ -116,7 +118,8 @@ class PartSearch:
         queries = turned(queries, self.codes.rotation)
         self.first = StageQueries(self.codes.first, queries, self.codes.longest_tail)
         self.full = [StageQueries(stage, queries) for stage in self.codes.full]
-        self.is_short = len(queries) <= FEW_QUERIES and multiplies_codes(self.codes.first)
+        few = FEW_QUERIES * max(1, self.codes.first.width // FEW_COLUMNS)
+        self.is_short = len(queries) <= few and multiplies_codes(self.codes.first)
         self.looks_closer = self.codes.tails is not None and multiplies_codes(self.codes.full[1])
 
     def first_upper(self, rows: slice) -> torch.Tensor:

@@ -2,14 +2,10 @@
 
 import asyncio
 import contextlib
-import hashlib
 import json
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,20 +21,23 @@ from core.errors import InputError
 from core.items import text_item
 from data.image.header import FORMATS
 from retrieval.index.folder import DiskRefuses
-from retrieval.index.index import Hits
 from retrieval.index.items import item_name
 from retrieval.templates import mean_embeddings
 from serving import asking
-from serving.collection import Collection, Deleted, Generation, NewItem, Query, Stored
+from serving.answers import shown_answers
+from serving.asked import IMAGE_TYPES, Asked, read_search
+from serving.collection import Collection, Deleted, NewItem, Stored
 from serving.encoding import MOST_EMBEDDED, LiveEncoder
 from serving.feedback import FOLDER as QUERIES
 from serving.feedback import Feedback
 from serving.gathering import Gatherer
+from serving.generation import Generation, Query
 from serving.guard import Guard
 from serving.openapi import description
 from serving.page import page
 from serving.pictures import SHOWN_AS, SIDES, Album, check_size, decode
 from serving.refusal import Refusal
+from serving.remembered import Remembered
 from serving.settings import ServeSettings
 from serving.uploads import Uploads, suffix_of
 
@@ -49,12 +48,7 @@ MOST_BODIES = 32  # requests whose bodies are in memory at a time; others wait u
 MOST_REMEMBERED = 2**26  # bytes of images that asked, for those who say whether the answers are right
 SHOWN_LABELS = 20
 SHOWN_CATEGORIES = 500
-IMAGE_TYPES = ("image/", "application/octet-stream")
-SEARCH_FIELDS = ("image", "images", "text", "item", "k", "labels", "categories", "group", "box", "boxes", "combine")
-SEARCH_WORDS = ("k", "label", "category", "group", "box")
 ITEM_FIELDS = ("image", "label", "category")
-GROUPS = ("none", "label")
-COMBINES = ("each", "mean")
 
 
 class Answer(Response):
@@ -64,24 +58,6 @@ class Answer(Response):
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is looked for, of one request: images or a text or an item, how many hits, and of which labels.
-
-    boxes: of each image, None for all of it.
-    """
-
-    images: tuple[bytes, ...] = ()
-    boxes: tuple[tuple[float, float, float, float] | None, ...] = ()
-    text: str | None = None
-    item: int | None = None
-    k: int = 24
-    labels: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
-    group: str = "none"
-    combine: str = "each"
 
 
 class Server:
@@ -154,8 +130,6 @@ class Server:
             gatherer.close()
         self._decoding.shutdown()
 
-    # What it says of itself.
-
     async def show_page(self, request: Request) -> Response:
         return Response(self._page, media_type="text/html", headers={"content-security-policy": self._policy})
 
@@ -172,7 +146,9 @@ class Server:
     def _stats(self) -> dict[str, Any]:
         generation = self.collection.now()
         card = generation.index.card
-        decision = generation.index.decision
+        threshold = None
+        if generation.index.decision is not None:
+            threshold = generation.index.decision.threshold
         return {
             "name": self.collection.folder.resolve().name,
             "items": len(generation),
@@ -190,7 +166,7 @@ class Server:
                 {"category": category, "items": count}
                 for category, count in generation.category_counts[:SHOWN_CATEGORIES]
             ],
-            "threshold": None if decision is None else decision.threshold,
+            "threshold": threshold,
             "trouble": self.collection.trouble,
         }
 
@@ -242,16 +218,16 @@ class Server:
             return Response(status_code=304, headers=headers)
         return Response(picture.content, media_type=SHOWN_AS, headers=headers)
 
-    # Search.
-
     async def search(self, request: Request) -> Response:
         start = time.perf_counter()
-        asked = await self._read_search(request)
+        asked = await read_search(request, self._encoder.takes, self.settings.max_upload)
         came = time.perf_counter()
         embeddings = await self._embeddings_of(asked)
         embedded = time.perf_counter()
         # An item is nearest to itself, which nobody has to be told.
-        k = asked.k if asked.item is None else asked.k + 1
+        k = asked.k
+        if asked.item is not None:
+            k += 1
         queries = [Query(embedding, k, asked.labels, asked.categories) for embedding in embeddings]
         answers = await asyncio.gather(*(_wait(self._searching.submit(query)) for query in queries))
         found = time.perf_counter()
@@ -260,7 +236,7 @@ class Server:
             "generation": answers[0][0].number,
             "items": len(answers[0][0]),
             "k": asked.k,
-            "queries": await asyncio.to_thread(_shown, answers, asked, sources),
+            "queries": await asyncio.to_thread(shown_answers, answers, asked, sources),
             "milliseconds": {
                 "read": round(1000 * (came - start), 2),
                 "embed": round(1000 * (embedded - came), 2),
@@ -268,79 +244,6 @@ class Server:
             },
         }
         return Answer(answer)
-
-    async def _read_search(self, request: Request) -> Asked:
-        """What a request looks for: an image's bytes with words behind the address, or a JSON object."""
-        kind = asking.content_type(request)
-        if kind.startswith(IMAGE_TYPES):
-            words = request.query_params
-            asking.refuse_unknown(words, SEARCH_WORDS)
-            fields: dict[str, Any] = {name: words[name] for name in ("k", "group", "box") if name in words}
-            for field, word in (("labels", "label"), ("categories", "category")):
-                if word in words:
-                    fields[field] = words.getlist(word)
-            image = await asking.read_body(request, self.settings.max_upload)
-            return self._asked(fields, (image,))
-        asking.refuse_unknown(request.query_params, ())
-        if kind != "application/json":
-            raise Refusal(415, "send an image (Content-Type: image/jpeg and its like) or JSON (application/json)")
-        body = await asking.read_body(request, self.settings.max_upload)
-        return await asyncio.to_thread(self._asked_of_json, body)
-
-    def _asked_of_json(self, body: bytes) -> Asked:
-        fields = asking.read_object(body)
-        asking.refuse_unknown(fields, SEARCH_FIELDS)
-        images = []
-        if "image" in fields:
-            images.append(asking.image_bytes(fields["image"], "image"))
-        if "images" in fields:
-            for number, image in enumerate(asking.several(fields["images"], "images", asking.MOST_QUERIES)):
-                images.append(asking.image_bytes(image, f"images[{number}]"))
-        return self._asked(fields, tuple(images))
-
-    def _asked(self, fields: dict[str, Any], images: tuple[bytes, ...]) -> Asked:
-        """Fields as an Asked. Raises Refusal (422) for what they may not be."""
-        named = [name for name in ("image", "images", "text", "item") if name in fields]
-        if images and not named:
-            named = ["image"]
-        if len(named) != 1:
-            given = " and ".join(named) or "nothing"
-            raise Refusal(422, f"look for one of image, images, text, item; {given} is given")
-        if named[0] in ("image", "images") and "image" not in self._encoder.takes:
-            raise Refusal(422, "this index's model takes no images")
-        facts: dict[str, Any] = {"images": images, "boxes": self._boxes(fields, len(images))}
-        if "text" in fields:
-            if "text" not in self._encoder.takes:
-                raise Refusal(422, "this index's model takes no words; look for an image")
-            facts["text"] = asking.plain_text(fields["text"], "text", asking.LONGEST_TEXT)
-        if "item" in fields:
-            facts["item"] = asking.whole_number(fields["item"], "item", 0, asking.LARGEST_ID)
-        if "k" in fields:
-            facts["k"] = asking.whole_number(fields["k"], "k", 1, asking.MOST_HITS)
-        for name in ("labels", "categories"):
-            if name in fields:
-                values = asking.several(fields[name], name, asking.MOST_FILTERS)
-                facts[name] = tuple(str(asking.label_value(value, name)) for value in values)
-        if "group" in fields:
-            facts["group"] = asking.choice(fields["group"], "group", GROUPS)
-        if "combine" in fields:
-            facts["combine"] = asking.choice(fields["combine"], "combine", COMBINES)
-        return Asked(**facts)
-
-    @staticmethod
-    def _boxes(fields: dict[str, Any], count: int) -> tuple:
-        if "box" in fields and "boxes" in fields:
-            raise Refusal(422, "give box or boxes, not both")
-        if "box" in fields:
-            if count != 1:
-                raise Refusal(422, "box goes with one image; give boxes, one (or null) an image")
-            return (asking.box_value(fields["box"], "box"),)
-        if "boxes" in fields:
-            boxes = asking.several(fields["boxes"], "boxes", asking.MOST_QUERIES)
-            if len(boxes) != count:
-                raise Refusal(422, f"there are {len(boxes)} boxes for {count} images")
-            return tuple(box if box is None else asking.box_value(box, "boxes") for box in boxes)
-        return (None,) * count
 
     async def _embeddings_of(self, asked: Asked) -> list[np.ndarray]:
         """The embedding (D,) of each query; of several images that are one query, the mean of their directions."""
@@ -374,8 +277,9 @@ class Server:
             numbers = [number for number, (other, _) in enumerate(jobs) if other == kind]
             embeddings = self._encoder.embed(kind, [jobs[number][1] for number in numbers])
             for number, embedding in zip(numbers, embeddings):
-                is_finite = bool(np.isfinite(embedding).all())
-                results[number] = embedding if is_finite else Refusal(422, "the model makes no numbers of that")
+                results[number] = embedding
+                if not np.isfinite(embedding).all():
+                    results[number] = Refusal(422, "the model makes no numbers of that")
         return results
 
     def _sources_of(self, asked: Asked) -> list[list[dict[str, Any]]]:
@@ -393,8 +297,6 @@ class Server:
         if asked.combine == "mean":
             return [sources]
         return [[source] for source in sources]
-
-    # Changes.
 
     async def add(self, request: Request) -> Response:
         self._refuse_if_read_only()
@@ -423,8 +325,13 @@ class Server:
         stored = await self._change(NewItem(content, suffix_of(content), embedding, label, category))
         generation = await asyncio.to_thread(self.collection.now)
         # Somebody may have deleted it by now.
-        facts = generation.facts([stored.id])[0] if generation.has(stored.id) else {"id": stored.id}
-        return Answer({**facts, "is_new": stored.is_new}, status_code=201 if stored.is_new else 200)
+        facts = {"id": stored.id}
+        if generation.has(stored.id):
+            [facts] = generation.facts([stored.id])
+        status = 200
+        if stored.is_new:
+            status = 201
+        return Answer({**facts, "is_new": stored.is_new}, status_code=status)
 
     async def delete(self, request: Request) -> Response:
         self._refuse_if_read_only()
@@ -440,8 +347,6 @@ class Server:
     def _refuse_if_read_only(self) -> None:
         if self.settings.read_only:
             raise Refusal(403, "this server changes nothing (--read_only)")
-
-    # Feedback.
 
     async def give_feedback(self, request: Request) -> Response:
         self._refuse_if_read_only()
@@ -515,73 +420,6 @@ class Server:
         return await asyncio.get_running_loop().run_in_executor(self._decoding, function, *words)
 
 
-class Remembered:
-    """The images that asked last, by their SHA-256, as many as fit into `most` bytes."""
-
-    def __init__(self, most: int):
-        self._most = most
-        self._contents: OrderedDict[str, bytes] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def keep(self, content: bytes) -> str:
-        """Remember an image; its name."""
-        name = hashlib.sha256(content).hexdigest()
-        with self._lock:
-            if name not in self._contents:
-                self._contents[name] = content
-                self._bytes += len(content)
-            self._contents.move_to_end(name)
-            while self._bytes > self._most and len(self._contents) > 1:
-                _, oldest = self._contents.popitem(last=False)
-                self._bytes -= len(oldest)
-        return name
-
-    def find(self, name: str) -> bytes | None:
-        """The image of a name, None where it is forgotten."""
-        with self._lock:
-            return self._contents.get(name)
-
-
-def _shown(
-    answers: Sequence[tuple[Generation, Hits]], asked: Asked, sources: Sequence[list[dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """What was found, plain JSON; of several hits of a label, with `group`, the best score leads.
-
-    Where the index has a decision, each hit has P(same), and a query of which none is called the same is unknown.
-    """
-    shown = []
-    for (generation, hits), source in zip(answers, sources):
-        decision = generation.index.decision
-        same = [None] * len(hits.ids)
-        is_same = [None] * len(hits.ids)
-        if decision is not None:
-            same = decision.probability(hits.scores).round(4).tolist()
-            is_same = decision.is_same(hits.scores).tolist()
-        rows = []
-        facts_of_hits = generation.facts(hits.ids.tolist())
-        for facts, score, probability, is_one in zip(facts_of_hits, hits.scores.tolist(), same, is_same):
-            if facts["id"] != asked.item:
-                rows.append({**facts, "score": round(score, 6), "same": probability, "is_same": is_one})
-        rows = rows[: asked.k]
-        unknown = None if decision is None else not any(row["is_same"] for row in rows)
-        answer: dict[str, Any] = {"query": source, "unknown": unknown, "hits": rows}
-        if asked.group == "label":
-            answer["groups"] = _grouped(rows)
-        shown.append(answer)
-    return shown
-
-
-def _grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Hits by label, in the order of their best ones; each that has no label stands alone."""
-    groups: dict[tuple, dict[str, Any]] = {}
-    for row in rows:
-        key = ("item", row["id"]) if row["label"] is None else (type(row["label"]).__name__, row["label"])
-        facts = {"label": row["label"], "label_name": row["label_name"], "score": row["score"], "items": []}
-        groups.setdefault(key, facts)["items"].append(row["id"])
-    return list(groups.values())
-
-
 async def _wait(future: Future) -> Any:
     return await asyncio.wrap_future(future)
 
@@ -602,7 +440,9 @@ async def _refuse(request: Request, refusal: Refusal) -> Response:
 
 
 async def _refuse_input(request: Request, error: InputError) -> Response:
-    status = 507 if isinstance(error, DiskRefuses) else 422
+    status = 422
+    if isinstance(error, DiskRefuses):
+        status = 507
     return await _refuse(request, Refusal(status, str(error)))
 
 

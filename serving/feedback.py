@@ -40,8 +40,10 @@ class Feedback:
         with self._lock, self._writing():
             is_new = not self.path.exists() or not self.path.stat().st_size
             times = [self._next_time() for _ in pairs]
-            rows = [(query, item, int(same), time) for (query, item), time in zip(pairs, times)]
-            text = _as_csv([COLUMNS, *rows] if is_new else rows)
+            rows: list[tuple] = [(query, item, int(same), time) for (query, item), time in zip(pairs, times)]
+            if is_new:
+                rows.insert(0, COLUMNS)
+            text = _as_csv(rows)
             with open(self.path, "ab") as file:
                 length = file.tell()
                 try:

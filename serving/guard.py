@@ -88,7 +88,8 @@ class Guard:
         cost = 1.0
         if may_ask and scope["method"] in SAFE_METHODS:
             cost = 1 / PICTURES_A_REQUEST
-        wait = self._rates.wait(scope["client"][0] if scope.get("client") else "", cost)
+        client, _ = scope.get("client") or ("", 0)
+        wait = self._rates.wait(client, cost)
         if wait:
             after = {"retry-after": str(wait)}
             return 429, f"too many requests; try again in {wait} seconds (--rate_limit)", after

@@ -25,12 +25,17 @@ class HeldRows:
     """
 
     def __init__(self, rows: Rows, before: "HeldRows | None" = None):
-        held = {} if before is None else before._segments
+        held = {}
+        if before is not None:
+            held = before._segments
         self._rows = rows
         self._segments: dict[str, torch.Tensor] = {}
         for segment in rows.segments:
             name = segment.folder.name
-            self._segments[name] = held[name] if name in held else _scaled(segment)
+            if name in held:
+                self._segments[name] = held[name]
+            else:
+                self._segments[name] = _scaled(segment)
 
     @staticmethod
     def fits(rows: Rows) -> bool:
@@ -50,7 +55,9 @@ class HeldRows:
         for segment in self._rows.segments:
             # The long side stands first: for few queries that is several times as fast as the other way round.
             products = torch.mm(self._segments[segment.folder.name], scaled.T)
-            scores.append(products[torch.from_numpy(segment.live)] if len(segment.live) < len(products) else products)
+            if len(segment.live) < len(products):
+                products = products[torch.from_numpy(segment.live)]
+            scores.append(products)
         fast = torch.cat(scores).T.contiguous()
         if allowed is not None:
             fast[:, torch.from_numpy(~allowed)] = -math.inf

@@ -12,7 +12,7 @@ from data.image.decode import decode_whole
 from data.image.header import FORMATS, image_size
 from data.image.resize import resize
 from report.thumbnails import read_thumbnail
-from serving.collection import Generation
+from serving.generation import Generation
 from serving.refusal import Refusal
 
 SIDES = {"thumb": 320, "full": 1600}  # pixels of the longer side of a picture that is shown

@@ -1,6 +1,7 @@
 """A port, and uvicorn on it until a signal stops it."""
 
 import contextlib
+import errno
 import signal
 import socket
 from collections.abc import Iterator
@@ -23,8 +24,10 @@ def open_port(settings: ServeSettings) -> socket.socket:
     try:
         address = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         port = socket.socket(address[0], socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"{place}: {error.strerror if isinstance(error, OSError) else 'no name of a host'}") from None
+    except OSError as error:
+        raise InputError(f"{place}: {error.strerror}") from None
+    except UnicodeError:
+        raise InputError(f"{place}: that is no name of a host") from None
     try:
         # A port that the last server has just left is free.
         port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -32,7 +35,9 @@ def open_port(settings: ServeSettings) -> socket.socket:
         port.listen(128)
     except OSError as error:
         port.close()
-        hint = "; take another one by --port" if "in use" in str(error.strerror) else ""
+        hint = ""
+        if error.errno == errno.EADDRINUSE:
+            hint = "; take another one by --port"
         raise InputError(f"{place}: {error.strerror}{hint}") from None
     return port
 

@@ -29,20 +29,23 @@ from served import FINGERPRINT, ROOT, WIDTH, Process, StubEncoder, emoji_files, 
 from starlette.testclient import TestClient
 
 from core.errors import InputError
+from embeddings.feedback import open_feedback
 from embeddings.index import settings_for_index
 from models import ModelSettings
 from retrieval.decision import Decision
 from retrieval.index.folder import locked
 from retrieval.index.index import Index
 from serving import collection as collection_module
-from serving.app import Remembered, Server
-from serving.collection import Collection, Query
+from serving.app import Server
+from serving.collection import Collection
 from serving.encoding import open_live_encoder
 from serving.feedback import Feedback
 from serving.gathering import Gatherer
+from serving.generation import Query
 from serving.guard import Rates
 from serving.held import HeldRows
 from serving.refusal import Refusal
+from serving.remembered import Remembered
 from serving.server import open_port
 from serving.settings import ServeSettings
 
@@ -725,6 +728,17 @@ def test_feedback(serve, folder):
     assert client.delete(f"/api/feedback/{times[3]}").json() == {"removed": 1}
     assert [row["time"] for row in read_feedback(folder)] == times[:3] + times[4:]
     assert error_of(client.delete(f"/api/feedback/{times[3]}"), 404)
+
+
+def test_feedback_is_what_training_reads(serve, folder):
+    client = serve()
+    part = post(client, "/api/search?k=3&box=2,3,30,20", picture()).json()["queries"][0]
+    ids = [hit["id"] for hit in part["hits"]]
+    client.post("/api/feedback", json={"query": part["query"], "items": ids[:1], "same": True})
+    client.post("/api/feedback", json={"query": [{"item": ids[1]}], "items": ids[2:], "same": False})
+    pairs = open_feedback("whitening", feedback=str(folder / "feedback.csv"))
+    assert pairs.same.tolist() == [True, False] and len(pairs.records) == 4
+    assert pairs.records.box_of(pairs.first[0]).tolist() == [2, 3, 30, 20]
 
 
 def test_feedback_on_what_is_forgotten(serve, folder):

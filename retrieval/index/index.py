@@ -293,8 +293,8 @@ class Index:
         """Give every item another model's embedding, by one change: embeddings (N, E) of the items `ids` (N,).
 
         Items have the ids from `first` on, the next of the index, in the order given; paths, boxes, labels, categories
-        and names stay. What was decided by the scores of the model before is dropped. Raises InputError where the items are not those of the
-        index any more, and as `build`.
+        and names stay. What was decided by the scores of the model before is dropped. Raises InputError where the items
+        are not those of the index any more, and as `build`.
         """
         ids = np.asarray(ids, np.int64)
         embeddings = _checked(embeddings)

@@ -218,9 +218,9 @@ def _totals(histogram: PairHistogram) -> tuple[int, int]:
 def _meeting_bracket(histogram: PairHistogram) -> tuple[float, float]:
     """Scores (low, high) between which FAR and 1 - TAR meet."""
     positives, negatives = _totals(histogram)
-    rejected = np.append(0, np.cumsum(histogram.positive)) / positives
-    accepted = 1 - np.append(0, np.cumsum(histogram.negative)) / negatives
-    first = int(np.flatnonzero(rejected <= accepted)[-1])
+    rejected = np.append(0, np.cumsum(histogram.positive))
+    accepted = negatives - np.append(0, np.cumsum(histogram.negative))
+    first = int(np.flatnonzero(_surplus(rejected, accepted, positives, negatives) <= 0)[-1])
     last = min(first + 1, len(histogram.edges) - 1)
     return histogram.edges[first] - histogram.rounding_bound, histogram.edges[last] + histogram.rounding_bound
 
@@ -253,6 +253,15 @@ def _as_float32(levels: np.ndarray) -> torch.Tensor:
     rounded = levels.astype(np.float32)
     rounded = np.where(rounded < levels, np.nextafter(rounded, np.float32(math.inf)), rounded)
     return torch.from_numpy(np.unique(rounded).astype(np.float64))
+
+
+def _surplus(rejected: np.ndarray, accepted: np.ndarray, positives: int, negatives: int) -> np.ndarray:
+    """By how much 1 - TAR is more than FAR, in units of 1 / (positives x negatives): whole numbers, so that none is 0
+    but where they are equal.
+    """
+    # Those of many pairs are beyond 64 bits.
+    kind = np.int64 if positives * negatives < 2**62 else object
+    return rejected.astype(np.int64).astype(kind) * negatives - accepted.astype(np.int64).astype(kind) * positives
 
 
 class Resampled:
@@ -368,10 +377,13 @@ def _from_above(exactly: torch.Tensor) -> torch.Tensor:
 def equal_error(far: np.ndarray, tar: np.ndarray) -> tuple[float, int]:
     """(the error rate where FAR = 1 - TAR, the first place behind it) of a ROC curve (n,) from strict to lenient.
 
-    The curve is straight between its points and begins at 0, 0.
+    The curve is straight between its points and begins at 0, 0. far, tar: shares.
     """
-    far, tar = np.append(0.0, far), np.append(0.0, tar)
-    surplus = 1 - tar - far
+    return _meeting(np.append(0.0, far), 1 - np.append(0.0, tar) - np.append(0.0, far))
+
+
+def _meeting(far: np.ndarray, surplus: np.ndarray) -> tuple[float, int]:
+    """`equal_error` from FAR and what 1 - TAR is more than it, in any unit, of a curve with its first point."""
     behind = int(np.flatnonzero(surplus <= 0)[0])
     before = behind - 1
     share = surplus[before] / (surplus[before] - surplus[behind])
@@ -416,7 +428,8 @@ def _verification(
     accepted_before = positives - meeting.positives_below - positive.sum()
     far = np.append(0, np.cumsum(negative)) + meeting.negatives_above
     tar = np.append(0, np.cumsum(positive)) + accepted_before
-    error, place = equal_error(far / negatives, tar / positives)
+    far, tar = np.append(0, far), np.append(0, tar)
+    error, place = _meeting(far / negatives, _surplus(positives - tar, far, positives, negatives))
     eer_threshold = meeting.high
     if place > 0:
         eer_threshold = float(scores[place - 1])
