@@ -24,6 +24,7 @@ DRAWS = 2_000_000  # pairs of a row and a wrong label, at the most
 DRAWS_A_ROW = 8
 CHECKED = 3000  # right rows by which guesses of a label are judged
 BLOCK = 2048  # rows that are held against labels at a time
+LEAST_MASS = 1.5  # rows that a label has to have to be a guess
 HALF = 0.5
 
 
@@ -132,8 +133,10 @@ def _guesses(
 def _closest(label_means: _LabelMeans, rows: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(code (n,) of the label that each of `rows` is closest to, by how much it is closer than the next one (n,)).
 
-    own: (n,) the rows' scores with their own label.
+    own: (n,) the rows' scores with their own label. A label of hardly more than one row is no guess: what is like that
+    row in style is as close to it as what is of its label.
     """
+    is_small = label_means.mass < LEAST_MASS
     closest = np.empty(len(rows), np.int64)
     margins = np.empty(len(rows))
     for block in slices_of(len(rows), BLOCK):
@@ -142,9 +145,11 @@ def _closest(label_means: _LabelMeans, rows: np.ndarray, own: np.ndarray) -> tup
             @ label_means.sums.T
             / np.maximum(label_means.mass, LEAST_WEIGHT).astype(np.float32)
         )
+        cosines[:, is_small] = -np.inf
         cosines[np.arange(len(cosines)), label_means.codes[rows[block]]] = own[block]
         first_two = np.argpartition(-cosines, 1, axis=1)[:, :2]
         values = np.take_along_axis(cosines, first_two, 1)
         closest[block] = np.take_along_axis(first_two, values.argmax(1)[:, None], 1)[:, 0]
-        margins[block] = values.max(1) - values.min(1)
+        # Where there is but one label, or none, nothing is closer than another: a margin is that of two cosines.
+        margins[block] = np.clip(np.nan_to_num(values.max(1) - values.min(1), nan=0.0), 0, 2)
     return closest, margins
