@@ -1,6 +1,5 @@
 """What people said of pairs while they searched: feedback.csv, as evidence on labels."""
 
-import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import InputError, meant_by
 from core.items import is_text
-from data.formats.csv import BOOLEANS, open_table, read_header
-from data.formats.problems import Problems, echo
+from data.formats.feedback import read_feedback
 from data.records import Records
 from retrieval.index.items import item_name, split_name
 
-COLUMNS = ("query", "item", "same", "time")
-NEEDED = ("query", "item", "same")
 # What one click changes the odds of a wrong label by: somebody who clicks is taken to be right four times in five.
 ODDS = 4.0
 
@@ -35,29 +30,12 @@ def read_clicks(file: str | Path, records: Records) -> tuple[list[Click], int]:
     rows = {_key(item_name(path, records.box_of(row))): row for row, path in enumerate(records.paths.tolist())}
     clicks = []
     elsewhere = 0
-    problems = Problems()
-    try:
-        with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            table, skipped = open_table(stream, skips_blanks=False)
-            header = read_header(table)
-            for column in NEEDED:
-                if column not in header:
-                    hint = meant_by(column, header)
-                    raise InputError(f"{str(file)!r} has no column {column!r}; clicks are {', '.join(COLUMNS)}.{hint}")
-            for cells in table:
-                same = BOOLEANS.get((cells["same"] or "").strip().lower())
-                if same is None:
-                    problems.add(skipped + table.line_num, f"same is {echo(cells['same'])}, expected 1 or 0")
-                    continue
-                pair = [rows.get(_key(cells[name] or "")) for name in ("query", "item")]
-                if None in pair or pair[0] == pair[1]:
-                    elsewhere += 1
-                else:
-                    clicks.append(Click(*pair, same))
-    except (OSError, csv.Error) as error:
-        raise InputError(f"cannot read {str(file)!r}: {getattr(error, 'strerror', None) or error}") from None
-    if problems:
-        raise InputError("\n".join(problems.lines(file)))
+    for query, item, same in read_feedback(file):
+        pair = [rows.get(_key(query)), rows.get(_key(item))]
+        if None in pair or pair[0] == pair[1]:
+            elsewhere += 1
+        else:
+            clicks.append(Click(*pair, same))
     return clicks, elsewhere
 
 

@@ -1,6 +1,5 @@
 """What people said of a search's answers: pairs of images that are the same, or are not (a server's feedback.csv)."""
 
-import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ import numpy as np
 from core.console import log
 from core.errors import InputError
 from core.items import is_text, modality_of
+from data.formats.feedback import read_feedback
 from data.records import Records
 from data.soundness import refuse_broken_images
 from retrieval.index.items import split_name
 
-NEEDED = ("query", "item", "same")
 FAULTS_SHOWN = 5
 LEARN_FROM_PAIRS = ("whitening",)  # --loss_name that takes them
 
@@ -67,33 +66,15 @@ def open_feedback(loss_name: str, test: Records | None = None, *, feedback: str 
 
 def _read(file: Path) -> dict[tuple[str, str], bool]:
     """{(name, name): whether they are the same} of a file's lines about two images."""
-    try:
-        with open(file, newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            rows = [(number, row) for number, row in enumerate(csv.reader(stream), 1) if row]
-    except OSError as error:
-        raise InputError(f"cannot read feedback {str(file)!r}: {error.strerror}") from None
-    except csv.Error as error:
-        raise InputError(f"feedback {str(file)!r} is no csv: {error}") from None
-    head = rows[0][1] if rows else []
-    missing = [name for name in NEEDED if name not in head]
-    if missing:
-        raise InputError(
-            f"feedback {str(file)!r} has no column {', '.join(missing)}; it has {', '.join(head) or 'none'}"
-        )
-    query, item, same = (head.index(name) for name in NEEDED)
     pairs: dict[tuple[str, str], bool] = {}
     texts = 0
-    for number, row in rows[1:]:
-        if len(row) <= max(query, item, same) or row[same] not in ("0", "1"):
-            raise InputError(
-                f"{file}:{number}: same has to be 1 or 0, behind a query and an item: {','.join(row)[:80]!r}"
-            )
-        if is_text(row[query]) or is_text(row[item]):
+    for query, item, same in read_feedback(file):
+        if is_text(query) or is_text(item):
             texts += 1
-        elif row[query] != row[item]:
-            pair = (row[query], row[item]) if row[query] < row[item] else (row[item], row[query])
+        elif query != item:
+            pair = (min(query, item), max(query, item))
             pairs.pop(pair, None)  # the last word on two images counts
-            pairs[pair] = row[same] == "1"
+            pairs[pair] = same
     if texts:
         log(f"{file}: {texts} lines are about texts and are left out")
     if not pairs:

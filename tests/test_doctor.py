@@ -539,7 +539,7 @@ def test_what_cannot_be_applied_is_refused_whole(sop_list, tmp_path, line, outpu
         (["--output_dir=x"], "the doctor needs a list before its flags"),
         (["nowhere.csv"], "no list 'nowhere.csv'"),
         (["Ebay_train.txt", "--feedbak=x"], "unknown flag '--feedbak=x'. Did you mean '--feedback'?"),
-        (["Ebay_train.txt", "--feedback=/nowhere.csv"], "cannot read '/nowhere.csv'"),
+        (["Ebay_train.txt", "--feedback=/nowhere.csv"], "cannot read feedback '/nowhere.csv'"),
         (["Ebay_train.txt", "--model=ResNet18"], "the doctor needs --pretrained_model"),
     ],
 )
