@@ -318,8 +318,14 @@ def serve(folder: str, args: Args) -> None:
         model_settings = ModelSettings(**args.model)
         if not model_settings.pretrained_model:
             model_settings = settings_for_index(model_settings, args.typed, index)
-        encoder = open_live_encoder(model_settings, *open_device(**args.device), args["runtime"])
-        server = Server(folder, encoder, settings, token)
+        device = open_device(**args.device)
+        encoder = open_live_encoder(model_settings, *device, args["runtime"])
+
+        def open_encoder(index: Index):
+            """That of the model which the index has gone over to."""
+            return open_live_encoder(settings_for_index(ModelSettings(), (), index), *device, args["runtime"])
+
+        server = Server(folder, encoder, settings, token, open_encoder)
         print_lines([f"{len(index)} {index.noun}s", *greeting(port, settings, token)])
         run(server.app, port)
 

@@ -21,6 +21,7 @@ from core.errors import InputError
 from core.items import text_item
 from data.image.header import FORMATS
 from retrieval.index.folder import DiskRefuses
+from retrieval.index.index import Index
 from retrieval.index.items import item_name
 from retrieval.templates import mean_embeddings
 from serving import asking
@@ -63,15 +64,21 @@ class Answer(Response):
 class Server:
     """An index, an encoder and the threads between them; `app` is what uvicorn runs.
 
-    encoder: a LiveEncoder of the index's model. token: the word that requests have to bear, None for none. Raises
-    InputError as Collection.
+    encoder: a LiveEncoder of the index's model. token: the word that requests have to bear, None for none. open_encoder:
+    opens that of another Index, which this one may become. Raises InputError as Collection.
     """
 
-    def __init__(self, folder: str, encoder: LiveEncoder, settings: ServeSettings, token: str | None = None):
+    def __init__(
+        self,
+        folder: str,
+        encoder: LiveEncoder,
+        settings: ServeSettings,
+        token: str | None = None,
+        open_encoder: Callable[[Index], LiveEncoder] | None = None,
+    ):
         self.settings = settings
-        self._encoder = encoder
         self._feedback = Feedback(folder)
-        self.collection = Collection(folder, encoder.fingerprint, self._feedback.names)
+        self.collection = Collection(folder, encoder, self._feedback.names, open_encoder)
         self._queries = Uploads(self.collection.folder, QUERIES)
         self._remembered = Remembered(MOST_REMEMBERED)
         self._album = Album()
@@ -157,7 +164,7 @@ class Server:
             "width": card["width"],
             "backend": card["backend"],
             "generation": generation.number,
-            "takes": sorted(self._encoder.takes),
+            "takes": sorted(self.collection.encoder.takes),
             "formats": FORMATS,
             "read_only": self.settings.read_only,
             "max_upload": self.settings.max_upload,
@@ -220,15 +227,17 @@ class Server:
 
     async def search(self, request: Request) -> Response:
         start = time.perf_counter()
-        asked = await read_search(request, self._encoder.takes, self.settings.max_upload)
+        # One and the same to the end, whatever becomes of the index meanwhile.
+        encoder = self.collection.encoder
+        asked = await read_search(request, encoder.takes, self.settings.max_upload)
         came = time.perf_counter()
-        embeddings = await self._embeddings_of(asked)
+        embeddings, model = await self._embeddings_of(asked, encoder)
         embedded = time.perf_counter()
         # An item is nearest to itself, which nobody has to be told.
         k = asked.k
         if asked.item is not None:
             k += 1
-        queries = [Query(embedding, k, asked.labels, asked.categories) for embedding in embeddings]
+        queries = [Query(embedding, k, model, asked.labels, asked.categories) for embedding in embeddings]
         answers = await asyncio.gather(*(_wait(self._searching.submit(query)) for query in queries))
         found = time.perf_counter()
         sources = await asyncio.to_thread(self._sources_of, asked)
@@ -245,37 +254,39 @@ class Server:
         }
         return Answer(answer)
 
-    async def _embeddings_of(self, asked: Asked) -> list[np.ndarray]:
-        """The embedding (D,) of each query; of several images that are one query, the mean of their directions."""
+    async def _embeddings_of(self, asked: Asked, encoder: LiveEncoder) -> tuple[list[np.ndarray], dict | None]:
+        """(the embedding (D,) of each query, of several images that are one query the mean of their directions; the
+        fingerprint of the model that they are of)."""
         if asked.item is not None:
             generation = await asyncio.to_thread(self.collection.now)
-            return [generation.embedding(asked.item)]
+            return [generation.embedding(asked.item)], generation.model
         if asked.text is not None:
-            return [await self._embed_one("text", asked.text)]
-        embeddings = await asyncio.gather(*map(self._embed_image, asked.images, asked.boxes))
+            return [await self._embed_text(encoder, asked.text)], encoder.fingerprint
+        images = zip(asked.images, asked.boxes, strict=True)
+        embeddings = await asyncio.gather(*(self._embed_image(encoder, image, box) for image, box in images))
         if asked.combine == "mean":
             together = np.zeros(len(embeddings), dtype=np.int64)
-            return [mean_embeddings(np.stack(embeddings), together)[0]]
-        return list(embeddings)
+            embeddings = [mean_embeddings(np.stack(embeddings), together)[0]]
+        return list(embeddings), encoder.fingerprint
 
-    async def _embed_image(self, content: bytes, box: tuple | None) -> np.ndarray:
+    async def _embed_image(self, encoder: LiveEncoder, content: bytes, box: tuple | None) -> np.ndarray:
         check_size(content, self.settings.max_pixels)
-        inputs = await self._decoded(self._prepare_image, content, box)
-        return await _wait(self._embedding.submit(("image", inputs)))
+        inputs = await self._decoded(self._prepare_image, encoder, content, box)
+        return await _wait(self._embedding.submit((encoder, "image", inputs)))
 
-    def _prepare_image(self, content: bytes, box: tuple | None) -> Any:
-        return self._encoder.prepare("image", decode(content, self.settings.max_pixels, box))
+    def _prepare_image(self, encoder: LiveEncoder, content: bytes, box: tuple | None) -> Any:
+        return encoder.prepare("image", decode(content, self.settings.max_pixels, box))
 
-    async def _embed_one(self, kind: str, sample: str) -> np.ndarray:
-        inputs = await asyncio.to_thread(self._encoder.prepare, kind, sample)
-        return await _wait(self._embedding.submit((kind, inputs)))
+    async def _embed_text(self, encoder: LiveEncoder, text: str) -> np.ndarray:
+        inputs = await asyncio.to_thread(encoder.prepare, "text", text)
+        return await _wait(self._embedding.submit((encoder, "text", inputs)))
 
-    def _embed(self, jobs: Sequence[tuple[str, Any]]) -> list[np.ndarray | Exception]:
+    def _embed(self, jobs: Sequence[tuple[LiveEncoder, str, Any]]) -> list[np.ndarray | Exception]:
         """Embeddings (D,) of what waits, one batch a kind. Called by one thread."""
         results: list = [None] * len(jobs)
-        for kind in dict.fromkeys(kind for kind, _ in jobs):
-            numbers = [number for number, (other, _) in enumerate(jobs) if other == kind]
-            embeddings = self._encoder.embed(kind, [jobs[number][1] for number in numbers])
+        for encoder, kind in dict.fromkeys((encoder, kind) for encoder, kind, _ in jobs):
+            numbers = [number for number, job in enumerate(jobs) if job[:2] == (encoder, kind)]
+            embeddings = encoder.embed(kind, [jobs[number][2] for number in numbers])
             for number, embedding in zip(numbers, embeddings):
                 results[number] = embedding
                 if not np.isfinite(embedding).all():
@@ -314,15 +325,17 @@ class Server:
             content = asking.image_bytes(fields["image"], "image")
         else:
             raise Refusal(415, "send an image (Content-Type: image/jpeg and its like) or JSON (application/json)")
-        if "image" not in self._encoder.takes:
+        encoder = self.collection.encoder
+        if "image" not in encoder.takes:
             raise Refusal(422, "this index's model takes no images")
         label = category = None
         if fields.get("label") is not None:
             label = asking.label_value(fields["label"], "label")
         if fields.get("category") is not None:
             category = asking.label_value(fields["category"], "category")
-        embedding = await self._embed_image(content, None)
-        stored = await self._change(NewItem(content, suffix_of(content), embedding, label, category))
+        embedding = await self._embed_image(encoder, content, None)
+        item = NewItem(content, suffix_of(content), embedding, encoder.fingerprint, label, category)
+        stored = await self._change(item)
         generation = await asyncio.to_thread(self.collection.now)
         # Somebody may have deleted it by now.
         facts = {"id": stored.id}

@@ -15,21 +15,26 @@ from core.errors import InputError
 from retrieval.index.folder import CARD, DiskRefuses, InUse, read_card
 from retrieval.index.index import Hits, Index
 from retrieval.index.items import split_name
+from serving.encoding import LiveEncoder
 from serving.generation import Generation, Query
 from serving.refusal import Refusal
 from serving.uploads import Uploads
 
 PATIENCE = 10.0  # seconds in which another process that changes the index may come to its end
 PAUSE = 0.05  # seconds between two tries
+PASSED_ON = 120.0  # seconds in which whatever the model before has embedded is answered
+MODEL_CHANGED = "the index has gone over to another model; ask again"
 
 
 @dataclass(frozen=True)
 class NewItem:
-    """An image that is to be added: its file's bytes, the suffix of its format, its embedding (D,), and its label."""
+    """An image that is to be added: its file's bytes, the suffix of its format, its embedding (D,) by a `model`, and
+    its label."""
 
     content: bytes
     suffix: str
     embedding: np.ndarray
+    model: dict | None
     label: str | int | None
     category: str | int | None = None
 
@@ -52,19 +57,30 @@ class Stored:
 class Collection:
     """An index that is searched and changed while other processes may change it, too.
 
-    fingerprint: of the model that embeds what is asked. needed: gives names of items whose uploaded files stay when
-    they are deleted. Searches are of one thread, changes of another one; `now` may be called by any.
+    encoder: what embeds what is asked and added now. needed: gives names of items whose uploaded files stay when they
+    are deleted. open_encoder: opens the model of an Index that has gone over to another one (search.py upgrade); None:
+    such an index is not taken up. Searches are of one thread, changes of another one; `now` may be called by any.
     """
 
-    def __init__(self, folder: str | Path, fingerprint: dict | None, needed: Callable[[], set[str]] = set):
+    def __init__(
+        self,
+        folder: str | Path,
+        encoder: LiveEncoder,
+        needed: Callable[[], set[str]] = set,
+        open_encoder: Callable[[Index], LiveEncoder] | None = None,
+    ):
         self.folder = Path(folder)
+        self.encoder = encoder
         self._needed = needed
+        self._open_encoder = open_encoder
+        self._going_over: threading.Thread | None = None
+        self._former: Generation | None = None
+        self._gone_over_at = 0.0
         self.uploads = Uploads(self.folder)
-        self._fingerprint = fingerprint
         self._lock = threading.Lock()
         self._seen = self._stamp()
         index = Index.open(folder)
-        index.refuse_others(fingerprint)
+        index.refuse_others(encoder.fingerprint)
         self._generation = Generation(index)
         self.trouble: str | None = None
 
@@ -79,8 +95,8 @@ class Collection:
     def now(self) -> Generation:
         """The index as it is: read anew where another process has changed it.
 
-        What cannot be read, or is of another model by now, leaves the generation before in its place, which is said in
-        `trouble`.
+        What cannot be read, or is of another model that is not loaded yet, leaves the generation before in its place,
+        which is said in `trouble`.
         """
         if self._stamp() == self._seen:
             return self._generation
@@ -94,26 +110,72 @@ class Collection:
     def _reopen(self) -> None:
         try:
             index = Index.open(self.folder)
-            index.refuse_others(self._fingerprint)
         except InputError as error:
-            # Its files are open still, so that what was read goes on to be there.
-            if str(error) != self.trouble:
-                log(f"note: {error}; answers are those of before")
-            self.trouble = str(error)
+            self._say(str(error))
+            return
+        try:
+            index.refuse_others(self.encoder.fingerprint)
+        except InputError as error:
+            if self._open_encoder is None:
+                self._say(str(error))
+            elif self._going_over is None or not self._going_over.is_alive():
+                self._say(f"{error}; that model is being loaded")
+                self._going_over = threading.Thread(target=self._go_over, args=(index,), daemon=True)
+                self._going_over.start()
             return
         self.trouble = None
         if index.card["generation"] != self._generation.number or index.card != self._generation.index.card:
             self._generation = Generation(index, self._generation)
 
-    def search(self, queries: Sequence[Query]) -> list[tuple[Generation, Hits] | InputError]:
-        """(what was searched, what was found) of each query."""
+    def _say(self, trouble: str) -> None:
+        """Note why the index is not read; its files are open still, so that what was read goes on to be there."""
+        if trouble != self.trouble:
+            log(f"note: {trouble}; answers are those of before")
+        self.trouble = trouble
+
+    def _go_over(self, index: Index) -> None:
+        """Load the model of an index and answer by both from now on; by the generation before whatever it embedded."""
+        try:
+            encoder = self._open_encoder(index)
+            index.refuse_others(encoder.fingerprint)
+        except InputError as error:
+            self._say(str(error))
+            return
+        generation = Generation(index)
+        with self._lock:
+            self._former = self._generation
+            self._gone_over_at = time.monotonic()
+            self._generation = generation
+            self.encoder = encoder
+            self.trouble = None
+            self._seen = None  # the index may have changed once more meanwhile
+        log("the index has gone over to another model, and so have the answers")
+
+    def _of_model(self, model: dict | None) -> Generation | None:
+        """The generation among which what a model has embedded is searched: the present one, or shortly that before."""
         generation = self.now()
-        answers: list = []
-        for hits in generation.search(queries):
-            if isinstance(hits, InputError):
-                answers.append(hits)
-            else:
-                answers.append((generation, hits))
+        if model == generation.model:
+            return generation
+        former = self._former
+        if former is None or model != former.model:
+            return None
+        return former
+
+    def search(self, queries: Sequence[Query]) -> list[tuple[Generation, Hits] | InputError | Refusal]:
+        """(what was searched, what was found) of each query."""
+        if self._former is not None and time.monotonic() - self._gone_over_at > PASSED_ON:
+            self._former = None
+        answers: list = [Refusal(503, MODEL_CHANGED, after=1)] * len(queries)
+        places: dict[Generation, list[int]] = {}
+        for place, query in enumerate(queries):
+            generation = self._of_model(query.model)
+            if generation is not None:
+                places.setdefault(generation, []).append(place)
+        for generation, some in places.items():
+            for place, hits in zip(some, generation.search([queries[place] for place in some])):
+                answers[place] = hits
+                if not isinstance(hits, InputError):
+                    answers[place] = (generation, hits)
         return answers
 
     def change(self, jobs: Sequence[NewItem | Deleted]) -> list[Stored | bool | Exception]:
@@ -142,6 +204,8 @@ class Collection:
 
     def _add(self, items: Sequence[NewItem]) -> list[Stored]:
         generation = self._changeable()
+        if any(item.model != generation.model for item in items):
+            raise Refusal(503, MODEL_CHANGED, after=1)
         paths = []
         written = []
         try:
@@ -155,7 +219,7 @@ class Collection:
             embeddings = np.stack([item.embedding for item in items])
             index, added = _patiently(
                 self.folder,
-                lambda index: index.add(embeddings, paths, labels, self._fingerprint, categories=categories),
+                lambda index: index.add(embeddings, paths, labels, generation.model, categories=categories),
             )
         except BaseException:
             # No item names them.

@@ -22,11 +22,13 @@ from serving.refusal import Refusal
 class Query:
     """What is looked for: an embedding (D,) float32, and of which labels (and categories) items have to be.
 
-    labels, categories: texts, by which they are known or called; none: of any.
+    model: the fingerprint of what embedded it. labels, categories: texts, by which they are known or called; none: of
+    any.
     """
 
     embedding: np.ndarray
     k: int
+    model: dict | None
     labels: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
 
@@ -49,6 +51,11 @@ class Generation:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def model(self) -> dict | None:
+        """The fingerprint of the model that its embeddings are of."""
+        return self.index.card["fingerprint"]
 
     def has(self, id_: int) -> bool:
         """Whether it is the id of an item."""

@@ -29,6 +29,7 @@ from served import FINGERPRINT, ROOT, WIDTH, Process, StubEncoder, emoji_files, 
 from starlette.testclient import TestClient
 
 from core.errors import InputError
+from data.image.files import read_image
 from embeddings.feedback import open_feedback
 from embeddings.index import settings_for_index
 from models import ModelSettings
@@ -80,9 +81,9 @@ def serve(folder):
     """A function that starts a server of some settings in this process and gives a client of it."""
     clients = []
 
-    def start(token=None, encoder=None, index=folder, **settings):
+    def start(token=None, encoder=None, index=folder, open_encoder=None, **settings):
         settings = {"rate_limit": 0, **settings}
-        server = Server(index, encoder or StubEncoder(), ServeSettings(**settings), token)
+        server = Server(index, encoder or StubEncoder(), ServeSettings(**settings), token, open_encoder)
         client = TestClient(server.app, base_url=HOST, raise_server_exceptions=False)
         client.__enter__()
         client.server = server
@@ -646,6 +647,80 @@ def test_an_index_of_another_model(serve, folder):
         Server(folder, StubEncoder(), ServeSettings())
 
 
+class TurnedEncoder(StubEncoder):
+    """Another model, of half the width."""
+
+    fingerprint = {"model": "turned pixels of a stub"}
+    matrix = np.linalg.qr(np.random.default_rng(3).standard_normal((WIDTH, WIDTH)))[0][:, : WIDTH // 2]
+
+    def embed(self, kind, inputs):
+        return (super().embed(kind, inputs) @ self.matrix).astype(np.float32)
+
+
+def go_over(folder):
+    """Take the index to the other model, as an upgrade does."""
+    index = Index.open(folder)
+    encoder = TurnedEncoder()
+    inputs = [encoder.prepare("image", read_image(path)) for path in index.rows.paths()]
+    first = index.card["next_id"]
+    index.rewrite(index.rows.ids, encoder.embed("image", inputs), encoder.fingerprint, {}, first)
+
+
+def test_an_upgrade_while_it_serves(serve, folder):
+    may_load = threading.Event()
+
+    def open_encoder(index):
+        assert index.card["fingerprint"] == TurnedEncoder.fingerprint
+        assert may_load.wait(30)
+        return TurnedEncoder()
+
+    client = serve(open_encoder=open_encoder)
+    path, label, _ = emoji_files()[7]
+    content = Path(path).read_bytes()
+    collection = client.server.collection
+    before = post(client, "/api/search", content, "image/webp").json()
+    old_query = Query(collection.now().embedding(7), 3, FINGERPRINT)
+
+    # While the model is loaded the generation before answers, and says so; nothing is added to it.
+    go_over(folder)
+    meanwhile = post(client, "/api/search", content, "image/webp").json()
+    assert meanwhile["queries"] == before["queries"] and meanwhile["generation"] == before["generation"]
+    assert "that model is being loaded" in client.get("/api/stats").json()["trouble"]
+    assert "another model" in error_of(post(client, "/api/items", picture()), 409)
+
+    may_load.set()
+    until = time.monotonic() + 30
+    while client.get("/api/stats").json()["trouble"] and time.monotonic() < until:
+        time.sleep(0.01)
+    stats = client.get("/api/stats").json()
+    assert stats["trouble"] is None and stats["width"] == WIDTH // 2
+    hits = post(client, "/api/search", content, "image/webp").json()["queries"][0]["hits"]
+    assert hits[0]["label"] == label and hits[0]["score"] == pytest.approx(1, abs=1e-6)
+    assert hits[0]["id"] >= len(emoji_files())  # items have new ids
+    assert post(client, "/api/items", picture()).status_code == 201
+
+    # What the model before has embedded is searched among what it has embedded; what neither has is not answered.
+    [(generation, found)] = collection.search([old_query])
+    assert generation.number == before["generation"] and found.ids[0] == 7
+    mixed = collection.search([old_query, Query(collection.now().embedding(hits[0]["id"]), 3, TurnedEncoder.fingerprint)])
+    assert mixed[0][1].ids[0] == 7 and mixed[1][1].ids[0] == hits[0]["id"]
+    [refusal] = collection.search([Query(old_query.embedding, 3, {"model": "a third one"})])
+    assert refusal.status == 503
+
+
+def test_an_upgrade_whose_model_cannot_be_loaded(serve, folder):
+    def open_encoder(index):
+        raise InputError("its weights are gone")
+
+    client = serve(open_encoder=open_encoder)
+    go_over(folder)
+    until = time.monotonic() + 30
+    while "its weights are gone" not in (client.get("/api/stats").json()["trouble"] or "") and time.monotonic() < until:
+        time.sleep(0.01)
+    assert "its weights are gone" in client.get("/api/stats").json()["trouble"]
+    assert ask(client, item=0)["items"] == len(emoji_files())
+
+
 def test_damaged_indexes(serve, folder):
     client = serve()
     card = folder / "index.json"
@@ -846,14 +921,14 @@ def test_held_rows_find_what_the_index_finds(tmp_path):
 
 
 def test_a_collection_answers_each_query(folder):
-    collection = Collection(folder, FINGERPRINT)
+    collection = Collection(folder, StubEncoder())
     embedding = collection.now().embedding(4)
     queries = [
-        Query(embedding, 3),
-        Query(embedding, 8),
-        Query(embedding, 2, ("lemon",)),
-        Query(embedding, 2, ("nothing",)),
-        Query(embedding, 2, ("lemon",), ("animal-bird",)),
+        Query(embedding, 3, FINGERPRINT),
+        Query(embedding, 8, FINGERPRINT),
+        Query(embedding, 2, FINGERPRINT, ("lemon",)),
+        Query(embedding, 2, FINGERPRINT, ("nothing",)),
+        Query(embedding, 2, FINGERPRINT, ("lemon",), ("animal-bird",)),
     ]
     answers = collection.search(queries)
     assert [len(answers[n][1].ids) for n in range(3)] == [3, 8, 2]
