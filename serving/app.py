@@ -64,8 +64,8 @@ class Answer(Response):
 class Server:
     """An index, an encoder and the threads between them; `app` is what uvicorn runs.
 
-    encoder: a LiveEncoder of the index's model. token: the word that requests have to bear, None for none. open_encoder:
-    opens that of another Index, which this one may become. Raises InputError as Collection.
+    encoder: a LiveEncoder of the index's model. token: the word that requests have to bear, None for none.
+    open_encoder: opens that of another Index, which this one may become. Raises InputError as Collection.
     """
 
     def __init__(

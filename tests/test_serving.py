@@ -702,7 +702,8 @@ def test_an_upgrade_while_it_serves(serve, folder):
     # What the model before has embedded is searched among what it has embedded; what neither has is not answered.
     [(generation, found)] = collection.search([old_query])
     assert generation.number == before["generation"] and found.ids[0] == 7
-    mixed = collection.search([old_query, Query(collection.now().embedding(hits[0]["id"]), 3, TurnedEncoder.fingerprint)])
+    new_query = Query(collection.now().embedding(hits[0]["id"]), 3, TurnedEncoder.fingerprint)
+    mixed = collection.search([old_query, new_query])
     assert mixed[0][1].ids[0] == 7 and mixed[1][1].ids[0] == hits[0]["id"]
     [refusal] = collection.search([Query(old_query.embedding, 3, {"model": "a third one"})])
     assert refusal.status == 503
