@@ -269,7 +269,7 @@ def test_a_later_stage_and_an_evaluation_take_the_data_of_the_run(tiny, sop_copy
     lists = {"train_list": "shapes.csv", "test_list": "shapes.csv"}
     folder = tiny_run(sop_copy, tmp_path / "run", **lists)
     printed = run("eval", as_line({"pretrained_model": folder, "use_gpu": False, "num_workers": 0}))
-    assert f"--data_dir={sop_copy} --test_list=shapes.csv taken from {folder}" in printed
+    assert f"--data_dir={sop_copy} --train_list=shapes.csv --test_list=shapes.csv taken from {folder}" in printed
     assert read_json(folder / "eval" / "result.json")["list"]["file"] == str(sop_copy / "shapes.csv")
     line = train_flags(None, tmp_path / "pair", pretrained_model=folder, total_iter_num=1, data_dir=None)
     printed = run("train_pair", line)

@@ -149,7 +149,7 @@ def test_options_of_a_backend_are_flags(sop_tree, finished_run, tmp_path):
     flags = {"backend": "faiss", "faiss_kind": "ivf", "lists": 2, "probes": 1}
     printed = search("build", tmp_path / "i", data_dir=sop_tree, pretrained_model=finished_run, **flags)
     card = Index.open(tmp_path / "i").card
-    assert card["options"] == {"faiss_kind": "ivf", "lists": 2, "probes": 1, "code_bytes": 0, "links": 32}
+    assert card["options"] == {"faiss_kind": "ivf", "lists": 2, "probes": 1, "code_bytes": 0, "links": 0}
     assert f"recall@10 against exact search: {card['recall']['value']:.4f} (30 queries)" in printed
 
 
