@@ -98,7 +98,7 @@ def test_batches_are_the_same_for_any_number_of_workers(broken, num_workers):
 
 @pytest.mark.parametrize("sampler", SAMPLERS.names())
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("ranks", [2, 5])
+@pytest.mark.parametrize("ranks", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_batches_are_the_same_on_any_number_of_ranks(broken, sampler, num_workers, ranks):
     told, all_told = [], []
     whole = batches(broken, sampler, steps=12, told=told)

@@ -20,7 +20,15 @@ def pixels(count, side):
     return torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-@pytest.fixture(scope="module", params=["timm:vit_tiny_patch16_224", "timm:test_vit3", "clip:tiny-fast", "ViT-B-16"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("timm:vit_tiny_patch16_224", marks=pytest.mark.slow),
+        "timm:test_vit3",
+        "clip:tiny-fast",
+        "ViT-B-16",
+    ],
+)
 def network(request, tmp_path_factory):
     """(network, side of its images). A ViT with a class token and one that pools by attention; a tower; torchvision's."""
     name, side = request.param, 64

@@ -284,7 +284,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
             read_image(path)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_loader_names_a_broken_image(sop_copy, num_workers):
     images = open_list("Ebay_train.txt", sop_copy, "train").take(range(4))
     (sop_copy / images.paths[2]).write_bytes(b"broken")

@@ -65,7 +65,9 @@ def test_the_programs_are_these():
     assert {name.split("/")[0] for name in PROGRAMS if "/" in name} == {"benchmarks", "data", "recipes", "tests"}
 
 
-@pytest.mark.parametrize("program", ["train_elem.py", "benchmarks/step.py", "-m pytest -s"])
+@pytest.mark.parametrize(
+    "program", ["train_elem.py", "benchmarks/step.py", pytest.param("-m pytest -s", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "name, value", [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "ACTIVE"), ("KMP_BLOCKTIME", "9")]
 )

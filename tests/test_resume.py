@@ -9,7 +9,7 @@ from losses import LOSSES
 # That of pairs takes another list: tests/test_pairs.py.
 CASES = [pytest.param(loss, {}, id=loss) for loss in LOSSES.names() if LOSSES.fact(loss, "pairs") is None]
 CASES += [
-    pytest.param("softmax", {"num_workers": 2}, id="softmax, two workers"),
+    pytest.param("softmax", {"num_workers": 2}, id="softmax, two workers", marks=pytest.mark.slow),
     pytest.param("eml", {"num_workers": 2, "augment": "crop,flip,affine,erasing"}, id="eml, two workers"),
     pytest.param("arcmargin", {"optimiser": "adamw", "class_lr": 0.1}, id="arcmargin, adamw"),
     pytest.param("npairs", {"freeze_bn": True, "clip_norm": 0.1, "val_classes": 3}, id="npairs, held-out labels"),

@@ -446,7 +446,7 @@ for words in json.loads(sys.argv[1]):
 """
 
 
-@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+@pytest.mark.parametrize("encoding", [pytest.param("utf-8:strict", marks=pytest.mark.slow), "ascii:strict"])
 def test_names_that_are_no_utf_8_go_through_everything(shelf, encoding):
     """As a user in a strict locale has it, or at an ASCII terminal."""
     odd = os.fsdecode(b"caf\xe9")

@@ -81,7 +81,7 @@ def dealt(number, batch_size, ranks):
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 20))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
 def test_every_figure_is_that_of_one_process(seed, distance):
     """To the last bit, also where some of the ranks have nothing, and in blocks of one query."""
     embeddings, columns = made_up(seed)

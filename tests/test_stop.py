@@ -28,8 +28,15 @@ def wait_for(path, process):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("workers", [0, 2])
+SIGNALS = [
+    pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow),
+    pytest.param(signal.SIGTERM, 2),
+    pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("number, workers", SIGNALS)
 def test_a_signal_saves_the_step_and_ends(sop_tree, tmp_path, number, workers):
     """As a terminal or a scheduler sends it: to the whole process group, loader workers included."""
     flags = {"total_iter_num": 5000, "num_workers": workers, "save_iter_step": 5000, "test_iter_step": 7}
@@ -130,6 +137,7 @@ def test_killed_at_random_moments(sop_tree, tmp_path, capfd):
     }
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_old_checkpoint_and_goes_on(sop_tree, tmp_path):
     """A quota stands in for it: no file may be larger than the first checkpoint was."""
     flags = {"save_iter_step": 1, "total_iter_num": 3}
