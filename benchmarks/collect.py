@@ -18,6 +18,7 @@ out by name.
 LANES = {
     "search_speed": "Exact evaluation",
     "codes": "Search by codes",
+    "backends": "Backends of an index",
     "images": "Images",
     "step": "Training step",
     "head": "Class head",

@@ -1042,6 +1042,8 @@ def test_description_is_true(serve):
 
 def test_ports(tmp_path):
     with open_port(ServeSettings(port=0)) as port:
+        # What asyncio goes by where it turns off the waiting for more to send.
+        assert port.proto == socket.IPPROTO_TCP
         number = port.getsockname()[1]
         with pytest.raises(InputError, match=f"--port={number}.*take another one"):
             open_port(ServeSettings(port=number))
