@@ -36,7 +36,7 @@ LATENT, CLUSTER, NOISE = 64, 5, 0.55
 K = 10
 # A name for each row of the table, the backend and its options.
 CONTENDERS = {
-    "exact": ("exact", {}),
+    "exact, float32": ("exact", {"codes": "float32"}),
     "exact, int8": ("exact", {"codes": "int8"}),
     "exact, binary": ("exact", {"codes": "binary"}),
     "qdrant_edge": ("qdrant_edge", {}),

@@ -37,12 +37,14 @@ class Generation:
     """One generation of an index, which never changes; items by their ids, as a page shows them."""
 
     def __init__(self, index: Index, before: "Generation | None" = None):
+        compares_all = index.card["backend"] == "exact" and index.card["options"].get("codes", UNCODED) == UNCODED
+        if not compares_all:
+            index.open_backend()
         self.index = index
         self.rows = index.rows
         self.number = index.card["generation"]
         self._names = Names(index.names, {})
         self._held = None
-        compares_all = index.card["backend"] == "exact" and index.card["options"].get("codes", UNCODED) == UNCODED
         if compares_all and HeldRows.fits(index.rows):
             held_before = None
             if before is not None:

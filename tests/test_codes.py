@@ -335,9 +335,9 @@ def test_only_new_segments_are_encoded(tmp_path, monkeypatch):
 
 
 def test_an_index_without_the_option_is_float32(tmp_path):
-    index = build(tmp_path / "index", clustered(30, 16), "float32")
+    index = build(tmp_path / "index", clustered(30, 16), "float32", options={"codes": "float32"})
     card = json.loads((tmp_path / "index" / "index.json").read_text())
-    card["options"] = {}
+    card["options"] = {}  # as before there were codes
     (tmp_path / "index" / "index.json").write_text(json.dumps(card))
     assert_same(Index.open(tmp_path / "index"), index, clustered(2, 16))
     assert not list((tmp_path / "index").glob("*/codes"))

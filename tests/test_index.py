@@ -23,7 +23,7 @@ from retrieval.index.nearest import nearest
 
 MODEL = {"model": "Tiny", "image_shape": [3, 32, 32], "weights": "abc"}
 THOROUGH = [("faiss", {"faiss_kind": kind, "probes": 10_000}) for kind in ("flat", "ivf", "hnsw", "hnsw_sq8")]
-CODED = [("exact", {"codes": kind}) for kind in ("int8", "binary")]
+CODED = [("exact", {"codes": kind}) for kind in ("float32", "binary")]
 PACKAGES = {"faiss": "faiss-cpu", "qdrant_client": "qdrant-client", "qdrant_edge": "qdrant-edge-py"}
 CASES = [(name, {}) for name in BACKENDS.names()] + THOROUGH + CODED
 

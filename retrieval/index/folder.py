@@ -72,6 +72,9 @@ def read_card(folder: str | Path) -> dict:
     if version == OLD_FORMAT:
         card = _without_new_facts(card)
     card = {**LATER, **card}
+    # There were no codes when the first indexes of this backend were made.
+    if card.get("backend") == "exact" and isinstance(card.get("options"), dict):
+        card["options"] = {"codes": "float32", **card["options"]}
     wrong = _wrong_facts(card)
     if wrong:
         raise InputError(f"{str(path)!r} is damaged: {', '.join(wrong)}")

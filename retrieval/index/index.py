@@ -399,6 +399,11 @@ class Index:
                 f"{embeddings.shape[1]}"
             )
 
+    def open_backend(self) -> None:
+        """Open what finds candidates now and not at the first search, when its files may have been replaced."""
+        if len(self):
+            self._ready()
+
     def _ready(self) -> Backend:
         """The backend, ready for search; where its files were replaced meanwhile, the index moves on to newer ones."""
         while self._backend is None:

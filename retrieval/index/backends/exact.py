@@ -26,7 +26,7 @@ class ExactBackend(Backend):
             least memory), or float32, the embeddings themselves; what is found is the same
     """
 
-    def __init__(self, codes: str = "float32"):
+    def __init__(self, codes: str = "int8"):
         names = (UNCODED, *KINDS)
         if codes not in names:
             raise InputError(f"codes {codes!r} are none of {', '.join(names)}.{near_match(codes, names)}")
