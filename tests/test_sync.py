@@ -359,7 +359,9 @@ def test_a_watch_waits_for_files_that_are_being_written(photos, index, finished_
 
 @pytest.mark.slow
 def test_a_watch_in_a_process_ends_cleanly(photos, index):
-    code = "import sys; sys.path[:0] = ['tests', '.']; from runs import tiny_backbone\n"
+    code = "import signal, sys; sys.path[:0] = ['tests', '.']; from runs import tiny_backbone\n"
+    # Ctrl-C is ignored by what a shell has started in the background, and by all that this starts.
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "with tiny_backbone():\n    from config.script import run_script; import search; run_script(search.main)"
     words = [
         sys.executable,
@@ -377,7 +379,10 @@ def test_a_watch_in_a_process_ends_cleanly(photos, index):
         while line.startswith("["):
             line = process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert "1 added" in line and process.returncode == 0 and errors == "", (line, errors)
 
 
