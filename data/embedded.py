@@ -53,6 +53,12 @@ def embedded_data() -> Path:
     return EMBEDDED
 
 
+def unpack_what_is_named(path: str | Path) -> None:
+    """Unpack the embedded set where a path that is not there lies within it, as data/emoji/food-fruit of a new clone."""
+    if not os.path.exists(path) and Path(os.path.abspath(path)).is_relative_to(EMBEDDED):
+        embedded_data()
+
+
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpack a zip. Raises BadZipFile, and writes nothing, for names that lead out of `folder` and for a bomb."""
     with zipfile.ZipFile(archive) as file:

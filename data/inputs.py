@@ -6,6 +6,7 @@ from pathlib import Path
 
 from core.errors import InputError
 from core.items import file_of, text_item
+from data.embedded import unpack_what_is_named
 from data.formats.folders import find_files
 from data.image.decode import check_opencv
 from data.lists import is_list, open_list
@@ -24,6 +25,7 @@ def open_inputs(inputs: Sequence[str | Path], data_dir: str | Path | None) -> Re
     paths = []
     notes = []
     for path in map(Path, inputs):
+        unpack_what_is_named(path)
         if path.is_dir():
             files, note = find_files(path)
             paths.extend(files)

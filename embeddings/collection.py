@@ -9,6 +9,7 @@ import numpy as np
 
 from core.errors import InputError
 from core.types import Count
+from data.embedded import unpack_what_is_named
 from data.records import Records
 from retrieval.index.folder import CARD
 
@@ -51,6 +52,7 @@ def open_collection(
         )
     if not index.strip():
         raise InputError("--index is empty; give the folder that the index is to stand in")
+    unpack_what_is_named(word)
     if not os.path.exists(word):
         raise InputError(f"no folder, list or file {word!r}")
     root = os.path.abspath(word) if os.path.isdir(word) else None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from data.embedded import embedded_data
 from data.hold_out import hold_out
 from data.records import COLUMNS, Records
 from data.samplers import InOrder
+from embeddings.collection import open_collection
 from reader import open_inputs, open_list, open_lists, open_test, open_training
 
 HEADER = "label,path,split,is_query,is_gallery,category,sequence,x_1,x_2,y_1,y_2"
@@ -197,6 +199,19 @@ def test_where_lists_and_folders_are_looked_for(sop_tree, tmp_path, monkeypatch)
     image = sop_tree / "disc_final" / "4_1.jpg"
     (tmp_path / "mine.txt").write_text(f"1 1 1 {image}\n")
     assert open_list("mine.txt", sop_tree, "train").paths.tolist() == [str(image)]
+
+
+def test_a_part_of_the_embedded_set_is_there_when_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "shapes")
+    with zipfile.ZipFile(tmp_path / "shapes.zip", "w") as archive:
+        archive.writestr("fruit/banana/a.jpg", "")
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / "elsewhere", "shapes.csv", "."):
+        embedded.unpack_what_is_named(path)
+        assert not (tmp_path / "shapes").exists()
+    assert len(open_inputs(["shapes/fruit"], None)) == 1
+    shutil.rmtree(tmp_path / "shapes")
+    assert open_collection("shapes/fruit", (), index="i").root == str(tmp_path / "shapes" / "fruit")
 
 
 def test_the_embedded_set_unpacks_once_and_again_when_the_archive_changes(sop_tree, tmp_path, monkeypatch):
