@@ -54,7 +54,7 @@ def embedded_data() -> Path:
 
 
 def unpack_what_is_named(path: str | Path) -> None:
-    """Unpack the embedded set where a path that is not there lies within it, as data/emoji/food-fruit of a new clone."""
+    """Unpack the embedded set where a path that is not there lies within it, as data/emoji/heart of a new clone."""
     if not os.path.exists(path) and Path(os.path.abspath(path)).is_relative_to(EMBEDDED):
         embedded_data()
 

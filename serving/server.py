@@ -23,8 +23,8 @@ def open_port(settings: ServeSettings) -> socket.socket:
     place = f"--host={settings.host} --port={settings.port}"
     try:
         address = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        # By the protocol's number asyncio knows that an answer's last bytes are not to wait for others (TCP_NODELAY), for
-        # which whoever asked would wait 40 milliseconds.
+        # By the protocol's number asyncio knows that an answer's last bytes are not to wait for others (TCP_NODELAY):
+        # whoever asked would wait 40 milliseconds more.
         port = socket.socket(address[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise InputError(f"{place}: {error.strerror}") from None
