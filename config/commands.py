@@ -280,16 +280,20 @@ FIND = _search(
     Section("outputs", "results", ("report.hits:open_answer_files",)),
 )
 DECIDE = _search(OF_INDEX, FOLDER, Section("decision", "same or not", ("embeddings.decide:decide_index",)))
+# Of commands that embed what an index holds, or is to hold.
+EMBEDS = (
+    WORKERS,
+    SKIPPED,
+    Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 32}),
+    FAITHFUL,
+    REPLAY,
+)
 SYNC = Command(
     sections=(
         Section("sync", "index", ("embeddings.sync:SyncSettings",)),
         Section("collection", "index", ("embeddings.collection:open_collection",)),
         OF_INDEX,
-        WORKERS,
-        SKIPPED,
-        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 32}),
-        FAITHFUL,
-        REPLAY,
+        *EMBEDS,
     ),
     replays_others=True,
 )
@@ -297,11 +301,7 @@ UPGRADE = Command(
     sections=(
         Section("upgrade", "index", ("embeddings.upgrade:UpgradeSettings",)),
         Section("model", "model", MODEL.homes, note="the new one; left open, where an upgrade goes on, the index's"),
-        WORKERS,
-        SKIPPED,
-        Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 32}),
-        FAITHFUL,
-        REPLAY,
+        *EMBEDS,
     ),
     replays_others=True,
 )

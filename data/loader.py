@@ -190,15 +190,7 @@ def open_test_modality(model_settings: InputSettings) -> Modality:
         return TextModality(model_settings.open_tokenizer())
     if model_settings.modality == "audio":
         return _audio_modality(model_settings)
-    height, width = model_settings.image_shape[1:]
-    transform = TestTransform(
-        height,
-        width,
-        model_settings.resize_short_size,
-        model_settings.resize_filter,
-        model_settings.resize_mode,
-    )
-    return ImageModality(transform)
+    return ImageModality(TestTransform.of(model_settings))
 
 
 def _audio_modality(model_settings: InputSettings, augment: Collection[str] = ()) -> AudioModality:

@@ -39,11 +39,8 @@ class Attention:
 
     def __init__(self, encoder: Encoder) -> None:
         model, settings = _network_for_images(encoder)
-        height, width = settings.image_shape[1:]
         self.maps = AttentionMaps(model, settings.image_shape)
-        self.transform = TestTransform(
-            height, width, settings.resize_short_size, settings.resize_filter, settings.resize_mode
-        )
+        self.transform = TestTransform.of(settings)
         self.batch_size = encoder.batch_size
 
     @property

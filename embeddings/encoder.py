@@ -106,8 +106,7 @@ def _open_network(
     model = open_model(settings)
     if model.modality == "image":
         # Refuses a crop beyond the picture.
-        height, width = settings.image_shape[1:]
-        TestTransform(height, width, settings.resize_short_size)
+        TestTransform.of(settings)
     model = model.to(device)
     identity = fingerprint(model, settings)
     if is_exact:

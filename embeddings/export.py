@@ -141,7 +141,7 @@ def write_export(plan: ExportPlan, encoder: Encoder, records: Records | None, pr
     embedder = encoder.network.cpu().eval()
     settings = encoder.settings
     height, width = settings.image_shape[1:]
-    transform = TestTransform(height, width, settings.resize_short_size, settings.resize_filter, settings.resize_mode)
+    transform = TestTransform.of(settings)
     crop = Crop(height, width, transform.short_side, transform.longest, settings.resize_filter, settings.resize_mode)
     began = time.perf_counter()
     golden = golden_images(embedder, transform, records, plan.normalises)

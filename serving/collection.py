@@ -151,27 +151,16 @@ class Collection:
             self._seen = None  # the index may have changed once more meanwhile
         log("the index has gone over to another model, and so have the answers")
 
-    def _of_model(self, model: dict | None) -> Generation | None:
-        """The generation among which what a model has embedded is searched: the present one, or shortly that before."""
-        generation = self.now()
-        if model == generation.model:
-            return generation
-        former = self._former
-        if former is None or model != former.model:
-            return None
-        return former
-
     def search(self, queries: Sequence[Query]) -> list[tuple[Generation, Hits] | InputError | Refusal]:
         """(what was searched, what was found) of each query."""
         if self._former is not None and time.monotonic() - self._gone_over_at > PASSED_ON:
             self._former = None
         answers: list = [Refusal(503, MODEL_CHANGED, after=1)] * len(queries)
-        places: dict[Generation, list[int]] = {}
-        for place, query in enumerate(queries):
-            generation = self._of_model(query.model)
-            if generation is not None:
-                places.setdefault(generation, []).append(place)
-        for generation, some in places.items():
+        # What the model before has embedded is searched among what that has embedded.
+        for generation in (self.now(), self._former):
+            if generation is None:
+                continue
+            some = [place for place, query in enumerate(queries) if query.model == generation.model]
             for place, hits in zip(some, generation.search([queries[place] for place in some])):
                 answers[place] = hits
                 if not isinstance(hits, InputError):

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -386,33 +385,8 @@ def test_a_watch_in_a_process_ends_cleanly(photos, index):
     assert "1 added" in line and process.returncode == 0 and errors == "", (line, errors)
 
 
-KILLER = textwrap.dedent(
-    """
-    import os, signal, sys
-    sys.path[:0] = ["tests", "."]
-    from runs import run, tiny_backbone
-    import numpy as np
-    import core.files
-
-    step, words = int(sys.argv[1]), sys.argv[2:]
-    calls = []
-
-    def counting(original):
-        def call(*positional, **named):
-            calls.append(original)
-            if len(calls) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*positional, **named)
-        return call
-
-    with tiny_backbone():
-        import search
-        for place, name in ((os, "fsync"), (os, "replace"), (core.files.RowFile, "append")):
-            setattr(place, name, counting(getattr(place, name)))
-        search.main(words)
-    print("calls", len(calls))
-    """
-)
+KILLED = [sys.executable, ROOT / "tests/killed_search.py"]
+PLACES = "fsync,replace,append"
 
 
 @pytest.mark.slow
@@ -450,7 +424,7 @@ def killed_at(step, line, command):
         rows.unlink()
     if command == "sync":
         shutil.copytree("old", "i")
-    return subprocess.run([sys.executable, "-c", KILLER, str(step), *line], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run([*KILLED, str(step), PLACES, *line], cwd=ROOT, capture_output=True, text=True)
 
 
 def test_the_default_is_the_best_on_this_machine(photos, monkeypatch, tmp_path):

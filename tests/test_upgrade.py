@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -293,32 +292,8 @@ def test_an_upgrade_that_goes_on_is_to_its_own_model(sentence, index, models, mo
     )
 
 
-KILLER = textwrap.dedent(
-    """
-    import os, signal, sys
-    sys.path[:0] = ["tests", "."]
-    from runs import tiny_backbone
-    import core.files
-
-    step, words = int(sys.argv[1]), sys.argv[2:]
-    calls = []
-
-    def counting(original):
-        def call(*positional, **named):
-            calls.append(original)
-            if len(calls) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*positional, **named)
-        return call
-
-    with tiny_backbone():
-        import search
-        for place, name in ((os, "replace"), (os, "mkdir"), (core.files.RowFile, "append")):
-            setattr(place, name, counting(getattr(place, name)))
-        search.main(words)
-    print("calls", len(calls))
-    """
-)
+KILLED = [sys.executable, ROOT / "tests/killed_search.py"]
+PLACES = "replace,mkdir,append"
 
 
 @pytest.mark.slow
@@ -334,9 +309,7 @@ def test_killed_at_each_stage(index, photos, models):
         for rows in Path().glob("*.rows*"):
             rows.unlink()
         shutil.copytree("old", index)
-        return subprocess.run(
-            [sys.executable, "-c", KILLER, str(step), *line], cwd=ROOT, capture_output=True, text=True
-        )
+        return subprocess.run([*KILLED, str(step), PLACES, *line], cwd=ROOT, capture_output=True, text=True)
 
     calls = int(killed_at(0).stdout.split()[-1])
     stages = set()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,15 @@ from data.image.decode import Crop, EncodedJpeg, resized_crop
 from data.image.resize import resize_by
 
 LONGEST = 16  # times the crop's own ratio of sides that an image may have before its ends are cut off
+
+
+class Geometry(Protocol):
+    """The settings of a network that decide what it sees of a test image, as the flags of these names have them."""
+
+    image_shape: tuple[int, int, int]
+    resize_short_size: int
+    resize_filter: str
+    resize_mode: str
 
 
 class TestTransform:
@@ -34,6 +44,12 @@ class TestTransform:
                 f"resize_short_size is {short_side}, smaller than the crop {height}x{width} of image_shape"
             )
         self.longest = LONGEST * max(height, width) / min(height, width)
+
+    @classmethod
+    def of(cls, settings: Geometry) -> "TestTransform":
+        """That of a network's settings."""
+        height, width = settings.image_shape[1:]
+        return cls(height, width, settings.resize_short_size, settings.resize_filter, settings.resize_mode)
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         """(H, W, 3) uint8 array -> (height, width, 3) uint8 tensor."""

@@ -245,12 +245,7 @@ class Index:
         content = None
         if decision is not None:
             content = decision.to_json()
-        with locked(self.folder):
-            self._reopen()
-            card = {**self.card, "decision": content}
-            with writing(self.folder):
-                replace_json(self.folder / CARD, card)
-            self.card = card
+        self._note("decision", content)
 
     def search(
         self,
@@ -345,9 +340,13 @@ class Index:
 
     def note_origin(self, origin: dict) -> None:
         """Replace what the card remembers of where the index comes from, plain JSON; nothing else changes."""
+        self._note("origin", origin)
+
+    def _note(self, fact: str, value: dict | None) -> None:
+        """Replace one fact of the card, and change nothing else."""
         with locked(self.folder):
             self._reopen()
-            card = {**self.card, "origin": origin}
+            card = {**self.card, fact: value}
             with writing(self.folder):
                 replace_json(self.folder / CARD, card)
             self.card = card
