@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import InputError
+from compat.easydl._errors import check_columns
 from core.packages import needed
 
 
@@ -14,8 +14,7 @@ def agglomerative_clustering_pairwise_cosine_distance_with_threshold(df_embeddin
     Clusters whose rows' mean cosine distance is below `threshold` are joined, the nearest first. (EasyDL takes the rows
     of the matrix of distances for embeddings, and joins by Ward's.) Raises InputError without the column.
     """
-    if "embedding" not in df_embeddings.columns:
-        raise InputError("the data frame has no column 'embedding'")
+    check_columns(df_embeddings, "embedding")
     cluster = needed("sklearn.cluster", "clustering", "verification")
     clustering = cluster.AgglomerativeClustering(
         n_clusters=None, distance_threshold=threshold, metric="cosine", linkage="average"

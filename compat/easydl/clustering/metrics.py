@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import InputError
+from compat.easydl._errors import check_columns
 from core.packages import needed
 
 OF_LABELS = (
@@ -25,9 +25,7 @@ def calculate_clustering_metrics_all_in_one(df_clustered: Any, save_input_df_clu
     number_of_labels, number_of_clusters, those of OF_LABELS, and those of OF_EMBEDDINGS, which are NaN where all rows
     are in one cluster or each in its own. `df_clustered`: the frame, or None. Raises InputError without a column.
     """
-    for name in ("cluster_label", "label", "embedding"):
-        if name not in df_clustered.columns:
-            raise InputError(f"the data frame has no column {name!r}")
+    check_columns(df_clustered, "cluster_label", "label", "embedding")
     metrics = needed("sklearn.metrics", "clustering", "verification")
     embeddings = np.array(df_clustered["embedding"].tolist())
     labels = df_clustered["label"].tolist()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from compat.easydl._errors import check_columns
 from compat.easydl.clustering.functions import agglomerative_clustering_pairwise_cosine_distance_with_threshold
 from compat.easydl.clustering.metrics import calculate_clustering_metrics_all_in_one
 from compat.easydl.common_infer import infer_x_dataset_with_simple_stacking
@@ -83,7 +84,7 @@ def evaluate_embedding_top1_accuracy_ignore_self(embeddings_dataframe: Any) -> d
     nearest other row; of equal ones any, and never itself) and same_group_count}. Raises InputError without a column,
     and for fewer than two rows.
     """
-    _check_columns(embeddings_dataframe, "embedding", "label")
+    check_columns(embeddings_dataframe, "embedding", "label")
     if len(embeddings_dataframe) < 2:
         raise InputError(f"a data frame of {len(embeddings_dataframe)} rows has no nearest other row")
     frame = embeddings_dataframe.copy()
@@ -105,9 +106,7 @@ def evaluate_embedding_top1_accuracy_ignore_self(embeddings_dataframe: Any) -> d
 def evaluate_major_cluster_precision_recall(embeddings_dataframe: Any) -> dict[str, Any]:
     """Of a data frame with columns `cluster_id` and `label`: how well the largest cluster stands for its most frequent
     label: precision, recall, tp, fp, fn, major_cluster_id, major_cluster_label. Raises InputError without rows."""
-    _check_columns(embeddings_dataframe, "cluster_id", "label")
-    if not len(embeddings_dataframe):
-        raise InputError("the data frame has no rows")
+    check_columns(embeddings_dataframe, "cluster_id", "label")
     clusters, labels = embeddings_dataframe["cluster_id"], embeddings_dataframe["label"]
     cluster = clusters.value_counts().idxmax()
     label = labels[clusters == cluster].value_counts().idxmax()
@@ -228,12 +227,6 @@ class EmbeddingEvaluationAgglomerativeClustering:
         """Those of a data frame with columns `embedding` and `label`; threshold: a cosine distance, 0 to 2."""
         clustered = agglomerative_clustering_pairwise_cosine_distance_with_threshold(embeddings_dataframe, threshold)
         return calculate_clustering_metrics_all_in_one(clustered)
-
-
-def _check_columns(frame: Any, *names: str) -> None:
-    for name in names:
-        if name not in frame.columns:
-            raise InputError(f"the data frame has no column {name!r}; it has: {', '.join(map(str, frame.columns))}")
 
 
 def _checked(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from compat.easydl._errors import check_columns
 from compat.easydl.common_trainer import train_xy_model_for_epochs
 from compat.easydl.data import GenericXYLambdaAutoLabelEncoderDataset
 from compat.easydl.dml.loss import ArcFaceLoss, ProxyAnchorLoss
@@ -42,9 +43,7 @@ def train_deep_metric_learning_image_model_ver777(
     """
     if train_df is None:
         raise InputError("train_df is missing; it is a data frame with columns 'x' and 'y'")
-    for name in ("x", "y"):
-        if name not in train_df.columns:
-            raise InputError(f"train_df has no column {name!r}; it has: {', '.join(map(str, train_df.columns))}")
+    check_columns(train_df, "x", "y")
     model = DMLModelManager.get_model(model_name, embedding_dim, default_model_weights_suffix)
     if model_param_path is not None:
         model.load_weights(model_param_path)
