@@ -1,4 +1,4 @@
-"""What MkDocs calls while it makes the site (mkdocs.yml): pages that stand outside of docs/, and links between all pages.
+"""What MkDocs calls while it makes the site (mkdocs.yml): pages from outside of docs/, and links between all pages.
 
 Each page is read where it stands, so that there is no copy of it; its links are those that hold in the repository.
 """
