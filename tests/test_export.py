@@ -234,6 +234,27 @@ def test_exported_squashing(name, sides, side):
     assert abs(found - expected).max() <= 1 and (found != expected).mean() < 0.2
 
 
+@pytest.mark.parametrize("name", ["area", "bilinear", "bicubic", "linear"])
+@pytest.mark.parametrize("sides", [(100, 90), (40, 30), (20, 64), (5, 400), (64, 64)])
+@pytest.mark.parametrize("side", [32, 36])
+def test_exported_padding(name, sides, side):
+    blots = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    image = cv2.resize(blots, sides[::-1], interpolation=cv2.INTER_CUBIC)
+    expected = TestTransform(32, 32, side, name, "pad")(image).permute(2, 0, 1).numpy().astype(int)
+    geometry = CropGeometry(Crop(32, 32, side, LONGEST, name, "pad"))
+    found = geometry(torch.from_numpy(image).permute(2, 0, 1)[None])[0].numpy().astype(int)
+    # OpenCV's bilinear weights are whole multiples of 2^-11.
+    assert abs(found - expected).max() <= 1 and (found != expected).mean() < 0.2
+
+
+def test_a_padded_geometry_is_exported(onnx, whitened, tmp_path):
+    export(whitened, "onnx", f"--output={tmp_path}", "--resize_mode=pad", "--resize_filter=linear")
+    card = json.loads((tmp_path / "model.json").read_text())
+    geometry = card["exports"]["onnx"]["geometry"]
+    assert (geometry["resize_mode"], geometry["resize_filter"]) == ("pad", "linear")
+    assert card["exports"]["onnx"]["least_cosine_images"] > 0.9999 and card["fingerprint"]["resize_mode"] == "pad"
+
+
 # A runtime.
 
 
