@@ -52,6 +52,7 @@ lint: install
 	$(PYTHON) -m pip install --quiet -r requirements/lint.txt
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	"$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/hadolint" Dockerfile
 
 # The pages of docs/ as a site in output/site (mkdocs.yml).
 docs: install

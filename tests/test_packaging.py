@@ -328,18 +328,9 @@ def test_steps_of_the_image_in_a_folder(tmp_path):
             path.unlink()
     for _, word, rest in instructions():
         if word == "RUN" and "pip install -r requirements.txt" in rest:
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--dry-run",
-                "--quiet",
-                "--no-index",
-                "-r",
-                "requirements.txt",
-            ]
-            subprocess.run(command, cwd=app, check=True)
+            # By what is installed here, so that nothing is fetched; torch's own needs differ from build to build.
+            pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-index", "--no-deps"]
+            subprocess.run([*pip, "-r", "requirements.txt"], cwd=app, check=True)
         if word == "CMD" and json.loads(rest)[0] == "make":
             made = subprocess.run(["make", "--dry-run", *json.loads(rest)[1:]], cwd=app, capture_output=True, text=True)
             assert made.returncode == 0 and "python -m pytest" in made.stdout
@@ -350,7 +341,7 @@ def test_steps_of_the_image_in_a_folder(tmp_path):
     [line] = [
         step["run"]
         for step in steps(yaml.safe_load((ROOT / ".github" / "workflows" / "docker.yml").read_text()))
-        if "train_elem.py" in step["run"]
+        if "train_elem.py" in step.get("run", "")
     ]
     words = shlex.split(line.split("python ")[1])
     small = ["--val_classes=5", "--image_shape=3,32,32", "--model=ResNet18", "--use_gpu=False"]
