@@ -25,7 +25,7 @@ from config.parse import parse
 from config.signatures import flags_of
 from data.embedded import embedded_data
 from losses import LOSSES
-from recipes.docs_site import site_links
+from recipes.docs_site import nav_titles, site_links
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
@@ -65,18 +65,8 @@ def is_outer(link):
 # Pages and links
 
 
-def pages_in_nav(entries):
-    """The files that a part of mkdocs.yml's nav names."""
-    for entry in entries:
-        if isinstance(entry, str):
-            yield entry
-        else:
-            for below in entry.values():
-                yield from pages_in_nav([below] if isinstance(below, str) else below)
-
-
 def test_every_page_is_in_the_nav_once():
-    named = list(pages_in_nav(SITE["nav"]))
+    named = [name for section in SITE["nav"] for name in nav_titles([section])]
     assert sorted(named) == sorted({*DOCS, *OUTSIDE}), "name each page of docs/ in mkdocs.yml, below nav:"
     assert not set(OUTSIDE) & set(DOCS), "a page from elsewhere would stand in the place of one of docs/"
 
@@ -117,7 +107,7 @@ def test_links_hold(path):
 def test_links_hold_on_the_site(name):
     """The site's names of pages, from the page's own place on it; a link to what is no page is none there."""
     path = ROOT / OUTSIDE.get(name, f"docs/{name}")
-    text = site_links(path.read_text(), name, ROOT, OUTSIDE)
+    text = site_links(path.read_text(), name, ROOT, OUTSIDE, nav_titles(SITE["nav"]))
     for link in LINK.findall(re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)):
         file = link.partition("#")[0]
         if not is_outer(link) and file:
@@ -125,19 +115,24 @@ def test_links_hold_on_the_site(name):
 
 
 def test_links_become_those_of_the_site():
-    outside = {"index.md": "README.md", "data.md": "data/README.md"}
+    def on_site(text, name):
+        outside = {"index.md": "README.md", "data.md": "data/README.md"}
+        return site_links(text, name, ROOT, outside, {"metrics.md": "Figures", "index.md": "Overview"})
+
     text = (
         "[a](docs/metrics.md#x), ![b](docs/logo.svg), [`c`](configs), [d](https://e.org), [f](data/README.md), [g](#h)"
     )
-    text += "\n```py\n[a](docs/metrics.md)\n```\n[![b](docs/logo.svg)](docs/metrics.md)"
-    assert site_links(text, "index.md", ROOT, outside) == (
+    text += (
+        "\n```py\n[a](docs/metrics.md)\n```\n[![b](docs/logo.svg)](docs/metrics.md), [docs/metrics.md](docs/metrics.md)"
+    )
+    assert on_site(text, "index.md") == (
         "[a](metrics.md#x), ![b](logo.svg), `c`, [d](https://e.org), [f](data.md), [g](#h)"
-        "\n```py\n[a](docs/metrics.md)\n```\n[![b](logo.svg)](metrics.md)"
+        "\n```py\n[a](docs/metrics.md)\n```\n[![b](logo.svg)](metrics.md), [Figures](metrics.md)"
     )
-    assert (
-        site_links("[r](../README.md) [s](serving.md)", "search.md", ROOT, outside) == "[r](index.md) [s](serving.md)"
+    assert on_site("[README](../README.md) [metrics.md](metrics.md)", "search.md") == (
+        "[README](index.md) [Figures](metrics.md)"
     )
-    assert site_links("[r](../README.md)", "data.md", ROOT, outside) == "[r](index.md)"
+    assert on_site("[../README.md](../README.md)", "data.md") == "[Overview](index.md)"
 
 
 @pytest.mark.slow
