@@ -288,7 +288,10 @@ def test_towers_of_open_clip_are_theirs(tiny_clip, tmp_path, monkeypatch):
     assert pickle.loads(pickle.dumps(tokenizer)).fingerprint == tokenizer.fingerprint
     texts = embedder(row, weights="published")
     assert torch.equal(texts(numbers), theirs.encode_text(numbers))
-    assert model.depth_of("backbone.net.proj") == len(model.stages) - 1 and model.depth_of("backbone.net.conv1.weight") == 0
+    assert (
+        model.depth_of("backbone.net.proj") == len(model.stages) - 1
+        and model.depth_of("backbone.net.conv1.weight") == 0
+    )
     assert len(BACKBONES[row](row).stages) == 4 and texts.depth_of("backbone.net.text_projection") == 3
     # A file of both towers is one of the images' tower as well.
     fresh = embedder(name, seed=5)

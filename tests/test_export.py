@@ -121,7 +121,13 @@ def test_figures_are_printed_and_kept(exported, whitened):
     assert f"least cosine to torch, images: {entry['least_cosine_images']:.8f}" in printed
     assert min(entry["least_cosine_crops"], entry["least_cosine_images"]) >= 0.9999
     assert entry["resize"]["grey_levels"] <= 1 and entry["golden_images"].startswith("8 images of")
-    assert entry["geometry"] == {"short_side": 32, "height": 32, "width": 32, "resize_filter": "area", "resize_mode": "crop"}
+    assert entry["geometry"] == {
+        "short_side": 32,
+        "height": 32,
+        "width": 32,
+        "resize_filter": "area",
+        "resize_mode": "crop",
+    }
     assert entry["width"] == 8 and entry["versions"]["onnxruntime"] and not entry["normalised"]
     assert card["model"]["head"] == "unit_linear" and card["fingerprint"]["weights"] and card["licence"]
     assert card["recall"] == json.loads((whitened / "model.json").read_text())["recall"]
@@ -592,7 +598,7 @@ def test_an_image_by_any_name(photos, tmp_path):
     picture.getexif()[0x0112] = 6
     picture.save(png, exif=picture.getexif())
     np.testing.assert_array_equal(smart_read_image(Image.open(png)), smart_read_image(png))
-    deep = Image.fromarray((grey.astype(np.uint16) << 8))
+    deep = Image.fromarray(grey.astype(np.uint16) << 8)
     np.testing.assert_array_equal(smart_read_image(deep)[:, :, 1], grey)
 
 

@@ -99,6 +99,21 @@ def test_finds_what_a_plain_sort_finds(built):
         assert hits.labels.tolist() == [[labels[i] for i in row] for row in hits.ids]
 
 
+@pytest.mark.parametrize("at_once", [1, 7, 100_000])
+def test_items_are_found_by_path_among_alike_ones(tmp_path, monkeypatch, at_once):
+    """Paths of one length whose bytes have one sum, in several segments, some deleted, some no UTF-8."""
+    monkeypatch.setattr("retrieval.index.segments.FACTS_AT_ONCE", at_once)
+    endings = ["ab", "ba", "é", "\udcff", "aa", "bb", "c", "", "日本", "本日"]
+    paths = [f"/photos/{a}/{b}.jpg" for a in endings for b in endings]
+    index = Index.build(tmp_path / "index", data(60)[0], paths[:60], None, MODEL)
+    index.add(data(40, seed=1)[0], paths[60:], None)
+    index.delete(index.rows.ids[::3].tolist())
+    stored = index.rows.paths()
+    for wanted in ([], paths[1:2], paths[::7], ["/photos/nowhere.jpg", *paths[50:70]], paths):
+        chosen = [number for number, path in zip(index.rows.ids.tolist(), stored, strict=True) if path in wanted]
+        assert index.rows.ids_of_paths(set(wanted)).tolist() == chosen
+
+
 def test_adds_and_deletes_and_never_uses_an_id_twice(built):
     everything = np.concatenate([data(60)[0], data(50, seed=1)[0], data(3, seed=2)[0]])
     queries = data(4, seed=3)[0]

@@ -439,7 +439,9 @@ class Index:
 
     def _compare(self, items: Items) -> tuple[np.ndarray, np.ndarray, int]:
         """(which items are new, (N,) bool; ids of those that they replace, (N,) int64, -1 for none; see Added)."""
-        id_of = dict(zip(item_keys(self.rows.paths(), self.rows.boxes()), self.rows.ids.tolist()))
+        at_paths = self.rows.ids_of_paths(set(items.paths))
+        keys = item_keys(self.rows.paths(at_paths), self.rows.boxes(at_paths))
+        id_of = dict(zip(keys, at_paths.tolist()))
         is_new = np.zeros(len(items), dtype=bool)
         ids = np.full(len(items), -1)
         seen = set()
