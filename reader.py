@@ -5,6 +5,7 @@ python reader.py check Ebay_train.txt Ebay_test.txt --data_dir=data/Stanford_Onl
 python reader.py make photos --output=photos/list.csv --test_share=0.2
 python reader.py doctor photos/list.csv --output_dir=output/doctor
 python reader.py fix photos/list.csv --fixes=output/doctor/fixes.csv --output=photos/clean.csv
+python reader.py convert cub downloads --download --output=downloads/cub.csv
 """
 
 if __name__ == "__main__":  # numpy and OpenCV bring OpenMP in some builds
@@ -20,7 +21,9 @@ from core.console import log
 from core.errors import InputError
 from core.numerals import read_float, read_int
 from core.types import Count, Paths
+from data.benchmark_list import write_benchmark_list
 from data.check import check_images
+from data.convert import CONVERTERS
 from data.fixes import BOX, LABEL, REMOVE, mend_list
 from data.formats.csv import NO_ROW, SPLITS
 from data.hold_out import hold_out
@@ -198,6 +201,31 @@ def fix(list_file: str, data_dir: str | None, fixes: str, output: str, split: st
         print(f"its paths start from --data_dir={raw.folder}")
 
 
+def convert(**flags: object) -> None:
+    """Write the list of a benchmark and say what is in it and how it is used."""
+    done = write_benchmark_list(**flags)
+    published = "the published set"
+    if flags["partial"]:
+        published = "not checked to be the published set"
+    train, test = done.counts.train, done.counts.test
+    line = f"{train[0]:,} images of {train[1]:,} labels to train with, {test[0]:,} of {test[1]:,} to test with"
+    if done.counts.queries != test[0]:
+        line += f" ({done.counts.queries:,} queries, {done.counts.gallery:,} in the gallery)"
+    print(f"written: {done.file}, {done.facts.title}, {published}: {line}")
+    if done.dropped:
+        print(f"note: {done.dropped} images to train with are the only one of their label, and left out")
+    _print_training(done.file, done.root)
+
+
+def _print_training(file: Path, root: Path, *more: str) -> None:
+    """The command that trains with a list; root: the folder that its paths start from."""
+    command = ["python train_elem.py", f"--train_list={file}", f"--test_list={file}", *more]
+    # Where they start from its own folder, nothing has to be said.
+    if root != Path(os.path.abspath(file)).parent:
+        command.append(f"--data_dir={root}")
+    print(" ".join(command))
+
+
 def _share(text: str) -> float:
     """A number from 0 to below 1, as a flag's text."""
     try:
@@ -218,6 +246,10 @@ def _level(text: str) -> int:
     if level < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of folders, 1 or more")
     return level
+
+
+# What writes a list.
+WRITERS = {"make": make, "fix": fix, "convert": convert}
 
 
 def _new_parser() -> argparse.ArgumentParser:
@@ -242,6 +274,22 @@ def _new_parser() -> argparse.ArgumentParser:
     making.add_argument("--label_level", type=_level, default=1, help="2: FOLDER/CATEGORY/LABEL/image.jpg (default 1)")
     making.add_argument("--seed", type=read_int, default=0, help="of the choice of the labels to test on (default 0)")
     making.add_argument("--overwrite", action="store_true", help="replace a list that is there")
+
+    converting = tasks.add_parser("convert", help="write the csv list of a benchmark, as its makers hand it out")
+    converting.add_argument("name", metavar="NAME", help=f"one of {', '.join(CONVERTERS)}")
+    converting.add_argument(
+        "source", metavar="ARCHIVE", help="an archive, or the folder that archives, or what they hold, are in"
+    )
+    converting.add_argument("--output", required=True, metavar="LIST.csv", help="the list to write")
+    converting.add_argument("--protocol", help="which images to train with (docs/datasets.md): standard (default), oml")
+    converting.add_argument("--boxes", action="store_true", help="cut images to their boxes")
+    converting.add_argument(
+        "--download", action="store_true", help="fetch archives that are not there, into the folder ARCHIVE"
+    )
+    converting.add_argument(
+        "--partial", action="store_true", help="take what is not the published set: no count or checksum is looked at"
+    )
+    converting.add_argument("--overwrite", action="store_true", help="replace a list that is there")
 
     help_text = "copies, wrong labels and boxes, outliers, leaks: a csv to edit and a page (doctor --help)"
     examining = tasks.add_parser("doctor", help=help_text)
@@ -270,8 +318,8 @@ def main(argv: list[str]) -> None:
     flags = vars(parser.parse_args(argv))
     task = flags.pop("task")
     try:
-        if task in ("make", "fix"):
-            {"make": make, "fix": fix}[task](**flags)
+        if task in WRITERS:
+            WRITERS[task](**flags)
             return
         lists = flags["lists"]
         if len(lists) > 2:
