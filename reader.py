@@ -6,6 +6,7 @@ python reader.py make photos --output=photos/list.csv --test_share=0.2
 python reader.py doctor photos/list.csv --output_dir=output/doctor
 python reader.py fix photos/list.csv --fixes=output/doctor/fixes.csv --output=photos/clean.csv
 python reader.py convert cub downloads --download --output=downloads/cub.csv
+python reader.py pack "shards/*.tar" --output=shards.columns
 """
 
 if __name__ == "__main__":  # numpy and OpenCV bring OpenMP in some builds
@@ -33,9 +34,11 @@ from data.inputs import open_inputs, open_texts
 from data.lists import open_list, open_lists, read_list
 from data.make_list import list_root, write_label_list
 from data.notes import list_notes
+from data.pack import pack_list
 from data.pairs import as_pairs, as_questions
 from data.records import Records
 from data.soundness import refuse_broken_images
+from data.stored import StoredRecords
 
 __all__ = [
     "Records",
@@ -77,8 +80,8 @@ def open_training(
 
     Options:
         data_dir: folder that the lists' paths start from (default: the embedded emoji set, else the list's own)
-        train_list: SOP list, csv, or folder per label of the training images
-        test_list: SOP list, csv, or folder per label of the test images
+        train_list: SOP list, csv, folder per label, tar or parquet files, or a packed list of the training images
+        test_list: SOP list, csv, folder per label, tar or parquet files, or a packed list of the test images
         val_classes: hold out so many train labels and test on them instead
         on_bad_image: at one that cannot be read: stop, or skip it; in training another one takes its place
 
@@ -86,12 +89,20 @@ def open_training(
     and images that are found. Raises InputError for what is wrong with the lists, and for images that cannot be read.
     """
     if val_classes:
-        train, test = hold_out(open_list(train_list, data_dir, "train"), val_classes)
+        train = open_list(train_list, data_dir, "train")
+        if isinstance(train, StoredRecords):
+            raise InputError(
+                f"--val_classes takes rows out of a list, but {train.source} stays on the disk; give a --test_list, "
+                "which may be some rows of such a list (LIST.columns#rows=0:10000)"
+            )
+        train, test = hold_out(train, val_classes)
         tested_on = f"{val_classes} train labels held out"
     else:
         train, test = open_lists([(train_list, "train"), (test_list, "test")], data_dir)
         tested_on = f"the test list {Path(test.source).name}"
     if of_pairs:
+        if isinstance(train, StoredRecords):
+            raise InputError(f"pairs of images and texts are read from a list in memory; {train.source} is none")
         train, test = as_pairs(train), as_questions(test)
     # Only train images may be skipped: a test is on the same images for everyone.
     looked_at = [test] if on_bad_image == "skip" else [train, test]
@@ -217,6 +228,14 @@ def convert(**flags: object) -> None:
     _print_training(done.file, done.root)
 
 
+def pack(list_file: str, data_dir: str | None, output: str, overwrite: bool) -> None:
+    """Write a list as columns that stay on the disk, and say what is in it and how it is used."""
+    done = pack_list(list_file, output, data_dir, overwrite)
+    parts = [f"{rows:,} rows of {labels:,} labels ({name})" for name, (rows, labels) in done.parts.items()]
+    print(f"written: {done.file}, {', '.join(parts)}, {done.size:,} bytes")
+    _print_training(done.file, done.root)
+
+
 def _print_training(file: Path, root: Path, *more: str) -> None:
     """The command that trains with a list; root: the folder that its paths start from."""
     command = ["python train_elem.py", f"--train_list={file}", f"--test_list={file}", *more]
@@ -249,7 +268,7 @@ def _level(text: str) -> int:
 
 
 # What writes a list.
-WRITERS = {"make": make, "fix": fix, "convert": convert}
+WRITERS = {"make": make, "fix": fix, "convert": convert, "pack": pack}
 
 
 def _new_parser() -> argparse.ArgumentParser:
@@ -290,6 +309,12 @@ def _new_parser() -> argparse.ArgumentParser:
         "--partial", action="store_true", help="take what is not the published set: no count or checksum is looked at"
     )
     converting.add_argument("--overwrite", action="store_true", help="replace a list that is there")
+
+    packing = tasks.add_parser("pack", help="write a list of any length as columns that stay on the disk")
+    packing.add_argument("list_file", metavar="LIST", help="a csv, an SOP list, or tar or parquet files")
+    packing.add_argument("--output", required=True, metavar="LIST.columns", help="the list to write")
+    packing.add_argument("--data_dir", help="as for check")
+    packing.add_argument("--overwrite", action="store_true", help="replace a list that is there")
 
     help_text = "copies, wrong labels and boxes, outliers, leaks: a csv to edit and a page (doctor --help)"
     examining = tasks.add_parser("doctor", help=help_text)

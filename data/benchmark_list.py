@@ -23,7 +23,7 @@ NOT_CHECKED = "its counts are not checked, so that it is not called the publishe
 
 
 class Converted(NamedTuple):
-    """What was written: the list, of which set, what is in it, rows that were dropped, the folder that paths start in."""
+    """The list, of which set, what is in it, how many rows were dropped, and the folder that its paths start from."""
 
     file: Path
     facts: DataSet
