@@ -141,7 +141,7 @@ def _portions_of_archives(
             other = sorted(set(header) ^ set(portions.header))[0]
             problems.add(0, f"{archive}: {other} is known of some files only; leave it out, or give it in each")
             continue
-        for row in archive_rows(tables, "test", problems):
+        for row in archive_rows(tables, "test", problems, len(archives) == 1):
             yield from portions.add(*row)
     if portions is not None:
         yield from portions.rest()

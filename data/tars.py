@@ -144,7 +144,7 @@ def _make_index(file: Path, known: tuple[str, ...]) -> TarIndex:
                     names.append(name)
                     places.append(place)
                     values.append(sample.values)
-        _refuse_cut(file)
+            _refuse_cut(file, archive.offset)
     except (tarfile.TarError, OSError, EOFError) as error:
         if _is_compressed(file):
             raise InputError(
@@ -168,12 +168,12 @@ def _place_of(member: tarfile.TarInfo) -> tuple[int, int]:
     return member.offset_data, member.size
 
 
-def _refuse_cut(file: Path) -> None:
-    """Raise a tarfile.ReadError where a tar has no end."""
+def _refuse_cut(file: Path, end: int) -> None:
+    """Raise a tarfile.ReadError where no empty block is behind the last member, at byte `end`."""
     with open(file, "rb") as stream:
-        stream.seek(max(0, file.stat().st_size - BLOCK))
-        end = stream.read()
-    if len(end) < BLOCK or any(end):
+        stream.seek(end)
+        block = stream.read(BLOCK)
+    if len(block) < BLOCK or any(block):
         raise tarfile.ReadError("it has no end: cut short, or still being written")
 
 

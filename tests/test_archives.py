@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from runs import as_line, read_json, run, train_flags
+from runs import as_line, read_json, read_metrics, run, train_flags
 
 from core.errors import InputError
 from core.items import content_of, file_of, member_item, member_of
@@ -205,19 +205,12 @@ def test_archives_train_test_and_embed_as_files_do(shards, sop_tree, tmp_path):
     }.items():
         flags = {"model_save_dir": tmp_path / name, "num_workers": 2, "test_metrics": "map@r", **flags}
         run("train_elem", train_flags(flags["data_dir"], tmp_path / name, **flags))
-        runs[name] = read_json(tmp_path / name / "result.json")
-    for key in ("loss", "recall@1", "map@r"):
-        if key in runs["files"]:
-            assert runs["tars"][key] == runs["files"][key]
-    losses = [
-        [
-            json.loads(line)["loss"]
-            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-            if '"loss"' in line
-        ]
-        for name in runs
+        runs[name] = read_metrics(tmp_path / name)
+    losses = [[line["loss"] for line in runs[name] if "loss" in line] for name in runs]
+    assert losses[0] == losses[1] and len(losses[0]) == 3
+    assert [line for line in runs["files"] if "recall@1" in line] == [
+        line for line in runs["tars"] if "recall@1" in line
     ]
-    assert losses[0] == losses[1] and losses[0]
     figures = {}
     for name, place in (
         ("files", {"data_dir": sop_tree, "test_list": "shapes.csv"}),
@@ -231,7 +224,7 @@ def test_archives_train_test_and_embed_as_files_do(shards, sop_tree, tmp_path):
             **place,
         }
         run("eval", as_line({**line, "report": tmp_path / f"{name}.html"}))
-        figures[name] = read_json(tmp_path / name / "result.json")["recall@1"]
+        figures[name] = read_json(tmp_path / name / "result.json")["metrics"]
     assert figures["files"] == figures["tars"]
     flags = as_line(
         {"pretrained_model": tmp_path / "files", "use_gpu": False, "num_workers": 0, "output": tmp_path / "a.npz"}
@@ -275,14 +268,12 @@ def test_tars_that_are_wrong(tmp_path, members, sentence):
         open_list("a.tar", tmp_path, "train")
 
 
-@pytest.mark.parametrize("cut", [200, 2000, 10240])
-def test_a_tar_that_was_cut_short(tmp_path, cut):
+@pytest.mark.parametrize("left", [0, 100, 700, 20 * 1536 - 1000, 20 * 1536 - 200, 20 * 1536, 20 * 1536 + 100])
+def test_a_tar_that_was_cut_short(tmp_path, left):
     file = write_tar(tmp_path / "a.tar", [(f"{n}.jpg", bytes(700)) for n in range(20)])
-    file.write_bytes(file.read_bytes()[:-cut])
-    if cut == 200:
-        file.write_bytes(file.read_bytes() + b"x" * 200)
+    file.write_bytes(file.read_bytes()[:left])
     with pytest.raises(
-        InputError, match="a.tar' cannot be read: (it has no end: cut short|unexpected end|.*truncated)"
+        InputError, match="a.tar' cannot be read: (it has no end: cut short|unexpected end|truncated|empty)"
     ):
         open_list("a.tar", tmp_path, "train")
 

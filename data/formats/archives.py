@@ -28,16 +28,17 @@ KNOWN = ("split", "category", "sequence", CSV_START, *CSV_FLAGS, *CSV_BOX, CSV_T
 PATH_COLUMNS = ("path", "image_path", "file_name", "filename", *IMAGE_COLUMNS)
 ROWS = 4096  # of a parquet file in memory at a time
 NO_LABEL = "no label: KEY.cls, KEY.json with an entry label, or KEY.txt tells it"
-NO_LABEL_IN_TABLE = f"no label: one of the columns {', '.join(LABEL_COLUMNS)} tells it"
 
 
 class Table(NamedTuple):
     """The rows of one archive.
 
-    header: which columns there are. rows: yields each as {name: text}. place: what a row is called in sentences, the
-    first being 1. members: whether paths are those of images within the archive, so that no file has to be looked for.
+    name: of its file. header: its columns. rows: yields each row as {name: text}. place: what a row is called in
+    sentences, the first being 1. members: whether paths are those of images within the archive, so that no file has to
+    be looked for.
     """
 
+    name: str
     header: list[str]
     rows: Callable[[], Iterator[dict[str, str]]]
     place: Callable[[int], str]
@@ -47,19 +48,24 @@ class Table(NamedTuple):
 class _Within(Problems):
     """Problems of one archive, told of as what is wrong with a list of several."""
 
-    def __init__(self, problems: Problems, place: Callable[[int], str], no_label: str):
+    def __init__(self, problems: Problems, table: Table, is_alone: bool):
         super().__init__()
         self.problems = problems
-        self.place = place
-        self.no_label = no_label
+        self.table = table
+        self.is_alone = is_alone
 
     def __len__(self) -> int:
         return len(self.problems)
 
     def add(self, line: int, sentence: str) -> None:
         if sentence == "label is empty":
-            sentence = self.no_label
-        self.problems.add(0, f"{self.place(line)}: {sentence}")
+            sentence = NO_LABEL
+            if not self.table.name.lower().endswith(".tar"):
+                sentence = f"no label: one of the columns {', '.join(LABEL_COLUMNS)} tells it"
+        place = self.table.place(line)
+        if not self.is_alone:
+            place = f"{self.table.name}: {place}"
+        self.problems.add(0, f"{place}: {sentence}")
 
     def note(self, sentence: str) -> None:
         self.problems.note(sentence)
@@ -179,16 +185,19 @@ class ArchiveRow(NamedTuple):
     problems: Problems
 
 
-def archive_rows(tables: Sequence[Table], split: str | None, problems: Problems) -> Iterator[ArchiveRow]:
+def archive_rows(
+    tables: Sequence[Table], split: str | None, problems: Problems, is_alone: bool
+) -> Iterator[ArchiveRow]:
     """The rows of some tables, one after the other; what they leave out is as a csv without that column has it.
 
-    split: that of rows which do not say one. Rows without a label are there, with an empty one.
+    split: that of rows which do not say one. is_alone: whether the list has one file, which need not be named. Rows
+    without a label are there, with an empty one.
     """
     defaults = dict.fromkeys(["label", "path", "text", "category", "sequence", *CSV_BOX], "")
     defaults |= dict.fromkeys(CSV_FLAGS, "True")
     defaults["split"] = SPLITS.get(split, SPLITS["test"])
     for table in tables:
-        within = _Within(problems, table.place, NO_LABEL if table.members else NO_LABEL_IN_TABLE)
+        within = _Within(problems, table, is_alone)
         header = ["split", *table.header]
         for number, told in enumerate(table.rows(), start=1):
             yield ArchiveRow({**defaults, **{n: value for n, value in told.items() if value}}, number, header, within)
@@ -199,7 +208,7 @@ def _read_tables(
 ) -> tuple[bool, bool]:
     """Append the rows of all tables to `columns`; (whether a label is missing, whether all are plain integers)."""
     lacks_labels, all_plain = False, True
-    for row, number, header, within in archive_rows(tables, wanted, problems):
+    for row, number, header, within in archive_rows(tables, wanted, problems, len(tables) == 1):
         if not row["label"] and not needs_labels:
             lacks_labels = True
             row["label"] = "-"
@@ -242,7 +251,7 @@ def _open_tar(file: Path) -> Table:
         for row, (name, start, size) in enumerate(members):
             yield {"path": member_item(str(file), name, start, size), **{key: lists[key][row] for key in lists}}
 
-    return Table(["path", *columns], rows, lambda row: f"{file}: {index.names[row - 1]}", True)
+    return Table(file.name, ["path", *columns], rows, lambda row: str(index.names[row - 1]), True)
 
 
 def _open_parquet(file: Path) -> Table:
@@ -290,7 +299,7 @@ def _open_parquet(file: Path) -> Table:
                 number += 1
 
     header = [*columns] if image is None else ["path", *columns]
-    return Table(header, rows, lambda row: f"{file}: row {row}", image is not None)
+    return Table(file.name, header, rows, lambda row: f"row {row}", image is not None)
 
 
 def _batches(opened, columns: list[str], file: Path) -> Iterator:

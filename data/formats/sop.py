@@ -24,7 +24,8 @@ def sop_rows(lines: Iterable[str], problems: Problems) -> Iterator[dict[str, obj
 
     lines: with or without the sign that ends them.
     """
-    for number, line in enumerate(lines, start=1):
+    for number, written in enumerate(lines, start=1):
+        line = written.rstrip("\n")
         # A path may hold blanks, so that only the first three end a word.
         words = line.split(maxsplit=3)
         if not words or words == SOP_COLUMNS:
