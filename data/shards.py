@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 from core.errors import InputError, first_line
 from core.packages import needed
 from core.types import Paths
+from data.formats.tars import tar_samples
 from data.members import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_COLUMNS, first_column
 from data.records import Records
-from data.tars import tar_samples
 from data.vocabulary import as_labels
 
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -74,7 +74,7 @@ def unpack(shard: Path, folder: Path) -> tuple[Records | None, list[str]]:
 
 
 def _of_tar(shard: Path) -> Iterator[tuple[str, bytes, str | None]]:
-    """(name, content, label as text or None) of each image of a tar (data/tars.py), compressed or not."""
+    """(name, content, label as text or None) of each image of a tar (data/formats/tars.py), compressed or not."""
     try:
         with tarfile.open(shard, "r|*") as archive:
             for sample in tar_samples(archive, lambda member: archive.extractfile(member).read(), str(shard)):

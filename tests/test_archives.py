@@ -17,12 +17,12 @@ from core.items import content_of, file_of, member_item, member_of
 from data.check import check_images
 from data.fixes import read_raw_list
 from data.formats.archives import archives_of
+from data.formats.tars import INDEX_END
 from data.image.files import byte_count, read_bytes, read_image
 from data.lists import open_list, open_lists
 from data.members import RowGroups
 from data.notes import list_notes
 from data.soundness import first_broken, is_sound
-from data.tars import INDEX_END
 
 pytestmark = pytest.mark.usefixtures("tiny")
 

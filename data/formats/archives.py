@@ -16,8 +16,8 @@ from core.packages import needed
 from data.formats.csv import CSV_BOX, CSV_FLAGS, CSV_START, CSV_TEXT, NO_ROW, SPLITS, add_row, empty_columns
 from data.formats.folders import IMAGE_SUFFIXES
 from data.formats.problems import Problems
+from data.formats.tars import open_tar_index
 from data.members import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_COLUMNS, first_column, image_column
-from data.tars import open_tar_index
 from data.vocabulary import as_labels
 
 SUFFIXES = (".tar", ".parquet")
