@@ -65,7 +65,7 @@ def order_contest(rows: int, rounds: int) -> dict:
             order(slice(step * BATCH, (step + 1) * BATCH))
 
     computed.scale = scale
-    return contest({"computed": computed, "drawn": lambda: np.random.default_rng(0).permutation(rows)[-1]}, rounds)
+    return contest({"computed": computed, "drawn": lambda: int(np.random.default_rng(0).permutation(rows)[-1])}, rounds)
 
 
 def pack_contest(folder: Path, rows: int) -> dict:
@@ -77,7 +77,7 @@ def pack_contest(folder: Path, rows: int) -> dict:
             stream.write(f"{row % 10_000},{row % 100:02d}/{row:010d}.jpg,train\n")
 
     def pack() -> int:
-        return pack_list(str(file), folder / "rows.columns", str(folder), overwrite=True).size
+        return pack_list(str(file), folder / "csv.columns", str(folder), overwrite=True).size
 
     return contest({"packed": pack}, 1)
 
