@@ -93,6 +93,7 @@ bench: peers
 	$(PEERS) benchmarks/ranks.py
 	$(PEERS) benchmarks/threads.py
 	$(PEERS) benchmarks/serve.py
+	$(PEERS) benchmarks/lists.py
 	$(PEERS) benchmarks/collect.py
 
 peers:
