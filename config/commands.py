@@ -255,6 +255,7 @@ INFER = Command(
         Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 1}),
         FAITHFUL,
         Section("shards", "data", ("data.shards:find_shards",)),
+        Section("ray", "data", ("embeddings.ray_shards:embed_by_ray",)),
         Section("outputs", "results", ("embeddings.streaming:open_kept_files",)),
         Section("classifier", "results", ("embeddings.classifier:open_classifier",)),
         Section("export", "export", ("embeddings.export:open_export",)),
@@ -299,19 +300,21 @@ def _search(
     )
 
 
+READY = Section("ready", "data", ("embeddings.ready:find_ready",))
 KEPT = Section("outputs", "results", ("embeddings.streaming:open_kept_files",))
 FOLDER = Section("data", "data", LISTS.homes, without=(*LISTS.without, "test_list"))
 BUILD = _search(
     MODEL,
     LISTS,
     Section("collection", "index", ("embeddings.collection:open_collection",)),
+    READY,
     Section("index", "index", ("embeddings.index:build_index",)),
     KEPT,
     unreadable=SKIPPED,
     batch_size=32,
     choices=(Choice("backend", "backend", "index", "retrieval/index/backends"),),
 )
-ADD = _search(OF_INDEX, FOLDER, KEPT)
+ADD = _search(OF_INDEX, FOLDER, READY, KEPT)
 FIND = _search(
     OF_INDEX,
     FOLDER,

@@ -53,7 +53,9 @@ def taken_over(values: dict[str, object], typed: frozenset[str]) -> dict[str, ob
     where what is typed differs from what the model was trained with.
     """
     source = values.get("pretrained_model")
-    if values.get("embeddings") or "model" not in values:
+    # Embeddings that are looked at as they are need no model; of what becomes an index it is the one that asks later.
+    needs_none = values.get("embeddings") and "index" not in values
+    if needs_none or "model" not in values:
         return {}
     if not source or is_weights_name(source):
         return _row_flags(values, typed)
@@ -112,7 +114,7 @@ def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -
     if "test_list" not in names:
         return {}
     # What is given to embed names its folder itself.
-    names_its_own = any(values.get(name) for name in ("input", "text", "index"))
+    names_its_own = any(values.get(name) for name in ("input", "text", "index", "embeddings"))
     if names_its_own or not config.is_file() or any(name in typed for name in names):
         return {}
     taken = {}

@@ -16,7 +16,7 @@ from pathlib import Path
 from core.errors import InputError, near_match
 from core.files import make_folder, replacing
 from core.numerals import read_float, read_int
-from data.formats.csv import CSV_BOX, CSV_TEXT, open_table, read_header
+from data.formats.csv import CSV_BOX, CSV_TEXT, open_table, read_header, rows_of_edited
 from data.formats.folders import label_folders
 from data.formats.problems import SHOWN_FAULTS, Problems, echo
 from data.formats.sop import SOP_COLUMNS
@@ -169,22 +169,18 @@ def read_fixes(file: str | Path) -> list[Fix]:
 
     Raises InputError for what is no such file, and one for all lines that are wrong.
     """
+
+    def missing_columns(missing: list[str], _: list[str]) -> str:
+        written = f"`python reader.py doctor LIST` writes a file with {', '.join(COLUMNS)}"
+        return f"{str(file)!r} has no column {missing[0]!r}; {written}"
+
     problems = Problems()
     fixes = []
     try:
-        with open(file, newline="", encoding="utf-8-sig", errors=ESCAPED) as stream:
-            table, skipped = open_table(stream, skips_blanks=False)
-            header = read_header(table)
-            missing = [name for name in NEEDED if name not in header]
-            if missing:
-                raise InputError(
-                    f"{str(file)!r} has no column {missing[0]!r}; `python reader.py doctor LIST` writes a file with "
-                    f"{', '.join(COLUMNS)}"
-                )
-            for cells in table:
-                fix = _read_fix(cells, skipped + table.line_num, problems)
-                if fix is not None:
-                    fixes.append(fix)
+        for line, cells in rows_of_edited(file, NEEDED, missing_columns):
+            fix = _read_fix(cells, line, problems)
+            if fix is not None:
+                fixes.append(fix)
     except (OSError, csv.Error) as error:
         raise InputError(f"cannot read {str(file)!r}: {getattr(error, 'strerror', None) or error}") from None
     _refuse(problems, file)

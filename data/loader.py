@@ -20,7 +20,7 @@ from data.image.modality import ImageModality
 from data.image.transforms import TestTransform, TrainTransform
 from data.mixed import InOrderByModality, MixedModality
 from data.modality import Modality, refuse_other_modality
-from data.pairs import PairModality
+from data.pair_modality import PairModality
 from data.records import Records
 from data.samplers import BatchSampler, InOrder, RankBatches, Sample
 from data.substitutes import DroppingDataset, SubstitutingDataset

@@ -64,12 +64,13 @@ def build_index(
     )
 
 
-def add_to_index(index: Index, table: EmbeddingTable) -> Added:
-    """Add a table to an index; what became of its images. Raises InputError as Index.add."""
+def add_to_index(index: Index, table: EmbeddingTable, labels: npt.ArrayLike | None = None) -> Added:
+    """Add a table to an index; what became of its images. labels: as of `build_index`. Raises InputError as
+    Index.add."""
     return index.add(
         table.mapped(),
         absolute_paths(table.records.paths),
-        table.records.labels,
+        table.records.labels if labels is None else labels,
         table.fingerprint,
         boxes=table.records.boxes,
         names=table.records.names.label,

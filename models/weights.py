@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from core.errors import InputError
 from core.files import first_line
+from core.sources import is_weights_name
 from models.backbones import BACKBONES, PUBLISHED, source_of
 from models.embedder import Embedder
 from models.heads import longer_head
@@ -37,7 +38,7 @@ def is_published(source: str | Path | None, model: str | None = None) -> bool:
 
     model: of which backbone; None: of any that has a row. Where a file or a folder is called so, it is meant.
     """
-    if source == PUBLISHED or any(source in BACKBONES.fact(name, "weights") for name in BACKBONES):
+    if source == PUBLISHED or is_weights_name(source):
         return True
     if model is None or source_of(model) is None or not source or Path(source).exists():
         return False

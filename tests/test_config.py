@@ -170,6 +170,13 @@ assert "torch" not in sys.modules and "cv2" not in sys.modules, sorted(sys.modul
     assert done.returncode == 0, done.stderr
 
 
+def test_lists_are_looked_at_without_torch():
+    """No command of reader.py needs it, so none waits for it."""
+    code = "import sys, reader; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_shows_the_chosen_losses_flags(capsys):
     with pytest.raises(SystemExit):
         parse(["--loss_name=arcmargin", "--help"], COMMANDS["train_elem"], "The docstring.")

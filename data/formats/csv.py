@@ -3,12 +3,13 @@
 import csv
 import math
 import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
-from core.errors import meant_by
+from core.errors import InputError, meant_by
 from core.items import clip_item, is_clip, start_of, text_item
 from core.numerals import is_plain_int64, read_float
 from data.formats.columns import tell_unknown
@@ -68,6 +69,24 @@ def read_header(table: csv.DictReader) -> list[str]:
     """The names of a csv's columns, without blanks around them; its rows go by these from now on. Raises csv.Error."""
     table.fieldnames = [name.strip() for name in table.fieldnames or []]
     return table.fieldnames
+
+
+def rows_of_edited(
+    file: str | Path, needed: Sequence[str], sentence: Callable[[list[str], list[str]], str]
+) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """(line, cells) of each row of a csv that this program wrote and people edit.
+
+    sentence: of the `needed` columns that are missing and all that are there, what to say. Raises InputError with it,
+    OSError and csv.Error.
+    """
+    with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+        table, skipped = open_table(stream, skips_blanks=False)
+        header = read_header(table)
+        missing = [name for name in needed if name not in header]
+        if missing:
+            raise InputError(sentence(missing, header))
+        for cells in table:
+            yield skipped + table.line_num, cells
 
 
 def find_delimiter(stream: TextIO) -> tuple[str, int]:
