@@ -15,7 +15,8 @@ from core.types import Words, plain
 DATA_FLAGS = ("data_dir", "train_list", "test_list")
 NEVER_REPLAYED = ("config", "checkpoint", "overwrite", "allow_changed")
 GEOMETRY = ("image_shape", "resize_short_size", "resize_filter", "resize_mode", "clip_seconds")
-PLACES = ("data_dir", "train_list", "test_list", "pretrained_model")  # flags that name files and folders
+# Flags that name files and folders.
+PLACES = ("data_dir", "train_list", "test_list", "pretrained_model", "retrieval_model")
 # What may differ from the run that is gone on with: none of it is seen in the weights.
 MAY_DIFFER = ("model_save_dir", "num_workers", "cache_bytes", "test_batch_size", "display_iter_step", "test_iter_step")
 MAY_DIFFER += ("save_iter_step", "keep_checkpoints", "report", "with_mem_opt", "enable_ce")

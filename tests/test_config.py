@@ -22,6 +22,7 @@ from losses import LOSSES
 from miners import MINERS
 from models.backbones import BACKBONES
 from models.heads import HEADS
+from models.pair_scorer import PAIR_SCORERS
 from retrieval.index.backends import BACKENDS
 from retrieval.rerank import POSTPROCESSORS
 from solvers import SOLVERS
@@ -33,6 +34,7 @@ REGISTRIES = {
     "data/samplers": SAMPLERS,
     "solvers": SOLVERS,
     "models/backbones": BACKBONES,
+    "models/pair_scorer": PAIR_SCORERS,
     "retrieval/rerank": POSTPROCESSORS,
     "retrieval/index/backends": BACKENDS,
 }
@@ -289,7 +291,7 @@ def test_a_default_that_is_no_literal_is_named(tmp_path, monkeypatch):
         keywords_of("home:build")
 
 
-@pytest.mark.parametrize("script", ["train_elem", "train_pair", "eval"])
+@pytest.mark.parametrize("script", ["train_elem", "train_pair", "train_reranker", "eval"])
 def test_list_names_all_that_can_be_chosen(script, capsys):
     with pytest.raises(SystemExit) as end:
         parse(["--list"], COMMANDS[script], "")
