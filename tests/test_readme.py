@@ -50,7 +50,7 @@ def test_command_parses(words, monkeypatch):
     monkeypatch.setattr("config.replay.taken_over", lambda values, typed: {})
     name, *flags = words
     if name == "reader.py":
-        reader._new_parser().parse_args(flags)
+        reader._new_parser()[0].parse_args(flags)
         return
     command = name.removesuffix(".py")
     if command == "search":
