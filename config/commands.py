@@ -139,6 +139,7 @@ def _training(
         choices=(
             Choice("loss_name", "loss", "loss", "losses", {"stage": stage}, more="solvers", or_pml=True),
             Choice("sampler", "sampler", "sampler", "data/samplers"),
+            Choice("loggers", "logger", "run", "engine/loggers"),
             *own_choices,
         ),
     )
@@ -347,7 +348,9 @@ UPGRADE = Command(
     ),
     replays_others=True,
 )
-DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
+DELETE = Command(
+    sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",)), REPLAY), replays_others=True
+)
 DOCTOR = Command(
     sections=(
         Section("model", "model", MODEL.homes, note="left open: the best network whose weights are here"),
@@ -358,10 +361,13 @@ DOCTOR = Command(
         Section("embedding", "data", ("embeddings.embed:embed_list",), without=("shard_gallery",)),
         FAITHFUL,
         Section("outputs", "results", ("report.doctor:DoctorOutputs",)),
+        REPLAY,
     ),
+    replays_others=True,
 )
 SERVE = Command(
-    sections=(OF_INDEX, FAITHFUL, Section("serving", "server", ("serving.settings:ServeSettings",))),
+    sections=(OF_INDEX, FAITHFUL, Section("serving", "server", ("serving.settings:ServeSettings",)), REPLAY),
+    replays_others=True,
 )
 COMMANDS = {
     "train_elem": TRAIN_ELEM,

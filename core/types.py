@@ -12,6 +12,7 @@ from typing import Annotated
 
 from core import pml
 from core.errors import InputError, near_match
+from core.formula import Formula
 from core.numerals import read_float, read_int
 from core.sources import registered, table_keys
 
@@ -251,6 +252,20 @@ def nan_policy(text: str) -> str:
     return text
 
 
+def rate_formula(text: str) -> str:
+    """A formula of `step` and `total`."""
+    try:
+        Formula(text, ("step", "total"))
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+def lists(text: str) -> str:
+    """A list, or several, comma-separated: core.lists.split_lists tells which, once their folder is known."""
+    return text
+
+
 def plain(value: object) -> str:
     """A flag's value as one would type it."""
     if isinstance(value, (tuple, list)):
@@ -283,6 +298,8 @@ Rates = Annotated[tuple[float, ...], rates]
 ByteSize = Annotated[int, byte_size]
 Words = Annotated[tuple[str, ...], words]
 Folder = Annotated[str, folder]
+Lists = Annotated[str, lists]
+RateFormula = Annotated[str, rate_formula]
 NanPolicy = Annotated[str, nan_policy]
 WorkerCount = Annotated[int | str, workers]
 Paths = Annotated[tuple[str, ...], str, MANY]

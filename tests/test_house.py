@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data.convert import CONVERTERS
 from losses import LOSSES
 from miners import MINERS
 from models.heads import HEADS
@@ -50,6 +51,7 @@ PROGRAMS = {"data/build_emoji.py"} | {
 KNOW_ARGS = {f"{script}.py" for script in SCRIPTS} | PROGRAMS
 # Folders of which every file registers a class.
 REGISTRIES = {
+    "data/convert": CONVERTERS,
     "losses": LOSSES,
     "solvers": SOLVERS,
     "miners": MINERS,
