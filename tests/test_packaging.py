@@ -362,7 +362,7 @@ def parse_words(words):
     """A command line, `train_elem.py --lr=...`, has to be one that its script takes."""
     name, *flags = words
     if name == "reader.py" and flags[0] != "doctor":
-        reader._new_parser().parse_args(flags)
+        reader._new_parser()[0].parse_args(flags)
         return
     if name == "reader.py":
         parse(flags[2:], DOCTOR, "")
