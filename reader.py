@@ -14,14 +14,16 @@ if __name__ == "__main__":  # numpy and OpenCV bring OpenMP in some builds
 import argparse
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from core.console import log
 from core.errors import InputError
+from core.lists import list_titles, split_lists
 from core.numerals import read_float, read_int
-from core.types import Count, Paths
+from core.recipe import read_recipe, words_for
+from core.types import Count, Lists, Paths
 from data.benchmark_list import write_benchmark_list
 from data.check import check_images
 from data.convert import CONVERTERS
@@ -58,11 +60,16 @@ ANCESTORS_BATCH = 256  # images in a training batch where the flag is left open
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains with and is tested on; tested_on: what `test` is, in words for the log and result.json."""
+    """What a run trains with and is tested on; tested_on: what `test` is, in words for the log and result.json.
+
+    title: the file's name of the list `test`, "" of labels held out; more: {title: list} of further ones.
+    """
 
     train: Records
     test: Records
     tested_on: str
+    title: str = ""
+    more: dict[str, Records] = field(default_factory=dict)
 
 
 def open_training(
@@ -70,7 +77,7 @@ def open_training(
     *,
     data_dir: str | None = None,
     train_list: str = "Ebay_train.txt",
-    test_list: str = "Ebay_test.txt",
+    test_list: Lists = "Ebay_test.txt",
     val_classes: Count = 0,
     on_bad_image: Literal["stop", "skip"] = "stop",
 ) -> TrainingData:
@@ -81,13 +88,16 @@ def open_training(
     Options:
         data_dir: folder that the lists' paths start from (default: the embedded emoji set, else the list's own)
         train_list: SOP list, csv, folder per label, tar or parquet files, or a packed list of the training images
-        test_list: SOP list, csv, folder per label, tar or parquet files, or a packed list of the test images
+        test_list: SOP list, csv, folder per label, tar or parquet files, or a packed list of the test images; a
+            training run may have several, comma-separated
         val_classes: hold out so many train labels and test on them instead
         on_bad_image: at one that cannot be read: stop, or skip it; in training another one takes its place
 
     of_pairs: whether rows of the train list are pairs of an image and a text; those to test on are texts that ask then,
     and images that are found. Raises InputError for what is wrong with the lists, and for images that cannot be read.
     """
+    title = ""
+    more: dict[str, Records] = {}
     if val_classes:
         train = open_list(train_list, data_dir, "train")
         if isinstance(train, StoredRecords):
@@ -98,16 +108,21 @@ def open_training(
         train, test = hold_out(train, val_classes)
         tested_on = f"{val_classes} train labels held out"
     else:
-        train, test = open_lists([(train_list, "train"), (test_list, "test")], data_dir)
-        tested_on = f"the test list {Path(test.source).name}"
+        lists = split_lists(test_list, data_dir)
+        title, *titles = list_titles(lists)
+        train, test, *others = open_lists([(train_list, "train"), *((path, "test") for path in lists)], data_dir)
+        more = dict(zip(titles, others, strict=True))
+        tested_on = f"the test list {title if more else Path(test.source).name}"
     if of_pairs:
         if isinstance(train, StoredRecords):
             raise InputError(f"pairs of images and texts are read from a list in memory; {train.source} is none")
         train, test = as_pairs(train), as_questions(test)
+        more = {name: as_questions(records) for name, records in more.items()}
     # Only train images may be skipped: a test is on the same images for everyone.
-    looked_at = [test] if on_bad_image == "skip" else [train, test]
+    tested = [test, *more.values()]
+    looked_at = tested if on_bad_image == "skip" else [train, *tested]
     refuse_broken_images(looked_at)
-    return TrainingData(train, test, tested_on)
+    return TrainingData(train, test, tested_on, title, more)
 
 
 def open_records(
@@ -271,8 +286,8 @@ def _level(text: str) -> int:
 WRITERS = {"make": make, "fix": fix, "convert": convert, "pack": pack}
 
 
-def _new_parser() -> argparse.ArgumentParser:
-    """The flags of all sub-commands; those of `doctor` are its own."""
+def _new_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The flags of all sub-commands, and {sub-command: its flags}; those of `doctor` are its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = parser.add_subparsers(dest="task", required=True)
 
@@ -331,7 +346,19 @@ def _new_parser() -> argparse.ArgumentParser:
         "--split", choices=tuple(SPLITS.values()), default="train", help="of the rows of a folder (default train)"
     )
     fixing.add_argument("--overwrite", action="store_true", help="replace a list that is there")
-    return parser
+    for task in (checking, making, converting, packing, fixing):
+        task.add_argument("--config", metavar="FILE.yaml", help="flags of a .yaml; those on the line win")
+    return parser, tasks.choices
+
+
+def _with_recipe(argv: list[str], tasks: dict[str, argparse.ArgumentParser]) -> list[str]:
+    """The line with the flags of its --config in front of those that are typed. Raises InputError as `words_for`."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    config = finder.parse_known_args(argv)[0].config
+    if config is None or argv[0] not in tasks:
+        return argv
+    return [argv[0], *words_for(tasks[argv[0]], read_recipe(config)), *argv[1:]]
 
 
 def main(argv: list[str]) -> None:
@@ -339,10 +366,11 @@ def main(argv: list[str]) -> None:
     if argv[:1] == ["doctor"]:
         # A script of its own, with a network's flags: it stands above this file, which scripts import.
         os.execv(sys.executable, [sys.executable, str(Path(__file__).with_name("doctor.py")), *argv[1:]])
-    parser = _new_parser()
-    flags = vars(parser.parse_args(argv))
-    task = flags.pop("task")
+    parser, tasks = _new_parser()
     try:
+        flags = vars(parser.parse_args(_with_recipe(argv, tasks)))
+        task = flags.pop("task")
+        flags.pop("config", None)
         if task in WRITERS:
             WRITERS[task](**flags)
             return

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from core.console import log
@@ -13,9 +14,14 @@ from data.records import Records
 from data.stored import StoredRecords
 
 
-def describe_lists(train: Records, test: Records) -> dict[str, dict[str, object]]:
-    """{split: list_facts} of both lists."""
-    return {"train": list_facts(train), "test": list_facts(test)}
+def describe_lists(
+    train: Records, test: Records, more: Mapping[str, Records] | None = None
+) -> dict[str, dict[str, object]]:
+    """{split: list_facts} of both lists, and of further test lists {title: list} as `test TITLE`."""
+    described = {"train": list_facts(train), "test": list_facts(test)}
+    for title, records in (more or {}).items():
+        described[f"test {title}"] = list_facts(records)
+    return described
 
 
 def list_facts(records: Records) -> dict[str, object]:
@@ -68,5 +74,5 @@ def note_other_list(source: str | None, split: str, facts: dict[str, object]) ->
 def refuse_other_lists(now: dict[str, dict[str, object]], before: dict[str, dict[str, object]]) -> None:
     """Raise InputError where a list is not the one that an earlier run read; both {split: list_facts}."""
     for split, facts in now.items():
-        if facts["sha256"] != before[split]["sha256"]:
+        if split not in before or facts["sha256"] != before[split]["sha256"]:
             raise InputError(f"the {split} list {facts['file']} is not what it was when the run began")

@@ -33,6 +33,7 @@ FLOORS = {
     "config": 7,
     "train_elem": 8,
     "train_pair": 8,
+    "train_reranker": 8,
     "eval": 8,
     "infer": 8,
     "search": 8,
@@ -41,7 +42,7 @@ FLOORS = {
     "recipes": 8,
     "benchmarks": 8,
 }
-SCRIPTS = ("train_elem", "train_pair", "eval", "infer", "search", "doctor")
+SCRIPTS = ("train_elem", "train_pair", "train_reranker", "eval", "infer", "search", "doctor")
 CODE = [path for module in FLOORS for path in sorted((*ROOT.glob(f"{module}.py"), *ROOT.glob(f"{module}/**/*.py")))]
 # Programs of their own: they parse their own flags.
 PROGRAMS = {"data/build_emoji.py"} | {
