@@ -7,6 +7,7 @@ python infer.py --pretrained_model=output --input photos/ --output=embeddings.np
 Or shards, tar or parquet files of images, each into a file of its own, by any number of processes (docs/scale.md).
 
 torchrun --nproc_per_node=2 infer.py --pretrained_model=output --shards photos-*.tar --output=embeddings --batch_size=64
+python infer.py --pretrained_model=output --shards photos-*.tar --output=embeddings --batch_size=64 --ray_workers=8
 
 Or write the network for other programs (docs/export.md).
 
@@ -20,12 +21,15 @@ from collections.abc import Sequence
 from config.commands import INFER
 from config.parse import Args, parse
 from config.script import run_script
+from core.errors import InputError
 
 PRINTED = 1000  # images whose features are printed
 
 
 def main(argv: Sequence[str]) -> None:
     args = parse(argv, INFER, __doc__)
+    if args["ray_workers"] and not args["shards"]:
+        raise InputError("--ray_workers goes with --shards")
     if args["export"]:
         write_network(args)
     elif args["shards"]:
@@ -87,9 +91,9 @@ def embed_images(args: Args) -> None:
 def embed_shards(args: Args) -> None:
     import distributed
     from core.device import open_device
-    from core.errors import InputError
     from data.shards import find_shards
     from embeddings.encoder import open_encoder
+    from embeddings.ray_shards import EncoderFlags, embed_by_ray
     from embeddings.shards import embed_shards, open_shard_folder
     from models import ModelSettings
 
@@ -98,23 +102,25 @@ def embed_shards(args: Args) -> None:
             raise InputError(f"--shards are embedded into files; --{flag} does not go with them")
     shards = find_shards(**args.shards)
     folder = open_shard_folder(args["output"])
+    skips = args["on_bad_image"] == "skip"
+    if args["ray_workers"]:
+        flags = EncoderFlags(args.model, args.device, args.encoder, args["num_workers"])
+        done = embed_by_ray(shards, folder, flags, skips, **args.ray)
+        print(f"{args['ray_workers']} workers of Ray: {done.as_text(folder)}")
+        return
     # Each rank has shards of its own, so none waits for another, nor is lost with it.
     rank, world_size = distributed.stand_alone()
     device, precision = open_device(**args.device)
     encoder = open_encoder(
         ModelSettings(**args.model), device, precision, args["runtime"], args["num_workers"], **args.encoder
     )
-    done = embed_shards(shards, folder, encoder, rank, world_size, args["on_bad_image"] == "skip")
-    line = f"rank {rank} of {world_size}: {done.shards} shards embedded, {done.images} images, in {folder}"
-    if done.before:
-        line += f"; {done.before} shards were done already"
-    print(line)
+    done = embed_shards(shards, folder, encoder, rank, world_size, skips)
+    print(f"rank {rank} of {world_size}: {done.as_text(folder)}")
 
 
 def write_network(args: Args) -> None:
     from core.console import log
     from core.device import open_device
-    from core.errors import InputError
     from embeddings.encoder import open_encoder
     from embeddings.export import open_export, write_export
     from models import ModelSettings

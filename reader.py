@@ -5,6 +5,8 @@ python reader.py check Ebay_train.txt Ebay_test.txt --data_dir=data/Stanford_Onl
 python reader.py make photos --output=photos/list.csv --test_share=0.2
 python reader.py doctor photos/list.csv --output_dir=output/doctor
 python reader.py fix photos/list.csv --fixes=output/doctor/fixes.csv --output=photos/clean.csv
+python reader.py convert cub downloads --download --output=downloads/cub.csv
+python reader.py pack "shards/*.tar" --output=shards.columns
 """
 
 if __name__ == "__main__":  # numpy and OpenCV bring OpenMP in some builds
@@ -22,7 +24,9 @@ from core.lists import list_titles, split_lists
 from core.numerals import read_float, read_int
 from core.recipe import read_recipe, words_for
 from core.types import Count, Lists, Paths
+from data.benchmark_list import write_benchmark_list
 from data.check import check_images
+from data.convert import CONVERTERS
 from data.fixes import BOX, LABEL, REMOVE, mend_list
 from data.formats.csv import NO_ROW, SPLITS
 from data.hold_out import hold_out
@@ -32,9 +36,11 @@ from data.inputs import open_inputs, open_texts
 from data.lists import open_list, open_lists, read_list
 from data.make_list import list_root, write_label_list
 from data.notes import list_notes
+from data.pack import pack_list
 from data.pairs import as_pairs, as_questions
 from data.records import Records
 from data.soundness import refuse_broken_images
+from data.stored import StoredRecords
 
 __all__ = [
     "Records",
@@ -81,9 +87,9 @@ def open_training(
 
     Options:
         data_dir: folder that the lists' paths start from (default: the embedded emoji set, else the list's own)
-        train_list: SOP list, csv, or folder per label of the training images
-        test_list: SOP list, csv, or folder per label of the test images; a training run may have several,
-            comma-separated
+        train_list: SOP list, csv, folder per label, tar or parquet files, or a packed list of the training images
+        test_list: SOP list, csv, folder per label, tar or parquet files, or a packed list of the test images; a
+            training run may have several, comma-separated
         val_classes: hold out so many train labels and test on them instead
         on_bad_image: at one that cannot be read: stop, or skip it; in training another one takes its place
 
@@ -93,7 +99,13 @@ def open_training(
     title = ""
     more: dict[str, Records] = {}
     if val_classes:
-        train, test = hold_out(open_list(train_list, data_dir, "train"), val_classes)
+        train = open_list(train_list, data_dir, "train")
+        if isinstance(train, StoredRecords):
+            raise InputError(
+                f"--val_classes takes rows out of a list, but {train.source} stays on the disk; give a --test_list, "
+                "which may be some rows of such a list (LIST.columns#rows=0:10000)"
+            )
+        train, test = hold_out(train, val_classes)
         tested_on = f"{val_classes} train labels held out"
     else:
         lists = split_lists(test_list, data_dir)
@@ -102,6 +114,8 @@ def open_training(
         more = dict(zip(titles, others, strict=True))
         tested_on = f"the test list {title if more else Path(test.source).name}"
     if of_pairs:
+        if isinstance(train, StoredRecords):
+            raise InputError(f"pairs of images and texts are read from a list in memory; {train.source} is none")
         train, test = as_pairs(train), as_questions(test)
         more = {name: as_questions(records) for name, records in more.items()}
     # Only train images may be skipped: a test is on the same images for everyone.
@@ -213,6 +227,39 @@ def fix(list_file: str, data_dir: str | None, fixes: str, output: str, split: st
         print(f"its paths start from --data_dir={raw.folder}")
 
 
+def convert(**flags: object) -> None:
+    """Write the list of a benchmark and say what is in it and how it is used."""
+    done = write_benchmark_list(**flags)
+    published = "the published set"
+    if flags["partial"]:
+        published = "not checked to be the published set"
+    train, test = done.counts.train, done.counts.test
+    line = f"{train[0]:,} images of {train[1]:,} labels to train with, {test[0]:,} of {test[1]:,} to test with"
+    if done.counts.queries != test[0]:
+        line += f" ({done.counts.queries:,} queries, {done.counts.gallery:,} in the gallery)"
+    print(f"written: {done.file}, {done.facts.title}, {published}: {line}")
+    if done.dropped:
+        print(f"note: {done.dropped} images to train with are the only one of their label, and left out")
+    _print_training(done.file, done.root)
+
+
+def pack(list_file: str, data_dir: str | None, output: str, overwrite: bool) -> None:
+    """Write a list as columns that stay on the disk, and say what is in it and how it is used."""
+    done = pack_list(list_file, output, data_dir, overwrite)
+    parts = [f"{rows:,} rows of {labels:,} labels ({name})" for name, (rows, labels) in done.parts.items()]
+    print(f"written: {done.file}, {', '.join(parts)}, {done.size:,} bytes")
+    _print_training(done.file, done.root)
+
+
+def _print_training(file: Path, root: Path, *more: str) -> None:
+    """The command that trains with a list; root: the folder that its paths start from."""
+    command = ["python train_elem.py", f"--train_list={file}", f"--test_list={file}", *more]
+    # Where they start from its own folder, nothing has to be said.
+    if root != Path(os.path.abspath(file)).parent:
+        command.append(f"--data_dir={root}")
+    print(" ".join(command))
+
+
 def _share(text: str) -> float:
     """A number from 0 to below 1, as a flag's text."""
     try:
@@ -233,6 +280,10 @@ def _level(text: str) -> int:
     if level < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of folders, 1 or more")
     return level
+
+
+# What writes a list.
+WRITERS = {"make": make, "fix": fix, "convert": convert, "pack": pack}
 
 
 def _new_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -258,6 +309,28 @@ def _new_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentP
     making.add_argument("--seed", type=read_int, default=0, help="of the choice of the labels to test on (default 0)")
     making.add_argument("--overwrite", action="store_true", help="replace a list that is there")
 
+    converting = tasks.add_parser("convert", help="write the csv list of a benchmark, as its makers hand it out")
+    converting.add_argument("name", metavar="NAME", help=f"one of {', '.join(CONVERTERS)}")
+    converting.add_argument(
+        "source", metavar="ARCHIVE", help="an archive, or the folder that archives, or what they hold, are in"
+    )
+    converting.add_argument("--output", required=True, metavar="LIST.csv", help="the list to write")
+    converting.add_argument("--protocol", help="which images to train with (docs/datasets.md): standard (default), oml")
+    converting.add_argument("--boxes", action="store_true", help="cut images to their boxes")
+    converting.add_argument(
+        "--download", action="store_true", help="fetch archives that are not there, into the folder ARCHIVE"
+    )
+    converting.add_argument(
+        "--partial", action="store_true", help="take what is not the published set: no count or checksum is looked at"
+    )
+    converting.add_argument("--overwrite", action="store_true", help="replace a list that is there")
+
+    packing = tasks.add_parser("pack", help="write a list of any length as columns that stay on the disk")
+    packing.add_argument("list_file", metavar="LIST", help="a csv, an SOP list, or tar or parquet files")
+    packing.add_argument("--output", required=True, metavar="LIST.columns", help="the list to write")
+    packing.add_argument("--data_dir", help="as for check")
+    packing.add_argument("--overwrite", action="store_true", help="replace a list that is there")
+
     help_text = "copies, wrong labels and boxes, outliers, leaks: a csv to edit and a page (doctor --help)"
     examining = tasks.add_parser("doctor", help=help_text)
     examining.add_argument("words", nargs=argparse.REMAINDER)
@@ -273,7 +346,7 @@ def _new_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentP
         "--split", choices=tuple(SPLITS.values()), default="train", help="of the rows of a folder (default train)"
     )
     fixing.add_argument("--overwrite", action="store_true", help="replace a list that is there")
-    for task in (checking, making, fixing):
+    for task in (checking, making, converting, packing, fixing):
         task.add_argument("--config", metavar="FILE.yaml", help="flags of a .yaml; those on the line win")
     return parser, tasks.choices
 
@@ -298,8 +371,8 @@ def main(argv: list[str]) -> None:
         flags = vars(parser.parse_args(_with_recipe(argv, tasks)))
         task = flags.pop("task")
         flags.pop("config", None)
-        if task in ("make", "fix"):
-            {"make": make, "fix": fix}[task](**flags)
+        if task in WRITERS:
+            WRITERS[task](**flags)
             return
         lists = flags["lists"]
         if len(lists) > 2:

@@ -3,6 +3,7 @@
 python search.py build photos/ --index=photos.index
 python search.py sync photos/ --index=photos.index
 python search.py build photos.index --pretrained_model=output --input photos/
+python search.py build photos.index --pretrained_model=output --embeddings embeddings/
 python search.py find photos.index --input cat.jpg --k=10 --output hits.json hits.png
 python search.py add photos.index --input more/
 python search.py delete photos.index --input photos/blurred.jpg
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         "serve": serve,
         "upgrade": upgrade,
     }
-    if command in NEED_INPUT and not (args["input"] or args.values.get("text")):
+    if command in NEED_INPUT and not any(args.values.get(name) for name in ("input", "text", "embeddings")):
         other = "" if command in ("delete", "decide") else " or --text"
         raise InputError(f"{command} needs --input{other}")
     commands[command](folder, args)
@@ -73,7 +74,7 @@ def parse_command(argv: Sequence[str]) -> tuple[str, str, Args]:
 def build(word: str, args: Args) -> None:
     """Make an index of images: of the folder, list or file `word` in --index, or in `word` of --input or a list."""
     import distributed
-    from embeddings.collection import label_sentence, labels_of, open_collection, refuse_taken, with_labels
+    from embeddings.collection import label_sentence, labels_of, open_collection, refuse_taken, with_folder_columns
     from embeddings.index import build_index
     from embeddings.streaming import open_kept_files, refuse_lone_continue
     from report.index_notes import built_notes, left_out_notes, next_notes
@@ -82,6 +83,9 @@ def build(word: str, args: Args) -> None:
     from retrieval.index.folder import check_free
     from retrieval.index.items import absolute_paths
 
+    if args["embeddings"]:
+        build_of_embeddings(word, args)
+        return
     others = [name for name in ("input", "text") if args[name]]
     collection = open_collection(word, others, **args.collection)
     if collection.inputs is None and not args["pretrained_model"]:
@@ -101,7 +105,7 @@ def build(word: str, args: Args) -> None:
     with embed_beside(folder, records, encoder, outputs, args, collection.inputs is not None) as table:
         if not distributed.is_first():
             return
-        table = replace(table, records=with_labels(table.records, collection))
+        table = replace(table, records=with_folder_columns(table.records, collection))
         for path in outputs.paths:
             table.save(path)
         labels = labels_of(table.records, collection)
@@ -113,6 +117,32 @@ def build(word: str, args: Args) -> None:
         print(label_sentence(labels))
         print_lines(left_out_notes(records, table.records))
         print_lines(next_notes(index, collection.root))
+
+
+def build_of_embeddings(folder: str, args: Args) -> None:
+    """Make an index of what infer.py has embedded."""
+    import distributed
+    from embeddings.index import build_index, folder_on_its_disk
+    from embeddings.ready import find_ready, open_ready, refuse_others
+    from report.index_notes import built_notes
+    from retrieval.index.backends import make_backend
+    from retrieval.index.folder import check_free
+
+    refuse_others(args.values)
+    if not args["pretrained_model"]:
+        raise InputError("build needs --pretrained_model: nothing can be found again with random weights")
+    files = find_ready(**args.ready)
+    backend_options = args.options("backend")
+    make_backend(args["backend"], backend_options)[0].refuse_new()
+    check_free(folder, args["overwrite"])
+    # What is looked for later is embedded by this model, so that its fingerprint has to be that of the files.
+    encoder = open_network(args, *open_processes(args), None, None)
+    if not distributed.is_first():
+        return
+    with open_ready(files, folder_on_its_disk(folder), typed_folder(args), encoder.fingerprint) as ready:
+        source = args["pretrained_model"]
+        index = build_index(ready.table, folder, source, backend_options, ready.labels, None, **args.index)
+        print_lines(built_notes(index, len(ready.table)))
 
 
 def open_collected(collection, args: Args):
@@ -207,6 +237,9 @@ def add(folder: str, args: Args) -> None:
     from retrieval.index.index import Index
     from retrieval.index.items import absolute_paths
 
+    if args["embeddings"]:
+        add_embeddings(folder, args)
+        return
     refuse_lone_continue(**args.outputs)
     index = Index.open(folder)
     records, encoder = open_images(args, index)
@@ -220,6 +253,30 @@ def add(folder: str, args: Args) -> None:
         added = add_to_index(index, table)
         keep_contents(index, states)
         print_lines(added_notes(index, added))
+
+
+def add_embeddings(folder: str, args: Args) -> None:
+    """Add to an index what infer.py has embedded."""
+    import distributed
+    from embeddings.index import add_to_index, folder_on_its_disk
+    from embeddings.ready import find_ready, open_ready, refuse_others
+    from report.index_notes import added_notes
+    from retrieval.index.index import Index
+
+    refuse_others(args.values)
+    files = find_ready(**args.ready)
+    open_processes(args)
+    if not distributed.is_first():
+        return
+    index = Index.open(folder)
+    fingerprint = index.card["fingerprint"]
+    with open_ready(files, folder_on_its_disk(folder), typed_folder(args), fingerprint) as ready:
+        print_lines(added_notes(index, add_to_index(index, ready.table, ready.labels)))
+
+
+def typed_folder(args: Args) -> str | None:
+    """The --data_dir that was given; that of the model's run has nothing to do with embeddings."""
+    return args["data_dir"] if "data_dir" in args.typed else None
 
 
 def find(folder: str, args: Args) -> None:

@@ -181,6 +181,45 @@ TRAIN_PAIR = _training(
     ),
     own_choices=(Choice("miner", "miner", "mining", "miners", or_none=True),),
 )
+# As of the other training scripts, less what has no use where pairs are compared and no embedding is made.
+TRAIN_RERANKER = Command(
+    sections=(
+        Section("scorer", "pair scorer", ("models.pair_scorer.build:build_pair_scorer",)),
+        Section("loss", "loss", ("engine.pair_loss:build_pair_loss",)),
+        Section("retrieval", "pairs", ("engine.retrieval_run:open_retrieval_run",)),
+        Section("mining", "pairs", ("miners.pairs:PairsMiner",)),
+        Section("sampler", "batches", ("data.samplers:build_sampler",), {"train_batch_size": 64}),
+        MODEL,
+        Section("build", "model", ("models.build:build_model",)),
+        Section("data", "data", ("reader:open_training",), note=LISTS.note),
+        Section("loading", "data", ("data.loader:open_train_loader",)),
+        Section("optimiser", "optimisation", ("engine.optimiser:build_optimiser",), {"lr": 0.0001}, ("class_lr",)),
+        Section(
+            "schedule",
+            "optimisation",
+            ("engine.schedule:Schedule",),
+            {"lr_steps": (8000,), "total_iter_num": 10000},
+        ),
+        Section("first_steps", "optimisation", ("engine.freezing:build_first_steps",)),
+        Section("averaging", "optimisation", ("engine.averaging:build_averaging",), without=("interpolate",)),
+        Section("device", "device", ("core.device:open_device",), {"precision": "auto"}, ("runtime",)),
+        Section("run", "run", ("engine.run:open_run",)),
+        Section(
+            "trainer",
+            "run",
+            ("engine.trainer:TrainerSettings",),
+            {"test_iter_step": 1000, "save_iter_step": 1000},
+            ("report",),
+        ),
+        Section("testing", "run", ("engine.assembly:open_tester",), without=("test_loss",)),
+        Section("reranking", "run", ("engine.rerank_testing:open_rerank_tester",)),
+        Section("replay", "config", ("config.replay:replayed",)),
+    ),
+    choices=(
+        Choice("scorer", "pair scorer", "scorer", "models/pair_scorer"),
+        Choice("sampler", "sampler", "sampler", "data/samplers"),
+    ),
+)
 EVAL = Command(
     sections=(
         MODEL,
@@ -217,6 +256,7 @@ INFER = Command(
         Section("encoder", "data", ("embeddings.encoder:open_encoder",), {"batch_size": 1}),
         FAITHFUL,
         Section("shards", "data", ("data.shards:find_shards",)),
+        Section("ray", "data", ("embeddings.ray_shards:embed_by_ray",)),
         Section("outputs", "results", ("embeddings.streaming:open_kept_files",)),
         Section("classifier", "results", ("embeddings.classifier:open_classifier",)),
         Section("export", "export", ("embeddings.export:open_export",)),
@@ -261,19 +301,21 @@ def _search(
     )
 
 
+READY = Section("ready", "data", ("embeddings.ready:find_ready",))
 KEPT = Section("outputs", "results", ("embeddings.streaming:open_kept_files",))
 FOLDER = Section("data", "data", LISTS.homes, without=(*LISTS.without, "test_list"))
 BUILD = _search(
     MODEL,
     LISTS,
     Section("collection", "index", ("embeddings.collection:open_collection",)),
+    READY,
     Section("index", "index", ("embeddings.index:build_index",)),
     KEPT,
     unreadable=SKIPPED,
     batch_size=32,
     choices=(Choice("backend", "backend", "index", "retrieval/index/backends"),),
 )
-ADD = _search(OF_INDEX, FOLDER, KEPT)
+ADD = _search(OF_INDEX, FOLDER, READY, KEPT)
 FIND = _search(
     OF_INDEX,
     FOLDER,
@@ -330,6 +372,7 @@ SERVE = Command(
 COMMANDS = {
     "train_elem": TRAIN_ELEM,
     "train_pair": TRAIN_PAIR,
+    "train_reranker": TRAIN_RERANKER,
     "eval": EVAL,
     "infer": INFER,
     "search build": BUILD,

@@ -15,6 +15,7 @@ SOURCES = {
     "clip:": "clip:NAME/WEIGHTS, any network of open_clip: --list_models=clip:WORD prints those with a word in it",
     "clip_text:": "clip_text:NAME/WEIGHTS, the network for texts that belongs to one of clip:",
     "hf:": "hf:NAME of HuggingFace's hub, or hf:FOLDER that transformers wrote",
+    "hf_text:": "hf_text:NAME, the network for texts of one of hf: that has two, such as CLIP or SigLIP",
 }
 COLUMNS = ("name", "takes", "width", "size", "parameters", "licence", "weights")
 

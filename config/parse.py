@@ -24,7 +24,15 @@ from core.types import MANY, SWITCH, plain
 from core.types import folder as folder_name
 
 # Folders whose classes bring flags of their own.
-CHOSEN_BY_NAME = ("losses", "solvers", "miners", "data/samplers", "retrieval/rerank", "retrieval/index/backends")
+CHOSEN_BY_NAME = (
+    "losses",
+    "solvers",
+    "miners",
+    "data/samplers",
+    "models/pair_scorer",
+    "retrieval/rerank",
+    "retrieval/index/backends",
+)
 
 
 class Args:

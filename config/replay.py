@@ -17,7 +17,8 @@ from core.types import Words, plain
 DATA_FLAGS = ("data_dir", "train_list", "test_list")
 NEVER_REPLAYED = ("config", "checkpoint", "overwrite", "allow_changed")
 GEOMETRY = ("image_shape", "resize_short_size", "resize_filter", "resize_mode", "clip_seconds")
-PLACES = ("data_dir", "train_list", "test_list", "pretrained_model")  # flags that name files and folders
+# Flags that name files and folders.
+PLACES = ("data_dir", "train_list", "test_list", "pretrained_model", "retrieval_model")
 # What may differ from the run that is gone on with: none of it is seen in the weights.
 MAY_DIFFER = ("model_save_dir", "num_workers", "cache_bytes", "test_batch_size", "display_iter_step", "test_iter_step")
 MAY_DIFFER += ("save_iter_step", "keep_checkpoints", "report", "with_mem_opt", "enable_ce")
@@ -62,7 +63,9 @@ def taken_over(values: dict[str, object], typed: frozenset[str]) -> dict[str, ob
     where what is typed differs from what the model was trained with.
     """
     source = values.get("pretrained_model")
-    if values.get("embeddings") or "model" not in values:
+    # Embeddings that are looked at as they are need no model; of what becomes an index it is the one that asks later.
+    needs_none = values.get("embeddings") and "index" not in values
+    if needs_none or "model" not in values:
         return {}
     if not source or is_weights_name(source):
         return _row_flags(values, typed)
@@ -121,7 +124,7 @@ def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -
     if "test_list" not in names:
         return {}
     # What is given to embed names its folder itself.
-    names_its_own = any(values.get(name) for name in ("input", "text", "index"))
+    names_its_own = any(values.get(name) for name in ("input", "text", "index", "embeddings"))
     if names_its_own or not config.is_file() or any(name in typed for name in names):
         return {}
     taken = {}

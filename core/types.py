@@ -177,6 +177,14 @@ def widths(text: str) -> tuple[int, ...]:
     return values
 
 
+def layers(text: str) -> tuple[int, ...]:
+    """A comma-separated tuple of widths of layers, 1 or more each; empty for no layer."""
+    values = integers(text)
+    if min(values, default=1) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a list of widths from 1 on such as 192 or 512,192")
+    return values
+
+
 def scales(text: str) -> tuple[float, ...]:
     """A comma-separated tuple of different numbers above 0 and of at most 4, one at least."""
     refusal = ArgumentTypeError(f"{text!r} is not a list of different numbers above 0, up to 4, such as 1,0.7071,0.5")
@@ -282,6 +290,7 @@ Margin = Annotated[float | str, margin]
 Cosine = Annotated[float, number(-1, most=1)]
 Steps = Annotated[tuple[int, ...], steps]
 Widths = Annotated[tuple[int, ...], widths]
+Layers = Annotated[tuple[int, ...], layers]
 Scales = Annotated[tuple[float, ...], scales]
 Shape = Annotated[tuple[int, int, int], image_shape]
 Fractions = Annotated[tuple[float, float], fractions]

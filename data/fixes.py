@@ -16,11 +16,13 @@ from pathlib import Path
 from core.errors import InputError, near_match
 from core.files import make_folder, replacing
 from core.numerals import read_float, read_int
-from data.formats.csv import CSV_BOX, CSV_TEXT, open_table, read_header
+from data.formats.archives import archives_of
+from data.formats.csv import CSV_BOX, CSV_TEXT, open_table, read_header, rows_of_edited
 from data.formats.folders import label_folders
 from data.formats.problems import SHOWN_FAULTS, Problems, echo
 from data.formats.sop import SOP_COLUMNS
 from data.lists import find_list
+from data.stored import is_stored_list
 
 # What can be found, in the order in which it is shown.
 KINDS = ("unreadable", "label", "duplicate", "leak", "box", "outlier", "single")
@@ -97,6 +99,8 @@ def read_raw_list(path: str | Path, data_dir: str | Path | None, split: str = "t
     file, folder = find_list(path, data_dir)
     if file is None:
         raise InputError(f"no list {str(path)!r}, neither in {str(folder)!r} nor from here")
+    if archives_of(file) or is_stored_list(file):
+        raise InputError(f"{str(file)!r} cannot be mended row by row; a csv, an SOP list or a folder per label can")
     if file.is_dir():
         return _raw_folder(file, split)
     try:
@@ -169,22 +173,18 @@ def read_fixes(file: str | Path) -> list[Fix]:
 
     Raises InputError for what is no such file, and one for all lines that are wrong.
     """
+
+    def missing_columns(missing: list[str], _: list[str]) -> str:
+        written = f"`python reader.py doctor LIST` writes a file with {', '.join(COLUMNS)}"
+        return f"{str(file)!r} has no column {missing[0]!r}; {written}"
+
     problems = Problems()
     fixes = []
     try:
-        with open(file, newline="", encoding="utf-8-sig", errors=ESCAPED) as stream:
-            table, skipped = open_table(stream, skips_blanks=False)
-            header = read_header(table)
-            missing = [name for name in NEEDED if name not in header]
-            if missing:
-                raise InputError(
-                    f"{str(file)!r} has no column {missing[0]!r}; `python reader.py doctor LIST` writes a file with "
-                    f"{', '.join(COLUMNS)}"
-                )
-            for cells in table:
-                fix = _read_fix(cells, skipped + table.line_num, problems)
-                if fix is not None:
-                    fixes.append(fix)
+        for line, cells in rows_of_edited(file, NEEDED, missing_columns):
+            fix = _read_fix(cells, line, problems)
+            if fix is not None:
+                fixes.append(fix)
     except (OSError, csv.Error) as error:
         raise InputError(f"cannot read {str(file)!r}: {getattr(error, 'strerror', None) or error}") from None
     _refuse(problems, file)

@@ -1,43 +1,14 @@
-"""Rows that have an image and a text: loaded as pairs to train with, as rows of their own to test on."""
+"""Rows that have an image and a text: as pairs to train with, as rows of their own to test on."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
-import torch
 
 from core.errors import InputError
-from core.items import is_text, text_item, text_of
-from core.pairs import ImageTextBatch
+from core.items import is_text, text_item
 from data.formats.csv import TEXT_NOT_USED
-from data.image.modality import ImageModality
 from data.records import Records
 from data.repeats import BETWEEN_TEXTS
-from data.text.modality import TextModality
-
-
-class PairModality:
-    """A Modality whose rows are an image with its text."""
-
-    def __init__(self, images: ImageModality, texts: TextModality):
-        self.images = images
-        self.texts = texts
-
-    def load(self, records: Records, index: int) -> tuple[Any, str]:
-        """(what ImageModality loads, the row's text)."""
-        return self.images.load(records, index), text_of(records.texts[index])
-
-    def augment(self, sample: tuple[Any, str], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image, text = sample
-        return self.images.augment(image, seed), self.texts.augment(text, seed)
-
-    def collate(self, samples: list[tuple[torch.Tensor, torch.Tensor]]) -> ImageTextBatch:
-        images, texts = zip(*samples, strict=True)
-        return ImageTextBatch(self.images.collate(list(images)), self.texts.collate(list(texts)))
-
-    def thumbnail(self, records: Records, index: int) -> np.ndarray:
-        """The image."""
-        return self.images.thumbnail(records, index)
 
 
 def as_pairs(records: Records) -> Records:

@@ -9,7 +9,9 @@ from core.console import log
 from core.errors import InputError
 from core.files import checksum, read_json, run_folder
 from core.sources import is_weights_name
+from data.formats.archives import is_archive
 from data.records import Records
+from data.stored import StoredRecords
 
 
 def describe_lists(
@@ -25,8 +27,13 @@ def describe_lists(
 def list_facts(records: Records) -> dict[str, object]:
     """What config.json remembers of a list; a folder is known by the files and labels that are in it."""
     source = Path(records.source)
-    if source.is_dir():
+    if isinstance(records, StoredRecords):
+        digest = records.card["digest"]
+    elif source.is_dir():
         digest = folder_checksum(records, source)
+    elif is_archive(source) or not source.is_file():
+        # Of archives by where images are in them, since nobody reads terabytes to know a list.
+        digest = folder_checksum(records, source.parent)
     else:
         digest = checksum(source)
     return {

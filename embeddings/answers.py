@@ -10,14 +10,12 @@ from core.errors import InputError
 from core.types import Positive, Share, Texts
 from data.records import Records
 from embeddings.table import EmbeddingTable
-from retrieval.answers import diverse_order, first_of_each, greatest_scores
+from retrieval.answers import diverse_order, first_of_each, greatest_scores, pool_of
 from retrieval.index.index import Hits, Index
 from retrieval.index.selection import select
 from retrieval.query_gallery import QueryGallery
 from retrieval.templates import mean_embeddings, unit_rows
 from retrieval.topk import search
-
-POOL, POOL_FACTOR = 100, 10  # items that a diverse answer is chosen among: so many, or so many times k
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,7 @@ def find_answers(
         raise InputError(f"--template={template} goes with --group=label")
     rows = query_rows(table.records, query_by)
     finder = _Finder(index, table, rows, fuse, labels, categories, search_memory_mb * 2**20)
-    # Of many items few are diverse, so that they are chosen among more than are shown.
-    wanted = max(POOL, POOL_FACTOR * k) if diversity else k
+    wanted = pool_of(k) if diversity else k
     if template == "mean":
         ids, scores = finder.by_mean_template(wanted)
     elif group == "label":

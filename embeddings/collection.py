@@ -87,11 +87,23 @@ def labels_below(root: str, paths: Sequence[str], level: int) -> list[str | None
     return labels
 
 
-def with_labels(records: Records, collection: Collection) -> Records:
-    """Records of a folder with the labels that its sub-folders name, where every file has one; others as they are."""
+def categories_below(root: str, paths: Sequence[str], level: int) -> list[str | None]:
+    """The category of each file below a folder, from level 2 on: the folders of its label but the last one."""
+    labels = labels_below(root, paths, level)
+    return [label.rpartition("/")[0] or None if label is not None else None for label in labels]
+
+
+def with_folder_columns(records: Records, collection: Collection) -> Records:
+    """Records of a folder with the labels that its sub-folders name, where every file has one, and the categories;
+    others as they are."""
     if collection.root is None or records.labels is not None:
         return records
-    labels = labels_below(collection.root, records.paths.tolist(), collection.label_level)
+    paths = records.paths.tolist()
+    labels = labels_below(collection.root, paths, collection.label_level)
+    categories = categories_below(collection.root, paths, collection.label_level)
+    if any(categories):
+        # An empty text is no category.
+        records = replace(records, categories=np.array([category or "" for category in categories]))
     if None in labels:
         return records
     return replace(records, labels=np.array(labels))

@@ -1,6 +1,7 @@
 """Tables of embeddings read from files: ours, or a stranger's, in which anything may be wrong."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,30 +30,43 @@ def load_table(path: str, needs_roles: bool = True) -> EmbeddingTable:
     if "labels" not in arrays:
         hint = meant_by("labels", [name for name in arrays if name not in COLUMNS])
         raise InputError(f"{str(path)!r} has no labels, so there is nothing to count as right or wrong.{hint}")
+    table = _table_of(path, arrays)
+
+    # Our own files of today leave unknown labels out; others may have used the number of our old ones.
+    records = table.records
+    unknown = 0
+    if "format" not in arrays and records.labels.dtype.kind in "iu":
+        unknown = int((records.labels == OLD_UNKNOWN).sum())
+    if unknown == len(records):
+        raise InputError(f"{str(path)!r}: the labels are all {OLD_UNKNOWN}, that is, unknown; evaluation needs others")
+    if unknown:
+        note = f"{path}: {unknown} rows have the label {OLD_UNKNOWN}, which counts as a label like any other"
+        records = records.with_notes([note])
+
+    for flag in ("is_query", "is_gallery"):
+        if needs_roles and not getattr(records, flag).any():
+            raise InputError(f"{str(path)!r}: {flag} is False everywhere: there is nobody to ask, or nothing to find")
+    records, embeddings = _each_once(records, table.matrix.numpy())
+    return replace(table, records=records, matrix=torch.from_numpy(embeddings))
+
+
+def read_table(path: str) -> EmbeddingTable:
+    """The rows of an .npz as they stand there, with labels or without. Raises InputError as `load_table` for what
+    cannot be read."""
+    return _table_of(path, read_npz(path, ("embeddings",)))
+
+
+def _table_of(path: str, arrays: dict[str, np.ndarray]) -> EmbeddingTable:
+    """The rows of the arrays of an .npz, with what they do not hold filled in."""
     notes = _unused(path, arrays)
     embeddings = arrays["embeddings"]
     if embeddings.ndim != 2 or not embeddings.size or embeddings.dtype.kind != "f":
         shape = f"{embeddings.shape} {embeddings.dtype}"
         raise InputError(
-            f"{str(path)!r}: the embeddings are {shape}; evaluation needs floating-point (N, D), not empty"
+            f"{str(path)!r}: the embeddings are {shape}; what is looked for is floating-point (N, D), not empty"
         )
-    columns = _columns(path, arrays)
-
-    # Our own files of today leave unknown labels out; others may have used the number of our old ones.
-    labels = arrays["labels"]
-    unknown = 0
-    if "format" not in arrays and labels.dtype.kind in "iu":
-        unknown = int((labels == OLD_UNKNOWN).sum())
-    if unknown == len(labels):
-        raise InputError(f"{str(path)!r}: the labels are all {OLD_UNKNOWN}, that is, unknown; evaluation needs others")
-    if unknown:
-        notes.append(f"{path}: {unknown} rows have the label {OLD_UNKNOWN}, which counts as a label like any other")
-
-    for flag in ("is_query", "is_gallery"):
-        if needs_roles and not columns[flag].any():
-            raise InputError(f"{str(path)!r}: {flag} is False everywhere: there is nobody to ask, or nothing to find")
+    columns = {"labels": None, **_columns(path, arrays)}
     records = Records(str(path), **columns, notes=tuple(notes), names=_read_names(arrays, path))
-    records, embeddings = _each_once(records, embeddings)
     return EmbeddingTable(records, torch.from_numpy(embeddings), _read_fingerprint(arrays, path))
 
 

@@ -29,9 +29,9 @@ class ImageEmbedder(Embedder):
         network.embed_image("cat.jpg") @ network.embed_image(Image.open("dog.png"))
 
     image_shape: (3, height, width) of what the network sees; resize_short_size: short side before that crop, 0: its
-    longer side; resize_filter: how it comes to that, area, bilinear or bicubic; resize_mode: crop, or squash for all of
-    an image. normalises: embeddings have length 1, so that a dot product is a cosine. The rest as for Embedder, whose
-    `forward` it has: what a loss is given is not normalised. Raises InputError as that does.
+    longer side; resize_filter: how it comes to that, area, bilinear, bicubic or linear; resize_mode: crop, or squash or
+    pad for all of an image. normalises: embeddings have length 1, so that a dot product is a cosine. The rest as for
+    Embedder, whose `forward` it has: what a loss is given is not normalised. Raises InputError as that does.
     """
 
     def __init__(

@@ -64,12 +64,13 @@ def build_index(
     )
 
 
-def add_to_index(index: Index, table: EmbeddingTable) -> Added:
-    """Add a table to an index; what became of its images. Raises InputError as Index.add."""
+def add_to_index(index: Index, table: EmbeddingTable, labels: npt.ArrayLike | None = None) -> Added:
+    """Add a table to an index; what became of its images. labels: as of `build_index`. Raises InputError as
+    Index.add."""
     return index.add(
         table.mapped(),
         absolute_paths(table.records.paths),
-        table.records.labels,
+        table.records.labels if labels is None else labels,
         table.fingerprint,
         boxes=table.records.boxes,
         names=table.records.names.label,
@@ -123,7 +124,9 @@ def _rows_of_list(path: str, data_dir: str | None) -> list[tuple[str, tuple[floa
         if len(sentences) > SHOWN_FAULTS:
             sentences[SHOWN_FAULTS:] = [f"and {len(sentences) - SHOWN_FAULTS} faults more"]
         raise InputError("\n".join(sentences))
-    paths = absolute_paths(path if is_text(path) else folder / path for path in columns["paths"])
+    # Images within archives have whole paths.
+    root = Path() if "files" in columns else folder
+    paths = absolute_paths(path if is_text(path) else root / path for path in columns["paths"])
     if not columns.get("boxes"):
         return [(path, None) for path in paths]
     boxes = [None if math.isnan(box[0]) else tuple(box) for box in columns["boxes"]]

@@ -31,6 +31,13 @@ class Embedded(NamedTuple):
     before: int
     images: int
 
+    def as_text(self, folder: Path) -> str:
+        """What was done, in words."""
+        text = f"{self.shards} shards embedded, {self.images} images, in {folder}"
+        if self.before:
+            text += f"; {self.before} shards were done already"
+        return text
+
 
 def open_shard_folder(output: Sequence[str] | None) -> Path:
     """The folder for a file of embeddings a shard, made. Raises InputError for what is no folder."""

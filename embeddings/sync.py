@@ -10,7 +10,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from core.text import shown_path
 from core.types import AboveZero
 from data.formats.folders import find_files
 from data.records import Records
-from embeddings.collection import labels_below
+from embeddings.collection import categories_below, labels_below
 from embeddings.encoder import Encoder
 from embeddings.streaming import NothingReadable, embed_stream
 from retrieval.index.contents import Contents, FileState, digest_of
@@ -36,11 +36,12 @@ NAMED = 5  # files of a kind that a dry run names
 
 @dataclass(frozen=True)
 class Row:
-    """An item to write: path from the root, box or None, label or None."""
+    """An item to write: path from the root, box, label and category; None where there is none."""
 
     path: str
     box: tuple[float, ...] | None
     label: int | str | None
+    category: int | str | None = None
 
 
 @dataclass
@@ -317,7 +318,7 @@ def _compare(
     if digest is not None:
         plan.digests[path] = digest
     if not numbers:
-        row = Row(path, None, labels_below(root, [path], level)[0])
+        row = Row(path, None, labels_below(root, [path], level)[0], categories_below(root, [path], level)[0])
         _embed_or_move(plan, plan.new, index, row, digest, holders)
         return
     known = [contents.known.get(number) for number in numbers]
@@ -347,7 +348,10 @@ def _embed_or_move(
     label = row.label
     if label is None:
         label = index.rows.labels(np.array([number]))[0]
-    plan.moved.append((Row(row.path, row.box, label), number))
+    category = row.category
+    if category is None:
+        category = index.rows.categories(np.array([number]))[0]
+    plan.moved.append((replace(row, label=label, category=category), number))
 
 
 def _records_of(rows: Sequence[Row], root: str) -> Records:
@@ -375,7 +379,9 @@ def _write(index: Index, matrix: np.ndarray, rows: Sequence[Row], gone: list[int
     if len(rows):
         boxes = [row.box or (np.nan,) * 4 for row in rows]
         paths = [row.path for row in rows]
-        return index.add(matrix, paths, [row.label for row in rows], fingerprint, boxes, gone=gone)
+        labels = [row.label for row in rows]
+        categories = [row.category for row in rows]
+        return index.add(matrix, paths, labels, fingerprint, boxes, categories=categories, gone=gone)
     if gone:
         index.delete(gone)
     return Added(np.zeros(0, np.int64), 0, 0, 0, 0, [])

@@ -42,11 +42,12 @@ class ModelSettings:
 
     Options:
         model: a backbone of those that --list_models prints, such as ResNet50; or timm:NAME, hf:NAME or hf:FOLDER,
-            clip:NAME/WEIGHTS, with texts clip_text:NAME/WEIGHTS
+            clip:NAME/WEIGHTS, with texts clip_text:NAME/WEIGHTS, hf_text:NAME
         image_shape: input as 3,height,width in pixels
         resize_short_size: short side before the test crop; 0: the crop size
-        resize_filter: how test images come to it: one of area, bilinear, bicubic
-        resize_mode: crop: the centre of a test image; squash: all of it, whatever the ratio of its sides
+        resize_filter: how test images come to it: one of area, bilinear, bicubic, linear
+        resize_mode: crop: the centre of a test image; squash: all of it, whatever the ratio of its sides; pad: all of
+            it, with white around it
         clip_seconds: sounds that are longer are cut
         embedding_size: width of the last layer of the head; 0: the pooled feature itself
         pooling: of maps or patch tokens one of avg, max, gem, avg+max, attention; of tokens also cls, mean; trained: by
@@ -62,8 +63,8 @@ class ModelSettings:
     model: str = "ResNet50"
     image_shape: Shape = (3, 224, 224)
     resize_short_size: Count = 0
-    resize_filter: Literal["area", "bilinear", "bicubic"] = "area"
-    resize_mode: Literal["crop", "squash"] = "crop"
+    resize_filter: Literal["area", "bilinear", "bicubic", "linear"] = "area"
+    resize_mode: Literal["crop", "squash", "pad"] = "crop"
     clip_seconds: AboveZero = 3.0
     embedding_size: Width = 0
     pooling: Literal["avg", "max", "gem", "avg+max", "cls", "mean", "attention", "trained"] = "avg"

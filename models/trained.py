@@ -13,8 +13,8 @@ from models.export.exported import CARD
 from models.weights import is_of_timm, is_of_transformers, is_published, read_card, weights_file
 
 TOWERS = "towers.json"  # of a folder that names several networks, each with settings of its own
-RESIZE_FILTERS = ("area", "bilinear", "bicubic")
-RESIZE_MODES = ("crop", "squash")
+RESIZE_FILTERS = ("area", "bilinear", "bicubic", "linear")
+RESIZE_MODES = ("crop", "squash", "pad")
 
 
 def resize_filter(text: str) -> str:

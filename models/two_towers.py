@@ -18,7 +18,7 @@ from models.build import MODEL_FLAGS, ModelSettings, build_model
 from models.export.safetensors import export_model
 from models.trained import TOWERS as CARD
 from models.trained import read_settings, trained_settings
-from models.weights import is_published
+from models.weights import is_of_transformers, is_published
 
 FORMAT = 1  # of CARD: {"towers": {modality: flags of a model}}
 
@@ -77,11 +77,16 @@ def with_text_tower(settings: ModelSettings) -> TowerSettings | None:
     """
     if settings.modality != "image":
         return None
-    name = BACKBONES[settings.model](settings.model).texts
+    source = settings.pretrained_model
+    model = settings.model
+    # A folder of transformers holds both networks, whatever else has the shape of its name.
+    holds_both = bool(source) and is_of_transformers(source)
+    if holds_both:
+        model = f"hf:{source}"
+    name = BACKBONES[model](model).texts
     if name is None:
         return None
-    source = settings.pretrained_model
-    if is_published(source, settings.model):
+    if holds_both or is_published(source, model):
         texts = PUBLISHED
     elif source and trained_settings(source):
         texts = _texts_beside_a_run(name, settings)

@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from core.errors import InputError
 from core.files import first_line
+from core.sources import is_weights_name
 from models.backbones import BACKBONES, PUBLISHED, source_of
 from models.embedder import Embedder
 from models.heads import longer_head
@@ -25,6 +26,7 @@ from models.plain_weights import (
     whole_prefixes,
 )
 
+PAIR_SCORER = "pair_scorer"  # in the facts of a network that compares two inputs: its name (models/pair_scorer/)
 CARD_KEY = "model_card"  # of a safetensors file's metadata: the flags of the network that the file is of, as JSON
 EXPORTED = ("model.safetensors", "pytorch_model.bin")
 SHOWN_NAMES = 3
@@ -36,7 +38,7 @@ def is_published(source: str | Path | None, model: str | None = None) -> bool:
 
     model: of which backbone; None: of any that has a row. Where a file or a folder is called so, it is meant.
     """
-    if source == PUBLISHED or any(source in BACKBONES.fact(name, "weights") for name in BACKBONES):
+    if source == PUBLISHED or is_weights_name(source):
         return True
     if model is None or source_of(model) is None or not source or Path(source).exists():
         return False
@@ -192,6 +194,11 @@ def _refuse_other_model(embedder: Embedder, state: dict[str, Any], file: Path) -
     parts = ("facts", "loss", "model")
     if not all(isinstance(state.get(part), dict) for part in parts) or "model" not in state["facts"]:
         raise InputError(f"{str(file)!r} is not a whole checkpoint: {', '.join(parts)} have to be in it")
+    if PAIR_SCORER in state["facts"]:
+        raise InputError(
+            f"{str(file)!r} holds a pair scorer of train_reranker.py, which compares two images and embeds none; it is "
+            "for eval.py --postprocess=pairwise --pairwise_model"
+        )
     ours = embedder.facts["model"]
     theirs = state["facts"]["model"]
     if ours != theirs:

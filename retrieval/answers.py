@@ -4,6 +4,8 @@ queries. Arrays in, arrays out.
 
 import numpy as np
 
+POOL, POOL_FACTOR = 100, 10  # items that a diverse answer is chosen among: so many, or so many times k
+
 
 def first_of_each(groups: np.ndarray, k: int) -> list[np.ndarray]:
     """For each query the places of the first item of each group, k of them at the most, in their order.
@@ -15,6 +17,11 @@ def first_of_each(groups: np.ndarray, k: int) -> list[np.ndarray]:
         _, first = np.unique(row, return_index=True)
         places.append(np.sort(first)[:k])
     return places
+
+
+def pool_of(k: int) -> int:
+    """How many items to find where k that are unlike each other are wanted: of many items few are diverse."""
+    return max(POOL, POOL_FACTOR * k)
 
 
 def diverse_order(scores: np.ndarray, units: np.ndarray, k: int, diversity: float) -> np.ndarray:

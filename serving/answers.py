@@ -3,9 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from retrieval.answers import diverse_order, pool_of
 from retrieval.index.index import Hits
 from serving.asked import Asked
 from serving.generation import Generation
+
+
+def wanted_hits(asked: Asked) -> int:
+    """How many hits a query has to have for all that is asked for."""
+    wanted = pool_of(asked.k) if asked.diversity else asked.k
+    # An item is nearest to itself, which nobody has to be told.
+    return wanted if asked.item is None else wanted + 1
 
 
 def shown_answers(
@@ -16,7 +26,8 @@ def shown_answers(
     Where the index has a decision, each hit has P(same), and a query of which none is called the same is unknown.
     """
     shown = []
-    for (generation, hits), source in zip(answers, sources):
+    for (generation, found), source in zip(answers, sources):
+        hits = _chosen(generation, found, asked)
         decision = generation.index.decision
         same = [None] * len(hits.ids)
         is_same = [None] * len(hits.ids)
@@ -26,9 +37,7 @@ def shown_answers(
         rows = []
         facts_of_hits = generation.facts(hits.ids.tolist())
         for facts, score, probability, is_one in zip(facts_of_hits, hits.scores.tolist(), same, is_same):
-            if facts["id"] != asked.item:
-                rows.append({**facts, "score": round(score, 6), "same": probability, "is_same": is_one})
-        rows = rows[: asked.k]
+            rows.append({**facts, "score": round(score, 6), "same": probability, "is_same": is_one})
         unknown = None
         if decision is not None:
             unknown = not any(row["is_same"] for row in rows)
@@ -37,6 +46,16 @@ def shown_answers(
             answer["groups"] = _grouped(rows)
         shown.append(answer)
     return shown
+
+
+def _chosen(generation: Generation, hits: Hits, asked: Asked) -> Hits:
+    """Those of the hits of one query that are shown: without the item that asked, and unlike each other."""
+    places = np.flatnonzero(hits.ids != (-1 if asked.item is None else asked.item))
+    if asked.diversity:
+        units = generation.rows.normalized(hits.ids[places])
+        places = places[diverse_order(hits.scores[places], units, asked.k, asked.diversity)]
+    places = places[: asked.k]
+    return Hits(*(column[places] for column in hits))
 
 
 def _grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -25,8 +25,8 @@ from retrieval.index.index import Index
 from retrieval.index.items import item_name
 from retrieval.templates import mean_embeddings
 from serving import asking
-from serving.answers import shown_answers
-from serving.asked import IMAGE_TYPES, Asked, read_search
+from serving.answers import shown_answers, wanted_hits
+from serving.asked import Asked, read_item, read_search
 from serving.collection import Collection, Deleted, NewItem, Stored
 from serving.encoding import MOST_EMBEDDED, LiveEncoder
 from serving.feedback import FOLDER as QUERIES
@@ -40,6 +40,7 @@ from serving.pictures import SHOWN_AS, SIDES, Album, check_size, decode
 from serving.refusal import Refusal
 from serving.remembered import Remembered
 from serving.settings import ServeSettings
+from serving.sounds import open_clip, played, prepare_clip, sound_suffix
 from serving.uploads import Uploads, suffix_of
 
 DECODERS = 2  # images decoded at a time: each may take 4 bytes a pixel and more
@@ -49,7 +50,6 @@ MOST_BODIES = 32  # requests whose bodies are in memory at a time; others wait u
 MOST_REMEMBERED = 2**26  # bytes of images that asked, for those who say whether the answers are right
 SHOWN_LABELS = 20
 SHOWN_CATEGORIES = 500
-ITEM_FIELDS = ("image", "label", "category")
 
 
 class Answer(Response):
@@ -104,6 +104,7 @@ class Server:
             Route("/api/items/{id}", self.delete, methods=["DELETE"]),
             Route("/api/items/{id}", self.show_item),
             Route("/api/items/{id}/image", self.show_picture),
+            Route("/api/items/{id}/sound", self.play_sound),
             Route("/api/feedback", self._with_body(self.give_feedback), methods=["POST"]),
             Route("/api/feedback/{time}", self.take_feedback_back, methods=["DELETE"]),
         ]
@@ -225,6 +226,13 @@ class Server:
             return Response(status_code=304, headers=headers)
         return Response(picture.content, media_type=SHOWN_AS, headers=headers)
 
+    async def play_sound(self, request: Request) -> Response:
+        """The beginning of an item that is a sound, encoded anew as its picture is drawn anew."""
+        asking.refuse_unknown(request.query_params, ())
+        generation = await asyncio.to_thread(self.collection.now)
+        content, kind = await self._decoded(played, generation, _id_of(request))
+        return Response(content, media_type=kind, headers={"cache-control": "private, max-age=3600"})
+
     async def search(self, request: Request) -> Response:
         start = time.perf_counter()
         # One and the same to the end, whatever becomes of the index meanwhile.
@@ -233,11 +241,9 @@ class Server:
         came = time.perf_counter()
         embeddings, model = await self._embeddings_of(asked, encoder)
         embedded = time.perf_counter()
-        # An item is nearest to itself, which nobody has to be told.
-        k = asked.k
-        if asked.item is not None:
-            k += 1
-        queries = [Query(embedding, k, model, asked.labels, asked.categories) for embedding in embeddings]
+        queries = [
+            Query(embedding, wanted_hits(asked), model, asked.labels, asked.categories) for embedding in embeddings
+        ]
         answers = await asyncio.gather(*(_wait(self._searching.submit(query)) for query in queries))
         found = time.perf_counter()
         sources = await asyncio.to_thread(self._sources_of, asked)
@@ -262,6 +268,8 @@ class Server:
             return [generation.embedding(asked.item)], generation.model
         if asked.text is not None:
             return [await self._embed_text(encoder, asked.text)], encoder.fingerprint
+        if asked.sound is not None:
+            return [await self._embed_sound(encoder, asked.sound)], encoder.fingerprint
         images = zip(asked.images, asked.boxes, strict=True)
         embeddings = await asyncio.gather(*(self._embed_image(encoder, image, box) for image, box in images))
         if asked.combine == "mean":
@@ -276,6 +284,10 @@ class Server:
 
     def _prepare_image(self, encoder: LiveEncoder, content: bytes, box: tuple | None) -> Any:
         return encoder.prepare("image", decode(content, self.settings.max_pixels, box))
+
+    async def _embed_sound(self, encoder: LiveEncoder, content: bytes) -> np.ndarray:
+        inputs = await self._decoded(prepare_clip, encoder, content)
+        return await _wait(self._embedding.submit((encoder, "audio", inputs)))
 
     async def _embed_text(self, encoder: LiveEncoder, text: str) -> np.ndarray:
         inputs = await asyncio.to_thread(encoder.prepare, "text", text)
@@ -294,11 +306,13 @@ class Server:
         return results
 
     def _sources_of(self, asked: Asked) -> list[list[dict[str, Any]]]:
-        """What each query was, by which feedback names it; images are remembered."""
+        """What each query was, by which feedback names it; images and sounds are remembered."""
         if asked.item is not None:
             return [[{"item": asked.item}]]
         if asked.text is not None:
             return [[{"text": asked.text}]]
+        if asked.sound is not None:
+            return [[{"sound": self._remembered.keep(asked.sound)}]]
         sources = []
         for image, box in zip(asked.images, asked.boxes):
             source: dict[str, Any] = {"image": self._remembered.keep(image)}
@@ -311,30 +325,14 @@ class Server:
 
     async def add(self, request: Request) -> Response:
         self._refuse_if_read_only()
-        kind = asking.content_type(request)
-        if kind.startswith(IMAGE_TYPES):
-            asking.refuse_unknown(request.query_params, ("label", "category"))
-            fields: dict[str, Any] = dict(request.query_params)
-            content = await asking.read_body(request, self.settings.max_upload)
-        elif kind == "application/json":
-            asking.refuse_unknown(request.query_params, ())
-            fields = asking.read_object(await asking.read_body(request, self.settings.max_upload))
-            asking.refuse_unknown(fields, ITEM_FIELDS)
-            if "image" not in fields:
-                raise Refusal(422, "image is missing: base64 of an image's file")
-            content = asking.image_bytes(fields["image"], "image")
-        else:
-            raise Refusal(415, "send an image (Content-Type: image/jpeg and its like) or JSON (application/json)")
         encoder = self.collection.encoder
-        if "image" not in encoder.takes:
-            raise Refusal(422, "this index's model takes no images")
-        label = category = None
-        if fields.get("label") is not None:
-            label = asking.label_value(fields["label"], "label")
-        if fields.get("category") is not None:
-            category = asking.label_value(fields["category"], "category")
-        embedding = await self._embed_image(encoder, content, None)
-        item = NewItem(content, suffix_of(content), embedding, encoder.fingerprint, label, category)
+        given = await read_item(request, encoder.takes, self.settings.max_upload)
+        if given.is_sound:
+            embedding = await self._embed_sound(encoder, given.content)
+        else:
+            embedding = await self._embed_image(encoder, given.content, None)
+        suffix = _suffix_of(given.content)
+        item = NewItem(given.content, suffix, embedding, encoder.fingerprint, given.label, given.category)
         stored = await self._change(item)
         generation = await asyncio.to_thread(self.collection.now)
         # Somebody may have deleted it by now.
@@ -397,26 +395,29 @@ class Server:
         """The name of what asked, its image kept beside feedback.csv."""
         if not isinstance(source, dict):
             raise Refusal(422, "query has to be a list of objects, as an answer has them")
-        asking.refuse_unknown(source, ("image", "content", "text", "item", "box"))
-        named = [name for name in ("image", "content", "text", "item") if name in source]
+        asking.refuse_unknown(source, ("image", "sound", "content", "text", "item", "box"))
+        named = [name for name in ("image", "sound", "content", "text", "item") if name in source]
         if len(named) != 1:
-            raise Refusal(422, "each query has one of image, content, text, item")
+            raise Refusal(422, "each query has one of image, sound, content, text, item")
         if "item" in source:
             id_ = asking.whole_number(source["item"], "item", 0, asking.LARGEST_ID)
             return item_name(*generation.path_and_box(id_))
         if "text" in source:
             return text_item(asking.plain_text(source["text"], "text", asking.LONGEST_TEXT))
         if "content" in source:
-            content = asking.image_bytes(source["content"], "content")
-            decode(content, self.settings.max_pixels)
+            content = asking.file_bytes(source["content"], "content")
+            if sound_suffix(content) is None:
+                decode(content, self.settings.max_pixels)
+            else:
+                open_clip(content).sound.close()
         else:
-            content = self._remembered.find(asking.plain_text(source["image"], "image", 64))
+            content = self._remembered.find(asking.plain_text(source[named[0]], named[0], 64))
             if content is None:
-                raise Refusal(410, "that image is not remembered any more; send it as content, in base64")
+                raise Refusal(410, f"that {named[0]} is not remembered any more; send it as content, in base64")
         box = None
         if source.get("box") is not None:
             box = np.array(asking.box_value(source["box"], "box"))
-        path, _ = self._queries.keep(content, suffix_of(content))
+        path, _ = self._queries.keep(content, _suffix_of(content))
         return item_name(path, box)
 
     async def take_feedback_back(self, request: Request) -> Response:
@@ -435,6 +436,11 @@ class Server:
 
 async def _wait(future: Future) -> Any:
     return await asyncio.wrap_future(future)
+
+
+def _suffix_of(content: bytes) -> str:
+    """What the file of an image or a sound is to end in."""
+    return sound_suffix(content) or suffix_of(content)
 
 
 def _id_of(request: Request) -> int:

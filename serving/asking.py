@@ -7,7 +7,9 @@ import json
 import math
 import unicodedata
 from collections.abc import Mapping
-from typing import Any
+from email.message import Message
+from email.parser import HeaderParser
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
@@ -22,6 +24,7 @@ LONGEST_TEXT = 1000  # characters of words that are looked for
 LONGEST_LABEL = 200
 MOST_ITEMS_OF_FEEDBACK = 100
 LARGEST_ID = 2**62
+MOST_PARTS = 300  # of a form
 
 
 async def read_body(request: Request, most: int) -> bytes:
@@ -61,6 +64,47 @@ def read_object(content: bytes) -> dict[str, Any]:
     return value
 
 
+class FormPart(NamedTuple):
+    """A part of a form: the name of its field, and its content."""
+
+    name: str
+    content: bytes
+
+    def as_text(self) -> str:
+        """Its content as a text. Raises Refusal (422) for what is none."""
+        try:
+            return self.content.decode()
+        except UnicodeDecodeError:
+            raise Refusal(422, f"{self.name[:40]!r} of the form is no text in UTF-8") from None
+
+
+def read_form(content: bytes, header: str, known: tuple[str, ...]) -> list[FormPart]:
+    """The parts of a body of multipart/form-data (RFC 7578); header: its Content-Type.
+
+    Raises Refusal for what is none (400), and for a field that nobody reads (422).
+    """
+    described = Message()
+    described["content-type"] = header
+    boundary = described.get_param("boundary")
+    if not isinstance(boundary, str) or not boundary or not boundary.isascii():
+        raise Refusal(400, "the form's Content-Type names no boundary")
+    pieces = (b"\r\n" + content).split(b"\r\n--" + boundary.encode())
+    if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
+        raise Refusal(400, "the form is not whole: its last boundary is missing")
+    if len(pieces) > MOST_PARTS + 2:
+        raise Refusal(422, f"the form has {len(pieces) - 2} parts; {MOST_PARTS} are the most")
+    parts = []
+    for piece in pieces[1:-1]:
+        head, blank, inside = piece.partition(b"\r\n\r\n")
+        headers = HeaderParser().parsestr(head.decode("latin-1").strip())
+        name = headers.get_param("name", header="content-disposition")
+        if not blank or not isinstance(name, str):
+            raise Refusal(400, "a part of the form has no name")
+        parts.append(FormPart(name, inside))
+    refuse_unknown({part.name: None for part in parts}, known)
+    return parts
+
+
 def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no number of JSON")
 
@@ -83,6 +127,18 @@ def whole_number(value: Any, name: str, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise Refusal(422, f"{name} is {_shown(value)}; it has to be a whole number from {least} to {most}")
     return value
+
+
+def share(value: Any, name: str) -> float:
+    """A number from 0 to 1, or its text. Raises Refusal (422)."""
+    if isinstance(value, str) and len(value) < 20:
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise Refusal(422, f"{name} is {_shown(value)}; it has to be a number from 0 to 1")
+    return float(value)
 
 
 def plain_text(value: Any, name: str, longest: int) -> str:
@@ -153,10 +209,10 @@ def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def image_bytes(value: Any, name: str) -> bytes:
-    """The bytes of an image's file in base64. Raises Refusal (422)."""
+def file_bytes(value: Any, name: str) -> bytes:
+    """The bytes of a file in base64. Raises Refusal (422)."""
     if not isinstance(value, str):
-        raise Refusal(422, f"{name} has to be base64 of an image's file, not {_kind(value)}")
+        raise Refusal(422, f"{name} has to be base64 of a file, not {_kind(value)}")
     try:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):

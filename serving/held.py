@@ -7,8 +7,7 @@ import torch
 
 from core.slices import slices_within
 from retrieval.candidates import NOWHERE
-from retrieval.index.backends._backend import MORE
-from retrieval.index.nearest import best_of
+from retrieval.index.nearest import MORE, best_of, rounding
 from retrieval.index.segments import Rows, Segment, normalized
 from retrieval.rows import CACHED_NUMBERS, row_lengths
 
@@ -67,7 +66,7 @@ class HeldRows:
         """Ids (Q, C) of all items that may be among the k nearest, -1 for none. fast: (Q, N) float32."""
         count = min(k + MORE, fast.shape[1])
         values, positions = fast.topk(count, dim=1)
-        floor = values[:, k - 1] - 2 * _rounding(self._rows.width)
+        floor = values[:, k - 1] - 2 * rounding(self._rows.width)
         ids = list(np.where(torch.isinf(values).numpy(), NOWHERE, self._rows.ids[positions.numpy()]))
         # Where even the last of the candidates is as near as rounding can tell, more may be.
         for query in torch.nonzero(values[:, -1] >= floor).flatten().tolist():
@@ -77,15 +76,6 @@ class HeldRows:
         for row, candidates in zip(padded, ids):
             row[: len(candidates)] = candidates
         return padded
-
-
-def _rounding(width: int) -> float:
-    """How far a product of rows of length one may be from their cosine.
-
-    Both rows are rounded to float32 once, a sum of D terms by at most D units in the last place, whatever their order
-    (arXiv 1306.0571, eq. 3.5); four times that for products that truncate, as in retrieval/scores.py.
-    """
-    return (4 * width + 4) * 2.0**-24
 
 
 def _scaled(segment: Segment) -> torch.Tensor:

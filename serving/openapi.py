@@ -3,6 +3,7 @@
 from typing import Any
 
 from data.image.header import FORMATS
+from serving.asked import ASKS, FORM
 from serving.asking import (
     LARGEST_ID,
     LONGEST_LABEL,
@@ -14,11 +15,13 @@ from serving.asking import (
 )
 from serving.pictures import SHOWN_AS, SIDES
 from serving.settings import ServeSettings
+from serving.sounds import FORMATS as SOUNDS
 
 Schema = dict[str, Any]
 
 TEXT_PATTERN = r"^[^\u0000]*\S[^\u0000]*$"
 BASE64 = {"type": "string", "contentEncoding": "base64", "description": f"an image's file in base64: {FORMATS}"}
+SOUND = {"type": "string", "contentEncoding": "base64", "description": f"a sound's file in base64: {SOUNDS}"}
 ID = {"type": "integer", "minimum": 0, "maximum": LARGEST_ID}
 LABEL = {
     "description": "a text, or an integer of 64 bits",
@@ -40,7 +43,16 @@ BOX = {
 }
 K = {"type": "integer", "minimum": 1, "maximum": MOST_HITS, "default": 24, "description": "hits of each query"}
 GROUP = {"type": "string", "enum": ["none", "label"], "default": "none", "description": "hits by label, too"}
+DIVERSITY = {
+    "type": "number",
+    "minimum": 0,
+    "maximum": 1,
+    "default": 0,
+    "description": "above 0: hits that are unlike each other come first, up to 1, where the query hardly counts",
+}
 FILTER = {"type": "array", "items": LABEL, "minItems": 1, "maxItems": MOST_FILTERS}
+FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+LABEL_TEXT = LABEL["anyOf"][0]
 ITEM = {
     "type": "object",
     "required": ["id", "kind", "name", "label", "label_name", "category", "box"],
@@ -66,11 +78,12 @@ HIT = {
 }
 SOURCE = {
     "type": "object",
-    "description": "what asked: an image by the name that an answer gave it, or its content; a text; an item",
-    "oneOf": [{"required": [name]} for name in ("image", "content", "text", "item")],
+    "description": "what asked: an image or a sound by the name that an answer gave it, or its content; text; item",
+    "oneOf": [{"required": [name]} for name in ("image", "sound", "content", "text", "item")],
     "additionalProperties": False,
     "properties": {
         "image": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": TEXT_PATTERN},
+        "sound": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": TEXT_PATTERN},
         "content": BASE64,
         "text": TEXT,
         "item": ID,
@@ -102,17 +115,19 @@ def description(settings: ServeSettings, has_token: bool) -> Schema:
     search = {
         "type": "object",
         "additionalProperties": False,
-        "description": "exactly one of image, images, text and item is what is looked for",
-        "oneOf": [{"required": [name]} for name in ("image", "images", "text", "item")],
+        "description": "exactly one of image, images, sound, text and item is what is looked for",
+        "oneOf": [{"required": [name]} for name in ASKS],
         "properties": {
             "image": BASE64,
             "images": {"type": "array", "items": BASE64, "minItems": 1, "maxItems": MOST_QUERIES},
+            "sound": {**SOUND, "description": f"{SOUND['description']}, where the index's model takes them"},
             "text": {**TEXT, "description": "words, where the index's model takes them (stats: takes)"},
             "item": {**ID, "description": "what is like this item"},
             "k": K,
             "labels": {**FILTER, "description": "only items of these labels, by label or name"},
             "categories": {**FILTER, "description": "only items of these categories, by category or name"},
             "group": GROUP,
+            "diversity": DIVERSITY,
             "box": {**BOX, "description": "only this part of the one image"},
             "boxes": {
                 "type": "array",
@@ -184,13 +199,13 @@ def description(settings: ServeSettings, has_token: bool) -> Schema:
         },
         "/api/search": {
             "post": _operation(
-                "find what is like an image, several images, a text or an item",
+                "find what is like an image, several images, a sound, a text or an item",
                 {200: _json(answer)},
                 parameters=[],
-                body={"application/json": search, "image/*": {"type": "string", "contentMediaType": "image/*"}},
+                body={"application/json": search, **_files(), **_form(_search_form(search["properties"]))},
                 refusals=(404, 408, 413, 415, 422),
-                more="An image's bytes as the body take k, label, category, group and box (left,top,right,bottom) "
-                "behind the address.",
+                more="The bytes of an image or a sound as the body take k, label, category, group, diversity and box "
+                "(left,top,right,bottom) behind the address.",
             )
         },
         "/api/items": {
@@ -204,19 +219,25 @@ def description(settings: ServeSettings, has_token: bool) -> Schema:
                 refusals=(422,),
             ),
             "post": _operation(
-                "add an image; it is on the disk when the answer comes",
+                "add an image or a sound; it is on the disk when the answer comes",
                 {201: _json(_added()), 200: _json(_added(), "it was there already")},
                 body={
                     "application/json": {
                         "type": "object",
                         "additionalProperties": False,
-                        "required": ["image"],
-                        "properties": {"image": BASE64, "label": LABEL_OR_NULL, "category": LABEL_OR_NULL},
+                        "oneOf": [{"required": ["image"]}, {"required": ["sound"]}],
+                        "properties": {
+                            "image": BASE64,
+                            "sound": SOUND,
+                            "label": LABEL_OR_NULL,
+                            "category": LABEL_OR_NULL,
+                        },
                     },
-                    "image/*": {"type": "string", "contentMediaType": "image/*"},
+                    **_files(),
+                    **_form({"image": FILE, "sound": FILE, "label": LABEL_TEXT, "category": LABEL_TEXT}),
                 },
                 refusals=(408, 409, 413, 415, 422, 507),
-                more="An image's bytes as the body take label and category behind the address.",
+                more="The bytes of an image or a sound as the body take label and category behind the address.",
             ),
         },
         "/api/items/{id}": {
@@ -237,6 +258,14 @@ def description(settings: ServeSettings, has_token: bool) -> Schema:
                     304: {"description": "it is the one that If-None-Match names"},
                 },
                 parameters=[_query("size", {"type": "string", "enum": list(SIDES), "default": "thumb"})],
+                refusals=(404, 422),
+            ),
+        },
+        "/api/items/{id}/sound": {
+            "parameters": [_id()],
+            "get": _operation(
+                "the beginning of an item that is a sound, encoded anew",
+                {200: {"description": "MP3, or WAV", **_content("audio/*", {"type": "string"})}},
                 refusals=(404, 422),
             ),
         },
@@ -333,6 +362,23 @@ def _operation(
     if open_to_all:
         operation["security"] = []
     return operation
+
+
+def _files() -> dict[str, Schema]:
+    """Bodies that are the bytes of a file."""
+    return {kind: {"type": "string", "contentMediaType": kind} for kind in ("image/*", "audio/*")}
+
+
+def _search_form(fields: dict[str, Schema]) -> dict[str, Schema]:
+    """The fields of a search as those of a form, in which all are texts or files."""
+    same = {name: fields[name] for name in ("text", "item", "k", "group", "diversity", "combine")}
+    several = {name: {"type": "array", "items": LABEL_TEXT} for name in ("label", "category")}
+    return {"image": {"type": "array", "items": FILE}, "sound": FILE, **same, **several, "box": {"type": "string"}}
+
+
+def _form(properties: dict[str, Schema]) -> dict[str, Schema]:
+    """A body that is a form of some fields, files among them."""
+    return {FORM: {"type": "object", "additionalProperties": False, "properties": properties}}
 
 
 def _json(schema: Schema, text: str = "what was asked for") -> Schema:

@@ -61,6 +61,16 @@ def tiny():
         yield
 
 
+@pytest.fixture(scope="session")
+def emoji_index(tmp_path_factory):
+    """The folder of an index of some emoji, as tests of the server take it. Read only."""
+    from served import make_index
+
+    folder = tmp_path_factory.mktemp("index") / "emoji.index"
+    make_index(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def finished_run(tiny, sop_tree, tmp_path_factory):
     """The folder of a stage 1 run of three steps. Read only."""

@@ -752,6 +752,14 @@ def hf_folder(folder, kind):
             **sizes, patch_size=8, frequency_stride=8, time_stride=8, max_length=64, num_mel_bins=16
         )
         net = transformers.ASTModel(config)
+    elif kind == "whisper":
+        extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1)
+        layers = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        marks = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+        widths = {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": 8, "num_mel_bins": 16}
+        net = transformers.WhisperModel(
+            transformers.WhisperConfig(**layers, **marks, **widths, max_source_positions=50, max_target_positions=8)
+        )
     else:
         convolutions = {"conv_dim": (8, 8), "conv_kernel": (10, 3), "conv_stride": (5, 2)}
         convolutions |= {
@@ -775,13 +783,13 @@ def hf_folder(folder, kind):
     return folder
 
 
-@pytest.mark.parametrize("kind", ["layer", "group", "wavlm", "ast"])
+@pytest.mark.parametrize("kind", ["layer", "group", "wavlm", "ast", "whisper"])
 def test_networks_of_transformers(tmp_path, kind):
     name = f"hf:{hf_folder(tmp_path, kind)}"
     row = BACKBONES[name](name)
     assert row.modality == "audio" and row.width == 16 and len(row.stages) >= 3 and row.preprocess.rate == 16_000
     assert row.preprocess.fills == (kind == "group")
-    assert row.preprocess.seconds == (0.64 if kind == "ast" else 3.0)
+    assert row.preprocess.seconds == {"ast": 0.64, "whisper": 1.0}.get(kind, 3.0)
     model = Embedder(name, weights="published").eval()
     modality = AudioModality(16_000, 0.2, row.preprocess.fills)
     clips = clips_of(3200, 700, 2000, 3)
@@ -792,9 +800,11 @@ def test_networks_of_transformers(tmp_path, kind):
 
     extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
     theirs = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    if kind == "whisper":
+        theirs = theirs.get_encoder()
     with torch.no_grad():
         made = extractor(clips[0].numpy(), sampling_rate=16_000, return_tensors="pt")
-        wanted = theirs(made["input_values"]).last_hidden_state.mean(1)
+        wanted = theirs(made[theirs.main_input_name]).last_hidden_state.mean(1)
         torch.testing.assert_close(model(clips[0][None]), wanted, rtol=1e-4, atol=1e-5)
     model.train()
     first, second = (model(modality.collate(clips)) for _ in range(2))

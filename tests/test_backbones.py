@@ -11,6 +11,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's package
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -287,7 +288,10 @@ def test_towers_of_open_clip_are_theirs(tiny_clip, tmp_path, monkeypatch):
     assert pickle.loads(pickle.dumps(tokenizer)).fingerprint == tokenizer.fingerprint
     texts = embedder(row, weights="published")
     assert torch.equal(texts(numbers), theirs.encode_text(numbers))
-    assert model.depth_of("backbone.net.proj") == len(model.stages) - 1 and model.depth_of("backbone.net.conv1.weight") == 0
+    assert (
+        model.depth_of("backbone.net.proj") == len(model.stages) - 1
+        and model.depth_of("backbone.net.conv1.weight") == 0
+    )
     assert len(BACKBONES[row](row).stages) == 4 and texts.depth_of("backbone.net.text_projection") == 3
     # A file of both towers is one of the images' tower as well.
     fresh = embedder(name, seed=5)
@@ -419,17 +423,44 @@ def test_squashed_images_are_as_torchvision_squashes_them(resize_filter, sides):
     assert np.array_equal(TestTransform(24, 24, 30, resize_filter, "squash")(image).numpy(), np.asarray(theirs))
 
 
+@pytest.mark.parametrize("sides", [(50, 70), (9, 400), (24, 24), (20, 18), (1, 1)])
+@pytest.mark.parametrize("crop, short", [((24, 24), 0), ((24, 32), 0), ((24, 24), 30)])
+def test_padded_images_stand_in_the_middle_of_white(sides, crop, short):
+    """Against a plain reckoning: fit into a box of the crop's ratio, white around it, the centre of that."""
+    image = np.random.default_rng(0).integers(0, 255, (*sides, 3), dtype=np.uint8)
+    transform = TestTransform(*crop, short, "linear", "pad")
+    box = [round(side * (short or max(crop)) / max(crop)) for side in crop]
+    scale = min(box[0] / sides[0], box[1] / sides[1])
+    height, width = (max(1, round(side * scale)) for side in sides)
+    top, left = (box[0] - height) // 2, (box[1] - width) // 2
+    padded = np.full((*box, 3), 255, np.uint8)
+    padded[top : top + height, left : left + width] = cv2.resize(image, (width, height))
+    first_row, first_column = (box[0] - crop[0]) // 2, (box[1] - crop[1]) // 2
+    expected = padded[first_row : first_row + crop[0], first_column : first_column + crop[1]]
+    assert np.array_equal(transform(image).numpy(), expected)
+
+    # Where a pixel of the crop lies in the image, and padding beside it.
+    seen = transform.seen(*sides)
+    assert seen[0] == pytest.approx((first_column - left) * sides[1] / width)
+    assert seen[3] == pytest.approx((first_row - top + crop[0]) * sides[0] / height)
+    if not short:
+        assert seen[0] <= 0 and seen[1] <= 0 and seen[2] >= sides[1] and seen[3] >= sides[0]
+
+
 def test_weights_that_were_squashed_ask_for_it(tmp_path):
     timm = pytest.importorskip("timm", reason="requirements/models.txt is not installed")
     open_clip = pytest.importorskip("open_clip", reason="requirements/models.txt is not installed")
     transformers = pytest.importorskip("transformers", reason="requirements/models.txt is not installed")
-    for key, mode in (("vits16_dino", "squash"), ("vits14_dinov2", "crop"), ("vits16_sop", "crop")):
+    modes = {"vits16_dino": "squash", "vits14_dinov2": "crop", "vits16_sop": "crop", "vits16_cub": "pad"}
+    for key, mode in modes.items():
         assert settings_of_row(key)["resize_mode"] == mode
     for title, mode in (("convnext_tiny.in12k_ft_in1k_384", "squash"), ("convnext_tiny.in12k_ft_in1k", "crop")):
         assert timm.get_pretrained_cfg(title).crop_mode == mode.replace("crop", "center")
         assert settings_of_row(f"timm:{title}")["resize_mode"] == mode
     assert open_clip.get_pretrained_cfg("ViT-B-16-SigLIP", "webli")["resize_mode"] == "squash"
     assert settings_of_row("clip:ViT-B-16-SigLIP/webli")["resize_mode"] == "squash"
+    padded = settings_of_row("openai_vitb32_224")
+    assert (padded["resize_mode"], padded["resize_filter"]) == ("pad", "linear")
     hf_folder(tmp_path, transformers.ViTConfig(**TINY_VIT, **TINY_IMAGES), with_processor=False)
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     assert settings_of_row(f"hf:{tmp_path}")["resize_mode"] == "squash"

@@ -23,6 +23,7 @@ from engine.loggers import LOGGERS
 from miners import MINERS
 from models.backbones import BACKBONES
 from models.heads import HEADS
+from models.pair_scorer import PAIR_SCORERS
 from retrieval.index.backends import BACKENDS
 from retrieval.rerank import POSTPROCESSORS
 from solvers import SOLVERS
@@ -35,6 +36,7 @@ REGISTRIES = {
     "engine/loggers": LOGGERS,
     "solvers": SOLVERS,
     "models/backbones": BACKBONES,
+    "models/pair_scorer": PAIR_SCORERS,
     "retrieval/rerank": POSTPROCESSORS,
     "retrieval/index/backends": BACKENDS,
 }
@@ -170,6 +172,13 @@ assert "torch" not in sys.modules and "cv2" not in sys.modules, sorted(sys.modul
     assert done.returncode == 0, done.stderr
 
 
+def test_lists_are_looked_at_without_torch():
+    """No command of reader.py needs it, so none waits for it."""
+    code = "import sys, reader; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_shows_the_chosen_losses_flags(capsys):
     with pytest.raises(SystemExit):
         parse(["--loss_name=arcmargin", "--help"], COMMANDS["train_elem"], "The docstring.")
@@ -284,7 +293,7 @@ def test_a_default_that_is_no_literal_is_named(tmp_path, monkeypatch):
         keywords_of("home:build")
 
 
-@pytest.mark.parametrize("script", ["train_elem", "train_pair", "eval"])
+@pytest.mark.parametrize("script", ["train_elem", "train_pair", "train_reranker", "eval"])
 def test_list_names_all_that_can_be_chosen(script, capsys):
     with pytest.raises(SystemExit) as end:
         parse(["--list"], COMMANDS[script], "")

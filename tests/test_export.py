@@ -121,7 +121,13 @@ def test_figures_are_printed_and_kept(exported, whitened):
     assert f"least cosine to torch, images: {entry['least_cosine_images']:.8f}" in printed
     assert min(entry["least_cosine_crops"], entry["least_cosine_images"]) >= 0.9999
     assert entry["resize"]["grey_levels"] <= 1 and entry["golden_images"].startswith("8 images of")
-    assert entry["geometry"] == {"short_side": 32, "height": 32, "width": 32, "resize_filter": "area", "resize_mode": "crop"}
+    assert entry["geometry"] == {
+        "short_side": 32,
+        "height": 32,
+        "width": 32,
+        "resize_filter": "area",
+        "resize_mode": "crop",
+    }
     assert entry["width"] == 8 and entry["versions"]["onnxruntime"] and not entry["normalised"]
     assert card["model"]["head"] == "unit_linear" and card["fingerprint"]["weights"] and card["licence"]
     assert card["recall"] == json.loads((whitened / "model.json").read_text())["recall"]
@@ -226,6 +232,27 @@ def test_exported_squashing(name, sides, side):
     found = geometry(torch.from_numpy(image).permute(2, 0, 1)[None])[0].numpy().astype(int)
     # Pillow's weights are whole multiples of 2^-22, which decides otherwise where a mean lies between two levels.
     assert abs(found - expected).max() <= 1 and (found != expected).mean() < 0.2
+
+
+@pytest.mark.parametrize("name", ["area", "bilinear", "bicubic", "linear"])
+@pytest.mark.parametrize("sides", [(100, 90), (40, 30), (20, 64), (5, 400), (64, 64)])
+@pytest.mark.parametrize("side", [32, 36])
+def test_exported_padding(name, sides, side):
+    blots = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    image = cv2.resize(blots, sides[::-1], interpolation=cv2.INTER_CUBIC)
+    expected = TestTransform(32, 32, side, name, "pad")(image).permute(2, 0, 1).numpy().astype(int)
+    geometry = CropGeometry(Crop(32, 32, side, LONGEST, name, "pad"))
+    found = geometry(torch.from_numpy(image).permute(2, 0, 1)[None])[0].numpy().astype(int)
+    # OpenCV's bilinear weights are whole multiples of 2^-11.
+    assert abs(found - expected).max() <= 1 and (found != expected).mean() < 0.2
+
+
+def test_a_padded_geometry_is_exported(onnx, whitened, tmp_path):
+    export(whitened, "onnx", f"--output={tmp_path}", "--resize_mode=pad", "--resize_filter=linear")
+    card = json.loads((tmp_path / "model.json").read_text())
+    geometry = card["exports"]["onnx"]["geometry"]
+    assert (geometry["resize_mode"], geometry["resize_filter"]) == ("pad", "linear")
+    assert card["exports"]["onnx"]["least_cosine_images"] > 0.9999 and card["fingerprint"]["resize_mode"] == "pad"
 
 
 # A runtime.
@@ -571,7 +598,7 @@ def test_an_image_by_any_name(photos, tmp_path):
     picture.getexif()[0x0112] = 6
     picture.save(png, exif=picture.getexif())
     np.testing.assert_array_equal(smart_read_image(Image.open(png)), smart_read_image(png))
-    deep = Image.fromarray((grey.astype(np.uint16) << 8))
+    deep = Image.fromarray(grey.astype(np.uint16) << 8)
     np.testing.assert_array_equal(smart_read_image(deep)[:, :, 1], grey)
 
 

@@ -14,6 +14,7 @@ import torch
 from tolerances import assert_within, cosine_error
 
 from core.errors import InputError
+from retrieval.index import nearest as nearest_module
 from retrieval.index.backends import BACKENDS, make_backend
 from retrieval.index.changes import STALE
 from retrieval.index.folder import CARD, LOCK, files_of, locked
@@ -937,3 +938,35 @@ def test_new_facts_in_a_card_of_format_1_do_not_count(old):
     (old.folder / CARD).write_text(json.dumps(card))
     index = Index.open(old.folder)
     assert index.names == {} and index.card["recall"] == recall
+
+
+@pytest.mark.parametrize("width", [1, 5, 64, 300])
+@pytest.mark.parametrize("kind", ["random", "alike", "scales", "extremes", "equal"])
+def test_few_queries_find_what_many_do(tmp_path, width, kind):
+    """To the bit: products of rows as they are only say which items may be among the nearest."""
+    rng = np.random.default_rng(width)
+    items = rng.standard_normal((700, width)).astype(np.float32)
+    queries = rng.standard_normal((6, width)).astype(np.float32)
+    if kind == "alike":
+        items = items[:1] + 1e-4 * items
+    if kind == "scales":
+        items *= 10.0 ** rng.integers(-9, 9, (700, 1))
+    if kind == "extremes":
+        items[::50] *= np.float32(1e-30)
+        items[1::50] *= np.float32(1e30)
+    if kind == "equal":
+        items = items[rng.integers(0, 9, 700)]
+        items[:40], queries[0] = 0, 0
+    paths = [f"{row}.jpg" for row in range(700)]
+    index = Index.build(tmp_path / "i", items, paths, None, None, options={"codes": "float32"})
+    index.add(items[:30] + 1, [f"more/{row}.jpg" for row in range(30)], None)
+    index.delete([3, 5, 8])
+    among = index.rows.ids[::3]
+    for k, memory, chosen in ((1, 2**24, None), (10, 2**15, None), (len(index), 2**24, None), (7, 2**18, among)):
+        words = (index.rows, torch.from_numpy(queries), k, memory, chosen)
+        ids, scores = nearest_module.nearest(*words)
+        expected_ids, expected = nearest_module._nearest_of_many(*words)
+        assert np.array_equal(ids, expected_ids) and np.array_equal(scores, expected)
+    proven = nearest_module._nearest_of_few(index.rows, torch.from_numpy(queries), 10, 2**24, None)[2]
+    if kind == "random" and width > 5:
+        assert proven.all()

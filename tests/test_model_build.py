@@ -87,7 +87,13 @@ def test_a_network_that_is_tried_is_not_compiled(capsys):
 def test_weights_say_what_they_were_trained_as(sop_tree, tmp_path):
     assert trained_settings(None) == trained_settings("") == trained_settings("imagenet") == {}
     run("train_elem", train_flags(sop_tree, tmp_path / "run", embedding_size=5, pooling="max", total_iter_num=1))
-    expected = {"model": "Tiny", "image_shape": (3, 32, 32), "resize_short_size": 0, "resize_filter": "area", "resize_mode": "crop"}
+    expected = {
+        "model": "Tiny",
+        "image_shape": (3, 32, 32),
+        "resize_short_size": 0,
+        "resize_filter": "area",
+        "resize_mode": "crop",
+    }
     expected |= {"embedding_size": 5, "pooling": "max", "head": "linear", "lora": 0, "clip_seconds": 3.0}
     expected["test_scales"] = (1.0,)
     for source in ("run", "run/last.pt", "run/model.safetensors"):

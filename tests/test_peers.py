@@ -14,6 +14,7 @@ from compat.easydl import (
     evaluate_pairwise_score_matrix_with_true_label,
 )
 from compat.oml import calc_fnmr_at_fmr_rr, calc_retrieval_metrics_rr, calc_topological_metrics
+from data.image.transforms import TestTransform
 from retrieval.metrics.pairs import fnmr_at_fmr
 from retrieval.metrics.per_query import query_values, summary
 from retrieval.query_gallery import QueryGallery
@@ -275,3 +276,16 @@ def test_published_examples(degrees, labels, recall, easydl_area):
     )
     assert found["pr_auc"] == about(easydl_area, 40)
     assert found["top1_accuracy"] == about(recall, 8)
+
+
+@pytest.mark.parametrize("sides", [(70, 50), (9, 400), (300, 224), (224, 224), (31, 30), (1, 1)])
+def test_padded_images_are_those_of_oml(oml, sides):
+    """Longest side to 224 pixels, white around: OML's own transform of its CLIPs, normalisation and all."""
+    from oml.transforms.images.albumentations import get_normalisation_resize_albu
+
+    image = np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)
+    transform = get_normalisation_resize_albu(im_size=224, mean=(0.5, 0.25, 0.75), std=(0.25, 0.5, 0.2))
+    theirs = transform(image=image)["image"]
+    crop = TestTransform(224, 224, 0, "linear", "pad")(image).permute(2, 0, 1) / 255
+    ours = (crop - torch.tensor([0.5, 0.25, 0.75]).view(3, 1, 1)) / torch.tensor([0.25, 0.5, 0.2]).view(3, 1, 1)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)

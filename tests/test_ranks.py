@@ -429,6 +429,26 @@ def test_evaluation_on_three_ranks_is_that_of_one(alone, sop_tree, tmp_path):
 
 
 @pytest.mark.slow
+def test_same_or_not_on_two_ranks_is_that_of_one(alone, sop_tree, tmp_path):
+    """A threshold that is chosen on another list, which the ranks embed as well, what is unknown, and intervals."""
+    pytest.importorskip("sklearn")
+    line = [f"--pretrained_model={alone}", f"--data_dir={sop_tree}", "--batch_size=4", "--num_workers=0"]
+    line += ["--use_gpu=False", "--verification=True", "--threshold_on=Ebay_train.txt", "--open_set=0.5"]
+    line += ["--resamples=20", "--pairs=True", "--fmr=0.1"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    with tiny_backbone():
+        printed = run("eval", [*line, f"--output_dir={one}"])
+    done = torchrun(2, "eval", *line, f"--output_dir={two}")
+    assert done.returncode == 0, done.stderr
+    results = [read_json(folder / "result.json") for folder in (one, two)]
+    for result in results:
+        result.pop("seconds")
+    assert results[0] == results[1] and results[0]["verification"]["tar_at_far"]
+    told = [line for line in printed.splitlines() if "TAR" in line or "threshold" in line or "unknown" in line]
+    assert told and all(done.stdout.count(line) == 1 for line in told)
+
+
+@pytest.mark.slow
 def test_inference_on_two_ranks_is_that_of_one(alone, sop_tree, tmp_path):
     """A file of embeddings that a stopped process had begun, byte for byte."""
     line = [f"--pretrained_model={alone}", f"--data_dir={sop_tree}", "--batch_size=4", "--num_workers=0"]

@@ -64,16 +64,9 @@ HOSTILE = (
 )
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("index") / "emoji.index"
-    make_index(folder)
-    return folder
-
-
 @pytest.fixture
-def folder(template, tmp_path):
-    return shutil.copytree(template, tmp_path / "emoji.index")
+def folder(emoji_index, tmp_path):
+    return shutil.copytree(emoji_index, tmp_path / "emoji.index")
 
 
 @pytest.fixture
@@ -186,6 +179,62 @@ def test_filters(serve):
     assert len(ask(client, item=0, k=100, labels=["red apple"])["queries"][0]["hits"]) == 6
     assert "lemon" in error_of(client.post("/api/search", json={"item": 0, "labels": ["lemmon"]}), 422)
     assert post(client, "/api/search?label=lemon&label=owl&category=food-fruit", picture()).status_code == 200
+
+
+def test_diverse_answers(serve, folder):
+    """Against MMR as its paper has it, over all that is there; the item that asks is none of those that others are unlike."""
+    client = serve()
+    rows = Index.open(folder).rows
+    units = rows.normalized(rows.ids).astype(np.float64)
+    left = [id_ for id_ in rows.ids.tolist() if id_ != 5]
+    chosen = []
+    while len(chosen) < 6:
+        likeness = {id_: max((units[id_] @ units[other] for other in chosen), default=0) for id_ in left}
+        chosen.append(max(left, key=lambda id_: 0.4 * units[id_] @ units[5] - 0.6 * likeness[id_]))
+        left.remove(chosen[-1])
+    hits = ask(client, item=5, k=6, diversity=0.6)["queries"][0]["hits"]
+    nearest = ask(client, item=5, k=6)["queries"][0]["hits"]
+    assert [hit["id"] for hit in hits] == chosen != [hit["id"] for hit in nearest]
+    assert hits[0] == nearest[0]
+    by_words = post(client, "/api/search?k=4&diversity=0.6", picture()).json()["queries"][0]
+    assert by_words["hits"] == ask(client, image=encoded(picture()), k=4, diversity=0.6)["queries"][0]["hits"]
+    for wrong in (2, -1, True, "much", None, 10**400):
+        assert "a number from 0 to 1" in error_of(client.post("/api/search", json={"item": 5, "diversity": wrong}), 422)
+
+
+def test_a_form_finds_what_json_does(serve):
+    client = serve()
+    asks = {"X-Requested-With": "test"}
+    files = [("image", ("a.png", picture(), "image/png")), ("image", ("b", picture(50, 50), "image/png"))]
+    fields = {"k": "3", "category": "food-fruit", "combine": "mean"}
+    by_form = client.post("/api/search", data=fields, files=files, headers=asks).json()["queries"]
+    images = [encoded(picture()), encoded(picture(50, 50))]
+    assert by_form == ask(client, images=images, k=3, categories=["food-fruit"], combine="mean")["queries"]
+    text = client.post("/api/search", files={"text": (None, "a red fruit"), "k": (None, "2")}, headers=asks)
+    assert text.json()["queries"] == ask(client, text="a red fruit", k=2)["queries"]
+
+
+@pytest.mark.parametrize(
+    "kind, body, status, sentence",
+    [
+        ("multipart/form-data", b"", 400, "names no boundary"),
+        ("multipart/form-data; boundary=x", b"", 400, "its last boundary is missing"),
+        ("multipart/form-data; boundary=x", b"--x\r\n\r\nrest", 400, "its last boundary is missing"),
+        ("multipart/form-data; boundary=x", b"--x\r\n\r\nrest\r\n--x--", 400, "a part of the form has no name"),
+        ("multipart/form-data; boundary=x", b"--x--", 422, "nothing is given"),
+        ("multipart/form-data; boundary=\xff", b"--\xff--", 400, "names no boundary"),
+    ],
+)
+def test_forms_that_are_none(serve, kind, body, status, sentence):
+    headers = {"content-type": kind.encode("latin-1"), "X-Requested-With": "test"}
+    assert sentence in error_of(serve().post("/api/search", content=body, headers=headers), status)
+    piece = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    headers["content-type"] = "multipart/form-data; boundary=x"
+    for name, value, told in ((b"imagee", b"", "Did you mean 'image'"), (b"text", b"\xff", "no text in UTF-8")):
+        body = piece % (name, value) + b"--x--"
+        assert told in error_of(serve().post("/api/search", content=body, headers=headers), 422)
+    body = piece % (b"k", b"1") * 400 + b"--x--"
+    assert "the form has 400 parts" in error_of(serve().post("/api/search", content=body, headers=headers), 422)
 
 
 def test_decision(serve, folder):
@@ -353,7 +402,9 @@ def test_other_types_of_content(serve):
 def test_forms_of_other_sites_are_refused(serve, kind):
     client = serve()
     assert error_of(post(client, "/api/items", picture(), kind), 403)
-    assert error_of(post(client, "/api/search", b"k=1", kind, **{"x-requested-with": "search"}), 415)
+    # With the header that another site cannot set, forms with files are read.
+    status = 400 if kind.startswith("multipart") else 415
+    assert error_of(post(client, "/api/search", b"k=1", kind, **{"x-requested-with": "search"}), status)
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9000", "https://127.0.0.1"])
@@ -1077,27 +1128,27 @@ def test_the_network_of_an_index(finished_run, sop_tree, tmp_path):
             assert scores[id_] == pytest.approx(1, abs=1e-5)
 
 
-def test_mistakes_of_the_command_line(template, tmp_path):
+def test_mistakes_of_the_command_line(emoji_index, tmp_path):
     with open_port(ServeSettings(port=0)) as port:
         number = port.getsockname()[1]
         with pytest.raises(InputError, match="take another one by --port"):
-            run("search", ["serve", template, f"--port={number}"])
+            run("search", ["serve", emoji_index, f"--port={number}"])
     with pytest.raises(InputError, match="is no index"):
         run("search", ["serve", tmp_path / "nothing", "--port=0"])
     with pytest.raises(InputError, match="names no model; give --pretrained_model"):
-        run("search", ["serve", template, "--port=0"])
+        run("search", ["serve", emoji_index, "--port=0"])
     for flag in ("--port=65536", "--port=-1", "--max_upload=x", "--rate_limit=-1", "--prot=1"):
         with pytest.raises((SystemExit, InputError)):
-            run("search", ["serve", template, flag])
+            run("search", ["serve", emoji_index, flag])
     with pytest.raises(InputError, match="--token="):
-        run("search", ["serve", template, "--token=two words"])
+        run("search", ["serve", emoji_index, "--token=two words"])
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn"])
-def test_packages_that_are_missing(template, monkeypatch, package):
+def test_packages_that_are_missing(emoji_index, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=f"needs the package {package}: pip install -r requirements/serve.txt"):
-        run("search", ["serve", template])
+        run("search", ["serve", emoji_index])
 
 
 @pytest.mark.slow
@@ -1111,7 +1162,7 @@ def test_a_signal_stops_it_in_order(folder):
 
 
 @pytest.mark.slow
-def test_the_command_line(template, finished_run, sop_tree, tmp_path):
+def test_the_command_line(emoji_index, finished_run, sop_tree, tmp_path):
     """`search.py serve` as people start it: it says where it is, answers, and ends in order."""
     folder = tmp_path / "shapes.index"
     line = [f"--pretrained_model={finished_run}", f"--data_dir={sop_tree}", "--use_gpu=False", "--num_workers=0"]

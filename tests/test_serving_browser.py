@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("starlette", reason="starlette is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 import uvicorn
-from served import FINGERPRINT, WIDTH, StubEncoder, emoji_files, make_index
+from served import FINGERPRINT, WIDTH, StubEncoder, emoji_files
 from test_report_browser import CHROMIUM, DRIVER, FLAGS, soon, webdriver
 from test_serving import HOSTILE
 
@@ -59,12 +59,12 @@ def browser(tmp_path_factory):
 class Running:
     """A server in threads of this process."""
 
-    def __init__(self, folder, token=None, **settings):
+    def __init__(self, folder, token=None, encoder=None, **settings):
         settings = ServeSettings(port=0, rate_limit=0, **settings)
         self.folder = folder
         self.socket = open_port(settings)
         self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}/"
-        app = Server(folder, StubEncoder(), settings, token).app
+        app = Server(folder, encoder or StubEncoder(), settings, token).app
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
         self.thread.start()
@@ -75,21 +75,14 @@ class Running:
         self.socket.close()
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("index") / "emoji.index"
-    make_index(folder)
-    return folder
-
-
 @pytest.fixture
-def running(template, tmp_path):
+def running(emoji_index, tmp_path):
     """A function that starts a server over a copy of the index."""
     servers = []
 
     def start(**settings):
         folder = tmp_path / f"{len(servers)}" / "emoji.index"
-        shutil.copytree(template, folder)
+        shutil.copytree(emoji_index, folder)
         servers.append(Running(folder, **settings))
         return servers[-1]
 
@@ -290,6 +283,14 @@ def test_words_filters_and_groups(opened):
         "return [...document.querySelectorAll('.group h3 bdi')].map((one) => one.textContent)"
     )
     assert len(set(titles)) == len(titles)
+    # Unlike ones first; the nearest leads all the same.
+    ids = "answer.queries[0].hits.map((one) => one.id)"
+    before = opened.execute_script(f"return {ids}")
+    opened.execute_script(
+        "const order = document.getElementById('diversity'); order.value = '0.6'; order.dispatchEvent(new Event('change'))"
+    )
+    soon(opened, f"return String({ids}) !== arguments[0]", ",".join(map(str, before)))
+    assert opened.execute_script(f"return {ids}")[0] == before[0]
     opened.execute_script(
         "const label = document.getElementById('label'); label.value = 'nothing such';"
         "label.dispatchEvent(new Event('change'))"

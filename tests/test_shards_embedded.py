@@ -1,5 +1,7 @@
-"""Shards of images, embedded one by one: what is read of tars and parquet files, two workers, and one that is killed."""
+"""Shards of images, embedded one by one: what is read of tars and parquet files, two workers, one that is killed, and an
+index of what all of them made."""
 
+import contextlib
 import io
 import json
 import os
@@ -19,7 +21,10 @@ from test_ranks import torchrun
 from core.errors import InputError
 from data.shards import find_shards, unpack
 from embeddings.files import load_table
+from embeddings.ready import find_ready
+from retrieval.index.index import Index
 
+ROOT = Path(__file__).parents[1]
 CPU = {"use_gpu": False, "num_workers": 0, "batch_size": 4}
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -207,3 +212,153 @@ def test_mistakes_are_told(shards, finished_run, tmp_path):
         with pytest.raises(InputError, match=sentence):
             run("infer", line_of(shards, **{"output": tmp_path / "out", "finished_run": finished_run, **flags}))
     assert not (tmp_path / "a.npz").exists() and Path(shards).is_dir()
+
+
+def test_what_many_embedded_becomes_an_index(shards, sop_tree, finished_run, tmp_path):
+    """The same as of the embeddings of one process, and what is looked for is found in it."""
+    output = tmp_path / "out"
+    run("infer", line_of(shards, output, finished_run))
+    build = ["build", tmp_path / "i", *as_line({**CPU, "pretrained_model": finished_run, "data_dir": shards})]
+    printed = run("search", [*build, "--embeddings", output])
+    assert f"30 images in {tmp_path / 'i'}, backend exact" in printed
+    index = Index.open(tmp_path / "i")
+    assert index.rows.labels().tolist() == list(range(30))
+    assert index.rows.paths()[0] == f"{shards}/photos-0.tar/0000.jpg"
+    whole = np.concatenate([load_table(file).mapped() for file in find_ready(embeddings=(str(output),))])
+    assert np.array_equal(index.rows.take(index.rows.ids)[0], whole)
+
+    (tmp_path / "asks.png").write_bytes(pictures(sop_tree)[25][1])
+    find = ["find", tmp_path / "i", "--input", tmp_path / "asks.png", "--k=1", "--output", tmp_path / "hits.json"]
+    run("search", [*find, *as_line(CPU)])
+    [hit] = read_json(tmp_path / "hits.json")[0]["hits"]
+    assert (hit["label"], Path(hit["path"]).parent.name) == (25, "photos-3.parquet") and hit["score"] > 0.9999
+
+
+def test_more_embeddings_come_to_an_index(shards, finished_run, tmp_path):
+    """Files one by one; those that were there are passed over; what nobody labelled stands without a label."""
+    output = tmp_path / "out"
+    run("infer", line_of(shards, output, finished_run))
+    first, second, *_ = [output / f"photos-{number}.tar.npz" for number in range(3)]
+    arrays = dict(np.load(second))
+    del arrays["labels"]
+    np.savez(second, **arrays, boxes=np.full((8, 4), [0.0, 0.0, 4.0, 5.0]))
+    run("search", ["build", tmp_path / "i", *as_line(CPU), f"--pretrained_model={finished_run}", "--embeddings", first])
+    printed = run("search", ["add", tmp_path / "i", *as_line(CPU), "--embeddings", output])
+    assert "22 images added" in printed and "8 skipped, which were there already" in printed
+    rows = Index.open(tmp_path / "i").rows
+    assert rows.labels().tolist() == [*range(8), *[None] * 8, *range(16, 30)]
+    assert np.isnan(rows.boxes()[:8]).all() and rows.boxes()[8].tolist() == [0, 0, 4, 5]
+    assert rows.paths()[0] == os.path.abspath("photos-0.tar/0000.jpg")
+
+
+def test_embeddings_that_make_no_index(shards, finished_run, tmp_path):
+    """Each is one sentence, and nothing is left behind."""
+    output = tmp_path / "out"
+    run("infer", line_of(shards, output, finished_run))
+    build = ["build", tmp_path / "i", *as_line({**CPU, "pretrained_model": finished_run})]
+
+    def refused(sentence, *words):
+        with pytest.raises(InputError, match=sentence):
+            run("search", [*build, *words, "--embeddings", output])
+        assert not (tmp_path / "i").exists()
+
+    refused("--embeddings are made already; --input does not go with them", "--input", shards)
+    refused("--embeddings are made already; --output does not go with them", f"--output={tmp_path / 'x.npz'}")
+    refused("was embedded by another model; what differs: image_shape: .*32, 32.* there", "--image_shape=3,48,48")
+    mark = output / "photos-1.tar.done"
+    facts = mark.read_text()
+    mark.write_text(json.dumps({**json.loads(facts), "images": 9}))
+    refused("photos-1.tar.npz' has 8 embeddings, but .*photos-1.tar.done' tells of 9")
+    mark.unlink()
+    refused("photos-1.tar.npz' has no mark .done, so its shard is not whole; run infer.py --shards again")
+    mark.write_text(facts)
+    (output / "photos-1.tar.npz").rename(tmp_path / "kept.npz")
+    refused("photos-1.tar.done': the embeddings of this shard are gone; run infer.py --shards again")
+    arrays = dict(np.load(tmp_path / "kept.npz"))
+    np.savez(output / "photos-1.tar.npz", **{**arrays, "embeddings": arrays["embeddings"][:, :5]})
+    refused("photos-1.tar.npz' is damaged: its embeddings have 5 numbers, those before 8")
+    np.savez(output / "photos-1.tar.npz", embeddings=arrays["embeddings"])
+    refused("photos-1.tar.npz' does not tell which model made it; an index takes what infer.py wrote")
+    with pytest.raises(InputError, match="build needs --pretrained_model"):
+        run("search", ["build", tmp_path / "i", *as_line(CPU), "--embeddings", output])
+    with pytest.raises(InputError, match="no .npz in folder"):
+        find_ready(embeddings=(str(shards),))
+    with pytest.raises(InputError, match="it has to end in .npz"):
+        find_ready(embeddings=(str(shards / "photos-0.tar"),))
+
+
+# Ray Data.
+
+
+def ray_line(shards, output, **flags):
+    """Through a network with random weights, which are the same in every process."""
+    flags = {"model": "ResNet18", "image_shape": "3,96,96", "output": output, "ray_workers": 2, **CPU, **flags}
+    return [sys.executable, str(ROOT / "infer.py"), *as_line(flags), "--shards", str(shards)]
+
+
+def workers_below(pid):
+    """The processes that embed, of those that a process has started, or these have."""
+    parents, words = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            words[int(folder.name)] = (folder / "cmdline").read_text()
+    found = []
+    for own, line in words.items():
+        above = own
+        while above in parents and above != pid:
+            above = parents[above]
+        if above == pid and "ShardEmbedder" in line:
+            found.append(own)
+    return found
+
+
+@pytest.fixture
+def ray():
+    return pytest.importorskip("ray", reason="requirements/ray.txt is not installed")
+
+
+@pytest.mark.slow
+def test_two_workers_of_ray(ray, shards, tmp_path):
+    output = tmp_path / "out"
+    done = subprocess.run(ray_line(shards, output), capture_output=True, text=True, timeout=300)
+    assert "2 workers of Ray: 4 shards embedded, 30 images, in " in done.stdout, done.stderr
+    embeddings = assert_whole(output)
+    # The same as without, and what is done is left out.
+    alone = ray_line(shards, tmp_path / "alone", ray_workers=0)
+    assert "4 shards embedded, 30 images" in subprocess.run(alone, capture_output=True, text=True, timeout=300).stdout
+    np.testing.assert_allclose(embeddings, assert_whole(tmp_path / "alone"), rtol=1e-4, atol=1e-5)
+    (output / "photos-2.tar.done").unlink()
+    write_tar(shards / "photos-1.tar", [("good.png", b"no picture")])
+    done = subprocess.run(ray_line(shards, output), capture_output=True, text=True, timeout=300)
+    assert done.returncode and "photos-1.tar/good.png" in done.stderr and "Traceback" not in done.stderr
+    assert (output / "photos-2.tar.done").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_of_ray_is_killed(ray, shards, tmp_path):
+    """Another one does its shard again: nothing lost, nothing twice."""
+    output = tmp_path / "out"
+    words = ray_line(shards, output, model="ResNet50", image_shape="3,224,224", batch_size=1)
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    killed = None
+    while killed is None:
+        assert driver.poll() is None, driver.communicate()[1]
+        if any(output.glob("*.done")):
+            killed = next(iter(workers_below(driver.pid)), None)
+            if killed is not None:
+                os.kill(killed, signal.SIGKILL)
+        time.sleep(0.02)
+    printed, told = driver.communicate(timeout=400)
+    assert driver.returncode == 0, told
+    assert "2 workers of Ray: 4 shards embedded" in printed or "shards were done already" in printed
+    assert_whole(output)
+
+
+def test_ray_that_is_not_installed(shards, finished_run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    sentence = "--ray_workers needs the package ray: pip install -r requirements/ray.txt"
+    with pytest.raises(InputError, match=sentence):
+        run("infer", line_of(shards, tmp_path / "out", finished_run, ray_workers=2))
+    with pytest.raises(InputError, match="--ray_workers goes with --shards"):
+        run("infer", ["--ray_workers=2"])

@@ -116,6 +116,28 @@ def test_folders_name_labels(photos, finished_run, level, label):
     assert labels_below("/a", ["/a/b/c/d.jpg", "/a/b/d.jpg", "/a/d.jpg"], 2) == ["b/c", None, None]
 
 
+def test_folders_of_labels_name_categories(photos, finished_run):
+    """FOLDER/CATEGORY/LABEL/image.jpg, of which some lie less deep."""
+    for category, label in (("a", "11"), ("a", "12"), ("b", "13")):
+        shutil.copytree(photos / label, Path("tree", category, label))
+    shutil.copy(photos / "14" / "9.jpg", "tree/a/loose.jpg")
+    search("build", "tree", index="i", pretrained_model=finished_run, label_level=2)
+    categories = dict(zip(held("i"), Index.open("i").categories.tolist()))
+    assert {path.split("/")[1]: category for path, category in categories.items() if "loose" not in path} == {
+        "a": "a",
+        "b": "b",
+    }
+    assert categories["tree/a/loose.jpg"] is None and held("i")["tree/b/13/6.jpg"] == "b/13"
+    printed = search("find", "i", "--input", "photos/11/0.jpg", "--categories", "b", label_level=None)
+    assert {row[2] for row in table(printed)} == {"b/13"}
+    # What comes by a sync has one, too.
+    shutil.copy(photos / "15" / "12.jpg", "tree/b/13/new.jpg")
+    shutil.move("tree/a/11", "tree/b/11")
+    assert "1 added, 0 replaced, 3 moved" in search("sync", "tree", index="i")
+    categories = dict(zip(held("i"), Index.open("i").categories.tolist()))
+    assert categories["tree/b/13/new.jpg"] == "b" and categories["tree/b/11/0.jpg"] == "b"
+
+
 def test_lists_and_files_become_an_index(sop_tree, photos, finished_run):
     flags = {"index": "i", "pretrained_model": finished_run, "overwrite": True}
     printed = search("build", sop_tree / "shapes.csv", **flags)

@@ -149,7 +149,7 @@ SOUND = {"embeddings": np.eye(N, dtype=np.float32), "labels": np.array([1, 1, 2,
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"embeddings": np.ones(N)}, r"the embeddings are \(4,\) float64; evaluation needs floating-point \(N, D\)"),
+        ({"embeddings": np.ones(N)}, r"the embeddings are \(4,\) float64; what is looked for is"),
         ({"embeddings": np.ones((0, 4))}, r"the embeddings are \(0, 4\)"),
         ({"embeddings": np.full((N, 2), "x")}, r"the embeddings are \(4, 2\) <U1"),
         ({"embeddings": np.float32(3)}, r"the embeddings are \(\)"),

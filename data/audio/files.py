@@ -37,8 +37,8 @@ class Decoder(Protocol):
 class Sound:
     """An open file of a sound, whose samples are read where they are asked for.
 
-    rate: frames a second; frames: how many there are. Raises InputError, naming the file, for what cannot be read, is
-    no sound, or has none in it.
+    rate: frames a second, of so many `channels`; frames: how many there are. Raises InputError, naming the file, for
+    what cannot be read, is no sound, or has none in it.
     """
 
     def __init__(self, path: str | Path):
@@ -53,11 +53,12 @@ class Sound:
             self._file.close()
             raise
         self.rate = self._decoder.rate
+        self.channels = self._decoder.channels
         self.frames = self._decoder.frames
         wrong = None
         if _is_cut_off(self._file):
             wrong = "lost its end: the file is shorter than its header says"
-        elif self._decoder.channels < 1:
+        elif self.channels < 1:
             wrong = "0 channels"
         elif self.rate < 1:
             wrong = "0 samples a second"

@@ -25,13 +25,19 @@ def encode_clips(items: Sequence[object], most: int) -> list[str]:
         encoded = []
         size = 0
         for item in items:
-            encoded.append(_encode(_beginning(item, rate, seconds), rate))
+            content, kind = encode_clip(item, rate, seconds)
+            encoded.append(f"data:{kind};base64,{base64.b64encode(content).decode()}")
             size += len(encoded[-1])
             if size > most and (rate, seconds) != SIZES[-1]:
                 break
         else:
             break
     return encoded
+
+
+def encode_clip(item: object, rate: int, seconds: float) -> tuple[bytes, str]:
+    """(the first seconds of a clip at a rate, its type): MP3, or WAV of 8 bits. Raises InputError as Sound."""
+    return _encode(_beginning(item, rate, seconds), rate)
 
 
 def _beginning(item: object, rate: int, seconds: float) -> np.ndarray:
@@ -44,7 +50,7 @@ def _beginning(item: object, rate: int, seconds: float) -> np.ndarray:
         return read_resampled(sound, resampler, first, count)
 
 
-def _encode(samples: np.ndarray, rate: int) -> str:
+def _encode(samples: np.ndarray, rate: int) -> tuple[bytes, str]:
     samples = np.clip(samples, -1, 1)
     stream = io.BytesIO()
     if _writes_mp3():
@@ -57,7 +63,7 @@ def _encode(samples: np.ndarray, rate: int) -> str:
             file.setframerate(rate)
             file.writeframes((samples * 127 + 128).round().astype(np.uint8).tobytes())
         kind = "wav"
-    return f"data:audio/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return stream.getvalue(), f"audio/{kind}"
 
 
 def _writes_mp3() -> bool:

@@ -3,12 +3,13 @@
 import csv
 import math
 import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
-from core.errors import meant_by
+from core.errors import InputError, meant_by
 from core.items import clip_item, is_clip, start_of, text_item
 from core.numerals import is_plain_int64, read_float
 from data.formats.columns import tell_unknown
@@ -34,7 +35,7 @@ def parse_csv(file: Path, split: str | None, problems: Problems) -> dict[str, li
     with open(file, newline="", encoding="utf-8-sig") as stream:
         table, skipped = open_table(stream)
         try:
-            columns = _empty_columns(read_header(table), split, problems)
+            columns = empty_columns(read_header(table), split, problems)
             if columns is None:
                 return None
             before = len(problems)
@@ -42,7 +43,7 @@ def parse_csv(file: Path, split: str | None, problems: Problems) -> dict[str, li
             for row in table:
                 # Of every row, whatever its split: train and test labels of one file are of one kind.
                 all_plain = all_plain and is_plain_int64((row["label"] or "0").strip())
-                _add_row(row, skipped + table.line_num, table.fieldnames, split, columns, problems)
+                add_row(row, skipped + table.line_num, table.fieldnames, split, columns, problems)
         except csv.Error as error:
             problems.add(skipped + table.reader.line_num, f"not csv: {error}")
             return None
@@ -70,6 +71,24 @@ def read_header(table: csv.DictReader) -> list[str]:
     return table.fieldnames
 
 
+def rows_of_edited(
+    file: str | Path, needed: Sequence[str], sentence: Callable[[list[str], list[str]], str]
+) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """(line, cells) of each row of a csv that this program wrote and people edit.
+
+    sentence: of the `needed` columns that are missing and all that are there, what to say. Raises InputError with it,
+    OSError and csv.Error.
+    """
+    with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+        table, skipped = open_table(stream, skips_blanks=False)
+        header = read_header(table)
+        missing = [name for name in needed if name not in header]
+        if missing:
+            raise InputError(sentence(missing, header))
+        for cells in table:
+            yield skipped + table.line_num, cells
+
+
 def find_delimiter(stream: TextIO) -> tuple[str, int]:
     """Which of DELIMITERS the header line has most of, and how many lines stand before it; the stream is there then.
 
@@ -86,7 +105,7 @@ def find_delimiter(stream: TextIO) -> tuple[str, int]:
     return max(DELIMITERS, key=header.count), skipped
 
 
-def _empty_columns(header: list[str], split: str | None, problems: Problems) -> dict[str, list] | None:
+def empty_columns(header: list[str], split: str | None, problems: Problems) -> dict[str, list] | None:
     """Empty columns for what a csv's header promises, {name: list}; None where that cannot be, as `problems` says."""
     before = len(problems)
     for column in CSV_REQUIRED:
@@ -137,7 +156,7 @@ def _note_missing_flag(header: list[str], problems: Problems) -> None:
         problems.note("it has is_gallery but no is_query: every validation row is a query")
 
 
-def _add_row(
+def add_row(
     row: dict[str, str],
     number: int,
     header: list[str],

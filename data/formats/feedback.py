@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from core.errors import InputError
-from data.formats.csv import BOOLEANS, open_table, read_header
+from data.formats.csv import BOOLEANS, rows_of_edited
 from data.formats.problems import Problems, echo
 
 NEEDED = ("query", "item", "same")
@@ -24,25 +24,21 @@ def read_feedback(file: str | Path) -> list[Opinion]:
 
     Raises InputError for what cannot be read, for a column that is missing, and for all lines that are wrong.
     """
+
+    def missing_columns(missing: list[str], header: list[str]) -> str:
+        return f"feedback {str(file)!r} has no column {', '.join(missing)}; it has {', '.join(header) or 'none'}"
+
     problems = Problems()
     opinions = []
     try:
-        with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            table, skipped = open_table(stream, skips_blanks=False)
-            header = read_header(table)
-            missing = [name for name in NEEDED if name not in header]
-            if missing:
-                raise InputError(
-                    f"feedback {str(file)!r} has no column {', '.join(missing)}; it has {', '.join(header) or 'none'}"
-                )
-            for cells in table:
-                query, item, same = (cells[name] or "" for name in NEEDED)
-                meant = BOOLEANS.get(same.strip().lower())
-                if meant is None or not query or not item:
-                    sentence = f"same is {echo(same)}; it has to be 1 or 0, behind a query and an item"
-                    problems.add(skipped + table.line_num, sentence)
-                else:
-                    opinions.append(Opinion(query, item, meant))
+        for line, cells in rows_of_edited(file, NEEDED, missing_columns):
+            query, item, same = (cells[name] or "" for name in NEEDED)
+            meant = BOOLEANS.get(same.strip().lower())
+            if meant is None or not query or not item:
+                sentence = f"same is {echo(same)}; it has to be 1 or 0, behind a query and an item"
+                problems.add(line, sentence)
+            else:
+                opinions.append(Opinion(query, item, meant))
     except OSError as error:
         raise InputError(f"cannot read feedback {str(file)!r}: {error.strerror or error}") from None
     except csv.Error as error:

@@ -4,14 +4,17 @@ import cv2
 import numpy as np
 
 PILLOW = {"bilinear": 2, "bicubic": 3}  # its numbers of filters
-FILTERS = ("area", *PILLOW)
+FILTERS = ("area", *PILLOW, "linear")
 
 
 def resize_by(resize_filter: str, image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Resize (H, W, 3) uint8 by one of FILTERS: area is `resize`, others are Pillow's, which widen as it shrinks, and
-    with which torchvision, timm and others test their weights."""
+    """Resize (H, W, 3) uint8 by one of FILTERS: area is `resize`; bilinear and bicubic are Pillow's, which widen as it
+    shrinks, and with which torchvision, timm and others test their weights; linear is OpenCV's of two pixels a side,
+    which aliases as it shrinks, as albumentations' default does."""
     if resize_filter == "area":
         return resize(image, width, height)
+    if resize_filter == "linear":
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     from PIL import Image  # only for weights of these
 
     return np.array(Image.fromarray(image).resize((width, height), PILLOW[resize_filter]))

@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from core.errors import InputError, first_line
 from models.backbones._download import BY_OTHER_MEANS
 
@@ -31,3 +33,8 @@ def asked(source: str, read: Callable[..., Any], what: str) -> Any:
             f"hf:{source}: neither a folder that transformers wrote, nor in the hub's cache, nor to be had now "
             f"({first_line(error)}); {BY_OTHER_MEANS}"
         ) from None
+
+
+def vector_of(output: Any) -> torch.Tensor:
+    """The embeddings (B, D) of one of several towers, which some versions give alone, and some with all else."""
+    return output if torch.is_tensor(output) else output.pooler_output

@@ -15,10 +15,10 @@ from core.errors import InputError
 from core.packages import needed
 from models.backbones._row import BACKBONES, IMAGENET, PUBLISHED, Backbone, ImageInput, Wrapped
 from models.backbones._stages import depths_by_blocks, stages_by_depth
-from models.backbones._transformers import asked, be_quiet
+from models.backbones._transformers import asked, be_quiet, vector_of
 from models.backbones._unused import on_meta, parts_without_use, without_parts
 from models.backbones.hf_audio import audio_backbone, takes_sounds
-from models.backbones.hf_text import takes_texts, text_backbone
+from models.backbones.hf_text import TOWER_PREFIX, has_text_tower, takes_texts, text_backbone
 
 PREFIX = "hf:"
 # Pillow's numbers of filters, as image processors have them.
@@ -40,6 +40,7 @@ def hf_backbone(name: str) -> Backbone:
         if takes_sounds(net):
             return audio_backbone(source)
         raise InputError(f"{name} is a {type(net).__name__}, which takes neither images, texts nor sounds")
+    texts = f"{TOWER_PREFIX}{source}" if has_text_tower(net) else None
     with on_meta():
         preprocess = _image_input(source, config)
         pixels = torch.zeros(1, 3, preprocess.size, preprocess.size)
@@ -65,6 +66,7 @@ def hf_backbone(name: str) -> Backbone:
         weights=(PUBLISHED,),
         prefix_tokens=prefix_tokens,
         pooling=own_pooling,
+        texts=texts,
     )
 
 
@@ -117,8 +119,7 @@ def _features(net: nn.Module, pixels: torch.Tensor, pools: bool) -> torch.Tensor
     if "interpolate_pos_encoding" in inspect.signature(net.forward).parameters:
         options["interpolate_pos_encoding"] = list(pixels.shape[2:]) != [_image_size(net.config)] * 2
     if hasattr(net, "get_image_features"):
-        output = net.get_image_features(pixel_values=pixels, **options)
-        return output if torch.is_tensor(output) else output.pooler_output
+        return vector_of(net.get_image_features(pixel_values=pixels, **options))
     output = net(pixel_values=pixels, **options)
     if pools:
         return output.pooler_output.flatten(1)

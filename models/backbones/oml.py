@@ -16,7 +16,7 @@ from models.backbones.torchvision import resnet
 from models.backbones.unicom import Unicom
 from models.plain_weights import fill
 
-# squashed: as OML tests it; other rows go by the short side, in bicubic, before the crop.
+# squashed, padded: as OML tests it; other rows go by the short side, in bicubic, before the crop.
 VITS = {
     "vits16_dino": {
         "timm": "vit_small_patch16_224.dino",
@@ -112,6 +112,7 @@ VITS = {
         "parameters": 21_665_664,
         "origin": "https://oml.daloroserver.com/download/checkpoints/cub/vits16_cub.ckpt",
         "md5": "e82633",
+        "padded": True,
     },
     "vits16_cars": {
         "timm": "vit_small_patch16_224.dino",
@@ -119,6 +120,7 @@ VITS = {
         "parameters": 21_665_664,
         "origin": "https://oml.daloroserver.com/download/checkpoints/cars/vits16_cars.ckpt",
         "md5": "9f1e59",
+        "padded": True,
     },
 }
 RESNETS = {
@@ -227,6 +229,8 @@ def oml_vit(name: str) -> Backbone:
     preprocess = ImageInput(IMAGENET.mean, IMAGENET.std, 224, resize_filter="bicubic")
     if VITS[name].get("squashed"):
         preprocess = replace(preprocess, resize_filter="bilinear", resize_mode="squash")
+    if VITS[name].get("padded"):
+        preprocess = replace(preprocess, resize_filter="linear", resize_mode="pad")
     return Backbone(
         functools.partial(build_oml_vit, name),
         network.width,
@@ -281,7 +285,7 @@ def build_oml_resnet(name: str, weights: str | None) -> nn.Module:
 def oml_clip(name: str) -> Backbone:
     """The image tower of a CLIP, of OpenAI or of Sber. Texts go with OpenAI's, whose tokenizer open_clip has."""
     network = clip_backbone(CLIPS[name]["clip"])
-    preprocess = ImageInput(CLIP.mean, CLIP.std, 224, resize_filter="bicubic")
+    preprocess = ImageInput(CLIP.mean, CLIP.std, 224, resize_filter="linear", resize_mode="pad")
     return Backbone(
         functools.partial(build_oml_clip, name),
         network.width,

@@ -83,8 +83,13 @@ def _resizing(geometry: dict[str, Any]) -> str:
     crop = f"the centre crop of\n{height} x {width} pixels is taken"
     if geometry.get("resize_mode", "crop") == "crop":
         return f"The short side goes to {short_side} pixels, then {crop}"
+    pads = geometry["resize_mode"] == "pad"
     if short_side == max(height, width):
+        if pads:
+            return f"All of an image fits into {height} x {width} pixels, in the middle, with white around it"
         return f"All of an image goes to {height} x {width} pixels, whatever the ratio of its sides"
+    if pads:
+        return f"All of an image fits into {short_side} pixels a side, in the middle, with white around it, then {crop}"
     return f"All of an image goes to {short_side} pixels a side, whatever their ratio, then {crop}"
 
 

@@ -15,6 +15,7 @@ from models.export.network import Crop
 
 CUBIC = -0.75  # OpenCV's parameter of the bicubic kernel
 Kernel = Callable[[torch.Tensor], torch.Tensor]
+PADDING = 255  # white, as data/image/transforms.py pads
 TIE = 2**-10  # less than any grey level's fraction in the mean of four pixels
 
 
@@ -29,19 +30,31 @@ class CropGeometry(nn.Module):
         self.crop = crop
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if self.crop.resize_mode != "squash":
+        if self.crop.resize_mode == "crop":
             images = self._without_ends(images)
         sides = torch._shape_as_tensor(images)[2:].double()
         crop = torch.tensor([self.crop.height, self.crop.width], dtype=torch.float64)
-        if self.crop.resize_mode == "squash":
-            resized = torch.round(crop * (self.crop.short_side / crop.amax()))
+        # What the crop is cut from: the image itself, or a box that it fits into.
+        if self.crop.resize_mode == "crop":
+            box = resized = torch.maximum(crop, torch.round(sides * (self.crop.short_side / sides.amin())))
         else:
-            resized = torch.maximum(crop, torch.round(sides * (self.crop.short_side / sides.amin())))
-        start = torch.floor((resized - crop) / 2)
+            box = resized = torch.round(crop * (self.crop.short_side / crop.amax()))
+        if self.crop.resize_mode == "pad":
+            resized = torch.round(sides * (box / sides).amin()).clamp(min=1)
+        start = torch.floor((box - crop) / 2) - torch.floor((box - resized) / 2)
         step = sides / resized
         rows = start[0] + torch.arange(self.crop.height, dtype=torch.float64)
         columns = start[1] + torch.arange(self.crop.width, dtype=torch.float64)
-        if self.crop.resize_filter == "area":
+        if self.crop.resize_mode == "pad":
+            is_padding = ((rows < 0) | (rows >= resized[0]))[:, None] | (columns < 0) | (columns >= resized[1])
+            # What lies there is painted over in the end.
+            rows = rows.clamp(min=0).minimum(resized[0] - 1)
+            columns = columns.clamp(min=0).minimum(resized[1] - 1)
+        if self.crop.resize_filter == "linear":
+            row_weights = linear_weights(sides[0], step[0], rows)
+            column_weights = linear_weights(sides[1], step[1], columns)
+            pixels = torch.floor(row_weights.float() @ (images.float() @ column_weights.float().T) + 0.5)
+        elif self.crop.resize_filter == "area":
             # OpenCV averages where both sides shrink, and takes four pixels a side where one grows.
             grows = (resized > sides).any()
             row_weights = axis_matrix(sides[0], step[0], rows, grows)
@@ -56,7 +69,10 @@ class CropGeometry(nn.Module):
             column_weights = pillow_weights(kernel, sides[1], step[1], columns)
             pixels = torch.floor(images.float() @ column_weights.float().T + 0.5).clamp(0, 255)
             pixels = torch.floor(row_weights.float() @ pixels + 0.5)
-        return pixels.clamp(0, 255).to(torch.uint8)
+        pixels = pixels.clamp(0, 255)
+        if self.crop.resize_mode == "pad":
+            pixels = pixels.masked_fill(is_padding, PADDING)
+        return pixels.to(torch.uint8)
 
     def _without_ends(self, images: torch.Tensor) -> torch.Tensor:
         """The middle of images that are very long."""
@@ -100,6 +116,13 @@ def cubic_weights(side: torch.Tensor, step: torch.Tensor, places: torch.Tensor, 
             weight = ((CUBIC * distance - 5 * CUBIC) * distance + 8 * CUBIC) * distance - 4 * CUBIC
         weights = weights + weight * (place.clamp(min=0).minimum(side - 1) == pixels)
     return weights
+
+
+def linear_weights(side: torch.Tensor, step: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The share of the two pixels around an output pixel's centre, (n, side); beyond the border lies its own pixel."""
+    pixels = torch.arange(side, dtype=torch.float64)
+    centre = ((places + 0.5) * step - 0.5).clamp(min=0).minimum(side - 1)[:, None]
+    return (1 - (pixels - centre).abs()).clamp(min=0)
 
 
 def pillow_weights(kernel: Kernel, side: torch.Tensor, step: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

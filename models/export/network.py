@@ -16,8 +16,9 @@ class Crop:
     """The test geometry, in pixels: short side to `short_side`, the centre crop of `height` x `width`; of an image
     whose long side is more than `longest` times the short one the ends are cut off before.
 
-    resize_filter: area (OpenCV's, bicubic where a side grows), bilinear or bicubic (Pillow's). resize_mode: crop; or
-    squash, where both sides come to what the crop is cut from, and no ends are cut off.
+    resize_filter: area (OpenCV's, bicubic where a side grows), bilinear or bicubic (Pillow's), linear (OpenCV's).
+    resize_mode: crop; squash, where both sides come to what the crop is cut from, and no ends are cut off; or pad,
+    where an image fits into that, with white around it.
     """
 
     height: int

@@ -72,9 +72,8 @@ def read_card(folder: str | Path) -> dict:
     if version == OLD_FORMAT:
         card = _without_new_facts(card)
     card = {**LATER, **card}
-    # There were no codes when the first indexes of this backend were made.
-    if card.get("backend") == "exact" and isinstance(card.get("options"), dict):
-        card["options"] = {"codes": "float32", **card["options"]}
+    if card.get("backend") in BACKENDS.names() and isinstance(card.get("options"), dict):
+        card["options"] = BACKENDS[card["backend"]].read_options(card["options"])
     wrong = _wrong_facts(card)
     if wrong:
         raise InputError(f"{str(path)!r} is damaged: {', '.join(wrong)}")

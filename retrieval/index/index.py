@@ -364,22 +364,11 @@ class Index:
 
     def refuse_others(self, fingerprint: dict | None) -> None:
         """Raise InputError, saying what differs, unless `fingerprint` is the index's own (None: not looked at)."""
-        ours = self.card["fingerprint"] or {}
         if fingerprint is None:
             return
-        # An index of images alone does not tell of the network that texts go with, nor does who embeds images alone.
-        if TEXTS not in ours or TEXTS not in fingerprint:
-            ours = {name: fact for name, fact in ours.items() if name != TEXTS}
-            fingerprint = {name: fact for name, fact in fingerprint.items() if name != TEXTS}
-        if fingerprint == ours:
-            return
-        differ = [name for name in {**ours, **fingerprint} if ours.get(name) != fingerprint.get(name)]
-        texts = [
-            f"{name}: {ours.get(name)} there, {fingerprint.get(name)} here" for name in differ if name != "weights"
-        ]
-        if "weights" in differ:
-            texts.append("the weights")
-        raise InputError(f"index {str(self.folder)!r} was made by another model; what differs: {'; '.join(texts)}")
+        differ = differences(self.card["fingerprint"], fingerprint)
+        if differ is not None:
+            raise InputError(f"index {str(self.folder)!r} was made by another model; what differs: {differ}")
 
     def refuse_empty(self) -> None:
         """Raise InputError if there is nothing to find."""
@@ -523,6 +512,22 @@ class Index:
         """Move on to what other processes have made of the index."""
         card, rows = _read(self.folder)
         self._move_to(card, rows)
+
+
+def differences(there: dict | None, here: dict) -> str | None:
+    """What tells two fingerprints apart, in words; None where they are of one model."""
+    there = there or {}
+    # An index of images alone does not tell of the network that texts go with, nor does who embeds images alone.
+    if TEXTS not in there or TEXTS not in here:
+        there = {name: fact for name, fact in there.items() if name != TEXTS}
+        here = {name: fact for name, fact in here.items() if name != TEXTS}
+    if here == there:
+        return None
+    differ = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    texts = [f"{name}: {there.get(name)} there, {here.get(name)} here" for name in differ if name != "weights"]
+    if "weights" in differ:
+        texts.append("the weights")
+    return "; ".join(texts)
 
 
 def _inherited(column: LabelColumn, replaced: LabelColumn, is_replacing: np.ndarray) -> LabelColumn:

@@ -12,8 +12,9 @@ def page() -> tuple[bytes, str]:
     style = _read("search.css")
     script = _read("search.js")
     policy = (
-        f"default-src 'none'; img-src 'self' blob: data:; connect-src 'self'; style-src {checksum(style)}; "
-        f"script-src {checksum(script)}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; "
+        f"style-src {checksum(style)}; script-src {checksum(script)}; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return fill(_read("search.html"), {"style": style, "script": script}).encode(), policy
 

@@ -127,6 +127,15 @@ function showImage(image, address, atOnce = false) {
   else { image.dataset.address = address; watcher.observe(image); }
 }
 
+// A sound is fetched where a token is asked for, as pictures are.
+async function showSound(player, address) {
+  if (!token) { player.src = address; return; }
+  try { player.src = URL.createObjectURL(await (await ask(address)).blob()); } catch { player.hidden = true; }
+}
+
+const takesSounds = () => stats.takes.includes("audio") && !stats.takes.includes("image");
+const typeOf = (file) => (/^(image|audio)\//.test(file.type) ? file.type : "application/octet-stream");
+
 async function base64(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   let text = "";
@@ -136,7 +145,7 @@ async function base64(file) {
 
 // ---- What is looked for.
 
-// {kind: images, files, urls, boxes, combine} or {kind: text, text} or {kind: item, item}
+// {kind: images, files, urls, boxes, combine} or {kind: sound, file, url} or {kind: text, text} or {kind: item, item}
 function beginSearch(next, remember = true) {
   query = next;
   shown = 0;
@@ -149,20 +158,20 @@ function beginSearch(next, remember = true) {
   return search();
 }
 
-// Pictures cannot stand in the browser's history; they stay here, by a number.
-const pictures = [];
+// Files cannot stand in the browser's history; what is asked by them stays here, by a number.
+const asked = [];
 
 function remembered(state) {
-  if (state.kind !== "images") return { kind: state.kind, text: state.text, item: state.item };
-  if (state.number === undefined) { state.number = pictures.length; pictures.push(state); }
-  return { kind: "images", number: state.number };
+  if (state.kind !== "images" && state.kind !== "sound") return { kind: state.kind, text: state.text, item: state.item };
+  if (state.number === undefined) { state.number = asked.length; asked.push(state); }
+  return { kind: state.kind, number: state.number };
 }
 
 addEventListener("popstate", (event) => {
   const state = event.state;
   if (!state) return begin();
-  if (state.kind === "images") {
-    if (pictures[state.number]) return beginSearch(pictures[state.number], false);
+  if (state.number !== undefined) {
+    if (asked[state.number]) return beginSearch(asked[state.number], false);
     return begin();
   }
   beginSearch(state, false);
@@ -185,9 +194,13 @@ function searchFiles(files) {
   const images = [...files].filter((file) => file.size);
   if (!images.length) return;
   if (!stats) return;
-  if (!stats.takes.includes("image")) return showError(new Refusal(422, "This index's model takes no pictures, only words."));
+  if (!stats.takes.includes("image") && !takesSounds()) return showError(new Refusal(422, "This index's model takes no pictures, only words."));
   const tooLarge = images.find((file) => file.size > stats.max_upload);
-  if (tooLarge) return showError(new Refusal(413, `A picture has ${(tooLarge.size / 1e6).toFixed(1)} MB; the server takes up to ${(stats.max_upload / 1e6).toFixed(0)} MB.`));
+  if (tooLarge) return showError(new Refusal(413, `A ${takesSounds() ? "sound" : "picture"} has ${(tooLarge.size / 1e6).toFixed(1)} MB; the server takes up to ${(stats.max_upload / 1e6).toFixed(0)} MB.`));
+  if (takesSounds()) {
+    if (images.length > 1) notify(`The first of ${images.length} sounds is looked for.`);
+    return beginSearch({ kind: "sound", file: images[0], url: URL.createObjectURL(images[0]) });
+  }
   const chosen = images.slice(0, 16);
   if (images.length > chosen.length) notify(`The first ${chosen.length} of ${images.length} pictures are looked for.`);
   beginSearch({ kind: "images", files: chosen, urls: chosen.map((file) => URL.createObjectURL(file)), boxes: chosen.map(() => null), combine: "each" });
@@ -201,6 +214,7 @@ function filters() {
   if ($("label").value.trim()) chosen.labels = [$("label").value.trim()];
   if ($("category").value) chosen.categories = [$("category").value];
   if ($("group").checked) chosen.group = "label";
+  if (Number($("diversity").value)) chosen.diversity = Number($("diversity").value);
   return chosen;
 }
 
@@ -214,6 +228,7 @@ async function search() {
     let got;
     if (query.kind === "text") got = await postJson("api/search", { text: query.text, ...given });
     else if (query.kind === "item") got = await postJson("api/search", { item: query.item, ...given });
+    else if (query.kind === "sound") got = await postFile(`api/search?${asWords(given)}`, query.file);
     else if (query.combine === "mean" && query.files.length > 1) {
       const images = await Promise.all(query.files.map(base64));
       got = await postJson("api/search", { images, boxes: query.boxes, combine: "mean", ...given });
@@ -226,18 +241,26 @@ async function search() {
   }
 }
 
+const postFile = (path, file) => askJson(path, { method: "POST", headers: { "Content-Type": typeOf(file) }, body: file });
+
+// Filters as they stand behind an address.
+function asWords(given) {
+  const words = new URLSearchParams({ k: given.k });
+  if (given.labels) words.set("label", given.labels[0]);
+  if (given.categories) words.set("category", given.categories[0]);
+  if (given.group) words.set("group", given.group);
+  if (given.diversity) words.set("diversity", given.diversity);
+  return words;
+}
+
 // Each picture by a request of its own, so that a limit on one is none on all.
 async function searchEach(query, given, isOurs) {
   const whole = { queries: [], milliseconds: { read: 0, embed: 0, search: 0 } };
   for (const [number, file] of query.files.entries()) {
     if (!isOurs()) return whole;
-    const words = new URLSearchParams({ k: given.k });
-    if (given.labels) words.set("label", given.labels[0]);
-    if (given.categories) words.set("category", given.categories[0]);
-    if (given.group) words.set("group", given.group);
+    const words = asWords(given);
     if (query.boxes[number]) words.set("box", query.boxes[number].map(Math.round).join(","));
-    const type = file.type.startsWith("image/") ? file.type : "application/octet-stream";
-    const got = await askJson(`api/search?${words}`, { method: "POST", headers: { "Content-Type": type }, body: file });
+    const got = await postFile(`api/search?${words}`, file);
     whole.queries.push(got.queries[0]);
     whole.items = got.items;
     for (const name of Object.keys(whole.milliseconds)) whole.milliseconds[name] += got.milliseconds[name];
@@ -254,15 +277,20 @@ function showQuery() {
   $("start").hidden = true;
   $("found").hidden = false;
   const isImages = query.kind === "images";
-  $("quote").hidden = query.kind !== "text";
-  $("preview").hidden = query.kind === "text";
+  const isSound = query.kind === "sound";
+  $("quote").hidden = query.kind !== "text" && !isSound;
+  $("listen").hidden = !isSound;
+  $("preview").hidden = query.kind === "text" || isSound;
   $("stage").classList.toggle("can-crop", isImages);
   $("hint").hidden = !isImages;
-  $("keep").hidden = !isImages || !stats || stats.read_only;
+  $("keep").hidden = !(isImages || isSound) || !stats || stats.read_only;
   $("strip").hidden = $("combine").hidden = !(isImages && query.files.length > 1);
   if (query.kind === "text") {
     $("quote").textContent = query.text;
     $("text").value = query.text;
+  } else if (isSound) {
+    $("quote").textContent = query.file.name;
+    $("listen").src = query.url;
   } else if (query.kind === "item") {
     showImage($("preview"), imageAddress(query.item, "full"), true);
     $("preview").alt = "The item that others are compared with";
@@ -511,9 +539,10 @@ async function noteDown(sources, items, same) {
   try {
     return (await postJson("api/feedback", content)).times;
   } catch (error) {
-    if (error.status !== 410 || query.kind !== "images") throw error;
-    // The server remembers the last pictures only: they are sent again.
-    const files = query.combine === "mean" ? query.files : [query.files[shown]];
+    if (error.status !== 410 || !["images", "sound"].includes(query.kind)) throw error;
+    // The server remembers the last files only: they are sent again.
+    let files = [query.file];
+    if (query.kind === "images") files = query.combine === "mean" ? query.files : [query.files[shown]];
     content.query = await Promise.all(sources.map(async (source, number) => ({ content: await base64(files[number]), box: source.box ?? null })));
     return (await postJson("api/feedback", content)).times;
   }
@@ -585,6 +614,9 @@ function openDetail(hit) {
   $("detail-image").alt = `Picture of ${title(hit)}`;
   $("detail-image").removeAttribute("src");
   showImage($("detail-image"), imageAddress(hit.id, "full"), true);
+  $("detail-sound").hidden = hit.kind !== "audio";
+  $("detail-sound").removeAttribute("src");
+  if (hit.kind === "audio") showSound($("detail-sound"), `api/items/${hit.id}/sound`);
   const facts = { score: hit.score, "P(same)": hit.same === null || hit.same === undefined ? null : percent(hit.same), label: hit.label, category: hit.category, file: hit.name, box: hit.box && hit.box.join(", "), id: hit.id };
   $("detail-facts").replaceChildren(...Object.entries(facts).filter(([, value]) => value !== null && value !== undefined).map(([name, value]) =>
     element("div", {}, element("dt", {}, name), element("dd", {}, element("bdi", {}, String(value))))));
@@ -623,10 +655,8 @@ $("adding-form").onsubmit = async () => {
   const words = new URLSearchParams();
   if ($("new-label").value.trim()) words.set("label", $("new-label").value.trim());
   if ($("new-category").value.trim()) words.set("category", $("new-category").value.trim());
-  const file = query.files[shown];
-  const type = file.type.startsWith("image/") ? file.type : "application/octet-stream";
   try {
-    const item = await askJson(`api/items?${words}`, { method: "POST", headers: { "Content-Type": type }, body: file });
+    const item = await postFile(`api/items?${words}`, query.kind === "sound" ? query.file : query.files[shown]);
     const undoAdding = async () => { await askJson(`api/items/${item.id}`, { method: "DELETE" }); loadStats(); search(); };
     notify(item.is_new ? "Added to the index." : "It is in the index already.", item.is_new ? undoAdding : null);
     loadStats();
@@ -769,7 +799,7 @@ function suggestLabels(input, list) {
 $("label").oninput = () => suggestLabels($("label"), $("labels"));
 $("label").onfocus = () => suggestLabels($("label"), $("labels"));
 $("new-label").oninput = () => suggestLabels($("new-label"), $("new-labels"));
-for (const id of ["label", "category", "k", "group"]) $(id).addEventListener("change", () => { if (query) search(); });
+for (const id of ["label", "category", "k", "diversity", "group"]) $(id).addEventListener("change", () => { if (query) search(); });
 $("filters").onsubmit = (event) => { event.preventDefault(); if (query) search(); };
 
 // ---- The beginning.
@@ -793,12 +823,24 @@ async function loadStats() {
   $("counts").textContent = `${plural(stats.items, stats.noun)} · ${plural(stats.labels, "label")}`;
   $("words").hidden = !stats.takes.includes("text");
   const takesImages = stats.takes.includes("image");
-  $("choose").hidden = $("camera").hidden = $("drop").hidden = !takesImages;
+  $("camera").hidden = !takesImages;
+  $("choose").hidden = $("drop").hidden = !takesImages && !takesSounds();
+  if (takesSounds()) showForSounds();
   $("category-field").hidden = $("new-category-field").hidden = !stats.categories.length;
   const chosen = $("category").value;
   $("category").replaceChildren(element("option", { value: "" }, "any category"), ...stats.categories.map((one) => element("option", { value: String(one.category) }, `${one.category} (${one.items.toLocaleString("en")})`)));
   $("category").value = chosen;
   if (!query) document.title = stats.name;
+}
+
+// One sound at a time, where pictures may be several.
+function showForSounds() {
+  $("files").accept = "audio/*,.wav,.flac,.ogg";
+  $("files").multiple = false;
+  $("files").setAttribute("aria-label", "A sound to look for");
+  $("choose-words").textContent = "Choose a sound";
+  for (const word of document.querySelectorAll(".medium")) word.textContent = "sound";
+  for (const words of document.querySelectorAll(".several")) words.hidden = true;
 }
 
 let seed = 1;

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 
 from core.errors import InputError
-from retrieval.index.nearest import best_of, nearest
+from retrieval.index.nearest import MORE, best_of, nearest
 from retrieval.index.segments import Rows, normalized
 from retrieval.index.selection import Selection
 from retrieval.rows import row_lengths
 
-MORE = 16  # candidates beyond k: rounding may have changed the order of the last ones
 FEW_SELECTED = 20_000  # items among which exact search is as fast as any other
 
 
@@ -35,6 +34,11 @@ class Backend:
 
     def kept_options(self, options: dict) -> dict:
         """Of all options what an index's card keeps, by which it is opened again."""
+        return options
+
+    @staticmethod
+    def read_options(options: dict) -> dict:
+        """The options in an index's card, with those that there were not yet when the first ones were written."""
         return options
 
     def refuse_new(self) -> None:

@@ -33,6 +33,11 @@ class ExactBackend(Backend):
         self.codes = codes
         self._coded = None
 
+    @staticmethod
+    def read_options(options: dict) -> dict:
+        # There were no codes when the first indexes of this backend were made.
+        return {"codes": UNCODED, **options}
+
     def update(self, folder: Path, generation: int, rows: Rows, state: dict | None) -> dict | None:
         if self.codes != UNCODED:
             write_codes(rows, self.codes)
