@@ -402,7 +402,9 @@ def test_other_types_of_content(serve):
 def test_forms_of_other_sites_are_refused(serve, kind):
     client = serve()
     assert error_of(post(client, "/api/items", picture(), kind), 403)
-    assert error_of(post(client, "/api/search", b"k=1", kind, **{"x-requested-with": "search"}), 415)
+    # With the header that another site cannot set, forms with files are read.
+    status = 400 if kind.startswith("multipart") else 415
+    assert error_of(post(client, "/api/search", b"k=1", kind, **{"x-requested-with": "search"}), status)
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9000", "https://127.0.0.1"])

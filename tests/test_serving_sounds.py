@@ -81,9 +81,15 @@ def test_a_sound_finds_those_like_it(client):
     stats = client.get("/api/stats").json()
     assert stats["takes"] == ["audio"] and stats["noun"] == "clip"
     by_bytes = post(client, "/api/search?k=3&label=low&label=middle", tone(750), "audio/wav").json()["queries"][0]
-    assert [hit["label"] for hit in by_bytes["hits"]] == ["middle"] * 3 and by_bytes["hits"][0]["kind"] == "audio"
-    without_type = post(client, "/api/search?k=3", tone(750), "application/octet-stream").json()["queries"][0]
-    by_json = client.post("/api/search", json={"sound": encoded(tone(750)), "k": 3}).json()["queries"][0]
+    first, *others = by_bytes["hits"]
+    assert (first["label"], first["kind"]) == ("middle", "audio")
+    assert {hit["label"] for hit in others} <= {"low", "middle"}
+    without_type = post(client, "/api/search?k=3&label=low&label=middle", tone(750), "application/octet-stream").json()[
+        "queries"
+    ][0]
+    by_json = client.post(
+        "/api/search", json={"sound": encoded(tone(750)), "k": 3, "labels": ["low", "middle"]}
+    ).json()["queries"][0]
     assert by_json == without_type and by_json["hits"] == by_bytes["hits"]
     assert list(by_json["query"][0]) == ["sound"]
 
@@ -94,7 +100,7 @@ def test_opinions_keep_the_sound_that_asked(client, folder):
     assert client.post("/api/feedback", json={"query": part["query"], "items": items, "same": True}).status_code == 201
     content = [{"content": encoded(tone(220))}]
     assert client.post("/api/feedback", json={"query": content, "items": items, "same": False}).status_code == 201
-    kept = sorted((folder / "queries").iterdir())
+    kept = sorted((folder / "feedback").iterdir())
     assert [file.suffix for file in kept] == [".wav", ".wav"]
     assert {file.read_bytes() for file in kept} == {tone(210), tone(220)}
     lost = client.post("/api/feedback", json={"query": [{"sound": "x"}], "items": items, "same": True})
@@ -189,9 +195,7 @@ def test_the_page_of_sounds(folder, tmp_path):
     try:
         driver.get(server.address)
         soon(driver, "return document.querySelectorAll('#samples .tile').length")
-        assert driver.execute_script("return document.getElementById('start-title').innerText").startswith(
-            "Drop a sound"
-        )
+        assert driver.execute_script("return document.getElementById('start-title').innerText").endswith(" a sound")
         assert driver.execute_script("return document.getElementById('camera').hidden")
         (tmp_path / "asks.wav").write_bytes(tone(1950))
         driver.find_element("id", "files").send_keys(str(tmp_path / "asks.wav"))

@@ -129,7 +129,7 @@ def test_command_parses(command, monkeypatch):
     if script == "search":
         parse(words[2:], COMMANDS[f"search {words[0]}"], "")
     elif script == "reader" and words[0] != "doctor":
-        importlib.import_module("reader")._new_parser().parse_args(words)
+        importlib.import_module("reader")._new_parser()[0].parse_args(words)
     elif script in COMMANDS and not any(word.startswith("--list_models") for word in words):
         parse(words, COMMANDS[script], "")
     else:

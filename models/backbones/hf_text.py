@@ -87,8 +87,8 @@ def text_tower(name: str) -> Backbone:
         net = _from_config(config)
         if not has_text_tower(net):
             raise InputError(f"{name}: a {type(net).__name__} has no network for texts beside one for images")
+        width = _width_of_space(net)
         tower = HfTextTower(net, not pads)
-        width = tower(torch.zeros(1, most, dtype=torch.int64)).shape[1]
     return Backbone(
         functools.partial(build_text_tower, source, not pads),
         width,
@@ -103,6 +103,15 @@ def text_tower(name: str) -> Backbone:
 def has_text_tower(net: nn.Module) -> bool:
     """Whether a network of transformers has towers for images and for texts, with one space for both."""
     return hasattr(net, "get_image_features") and hasattr(net, "get_text_features")
+
+
+def _width_of_space(net: nn.Module) -> int:
+    """How wide the embeddings of a network of two towers are, which is made on the meta device.
+
+    By its images: of texts their masks would be looked into, which have no values there.
+    """
+    size = getattr(net.config, "vision_config", net.config).image_size
+    return vector_of(net.get_image_features(pixel_values=torch.zeros(1, 3, size, size))).shape[1]
 
 
 def takes_texts(net: nn.Module) -> bool:
