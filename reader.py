@@ -5,6 +5,8 @@ python reader.py check Ebay_train.txt Ebay_test.txt --data_dir=data/Stanford_Onl
 python reader.py make photos --output=photos/list.csv --test_share=0.2
 python reader.py doctor photos/list.csv --output_dir=output/doctor
 python reader.py fix photos/list.csv --fixes=output/doctor/fixes.csv --output=photos/clean.csv
+python reader.py convert cub downloads --download --output=downloads/cub.csv
+python reader.py pack "shards/*.tar" --output=shards.columns
 """
 
 if __name__ == "__main__":  # numpy and OpenCV bring OpenMP in some builds
@@ -12,15 +14,19 @@ if __name__ == "__main__":  # numpy and OpenCV bring OpenMP in some builds
 import argparse
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from core.console import log
 from core.errors import InputError
+from core.lists import list_titles, split_lists
 from core.numerals import read_float, read_int
-from core.types import Count, Paths
+from core.recipe import read_recipe, words_for
+from core.types import Count, Lists, Paths
+from data.benchmark_list import write_benchmark_list
 from data.check import check_images
+from data.convert import CONVERTERS
 from data.fixes import BOX, LABEL, REMOVE, mend_list
 from data.formats.csv import NO_ROW, SPLITS
 from data.hold_out import hold_out
@@ -30,9 +36,11 @@ from data.inputs import open_inputs, open_texts
 from data.lists import open_list, open_lists, read_list
 from data.make_list import list_root, write_label_list
 from data.notes import list_notes
+from data.pack import pack_list
 from data.pairs import as_pairs, as_questions
 from data.records import Records
 from data.soundness import refuse_broken_images
+from data.stored import StoredRecords
 
 __all__ = [
     "Records",
@@ -52,11 +60,16 @@ ANCESTORS_BATCH = 256  # images in a training batch where the flag is left open
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains with and is tested on; tested_on: what `test` is, in words for the log and result.json."""
+    """What a run trains with and is tested on; tested_on: what `test` is, in words for the log and result.json.
+
+    title: the file's name of the list `test`, "" of labels held out; more: {title: list} of further ones.
+    """
 
     train: Records
     test: Records
     tested_on: str
+    title: str = ""
+    more: dict[str, Records] = field(default_factory=dict)
 
 
 def open_training(
@@ -64,7 +77,7 @@ def open_training(
     *,
     data_dir: str | None = None,
     train_list: str = "Ebay_train.txt",
-    test_list: str = "Ebay_test.txt",
+    test_list: Lists = "Ebay_test.txt",
     val_classes: Count = 0,
     on_bad_image: Literal["stop", "skip"] = "stop",
 ) -> TrainingData:
@@ -74,26 +87,42 @@ def open_training(
 
     Options:
         data_dir: folder that the lists' paths start from (default: the embedded emoji set, else the list's own)
-        train_list: SOP list, csv, or folder per label of the training images
-        test_list: SOP list, csv, or folder per label of the test images
+        train_list: SOP list, csv, folder per label, tar or parquet files, or a packed list of the training images
+        test_list: SOP list, csv, folder per label, tar or parquet files, or a packed list of the test images; a
+            training run may have several, comma-separated
         val_classes: hold out so many train labels and test on them instead
         on_bad_image: at one that cannot be read: stop, or skip it; in training another one takes its place
 
     of_pairs: whether rows of the train list are pairs of an image and a text; those to test on are texts that ask then,
     and images that are found. Raises InputError for what is wrong with the lists, and for images that cannot be read.
     """
+    title = ""
+    more: dict[str, Records] = {}
     if val_classes:
-        train, test = hold_out(open_list(train_list, data_dir, "train"), val_classes)
+        train = open_list(train_list, data_dir, "train")
+        if isinstance(train, StoredRecords):
+            raise InputError(
+                f"--val_classes takes rows out of a list, but {train.source} stays on the disk; give a --test_list, "
+                "which may be some rows of such a list (LIST.columns#rows=0:10000)"
+            )
+        train, test = hold_out(train, val_classes)
         tested_on = f"{val_classes} train labels held out"
     else:
-        train, test = open_lists([(train_list, "train"), (test_list, "test")], data_dir)
-        tested_on = f"the test list {Path(test.source).name}"
+        lists = split_lists(test_list, data_dir)
+        title, *titles = list_titles(lists)
+        train, test, *others = open_lists([(train_list, "train"), *((path, "test") for path in lists)], data_dir)
+        more = dict(zip(titles, others, strict=True))
+        tested_on = f"the test list {title if more else Path(test.source).name}"
     if of_pairs:
+        if isinstance(train, StoredRecords):
+            raise InputError(f"pairs of images and texts are read from a list in memory; {train.source} is none")
         train, test = as_pairs(train), as_questions(test)
+        more = {name: as_questions(records) for name, records in more.items()}
     # Only train images may be skipped: a test is on the same images for everyone.
-    looked_at = [test] if on_bad_image == "skip" else [train, test]
+    tested = [test, *more.values()]
+    looked_at = tested if on_bad_image == "skip" else [train, *tested]
     refuse_broken_images(looked_at)
-    return TrainingData(train, test, tested_on)
+    return TrainingData(train, test, tested_on, title, more)
 
 
 def open_records(
@@ -198,6 +227,39 @@ def fix(list_file: str, data_dir: str | None, fixes: str, output: str, split: st
         print(f"its paths start from --data_dir={raw.folder}")
 
 
+def convert(**flags: object) -> None:
+    """Write the list of a benchmark and say what is in it and how it is used."""
+    done = write_benchmark_list(**flags)
+    published = "the published set"
+    if flags["partial"]:
+        published = "not checked to be the published set"
+    train, test = done.counts.train, done.counts.test
+    line = f"{train[0]:,} images of {train[1]:,} labels to train with, {test[0]:,} of {test[1]:,} to test with"
+    if done.counts.queries != test[0]:
+        line += f" ({done.counts.queries:,} queries, {done.counts.gallery:,} in the gallery)"
+    print(f"written: {done.file}, {done.facts.title}, {published}: {line}")
+    if done.dropped:
+        print(f"note: {done.dropped} images to train with are the only one of their label, and left out")
+    _print_training(done.file, done.root)
+
+
+def pack(list_file: str, data_dir: str | None, output: str, overwrite: bool) -> None:
+    """Write a list as columns that stay on the disk, and say what is in it and how it is used."""
+    done = pack_list(list_file, output, data_dir, overwrite)
+    parts = [f"{rows:,} rows of {labels:,} labels ({name})" for name, (rows, labels) in done.parts.items()]
+    print(f"written: {done.file}, {', '.join(parts)}, {done.size:,} bytes")
+    _print_training(done.file, done.root)
+
+
+def _print_training(file: Path, root: Path, *more: str) -> None:
+    """The command that trains with a list; root: the folder that its paths start from."""
+    command = ["python train_elem.py", f"--train_list={file}", f"--test_list={file}", *more]
+    # Where they start from its own folder, nothing has to be said.
+    if root != Path(os.path.abspath(file)).parent:
+        command.append(f"--data_dir={root}")
+    print(" ".join(command))
+
+
 def _share(text: str) -> float:
     """A number from 0 to below 1, as a flag's text."""
     try:
@@ -220,8 +282,12 @@ def _level(text: str) -> int:
     return level
 
 
-def _new_parser() -> argparse.ArgumentParser:
-    """The flags of all sub-commands; those of `doctor` are its own."""
+# What writes a list.
+WRITERS = {"make": make, "fix": fix, "convert": convert, "pack": pack}
+
+
+def _new_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The flags of all sub-commands, and {sub-command: its flags}; those of `doctor` are its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = parser.add_subparsers(dest="task", required=True)
 
@@ -243,6 +309,28 @@ def _new_parser() -> argparse.ArgumentParser:
     making.add_argument("--seed", type=read_int, default=0, help="of the choice of the labels to test on (default 0)")
     making.add_argument("--overwrite", action="store_true", help="replace a list that is there")
 
+    converting = tasks.add_parser("convert", help="write the csv list of a benchmark, as its makers hand it out")
+    converting.add_argument("name", metavar="NAME", help=f"one of {', '.join(CONVERTERS)}")
+    converting.add_argument(
+        "source", metavar="ARCHIVE", help="an archive, or the folder that archives, or what they hold, are in"
+    )
+    converting.add_argument("--output", required=True, metavar="LIST.csv", help="the list to write")
+    converting.add_argument("--protocol", help="which images to train with (docs/datasets.md): standard (default), oml")
+    converting.add_argument("--boxes", action="store_true", help="cut images to their boxes")
+    converting.add_argument(
+        "--download", action="store_true", help="fetch archives that are not there, into the folder ARCHIVE"
+    )
+    converting.add_argument(
+        "--partial", action="store_true", help="take what is not the published set: no count or checksum is looked at"
+    )
+    converting.add_argument("--overwrite", action="store_true", help="replace a list that is there")
+
+    packing = tasks.add_parser("pack", help="write a list of any length as columns that stay on the disk")
+    packing.add_argument("list_file", metavar="LIST", help="a csv, an SOP list, or tar or parquet files")
+    packing.add_argument("--output", required=True, metavar="LIST.columns", help="the list to write")
+    packing.add_argument("--data_dir", help="as for check")
+    packing.add_argument("--overwrite", action="store_true", help="replace a list that is there")
+
     help_text = "copies, wrong labels and boxes, outliers, leaks: a csv to edit and a page (doctor --help)"
     examining = tasks.add_parser("doctor", help=help_text)
     examining.add_argument("words", nargs=argparse.REMAINDER)
@@ -258,7 +346,19 @@ def _new_parser() -> argparse.ArgumentParser:
         "--split", choices=tuple(SPLITS.values()), default="train", help="of the rows of a folder (default train)"
     )
     fixing.add_argument("--overwrite", action="store_true", help="replace a list that is there")
-    return parser
+    for task in (checking, making, converting, packing, fixing):
+        task.add_argument("--config", metavar="FILE.yaml", help="flags of a .yaml; those on the line win")
+    return parser, tasks.choices
+
+
+def _with_recipe(argv: list[str], tasks: dict[str, argparse.ArgumentParser]) -> list[str]:
+    """The line with the flags of its --config in front of those that are typed. Raises InputError as `words_for`."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    config = finder.parse_known_args(argv)[0].config
+    if config is None or argv[0] not in tasks:
+        return argv
+    return [argv[0], *words_for(tasks[argv[0]], read_recipe(config)), *argv[1:]]
 
 
 def main(argv: list[str]) -> None:
@@ -266,12 +366,13 @@ def main(argv: list[str]) -> None:
     if argv[:1] == ["doctor"]:
         # A script of its own, with a network's flags: it stands above this file, which scripts import.
         os.execv(sys.executable, [sys.executable, str(Path(__file__).with_name("doctor.py")), *argv[1:]])
-    parser = _new_parser()
-    flags = vars(parser.parse_args(argv))
-    task = flags.pop("task")
+    parser, tasks = _new_parser()
     try:
-        if task in ("make", "fix"):
-            {"make": make, "fix": fix}[task](**flags)
+        flags = vars(parser.parse_args(_with_recipe(argv, tasks)))
+        task = flags.pop("task")
+        flags.pop("config", None)
+        if task in WRITERS:
+            WRITERS[task](**flags)
             return
         lists = flags["lists"]
         if len(lists) > 2:

@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     from engine.batches import open_batches
     from engine.checkpoint import Progress, resume
     from engine.class_vectors import fix_class_vectors
-    from engine.feature_lane import build_network, open_feature_loader, open_test_batches
+    from engine.feature_lane import build_network, open_feature_loader, open_other_test_batches, open_test_batches
     from engine.freezing import build_first_steps
     from engine.neighbours import follow_neighbours
     from engine.objective import build_loss, tell_labels
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     start = start_run(TrainerSettings(**args.trainer), args["sync_bn"], args.device, args.run)
     features = open_features(args["val_classes"], **args.features)
     data = features or open_training(**args.data)
-    lists = describe_lists(data.train, data.test)
+    lists = describe_lists(data.train, data.test, data.more)
     labels = data.train.vocabulary
 
     # What learns: a network, and a loss that classifies the train labels.
@@ -78,8 +78,11 @@ def main(argv: Sequence[str]) -> None:
             start, progress, learner, data.train, sampler, loader, settings, args["num_workers"], on_bad
         )
     test_batches = open_test_batches(start, features, data.test, settings, args["num_workers"])
+    others = open_other_test_batches(start, data.more, settings, args["num_workers"])
     pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
-    tester = open_tester(start, data.test, data.tested_on, test_batches, pictures, **args.testing)
+    tester = open_tester(
+        start, data.test, data.tested_on, test_batches, pictures, None, others, data.title, **args.testing
+    )
     begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
     schedule = Schedule(**args.schedule)
     trainer = Trainer(

@@ -40,7 +40,7 @@ def train(args: Args) -> None:
     from engine.averaging import build_averaging
     from engine.batches import open_batches
     from engine.checkpoint import Progress, resume
-    from engine.feature_lane import build_network, open_feature_loader, open_test_batches
+    from engine.feature_lane import build_network, open_feature_loader, open_other_test_batches, open_test_batches
     from engine.freezing import build_first_steps
     from engine.kept_classes import with_kept_classes
     from engine.lookalikes import build_lookalikes
@@ -66,7 +66,7 @@ def train(args: Args) -> None:
     start = start_run(TrainerSettings(**args.trainer), args["sync_bn"], args.device, args.run)
     features = open_features(args["val_classes"], **args.features)
     data = features or open_training(of_pairs, **args.data)
-    lists = describe_lists(data.train, data.test)
+    lists = describe_lists(data.train, data.test, data.more)
     labels = data.train.vocabulary
 
     # What learns: a network, or two for pairs, and a loss that compares what a batch holds.
@@ -117,11 +117,14 @@ def train(args: Args) -> None:
             start, progress, learner, data.train, sampler, loader, settings, args["num_workers"], on_bad
         )
     test_batches = open_test_batches(start, features, data.test, settings, args["num_workers"])
+    others = open_other_test_batches(start, data.more, settings, args["num_workers"])
     pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
     draw_batches = partial(
         open_batches, data.test, args["loss_name"], args.options("sampler"), FIXED_SEED, 0, **args.sampler
     )
-    tester = open_tester(start, data.test, data.tested_on, test_batches, pictures, draw_batches, **args.testing)
+    tester = open_tester(
+        start, data.test, data.tested_on, test_batches, pictures, draw_batches, others, data.title, **args.testing
+    )
     if of_pairs:
         begin_run(start, progress, args.values, lists)
         keep_towers(start, settings)
@@ -148,7 +151,7 @@ def solve(args: Args) -> None:
     from embeddings.feedback import open_feedback
     from engine.assembly import begin_run, build_learner, open_tester, start_run
     from engine.checkpoint import Progress
-    from engine.feature_lane import build_network, open_test_batches
+    from engine.feature_lane import build_network, open_other_test_batches, open_test_batches
     from engine.schedule import Schedule
     from engine.solved_layer import LayerInputs, refuse_unsolvable, settings_to_solve, solve_last_layer
     from engine.testing import Pictures
@@ -165,7 +168,7 @@ def solve(args: Args) -> None:
     start.run.checkpoint = None  # where torchrun has restarted it: it begins anew
     features = open_features(args["val_classes"], **args.features)
     data = features or open_training(**args.data)
-    lists = describe_lists(data.train, data.test)
+    lists = describe_lists(data.train, data.test, data.more)
     settings = settings_to_solve(ModelSettings(**args.model), solver, args.typed)
     model, settings = build_network(
         start, features, settings, args.typed, lists, args["train_batch_size"], adds_layer=True, **args.build
@@ -178,8 +181,11 @@ def solve(args: Args) -> None:
     # A run of no steps: it is tested, saved and exported as any other.
     learner = build_learner(start, model, nn.Module(), **args.optimiser)
     test_batches = open_test_batches(start, features, data.test, settings, args["num_workers"])
+    others = open_other_test_batches(start, data.more, settings, args["num_workers"])
     pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
-    tester = open_tester(start, data.test, data.tested_on, test_batches, pictures, **args.testing)
+    tester = open_tester(
+        start, data.test, data.tested_on, test_batches, pictures, None, others, data.title, **args.testing
+    )
     begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
     schedule = Schedule(**{**args.schedule, "total_iter_num": 0})
     trainer = Trainer(learner, schedule, data.train, (), 0, tester, start.run, progress, start.settings)

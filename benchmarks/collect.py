@@ -30,6 +30,7 @@ LANES = {
     "ranks": "Several ranks",
     "threads": "Waiting threads",
     "serve": "Search server",
+    "lists": "Lists on the disk",
 }
 # Lanes that are another one's file with other flags.
 FILES = {"head_losses": "head"}

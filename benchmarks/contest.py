@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from benchmarks._memory import memory
+
 PACKAGES = ("torch", "numpy", "faiss-cpu", "pytorch-metric-learning", "open-metric-learning", "openvino")
 
 
@@ -54,12 +56,6 @@ def timed(contender):
     began = time.perf_counter()
     value = contender()
     return {"seconds": time.perf_counter() - began, "peak_mb": memory("VmHWM") - before, "value": value}
-
-
-def memory(field):
-    """A line of /proc/self/status in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def machine():

@@ -13,7 +13,7 @@ from care.labels import FEWEST, HALF, LabelDoubts, label_doubts
 from care.looks import Look, look_at
 from care.outliers import outliers
 from care.subject import Subject
-from core.items import file_of
+from core.items import content_of
 from data.fixes import KEEP, KINDS, LABEL, REMOVE, Finding, RawRow
 from data.records import Records
 
@@ -156,7 +156,7 @@ class _Examiner:
             return
         for row, doubt in box_doubts(boxes, self.looks).items():
             self._add(row, "box", doubt.evidence, doubt.action, doubt.confidence)
-        files = [file_of(path) for path in self.records.paths.tolist()]
+        files = [content_of(path) for path in self.records.paths.tolist()]
         for left, right in same_boxes(boxes, files, self.codes):
             for row, twin in ((left, right), (right, left)):
                 label = self.records.label_text(twin)

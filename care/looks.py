@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from core.errors import InputError
-from core.items import file_of, is_clip, is_text, start_of, text_of
+from core.items import content_of, file_of, is_clip, is_text, start_of, text_of
 from data.audio.files import read_sound
 from data.image.decode import crop_to_box, decode_whole
 from data.image.files import read_bytes
@@ -53,7 +53,7 @@ def look_at(path: str, box: np.ndarray | None) -> Look:
         return Look(hashlib.sha256((plain or text_of(path)).encode(errors="surrogatepass")).digest())
     size = None
     try:
-        encoded = read_bytes(file_of(path))
+        encoded = read_bytes(content_of(path))
         digest = hashlib.sha256(encoded)
         if is_clip(path):
             read_sound(file_of(path), start_of(path) or 0.0)

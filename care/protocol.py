@@ -15,6 +15,12 @@ import torch
 from core.errors import InputError
 from core.files import read_flags, read_json, run_folder
 from core.sources import is_weights_name
+from data.convert import Counts
+from data.convert.cars import FACTS as CARS
+from data.convert.cub import FACTS as CUB
+from data.convert.inat2018 import FACTS as INAT
+from data.convert.inshop import FACTS as INSHOP
+from data.convert.sop import FACTS as SOP
 from data.lists import open_list
 from data.records import Records
 from data.vocabulary import of_one_kind
@@ -27,26 +33,16 @@ MOST_STAGES = 20  # runs that one may come from another
 
 
 @dataclass(frozen=True)
-class Split:
-    """How many images and labels there are to train and to test with; queries, gallery: of the images to test with."""
-
-    train: tuple[int, int]
-    test: tuple[int, int]
-    queries: int | None = None
-    gallery: int | None = None
-
-
-@dataclass(frozen=True)
 class Benchmark:
     """A benchmark as papers use it.
 
-    title: its name; source: whose split and counts these are. recalls: at which k figures are given. refuses_boxes:
+    title: its name; source: whose split it is; split: its counts. recalls: at which k figures are given. refuses_boxes:
     whether pictures are taken whole, though there are boxes.
     """
 
     title: str
     source: str
-    split: Split
+    split: Counts
     recalls: tuple[int, ...]
     refuses_boxes: bool = False
 
@@ -56,33 +52,33 @@ BENCHMARKS = {
     "sop": Benchmark(
         "Stanford Online Products",
         "Song et al., CVPR 2016",
-        Split((59_551, 11_318), (60_502, 11_316)),
+        SOP.protocols["standard"],
         (1, 10, 100, 1000),
     ),
     "cub": Benchmark(
         "CUB-200-2011",
         "Wah et al., 2011; the first 100 classes to train with, the others to test with (Song et al., CVPR 2016)",
-        Split((5_864, 100), (5_924, 100)),
+        CUB.protocols["standard"],
         (1, 2, 4, 8),
         refuses_boxes=True,
     ),
     "cars": Benchmark(
         "Cars196",
         "Krause et al., 2013; the first 98 classes to train with, the others to test with (Song et al., CVPR 2016)",
-        Split((8_054, 98), (8_131, 98)),
+        CARS.protocols["standard"],
         (1, 2, 4, 8),
         refuses_boxes=True,
     ),
     "inshop": Benchmark(
         "In-Shop Clothes Retrieval",
         "Liu et al., DeepFashion, CVPR 2016",
-        Split((25_882, 3_997), (26_830, 3_985), queries=14_218, gallery=12_612),
+        INSHOP.protocols["standard"],
         (1, 10, 20, 30),
     ),
     "inat": Benchmark(
         "iNaturalist 2018",
         "Van Horn et al., CVPR 2018; the split of Brown et al., Smooth-AP, ECCV 2020",
-        Split((325_846, 5_690), (136_093, 2_452)),
+        INAT.protocols["standard"],
         (1, 4, 16, 32),
     ),
 }

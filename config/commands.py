@@ -139,6 +139,7 @@ def _training(
         choices=(
             Choice("loss_name", "loss", "loss", "losses", {"stage": stage}, more="solvers", or_pml=True),
             Choice("sampler", "sampler", "sampler", "data/samplers"),
+            Choice("loggers", "logger", "run", "engine/loggers"),
             *own_choices,
         ),
     )
@@ -179,6 +180,46 @@ TRAIN_PAIR = _training(
         Section("lookalikes", "what a batch is compared with", ("engine.lookalikes:build_lookalikes",)),
     ),
     own_choices=(Choice("miner", "miner", "mining", "miners", or_none=True),),
+)
+# As of the other training scripts, less what has no use where pairs are compared and no embedding is made.
+TRAIN_RERANKER = Command(
+    sections=(
+        Section("scorer", "pair scorer", ("models.pair_scorer.build:build_pair_scorer",)),
+        Section("loss", "loss", ("engine.pair_loss:build_pair_loss",)),
+        Section("retrieval", "pairs", ("engine.retrieval_run:open_retrieval_run",)),
+        Section("mining", "pairs", ("miners.pairs:PairsMiner",)),
+        Section("sampler", "batches", ("data.samplers:build_sampler",), {"train_batch_size": 64}),
+        MODEL,
+        Section("build", "model", ("models.build:build_model",)),
+        Section("data", "data", ("reader:open_training",), note=LISTS.note),
+        Section("loading", "data", ("data.loader:open_train_loader",)),
+        Section("optimiser", "optimisation", ("engine.optimiser:build_optimiser",), {"lr": 0.0001}, ("class_lr",)),
+        Section(
+            "schedule",
+            "optimisation",
+            ("engine.schedule:Schedule",),
+            {"lr_steps": (8000,), "total_iter_num": 10000},
+        ),
+        Section("first_steps", "optimisation", ("engine.freezing:build_first_steps",)),
+        Section("averaging", "optimisation", ("engine.averaging:build_averaging",), without=("interpolate",)),
+        Section("device", "device", ("core.device:open_device",), {"precision": "auto"}, ("runtime",)),
+        Section("run", "run", ("engine.run:open_run",)),
+        Section(
+            "trainer",
+            "run",
+            ("engine.trainer:TrainerSettings",),
+            {"test_iter_step": 1000, "save_iter_step": 1000},
+            ("report",),
+        ),
+        Section("testing", "run", ("engine.assembly:open_tester",), without=("test_loss",)),
+        Section("reranking", "run", ("engine.rerank_testing:open_rerank_tester",)),
+        Section("replay", "config", ("config.replay:replayed",)),
+    ),
+    choices=(
+        Choice("scorer", "pair scorer", "scorer", "models/pair_scorer"),
+        Choice("sampler", "sampler", "sampler", "data/samplers"),
+        Choice("loggers", "logger", "run", "engine/loggers"),
+    ),
 )
 EVAL = Command(
     sections=(
@@ -308,7 +349,9 @@ UPGRADE = Command(
     ),
     replays_others=True,
 )
-DELETE = Command(sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",))))
+DELETE = Command(
+    sections=(FOLDER, Section("items", "data", ("embeddings.index:delete_from_index",)), REPLAY), replays_others=True
+)
 DOCTOR = Command(
     sections=(
         Section("model", "model", MODEL.homes, note="left open: the best network whose weights are here"),
@@ -319,14 +362,18 @@ DOCTOR = Command(
         Section("embedding", "data", ("embeddings.embed:embed_list",), without=("shard_gallery",)),
         FAITHFUL,
         Section("outputs", "results", ("report.doctor:DoctorOutputs",)),
+        REPLAY,
     ),
+    replays_others=True,
 )
 SERVE = Command(
-    sections=(OF_INDEX, FAITHFUL, Section("serving", "server", ("serving.settings:ServeSettings",))),
+    sections=(OF_INDEX, FAITHFUL, Section("serving", "server", ("serving.settings:ServeSettings",)), REPLAY),
+    replays_others=True,
 )
 COMMANDS = {
     "train_elem": TRAIN_ELEM,
     "train_pair": TRAIN_PAIR,
+    "train_reranker": TRAIN_RERANKER,
     "eval": EVAL,
     "infer": INFER,
     "search build": BUILD,

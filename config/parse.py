@@ -4,21 +4,35 @@ Nothing here loads torch: flags are read from the sources of the functions that 
 """
 
 import argparse
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from config import replay
-from config.commands import Choice, Command, Section
+from config.assignments import refuse_other_sections, split_line
+from config.commands import COMMANDS, Choice, Command, Section
 from config.listing import ListAction, ListModelsAction
 from config.pml import PML_DISTANCE, PML_MINER, flags_of_pml
 from config.signatures import Flag, flags_of
+from core.console import log
 from core.errors import InputError, near_match
+from core.lists import split_lists
 from core.pml import PREFIX, loss_class
+from core.recipe import Recipe
 from core.sources import registered
 from core.types import MANY, SWITCH, plain
+from core.types import folder as folder_name
 
 # Folders whose classes bring flags of their own.
-CHOSEN_BY_NAME = ("losses", "solvers", "miners", "data/samplers", "retrieval/rerank", "retrieval/index/backends")
+CHOSEN_BY_NAME = (
+    "losses",
+    "solvers",
+    "miners",
+    "data/samplers",
+    "models/pair_scorer",
+    "retrieval/rerank",
+    "retrieval/index/backends",
+)
 
 
 class Args:
@@ -79,22 +93,28 @@ def parse(argv: Sequence[str], command: Command, doc: str, name: str | None = No
 
     Raises InputError for a flag that is unknown, or a value that cannot be, with what is allowed and the near match.
     """
-    earlier = _replayed(argv)
     own_flags = {section.name: list(_own_flags(section)) for section in command.sections}
+    line, assignments = split_line(argv, {flag.name: flag for flags in own_flags.values() for flag in flags})
+    recipe = _replayed(line)
+    earlier = recipe.values
     option_flags = {}
     for choice in command.choices:
         entries = choice.registered()
         own_flags[choice.section] = [_with_own_names(flag, choice) for flag in own_flags[choice.section]]
-        names = _chosen(argv, earlier, own_flags, choice)
+        names = _chosen(line, recipe, own_flags, choice)
         option_flags[choice.flag] = {
-            entry: flags_of(entries[entry].home) if entry in entries else _pml_flags(entry, argv, earlier, own_flags)
+            entry: flags_of(entries[entry].home) if entry in entries else _pml_flags(entry, line, earlier, own_flags)
             for entry in names
         }
     known = _by_name(own_flags, option_flags)
+    for assignment in assignments:
+        if assignment.flag not in known:
+            raise InputError(_unknown_flag(assignment.word, assignment.flag, known, command))
+    refuse_other_sections(assignments, _titles(command, own_flags, option_flags), recipe.sections)
     parser = _build_parser(command, own_flags, option_flags, doc, name)
 
-    replayed_words = _words_of(earlier, known, command, own_flags)
-    typed = _read(parser, replayed_words + list(argv), known, command)
+    replayed_words = _words_of(recipe, known, command, own_flags)
+    typed = _read(parser, replayed_words + line, known, command)
     values = {flag.name: typed.get(flag.name, flag.default) for flag in known.values()}
     if values.get("checkpoint"):
         before = _read(parser, replayed_words, known, command)
@@ -142,29 +162,46 @@ def _own_flags(section: Section) -> Iterator[Flag]:
                 yield flag.with_default(section.defaults.get(flag.name, flag.default))
 
 
-def _chosen(
-    argv: Sequence[str], earlier: dict[str, object], own_flags: dict[str, list[Flag]], choice: Choice
-) -> tuple[str, ...]:
+def _chosen(argv: Sequence[str], recipe: Recipe, own_flags: dict[str, list[Flag]], choice: Choice) -> tuple[str, ...]:
     """The names that a choice's flag has on the line, in the replayed file, or by default."""
     flag = next(flag for flags in own_flags.values() for flag in flags if flag.name == choice.flag)
-    default = earlier.get(choice.flag, flag.default)
     parser = Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument(f"--{choice.flag}", default=None if default is None else plain(default))
+    parser.add_argument(f"--{choice.flag}")
     text = getattr(parser.parse_known_args(list(argv))[0], choice.flag)
+    place = ""
+    if text is None:
+        default = recipe.values.get(choice.flag, flag.default)
+        text = None if default is None else plain(default)
+        if choice.flag in recipe.places:
+            place = f"{recipe.places[choice.flag]}: "
     if text is None or (choice.or_none and text == "none"):
         return ()
     if isinstance(flag.default, tuple):
         try:
             return flag.read(text)
         except argparse.ArgumentTypeError as error:
-            raise InputError(f"argument --{choice.flag}: {error} (see --help)") from None
+            raise InputError(f"{place}argument --{choice.flag}: {error} (see --help)") from None
     if choice.or_pml and text.startswith(PREFIX):
         loss_class(text, choice.facts["stage"])
         return (text,)
     allowed = choice.names()
     if text not in allowed:
-        raise InputError(_why_not(text, choice, allowed))
+        raise InputError(place + _why_not(text, choice, allowed))
     return (text,)
+
+
+def _titles(
+    command: Command, own_flags: dict[str, list[Flag]], option_flags: dict[str, dict[str, list[Flag]]]
+) -> dict[str, str]:
+    """{flag: the title above it in --help}; an option of a loss and the like stands where it is named."""
+    titles = {}
+    for section in command.sections:
+        titles |= {flag.name: section.title for flag in own_flags[section.name]}
+        for choice in command.choices:
+            if choice.section == section.name:
+                for flags in option_flags[choice.flag].values():
+                    titles |= {flag.name: section.title for flag in flags}
+    return titles
 
 
 def _pml_flags(
@@ -234,8 +271,8 @@ def _add(group: argparse._ArgumentGroup, flag: Flag) -> None:
     action.shown_default = flag.default
 
 
-def _replayed(argv: Sequence[str]) -> dict[str, object]:
-    """The flags of the run or the file that `argv` replays, {name: value}."""
+def _replayed(argv: Sequence[str]) -> Recipe:
+    """The flags of the run or the file that `argv` replays."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--checkpoint")
@@ -243,23 +280,71 @@ def _replayed(argv: Sequence[str]) -> dict[str, object]:
     return replay.replayed(first.checkpoint, config=first.config)
 
 
-def _words_of(earlier: dict, known: dict[str, Flag], command: Command, own_flags: dict[str, list[Flag]]) -> list[str]:
+def _words_of(recipe: Recipe, known: dict[str, Flag], command: Command, own_flags: dict[str, list[Flag]]) -> list[str]:
     """Replayed flags as one would type them, less those that this command has no use for.
 
     An option of another loss, or of a re-ranker that is not asked for, is left out, so that a run can be replayed with
-    another one. A script that trains nothing replays a training run's flags as far as it has them.
+    another one. A script that trains nothing replays a training run's flags as far as it has them. Of a .yaml, which
+    somebody wrote, every flag is one of some script, and has a value that it can have. Raises InputError, by file:line,
+    where not.
     """
+    earlier = recipe.values
     owners = set(_owners())
     before = str(earlier.get("loss_name"))
     if before.startswith(PREFIX):
         owners |= {flag.name for flag in _pml_flags(before, (), earlier, own_flags)}
     words = []
     for name, value in earlier.items():
+        place = recipe.places.get(name)
         is_other = name not in known and (name in owners or command.replays_others)
-        if is_other or name in command.foreign:
+        if is_other and place is not None and name not in owners and name not in _flags_of_all_commands():
+            raise InputError(f"{place}: {_unknown_flag(f'--{name}', name, known, command)}")
+        # A switch of that name is another command's; a text, in a .yaml, is meant for this one.
+        is_foreign = name in command.foreign and (place is None or isinstance(value, bool))
+        if is_other or is_foreign:
             continue
-        words.append(f"--{name}={plain(value)}")
+        if place is not None:
+            if name not in known:
+                raise InputError(f"{place}: {_unknown_flag(f'--{name}', name, known, command)}")
+            _refuse_misfit(known[name], value, place)
+        if command.replays_others and name == "test_list":
+            value = _first_list(plain(value), earlier.get("data_dir"))
+        if name in known and known[name].words == MANY and isinstance(value, (list, tuple)):
+            words += [f"--{name}", *(str(element) for element in value)]
+        else:
+            words.append(f"--{name}={plain(value)}")
     return words
+
+
+def _refuse_misfit(flag: Flag, value: object, place: str) -> None:
+    """Raise InputError for a value of a .yaml that the flag cannot have."""
+    elements = [value]
+    if isinstance(value, list) and flag.words == MANY:
+        elements = value
+    # What any text is good for, yaml's own words are not.
+    if flag.read in (str, folder_name) and any(isinstance(element, (bool, list)) for element in elements):
+        what = "one text, not a list" if isinstance(value, list) else f"a text; put {value} in quotes if it is one"
+        raise InputError(f"{place}: {flag.name} takes {what}")
+    for element in elements:
+        try:
+            flag.read(plain(element))
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"{place}: {flag.name}: {error}") from None
+
+
+@functools.cache
+def _flags_of_all_commands() -> frozenset[str]:
+    """Names of what any script has."""
+    commands = COMMANDS.values()
+    return frozenset(flag.name for command in commands for section in command.sections for flag in _own_flags(section))
+
+
+def _first_list(text: str, data_dir: object) -> str:
+    """Of the lists that a training run is tested on, the one that a script takes which tests on one."""
+    lists = split_lists(text, data_dir)
+    if len(lists) > 1:
+        log(f"--test_list={lists[0]}, the first of {text}")
+    return lists[0]
 
 
 def _owners() -> dict[str, list[str]]:
@@ -276,24 +361,28 @@ def _read(parser: Parser, words: list[str], known: dict[str, Flag], command: Com
     """The flags that `words` give, {name: value}. Raises InputError for one that is unknown."""
     args, unknown = parser.parse_known_args(words)
     if unknown:
-        raise InputError(_unknown_flag(unknown[0], known, command))
+        raise InputError(_unknown_word(unknown[0], known, command))
     return {
         name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items() if name in known
     }
 
 
-def _unknown_flag(word: str, known: dict[str, Flag], command: Command) -> str:
-    flag = word.split("=")[0]
-    if not flag.startswith("-"):
+def _unknown_word(word: str, known: dict[str, Flag], command: Command) -> str:
+    if not word.startswith("-"):
         return (
-            f"{flag!r} stands behind no flag that takes it; several values follow a flag with blanks, as in "
+            f"{word!r} stands behind no flag that takes it; several values follow a flag with blanks, as in "
             "--input a.jpg b.jpg (see --help)"
         )
-    owners = _owners().get(flag.removeprefix("--"))
-    if flag.removeprefix("--") in command.moved:
-        hint = f" That is {command.moved[flag.removeprefix('--')]} now."
+    return _unknown_flag(word, word.split("=")[0].removeprefix("--"), known, command)
+
+
+def _unknown_flag(word: str, name: str, known: dict[str, Flag], command: Command) -> str:
+    """Why there is no flag `name`, which stands in `word` as it was given."""
+    owners = _owners().get(name)
+    if name in command.moved:
+        hint = f" That is {command.moved[name]} now."
     elif owners:
         hint = f" It is an option of {', '.join(owners)}."
     else:
-        hint = near_match(flag, [f"--{name}" for name in known])
+        hint = near_match(f"--{name}", [f"--{other}" for other in known])
     return f"unknown flag {word!r}.{hint} (see --help)"

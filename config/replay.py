@@ -3,46 +3,57 @@
 import contextlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from config.recipe import read_yaml_flags
 from core.console import log
 from core.errors import InputError
 from core.files import read_flags, run_folder
+from core.lists import split_lists
+from core.recipe import Recipe, read_recipe
 from core.sources import is_weights_name, registered
 from core.types import Words, plain
 
 DATA_FLAGS = ("data_dir", "train_list", "test_list")
 NEVER_REPLAYED = ("config", "checkpoint", "overwrite", "allow_changed")
 GEOMETRY = ("image_shape", "resize_short_size", "resize_filter", "resize_mode", "clip_seconds")
-PLACES = ("data_dir", "train_list", "test_list", "pretrained_model")  # flags that name files and folders
+# Flags that name files and folders.
+PLACES = ("data_dir", "train_list", "test_list", "pretrained_model", "retrieval_model")
 # What may differ from the run that is gone on with: none of it is seen in the weights.
 MAY_DIFFER = ("model_save_dir", "num_workers", "cache_bytes", "test_batch_size", "display_iter_step", "test_iter_step")
 MAY_DIFFER += ("save_iter_step", "keep_checkpoints", "report", "with_mem_opt", "enable_ce")
+MAY_DIFFER += ("loggers", "project", "tags")
 
 
-def replayed(checkpoint: str | None, *, config: str | None = None, allow_changed: Words = ()) -> dict[str, object]:
-    """The flags of a config.json or a .yaml, or of the run of a checkpoint, {name: value}; none without either.
+def replayed(checkpoint: str | None, *, config: str | None = None, allow_changed: Words = ()) -> Recipe:
+    """The flags of a config.json or a .yaml, or of the run of a checkpoint; none without either.
 
     Options:
-        config: replay the flags of a run's config.json, or of a .yaml; flags on the line win
+        config: replay the flags of a run's config.json, or of a .yaml, in sections as below or in none; those on the
+            line win, as --lr=0.1, lr=0.1 or optimisation.lr=0.1
         allow_changed: flags, comma-separated, that may differ from the run's that goes on
 
     Raises InputError where there is no such run or file.
     """
     if not (config or checkpoint):
-        return {}
+        return Recipe({})
     path = Path(config or checkpoint)
     if not path.exists():
         flag = "config" if config else "checkpoint"
         raise InputError(f"--{flag}: {str(path)!r} is no run, nor a file of one")
     if config and path.suffix in (".yaml", ".yml"):
-        flags = read_yaml_flags(path)
+        recipe = read_recipe(path)
     elif config and path.is_file():
-        flags = read_flags(path)
+        recipe = Recipe(read_flags(path))
     else:
-        flags = read_flags(run_folder(path) / "config.json")
-    return {name: value for name, value in flags.items() if value is not None and name not in NEVER_REPLAYED}
+        recipe = Recipe(read_flags(run_folder(path) / "config.json"))
+    values = {}
+    for name, value in recipe.values.items():
+        if name not in NEVER_REPLAYED and value is not None:
+            values[name] = value
+        elif name in NEVER_REPLAYED and name in recipe.places:
+            log(f"note: {recipe.places[name]}: {name} counts on the command line alone")
+    return replace(recipe, values=values)
 
 
 def taken_over(values: dict[str, object], typed: frozenset[str]) -> dict[str, object]:
@@ -120,6 +131,9 @@ def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -
     with contextlib.suppress(InputError):  # a stranger's config.json tells of no data
         run = read_flags(config)
         taken = {name: run[name] for name in names if run.get(name) is not None}
+    if "train_batch_size" not in values and isinstance(taken.get("test_list"), str):
+        # What trains nothing tests on one list.
+        taken["test_list"] = split_lists(taken["test_list"], taken.get("data_dir"))[0]
     differing = [f"--{name}={value}" for name, value in taken.items() if value != values[name]]
     if differing:
         log(f"{' '.join(differing)} taken from {source}")

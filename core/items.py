@@ -3,16 +3,22 @@
 A text is carried where an image has its path, behind `text:`. So lists, tables, indexes and reports keep texts as they
 keep files, and none of them needs a column more. In the same way a clip that is a part of its file has behind its path
 the second at which it starts, `call.wav#t=12.5`, as media fragments are written (https://www.w3.org/TR/media-frags/).
+An image that lies within another file says where: `photos.tar/cat.jpg#bytes=1536+20480`, from which byte on and how
+many they are, or `photos.parquet/cat.jpg#row=17`. What it is called there stands between, and is for people alone.
 """
 
 import re
 from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 TEXT = "text:"
 START = "#t="
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
 # The path of a file, and the second at which a clip of it starts.
 CLIP = re.compile(r"(.+\.(?:wav|flac|ogg))#t=(\d+(?:\.\d+)?)", re.I | re.S)
+# An image within another file: that file, what it is called there, its first byte and how many they are, or its row.
+TAR_MEMBER = re.compile(r"(.+\.tar)/(.+)#bytes=(\d+)\+(\d+)", re.I | re.S)
+PARQUET_MEMBER = re.compile(r"(.+\.parquet)/(.+)#row=(\d+)", re.I | re.S)
 # What one row is called in sentences, by its modality.
 NOUNS = {"image": "image", "text": "text", "audio": "clip"}
 MIXED_NOUN = "row"
@@ -41,9 +47,54 @@ def clip_item(path: str, start: float) -> str:
     return f"{path}{START}{seconds}"
 
 
+class Member(NamedTuple):
+    """An image within another file.
+
+    start: of a tar its first byte, of a parquet file its row. size: of a tar how many bytes; None of a parquet file.
+    """
+
+    archive: str
+    name: str
+    start: int
+    size: int | None
+
+
+def member_item(archive: str, name: str, start: int, size: int | None) -> str:
+    """A Member in the place of a path."""
+    # A name may lead anywhere, and must not end an archive's name anew.
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    clean = "/".join(parts).replace(".tar/", ".tar_/").replace(".parquet/", ".parquet_/") or "unnamed"
+    if size is None:
+        return f"{archive}/{clean}#row={start}"
+    return f"{archive}/{clean}#bytes={start}+{size}"
+
+
+def member_of(path: object) -> Member | None:
+    """The image within another file that a row is; None where it is none."""
+    path = str(path)
+    # Looked for first, as hardly a path of millions has it.
+    if is_text(path):
+        return None
+    if "#bytes=" in path and (match := TAR_MEMBER.fullmatch(path)):
+        return Member(match[1], match[2], int(match[3]), int(match[4]))
+    if "#row=" in path and (match := PARQUET_MEMBER.fullmatch(path)):
+        return Member(match[1], match[2], int(match[3]), None)
+    return None
+
+
 def file_of(path: object) -> str:
     """The file of a row that is no text."""
+    member = member_of(path)
+    if member is not None:
+        return member.archive
     return _split_clip(str(path))[0]
+
+
+def content_of(path: object) -> str:
+    """What tells a row's content, as `read_bytes` takes it: its file, or the whole path of an image within another."""
+    if member_of(path) is not None:
+        return str(path)
+    return file_of(path)
 
 
 def start_of(path: object) -> float | None:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from core import pml
 from core.errors import InputError, near_match
+from core.formula import Formula
 from core.numerals import read_float, read_int
 from core.sources import registered, table_keys
 
@@ -176,6 +177,14 @@ def widths(text: str) -> tuple[int, ...]:
     return values
 
 
+def layers(text: str) -> tuple[int, ...]:
+    """A comma-separated tuple of widths of layers, 1 or more each; empty for no layer."""
+    values = integers(text)
+    if min(values, default=1) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a list of widths from 1 on such as 192 or 512,192")
+    return values
+
+
 def scales(text: str) -> tuple[float, ...]:
     """A comma-separated tuple of different numbers above 0 and of at most 4, one at least."""
     refusal = ArgumentTypeError(f"{text!r} is not a list of different numbers above 0, up to 4, such as 1,0.7071,0.5")
@@ -243,6 +252,20 @@ def nan_policy(text: str) -> str:
     return text
 
 
+def rate_formula(text: str) -> str:
+    """A formula of `step` and `total`."""
+    try:
+        Formula(text, ("step", "total"))
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+def lists(text: str) -> str:
+    """A list, or several, comma-separated: core.lists.split_lists tells which, once their folder is known."""
+    return text
+
+
 def plain(value: object) -> str:
     """A flag's value as one would type it."""
     if isinstance(value, (tuple, list)):
@@ -267,6 +290,7 @@ Margin = Annotated[float | str, margin]
 Cosine = Annotated[float, number(-1, most=1)]
 Steps = Annotated[tuple[int, ...], steps]
 Widths = Annotated[tuple[int, ...], widths]
+Layers = Annotated[tuple[int, ...], layers]
 Scales = Annotated[tuple[float, ...], scales]
 Shape = Annotated[tuple[int, int, int], image_shape]
 Fractions = Annotated[tuple[float, float], fractions]
@@ -274,6 +298,8 @@ Rates = Annotated[tuple[float, ...], rates]
 ByteSize = Annotated[int, byte_size]
 Words = Annotated[tuple[str, ...], words]
 Folder = Annotated[str, folder]
+Lists = Annotated[str, lists]
+RateFormula = Annotated[str, rate_formula]
 NanPolicy = Annotated[str, nan_policy]
 WorkerCount = Annotated[int | str, workers]
 Paths = Annotated[tuple[str, ...], str, MANY]

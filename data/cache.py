@@ -2,14 +2,13 @@
 
 import mmap
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from data.image.files import read_bytes, read_image
+from data.image.files import byte_count, read_bytes, read_image
 from data.image.header import image_size
 
 
@@ -31,7 +30,7 @@ class CacheKind(NamedTuple):
 
 
 CACHE_KINDS = {
-    "encoded": CacheKind(read_bytes, os.path.getsize, ()),
+    "encoded": CacheKind(read_bytes, byte_count, ()),
     "decoded": CacheKind(read_image, decoded_size, (-1, 3)),
 }
 

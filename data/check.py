@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from core.errors import InputError
-from core.items import file_of, is_clip, is_text, start_of
+from core.items import content_of, file_of, is_clip, is_text, start_of
 from data.audio.files import read_sound
 from data.image.decode import box_overhang, crop_to_box, decode_whole
 from data.records import Records
@@ -96,7 +96,7 @@ def _look(records: Records, index: int, read: Callable[[str], np.ndarray]) -> Lo
     if is_text(path):
         return Look(digest=hashlib.sha256(path.encode(errors="surrogatepass")).digest())
     try:
-        encoded = read(file_of(path))
+        encoded = read(content_of(path))
         if is_clip(path):
             return _look_at_clip(path, encoded)
         whole = decode_whole(encoded, path)

@@ -28,4 +28,6 @@ class RecordDataset(Dataset):
 
     def __getitem__(self, sample: Sample) -> Loaded:
         content = self.modality.load(self.records, sample.index)
-        return self.modality.augment(content, sample.seed), self.codes[sample.index], sample.index
+        # Codes on the disk are of fewer bits.
+        code = np.int64(self.codes[sample.index])
+        return self.modality.augment(content, sample.seed), code, sample.index

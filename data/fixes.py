@@ -16,11 +16,13 @@ from pathlib import Path
 from core.errors import InputError, near_match
 from core.files import make_folder, replacing
 from core.numerals import read_float, read_int
+from data.formats.archives import archives_of
 from data.formats.csv import CSV_BOX, CSV_TEXT, open_table, read_header, rows_of_edited
 from data.formats.folders import label_folders
 from data.formats.problems import SHOWN_FAULTS, Problems, echo
 from data.formats.sop import SOP_COLUMNS
 from data.lists import find_list
+from data.stored import is_stored_list
 
 # What can be found, in the order in which it is shown.
 KINDS = ("unreadable", "label", "duplicate", "leak", "box", "outlier", "single")
@@ -97,6 +99,8 @@ def read_raw_list(path: str | Path, data_dir: str | Path | None, split: str = "t
     file, folder = find_list(path, data_dir)
     if file is None:
         raise InputError(f"no list {str(path)!r}, neither in {str(folder)!r} nor from here")
+    if archives_of(file) or is_stored_list(file):
+        raise InputError(f"{str(file)!r} cannot be mended row by row; a csv, an SOP list or a folder per label can")
     if file.is_dir():
         return _raw_folder(file, split)
     try:

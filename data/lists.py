@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from core.errors import InputError
 from core.items import file_of, is_text, noun_of, start_of
 from data.embedded import EMBEDDED, embedded_data
 from data.formats import FORMATS, parse
+from data.formats.archives import archives_of, is_archive
 from data.formats.csv import SPLITS
 from data.formats.folders import parse_folder
 from data.formats.problems import SHOWN_FAULTS, Problems
@@ -19,7 +21,10 @@ from data.image.decode import check_opencv
 from data.names import read_names
 from data.records import Records
 from data.repeats import fold_repeats, note_repeats
+from data.stored import StoredRecords, is_stored_list, open_stored
 
+# Rows of a list, behind its path: the first, and the one behind the last, counted from 0 within the split, as slices.
+ROWS = re.compile(r"(.+)#rows=(\d*):(\d*)", re.S)
 # What stands in the column `files` for an image that is not there; its row is left out.
 NO_FILE = (0, 0)
 
@@ -32,10 +37,10 @@ def open_list(path: str | Path, data_dir: str | Path | None, split: str | None) 
 def open_lists(wanted: Sequence[tuple[str | Path, str | None]], data_dir: str | Path | None) -> list[Records]:
     """Read lists, [(path, split), ...]; every row is checked, and every image to exist.
 
-    A list is an SOP list, a csv, or a folder per label (data/formats). A relative path of a list is looked up below
-    `data_dir`, then as it stands. Where `data_dir` is None that is the embedded set, and a list that is not there
-    brings its own folder. Images to test with stand once in their list (data/repeats.py). Raises InputError for a
-    missing folder, and one for all that is wrong with the lists, a line each, by file:line.
+    A list is an SOP list, a csv, a folder per label, or tar or parquet files (data/formats). A relative path of a list
+    is looked up below `data_dir`, then as it stands. Where `data_dir` is None that is the embedded set, and a list that
+    is not there brings its own folder. Images to test with stand once in their list (data/repeats.py). Raises
+    InputError for a missing folder, and one for all that is wrong with the lists, a line each, by file:line.
     """
     check_opencv()
     locations = [find_list(path, data_dir) for path, _ in wanted]
@@ -84,11 +89,19 @@ def data_folder(data_dir: str | Path | None) -> Path:
 
 def is_list(inputs: Sequence[str | Path]) -> bool:
     """Whether what --input names is one list, and not images."""
-    return len(inputs) == 1 and Path(inputs[0]).suffix.lower() in FORMATS
+    if len(inputs) != 1:
+        return False
+    path = Path(split_rows(inputs[0])[0])
+    is_called_so = path.suffix.lower() in FORMATS or is_archive(path) or is_stored_list(path)
+    return is_called_so or bool(archives_of(path))
 
 
 def find_list(path: str | Path, data_dir: str | Path | None) -> tuple[Path | None, Path]:
-    """(file or folder of a list, or None where it is nowhere; the folder that its paths start from)."""
+    """(file or folder of a list, or None where it is nowhere; the folder that its paths start from).
+
+    Behind a path may stand which of its rows are meant, as `list.csv#rows=0:1000`.
+    """
+    path, _ = split_rows(path)
     folder = data_folder(data_dir)
     below = Path(os.path.join(folder, path))
     # An absolute path names no list of the embedded set, though joined to its folder it would be found.
@@ -102,8 +115,19 @@ def find_list(path: str | Path, data_dir: str | Path | None) -> tuple[Path | Non
     return here, here.parent if data_dir is None else folder
 
 
+def split_rows(path: str | Path) -> tuple[str | Path, slice | None]:
+    """(a list's path, the rows of it that are meant; None for all). Raises InputError for rows that are none."""
+    match = ROWS.fullmatch(str(path)) if "#rows=" in str(path) else None
+    if match is None:
+        return path, None
+    first, stop = (int(text) if text else None for text in match.groups()[1:])
+    if stop is not None and stop <= (first or 0):
+        raise InputError(f"{str(path)!r}: no row is from {first or 0} to before {stop}")
+    return match[1], slice(first, stop)
+
+
 def _exists(path: Path) -> bool:
-    return path.is_file() or path.is_dir()
+    return path.is_file() or path.is_dir() or bool(archives_of(path))
 
 
 def read_list(path: str | Path, data_dir: str | Path | None, split: str | None) -> tuple[Records | None, list[str]]:
@@ -120,12 +144,22 @@ def _read(path: str | Path, file: Path | None, folder: Path, split: str | None) 
     if file is None:
         return None, [f"no list {str(path)!r}, neither in {str(folder)!r} nor from here"]
     problems = Problems()
-    if file.is_dir():
+    rows = split_rows(path)[1]
+    if is_stored_list(file):
+        try:
+            records = open_stored(file, folder, split, rows)
+        except InputError as error:
+            return None, [str(error)]
+    elif file.is_dir() and not archives_of(file):
         records = _read_folder(file, problems)
     else:
         records = _read_file(file, folder, split, problems)
     if records is None:
         return None, problems.lines(file)
+    if rows is not None and not is_stored_list(file):
+        if (rows.start or 0) >= len(records):
+            return None, [f"{file}: it has {len(records)} such rows; #rows={rows.start or 0}:... names none of them"]
+        records = records.take(rows)
 
     # Wrong names are a problem of the list, but none that its rows could not be read with.
     try:
@@ -136,7 +170,7 @@ def _read(path: str | Path, file: Path | None, folder: Path, split: str | None) 
     if split == "test":
         records = fold_repeats(records, problems)
         _check_roles(records, problems)
-    elif split is not None:
+    elif split is not None and not isinstance(records, StoredRecords):
         records = note_repeats(records)
     notes = (*problems.notes_of(file), *records.notes)
     return dataclasses.replace(records, notes=notes), problems.lines(file)
@@ -156,11 +190,15 @@ def _read_file(file: Path, folder: Path, split: str | None, problems: Problems) 
     columns = parse(file, split, problems)
     if columns is None:
         return None
+    # Images within archives have been seen there.
+    if "files" in columns:
+        return Records.of_columns(file, columns)
     # A row whose image is missing is a problem; it is kept until all columns are there, and left out of them together.
     paths = []
     files = []
     is_there = []
-    for line, written in zip(columns["lines"], columns["paths"]):
+    lines = columns.get("lines") or [0] * len(columns["paths"])
+    for line, written in zip(lines, columns["paths"], strict=True):
         if is_text(written):
             paths.append(written)
             files.append(_text_key(written))
@@ -182,13 +220,19 @@ def _read_file(file: Path, folder: Path, split: str | None, problems: Problems) 
 
 def _path_problem(written: str, path: str, folder: Path) -> str | None:
     """What is wrong with a path of a list, which is `path` from here; None where an image may be there."""
-    if ".." in written or os.path.isabs(written):
-        root = os.path.join(os.path.abspath(folder), "")
-        if not os.path.abspath(path).startswith(root):
-            return f"path {written!r} leads out of data_dir {str(folder)!r}; give a folder that holds it"
+    if leads_out(written, folder):
+        return f"path {written!r} leads out of data_dir {str(folder)!r}; give a folder that holds it"
     if not os.path.isfile(file_of(path)):
         return f"no {noun_of([path])} {file_of(path)!r}"
     return None
+
+
+def leads_out(written: str, folder: Path) -> bool:
+    """Whether a path of a list leads out of the folder that its paths start from."""
+    if ".." not in written and not os.path.isabs(written):
+        return False
+    root = os.path.join(os.path.abspath(folder), "")
+    return not os.path.abspath(folder / written).startswith(root)
 
 
 def _file_key(path: str) -> tuple[int, int]:

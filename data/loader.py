@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import distributed
+from core.errors import InputError
 from core.types import ByteSize, Fractions, SomeOf, WorkerCount
 from data.audio.modality import AudioInput, AudioModality
 from data.cache import Cache
@@ -105,8 +106,12 @@ def open_train_loader(
 
     sampler: the batches of all ranks, of which this one loads its part. on_bad: told of images that cannot be
     read, for which others are loaded then; None, and one of them is an InputError. Raises InputError as
-    `choose_decoder` does.
+    `choose_decoder` does, and for a cache of a list that stays on the disk.
     """
+    if cache_bytes and records.vocabulary.is_stored:
+        raise InputError(
+            f"--cache_bytes keeps images of a list in memory, but {records.source} stays on the disk; leave it out"
+        )
     towers = model_settings.towers
     modalities: dict[str, Modality] = {}
     if "text" in towers:

@@ -2,25 +2,38 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from core.console import log
 from core.errors import InputError
 from core.files import checksum, read_json, run_folder
 from core.sources import is_weights_name
+from data.formats.archives import is_archive
 from data.records import Records
+from data.stored import StoredRecords
 
 
-def describe_lists(train: Records, test: Records) -> dict[str, dict[str, object]]:
-    """{split: list_facts} of both lists."""
-    return {"train": list_facts(train), "test": list_facts(test)}
+def describe_lists(
+    train: Records, test: Records, more: Mapping[str, Records] | None = None
+) -> dict[str, dict[str, object]]:
+    """{split: list_facts} of both lists, and of further test lists {title: list} as `test TITLE`."""
+    described = {"train": list_facts(train), "test": list_facts(test)}
+    for title, records in (more or {}).items():
+        described[f"test {title}"] = list_facts(records)
+    return described
 
 
 def list_facts(records: Records) -> dict[str, object]:
     """What config.json remembers of a list; a folder is known by the files and labels that are in it."""
     source = Path(records.source)
-    if source.is_dir():
+    if isinstance(records, StoredRecords):
+        digest = records.card["digest"]
+    elif source.is_dir():
         digest = folder_checksum(records, source)
+    elif is_archive(source) or not source.is_file():
+        # Of archives by where images are in them, since nobody reads terabytes to know a list.
+        digest = folder_checksum(records, source.parent)
     else:
         digest = checksum(source)
     return {
@@ -61,5 +74,5 @@ def note_other_list(source: str | None, split: str, facts: dict[str, object]) ->
 def refuse_other_lists(now: dict[str, dict[str, object]], before: dict[str, dict[str, object]]) -> None:
     """Raise InputError where a list is not the one that an earlier run read; both {split: list_facts}."""
     for split, facts in now.items():
-        if facts["sha256"] != before[split]["sha256"]:
+        if split not in before or facts["sha256"] != before[split]["sha256"]:
             raise InputError(f"the {split} list {facts['file']} is not what it was when the run began")

@@ -79,6 +79,11 @@ class Records:
         """What a row is called in sentences: image, text, clip; row, where the list has several kinds."""
         return noun_of_modalities(self.modalities)
 
+    @property
+    def inspected(self) -> range:
+        """Rows whose images are looked at before work begins: all of them."""
+        return range(len(self))
+
     def name_of(self, index: int) -> str:
         """Row `index` as a sentence names it: `image 'cat.jpg'`, `text 'a cat'`."""
         path = self.paths[index]

@@ -1,26 +1,21 @@
 """Shards: many images in one file, a tar as WebDataset writes it or a parquet file, unpacked one at a time."""
 
-import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from core.errors import InputError, first_line
 from core.packages import needed
 from core.types import Paths
-from data.formats.folders import IMAGE_SUFFIXES
+from data.formats.tars import tar_samples
+from data.members import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_COLUMNS, first_column
 from data.records import Records
 from data.vocabulary import as_labels
 
 TARS = (".tar", ".tar.gz", ".tgz")
 SUFFIXES = (*TARS, ".parquet")
-LARGEST = 2**30  # bytes of one image, or of what tells its label
 ROWS = 256  # of a parquet file held in memory at a time
-# Columns of a parquet file, by the first of these names that it has.
-IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes")
-LABEL_COLUMNS = ("label", "cls", "class", "fine_label")
-NAME_COLUMNS = ("path", "__key__", "key", "file_name", "filename", "id")
 
 
 def find_shards(*, shards: Paths | None = None) -> list[Path]:
@@ -79,49 +74,14 @@ def unpack(shard: Path, folder: Path) -> tuple[Records | None, list[str]]:
 
 
 def _of_tar(shard: Path) -> Iterator[tuple[str, bytes, str | None]]:
-    """(name, content, label as text or None) of each image of a tar.
-
-    Files of one sample follow one another and are called alike up to the first dot: KEY.jpg, KEY.cls with the label, or
-    KEY.json with an entry `label`.
-    """
-    key = None
-    images: list[tuple[str, bytes]] = []
-    label = None
+    """(name, content, label as text or None) of each image of a tar (data/formats/tars.py), compressed or not."""
     try:
         with tarfile.open(shard, "r|*") as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                path = PurePosixPath(member.name)
-                of_key = str(path.parent / path.name.partition(".")[0])
-                if of_key != key:
-                    yield from ((name, content, label) for name, content in images)
-                    key, images, label = of_key, [], None
-                if member.size > LARGEST:
-                    raise InputError(f"{str(shard)!r}: {member.name!r} has {member.size} bytes; {LARGEST} are the most")
-                suffix = path.suffix.lower()
-                if suffix in IMAGE_SUFFIXES:
-                    images.append((member.name, archive.extractfile(member).read()))
-                elif suffix in (".cls", ".json"):
-                    label = _label_of(archive.extractfile(member).read(), suffix, f"{shard}: {member.name}") or label
-            yield from ((name, content, label) for name, content in images)
+            for sample in tar_samples(archive, lambda member: archive.extractfile(member).read(), str(shard)):
+                for name, content in sample.images:
+                    yield name, content, sample.values.get("label")
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"{str(shard)!r} cannot be read: {first_line(error)}") from None
-
-
-def _label_of(content: bytes, suffix: str, place: str) -> str | None:
-    """The label as text, None where there is none."""
-    try:
-        text = content.decode().strip()
-        if suffix == ".cls":
-            return text or None
-        facts = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: {first_line(error)}") from None
-    label = None
-    if isinstance(facts, dict):
-        label = facts.get("label")
-    return None if label is None else str(label)
 
 
 def _of_parquet(shard: Path) -> Iterator[tuple[str, bytes, str | None]]:
@@ -131,10 +91,10 @@ def _of_parquet(shard: Path) -> Iterator[tuple[str, bytes, str | None]]:
     try:
         with parquet.ParquetFile(shard) as file:
             columns = file.schema_arrow.names
-            image = _column(columns, IMAGE_COLUMNS)
+            image = first_column(columns, IMAGE_COLUMNS)
             if image is None:
                 raise InputError(f"{str(shard)!r} has no column of images: one of {', '.join(IMAGE_COLUMNS)}")
-            label, name = _column(columns, LABEL_COLUMNS), _column(columns, NAME_COLUMNS)
+            label, name = first_column(columns, LABEL_COLUMNS), first_column(columns, NAME_COLUMNS)
             wanted = [column for column in (image, label, name) if column is not None]
             row = 0
             for batch in file.iter_batches(batch_size=ROWS, columns=wanted):
@@ -159,11 +119,3 @@ def _of_row(
     if label is not None and values[label] is not None:
         text = str(values[label])
     return str(called or row), content, text
-
-
-def _column(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """The first of some names that is a column."""
-    for name in names:
-        if name in columns:
-            return name
-    return None

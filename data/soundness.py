@@ -10,10 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from core.errors import InputError
-from core.items import is_text, modality_of
+from core.items import is_text, member_of, modality_of
 from data.audio.files import check_clip
 from data.formats.problems import SHOWN_FAULTS
 from data.image.decode import decode_whole
+from data.image.files import read_bytes
 from data.image.header import MAX_PIXELS, image_size
 from data.records import Records
 
@@ -38,14 +39,16 @@ def refuse_broken_images(lists: Iterable[Records]) -> None:
 def first_broken(records: Records, most: int) -> list[tuple[int, str]]:
     """The first images of a list that cannot be read, at most `most` of them: [(row, why), ...].
 
-    Of a file only its header and its end are looked at; where these are not as they should be, or its box might lie
-    outside, it is decoded. Damage in the middle of a file can escape. On a warm disk 10,000 files take half a second,
-    10,000 sounds some seconds: of these the header is read by what will read them.
+    Of a list that stays on the disk some rows alone are looked at. Of a file only its header and its end are looked at;
+    where these are not as they should be, or its box might lie outside, it is decoded. Damage in the middle of a file
+    can escape. On a warm disk 10,000 files take half a second, 10,000 sounds some seconds: of these the header is read
+    by what will read them.
     """
     broken = []
     # With None tqdm shows a bar on a terminal only.
-    hidden = len(records) < QUIET or None
-    bar = tqdm(range(len(records)), desc=f"looking at {records.noun}s", unit=records.noun, leave=False, disable=hidden)
+    rows = records.inspected
+    hidden = len(rows) < QUIET or None
+    bar = tqdm(rows, desc=f"looking at {records.noun}s", unit=records.noun, leave=False, disable=hidden)
     for row in bar:
         path, box = records.paths[row], records.box_of(row)
         if is_text(path):
@@ -54,7 +57,7 @@ def first_broken(records: Records, most: int) -> list[tuple[int, str]]:
             if modality_of(path) == "audio":
                 check_clip(path)
             elif not is_sound(path, box):
-                decode_whole(np.fromfile(path, np.uint8), path, box)
+                decode_whole(read_bytes(path), path, box)
         except OSError as error:
             broken.append((row, f"cannot read image {str(path)!r}: {error.strerror}"))
         except InputError as error:
@@ -66,32 +69,44 @@ def first_broken(records: Records, most: int) -> list[tuple[int, str]]:
 
 
 def is_sound(path: str | Path, box: np.ndarray | None = None) -> bool:
-    """Whether a file's header, its end and its box leave no doubt that it can be read. Raises OSError."""
-    with open(path, "rb") as file:
-        # An empty file cannot be mapped.
-        if not os.fstat(file.fileno()).st_size:
-            return False
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            view = np.frombuffer(mapped, np.uint8)
-            try:
-                size = image_size(view)
-            finally:
-                # A map cannot be closed while it is looked into.
-                del view
-            if size is None or size[0] * size[1] > MAX_PIXELS:
-                return False
-            return _ends_well(mapped) and _fits(box, min(size))
+    """Whether a file's header, its end and its box leave no doubt that it can be read. Raises OSError or InputError."""
+    member = member_of(path)
+    if member is not None and member.size is None:
+        return _is_sound(read_bytes(path), box)
+    archive, start = str(path), 0
+    if member is not None:
+        archive, start = member.archive, member.start
+    bytes_of_file = os.path.getsize(archive)
+    stop = bytes_of_file if member is None else start + member.size
+    # An empty file cannot be mapped.
+    if start == stop or stop > bytes_of_file:
+        return False
+    with open(archive, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        view = np.frombuffer(mapped, np.uint8)[start:stop]
+        try:
+            return _is_sound(view, box)
+        finally:
+            # A map cannot be closed while it is looked into.
+            del view
 
 
-def _ends_well(mapped: mmap.mmap) -> bool:
+def _is_sound(content: np.ndarray, box: np.ndarray | None) -> bool:
+    """As `is_sound`, of a file's bytes (N,) uint8."""
+    size = image_size(content)
+    if size is None or size[0] * size[1] > MAX_PIXELS:
+        return False
+    return _ends_well(content) and _fits(box, min(size))
+
+
+def _ends_well(content: np.ndarray) -> bool:
     """Whether a file's last bytes are what its format ends in, or its length is what its header says."""
-    start = mapped[:12]
+    start = content[:12].tobytes()
     for sign, end in ENDS.items():
         if start.startswith(sign):
-            return mapped[-len(end) :] == end
+            return content[-len(end) :].tobytes() == end
     # WebP: the length of what follows stands behind the sign.
     if start[:4] == b"RIFF":
-        return struct.unpack_from("<I", start, 4)[0] + 8 == len(mapped)
+        return struct.unpack_from("<I", start, 4)[0] + 8 == len(content)
     return False
 
 

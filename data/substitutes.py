@@ -4,8 +4,6 @@ import numpy as np
 
 from core.errors import InputError
 from data.dataset import Loaded, RecordDataset
-from data.modality import Modality
-from data.records import Records
 from data.samplers import RankBatch, Sample
 
 
@@ -16,12 +14,6 @@ class SubstitutingDataset(RecordDataset):
     of a label that is not in the batch, the same label for all of its samples. So a batch keeps its size, what belonged
     together still does, and all of it follows from the samples and the files, whoever loads it and on how many ranks.
     """
-
-    def __init__(self, records: Records, modality: Modality):
-        super().__init__(records, modality)
-        by_label = np.argsort(self.codes, kind="stable")
-        first_rows = np.cumsum(records.vocabulary.counts)[:-1]
-        self.rows_of_code = np.split(by_label, first_rows)
 
     def __getitems__(self, samples: list[Sample]) -> tuple[list[Loaded], dict[int, str]]:
         """(rows, {index: sentence} of what could not be read) of a batch, or of a RankBatch.
@@ -47,7 +39,7 @@ class SubstitutingDataset(RecordDataset):
             batch = samples.batch
             start = samples.start
         stop = start + len(samples)
-        taken = {self.codes[sample.index] for sample in batch}
+        taken = {int(self.codes[sample.index]) for sample in batch}
         substitutes = {}
         rows = []
         for position, sample in enumerate(batch):
@@ -64,7 +56,7 @@ class SubstitutingDataset(RecordDataset):
         """A sample's row, or another one of its label; None where nothing of that can be read."""
         row = self._try(sample, broken)
         if row is None:
-            row = self._load_any(self.codes[sample.index], sample.seed, broken)
+            row = self._load_any(int(self.codes[sample.index]), sample.seed, broken)
         return row
 
     def _load_of_other_label(
@@ -74,7 +66,7 @@ class SubstitutingDataset(RecordDataset):
 
         substitutes: {code: the code that stands in for it}, `taken`: codes that are in the batch; both are added to.
         """
-        code = self.codes[sample.index]
+        code = int(self.codes[sample.index])
         if code in substitutes:
             candidates = [substitutes[code]]
         else:
@@ -89,12 +81,12 @@ class SubstitutingDataset(RecordDataset):
 
     def _codes_after(self, code: int) -> list[int]:
         """All other codes: those after it, then those before it."""
-        count = len(self.rows_of_code)
+        count = len(self.records.vocabulary)
         return [*range(code + 1, count), *range(code)]
 
     def _load_any(self, code: int, seed: int, broken: dict[int, str]) -> Loaded | None:
         """The first row of a label that can be read, in an order that follows from the seed."""
-        for index in np.random.default_rng(seed).permutation(self.rows_of_code[code]):
+        for index in np.random.default_rng(seed).permutation(self.records.vocabulary.rows_of(code)):
             row = self._try(Sample(int(index), seed), broken)
             if row is not None:
                 return row

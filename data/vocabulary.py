@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,11 +16,13 @@ class Vocabulary:
     labels: (C,) int64 or str, ascending, as the list has them.
     codes: (N,) int64, for each image the position of its label in `labels`.
     counts: (C,) int64, images of each label.
+    is_stored: whether `codes` and `rows` are those of a list on the disk (data/stored.py), of which none is copied.
     """
 
     labels: np.ndarray
     codes: np.ndarray
     counts: np.ndarray
+    is_stored: ClassVar[bool] = False
 
     @classmethod
     def of(cls, labels: np.ndarray) -> "Vocabulary":

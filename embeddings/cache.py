@@ -12,8 +12,9 @@ import torch
 from core.console import log
 from core.errors import InputError
 from core.files import read_npz, write_npz
-from core.items import file_of, is_text, noun_of
+from core.items import file_of, is_text, member_of, noun_of
 from core.versions import package_versions
+from data.image.files import read_bytes
 from data.records import Records
 
 
@@ -59,6 +60,9 @@ def _contents(records: Records) -> list[bytes]:
     for path in records.paths.tolist():
         if is_text(path):
             digests.append(hashlib.sha256(path.encode(errors="surrogatepass")).digest())
+            continue
+        if member_of(path) is not None:
+            digests.append(hashlib.sha256(read_bytes(path)).digest())
             continue
         try:
             digest = hashlib.sha256(Path(file_of(path)).read_bytes())

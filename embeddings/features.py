@@ -1,7 +1,7 @@
 """Embeddings of a file as what a head learns from, in place of images."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -33,7 +33,8 @@ class FeatureData:
     """Features to train with and to test on, their lists, and the model that made them.
 
     features: (N, D) float32, a row of each record of `train`, and test_features of `test`. fingerprint: of the model
-    (embeddings/fingerprint.py). tested_on: what `test` is, in words.
+    (embeddings/fingerprint.py). tested_on: what `test` is, in words. title, more: as TrainingData
+    has them; there are no further lists.
     """
 
     train: Records
@@ -42,6 +43,8 @@ class FeatureData:
     features: torch.Tensor
     test_features: torch.Tensor
     fingerprint: dict
+    title: str = ""
+    more: dict[str, Records] = field(default_factory=dict)
 
     def settings(self, settings: ModelSettings, typed: Iterable[str]) -> ModelSettings:
         """The settings with the network and the images of the file's model, where they are not typed."""

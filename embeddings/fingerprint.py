@@ -1,6 +1,7 @@
 """What decides an embedding, as plain JSON."""
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 
@@ -12,14 +13,10 @@ def fingerprint(model: Embedder, settings: ModelSettings) -> dict:
 
     settings: what `model` was opened with, of which the transform's part counts.
     """
-    digest = hashlib.sha256()
     tensors = list(model.state_dict().items())
     if model.modality == "image":
         tensors += [("mean", model.mean), ("std", model.std)]
-    for name, tensor in sorted(tensors):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # As bytes, whatever the type: NumPy has no bfloat16.
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    digest = tensors_digest(tensors)
     if model.modality == "text":
         tokenizer = settings.open_tokenizer().fingerprint
         return {**model.facts, "weights": digest.hexdigest(), "tokenizer": tokenizer}
@@ -38,3 +35,13 @@ def fingerprint(model: Embedder, settings: ModelSettings) -> dict:
     if settings.resize_mode != "crop":
         facts["resize_mode"] = settings.resize_mode
     return facts
+
+
+def tensors_digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> "hashlib._Hash":
+    """SHA-256 of tensors by name, whatever their order, to which more can be added."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda named: named[0]):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # As bytes, whatever the type: NumPy has no bfloat16.
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest

@@ -124,7 +124,9 @@ def _rows_of_list(path: str, data_dir: str | None) -> list[tuple[str, tuple[floa
         if len(sentences) > SHOWN_FAULTS:
             sentences[SHOWN_FAULTS:] = [f"and {len(sentences) - SHOWN_FAULTS} faults more"]
         raise InputError("\n".join(sentences))
-    paths = absolute_paths(path if is_text(path) else folder / path for path in columns["paths"])
+    # Images within archives have whole paths.
+    root = Path() if "files" in columns else folder
+    paths = absolute_paths(path if is_text(path) else root / path for path in columns["paths"])
     if not columns.get("boxes"):
         return [(path, None) for path in paths]
     boxes = [None if math.isnan(box[0]) else tuple(box) for box in columns["boxes"]]

@@ -27,10 +27,12 @@ class Progress:
     """How far a run has come.
 
     step: the last that was made; start: the one that this process began behind; saved: the last that is on the disk.
-    best: step, recall and `chosen_on` of the best test, None before the first. recall: of the last test, {k: value}.
+    best: step, recall, `chosen_on`, figure and its value of the best test, None before the first. recall: of the last
+    test, {k: value}.
     figures: those that were displayed last. untested: whether `step` is still to be tested. skipped: steps that were
     left out. bad_images: indices of train images that could not be read. neighbours: the table of labels that batches
-    are made by (engine/neighbours.py), where they are. seconds: those of this process.
+    are made by (engine/neighbours.py), where they are. plateau: how often the rate was reduced
+    (engine/schedule.py), where it is. seconds: those of this process.
     """
 
     start: int = 0
@@ -43,6 +45,7 @@ class Progress:
     skipped: int = 0
     bad_images: set[int] = field(default_factory=set)
     neighbours: torch.Tensor | None = None
+    plateau: dict[str, float | int | None] | None = None
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "test": 0.0})
 
     def skipper(self, records: Records, on_bad_image: str) -> Callable[[int, str], None] | None:
@@ -91,6 +94,7 @@ def resume(
         skipped=state["skipped"],
         bad_images=set(state["bad_images"]),
         neighbours=state.get("neighbours"),
+        plateau=state.get("plateau"),
     )
     at_the_end = step == total_iter_num
     if step > total_iter_num or (at_the_end and run.is_finished):

@@ -1,6 +1,6 @@
 """Training on features in place of images: a network of which the last layer alone runs, its batches, its test."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 import distributed
 from core.errors import InputError
@@ -93,6 +93,20 @@ def open_test_batches(
     if features is not None:
         return open_feature_test_loader(features)
     return open_test_loader(records, settings, start.settings.test_batch_size, num_workers, start.device)
+
+
+def open_other_test_batches(
+    start: Start,
+    more: Mapping[str, Records],
+    settings: ModelSettings | TowerSettings,
+    num_workers: int | str,
+) -> list[tuple[str, Records, BatchLoader]]:
+    """(title, list, its images in order) of the further lists {title: list} that a run is tested on."""
+    opened = []
+    for title, records in more.items():
+        batches = open_test_loader(records, settings, start.settings.test_batch_size, num_workers, start.device)
+        opened.append((title, records, batches))
+    return opened
 
 
 def open_feature_loader(data: FeatureData, sampler: BatchSampler) -> FeatureBatches:

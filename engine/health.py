@@ -42,8 +42,12 @@ class Health:
         self.said: set[str] = set()
 
     def after_display(self, figures: dict[str, float], embeddings: torch.Tensor) -> list[str]:
-        """Sentences on displayed figures and the embeddings (B, D) of their batch."""
-        return self._new({"collapse": self._collapse(figures, embeddings), "solved": self._solved(figures)})
+        """Sentences on displayed figures and the embeddings (B, D) of their batch, or scores (P,) of its pairs."""
+        sentences = {"solved": self._solved(figures)}
+        # One number a pair points nowhere.
+        if embeddings.ndim == 2:
+            sentences["collapse"] = self._collapse(figures, embeddings)
+        return self._new(sentences)
 
     def after_test(self, recall: float, queries: int) -> list[str]:
         """Sentences on Recall@1 of a test with so many queries."""

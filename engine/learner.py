@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+import distributed
 from core.errors import InputError
 from engine.averaging import Averaging
 from engine.freezing import FirstSteps
@@ -33,6 +34,15 @@ class Learner:
     def __post_init__(self):
         # Gradients of fp16 would vanish unless the loss is scaled up; elsewhere the scaler does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        if self.needs_closure and self.scaler.is_enabled():
+            raise InputError("lbfgs looks at the loss several times a step, which fp16 cannot; take --precision=bf16")
+        if self.needs_closure and distributed.world_size() > 1:
+            raise InputError("lbfgs is for one process; run it without torchrun")
+
+    @property
+    def needs_closure(self) -> bool:
+        """Whether the optimiser asks for loss and gradient itself."""
+        return isinstance(self.optimiser, torch.optim.LBFGS)
 
     def network(self, is_last: bool) -> Embedder:
         """The network that is tested and exported; is_last: behind the run's last step."""

@@ -10,7 +10,7 @@ import distributed
 from engine.learner import Learner
 from engine.nan_guard import FiniteGuard
 from engine.optimiser import set_rate
-from engine.step import backward, clip_gradient, update
+from engine.step import Closure, backward, clip_gradient, update
 
 
 def fit(
@@ -46,7 +46,7 @@ def fit(
         loss = backward(learner, images, labels, indices)
         norm = clip_gradient(learner)
         if guard.may_update(step, loss, norm, indices):
-            update(learner)
+            update(learner, Closure(learner, (images, labels, indices), loss))
 
         steps_since_display += 1
         bar.update()

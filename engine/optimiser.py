@@ -1,25 +1,59 @@
-"""The optimiser: SGD with momentum, Adam or AdamW, over the weights of the model and those of the loss."""
+"""The optimiser by name, over the weights of the model and those of the loss: those of torch.optim."""
 
 from collections import defaultdict
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
+from core.console import log
 from core.errors import InputError
 from core.types import AboveZero, AtLeastZero, Share
 from distributed.sharded_classes import is_of_layers
 from models import Embedder
 
-OPTIMISERS = ("momentum", "adam", "adamw")
 FUSED = ("cpu", "cuda", "mps", "xpu")  # there torch has one kernel; on a CPU it is 3 to 5 times as fast
+
+
+class Kind(NamedTuple):
+    """An optimiser by name. takes: which of the options it has, of momentum, weight_decay and fused."""
+
+    made_by: type[torch.optim.Optimizer]
+    takes: tuple[str, ...] = ("weight_decay",)
+
+
+OPTIMISERS = {
+    "momentum": Kind(torch.optim.SGD, ("momentum", "weight_decay", "fused")),
+    "adam": Kind(torch.optim.Adam, ("weight_decay", "fused")),
+    "adamw": Kind(torch.optim.AdamW, ("weight_decay", "fused")),
+    "sgd": Kind(torch.optim.SGD, ("weight_decay", "fused")),
+    "adadelta": Kind(torch.optim.Adadelta),
+    "adagrad": Kind(torch.optim.Adagrad),
+    "adamax": Kind(torch.optim.Adamax),
+    "asgd": Kind(torch.optim.ASGD),
+    "lbfgs": Kind(torch.optim.LBFGS, ()),
+    "rmsprop": Kind(torch.optim.RMSprop),
+    "rprop": Kind(torch.optim.Rprop, ()),
+}
 
 
 def build_optimiser(
     model: nn.Module,
     loss: nn.Module,
     *,
-    optimiser: Literal["momentum", "adam", "adamw"] = "momentum",
+    optimiser: Literal[
+        "momentum",
+        "adam",
+        "adamw",
+        "sgd",
+        "adadelta",
+        "adagrad",
+        "adamax",
+        "asgd",
+        "lbfgs",
+        "rmsprop",
+        "rprop",
+    ] = "momentum",
     lr: AboveZero,
     head_lr: AtLeastZero | None = None,
     class_lr: AtLeastZero | None = None,
@@ -27,17 +61,18 @@ def build_optimiser(
     momentum: AtLeastZero = 0.9,
     weight_decay: AtLeastZero = 1e-4,
 ) -> torch.optim.Optimizer:
-    """SGD with momentum, Adam or AdamW over groups: the model's weights, those of a loss's layers, and its own.
+    """An optimiser over groups: the model's weights, those of a loss's layers, and its own.
 
     Options:
-        optimiser: one of momentum, adam, adamw
+        optimiser: one of momentum (SGD), adam, adamw; or sgd (without momentum), adadelta, adagrad, adamax, asgd,
+            lbfgs, rmsprop, rprop, as torch has them
         lr: learning rate
         head_lr: learning rate of the head (default: --lr)
         class_lr: learning rate of the loss's own weights (default: --lr)
         layer_decay: rate of a stage of the backbone over that of the stage behind it, the head's being --lr; 1: all
             alike
-        momentum: of SGD
-        weight_decay: L2 (momentum, adam) or decoupled (adamw)
+        momentum: of the optimiser momentum
+        weight_decay: decoupled (adamw) or L2 (all others but lbfgs and rprop, which have none)
 
     The loss's own weights are class centres; layers that it has in front of them learn at the model's rate. L2 is the
     ancestor's regulariser. Rates by depth: Bao et al., 2022, BEiT, arXiv 2106.08254, appendix. Each group carries
@@ -66,13 +101,22 @@ def build_optimiser(
             groups.append({"params": trained, "ratio": ratio})
     if not groups:
         raise InputError("there is nothing to train: every weight of model and loss is frozen")
+    kind = OPTIMISERS[optimiser]
     # None and not False: torch chooses the next best itself.
     fused = groups[0]["params"][0].device.type in FUSED or None
-    if optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
-    if optimiser == "adam":
-        return torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay, fused=fused)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
+    options = {"momentum": momentum, "weight_decay": weight_decay, "fused": fused}
+    if kind.made_by is torch.optim.LBFGS:
+        groups = [_one_group(groups)]
+    if weight_decay and "weight_decay" not in kind.takes:
+        log(f"note: {optimiser} has no weight decay; --weight_decay={weight_decay:g} does nothing")
+    return kind.made_by(groups, lr=lr, **{name: options[name] for name in kind.takes})
+
+
+def _one_group(groups: list[dict[str, object]]) -> dict[str, object]:
+    """All weights as one group, since L-BFGS takes one step along one direction. Raises InputError for other rates."""
+    if any(group["ratio"] != 1 for group in groups):
+        raise InputError("lbfgs has one rate for all weights; leave --class_lr, --head_lr and --layer_decay out")
+    return {"params": [parameter for group in groups for parameter in group["params"]], "ratio": 1.0}
 
 
 def rates_by_depth(model: Embedder, decay: float, head_ratio: float) -> list[tuple[list[nn.Parameter], float]]:

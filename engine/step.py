@@ -111,9 +111,41 @@ def _norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
     return torch.nn.utils.get_total_norm(gradients)
 
 
-def update(learner: Learner) -> None:
-    """One step down the gradient that the parameters hold; averages and the memory take in what it made."""
-    learner.scaler.step(learner.optimiser)
+class Closure:
+    """Loss and gradient of a batch, for an optimiser that asks for them several times a step (L-BFGS).
+
+    At first they are those that are there: `loss`, and what the parameters hold. batch: as `backward` takes it.
+    """
+
+    def __init__(self, learner: Learner, batch: tuple, loss: torch.Tensor):
+        self.learner = learner
+        self.batch = batch
+        self.loss: torch.Tensor | None = loss
+
+    def __call__(self) -> torch.Tensor:
+        if self.loss is not None:
+            loss = self.loss
+            self.loss = None
+        else:
+            self.learner.optimiser.zero_grad(set_to_none=True)
+            loss = backward(self.learner, *self.batch)
+            clip_gradient(self.learner)
+        # L-BFGS makes one vector of all gradients, and takes them as they lie in memory.
+        for parameter in self.learner.objective.parameters():
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.contiguous()
+        return loss
+
+
+def update(learner: Learner, closure: Closure | None = None) -> None:
+    """One step down the gradient that the parameters hold; averages and the memory take in what it made.
+
+    closure: for an optimiser that needs one.
+    """
+    if learner.needs_closure:
+        learner.scaler.step(learner.optimiser, closure)
+    else:
+        learner.scaler.step(learner.optimiser)
     learner.scaler.update()
     learner.objective.remember()
     if learner.averaging is not None:

@@ -11,10 +11,11 @@ import distributed
 from data.records import Records
 from embeddings.embed import embed
 from embeddings.table import EmbeddingTable
+from engine.best import Best
+from engine.figures import LOSS, figure_of_category, figures_of
 from engine.run import Run
 from retrieval import QueryGallery
 from retrieval.best_positive import positive_ranks
-from retrieval.metrics.per_query import query_values
 
 RECALLS = (1, 5, 10)
 FIXED_SEED = 42  # of the batches that a test's loss is of: the same for every run on the same list
@@ -46,7 +47,8 @@ class Tester:
 
     loader: its images in order; tested_on: what it is, in words; pictures: what is shown of it. metrics: names of
     figures beside the recalls; distance: by which all of them find. fixed_batches:
-    rows of the list (steps, B), of which a test gives the loss; None, and it does not.
+    rows of the list (steps, B), of which a test gives the loss; None, and it does not. title: its name beside other
+    lists; others: a tester of each of these, whose figures go by their titles. best: what chooses among the tests.
     """
 
     def __init__(
@@ -59,6 +61,9 @@ class Tester:
         metrics: Sequence[str] = (),
         distance: str = "cosine",
         fixed_batches: np.ndarray | None = None,
+        title: str = "",
+        others: Sequence["Tester"] = (),
+        best: Best | None = None,
     ):
         self.records = records
         self.loader = loader
@@ -68,6 +73,9 @@ class Tester:
         self.metrics = metrics
         self.distance = distance
         self.fixed_batches = fixed_batches
+        self.title = title
+        self.others = others
+        self.best = best or Best()
 
     def embed(self, model: nn.Module) -> torch.Tensor | None:
         """The list's embeddings (N, D) on the first rank, None on others; all ranks call it together."""
@@ -86,13 +94,22 @@ class Tester:
 
     def further_figures(self, query_gallery: QueryGallery, loss: nn.Module) -> dict[str, float]:
         """Figures beside the recalls: the `metrics`, and the loss of the fixed batches."""
-        figures = {}
-        if self.metrics:
-            values = query_values(query_gallery, self.metrics, distance=self.distance)
-            figures = {name: column.mean().item() for name, column in values.items()}
+        figures = figures_of(query_gallery, self.metrics, self.distance)
         if self.fixed_batches is not None:
-            figures["loss"] = self._loss(query_gallery.gallery_table, loss)
+            figures[LOSS] = self._loss(query_gallery.gallery_table, loss)
         return figures
+
+    def all_figures(self, query_gallery: QueryGallery, loss: nn.Module) -> dict[str, float]:
+        """The recalls and those beside them, by name."""
+        recalls = {f"recall@{k}": value for k, value in self.recalls(query_gallery).items()}
+        return {**recalls, **self.further_figures(query_gallery, loss)}
+
+    def choosing_figure(self, queries: Sequence[QueryGallery], figures: Sequence[dict[str, float]]) -> float | None:
+        """That of `best`, of the queries and the figures of each list, this one first; None where nobody asks."""
+        best = self.best
+        if best.category is None:
+            return figures[best.list_number].get(best.figure)
+        return figure_of_category(queries[best.list_number], best.figure, best.category, self.distance)
 
     @torch.no_grad()
     def _loss(self, embeddings: torch.Tensor, loss: nn.Module) -> float:
@@ -109,8 +126,9 @@ class Tester:
         worst = self.pictures.worst(self.records, query_gallery)
         scatter = self.pictures.scatter(self.records, query_gallery, caption)
         sample = self.pictures.sample(self.records, query_gallery)
+        name = f"test/{self.title}" if self.title else "test"
         for logger in run.loggers:
             if worst is not None:
-                logger.image("test/worst_queries", worst, step)
-            logger.image("test/scatter", scatter, step)
-            logger.embedding("test", sample.embeddings, sample.columns, sample.texts, sample.tiles, step)
+                logger.image(f"{name}/worst_queries", worst, step)
+            logger.image(f"{name}/scatter", scatter, step)
+            logger.embedding(name, sample.embeddings, sample.columns, sample.texts, sample.tiles, step)

@@ -14,6 +14,7 @@ from core.types import AtLeastZero, Count, NanPolicy, Positive, Seed
 from core.versions import versions
 from data.records import Records
 from distributed import sharded_classes
+from engine.best import USUAL, Best
 from engine.checkpoint import Checkpoints, Progress, training_state
 from engine.health import Health, first_recall
 from engine.learner import Learner
@@ -88,6 +89,9 @@ class Trainer:
         self.progress = progress
         self.settings = settings
         self.health: Health | None = None  # where it begins, known in `fit`
+        self.plateau = schedule.plateau(tester.best.smaller_is_better)
+        if self.plateau is not None and progress.plateau is not None:
+            self.plateau.restore(progress.plateau)
         self.guard = FiniteGuard(
             learner.objective,
             learner.device,
@@ -108,6 +112,21 @@ class Trainer:
         self._share_weights()
         self._say_what_begins(notes)
         self.health = self._open_health()
+        try:
+            self._run_all_steps()
+        except BaseException:
+            # What was told so far goes out to whoever keeps it.
+            self.run.close_loggers()
+            raise
+        if not distributed.is_first():
+            return None
+        result = self._result()
+        self._export(result)
+        self.run.finish(result)
+        return result
+
+    def _run_all_steps(self) -> None:
+        """To the last step, as far as signals, losses and images let it; what is done is saved."""
         with self.stop:
             try:
                 self._run_steps()
@@ -115,12 +134,6 @@ class Trainer:
                 raise error.with_images(self.records.paths, self.run.folder) from None
             except InputError as error:  # such as an image that cannot be read any more
                 raise self._save_what_is_done(error) from None
-        if not distributed.is_first():
-            return None
-        result = self._result()
-        self._export(result)
-        self.run.finish(result)
-        return result
 
     def _share_weights(self) -> None:
         """Every rank begins with the first one's weights; shards of the loss's are each rank's own."""
@@ -133,12 +146,13 @@ class Trainer:
     def _say_what_begins(self, notes: Iterable[str]) -> None:
         loss_name = self.run.config["flags"]["loss_name"]
         labels = len(self.records.vocabulary)
+        lists = [tester.tested_on for tester in (self.tester, *self.tester.others)]
         steps = "no further step"
         if self.progress.start < self.schedule.total_iter_num:
             steps = f"steps {self.progress.start + 1} to {self.schedule.total_iter_num}"
         log(
             f"{loss_name} on {len(self.records)} {self.records.noun}s of {labels} labels, "
-            f"tested on {self.tester.tested_on}; "
+            f"tested on {', '.join(lists)}; "
             f"{self.learner.device}, {self.learner.precision}; {steps}; writes to {self.run.folder}"
         )
         for note in notes:
@@ -160,7 +174,7 @@ class Trainer:
         fit(
             self.learner,
             self.loader,
-            partial(self.schedule.rate, lr=lr),
+            partial(self._rate, lr=lr),
             start=progress.start,
             total=self.schedule.total_iter_num,
             guard=self.guard,
@@ -169,6 +183,11 @@ class Trainer:
             on_step=self._after_step,
         )
         progress.seconds["train"] += time.perf_counter() - began - progress.seconds["test"]
+
+    def _rate(self, step: int, lr: float) -> float:
+        """The rate of a step (from 0), as far as tests have reduced it."""
+        reductions = 0 if self.plateau is None else self.plateau.reductions
+        return self.schedule.rate(step, lr, reductions)
 
     def _display(self, step: int, figures: dict[str, float]) -> None:
         if not distributed.is_first():
@@ -196,8 +215,10 @@ class Trainer:
             self._save(step, needed=bool(is_last or signal))
         if not (test_due or signal):
             return
-        embeddings = self._embed_test_list(step, signal)
+        embeddings = self._embed_test_lists(step, signal)
         is_best = distributed.broadcast_value(distributed.is_first() and self._judge(step, embeddings))
+        if self.plateau is not None:
+            self.plateau.reductions = distributed.broadcast_value(self.plateau.reductions)
         self.progress.untested = False
         if is_best:
             self._save_best(step)
@@ -208,13 +229,14 @@ class Trainer:
     def _is_last(self, step: int) -> bool:
         return step == self.schedule.total_iter_num
 
-    def _embed_test_list(self, step: int, signal: int) -> torch.Tensor | None:
-        """Embeddings for a test, on the first rank. Raises Stopped, with all steps saved, where a signal came."""
+    def _embed_test_lists(self, step: int, signal: int) -> list[torch.Tensor | None]:
+        """Embeddings of each list, on the first rank. Raises Stopped, with all steps saved, where a signal came."""
         try:
             with self.stop.interruptible(signal):
                 self.guard.check()
                 began = time.perf_counter()
-                embeddings = self.tester.embed(self.learner.network(self._is_last(step)))
+                network = self.learner.network(self._is_last(step))
+                embeddings = [tester.embed(network) for tester in (self.tester, *self.tester.others)]
                 self.progress.seconds["test"] += time.perf_counter() - began
                 return embeddings
         except Stopped as stopped:
@@ -223,30 +245,63 @@ class Trainer:
             sentence = f"after step {step}, which is saved; go on by --checkpoint={self.run.folder}"
             raise Stopped(stopped.signal, sentence) from None
 
-    def _judge(self, step: int, embeddings: torch.Tensor) -> bool:
-        """Log the figures of a test; whether they are the best so far."""
+    def _judge(self, step: int, embeddings: list[torch.Tensor]) -> bool:
+        """Log the figures of a test, of each list; whether they are the best so far."""
         progress = self.progress
+        tester = self.tester
         began = time.perf_counter()
-        query_gallery = self.tester.query_gallery(embeddings)
-        progress.recall = self.tester.recalls(query_gallery)
-        further = self.tester.further_figures(query_gallery, self.learner.objective.loss)
+        query_gallery = tester.query_gallery(embeddings[0])
+        progress.recall = tester.recalls(query_gallery)
+        further = tester.further_figures(query_gallery, self.learner.objective.loss)
+        figures = {**{f"recall@{k}": value for k, value in progress.recall.items()}, **further}
+        queries = [query_gallery]
+        by_list = [figures]
+        for other, embedded in zip(tester.others, embeddings[1:], strict=True):
+            queries.append(other.query_gallery(embedded))
+            by_list.append(other.all_figures(queries[-1], self.learner.objective.loss))
+            further |= {f"{other.title}/{name}": value for name, value in by_list[-1].items()}
+        value = tester.choosing_figure(queries, by_list)
+        if tester.best.category is not None and value is not None:
+            further[tester.best.text] = value
         progress.seconds["test"] += time.perf_counter() - began
 
         recall_at_1 = progress.recall[1]
-        figures = {f"recall@{k}": value for k, value in progress.recall.items()}
-        words = [f"test_img_num {len(self.tester.records)}, trainbatch {step}, test_recall {recall_at_1:.5f}"]
+        words = [f"test_img_num {len(tester.records)}, trainbatch {step}, test_recall {recall_at_1:.5f}"]
         words += [f"{name} {value:.5f}" for name, value in further.items()]
         self.run.log(", ".join(words), step, {**figures, **further}, "test")
-        for sentence in self.health.after_test(recall_at_1, int(self.tester.records.is_query.sum())):
+        for sentence in self.health.after_test(recall_at_1, int(tester.records.is_query.sum())):
             log(f"note: {sentence}")
         if self.settings.report:
-            self.tester.show(query_gallery, self.run, step, ", ".join([f"step {step}", *words[1:]]))
+            caption = ", ".join([f"step {step}", *words[1:]])
+            for shown, asked in zip((tester, *tester.others), queries, strict=True):
+                shown.show(asked, self.run, step, caption)
+        if self.plateau is not None and value is not None:
+            self.plateau.after_test(value)
+        return self._is_best(step, value)
 
-        # Of equal steps the earlier one stays the best.
-        if progress.best is not None and recall_at_1 <= progress.best["recall"]["1"]:
+    def _is_best(self, step: int, value: float | None) -> bool:
+        """Whether a test with this choosing figure is the best so far, which is remembered."""
+        progress = self.progress
+        best = self.tester.best
+        before = progress.best
+        # A run of before, or one that chose by something else, has no such value.
+        value_before = None
+        if before is not None and before.get("figure", USUAL) == best.text:
+            value_before = before.get("value", before["recall"]["1"])
+        if not best.beats(value, value_before):
             return False
-        progress.best = {"step": step, "recall": _as_json(progress.recall), "chosen_on": self.tester.tested_on}
+        progress.best = {
+            "step": step,
+            "recall": _as_json(progress.recall),
+            "chosen_on": self._chosen_on(best),
+            "figure": best.text,
+            "value": value,
+        }
         return True
+
+    def _chosen_on(self, best: Best) -> str:
+        """The list that chooses, in words."""
+        return (self.tester, *self.tester.others)[best.list_number].tested_on
 
     def _save(self, step: int, needed: bool = False) -> None:
         """All ranks make what is saved, since they may have parts of it; the first writes it, and they wait for it."""
@@ -292,6 +347,7 @@ class Trainer:
             config=self.run.config,
             bad_images=sorted(progress.bad_images),
             neighbours=progress.neighbours,
+            plateau=None if self.plateau is None else self.plateau.state(),
             names={str(label): names[str(label)] for label in labels.tolist() if str(label) in names},
         )
         if self.learner.objective.loss_is_sharded:

@@ -78,10 +78,14 @@ class TripletMarginLoss(nn.Module):
         partners = torch.cat([mined.positives, mined.negatives])
         distances = distances_of(rows, columns, mined.anchors.repeat(2), partners, self.distance)
         positives, negatives = distances.view(2, -1)
-        if self.margin is None:
-            losses = F.softplus(positives - negatives)
-        else:
-            losses = F.relu(positives - negatives + self.margin)
+        losses = losses_of_triplets(positives, negatives, self.margin)
         count = losses.new_tensor(len(losses))
         active = (losses > 0).to(losses.dtype).sum()
         return Sums(losses.sum(), count, active, positives.detach().sum(), negatives.detach().sum())
+
+
+def losses_of_triplets(positives: torch.Tensor, negatives: torch.Tensor, margin: float | None) -> torch.Tensor:
+    """The loss (T,) of each triplet by its distances (T,) to positive and negative; margin None: the soft one."""
+    if margin is None:
+        return F.softplus(positives - negatives)
+    return F.relu(positives - negatives + margin)

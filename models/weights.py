@@ -26,6 +26,7 @@ from models.plain_weights import (
     whole_prefixes,
 )
 
+PAIR_SCORER = "pair_scorer"  # in the facts of a network that compares two inputs: its name (models/pair_scorer/)
 CARD_KEY = "model_card"  # of a safetensors file's metadata: the flags of the network that the file is of, as JSON
 EXPORTED = ("model.safetensors", "pytorch_model.bin")
 SHOWN_NAMES = 3
@@ -193,6 +194,11 @@ def _refuse_other_model(embedder: Embedder, state: dict[str, Any], file: Path) -
     parts = ("facts", "loss", "model")
     if not all(isinstance(state.get(part), dict) for part in parts) or "model" not in state["facts"]:
         raise InputError(f"{str(file)!r} is not a whole checkpoint: {', '.join(parts)} have to be in it")
+    if PAIR_SCORER in state["facts"]:
+        raise InputError(
+            f"{str(file)!r} holds a pair scorer of train_reranker.py, which compares two images and embeds none; it is "
+            "for eval.py --postprocess=pairwise --pairwise_model"
+        )
     ours = embedder.facts["model"]
     theirs = state["facts"]["model"]
     if ours != theirs:

@@ -11,6 +11,7 @@ from typing import Any
 # [text](target), with what makes it a picture; the text of a link may itself be a picture.
 LINK = re.compile(r"(!?)\[((?:!\[[^\]]*\]\([^)]*\)|[^\[\]])*)\]\(([^()\s]+)\)")
 FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
+PATH = re.compile(r"[\w./-]+\.md")
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -26,14 +27,27 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """A page's text, its links as the site needs them."""
     root = Path(config.config_file_path).parent
-    return site_links(markdown, page.file.src_uri, root, config.extra["outside"])
+    return site_links(markdown, page.file.src_uri, root, config.extra["outside"], nav_titles(config.nav))
 
 
-def site_links(markdown: str, name: str, root: Path, outside: dict[str, str]) -> str:
+def nav_titles(nav: list[Any]) -> dict[str, str]:
+    """{page: what the navigation calls it} of mkdocs.yml's nav."""
+    titles = {}
+    for entry in nav:
+        for title, below in entry.items():
+            if isinstance(below, str):
+                titles[below] = title
+            else:
+                titles |= nav_titles(below)
+    return titles
+
+
+def site_links(markdown: str, name: str, root: Path, outside: dict[str, str], titles: dict[str, str]) -> str:
     """The text of the page that the site calls `name`, in which links to other pages have the names of the site.
 
-    outside: {name on the site: path in the repository} of pages beside those of docs/. What is in the repository and no
-    page, such as a script, has no place on the site: of a link to it the words stay.
+    outside: {name on the site: path in the repository} of pages beside those of docs/. titles: {name on the site: what
+    stands for a link whose words are the page's path}. What is in the repository and no page, such as a script, has no
+    place on the site: of a link to it the words stay.
     """
     folder = posixpath.dirname(outside.get(name, f"docs/{name}"))
     names = {path: name for name, path in outside.items()}
@@ -52,6 +66,8 @@ def site_links(markdown: str, name: str, root: Path, outside: dict[str, str]) ->
             place = place.removeprefix("docs/")
         else:
             return text
+        if PATH.fullmatch(text):
+            text = titles.get(place, text)
         return f"{mark}[{text}]({posixpath.relpath(place, posixpath.dirname(name) or '.')}{hash_sign}{anchor})"
 
     # Every second piece is a block of code, in which brackets are brackets.

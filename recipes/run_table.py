@@ -49,6 +49,8 @@ def find_recipes(set_name: str) -> list[Recipe]:
     recipes = []
     for file in sorted((ROOT / "configs").glob(f"{set_name}_*.yaml")):
         _, first, *second = file.stem.split("_", 2)
+        if first == "reranker":  # of what a run finds, and no run of its own
+            continue
         recipes.append(Recipe(file, first, second[0] if second else ""))
     if not recipes:
         raise InputError(f"no recipe configs/{set_name}_*.yaml")

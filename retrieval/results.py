@@ -209,7 +209,7 @@ class RetrievalResults:
         width = 1
         if len(ids):
             width = max(1, int((ids != NOWHERE).sum(1).max()))
-        return RetrievalResults.from_padded(distances[:, :width], ids[:, :width], self.relevance)
+        return type(self).from_padded(distances[:, :width], ids[:, :width], self.relevance)
 
     def __str__(self) -> str:
         lines = [f"{len(self)} queries, at most {self.n_retrieved_items} items each, nearest first"]

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
     # isort: split
     import torch
-    from runs import SCRIPTS, tiny_backbone
+    from runs import PROGRAMS, tiny_backbone
 
     import distributed
     from config.script import run_script
@@ -35,4 +35,4 @@ if __name__ == "__main__":
 
     Trainer._after_step = lose
     with tiny_backbone():
-        run_script(SCRIPTS[name].main)
+        run_script(PROGRAMS[name].main)

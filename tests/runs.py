@@ -13,7 +13,8 @@ from core.registry import Entry
 from models.backbones import BACKBONES, IMAGENET, Backbone
 
 SCRIPTS = {name: importlib.import_module(name) for name in ("train_elem", "train_pair", "eval", "infer")}
-PROGRAMS = {**SCRIPTS, "search": importlib.import_module("search")}  # search.py takes a command before its flags
+# search.py takes a command before its flags, train_reranker.py needs a run of another script.
+PROGRAMS = {**SCRIPTS, **{name: importlib.import_module(name) for name in ("search", "train_reranker")}}
 
 
 def tiny_net(weights):

@@ -11,17 +11,19 @@ import pytest
 
 from config.commands import COMMANDS
 from config.parse import parse
-from config.recipe import read_yaml_flags
 from config.signatures import flags_of
 from core import sources
 from core.errors import InputError
+from core.recipe import read_recipe
 from core.sources import MISSING, keywords_of, registered
 from core.types import plain
 from data.samplers import SAMPLERS
 from losses import LOSSES
+from engine.loggers import LOGGERS
 from miners import MINERS
 from models.backbones import BACKBONES
 from models.heads import HEADS
+from models.pair_scorer import PAIR_SCORERS
 from retrieval.index.backends import BACKENDS
 from retrieval.rerank import POSTPROCESSORS
 from solvers import SOLVERS
@@ -31,8 +33,10 @@ REGISTRIES = {
     "losses": LOSSES,
     "miners": MINERS,
     "data/samplers": SAMPLERS,
+    "engine/loggers": LOGGERS,
     "solvers": SOLVERS,
     "models/backbones": BACKBONES,
+    "models/pair_scorer": PAIR_SCORERS,
     "retrieval/rerank": POSTPROCESSORS,
     "retrieval/index/backends": BACKENDS,
 }
@@ -194,7 +198,7 @@ def test_help_shows_the_chosen_losses_flags(capsys):
         ("train_elem", "--lr=0", "argument --lr: '0' is not a number above 0"),
         ("train_elem", "--train_batch_size=0", "argument --train_batch_size: '0' is not an integer above 0"),
         ("train_elem", "--image_shape=224", "argument --image_shape: '224' is not 3,height,width"),
-        ("train_elem", "--optimiser=adem", "argument --optimiser: 'adem' is not one of momentum, adam, adamw."),
+        ("train_elem", "--optimiser=adem", "argument --optimiser: 'adem' is not one of momentum, adam, adamw, sgd,"),
         ("train_elem", "--precision=fp23", "Did you mean 'fp32'?"),
         ("eval", "--postprocess=k_reciprocl", "Did you mean 'k_reciprocal'?"),
         ("search build", "--backend=fais", "Did you mean 'faiss'?"),
@@ -247,7 +251,7 @@ def test_faulty_yaml(tmp_path, text, sentence):
     file = tmp_path / "flags.yaml"
     file.write_text(text)
     with pytest.raises(InputError) as caught:
-        read_yaml_flags(file)
+        read_recipe(file)
     assert str(file) in str(caught.value) and sentence in str(caught.value)
 
 
@@ -255,7 +259,7 @@ def test_yaml_needs_its_package(tmp_path, monkeypatch):
     (tmp_path / "flags.yaml").write_text("lr: 1\n")
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(InputError, match="pip install pyyaml"):
-        read_yaml_flags(tmp_path / "flags.yaml")
+        read_recipe(tmp_path / "flags.yaml")
 
 
 def test_an_unknown_flag_in_a_file_is_named(tmp_path):
@@ -289,7 +293,7 @@ def test_a_default_that_is_no_literal_is_named(tmp_path, monkeypatch):
         keywords_of("home:build")
 
 
-@pytest.mark.parametrize("script", ["train_elem", "train_pair", "eval"])
+@pytest.mark.parametrize("script", ["train_elem", "train_pair", "train_reranker", "eval"])
 def test_list_names_all_that_can_be_chosen(script, capsys):
     with pytest.raises(SystemExit) as end:
         parse(["--list"], COMMANDS[script], "")

@@ -208,7 +208,8 @@ def test_other_ways_to_embed_give_nearly_the_same(sop_tree, finished_run, tmp_pa
         assert way == {"runtime": "openvino"} or not torch.equal(found, exact)
 
 
-@pytest.mark.parametrize("name", POSTPROCESSORS.names())
+# That of pairs needs a network: tests/test_reranker.py.
+@pytest.mark.parametrize("name", [name for name in POSTPROCESSORS if not POSTPROCESSORS.fact(name, "of_pairs")])
 def test_every_post_processor_runs_with_its_flags(embeddings, tmp_path, name):
     options = {option.name: option.default for option in POSTPROCESSORS.options(name)}
     printed, result = evaluate(tmp_path, embeddings=embeddings, postprocess=name, top=9, **options)

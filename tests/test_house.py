@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data.convert import CONVERTERS
 from losses import LOSSES
 from miners import MINERS
 from models.heads import HEADS
@@ -32,6 +33,7 @@ FLOORS = {
     "config": 7,
     "train_elem": 8,
     "train_pair": 8,
+    "train_reranker": 8,
     "eval": 8,
     "infer": 8,
     "search": 8,
@@ -40,7 +42,7 @@ FLOORS = {
     "recipes": 8,
     "benchmarks": 8,
 }
-SCRIPTS = ("train_elem", "train_pair", "eval", "infer", "search", "doctor")
+SCRIPTS = ("train_elem", "train_pair", "train_reranker", "eval", "infer", "search", "doctor")
 CODE = [path for module in FLOORS for path in sorted((*ROOT.glob(f"{module}.py"), *ROOT.glob(f"{module}/**/*.py")))]
 # Programs of their own: they parse their own flags.
 PROGRAMS = {"data/build_emoji.py"} | {
@@ -49,6 +51,7 @@ PROGRAMS = {"data/build_emoji.py"} | {
 KNOW_ARGS = {f"{script}.py" for script in SCRIPTS} | PROGRAMS
 # Folders of which every file registers a class.
 REGISTRIES = {
+    "data/convert": CONVERTERS,
     "losses": LOSSES,
     "solvers": SOLVERS,
     "miners": MINERS,

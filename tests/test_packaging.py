@@ -25,7 +25,7 @@ from config.parse import parse
 from config.signatures import flags_of
 from data.embedded import embedded_data
 from losses import LOSSES
-from recipes.docs_site import site_links
+from recipes.docs_site import nav_titles, site_links
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
@@ -38,7 +38,17 @@ YAMLS = [ROOT / "mkdocs.yml", ROOT / ".pre-commit-config.yaml", ROOT / "CITATION
 MAKE_TARGETS = set(re.findall(r"^([a-z_]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 # What a copy of the repository, to change or to build from, has no use for.
-NOT_COPIED = (".git", ".venv*", "__pycache__", "output", "emoji", ".pytest_cache", ".hypothesis", ".ruff_cache")
+NOT_COPIED = (
+    ".*cache",
+    ".git",
+    ".hypothesis",
+    ".unpacking-*",
+    ".venv*",
+    "__pycache__",
+    "emoji",
+    "output",
+    "Stanford_*",
+)
 
 
 def prose(path):
@@ -65,18 +75,8 @@ def is_outer(link):
 # Pages and links
 
 
-def pages_in_nav(entries):
-    """The files that a part of mkdocs.yml's nav names."""
-    for entry in entries:
-        if isinstance(entry, str):
-            yield entry
-        else:
-            for below in entry.values():
-                yield from pages_in_nav([below] if isinstance(below, str) else below)
-
-
 def test_every_page_is_in_the_nav_once():
-    named = list(pages_in_nav(SITE["nav"]))
+    named = [name for section in SITE["nav"] for name in nav_titles([section])]
     assert sorted(named) == sorted({*DOCS, *OUTSIDE}), "name each page of docs/ in mkdocs.yml, below nav:"
     assert not set(OUTSIDE) & set(DOCS), "a page from elsewhere would stand in the place of one of docs/"
 
@@ -117,7 +117,7 @@ def test_links_hold(path):
 def test_links_hold_on_the_site(name):
     """The site's names of pages, from the page's own place on it; a link to what is no page is none there."""
     path = ROOT / OUTSIDE.get(name, f"docs/{name}")
-    text = site_links(path.read_text(), name, ROOT, OUTSIDE)
+    text = site_links(path.read_text(), name, ROOT, OUTSIDE, nav_titles(SITE["nav"]))
     for link in LINK.findall(re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)):
         file = link.partition("#")[0]
         if not is_outer(link) and file:
@@ -125,19 +125,24 @@ def test_links_hold_on_the_site(name):
 
 
 def test_links_become_those_of_the_site():
-    outside = {"index.md": "README.md", "data.md": "data/README.md"}
+    def on_site(text, name):
+        outside = {"index.md": "README.md", "data.md": "data/README.md"}
+        return site_links(text, name, ROOT, outside, {"metrics.md": "Figures", "index.md": "Overview"})
+
     text = (
         "[a](docs/metrics.md#x), ![b](docs/logo.svg), [`c`](configs), [d](https://e.org), [f](data/README.md), [g](#h)"
     )
-    text += "\n```py\n[a](docs/metrics.md)\n```\n[![b](docs/logo.svg)](docs/metrics.md)"
-    assert site_links(text, "index.md", ROOT, outside) == (
+    text += (
+        "\n```py\n[a](docs/metrics.md)\n```\n[![b](docs/logo.svg)](docs/metrics.md), [docs/metrics.md](docs/metrics.md)"
+    )
+    assert on_site(text, "index.md") == (
         "[a](metrics.md#x), ![b](logo.svg), `c`, [d](https://e.org), [f](data.md), [g](#h)"
-        "\n```py\n[a](docs/metrics.md)\n```\n[![b](logo.svg)](metrics.md)"
+        "\n```py\n[a](docs/metrics.md)\n```\n[![b](logo.svg)](metrics.md), [Figures](metrics.md)"
     )
-    assert (
-        site_links("[r](../README.md) [s](serving.md)", "search.md", ROOT, outside) == "[r](index.md) [s](serving.md)"
+    assert on_site("[README](../README.md) [metrics.md](metrics.md)", "search.md") == (
+        "[README](index.md) [Figures](metrics.md)"
     )
-    assert site_links("[r](../README.md)", "data.md", ROOT, outside) == "[r](index.md)"
+    assert on_site("[../README.md](../README.md)", "data.md") == "[Overview](index.md)"
 
 
 @pytest.mark.slow
@@ -328,18 +333,9 @@ def test_steps_of_the_image_in_a_folder(tmp_path):
             path.unlink()
     for _, word, rest in instructions():
         if word == "RUN" and "pip install -r requirements.txt" in rest:
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--dry-run",
-                "--quiet",
-                "--no-index",
-                "-r",
-                "requirements.txt",
-            ]
-            subprocess.run(command, cwd=app, check=True)
+            # By what is installed here, so that nothing is fetched; torch's own needs differ from build to build.
+            pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-index", "--no-deps"]
+            subprocess.run([*pip, "-r", "requirements.txt"], cwd=app, check=True)
         if word == "CMD" and json.loads(rest)[0] == "make":
             made = subprocess.run(["make", "--dry-run", *json.loads(rest)[1:]], cwd=app, capture_output=True, text=True)
             assert made.returncode == 0 and "python -m pytest" in made.stdout
@@ -350,7 +346,7 @@ def test_steps_of_the_image_in_a_folder(tmp_path):
     [line] = [
         step["run"]
         for step in steps(yaml.safe_load((ROOT / ".github" / "workflows" / "docker.yml").read_text()))
-        if "train_elem.py" in step["run"]
+        if "train_elem.py" in step.get("run", "")
     ]
     words = shlex.split(line.split("python ")[1])
     small = ["--val_classes=5", "--image_shape=3,32,32", "--model=ResNet18", "--use_gpu=False"]
@@ -366,7 +362,7 @@ def parse_words(words):
     """A command line, `train_elem.py --lr=...`, has to be one that its script takes."""
     name, *flags = words
     if name == "reader.py" and flags[0] != "doctor":
-        reader._new_parser().parse_args(flags)
+        reader._new_parser()[0].parse_args(flags)
         return
     if name == "reader.py":
         parse(flags[2:], DOCTOR, "")
@@ -396,9 +392,8 @@ def test_commands_of_the_skill_parse(words, monkeypatch):
 
 def test_symptoms_are_sentences_of_the_code():
     """What the table has in quotes stands in a source file, as it is printed."""
-    sources = [
-        path for path in ROOT.rglob("*.py") if not {".venv", ".venv-peers", "tests"} & set(path.relative_to(ROOT).parts)
-    ]
+    folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "." and path.name != "tests"]
+    sources = [*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
     text = "\n".join(path.read_text() for path in sources)
     # A sentence may be written in two pieces.
     text = re.sub(r'"\s*\n\s*f?"', "", text)
@@ -550,7 +545,7 @@ def test_the_story_of_a_change_runs(copied):
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         if words[1:3] == ["-m", "pytest"]:
             passed = int(re.search(r"(\d+) passed", done.stdout)[1])
-            assert passed > 5, done.stdout
+            assert passed > 1, done.stdout
         if "--help" in words:
             assert "--uniform_weight" in done.stdout
-    assert (copied / "output" / "uniformity" / "result.json").is_file()
+    assert (copied / "output" / "uniformity" / "seed0" / "result.json").is_file()

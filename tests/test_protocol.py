@@ -11,10 +11,11 @@ from reports import data_of, records_of
 from runs import read_json, run, train_flags
 
 from care import protocol
-from care.protocol import BENCHMARKS, Benchmark, Geometry, Linter, Search, Split, Stage, open_linter
+from care.protocol import BENCHMARKS, Benchmark, Geometry, Linter, Search, Stage, open_linter
+from data.convert import Counts
 
-TINY = Benchmark("Tiny", "nobody", Split((30, 10), (30, 10)), (1, 5))
-APART = Benchmark("Apart", "nobody", Split((30, 10), (30, 10), queries=12, gallery=18), (1,))
+TINY = Benchmark("Tiny", "nobody", Counts((30, 10), (30, 10)), (1, 5))
+APART = Benchmark("Apart", "nobody", Counts((30, 10), (30, 10), queries=12, gallery=18), (1,))
 GEOMETRY = Geometry((224, 224), 256)
 SEARCH = Search(("recall@1", "recall@5"))
 LISTS = {

@@ -35,7 +35,7 @@ def parse_csv(file: Path, split: str | None, problems: Problems) -> dict[str, li
     with open(file, newline="", encoding="utf-8-sig") as stream:
         table, skipped = open_table(stream)
         try:
-            columns = _empty_columns(read_header(table), split, problems)
+            columns = empty_columns(read_header(table), split, problems)
             if columns is None:
                 return None
             before = len(problems)
@@ -43,7 +43,7 @@ def parse_csv(file: Path, split: str | None, problems: Problems) -> dict[str, li
             for row in table:
                 # Of every row, whatever its split: train and test labels of one file are of one kind.
                 all_plain = all_plain and is_plain_int64((row["label"] or "0").strip())
-                _add_row(row, skipped + table.line_num, table.fieldnames, split, columns, problems)
+                add_row(row, skipped + table.line_num, table.fieldnames, split, columns, problems)
         except csv.Error as error:
             problems.add(skipped + table.reader.line_num, f"not csv: {error}")
             return None
@@ -105,7 +105,7 @@ def find_delimiter(stream: TextIO) -> tuple[str, int]:
     return max(DELIMITERS, key=header.count), skipped
 
 
-def _empty_columns(header: list[str], split: str | None, problems: Problems) -> dict[str, list] | None:
+def empty_columns(header: list[str], split: str | None, problems: Problems) -> dict[str, list] | None:
     """Empty columns for what a csv's header promises, {name: list}; None where that cannot be, as `problems` says."""
     before = len(problems)
     for column in CSV_REQUIRED:
@@ -156,7 +156,7 @@ def _note_missing_flag(header: list[str], problems: Problems) -> None:
         problems.note("it has is_gallery but no is_query: every validation row is a query")
 
 
-def _add_row(
+def add_row(
     row: dict[str, str],
     number: int,
     header: list[str],

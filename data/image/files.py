@@ -1,20 +1,37 @@
 """Image files to arrays: the one place that opens them to work with what is in them."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from core.errors import InputError
+from core.items import member_of
 from data.image.decode import decode_whole
+from data.members import read_member
 from data.records import Records
 
 
 def read_bytes(path: str | Path) -> np.ndarray:
-    """A file as (N,) uint8. Raises InputError when it cannot be read."""
+    """A file, or an image within another file (core/items.py), as (N,) uint8. Raises InputError when it cannot be
+    read."""
+    member = member_of(path)
     try:
+        if member is not None:
+            return read_member(member)
         return np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise InputError(f"cannot read image {str(path)!r}: {error.strerror}") from None
+
+
+def byte_count(path: str | Path) -> int:
+    """How many bytes `read_bytes` gives. Raises OSError, or InputError, when it cannot be read."""
+    member = member_of(path)
+    if member is None:
+        return os.path.getsize(path)
+    if member.size is None:
+        return len(read_bytes(path))
+    return member.size
 
 
 def read_image(path: str | Path, box: np.ndarray | None = None) -> np.ndarray:

@@ -96,5 +96,10 @@ class SteppedSampler(BatchSampler):
 
     def _batch_generator(self, number: int, position: int) -> np.random.Generator:
         """The random numbers of one batch."""
-        # The 2 keeps them apart from those of epochs and of augmentations, whose rows of numbers are shorter.
-        return np.random.default_rng([self.seed, number, position, 2])
+        return batch_generator(self.seed, number, position)
+
+
+def batch_generator(seed: int, number: int, position: int) -> np.random.Generator:
+    """The random numbers of the batch at `position` in epoch `number`."""
+    # The 2 keeps them apart from those of epochs and of augmentations, whose rows of numbers are shorter.
+    return np.random.default_rng([seed, number, position, 2])

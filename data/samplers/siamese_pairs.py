@@ -38,10 +38,10 @@ class SiamesePairsSampler(BatchSampler):
     def epoch(self, number: int) -> np.ndarray:
         rng = self._generator(number)
         images = rng.permutation(len(self.vocabulary.codes))[: self.steps * (self.batch_size // 2)]
-        pairs = np.stack([images, self._partners(images, rng)], axis=1)
+        pairs = np.stack([images, self.partners(images, rng)], axis=1)
         return pairs.reshape(self.steps, self.batch_size)
 
-    def _partners(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def partners(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A partner for each of M images, (M,) int64."""
         codes = self.vocabulary.codes[images]
         starts, counts = self.vocabulary.starts, self.vocabulary.counts

@@ -1,10 +1,39 @@
-"""What every logger can do."""
+"""What every logger can do, and what it is told when it is opened."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
 
 import numpy as np
 import torch
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a logger is opened for: a run in `folder`, which may go on.
+
+    A resumed run goes on after step `start`, or with the test of that step (`retested`). project, tags: under what a
+    server keeps it.
+    """
+
+    folder: Path
+    start: int = 0
+    resumed: bool = False
+    retested: bool = False
+    project: str = ""
+    tags: tuple[str, ...] = ()
+
+    def kept_id(self, name: str) -> str | None:
+        """By what a server knows this run, where it goes on there."""
+        file = self.folder / f"{name}.id"
+        if self.resumed and file.is_file():
+            return file.read_text().strip() or None
+        return None
+
+    def keep_id(self, name: str, identity: str) -> None:
+        """Remember by what a server knows this run, for when it goes on."""
+        (self.folder / f"{name}.id").write_text(f"{identity}\n")
 
 
 class Logger(Protocol):
@@ -14,6 +43,14 @@ class Logger(Protocol):
     """
 
     files: tuple[str, ...]
+
+    @staticmethod
+    def refuse_unready() -> None:
+        """Raise InputError, before the run begins, where a package or a key is missing."""
+
+    @classmethod
+    def open(cls, facts: RunFacts) -> Self:
+        """The logger of a run."""
 
     def config(self, sections: dict[str, object]) -> None:
         """What config.json holds, once, when the run begins."""
@@ -35,5 +72,44 @@ class Logger(Protocol):
     ) -> None:
         """Embeddings (N, D), each with a label for every column and a small picture, uint8 (N, h, w, 3), RGB."""
 
+    def checkpoint(self, path: Path, step: int) -> None:
+        """A file of weights that the run leaves, once it is done: of the last step, of the best, the network alone."""
+
     def close(self) -> None:
         """Nothing comes any more."""
+
+
+class LoggerBase:
+    """A logger that has no use for anything: each of them says what it takes."""
+
+    files: tuple[str, ...] = ()
+
+    @staticmethod
+    def refuse_unready() -> None:
+        """Nothing is missing."""
+
+    def config(self, sections: dict[str, object]) -> None:
+        """It is in config.json already."""
+
+    def log(self, figures: dict[str, float], step: int, group: str) -> None:
+        """Not for it."""
+
+    def image(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Not for it."""
+
+    def embedding(
+        self,
+        name: str,
+        matrix: torch.Tensor,
+        columns: Sequence[str],
+        labels: list[list[str]],
+        tiles: np.ndarray,
+        step: int,
+    ) -> None:
+        """Not for it."""
+
+    def checkpoint(self, path: Path, step: int) -> None:
+        """It is in the run's folder already."""
+
+    def close(self) -> None:
+        """There is nothing to close."""

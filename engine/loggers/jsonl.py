@@ -1,18 +1,18 @@
 """metrics.jsonl: a line of JSON for every line of figures."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-import torch
+from typing import Self
 
 from core.files import replacing_synced
+from engine.loggers._protocol import LoggerBase, RunFacts
+from engine.loggers._registry import LOGGERS
 
 FILE = "metrics.jsonl"
 
 
-class JsonlLogger:
+@LOGGERS.register("jsonl")
+class JsonlLogger(LoggerBase):
     """Appends {"step": …, "group": …, NAME: figure, …} to metrics.jsonl; pictures and embeddings are not for it.
 
     A resumed run goes on after step `start`, or with the test of that step (`retested`).
@@ -26,25 +26,12 @@ class JsonlLogger:
             _forget_after(path, start, retested)
         self.file = open(path, "a", buffering=1)
 
-    def config(self, sections: dict[str, object]) -> None:
-        """It is in config.json beside this file."""
+    @classmethod
+    def open(cls, facts: RunFacts) -> Self:
+        return cls(facts.folder, facts.start, facts.resumed, facts.retested)
 
     def log(self, figures: dict[str, float], step: int, group: str) -> None:
         self.file.write(json.dumps({"step": step, "group": group, **figures}) + "\n")
-
-    def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Lines hold no pictures."""
-
-    def embedding(
-        self,
-        name: str,
-        matrix: torch.Tensor,
-        columns: Sequence[str],
-        labels: list[list[str]],
-        tiles: np.ndarray,
-        step: int,
-    ) -> None:
-        """Lines hold no embeddings."""
 
     def close(self) -> None:
         self.file.close()

@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 
+from engine.loggers._protocol import LoggerBase, RunFacts
+from engine.loggers._registry import LOGGERS
 
-class TensorBoardLogger:
+
+@LOGGERS.register("tensorboard")
+class TensorBoardLogger(LoggerBase):
     """Writes event files into the run's folder; figures stand there as GROUP/NAME.
 
     What a resumed run had shown after step `start` is hidden.
@@ -21,8 +26,9 @@ class TensorBoardLogger:
         purge_step = start + 1 if resumed else None
         self.writer = SummaryWriter(folder, purge_step=purge_step)
 
-    def config(self, sections: dict[str, object]) -> None:
-        """It is in config.json beside the event files."""
+    @classmethod
+    def open(cls, facts: RunFacts) -> Self:
+        return cls(facts.folder, facts.start, facts.resumed)
 
     def log(self, figures: dict[str, float], step: int, group: str) -> None:
         for name, value in figures.items():

@@ -16,7 +16,7 @@ import numpy as np
 from core.console import log
 from core.errors import InputError
 from core.files import read_npy, replacing_synced
-from core.items import file_of, is_text
+from core.items import file_of, is_text, member_of
 from retrieval.index.folder import CONTENTS, writing
 from retrieval.index.index import Index
 
@@ -117,10 +117,12 @@ class Contents:
 
 
 def states_of(paths: list[str]) -> dict[str, FileState]:
-    """{file: its state} of the files of some items, as they are now; texts and what is gone are left out."""
+    """{file: its state} of the files of some items, as they are now; without texts, images within other files, and what
+    is gone."""
     states = {}
     for path in paths:
-        if is_text(path) or file_of(path) in states:
+        # A folder is not watched for images within another file, which would have to be read whole.
+        if is_text(path) or member_of(path) is not None or file_of(path) in states:
             continue
         state = FileState.of(file_of(path))
         if state is not None:

@@ -16,7 +16,7 @@ from retrieval.metrics.per_query import Means, query_values, summary
 from retrieval.metrics.photos import curve_of_photos
 from retrieval.metrics.ranking import Ranked, describe, parse_metric, parse_metrics, values
 from retrieval.query_gallery import QueryGallery
-from retrieval.rerank import chain_options, open_chain
+from retrieval.rerank import PairDistances, chain_options, open_chain
 from retrieval.results import RetrievalResults
 from retrieval.sharded import GalleryShard
 
@@ -146,6 +146,7 @@ def evaluate(
     needs_results: bool = False,
     needs_histogram: bool = False,
     postprocess_options: dict[str, object] | None = None,
+    pair_distances: PairDistances | None = None,
     *,
     metrics: Words = ("recall@1", "recall@5", "recall@10", "map@r", "r_precision", "mrr"),
     definition: Literal["standard", "oml", "pml"] = "standard",
@@ -180,10 +181,11 @@ def evaluate(
     embeddings: (N, D), or this rank's GalleryShard of them, of which every rank then makes the same figures;
     query_gallery is of them, or of a placeholder; records: the list that they are of. needs_results, needs_histogram:
     whether `results` or `histogram` are wanted where no figure needs them. postprocess_options: {option: value} of the
-    post-processors, their defaults for what is missing. Raises InputError for what does not fit together.
+    post-processors, their defaults for what is missing; pair_distances: for those that look at pairs. Raises
+    InputError for what does not fit together.
     """
     # First, since it may refuse, and figures can take minutes.
-    chain = open_chain(postprocess, postprocess_options or {}, distance)
+    chain = open_chain(postprocess, postprocess_options or {}, distance, pair_distances)
     # Every result has this one: runs are told apart by it.
     if "recall@1" not in metrics:
         metrics = ("recall@1", *metrics)

@@ -1,5 +1,7 @@
 """The table of re-rankers, and the steps that several of them take."""
 
+from collections.abc import Callable
+
 import torch
 
 from core.errors import InputError
@@ -10,6 +12,10 @@ from retrieval.results import RetrievalResults, as_distances
 from retrieval.topk import search
 
 POSTPROCESSORS = Registry("post-processor")
+
+# What somebody who sees the items says of pairs: rows of the queries' table (P,) and of the gallery's (P,), int64 on
+# the CPU -> distances (P,), float32 on the CPU.
+PairDistances = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def expanded(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from core.errors import InputError
-from retrieval.rerank._steps import POSTPROCESSORS
+from retrieval.rerank._steps import POSTPROCESSORS, PairDistances
 
 
 def chain_options(names: Iterable[str], given: dict[str, object]) -> dict[str, object]:
@@ -15,10 +15,19 @@ def chain_options(names: Iterable[str], given: dict[str, object]) -> dict[str, o
     return options
 
 
-def open_chain(names: Iterable[str], given: dict[str, object], distance: str) -> list:
-    """The re-rankers `names` with their options out of `given`. Raises InputError where one does not fit."""
+def open_chain(
+    names: Iterable[str], given: dict[str, object], distance: str, pair_distances: PairDistances | None = None
+) -> list:
+    """The re-rankers `names` with their options out of `given`. Raises InputError where one does not fit.
+
+    pair_distances: for those that look at pairs; None to see whether all options fit.
+    """
     names = list(names)
     for name in names:
         if distance != "cosine" and POSTPROCESSORS.fact(name, "cosine_only"):
             raise InputError(f"{name} goes by cosine and does not work with --distance={distance}")
-    return [POSTPROCESSORS[name](**chain_options([name], given)) for name in names]
+    chain = []
+    for name in names:
+        handed = {"pair_distances": pair_distances} if POSTPROCESSORS.fact(name, "of_pairs") else {}
+        chain.append(POSTPROCESSORS[name](**handed, **chain_options([name], given)))
+    return chain

@@ -1,8 +1,4 @@
-"""Open Metric Learning's functions under their names and with its definitions, so that scripts written for it run.
-
-from retrieval import RetrievalResults
-from compat.oml import calc_retrieval_metrics_rr
-"""
+"""OML's figures of results and of embeddings, with its definitions."""
 
 from collections.abc import Sequence
 
@@ -36,7 +32,7 @@ def calc_retrieval_metrics_rr(
     asked = {"cmc": cmc_top_k, "precision": precision_top_k, "map": map_top_k}
     names = []
     for metric, ks in asked.items():
-        _check_ks(ks)
+        check_ks(ks)
         names.extend(f"{metric}@{k}" for k in ks)
     columns = {name: column.float() for name, column in values(Ranked.of(rr), names, "oml").items()}
     if query_categories is None:
@@ -60,6 +56,11 @@ def calc_fnmr_at_fmr_rr(
     is_item = rr.padded_ids >= 0
     right = rr.padded_distances[rr.hits & is_item]
     wrong = rr.padded_distances[~rr.hits & is_item]
+    return {"fnmr@fmr": fnmr_of_distances(right, wrong, fmr_vals)}
+
+
+def fnmr_of_distances(right: torch.Tensor, wrong: torch.Tensor, fmr_vals: Sequence[float]) -> dict[float, torch.Tensor]:
+    """{fmr: the share of the distances `right` (P,) at or above the quantile fmr of those that are `wrong` (N,)}."""
     if not all(0 <= fmr <= 1 for fmr in fmr_vals):
         raise InputError(f"fmr_vals={tuple(fmr_vals)} holds a rate outside 0 to 1")
     rates = {fmr: torch.tensor(0.0) for fmr in fmr_vals}
@@ -67,7 +68,7 @@ def calc_fnmr_at_fmr_rr(
         thresholds = np.quantile(wrong.cpu().numpy(), fmr_vals)
         for fmr, threshold in zip(fmr_vals, thresholds):
             rates[fmr] = (right >= threshold).float().mean()
-    return {"fnmr@fmr": rates}
+    return rates
 
 
 def calc_topological_metrics(
@@ -92,7 +93,8 @@ def _fractions(embeddings: torch.Tensor, variances: Sequence[float]) -> dict[str
     return {"pcf": {variance: torch.tensor(fraction) for variance, fraction in fractions.items()}}
 
 
-def _check_ks(ks: Sequence[int]) -> None:
+def check_ks(ks: Sequence[int]) -> None:
+    """Raise InputError for what is no number of 1 or more."""
     if not all(isinstance(k, int) and k > 0 for k in ks):
         raise InputError(f"top_k={tuple(ks)} holds something else than integers above 0")
 

@@ -1,0 +1,1 @@
+"""EasyDL's clusters and their figures."""

@@ -1,0 +1,1 @@
+"""EasyDL's deep metric learning: models, losses, training, figures."""

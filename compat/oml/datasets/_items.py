@@ -1,0 +1,36 @@
+"""What datasets of every modality do alike: further columns of an item, and the frame of its picture."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+
+from compat.oml._errors import require
+from compat.oml.const import TBBox, TColor
+from core.errors import InputError
+
+
+def checked_extra(extra_data: Mapping[str, Any] | None, size: int) -> dict[str, Any]:
+    """Further columns of so many items. Raises RefusedAssertion for one of another length."""
+    extra_data = dict(extra_data or {})
+    for key, column in extra_data.items():
+        require(len(column) == size, f"extra_data {key!r} has {len(column)} values for {size} items")
+    return extra_data
+
+
+def with_extra(data: dict[str, Any], extra_data: Mapping[str, Any], item: int) -> dict[str, Any]:
+    """The item's dict with its values of the further columns. Raises InputError where a key is taken."""
+    for key, column in extra_data.items():
+        if key in data:
+            raise InputError(f"extra_data has the key {key!r}, which an item has already")
+        data[key] = column[item]
+    return data
+
+
+def framed(image: np.ndarray, color: TColor, box: TBBox | None = None) -> np.ndarray:
+    """A copy of an image (H, W, 3) uint8 with a frame around it, or around a box in it."""
+    height, width = image.shape[:2]
+    left, top, right, bottom = box or (0, 0, width, height)
+    thickness = max(3, round(0.025 * (height + width)))
+    return cv2.rectangle(image.copy(), (left, top), (right - 1, bottom - 1), color, thickness)

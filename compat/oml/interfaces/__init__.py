@@ -1,0 +1,1 @@
+"""What OML asks of a dataset, a network, a miner, a sampler, a metric and a post-processor."""

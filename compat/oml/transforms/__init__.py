@@ -1,0 +1,1 @@
+"""What is done to an input before its network takes it."""

@@ -1,0 +1,122 @@
+"""Flags in a recipe, a .yaml: `flag: value` lines, at the top or below the name of a section."""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.errors import InputError, near_match
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Flags that a file gives, {name: value}.
+
+    places: {name: "file:line"}; sections: {name: the section that it stands in}. Both are of a .yaml alone: the
+    config.json of a run, which nobody wrote, has no lines.
+    """
+
+    values: dict[str, object]
+    places: dict[str, str] = field(default_factory=dict)
+    sections: dict[str, str] = field(default_factory=dict)
+
+
+def read_recipe(file: str | Path) -> Recipe:
+    """The flags of a .yaml. What sections are called is for the reader alone.
+
+    Raises InputError for what is not that, and for a section or a flag that stands twice, by file:line.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise InputError(f"{str(file)!r} needs PyYAML: pip install pyyaml") from None
+    try:
+        loader = yaml.SafeLoader(Path(file).read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        if root is None:
+            return Recipe({})
+        if not isinstance(root, yaml.MappingNode):
+            raise InputError(f"{file}: flags are `name: value` lines, at the top or below the name of a section")
+        return _read_nodes(file, loader, root, yaml.MappingNode)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {str(file)!r}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{file}{line}: no yaml: {getattr(error, 'problem', error)}") from None
+
+
+def _read_nodes(file: str | Path, loader: Any, root: Any, mapping: type) -> Recipe:
+    """The flags of the tree of nodes, in which all stands that the file says: a mapping made of it keeps of two equal
+    keys the last, and says nothing."""
+    recipe = Recipe({})
+    lines: dict[str, int] = {}
+    sections: dict[str, int] = {}
+    for key, node in root.value:
+        title = _name_of(file, key)
+        if not isinstance(node, mapping):
+            _add(recipe, file, loader, key, node, lines)
+            continue
+        line = key.start_mark.line + 1
+        if title in sections:
+            raise InputError(f"{file}:{line}: the section {title} stands twice, first in line {sections[title]}")
+        sections[title] = line
+        for inner_key, inner_node in node.value:
+            if isinstance(inner_node, mapping):
+                line = inner_key.start_mark.line + 1
+                raise InputError(f"{file}:{line}: {_name_of(file, inner_key)} is a section within a section")
+            recipe.sections[_name_of(file, inner_key)] = title
+            _add(recipe, file, loader, inner_key, inner_node, lines)
+    return recipe
+
+
+def _add(recipe: Recipe, file: str | Path, loader: Any, key: Any, node: Any, lines: dict[str, int]) -> None:
+    """Take in one line `name: value`. lines: {name: where it stands} of those before it."""
+    name = _name_of(file, key)
+    line = key.start_mark.line + 1
+    if name in lines:
+        raise InputError(f"{file}:{line}: {name} is given twice, first in line {lines[name]}")
+    lines[name] = line
+    recipe.places[name] = f"{file}:{line}"
+    try:
+        recipe.values[name] = loader.construct_object(node, deep=True)
+    except ValueError as error:  # such as a date that is none
+        raise InputError(f"{file}:{line}: {name}: {error}") from None
+
+
+def _name_of(file: str | Path, key: Any) -> str:
+    if not isinstance(key.value, str):
+        raise InputError(f"{file}:{key.start_mark.line + 1}: a flag's name is a word, not a list or a mapping")
+    return key.value
+
+
+def words_for(parser: argparse.ArgumentParser, recipe: Recipe) -> list[str]:
+    """A recipe's flags as words of the line of a plain `parser`.
+
+    Raises InputError for a flag that it has not, with the near match, and for a value that cannot be, by file:line.
+    """
+    actions = {}
+    for action in parser._actions:
+        for option in action.option_strings:
+            actions[option.removeprefix("--")] = action
+    words = []
+    for name, value in recipe.values.items():
+        place = recipe.places[name]
+        action = actions.get(name)
+        if action is None:
+            raise InputError(f"{place}: unknown flag {name!r}.{near_match(name, actions)}")
+        # A switch takes no value: it stands on the line, or it does not.
+        if action.nargs == 0:
+            if not isinstance(value, bool):
+                raise InputError(f"{place}: {name}: {value!r} is not one of true, false")
+            if value:
+                words.append(f"--{name}")
+            continue
+        if isinstance(value, (list, bool)) or value is None:
+            raise InputError(f"{place}: {name} takes one text or number, not {value!r}")
+        try:
+            parser._get_value(action, str(value))
+        except argparse.ArgumentError as error:
+            raise InputError(f"{place}: {name}: {error.message}") from None
+        words.append(f"--{name}={value}")
+    return words

@@ -1,0 +1,237 @@
+"""A csv list that is written of a benchmark as its makers hand it out: an archive, or the folder that it unpacks to."""
+
+import csv
+import io
+import os
+import shutil
+import tarfile
+import zipfile
+import zlib
+from http.client import HTTPException
+from pathlib import Path
+from typing import NamedTuple
+
+from core.console import log
+from core.errors import InputError, first_line, near_match
+from core.files import make_folder, replacing
+from data.convert import CONVERTERS, Archive, Counts, DataSet, Row
+from data.formats.csv import CSV_BOX
+from data.make_list import list_root
+
+ENDS = (".zip", ".tar", ".tar.gz", ".tgz")
+NOT_CHECKED = "its counts are not checked, so that it is not called the published set"
+
+
+class Converted(NamedTuple):
+    """The list, of which set, what is in it, how many rows were dropped, and the folder that its paths start from."""
+
+    file: Path
+    facts: DataSet
+    counts: Counts
+    dropped: int
+    root: Path
+
+
+def write_benchmark_list(
+    name: str,
+    source: str | Path,
+    output: str | Path,
+    protocol: str | None = None,
+    boxes: bool = False,
+    download: bool = False,
+    partial: bool = False,
+    overwrite: bool = False,
+) -> Converted:
+    """Write the list of a benchmark, checked against its published counts.
+
+    name: one of CONVERTERS. source: an archive, which is unpacked beside itself; or the folder in which the archives
+    are, or what they hold. protocol: one of its protocols, None for the usual one. boxes: images are cut to their
+    boxes. download: archives that are not there are fetched, where they have an address. partial: counts and checksums
+    are not those of the published set, and are not looked at. Raises InputError in one sentence for whatever is not as
+    it should be; then no list is written, and nothing is unpacked in part.
+    """
+    converter = CONVERTERS[name]
+    facts = CONVERTERS.fact(name, "facts")
+    output = Path(output)
+    if output.suffix.lower() != ".csv":
+        raise InputError(f"cannot write {str(output)!r}: a list of this kind has to end in .csv")
+    if output.exists() and not overwrite:
+        raise InputError(f"{str(output)!r} is there already; give --overwrite to replace it")
+    protocol = protocol or next(iter(facts.protocols))
+    if protocol not in facts.protocols:
+        allowed = ", ".join(facts.protocols)
+        hint = near_match(protocol, facts.protocols)
+        raise InputError(f"{name} has no protocol {protocol!r}; there are: {allowed}.{hint}")
+    if boxes and not facts.has_boxes:
+        raise InputError(f"{facts.title} has no boxes")
+
+    folder = unpack_source(Path(source), facts, download, partial)
+    rows = converter(folder, protocol, boxes)
+    _refuse_missing(folder, rows)
+    if not partial:
+        _refuse_other_counts(Counts.of(rows), facts, protocol)
+    kept = rows
+    if protocol in CONVERTERS.fact(name, "drops", {}):
+        kept = CONVERTERS.fact(name, "drops")[protocol](rows)
+    root = list_root(folder, output)
+    make_folder(output.parent)
+    with replacing(output) as file:
+        file.write(_csv_text(kept, os.path.relpath(folder, root)).encode())
+    return Converted(output, facts, Counts.of(kept), len(rows) - len(kept), root)
+
+
+def unpack_source(source: Path, facts: DataSet, download: bool, partial: bool) -> Path:
+    """The folder that a data set lies in, its archives unpacked.
+
+    Raises InputError for what is not there, is another archive, or cannot be unpacked whole.
+    """
+    if source.is_file():
+        archive = _archive_called(source, facts)
+        if not (source.parent / archive.holds).exists():
+            _unpack(source, archive, partial)
+        return source.parent
+    if download:
+        make_folder(source)
+    elif not source.is_dir():
+        raise InputError(f"no file or folder {str(source)!r}; {facts.title} is had at {facts.page}")
+    for archive in facts.archives:
+        file = source / archive.name
+        # What is unpacked already needs no archive; the folder itself may be what it holds.
+        if (source / archive.holds).exists() or source.name == archive.holds:
+            continue
+        if download and not file.is_file():
+            _download(file, archive, facts)
+        if file.is_file():
+            _unpack(file, archive, partial)
+    return source
+
+
+def _archive_called(source: Path, facts: DataSet) -> Archive:
+    """Which of a data set's archives a file is: the one of its name, else the only one there is."""
+    if not source.name.lower().endswith(ENDS):
+        raise InputError(f"{str(source)!r} is no archive: it has to end in {', '.join(ENDS)}")
+    for archive in facts.archives:
+        if archive.name == source.name:
+            return archive
+    if len(facts.archives) > 1:
+        names = ", ".join(archive.name for archive in facts.archives)
+        raise InputError(
+            f"{source.name!r} is none of the archives of {facts.title}: {names}; give the folder that they are in"
+        )
+    return facts.archives[0]
+
+
+def _download(file: Path, archive: Archive, facts: DataSet) -> None:
+    """Fetch an archive from the first of its addresses that answers. Raises InputError where none does."""
+    # Here and not above: it locks files as not every system does.
+    from core.download import fetch
+
+    if not archive.addresses:
+        raise InputError(f"{archive.name} has no public address; fetch it from {facts.page} into {str(file.parent)!r}")
+    reasons = []
+    for address in archive.addresses:
+        try:
+            fetch(address, file, archive.sha256, archive.md5)
+            return
+        except (OSError, HTTPException, ValueError) as error:
+            reasons.append(f"{address} ({first_line(error)})")
+    raise InputError(
+        f"{archive.name} could not be downloaded from {' or '.join(reasons)}; run this again to go on, or put it into "
+        f"{str(file.parent)!r} by other means"
+    )
+
+
+def _unpack(file: Path, archive: Archive, partial: bool) -> None:
+    """Unpack an archive beside itself: all of it, checked, or nothing."""
+    if not partial:
+        _refuse_other_file(file, archive)
+    # Always the same name, so that what a killed process left is gone with the next.
+    staging = file.with_name(f".unpacking-{archive.holds}")
+    shutil.rmtree(staging, ignore_errors=True)
+    log(f"unpacking {file}")
+    try:
+        if file.name.lower().endswith(".zip"):
+            with zipfile.ZipFile(file) as opened:
+                opened.extractall(staging)
+        else:
+            with tarfile.open(file) as opened:
+                opened.extractall(staging, filter="data")
+        if not (staging / archive.holds).exists():
+            raise InputError(f"{str(file)!r} holds no {archive.holds!r}; it is another archive than {archive.name}")
+        os.rename(staging / archive.holds, file.with_name(archive.holds))
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise InputError(
+            f"cannot unpack {str(file)!r} ({first_line(error)}): cut short, or no such archive; fetch it again"
+        ) from None
+    except RuntimeError as error:  # so zipfile says that it needs a password
+        raise InputError(
+            f"cannot unpack {str(file)!r} ({first_line(error)}); unpack it by hand with the password of its makers"
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _refuse_other_file(file: Path, archive: Archive) -> None:
+    """Raise InputError where the checksum is not the published one."""
+    from core.download import refuse_other_content
+
+    try:
+        refuse_other_content(file, archive.sha256, archive.md5)
+    except ValueError as error:
+        raise InputError(
+            f"{str(file)!r} is not the published {archive.name} ({error}): cut short, or another version; --partial "
+            "takes it all the same"
+        ) from None
+
+
+def _refuse_missing(folder: Path, rows: list[Row]) -> None:
+    """Raise InputError where images are not there, or nothing is."""
+    if not rows:
+        raise InputError(f"no image is named in what lies in {str(folder)!r}")
+    missing = [row.path for row in rows if not (folder / row.path).is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(rows)} images are not in {str(folder)!r} ({missing[0]}, for one): the archive was "
+            "cut short, or unpacked in part"
+        )
+
+
+def _refuse_other_counts(counts: Counts, facts: DataSet, protocol: str) -> None:
+    """Raise InputError where a count is not the published one, or an image stands twice."""
+    published = facts.protocols[protocol]
+    for split in ("train", "test"):
+        found, expected = getattr(counts, split), getattr(published, split)
+        if found != expected:
+            raise InputError(
+                f"{found[0]:,} images of {found[1]:,} labels to {split} with; {facts.title} has {expected[0]:,} of "
+                f"{expected[1]:,}: another version, or a part of it (--partial takes it all the same)"
+            )
+    for part in ("queries", "gallery"):
+        expected = getattr(published, part)
+        if expected is not None and getattr(counts, part) != expected:
+            raise InputError(
+                f"{getattr(counts, part):,} images are {part}; {facts.title} has {expected:,}: another version, or a "
+                "part of it (--partial takes it all the same)"
+            )
+
+
+def _csv_text(rows: list[Row], prefix: str) -> str:
+    """The text of a list; paths behind `prefix`, columns that no row has left out."""
+    header = ["label", "path", "split", "is_query", "is_gallery"]
+    for name in ("category", "sequence"):
+        if any(getattr(row, name) is not None for row in rows):
+            header.append(name)
+    if any(row.box is not None for row in rows):
+        header += CSV_BOX
+    text = io.StringIO()
+    writer = csv.DictWriter(text, header, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        values = row._asdict()
+        values["path"] = os.path.normpath(os.path.join(prefix, row.path))
+        if row.split == "train":
+            values |= {"is_query": "", "is_gallery": ""}
+        if row.box is not None:
+            values |= dict(zip(CSV_BOX, row.box, strict=True))
+        writer.writerow(values)
+    return text.getvalue()

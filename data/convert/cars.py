@@ -1,0 +1,73 @@
+"""Cars196 (Stanford Cars): MATLAB tables beside folders of images, in either of the two forms that it comes in."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.errors import InputError, first_line
+from core.packages import needed
+from data.convert._registry import CONVERTERS, TEST, TRAIN, Archive, Counts, DataSet, Row, find_root
+
+TRAIN_CLASSES = 98
+WHOLE = "cars_annos.mat"
+HALVES = {"devkit/cars_train_annos.mat": ("cars_train", TRAIN), "cars_test_annos_withlabels.mat": ("cars_test", TEST)}
+BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+# Krause et al., 2013. `standard`: the first 98 classes to train with, the others to test with (Song et al., CVPR 2016).
+# `oml`: the makers' own halves of each class's images, which are for classification, as OML's list has them. Its server
+# is gone; the MD5 are those on record in torchvision and, of the first two, in code of several papers.
+FACTS = DataSet(
+    title="Cars196",
+    page="https://www.kaggle.com/datasets (its makers' server is gone)",
+    archives=(
+        Archive("car_ims.tgz", "car_ims", md5="d5c8f0aa497503f355e17dc7886c3f14"),
+        Archive("cars_train.tgz", "cars_train", md5="065e5b463ae28d29e77c1b4b166cfe61"),
+        Archive("cars_test.tgz", "cars_test", md5="4ce7ebf6a94d07f1952d94dd34c4d501"),
+        Archive("car_devkit.tgz", "devkit", md5="c3b158d763b6e2245038c8ad08e45376"),
+    ),
+    protocols={"standard": Counts((8_054, 98), (8_131, 98)), "oml": Counts((8_144, 196), (8_041, 196))},
+    has_boxes=True,
+)
+
+
+@CONVERTERS.register("cars", facts=FACTS)
+def cars(folder: Path, protocol: str, with_boxes: bool) -> list[Row]:
+    """One table and one folder of images (cars_annos.mat, car_ims), or two (cars_train, cars_test, the devkit)."""
+    if (folder / WHOLE).is_file():
+        find_root(folder, ("car_ims",), (), "car_ims.tgz")
+        marked = [(entry, str(entry["relative_im_path"]), bool(entry["test"])) for entry in _entries(folder / WHOLE)]
+    else:
+        marks = [mark for name, (images, _) in HALVES.items() for mark in (name, images)]
+        comes_in = "car_devkit.tgz, cars_train.tgz, cars_test.tgz and cars_test_annos_withlabels.mat, or car_ims.tgz "
+        find_root(folder, tuple(marks), (), f"{comes_in}and {WHOLE}")
+        marked = []
+        for name, (images, split) in HALVES.items():
+            for entry in _entries(folder / name):
+                marked.append((entry, f"{images}/{entry['fname']}", split == TEST))
+    rows = []
+    for entry, path, is_of_test_half in marked:
+        label = int(entry["class"])
+        is_test = is_of_test_half if protocol == "oml" else label > TRAIN_CLASSES
+        box = None
+        if with_boxes:
+            box = tuple(int(entry[side]) for side in BOX)
+        rows.append(Row(str(label), path, TEST if is_test else TRAIN, is_test, is_test, box=box))
+    return rows
+
+
+def _entries(file: Path) -> list[dict[str, Any]]:
+    """The entries of a table, {field: value} each. Raises InputError where they are not those of this data set."""
+    io = needed("scipy.io", f"{str(file)!r}", "convert")
+    try:
+        table = np.atleast_1d(io.loadmat(str(file), squeeze_me=True)["annotations"])
+        entries = [dict(zip(table.dtype.names, entry, strict=True)) for entry in table.tolist()]
+    except Exception as error:  # a stranger's file, in which anything may be wrong
+        raise InputError(f"cannot read {str(file)!r}: {first_line(error)}") from None
+    wanted = {"class", *BOX} | ({"relative_im_path", "test"} if file.name == WHOLE else {"fname"})
+    lacking = sorted(wanted - set(table.dtype.names))
+    if lacking:
+        raise InputError(
+            f"{str(file)!r} has no field {lacking[0]!r}; it is another version of the table"
+            f"{' (cars_test_annos.mat has no labels)' if 'class' in lacking else ''}"
+        )
+    return entries

@@ -1,0 +1,55 @@
+"""Stanford Online Products: Ebay_train.txt and Ebay_test.txt beside a folder for each kind of product."""
+
+from pathlib import Path, PurePosixPath
+
+from data.convert._registry import (
+    CONVERTERS,
+    TEST,
+    TRAIN,
+    Archive,
+    Counts,
+    DataSet,
+    Row,
+    find_root,
+    read_lines,
+    split_line,
+)
+
+LISTS = {"Ebay_train.txt": TRAIN, "Ebay_test.txt": TEST}
+# Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, CVPR 2016. The SHA-256 is the one on record
+# in TensorFlow Datasets.
+FACTS = DataSet(
+    title="Stanford Online Products",
+    page="https://cvgl.stanford.edu/projects/lifted_struct/",
+    archives=(
+        Archive(
+            "Stanford_Online_Products.zip",
+            "Stanford_Online_Products",
+            sha256="b04fa78210e69fab050ce73939550e1cd0f96890bdd98ec9fee732c3b756ef48",
+            addresses=(
+                "http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",
+                "ftp://cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",
+            ),
+        ),
+    ),
+    protocols={"standard": Counts((59_551, 11_318), (60_502, 11_316))},
+)
+
+
+@CONVERTERS.register("sop", facts=FACTS)
+def sop(folder: Path, protocol: str, with_boxes: bool) -> list[Row]:
+    """Its categories are the folders, as in OML's list (`bicycle_final`)."""
+    archive = FACTS.archives[0]
+    root = find_root(folder, tuple(LISTS), (archive.holds,), archive.name)
+    rows = []
+    for name, split in LISTS.items():
+        # The first line names the columns: image_id class_id super_class_id path.
+        for number, line in enumerate(read_lines(root / name)[1:], start=2):
+            if not line.strip():
+                continue
+            _, label, _, path = split_line(root / name, number, line, 4)
+            is_test = split == TEST
+            category = PurePosixPath(path).parent.name
+            file = (root / path).relative_to(folder).as_posix()
+            rows.append(Row(label, file, split, is_test, is_test, category))
+    return rows

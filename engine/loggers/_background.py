@@ -1,0 +1,144 @@
+"""A logger in a thread of its own, so that a server which is slow, or gone, neither ends a run nor slows it."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.console import log
+from core.errors import first_line
+from engine.loggers._protocol import Logger
+
+MOST_CALLS = 2000  # that wait
+MOST_BYTES = 2**27  # of pictures that wait
+ANSWER_SECONDS = 30.0  # in which one call has to come back, at the end of a run
+CLOSING_SECONDS = 60.0  # for all that still waits then
+BYTES_A_SECOND = 5e6  # of a file that is sent
+
+
+class Background:
+    """Hands a logger what it is told, in the order in which it is told, from a thread.
+
+    What does not fit into the queue is lost, and so is what the logger refuses; how much, and why, is said once, at the
+    end. open_logger: makes the logger, in the thread, since that may take as long as anything.
+    """
+
+    files: tuple[str, ...] = ()
+
+    def __init__(self, name: str, open_logger: Callable[[], Logger]):
+        self.name = name
+        self.open_logger = open_logger
+        self.queue: queue.SimpleQueue = queue.SimpleQueue()
+        self.lock = threading.Lock()
+        self.told = 0
+        self.waiting = 0
+        self.waiting_bytes = 0
+        self.file_bytes = 0
+        self.lost = 0
+        self.reason = ""
+        self.has_ended = False
+        self.thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
+        self.thread.start()
+
+    def config(self, sections: dict[str, object]) -> None:
+        self._tell("config", 0, sections)
+
+    def log(self, figures: dict[str, float], step: int, group: str) -> None:
+        self._tell("log", 0, dict(figures), step, group)
+
+    def image(self, name: str, picture: np.ndarray, step: int) -> None:
+        self._tell("image", picture.nbytes, name, picture, step)
+
+    def embedding(
+        self,
+        name: str,
+        matrix: torch.Tensor,
+        columns: Sequence[str],
+        labels: list[list[str]],
+        tiles: np.ndarray,
+        step: int,
+    ) -> None:
+        size = tiles.nbytes + matrix.numel() * matrix.element_size()
+        self._tell("embedding", size, name, matrix, columns, labels, tiles, step)
+
+    def checkpoint(self, path: Path, step: int) -> None:
+        self.file_bytes += path.stat().st_size
+        self._tell("checkpoint", 0, path, step)
+
+    def end(self) -> None:
+        """Nothing comes any more; `close` waits for what is told already, so that several can do so at a time."""
+        if not self.has_ended:
+            self.has_ended = True
+            self.queue.put(None)
+
+    def close(self) -> None:
+        """Wait for what is told to have gone out, as long as something does; say what is lost."""
+        self.end()
+        sending = self.file_bytes / BYTES_A_SECOND
+        end = time.monotonic() + CLOSING_SECONDS + sending
+        while self.thread.is_alive() and time.monotonic() < end:
+            before = self.waiting
+            # A call that does not come back in this time does not come back.
+            self.thread.join(min(ANSWER_SECONDS + sending, end - time.monotonic()))
+            if self.thread.is_alive() and self.waiting == before:
+                break
+        if self.thread.is_alive() and not self.waiting:
+            log(f"{self.name}: its server does not answer; what its package still holds may be lost; the run is whole")
+        elif self.thread.is_alive():
+            self._lose(self.waiting, "its server does not answer")
+        if self.lost:
+            log(f"{self.name}: {self.lost} of {self.told} reports are lost: {self.reason}; the run itself is whole")
+
+    def _tell(self, method: str, size: int, *arguments: object) -> None:
+        with self.lock:
+            self.told += 1
+            fits = self.waiting < MOST_CALLS and self.waiting_bytes + size <= MOST_BYTES
+            if fits:
+                self.waiting += 1
+                self.waiting_bytes += size
+        if fits:
+            self.queue.put((method, size, arguments))
+        else:
+            self._lose(1, "more came than its server takes")
+
+    def _lose(self, calls: int, reason: str) -> None:
+        with self.lock:
+            self.lost += calls
+            self.reason = self.reason or reason
+
+    def _work(self) -> None:
+        """The thread: open the logger, hand it all that comes, close it."""
+        logger = self._try(self.open_logger)
+        call = self.queue.get()
+        while call is not None:
+            method, size, arguments = call
+            if logger is None or not self._hand_on(logger, method, arguments):
+                self._lose(1, "it could not be opened")
+            with self.lock:
+                self.waiting -= 1
+                self.waiting_bytes -= size
+            call = self.queue.get()
+        if logger is not None:
+            self._try(logger.close)
+
+    def _hand_on(self, logger: Logger, method: str, arguments: tuple) -> bool:
+        """Call the logger; whether that went well."""
+
+        def call() -> bool:
+            getattr(logger, method)(*arguments)
+            return True
+
+        return self._try(call) is not None
+
+    def _try(self, action: Callable[[], object]) -> object:
+        """What `action` gives; None, and the reason is kept, where it fails: packages raise anything, even exits."""
+        try:
+            return action()
+        except BaseException as error:
+            with self.lock:
+                self.reason = self.reason or f"{type(error).__name__}: {first_line(error)}"
+            return None

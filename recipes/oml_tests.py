@@ -1,0 +1,101 @@
+"""Open Metric Learning's own tests, run through compat/oml: what passes, and what does not.
+
+python recipes/oml_tests.py CLONE [WORDS ...]: CLONE is a checkout of https://github.com/OML-Team/open-metric-learning,
+WORDS go to pytest. Names that compat/oml has are taken from there, helpers of the tests that it has not (seeds, one-hot
+vectors, ...) from the package itself, which has to be installed: `make peers`, and requirements/oml.txt.
+"""
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from core import openmp  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[1]
+# Modules that only say where in a package of OML something lies, and where it lies here.
+MOVED = {
+    "oml.retrieval.retrieval_results": "compat.oml.retrieval",
+    "oml.retrieval.postprocessors.algo": "compat.oml.retrieval",
+    "oml.retrieval.postprocessors.pairwise": "compat.oml.retrieval",
+    "oml.models.meta.projection": "compat.oml.models",
+    "oml.models.meta.siamese": "compat.oml.models",
+    "oml.models.resnet.extractor": "compat.oml.models",
+    "oml.models.texts": "compat.oml.models",
+    "oml.models.vit_clip.extractor": "compat.oml.models",
+    "oml.models.vit_dino.extractor": "compat.oml.models",
+    "oml.models.vit_unicom.extractor": "compat.oml.models",
+    "oml.transforms.images.utils": "compat.oml.transforms.images.reading",
+    "oml.utils.images.images": "compat.oml.transforms.images.reading",
+}
+FOLDERS = (
+    "test_oml/test_datasets",
+    "test_oml/test_functional",
+    "test_oml/test_losses",
+    "test_oml/test_metrics",
+    "test_oml/test_miners",
+    "test_oml/test_models",
+    "test_oml/test_postprocessor",
+    "test_oml/test_registry",
+    "test_oml/test_retrieval_results",
+    "test_oml/test_samplers",
+    "test_oml/test_transforms",
+    "test_oml/test_utils",
+    "test_integrations/test_retrieval_validation.py",
+    "test_integrations/test_train_with_mining.py",
+)
+
+
+def has(module: str, name: str) -> bool:
+    """Whether a module of compat/oml is there and has a name."""
+    try:
+        return hasattr(importlib.import_module(module), name)
+    except ImportError:
+        return False
+
+
+def through_our_doors(text: str) -> str:
+    """A test's text, in which each name of OML that compat/oml has is imported from there."""
+    lines = text.splitlines()
+    imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    # From the last to the first, so that lines which are still to come keep their numbers.
+    for node in sorted(imports, key=lambda node: -node.lineno):
+        if node.module is None or node.module.partition(".")[0] != "oml":
+            continue
+        ours = MOVED.get(node.module, f"compat.{node.module}")
+        replaced = []
+        for alias in node.names:
+            module = ours if has(ours, alias.name) else node.module
+            renamed = f" as {alias.asname}" if alias.asname else ""
+            replaced.append(f"from {module} import {alias.name}{renamed}")
+        indent = " " * node.col_offset
+        lines[node.lineno - 1 : node.end_lineno] = [indent + "; ".join(replaced)]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    if len(sys.argv) < 2:
+        print(__doc__)
+        return 2
+    clone = Path(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder:
+        for file in sorted((clone / "tests").rglob("*.py")):
+            copy = Path(folder, "tests", file.relative_to(clone / "tests"))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(through_our_doors(file.read_text()))
+        words = sys.argv[2:]
+        # Paths of their own take the place of all.
+        wanted = [] if any(word.startswith("tests/") for word in words) else [f"tests/{part}" for part in FOLDERS]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+        paths = [str(ROOT), folder, os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        return subprocess.run([*command, *wanted, *words], cwd=folder, env=environment).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

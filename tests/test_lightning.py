@@ -1,0 +1,272 @@
+"""OML's modules on Lightning: training and figures in one process and in two, epochs in which the backbone stays."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+
+from core.errors import InputError
+from losses import LOSSES
+
+ROOT = Path(__file__).resolve().parents[1]
+pl = pytest.importorskip("lightning.pytorch", reason="compat/lightning.py needs requirements/lightning.txt")
+
+
+class Rows(Dataset):
+    """Points of four labels, as dictionaries; they come by the network's own names."""
+
+    def __init__(self, count=21):
+        rng = np.random.default_rng(0)
+        self.labels = np.arange(count) % 4
+        self.rows = torch.from_numpy(np.eye(4)[self.labels] + rng.normal(0, 0.1, (count, 4))).float()
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return {"input_tensors": self.rows[index], "labels": int(self.labels[index]), "idx": index}
+
+
+class Network(nn.Module):
+    """A backbone with a norm and a head; `freeze` and `unfreeze` are of the backbone."""
+
+    def __init__(self, norm=nn.BatchNorm1d):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Sequential(nn.Linear(4, 8), norm(8))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, rows):
+        return self.head(self.backbone(rows))
+
+    def freeze(self):
+        self.backbone.requires_grad_(False).eval()
+
+    def unfreeze(self):
+        self.backbone.requires_grad_(True).train()
+
+
+class Collected:
+    """A metric that keeps what it is given, and says how many there were."""
+
+    def __init__(self):
+        self.calls = []
+
+    def setup(self, num_samples):
+        self.wanted = num_samples
+
+    def update(self, embeddings, indices):
+        self.part = (embeddings, indices)
+
+    def compute_metrics(self):
+        parts = [self.part]
+        if torch.distributed.is_initialized():
+            parts = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, self.part)
+        of_index = {}
+        for embeddings, indices in parts:
+            of_index.update(zip(indices.tolist(), embeddings))
+        indices = sorted(of_index)
+        self.calls.append((torch.stack([of_index[index] for index in indices]), torch.tensor(indices)))
+        return {"OVERALL": {"cmc": {1: torch.tensor(len(self.calls) / 10)}, "count": self.wanted}}
+
+
+def trainer(folder, callbacks=(), **options):
+    return pl.Trainer(
+        default_root_dir=folder, accelerator="cpu", devices=1, callbacks=list(callbacks), enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, log_every_n_steps=1,
+        **{"max_epochs": 2, "logger": False, **options},
+    )  # fmt: skip
+
+
+def module_of(network, **options):
+    from compat.lightning import ExtractorModule
+
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01, weight_decay=0.1)
+    return ExtractorModule(network, LOSSES["multi_similarity"](), optimiser, **options)
+
+
+def batches(data, size=8):
+    return DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), size, drop_last=True))
+
+
+def test_a_list_is_validated_whole(tmp_path):
+    from compat.lightning import MetricValCallback
+
+    data, network, metric = Rows(), Network(), Collected()
+    before = network.head.weight.clone()
+    run = trainer(tmp_path, [MetricValCallback(metric)])
+    run.fit(module_of(network), batches(data), DataLoader(data, batch_size=4))
+    assert not torch.equal(network.head.weight, before)
+    assert len(metric.calls) == 2
+    embeddings, indices = metric.calls[-1]
+    assert indices.tolist() == list(range(len(data)))
+    with torch.no_grad():
+        torch.testing.assert_close(embeddings, network.eval()(data.rows))
+    assert float(run.callback_metrics["OVERALL/cmc/1"]) == pytest.approx(0.2)
+    assert float(run.callback_metrics["OVERALL/count"]) == len(data)
+    assert {"loss_epoch", "loss_step"} <= run.callback_metrics.keys()
+
+
+def test_of_two_lists_each_has_its_figures(tmp_path):
+    from compat.lightning import MetricValCallback
+
+    first, second = Rows(9), Rows(13)
+    metrics = [Collected(), Collected()]
+    callbacks = [MetricValCallback(metric, loader_idx=number) for number, metric in enumerate(metrics)]
+    run = trainer(tmp_path, callbacks, max_epochs=1)
+    run.fit(
+        module_of(Network()), batches(first), [DataLoader(first, batch_size=4), DataLoader(second, batch_size=4)]
+    )
+    assert [metric.wanted for metric in metrics] == [9, 13]
+    assert float(run.callback_metrics["OVERALL/count/dataloader_idx_1"]) == 13
+
+
+def test_what_leaves_items_out_is_refused(tmp_path):
+    from compat.lightning import ExtractorModule, ExtractorModuleDDP, MetricValCallback
+
+    data = Rows()
+    run = trainer(tmp_path, [MetricValCallback(Collected())], limit_val_batches=2)
+    with pytest.raises(InputError, match="validation has seen 8 of the 21 items"):
+        run.fit(module_of(Network()), batches(data), DataLoader(data, batch_size=4))
+    with pytest.raises(
+        InputError, match="freeze_n_epochs=1 needs a network that can be frozen, .* which Linear has not"
+    ):
+        ExtractorModule(nn.Linear(2, 2), freeze_n_epochs=1)
+    with pytest.raises(InputError, match="neither loaders_train nor loaders_val"):
+        ExtractorModuleDDP(Network())
+    with pytest.raises(InputError, match="scheduler_interval is 'batch'"):
+        ExtractorModule(Network(), scheduler_interval="batch")
+
+
+@pytest.mark.parametrize("network", ["its own methods", "an Embedder"])
+def test_frozen_epochs_freeze(tmp_path, network, tiny):
+    """Behind one epoch of freezing the backbone is what it was, to the bit; behind two of three it is not."""
+    from models import Embedder
+
+    if network == "an Embedder":
+        torch.manual_seed(0)
+        network, data = Embedder("Tiny", 3), Rows()
+        data.rows = (64 * data.rows[:, :3, None, None] + 128).clamp(0, 255).to(torch.uint8).expand(-1, -1, 16, 16)
+    else:
+        network, data = Network(), Rows()
+    seen = []
+
+    class Look(pl.Callback):
+        def on_train_epoch_end(self, run, module):
+            seen.append({name: value.clone() for name, value in module.model.state_dict().items()})
+
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    module = module_of(network, freeze_n_epochs=2)
+    trainer(tmp_path, [Look()], max_epochs=3).fit(module, batches(data))
+    for name, value in before.items():
+        if name.startswith("backbone"):
+            assert torch.equal(seen[0][name], value) and torch.equal(seen[1][name], value), name
+    assert any(not torch.equal(seen[2][name], value) for name, value in before.items() if name.startswith("backbone"))
+    assert any(not torch.equal(seen[0][name], value) for name, value in before.items() if name.startswith("head"))
+
+
+def test_a_schedule_goes_by_steps_or_by_a_figure(tmp_path):
+    from compat.lightning import MetricValCallback
+
+    network, data = Network(), Rows()
+    module = module_of(network)
+    module.scheduler = torch.optim.lr_scheduler.StepLR(module.optimizer, 2, gamma=0.5)
+    trainer(tmp_path, max_epochs=2).fit(module, batches(data))
+    assert module.optimizer.param_groups[0]["lr"] == pytest.approx(0.01 / 4)
+    module = module_of(network, scheduler_interval="epoch", scheduler_monitor_metric="OVERALL/cmc/1")
+    module.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(module.optimizer, mode="min", patience=0, factor=0.1)
+    trainer(tmp_path, [MetricValCallback(Collected())], max_epochs=2).fit(
+        module, batches(data), DataLoader(data, batch_size=5)
+    )
+    assert module.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+
+
+def test_parts_of_a_sampler_are_all_of_it():
+    from compat.lightning import Part
+
+    drawn = list(range(7))
+    parts = [list(Part(drawn, rank, 2)) for rank in range(2)]
+    assert parts == [[0, 2, 4, 6], [1, 3, 5, 0]] and [len(Part(drawn, rank, 2)) for rank in range(2)] == [4, 4]
+    assert len(list(Part(RandomSampler(range(5)), 0, 3))) == 2
+
+
+def test_the_storys_network_trains(tmp_path):
+    from test_compat_hello import digits
+
+    from compat.hello_mnist import SiameseMNIST
+    from compat.lightning import SiameseModule
+
+    module = SiameseModule()
+    before = module.backbone.fc[0].weight.clone()
+    trainer(tmp_path, max_epochs=1).fit(module, DataLoader(SiameseMNIST(digits(train=True)), batch_size=10))
+    assert not torch.equal(module.backbone.fc[0].weight, before)
+
+
+TWO_PROCESSES = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader
+from test_lightning import Collected, Network, Rows, batches
+from compat.lightning import ExtractorModuleDDP, MetricValCallback
+from losses import LOSSES
+
+torch.set_num_threads(1)
+data, network, metric = Rows(), Network(torch.nn.LayerNorm), Collected()
+seen = []
+
+class Look(pl.Callback):
+    def on_train_epoch_end(self, run, module):
+        seen.append({{name: value.clone() for name, value in module.model.state_dict().items()}})
+
+before = {{name: value.clone() for name, value in network.state_dict().items()}}
+optimiser = torch.optim.Adam(network.parameters(), lr=0.01, weight_decay=0.1)
+module = ExtractorModuleDDP(network, LOSSES["multi_similarity"](), optimiser, batches(data, 5), data, freeze_n_epochs=1)
+ddp = {{"devices": 2, "strategy": DDPStrategy(process_group_backend="gloo"), "use_distributed_sampler": False}}
+trainer = pl.Trainer(
+    max_epochs=2, callbacks=[MetricValCallback(metric), Look()], accelerator="cpu", logger=False,
+    enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False, **ddp
+)
+trainer.fit(module)
+embeddings, indices = metric.calls[-1]
+with torch.no_grad():
+    expected = network.eval()(data.rows)
+torch.save(
+    {{
+        "indices": indices,
+        "error": (embeddings - expected).abs().max(),
+        "weights": network.state_dict(),
+        "stayed": [
+            all(torch.equal(state[name], value) for name, value in before.items() if name.startswith("backbone"))
+            for state in seen
+        ],
+        "figure": trainer.callback_metrics["OVERALL/cmc/1"],
+    }},
+    f"{folder}/{{trainer.global_rank}}.pt",
+)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    """Both see all of the list, have the same figures and weights, and the backbone stays where it is to."""
+    script = tmp_path / "run.py"
+    script.write_text(TWO_PROCESSES.format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(tmp_path)))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for result in (first, second):
+        assert result["indices"].tolist() == list(range(21))
+        assert result["error"] < 1e-5
+        assert result["stayed"] == [True, False]
+        assert result["figure"] == pytest.approx(0.2)
+    for name, value in first["weights"].items():
+        torch.testing.assert_close(second["weights"][name], value)

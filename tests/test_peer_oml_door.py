@@ -1,0 +1,241 @@
+"""compat/oml beside the package that it is named after, on the same numbers."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from compat.oml.losses import ArcFaceLoss, SurrogatePrecision, TripletLossWithMiner
+from compat.oml.metrics import EmbeddingMetrics
+from compat.oml.miners import HardClusterMiner, HardTripletsMiner, MinerWithBank, NHardTripletsMiner, PairsMiner
+from compat.oml.registry import get_transforms
+from compat.oml.retrieval import AdaptiveThresholding, ConstantThresholding, RetrievalResults
+from compat.oml.samplers import BalanceSampler, CategoryBalanceSampler
+
+pytest.importorskip("oml", reason="parity with Open Metric Learning needs requirements/peers.txt")
+from oml import losses as their_losses  # noqa: E402
+from oml import miners as their_miners  # noqa: E402
+from oml import retrieval as their_retrieval  # noqa: E402
+from oml import samplers as their_samplers  # noqa: E402
+from oml.interfaces.datasets import IQueryGalleryLabeledDataset  # noqa: E402
+from oml.metrics import EmbeddingMetrics as TheirMetrics  # noqa: E402
+from oml.registry.transforms import get_transforms as their_transforms  # noqa: E402
+
+from compat.oml.interfaces.datasets import IQueryGalleryLabeledDataset as OurDataset  # noqa: E402
+
+LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3])
+
+
+class _Points:
+    """Embeddings that are their own inputs."""
+
+    def __init__(self, points, labels, queries, gallery, extra_data):
+        self.points = points
+        self.labels = labels
+        self.queries = queries
+        self.gallery = gallery
+        self.extra_data = extra_data
+        self.input_tensors_key = "input_tensors"
+        self.index_key = "idx"
+
+    def __len__(self):
+        return len(self.points)
+
+    def __getitem__(self, item):
+        return {"input_tensors": self.points[item], "idx": item, "labels": self.labels[item]}
+
+    def get_labels(self):
+        return self.labels
+
+    def get_label2category(self):
+        return None
+
+    def get_query_ids(self):
+        return self.queries
+
+    def get_gallery_ids(self):
+        return self.gallery
+
+
+class Ours(_Points, OurDataset):
+    pass
+
+
+class Theirs(_Points, IQueryGalleryLabeledDataset):
+    pass
+
+
+def both(case):
+    """The same data set for us and for them."""
+    rng = np.random.default_rng(len(case))
+    points = torch.from_numpy(rng.normal(size=(60, 6)).astype(np.float32))
+    labels = np.arange(60) % 7
+    everyone = torch.arange(60)
+    queries = gallery = everyone
+    extra = {}
+    if case == "apart":
+        queries, gallery = everyone[:35], everyone[25:]
+    if case == "sequences":
+        extra = {"sequence": [f"s{number}" for number in rng.integers(0, 20, 60)]}
+    if case == "categories":
+        extra = {"category": np.array(["a", "b"])[labels % 2]}
+    given = (points, labels, queries, gallery, extra)
+    return Ours(*given), Theirs(*given)
+
+
+@pytest.mark.parametrize("case", ["one against the rest", "apart", "sequences"])
+def test_results_and_thresholds(case):
+    ours, theirs = both(case)
+    mine = RetrievalResults.from_embeddings(ours.points, ours, n_items=9)
+    other = their_retrieval.RetrievalResults.from_embeddings(theirs.points, theirs, n_items=9)
+    chains = [
+        (None, None),
+        (ConstantThresholding(2.0), their_retrieval.ConstantThresholding(2.0)),
+        (AdaptiveThresholding(1.5), their_retrieval.AdaptiveThresholding(1.5)),
+    ]
+    for our_step, their_step in chains:
+        found = our_step.process(mine) if our_step else mine
+        expected = their_step.process(other) if their_step else other
+        for query in range(len(expected.retrieved_ids)):
+            assert found.retrieved_ids[query].tolist() == expected.retrieved_ids[query].tolist()
+            assert found.gt_ids[query].tolist() == expected.gt_ids[query].tolist()
+            torch.testing.assert_close(found.distances[query], expected.distances[query], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["one against the rest", "apart", "categories"])
+def test_embedding_metrics(case):
+    ours, theirs = both(case)
+    options = {"cmc_top_k": (1, 5), "map_top_k": (3,), "fmr_vals": (0.1,), "verbose": False}
+    found = []
+    for kind, dataset in ((EmbeddingMetrics, ours), (TheirMetrics, theirs)):
+        metrics = kind(dataset, **options)
+        metrics.setup()
+        for batch in torch.randperm(60).split(16):
+            metrics.update(dataset.points[batch], batch)
+        found.append(metrics.compute_metrics())
+    mine, other = found
+    assert set(mine) == {str(name) for name in other}
+    for category, figures in other.items():
+        for name, by_k in figures.items():
+            for k, value in by_k.items():
+                assert float(mine[str(category)][name][k]) == pytest.approx(float(value), abs=1e-5), (category, name, k)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("HardTripletsMiner", {}),
+        ("NHardTripletsMiner", {"n_positive": (1, 2), "n_negative": 3}),
+        ("HardClusterMiner", {}),
+    ],
+)
+@pytest.mark.parametrize("margin", [0.3, None])
+def test_triplet_losses_with_miners(name, options, margin):
+    torch.manual_seed(1)
+    features = torch.randn(12, 5)
+    ours = {"HardTripletsMiner": HardTripletsMiner, "NHardTripletsMiner": NHardTripletsMiner}
+    miner = ours.get(name, HardClusterMiner)(**options)
+    mine = TripletLossWithMiner(margin, miner, need_logs=True)
+    other = their_losses.TripletLossWithMiner(margin, getattr(their_miners, name)(**options), need_logs=True)
+    torch.testing.assert_close(mine(features, LABELS), other(features, LABELS), rtol=1e-4, atol=1e-4)
+    assert mine.last_logs == pytest.approx(other.last_logs, rel=1e-4)
+
+
+def test_pairs_and_banks():
+    torch.manual_seed(2)
+    features = torch.randn(12, 5)
+    found = [
+        {tuple(pair) for pair in zip(*(part.tolist() for part in miner.sample(features, LABELS.tolist())), strict=True)}
+        for miner in (PairsMiner(), their_miners.PairsMiner())
+    ]
+    assert found[0] == found[1]
+    mine = MinerWithBank(2, NHardTripletsMiner(2, 2))
+    other = their_miners.MinerWithBank(2, their_miners.NHardTripletsMiner(2, 2))
+    for _ in range(5):
+        features = torch.randn(12, 5)
+        chosen = [
+            {tuple(row) for row in torch.cat(miner.sample(features, LABELS), dim=1).tolist()} for miner in (mine, other)
+        ]
+        assert chosen[0] == chosen[1]
+        assert mine.last_logs == pytest.approx(other.last_logs)
+
+
+def test_losses_over_classes_and_ranks():
+    torch.manual_seed(3)
+    features = torch.randn(12, 5, requires_grad=True)
+    for options in (
+        {},
+        {"smoothing_epsilon": 0.2},
+        {"smoothing_epsilon": 0.2, "label2category": {0: 0, 1: 0, 2: 1, 3: 1}},
+    ):
+        mine = ArcFaceLoss(5, 4, m=0.4, s=30, **options)
+        other = their_losses.ArcFaceLoss(5, 4, m=0.4, s=30, **options)
+        other.weight.data = mine.weight.data
+        torch.testing.assert_close(mine(features, LABELS), other(features, LABELS), rtol=1e-4, atol=1e-4)
+        assert float(mine.last_logs["accuracy"]) == float(other.last_logs["accuracy"])
+    for reduction in ("mean", "sum"):
+        mine = SurrogatePrecision(2, reduction=reduction)(features, LABELS)
+        other = their_losses.SurrogatePrecision(2, reduction=reduction)(features, LABELS)
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3)
+
+
+def test_samplers_have_the_same_sizes_and_refuse_the_same():
+    labels = np.repeat(np.arange(9), 3)
+    categories = {label: label % 3 for label in range(9)}
+    for sizes in ((2, 2), (4, 2), (9, 3)):
+        mine, other = BalanceSampler(labels, *sizes), their_samplers.BalanceSampler(labels, *sizes)
+        assert (len(mine), mine.batch_size) == (len(other), other.batch_size)
+    for sizes in ((1, 2, 2), (3, 3, 2)):
+        mine = CategoryBalanceSampler(labels, categories, *sizes)
+        other = their_samplers.CategoryBalanceSampler(labels, categories, *sizes)
+        assert (len(mine), mine.batch_size) == (len(other), other.batch_size)
+    wrong = [
+        ("BalanceSampler", (labels, 1, 2)),
+        ("BalanceSampler", (labels, 10, 2)),
+        ("BalanceSampler", (labels, 2, 1)),
+        ("BalanceSampler", (np.r_[labels, 77], 2, 2)),
+        ("CategoryBalanceSampler", (labels, categories, 4, 2, 2)),
+        ("CategoryBalanceSampler", (labels, categories, 1, 4, 2)),
+        ("CategoryBalanceSampler", (labels, {0: 0}, 1, 2, 2)),
+        ("CategoryBalanceSampler", (labels, {**categories, 99: 0}, 1, 2, 2)),
+        ("DistinctCategoryBalanceSampler", (labels, categories, 1, 4, 2, 5)),
+    ]
+    import compat.oml.samplers as our_samplers
+
+    for name, given in wrong:
+        with pytest.raises(Exception) as theirs:
+            getattr(their_samplers, name)(*given)
+        with pytest.raises(type(theirs.value)):
+            getattr(our_samplers, name)(*given)
+
+
+@pytest.mark.parametrize("name", ["norm_torch", "norm_resize_torch", "norm_resize_hypvit_torch", "unicom_transforms"])
+def test_transforms_are_theirs_to_the_bit(name):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (70, 50, 3), dtype=np.uint8))
+    options = {} if name == "norm_torch" else {"im_size": 48}
+    if name == "norm_resize_hypvit_torch":
+        options["crop_size"] = 32
+    assert torch.equal(get_transforms(name, **options)(picture), their_transforms(name, **options)(picture))
+
+
+def test_the_transform_without_a_size_is_that_of_albumentations():
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    mine = get_transforms("norm_albu")(Image.fromarray(pixels))
+    other = their_transforms("norm_albu")(image=pixels)["image"]
+    torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+
+
+def test_both_read_a_module_of_torch_as_a_model():
+    from oml.inference import inference as their_inference
+
+    from compat.oml.inference import inference
+
+    ours, theirs = both("apart")
+    model = nn.Linear(6, 3)
+    mine = inference(model, ours, batch_size=7, num_workers=0)
+    torch.testing.assert_close(mine, their_inference(model, theirs, batch_size=7, num_workers=0).float())
