@@ -9,7 +9,7 @@ from core.console import log
 from core.errors import InputError
 from core.files import make_folder, replace_json, run_folder
 from core.types import Folder, SomeOf, Words
-from engine.loggers import USUAL, Logger, logger_files, open_loggers, refuse_unready
+from engine.loggers import USUAL, Background, Logger, logger_files, open_loggers, refuse_unready
 from engine.provenance import of_this_launch
 
 OF_A_RUN = ("*.pt", "model.*", "result.json")  # without any of these a run has come to nothing
@@ -166,6 +166,9 @@ class Run:
 
     def close_loggers(self) -> None:
         """Let them write what they still hold; nothing comes any more."""
+        for logger in self.loggers:
+            if isinstance(logger, Background):
+                logger.end()
         for logger in self.loggers:
             logger.close()
         self.loggers = []

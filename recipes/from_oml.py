@@ -164,7 +164,8 @@ class Epochs:
 
 def translate(tree: dict[str, object], labels: int | None = None, images: int | None = None) -> Ours:
     """Our recipe of their settings. labels, images: of the train list, where its csv is not there."""
-    theirs = Theirs(_resolved(tree))
+    resolved, named = _resolved(tree)
+    theirs = Theirs(resolved)
     counts = _counted(theirs, labels, images)
     if theirs.has("criterion"):
         stage = "train_elem" if theirs.tree["criterion"].get("name") in ("arcface", "mlp_arcface") else "train_pair"
@@ -193,15 +194,20 @@ def translate(tree: dict[str, object], labels: int | None = None, images: int | 
         _read_figures(theirs, ours)
     _read_machine(theirs, ours)
     for path, value in theirs.leaves().items():
+        # What stands at the top only to be named elsewhere has gone there.
+        if path in named and path not in NOT_NEEDED:
+            continue
         name = path if path in NOT_NEEDED else path.split(".")[0]
         ours.note(path, value, NOT_NEEDED.get(name, "no counterpart"))
     return ours
 
 
-def _resolved(tree: dict[str, object]) -> dict[str, object]:
-    """The settings with ${name} replaced by what stands at `name`; the time of ${now:...} is left out."""
+def _resolved(tree: dict[str, object]) -> tuple[dict[str, object], set[str]]:
+    """The settings with ${name} replaced by what stands there, and these names; the time of ${now:...} is left out."""
+    named: set[str] = set()
 
     def look_up(path: str) -> object:
+        named.add(path)
         node: object = tree
         for name in path.split("."):
             if not isinstance(node, dict) or name not in node:
@@ -224,7 +230,7 @@ def _resolved(tree: dict[str, object]) -> dict[str, object]:
         text = re.sub(r"\$\{now:[^}]*\}_?", "", value)
         return re.sub(r"\$\{([\w.]+)\}", lambda match: str(resolve(look_up(match[1]), depth + 1)), text)
 
-    return resolve(tree)
+    return resolve(tree), named
 
 
 def _counted(theirs: Theirs, labels: int | None, images: int | None) -> tuple[int | None, int | None]:
@@ -402,7 +408,7 @@ def _read_sizes(theirs: Theirs, ours: Ours) -> None:
         ours.put("data", augment=["flip"])
         ours.note("transforms_train.name", name, "images are flipped, and cropped where theirs are squashed")
     else:
-        ours.note("transforms_train.name", name, "no counterpart (nor in OML's own registry); crop and flip are taken")
+        ours.note("transforms_train.name", name, "no counterpart; crop and flip are taken")
 
 
 def _read_lists(theirs: Theirs, ours: Ours) -> None:

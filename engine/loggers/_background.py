@@ -15,7 +15,7 @@ from engine.loggers._protocol import Logger
 
 MOST_CALLS = 2000  # that wait
 MOST_BYTES = 2**27  # of pictures that wait
-ANSWER_SECONDS = 10.0  # in which one call has to come back, at the end of a run
+ANSWER_SECONDS = 30.0  # in which one call has to come back, at the end of a run
 CLOSING_SECONDS = 60.0  # for all that still waits then
 BYTES_A_SECOND = 5e6  # of a file that is sent
 
@@ -40,6 +40,7 @@ class Background:
         self.file_bytes = 0
         self.lost = 0
         self.reason = ""
+        self.has_ended = False
         self.thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
         self.thread.start()
 
@@ -68,9 +69,15 @@ class Background:
         self.file_bytes += path.stat().st_size
         self._tell("checkpoint", 0, path, step)
 
+    def end(self) -> None:
+        """Nothing comes any more; `close` waits for what is told already, so that several can do so at a time."""
+        if not self.has_ended:
+            self.has_ended = True
+            self.queue.put(None)
+
     def close(self) -> None:
         """Wait for what is told to have gone out, as long as something does; say what is lost."""
-        self.queue.put(None)
+        self.end()
         sending = self.file_bytes / BYTES_A_SECOND
         end = time.monotonic() + CLOSING_SECONDS + sending
         while self.thread.is_alive() and time.monotonic() < end:

@@ -38,7 +38,11 @@ class MlflowLogger(LoggerBase):
     @classmethod
     def open(cls, facts: RunFacts) -> Self:
         package = needed("mlflow", "--loggers=mlflow", "loggers")
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (facts.folder.resolve() / "mlruns").as_uri()
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if not uri:
+            uri = (facts.folder.resolve() / "mlruns").as_uri()
+            # Files are all that the small package can write, and later versions ask whether that is meant.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         client = package.MlflowClient(tracking_uri=uri)
         run_id = facts.kept_id("mlflow")
         if run_id is None:
