@@ -61,8 +61,9 @@ def main(argv: Sequence[str]) -> None:
     batches = open_pair_batches(data.train, args.options("sampler"), args["seed"], progress.start, **args.sampler)
     on_bad = progress.skipper(data.train, args["on_bad_image"])
     loader = open_train_loader(data.train, batches, settings, start.device, on_bad, **args.loading)
+    workers = args["num_workers"]
     tester = open_rerank_tester(
-        start, data.test, data.tested_on, settings, args["num_workers"], **args.testing, **args.reranking
+        start, data.test, data.tested_on, settings, workers, more=data.more, **args.testing, **args.reranking
     )
     begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
 

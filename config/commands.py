@@ -218,6 +218,7 @@ TRAIN_RERANKER = Command(
     choices=(
         Choice("scorer", "pair scorer", "scorer", "models/pair_scorer"),
         Choice("sampler", "sampler", "sampler", "data/samplers"),
+        Choice("loggers", "logger", "run", "engine/loggers"),
     ),
 )
 EVAL = Command(

@@ -1,6 +1,6 @@
 """Tests of a pair scorer: what an earlier run found, put in order by it."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import nn
@@ -13,6 +13,8 @@ from data.records import Records
 from embeddings.pair_distances import PairReader
 from embeddings.table import EmbeddingTable
 from engine.assembly import Start
+from engine.best import RECALLS as RECALL_NAMES
+from engine.best import Best, open_best
 from engine.retrieval_run import RetrievalRun
 from engine.testing import RECALLS, Pictures, Tester
 from models import ModelSettings
@@ -42,8 +44,10 @@ class RerankTester(Tester):
         distance: str,
         top_n: int,
         symmetric: bool,
+        best: Best,
     ):
-        super().__init__(records, (), start.device, tested_on, Pictures(None, None, None), tuple(metrics), distance)
+        pictures = Pictures(None, None, None)
+        super().__init__(records, (), start.device, tested_on, pictures, tuple(metrics), distance, best=best)
         self.precision = start.precision
         self.batch_size = start.settings.test_batch_size
         self.settings = settings
@@ -103,6 +107,8 @@ def open_rerank_tester(
     num_workers: int | str,
     test_metrics: Words,
     test_distance: str,
+    best: str | None = None,
+    more: Collection[str] = (),
     *,
     top_n: int = 5,
     symmetric: bool = False,
@@ -113,9 +119,16 @@ def open_rerank_tester(
         top_n: so many first items of each query are put in order in a test, 2 or more
         symmetric: in tests take the mean of the distances of (query, item) and (item, query)
 
-    Raises InputError for a metric that there is not, for one that asks more than which items are right, and where
-    nothing would be put in order.
+    best: the figure that chooses best.pt; more: titles of further lists. Raises InputError for a metric that there is
+    not, for one that asks more than which items are right, for further lists, and where nothing would be put in order.
     """
+    if more:
+        raise InputError(f"a re-ranker is tested on one list; --test_list names {len(more) + 1}")
+    chosen = open_best(best, [("", records)], False)
+    if chosen.category is not None:
+        raise InputError(f"--best={best}: a re-ranker's figures are those of all queries; leave the category out")
+    if chosen.figure not in (*test_metrics, *RECALL_NAMES):
+        test_metrics = (*test_metrics, chosen.figure)
     for name in test_metrics:
         if parse_metric(name)[0].startswith("knn"):
             raise InputError(f"--test_metrics={name}: a vote of neighbours is not over what was put in order")
@@ -131,4 +144,5 @@ def open_rerank_tester(
         test_distance,
         top_n,
         symmetric,
+        chosen,
     )
