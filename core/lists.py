@@ -8,8 +8,8 @@ COMMA = re.compile(r",(?![^{}]*\})")
 
 
 def split_lists(text: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
-    """The lists that a flag names, comma-separated. Where a file or folder has all of the text as its name, it is one; a
-    comma within braces, as in `test-{0,1}.tar`, separates none.
+    """The lists that a flag names, comma-separated. Where a file or folder has all of the text as its name, it is one;
+    a comma within braces, as in `test-{0,1}.tar`, separates none.
 
     data_dir: the folder below which lists are looked up first.
     """
