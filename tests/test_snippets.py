@@ -9,6 +9,7 @@ With SEEDS=FOLDER the pages in it, of other systems, are run, too, `compat.` bei
 
 import contextlib
 import importlib.util
+import io
 import os
 import re
 import shutil
@@ -54,6 +55,7 @@ NOT_RUN = {
     ".venv/bin/python -m pip install": "installs from the network",
     "PYTHON=.venv/bin/python sh recipes/demo.sh": "trains for ten minutes; tests/test_recipes.py runs it shortened",
     "tensorboard": "a server that goes on until it is stopped",
+    "python reader.py convert": "takes archives of gigabytes; tests/test_convert.py runs it on small ones",
     "sh data/download_sop.sh": "fetches 3.1 GB; tests/test_download_sop.py runs it on a small archive",
     "sh recipes/hello_mnist.sh": "trains for minutes; tests/test_hello.py parses its flags, and runs its commands",
     "docker": "builds and starts a container; tests/test_packaging.py runs its steps in a folder",
@@ -270,6 +272,29 @@ def add_shards(world: World) -> None:
                 tar.add(path, path.name)
 
 
+def add_archives(world: World) -> None:
+    """Tars, a parquet file and a csv of both splits."""
+    folder = world.folder / "shards"
+    folder.mkdir()
+    pictures = [(number, path) for number, paths in enumerate(world.pictures()) for path in paths]
+    for name, count in (("train", 8), ("test", 1)):
+        for part in range(count):
+            with tarfile.open(folder / f"{name}-{part:03d}.tar", "w") as archive:
+                for row, (label, path) in enumerate(pictures[part::count]):
+                    archive.add(path, f"{row:04d}.jpg")
+                    member = tarfile.TarInfo(f"{row:04d}.cls")
+                    member.size = 1
+                    archive.addfile(member, io.BytesIO(str(label).encode()))
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"image": [path.read_bytes() for _, path in pictures], "label": [label for label, _ in pictures]}
+    parquet.write_table(importlib.import_module("pyarrow").table(columns), folder / "test.parquet")
+    rows = []
+    for split in ("train", "validation"):
+        for path in sorted((world.folder / "photos").glob("*/*.jpg")):
+            rows.append(f"{path.parent.name},{path.relative_to(world.folder)},{split}")
+    csv_of(world.folder / "list.csv", "label,path,split", rows)
+
+
 def add_clicks(world: World) -> None:
     """What a page has written of answers: a right and a wrong pair of each of three labels."""
     labels = sorted((world.folder / "photos").iterdir())
@@ -295,6 +320,7 @@ PREPARE = {
     "docs/collection.md": add_lists,
     "docs/databases.md": add_lists,
     "docs/scale.md": add_shards,
+    "docs/datasets.md": add_archives,
 }
 
 
