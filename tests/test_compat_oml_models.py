@@ -231,6 +231,26 @@ def test_mock_data_sets(home):
         get_mock_images_dataset(df_name="df.cvs")
 
 
+def test_a_table_that_was_filtered_keeps_its_old_index(home):
+    pytest.importorskip("pandas", reason="tables are pandas'")
+    from compat.oml.datasets import ImageQueryGalleryLabeledDataset, TextQueryGalleryLabeledDataset
+    from compat.oml.utils import get_mock_images_dataset, get_mock_texts_dataset
+
+    _, table = get_mock_images_dataset(df_name="df_with_category.csv", global_paths=True)
+    some = table[table["category"] == "straight"]
+    dataset = ImageQueryGalleryLabeledDataset(some)
+    assert len(dataset) == len(some) and dataset[0]["category"] == "straight"
+    assert dataset[len(some) - 1]["labels"] == some["label"].iloc[-1]
+    # One query alone is a list of one.
+    assert ImageQueryGalleryLabeledDataset(table[:4]).get_query_ids().tolist() == [0]
+    _, texts = get_mock_texts_dataset()
+    later = texts[texts["category"] == "kitchen"]
+    words = TextQueryGalleryLabeledDataset(
+        later, lambda text, **options: {"input_ids": torch.ones(1, len(text)), "attention_mask": torch.ones(1, 1)}
+    )
+    assert words[0]["input_tensors"]["input_ids"].shape == (len(later["text"].iloc[0]),)
+
+
 def test_a_table_is_checked_row_by_row(home):
     pandas = pytest.importorskip("pandas", reason="tables are pandas'")
     from compat.oml.const import MOCK_DATASET_PATH
