@@ -462,6 +462,7 @@ def call(command: Command, world: World) -> None:
 # Packages that pages are about.
 PACKAGES = {
     "docs/lightning.md": ("lightning", "pandas"),
+    "docs/oml.md": ("pandas",),
     "docs/modalities.md": ("soundfile", "transformers"),
     "docs/databases.md": ("qdrant_edge",),
     "docs/export.md": ("onnxruntime",),
