@@ -57,7 +57,7 @@ lint: install
 # The pages of docs/ as a site in output/site (mkdocs.yml).
 docs: install
 	$(PYTHON) -m pip install --quiet -r requirements/docs.txt
-	$(PYTHON) -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 # A training run killed 20 times at random moments has to end as the undisturbed one.
 fuzz: install

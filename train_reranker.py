@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     settings = ModelSettings(**args.model)
     retrieval = open_retrieval_run(start, settings.pretrained_model, args["num_workers"], **args.retrieval)
     data = open_training(**args.data)
-    lists = describe_lists(data.train, data.test)
+    lists = describe_lists(data.train, data.test, data.more)
 
     # What learns: a network that sees two images, and a loss of its scores.
     model = build_first_model(start, settings, lists, args["train_batch_size"], **args.build)
@@ -61,10 +61,9 @@ def main(argv: Sequence[str]) -> None:
     batches = open_pair_batches(data.train, args.options("sampler"), args["seed"], progress.start, **args.sampler)
     on_bad = progress.skipper(data.train, args["on_bad_image"])
     loader = open_train_loader(data.train, batches, settings, start.device, on_bad, **args.loading)
-    workers = args["num_workers"]
-    tester = open_rerank_tester(
-        start, data.test, data.tested_on, settings, workers, more=data.more, **args.testing, **args.reranking
-    )
+    lists_to_test = [(data.title, data.test, data.tested_on)]
+    lists_to_test += [(title, records, f"the test list {title}") for title, records in data.more.items()]
+    tester = open_rerank_tester(start, lists_to_test, settings, args["num_workers"], **args.testing, **args.reranking)
     begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
 
     # What the earlier run makes of both lists takes a while, and comes when nothing can be wrong any more.

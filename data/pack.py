@@ -94,10 +94,11 @@ def _path_from(path: str, folder: Path, root: Path, prefix: str, problems: Probl
         return whole.removeprefix(start)
     if leads_out(path, folder):
         problems.add(0, f"path {path!r} leads out of data_dir {str(folder)!r}; give a folder that holds it")
-    clean = str(PurePath(path))
+    if "//" in path or "./" in path:
+        path = str(PurePath(path))
     if prefix == ".":
-        return clean
-    return os.path.join(prefix, clean)
+        return path
+    return os.path.join(prefix, path)
 
 
 def _portions(file: Path, problems: Problems, rows: int) -> Iterator[tuple[str, dict[str, list]]]:

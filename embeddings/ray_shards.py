@@ -1,4 +1,4 @@
-"""Shards embedded by workers of Ray Data, on this machine or on a cluster, in the place of ranks (embeddings/shards.py).
+"""Shards embedded by workers of Ray Data, on this machine or a cluster, in the place of ranks (embeddings/shards.py).
 
 A row of the data set is a shard, each in a block of its own, so that a shard whose worker dies goes to another one.
 What a worker writes are the same files and marks as a rank's: who starts again, by Ray or not, leaves out what is done.

@@ -1,6 +1,6 @@
 """Tests of a pair scorer: what an earlier run found, put in order by it."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -13,12 +13,14 @@ from data.records import Records
 from embeddings.pair_distances import PairReader
 from embeddings.table import EmbeddingTable
 from engine.assembly import Start
-from engine.best import RECALLS as RECALL_NAMES
+from engine.best import RECALLS as OF_EVERY_TEST
 from engine.best import Best, open_best
+from engine.figures import FNMR, PCF
 from engine.retrieval_run import RetrievalRun
 from engine.testing import RECALLS, Pictures, Tester
 from models import ModelSettings
 from models.pair_scorer import PairScorer
+from retrieval.metrics.per_query import summary
 from retrieval.metrics.ranking import Ranked, parse_metric, values
 from retrieval.rerank import Pairwise, pairs_of
 from retrieval.results import RetrievalResults
@@ -40,14 +42,18 @@ class RerankTester(Tester):
         tested_on: str,
         settings: ModelSettings,
         num_workers: int | str,
-        metrics: Iterable[str],
+        metrics: Sequence[str],
         distance: str,
         top_n: int,
         symmetric: bool,
-        best: Best,
+        title: str = "",
+        others: Sequence["RerankTester"] = (),
+        best: Best | None = None,
     ):
         pictures = Pictures(None, None, None)
-        super().__init__(records, (), start.device, tested_on, pictures, tuple(metrics), distance, best=best)
+        super().__init__(
+            records, (), start.device, tested_on, pictures, metrics, distance, title=title, others=others, best=best
+        )
         self.precision = start.precision
         self.batch_size = start.settings.test_batch_size
         self.settings = settings
@@ -56,7 +62,7 @@ class RerankTester(Tester):
         self.symmetric = symmetric
 
     def find(self, retrieval: RetrievalRun) -> None:
-        """Search the list by an earlier run, and say what that finds; all ranks call it together."""
+        """Search the lists by an earlier run, and say what that finds; all ranks call it together."""
         embeddings = retrieval.embed(self.records)
         # Every rank has all embeddings, and finds the same.
         self.searched = EmbeddingTable(self.records, embeddings).query_gallery(torch.device("cpu"))
@@ -65,6 +71,8 @@ class RerankTester(Tester):
         self.as_found = self.recalls(self.found)
         words = ", ".join(f"Recall@{k} {100 * recall:.2f} %" for k, recall in self.as_found.items())
         log(f"{retrieval.source} finds {words}; {len(self.pairs[0])} pairs are to be put in order")
+        for other in self.others:
+            other.find(retrieval)
 
     def embed(self, model: PairScorer) -> torch.Tensor | None:
         """Distances (P,) of the pairs on the first rank, None on others; all ranks call it together."""
@@ -98,51 +106,66 @@ class RerankTester(Tester):
             figures |= {name: column.mean().item() for name, column in columns.items()}
         return figures
 
+    def choosing_figure(self, results: Sequence[RetrievalResults], figures: Sequence[dict[str, float]]) -> float | None:
+        """As of a Tester, of what was put in order."""
+        best = self.best
+        if best.category is None:
+            return figures[best.list_number].get(best.figure)
+        chosen = results[best.list_number]
+        tester = (self, *self.others)[best.list_number]
+        columns = values(Ranked.of(chosen), (best.figure,))
+        means = summary(columns, chosen.positives, tester.searched.query_categories)["categories"]
+        return means[best.category][best.figure] if best.category in means else None
+
 
 def open_rerank_tester(
     start: Start,
-    records: Records,
-    tested_on: str,
+    lists: Sequence[tuple[str, Records, str]],
     settings: ModelSettings,
     num_workers: int | str,
     test_metrics: Words,
     test_distance: str,
-    best: str | None = None,
-    more: Collection[str] = (),
+    best: str | None,
     *,
     top_n: int = 5,
     symmetric: bool = False,
 ) -> RerankTester:
-    """The list to test on, as `RerankTester.find` goes on with it.
+    """The lists to test on, as `RerankTester.find` goes on with them.
 
     Options:
         top_n: so many first items of each query are put in order in a test, 2 or more
         symmetric: in tests take the mean of the distances of (query, item) and (item, query)
 
-    best: the figure that chooses best.pt; more: titles of further lists. Raises InputError for a metric that there is
-    not, for one that asks more than which items are right, for further lists, and where nothing would be put in order.
+    lists: (title, list, what it is in words) of each. Raises InputError for a figure that there is not, for one that
+    asks more than which items are right, and where nothing would be put in order.
     """
-    if more:
-        raise InputError(f"a re-ranker is tested on one list; --test_list names {len(more) + 1}")
-    chosen = open_best(best, [("", records)], False)
-    if chosen.category is not None:
-        raise InputError(f"--best={best}: a re-ranker's figures are those of all queries; leave the category out")
-    if chosen.figure not in (*test_metrics, *RECALL_NAMES):
-        test_metrics = (*test_metrics, chosen.figure)
-    for name in test_metrics:
-        if parse_metric(name)[0].startswith("knn"):
-            raise InputError(f"--test_metrics={name}: a vote of neighbours is not over what was put in order")
+    chosen = open_best(best, [(title, records) for title, records, _ in lists], has_loss=False)
+    for flag, name in [*(("test_metrics", name) for name in test_metrics), ("best", chosen.figure)]:
+        if name.startswith((FNMR, PCF, "knn")):
+            raise InputError(f"--{flag}={name} asks for embeddings, and what was put in order has none of its own")
+        parse_metric(name)
     if top_n < 2:
         raise InputError(f"top_n is {top_n}; at least two items have to be put in order")
-    return RerankTester(
-        start,
-        records,
-        tested_on,
-        settings,
-        num_workers,
-        test_metrics,
-        test_distance,
-        top_n,
-        symmetric,
-        chosen,
-    )
+    testers: list[RerankTester] = []
+    # The first list comes last, since it knows the others.
+    for number, (title, records, tested_on) in reversed(list(enumerate(lists))):
+        metrics = test_metrics
+        is_chosen_by = number == chosen.list_number and chosen.category is None
+        if is_chosen_by and chosen.figure not in (*test_metrics, *OF_EVERY_TEST):
+            metrics = (*test_metrics, chosen.figure)
+        tester = RerankTester(
+            start,
+            records,
+            tested_on,
+            settings,
+            num_workers,
+            metrics,
+            test_distance,
+            top_n,
+            symmetric,
+            title if number else "",
+            list(testers) if number == 0 else (),
+            chosen if number == 0 else None,
+        )
+        testers.insert(0, tester)
+    return testers[0]

@@ -34,7 +34,7 @@ def make_text_network(folder: Path, kind: str = "bert") -> Path:
         "num_hidden_layers": 1,
         "num_attention_heads": 4,
         "intermediate_size": 64,
-        "max_position_embeddings": 160,
+        "max_position_embeddings": 514,
         "pad_token_id": 0,
     }
     if kind == "bert":

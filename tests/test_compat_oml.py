@@ -1,6 +1,10 @@
 """Open Metric Learning's names on this repository: each against a naive loop, a closed form, or the code behind it."""
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -107,8 +111,8 @@ def test_items_of_images(shapes):
     item = dataset[3]
     assert item["input_tensors"].shape == (3, 64, 64) and item["input_tensors"].dtype == torch.float32
     assert (item["idx"], item["labels"], item["category"], item["number"]) == (3, table["label"][3], "round", 3)
-    assert dataset.get_query_ids().tolist() == [0, 1, 4, 5, 8, 9, 12, 13]
-    assert dataset.get_gallery_ids().tolist() == [row for row in range(16) if row % 4]
+    assert dataset.get_query_ids().tolist() == [0, 4, 8, 12]
+    assert dataset.get_gallery_ids().tolist() == [row for row in range(16) if row not in (0, 8)]
     assert dataset.get_label2category() == {2: "round", 3: "round", 6: "straight", 7: "straight"}
     batch = next(iter(DataLoader(dataset, batch_size=4)))
     assert batch["input_tensors"].shape == (4, 3, 64, 64) and batch["labels"].tolist() == table["label"][:4]
@@ -122,8 +126,9 @@ def test_boxes_crop_and_a_row_may_have_none(shapes):
     for column in boxes.values():
         column[1] = np.nan
     dataset = d.ImageLabeledDataset(Table(table, **boxes), dataset_root=shapes)
-    width, height = boxes["x_2"][0] - boxes["x_1"][0], boxes["y_2"][0] - boxes["y_1"][0]
-    assert dataset[0]["input_tensors"].shape == (3, height, width)
+    left, top, right, bottom = (int(boxes[name][0]) for name in ("x_1", "y_1", "x_2", "y_2"))
+    whole = d.ImageLabeledDataset(table_of(shapes), dataset_root=shapes)[0]["input_tensors"]
+    assert torch.equal(dataset[0]["input_tensors"], whole[:, top:bottom, left:right])
     assert dataset[1]["input_tensors"].shape == (3, 64, 64)
     boxes["x_1"][2] = np.nan
     with pytest.raises(InputError, match="row 2: the box .* only some of its sides"):
@@ -533,7 +538,7 @@ def test_surrogate_precision():
 def test_samplers_give_epochs_that_numpys_seed_decides():
     labels = np.repeat(np.arange(7), 3)
     sampler = BalanceSampler(labels, n_labels=3, n_instances=2)
-    assert len(sampler) == 2 and sampler.batch_size == 6
+    assert (len(sampler), sampler.batch_size, sampler.n_labels, sampler.n_instances) == (2, 6, 3, 2)
     np.random.seed(7)
     epochs = [list(sampler), list(sampler)]
     np.random.seed(7)
@@ -622,3 +627,58 @@ def test_registries_make_by_name_and_by_section(capsys):
     show_registry()
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*LOSSES_REGISTRY, *MINERS_REGISTRY, *SAMPLERS_REGISTRY))
+
+
+def test_modules_for_lightning_are_asked_for_when_they_are_named(monkeypatch):
+    stand_in = ModuleType("compat.lightning")
+    stand_in.ExtractorModule = stand_in.MetricValCallback = Doubled
+    monkeypatch.setitem(sys.modules, "compat.lightning", stand_in)
+    from compat.oml.lightning import ExtractorModule
+    from compat.oml.lightning.callbacks.metric import MetricValCallback
+
+    assert ExtractorModule is MetricValCallback is Doubled
+    with pytest.raises(ImportError):
+        from compat.oml.lightning.modules.extractor import NoSuchModule  # noqa: F401
+
+
+OF_TWO = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import torch
+import torch.distributed as dist
+from test_compat_oml import Doubled, Points
+from compat.oml.inference import inference
+from compat.oml.metrics import EmbeddingMetrics
+
+torch.set_num_threads(1)
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://{folder}/store", rank=rank, world_size=2)
+points = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+data = Points(points, [0, 1, 2] * 3)
+embeddings = inference(Doubled(), data, batch_size=2)
+metrics = EmbeddingMetrics(data, verbose=False)
+metrics.setup()
+# Of nine items the ranks have five each, one of them both.
+rows = torch.arange(9)[4 * rank : 4 * rank + 5]
+metrics.update(embeddings[rows], rows)
+torch.save((embeddings, metrics.compute_metrics()), f"{folder}/{{rank}}.pt")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_items_and_have_all_figures(tmp_path):
+    tests = Path(__file__).resolve().parent
+    script = tmp_path / "rank.py"
+    script.write_text(OF_TWO.format(root=str(tests.parent), tests=str(tests), folder=str(tmp_path)))
+    ranks = [subprocess.Popen([sys.executable, script, str(rank)]) for rank in (0, 1)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    points = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+    data = Points(points, [0, 1, 2] * 3)
+    metrics = EmbeddingMetrics(data, verbose=False)
+    metrics.setup()
+    metrics.update(2 * points, torch.arange(9))
+    expected = metrics.compute_metrics()
+    for rank in (0, 1):
+        embeddings, figures = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(embeddings, 2 * points) and figures == expected

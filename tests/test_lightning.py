@@ -120,9 +120,7 @@ def test_of_two_lists_each_has_its_figures(tmp_path):
     metrics = [Collected(), Collected()]
     callbacks = [MetricValCallback(metric, loader_idx=number) for number, metric in enumerate(metrics)]
     run = trainer(tmp_path, callbacks, max_epochs=1)
-    run.fit(
-        module_of(Network()), batches(first), [DataLoader(first, batch_size=4), DataLoader(second, batch_size=4)]
-    )
+    run.fit(module_of(Network()), batches(first), [DataLoader(first, batch_size=4), DataLoader(second, batch_size=4)])
     assert [metric.wanted for metric in metrics] == [9, 13]
     assert float(run.callback_metrics["OVERALL/count/dataloader_idx_1"]) == 13
 

@@ -397,6 +397,21 @@ def test_two_ranks_are_one(train, finished_run, sop_tree, tmp_path):
     assert read_json(one / "result.json")["recall"] == read_json(tmp_path / "two" / "result.json")["recall"]
 
 
+def test_several_lists_and_the_figure_that_chooses(train, sop_copy, finished_run, tmp_path):
+    """Each list is searched and put in order by itself; what chooses may be of the second one, or of a category."""
+    lists = {"data_dir": sop_copy, "test_list": "shapes.csv,Ebay_test.txt", "train_list": "shapes.csv"}
+    folder, printed = train("several", **lists, best="Ebay_test.txt/map@r", scorer="linear_siamese")
+    test = [line for line in read_metrics(folder) if line["group"] == "test"][-1]
+    assert test["Ebay_test.txt/recall@1"] == test["recall@1"] and "Ebay_test.txt/map@r" in test
+    assert printed.count("pairs are to be put in order") == 2
+    best = read_json(folder / "result.json")["best"]
+    assert best["figure"] == "Ebay_test.txt/map@r" and best["chosen_on"] == "the test list Ebay_test.txt"
+    folder, _ = train("category", **lists, best="recall@1/disc", scorer="linear_siamese")
+    test = [line for line in read_metrics(folder) if line["group"] == "test"][-1]
+    assert 0 <= test["recall@1/disc"] <= 1
+    assert read_json(folder / "result.json")["best"]["figure"] == "recall@1/disc"
+
+
 # Bad input
 
 
@@ -410,7 +425,10 @@ def test_two_ranks_are_one(train, finished_run, sop_tree, tmp_path):
         ({"scorer": "linear_siamese", "mlp_hidden": 4}, "unknown flag '--mlp_hidden=4'. It is an option of concat"),
         ({"mlp_hidden": "4,0"}, "'4,0' is not a list of widths from 1 on"),
         ({"top_n": 1}, "top_n is 1; at least two items"),
-        ({"test_metrics": "knn@3"}, "--test_metrics=knn@3: a vote"),
+        ({"test_metrics": "knn@3"}, "--test_metrics=knn@3 asks for embeddings"),
+        ({"best": "fnmr@fmr=0.1"}, "--best=fnmr@fmr=0.1 asks for embeddings"),
+        ({"best": "recal@3"}, "--best=recal@3: unknown metric"),
+        ({"best": "loss"}, "--best=loss needs --test_loss=True"),
         ({"test_metrics": "recal@3"}, "unknown metric 'recal@3'"),
         ({"sampler": "shuffled"}, "--sampler=shuffled makes batches that may have no two images of a label"),
         ({"sampler": "neighbours", "nearest": 3, "refresh_steps": 2}, "leave --refresh_steps out"),

@@ -8,8 +8,11 @@ from torch import nn
 from compat.oml._tables import entry, options_of
 from compat.oml.interfaces.models import IExtractor, IPairwiseModel
 from compat.oml.models import (
+    ConcatSiamese,
     ExtractorWithMLP,
+    LinearTrivialDistanceSiamese,
     ResnetExtractor,
+    TrivialDistanceSiamese,
     ViTCLIPExtractor,
     ViTExtractor,
     ViTUnicomExtractor,
@@ -23,7 +26,11 @@ EXTRACTORS_REGISTRY = {
     "vit_unicom": ViTUnicomExtractor,
     "extractor_with_mlp": ExtractorWithMLP,
 }
-PAIRWISE_MODELS_REGISTRY: dict[str, type[IPairwiseModel]] = {}
+PAIRWISE_MODELS_REGISTRY = {
+    "linear_siamese": LinearTrivialDistanceSiamese,
+    "concat_siamese": ConcatSiamese,
+    "trivial_distance_siamese": TrivialDistanceSiamese,
+}
 
 
 def get_extractor(model_name: str, **options: Any) -> IExtractor:

@@ -6,9 +6,10 @@ from typing import Any
 from compat.oml._tables import entry, options_of
 from compat.oml.interfaces.retrieval import IRetrievalPostprocessor
 from compat.oml.registry.models import get_pairwise_model_by_cfg
-from compat.oml.retrieval import AdaptiveThresholding, ConstantThresholding
+from compat.oml.retrieval import AdaptiveThresholding, ConstantThresholding, PairwiseReranker
 
 POSTPROCESSORS_REGISTRY = {
+    "pairwise_reranker": PairwiseReranker,
     "constant_thresholding": ConstantThresholding,
     "adaptive_thresholding": AdaptiveThresholding,
 }

@@ -16,9 +16,14 @@ SEEDS = 2**31  # of which one is drawn for an epoch
 
 
 class EpochsByOurs(IBatchSampler):
-    """`sampler`: one of data/samplers. Each epoch is another one, drawn by numpy's global generator."""
+    """`sampler`: one of data/samplers. Each epoch is another one, drawn by numpy's global generator.
+
+    n_labels, n_instances, and of samplers of categories n_categories: the sizes of a batch.
+    """
 
     sampler: BatchSampler
+    n_labels: int
+    n_instances: int
 
     @property
     def batch_size(self) -> int:

@@ -19,6 +19,8 @@ class BalanceSampler(EpochsByOurs):
         is_possible = 1 < n_labels <= len(vocabulary)
         require(is_possible, f"n_labels is {n_labels}; with {len(vocabulary)} labels it is 2 to that many")
         require(n_instances > 1, f"n_instances is {n_instances}; a pair needs 2")
+        self.n_labels = n_labels
+        self.n_instances = n_instances
         with raised_as(RefusedAssertion):
             self.sampler = Balanced(vocabulary, n_labels * n_instances, n_instances)
 

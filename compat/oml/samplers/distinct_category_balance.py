@@ -25,6 +25,9 @@ class DistinctCategoryBalanceSampler(EpochsByOurs):
         vocabulary = Vocabulary.of(labels)
         categories = categories_of(vocabulary, label2category)
         check_category_sizes(vocabulary, categories, n_categories, n_labels, n_instances)
+        self.n_categories = n_categories
+        self.n_labels = n_labels
+        self.n_instances = n_instances
         self.sampler = ByUnusedLabels(
             vocabulary,
             n_categories * n_labels * n_instances,

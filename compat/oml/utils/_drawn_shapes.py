@@ -8,7 +8,8 @@ from PIL import Image
 
 from core.files import replacing
 
-SIDE, SEED = 64, 5  # pixels; of the random numbers
+SIDE, BOX = 64, 44  # pixels of an image and of a box
+SEED = 5  # of the random numbers
 IMAGES = 4  # of each shape
 # Shapes by category; of each category the first two are trained on, the others validated on.
 SHAPES = {"round": ("circle", "ring", "ellipse", "lens"), "straight": ("square", "triangle", "cross", "star")}
@@ -39,8 +40,8 @@ def draw_shapes(folder: Path) -> Path:
                     Image.fromarray(picture).save(file, "JPEG", quality=90)
                 row = {"label": label, "path": path, "split": "train", "is_query": "", "is_gallery": ""}
                 if not is_train:
-                    # One that asks alone, one that does both, and two that can be found alone.
-                    row |= {"split": "validation", "is_query": image <= 2, "is_gallery": image >= 2}
+                    # One of a label asks, of every other label it can be found, too, as all others can.
+                    row |= {"split": "validation", "is_query": image == 1, "is_gallery": image > 1 or number == 3}
                 # Images of a label that follow each other are one sequence, two by two.
                 row |= {"category": category, "sequence": f"{name}_{(image - 1) // 2}"}
                 row |= dict(zip(("x_1", "y_1", "x_2", "y_2"), box))
@@ -73,8 +74,9 @@ def _drawn(name: str, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, 
     else:
         corners = np.array(_corners(name)) * radius + middle
         cv2.fillPoly(picture, [np.int32(corners.round())], color, cv2.LINE_AA)
-    left, top = (max(0, place - radius) for place in middle)
-    return picture, (left, top, min(SIDE, left + 2 * radius), min(SIDE, top + 2 * radius))
+    # Boxes are of one size, so that crops are a batch as they are.
+    left, top = (min(max(0, place - BOX // 2), SIDE - BOX) for place in middle)
+    return picture, (left, top, left + BOX, top + BOX)
 
 
 def _corners(name: str) -> list[tuple[float, float]]:
