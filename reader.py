@@ -288,8 +288,8 @@ def _level(text: str) -> int:
 WRITERS = {"make": make, "fix": fix, "convert": convert, "pack": pack}
 
 
-def _new_parser() -> argparse.ArgumentParser:
-    """The flags of all sub-commands; those of `doctor` are its own."""
+def _new_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The flags of all sub-commands, and {sub-command: its flags}; those of `doctor` are its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = parser.add_subparsers(dest="task", required=True)
 
@@ -350,18 +350,15 @@ def _new_parser() -> argparse.ArgumentParser:
     fixing.add_argument("--overwrite", action="store_true", help="replace a list that is there")
     for task in (checking, making, converting, packing, fixing):
         task.add_argument("--config", metavar="FILE.yaml", help="flags of a .yaml; those on the line win")
-    return parser
+    return parser, tasks.choices
 
 
-def _with_recipe(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
+def _with_recipe(argv: list[str], tasks: dict[str, argparse.ArgumentParser]) -> list[str]:
     """The line with the flags of its --config in front of those that are typed. Raises InputError as `words_for`."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
     config = finder.parse_known_args(argv)[0].config
-    if config is None:
-        return argv
-    tasks = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    if argv[0] not in tasks:
+    if config is None or argv[0] not in tasks:
         return argv
     return [argv[0], *words_for(tasks[argv[0]], read_recipe(config)), *argv[1:]]
 
@@ -371,9 +368,9 @@ def main(argv: list[str]) -> None:
     if argv[:1] == ["doctor"]:
         # A script of its own, with a network's flags: it stands above this file, which scripts import.
         os.execv(sys.executable, [sys.executable, str(Path(__file__).with_name("doctor.py")), *argv[1:]])
-    parser = _new_parser()
+    parser, tasks = _new_parser()
     try:
-        flags = vars(parser.parse_args(_with_recipe(argv, parser)))
+        flags = vars(parser.parse_args(_with_recipe(argv, tasks)))
         task = flags.pop("task")
         flags.pop("config", None)
         if task in WRITERS:
