@@ -240,7 +240,7 @@ def convert(**flags: object) -> None:
     print(f"written: {done.file}, {done.facts.title}, {published}: {line}")
     if done.dropped:
         print(f"note: {done.dropped} images to train with are the only one of their label, and left out")
-    _print_training(done.file, done.root)
+    _print_training(done.file, str(done.file), done.root)
 
 
 def pack(list_file: str, data_dir: str | None, output: str, overwrite: bool) -> None:
@@ -248,12 +248,14 @@ def pack(list_file: str, data_dir: str | None, output: str, overwrite: bool) -> 
     done = pack_list(list_file, output, data_dir, overwrite)
     parts = [f"{rows:,} rows of {labels:,} labels ({name})" for name, (rows, labels) in done.parts.items()]
     print(f"written: {done.file}, {', '.join(parts)}, {done.size:,} bytes")
-    _print_training(done.file, done.root)
+    # A list without splits is to train with, or to test with.
+    test_list = str(done.file) if len(done.parts) > 1 else "..."
+    _print_training(done.file, test_list, done.root)
 
 
-def _print_training(file: Path, root: Path, *more: str) -> None:
+def _print_training(file: Path, test_list: str, root: Path) -> None:
     """The command that trains with a list; root: the folder that its paths start from."""
-    command = ["python train_elem.py", f"--train_list={file}", f"--test_list={file}", *more]
+    command = ["python train_elem.py", f"--train_list={file}", f"--test_list={test_list}"]
     # Where they start from its own folder, nothing has to be said.
     if root != Path(os.path.abspath(file)).parent:
         command.append(f"--data_dir={root}")

@@ -16,6 +16,7 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from core import openmp  # noqa: F401
+from core.errors import InputError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 # Modules that only say where in a package of OML something lies, and where it lies here.
@@ -55,7 +56,7 @@ def has(module: str, name: str) -> bool:
     """Whether a module of compat/oml is there and has a name."""
     try:
         return hasattr(importlib.import_module(module), name)
-    except ImportError:
+    except (ImportError, InputError):  # not there, or an extra package that is not
         return False
 
 
@@ -84,13 +85,20 @@ def main() -> int:
         return 2
     clone = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
+        of_ours = set()
         for file in sorted((clone / "tests").rglob("*.py")):
             copy = Path(folder, "tests", file.relative_to(clone / "tests"))
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(through_our_doors(file.read_text()))
+            text = through_our_doors(file.read_text())
+            copy.write_text(text)
+            if "from compat.oml" in text and file.name.startswith("test_"):
+                of_ours.add(copy.relative_to(folder).as_posix())
+        # Helpers that are the package's alone are no business of ours.
         words = sys.argv[2:]
-        # Paths of their own take the place of all.
-        wanted = [] if any(word.startswith("tests/") for word in words) else [f"tests/{part}" for part in FOLDERS]
+        wanted = [path for path in sorted(of_ours) if path.startswith(tuple(f"tests/{part}" for part in FOLDERS))]
+        # Paths that are given take the place of all.
+        if any(word.startswith("tests/") for word in words):
+            wanted = []
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
         paths = [str(ROOT), folder, os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

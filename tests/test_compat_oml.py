@@ -1,6 +1,10 @@
 """Open Metric Learning's names on this repository: each against a naive loop, a closed form, or the code behind it."""
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -214,6 +218,15 @@ def test_results_of_two_datasets_and_what_they_refuse():
         RetrievalResults.from_embeddings(points[:2], Points(points, [0, 0, 0]))
     with pytest.raises(TypeError, match="Points is no IVisualizableDataset"):
         results.visualize([0], Points(points, [0, 0, 0]))
+
+
+def test_a_single_query_and_a_single_item():
+    points = torch.tensor([[0.0], [2.0]])
+    dataset = Points(points, [0, 0], is_query=[0], is_gallery=[1])
+    results = RetrievalResults.from_embeddings(points, dataset)
+    assert results.distances[0].tolist() == [2.0]
+    assert AdaptiveThresholding().process(results).retrieved_ids[0].tolist() == [0]
+    assert calc_retrieval_metrics_rr(results, cmc_top_k=(1,))["cmc"][1] == 1
 
 
 def test_thresholds_in_the_short_spelling_too():
@@ -496,6 +509,15 @@ def test_arcface():
         ArcFaceLoss(4, 2)(features, labels)
 
 
+def test_arcface_is_finite_where_an_embedding_is_parallel_to_its_class_weight():
+    torch.manual_seed(0)
+    criterion = ArcFaceLoss(4, 3)
+    features = (3 * criterion.weight.detach()).requires_grad_()
+    loss = criterion(features, torch.tensor([0, 1, 2]))
+    loss.backward()
+    assert loss.isfinite() and features.grad.isfinite().all() and criterion.weight.grad.isfinite().all()
+
+
 def test_arcface_without_sizes_learns_labels_as_they_come():
     torch.manual_seed(0)
     criterion = ArcFaceLoss()
@@ -623,3 +645,58 @@ def test_registries_make_by_name_and_by_section(capsys):
     show_registry()
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*LOSSES_REGISTRY, *MINERS_REGISTRY, *SAMPLERS_REGISTRY))
+
+
+def test_modules_for_lightning_are_asked_for_when_they_are_named(monkeypatch):
+    stand_in = ModuleType("compat.lightning")
+    stand_in.ExtractorModule = stand_in.MetricValCallback = Doubled
+    monkeypatch.setitem(sys.modules, "compat.lightning", stand_in)
+    from compat.oml.lightning import ExtractorModule
+    from compat.oml.lightning.callbacks.metric import MetricValCallback
+
+    assert ExtractorModule is MetricValCallback is Doubled
+    with pytest.raises(ImportError):
+        from compat.oml.lightning.modules.extractor import NoSuchModule  # noqa: F401
+
+
+OF_TWO = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import torch
+import torch.distributed as dist
+from test_compat_oml import Doubled, Points
+from compat.oml.inference import inference
+from compat.oml.metrics import EmbeddingMetrics
+
+torch.set_num_threads(1)
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://{folder}/store", rank=rank, world_size=2)
+points = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+data = Points(points, [0, 1, 2] * 3)
+embeddings = inference(Doubled(), data, batch_size=2)
+metrics = EmbeddingMetrics(data, verbose=False)
+metrics.setup()
+# Of nine items the ranks have five each, one of them both.
+rows = torch.arange(9)[4 * rank : 4 * rank + 5]
+metrics.update(embeddings[rows], rows)
+torch.save((embeddings, metrics.compute_metrics()), f"{folder}/{{rank}}.pt")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_items_and_have_all_figures(tmp_path):
+    tests = Path(__file__).resolve().parent
+    script = tmp_path / "rank.py"
+    script.write_text(OF_TWO.format(root=str(tests.parent), tests=str(tests), folder=str(tmp_path)))
+    ranks = [subprocess.Popen([sys.executable, script, str(rank)]) for rank in (0, 1)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    points = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+    data = Points(points, [0, 1, 2] * 3)
+    metrics = EmbeddingMetrics(data, verbose=False)
+    metrics.setup()
+    metrics.update(2 * points, torch.arange(9))
+    expected = metrics.compute_metrics()
+    for rank in (0, 1):
+        embeddings, figures = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(embeddings, 2 * points) and figures == expected

@@ -127,3 +127,9 @@ def test_a_reranker_in_metrics_and_pairs_by_themselves():
         metrics.update(points, torch.arange(12))
         figures.append(metrics.compute_metrics())
     assert figures[0] == figures[1]
+
+
+def test_the_short_spelling_of_a_table_of_features():
+    pytest.importorskip("timm", reason="ViTs need requirements/models.txt")
+    reranker = PairwiseReranker(ConcatSiamese(), top_n=3)
+    assert reranker.top_n == 3 and reranker.model.extractor.feat_dim == 384

@@ -239,3 +239,53 @@ def test_both_read_a_module_of_torch_as_a_model():
     model = nn.Linear(6, 3)
     mine = inference(model, ours, batch_size=7, num_workers=0)
     torch.testing.assert_close(mine, their_inference(model, theirs, batch_size=7, num_workers=0).float())
+
+
+@pytest.mark.parametrize("folder", ["criterion", "miner", "optimizer", "sampler", "scheduler", "transforms"])
+def test_every_section_of_omls_own_configurations_opens(folder):
+    from pathlib import Path
+
+    import oml
+    import yaml
+
+    from compat.oml import registry
+
+    made = {"criterion": registry.get_criterion_by_cfg, "transforms": registry.get_transforms_by_cfg}
+    make = made.get(folder) or getattr(registry, f"get_{folder}_by_cfg")
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], 0.1)
+    at_run_time = {
+        "optimizer": {"params": [weight]},
+        "sampler": {"labels": np.repeat(np.arange(4), 3), "label2category": {0: 0, 1: 0, 2: 1, 3: 1}},
+        "scheduler": {"optimizer": optimizer},
+    }
+    files = sorted(Path(oml.__file__).parent.glob(f"configs/{folder}/*.yaml"))
+    assert len(files) > 2
+    for file in files:
+        section = yaml.safe_load(file.read_text())
+        further = dict(at_run_time.get(folder, {}))
+        if section["name"] in ("lambda", "multiplicative"):
+            further["lr_lambda"] = float
+        assert make(section, **further) is not None, file.name
+
+
+def test_reranking_by_a_network():
+    from oml.models.meta.siamese import LinearTrivialDistanceSiamese as TheirSiamese
+
+    from compat.oml.models import LinearTrivialDistanceSiamese
+    from compat.oml.retrieval import PairwiseReranker
+
+    torch.manual_seed(5)
+    ours, theirs = both("apart")
+    mine = LinearTrivialDistanceSiamese(6, identity_init=False, output_bias=0.1)
+    other = TheirSiamese(6, identity_init=False, output_bias=0.1)
+    other.proj.weight.data = mine.scorer.proj.weight.data
+    results = RetrievalResults.from_embeddings(ours.points, ours, n_items=8)
+    their_results = their_retrieval.RetrievalResults.from_embeddings(theirs.points, theirs, n_items=8)
+    for top_n in (2, 5, 8):
+        found = PairwiseReranker(top_n, mine, num_workers=0, batch_size=7).process(results, ours)
+        reranker = their_retrieval.PairwiseReranker(top_n, other, num_workers=0, batch_size=7)
+        expected = reranker.process(their_results, theirs)
+        for query in range(len(found)):
+            assert found.retrieved_ids[query].tolist() == expected.retrieved_ids[query].tolist()
+            torch.testing.assert_close(found.distances[query], expected.distances[query], rtol=1e-4, atol=2e-4)

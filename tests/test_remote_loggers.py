@@ -171,6 +171,7 @@ def test_names_for_servers():
 
 REMOTE = [name for name in LOGGERS if LOGGERS.fact(name, "remote", False)]
 
+
 @pytest.mark.parametrize("name", REMOTE)
 def test_a_logger_without_its_package(name, monkeypatch, sop_tree, tmp_path, tiny):
     monkeypatch.setitem(sys.modules, name, None)

@@ -287,7 +287,7 @@ def test_words_filters_and_groups(opened):
     ids = "answer.queries[0].hits.map((one) => one.id)"
     before = opened.execute_script(f"return {ids}")
     opened.execute_script(
-        "const order = document.getElementById('diversity'); order.value = '0.6'; order.dispatchEvent(new Event('change'))"
+        "const order = document.getElementById('diversity'); order.value = '0.5'; order.dispatchEvent(new Event('change'))"
     )
     soon(opened, f"return String({ids}) !== arguments[0]", ",".join(map(str, before)))
     assert opened.execute_script(f"return {ids}")[0] == before[0]

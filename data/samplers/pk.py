@@ -38,7 +38,6 @@ class PKSampler(BatchSampler):
         rows = [draw_rounds(rng, self.vocabulary, code, self.samples_each_class) for code in codes]
         return np.concatenate(rows).reshape(self.steps, self.batch_size)
 
-
     def _rest_of_epoch(self, number: int, position: int) -> Iterable[np.ndarray]:
         if not self.vocabulary.is_stored:
             return super()._rest_of_epoch(number, position)

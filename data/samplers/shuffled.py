@@ -32,7 +32,6 @@ class ShuffledSampler(BatchSampler):
         order = self._generator(number).permutation(self.images)
         return order[: self.steps * self.batch_size].reshape(self.steps, self.batch_size)
 
-
     def _rest_of_epoch(self, number: int, position: int) -> Iterable[np.ndarray]:
         if not self.vocabulary.is_stored:
             return super()._rest_of_epoch(number, position)

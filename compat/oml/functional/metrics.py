@@ -60,6 +60,8 @@ def calc_fnmr_at_fmr(
     pos_dist: np.ndarray | torch.Tensor, neg_dist: np.ndarray | torch.Tensor, fmr_vals: Sequence[float] = (0.1,)
 ) -> torch.Tensor:
     """Share of the distances of equal things that are at or above the quantile fmr of those of others, for each fmr."""
+    if not len(fmr_vals):
+        raise InputError("fmr_vals names no rate")
     return torch.stack(list(fnmr_of_distances(torch.as_tensor(pos_dist), torch.as_tensor(neg_dist), fmr_vals).values()))
 
 

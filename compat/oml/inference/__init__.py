@@ -33,7 +33,7 @@ def inference(
 ) -> torch.Tensor:
     """Embeddings (N, D) of a dataset in its order. The network is in evaluation mode meanwhile, and left as it was.
 
-    use_fp16: the network's products in half precision, which on a CPU is bfloat16. Several ranks of torch.distributed
+    use_fp16: the network's products in half precision; on a CPU it has no effect. Several ranks of torch.distributed
     share the work, and each gets all embeddings.
     """
     device = device_of(model)
@@ -117,12 +117,12 @@ def _outputs(
     rows = own_rows(len(dataset))
     loader = DataLoader(Subset(dataset, rows.tolist()), batch_size, num_workers=num_workers)
     device = device_of(model)
-    half = torch.bfloat16 if device.type == "cpu" else torch.float16
+    halves = use_fp16 and device.type != "cpu"
     was_training = model.training
     model.eval()
     outputs = []
     try:
-        with torch.autocast(device.type, half, enabled=use_fp16):
+        with torch.autocast(device.type, torch.float16 if halves else None, enabled=halves):
             for batch in tqdm(loader, desc=str(device), disable=not verbose):
                 output = apply(batch).float()
                 outputs.append(output.cpu() if accumulate_on_cpu else output)

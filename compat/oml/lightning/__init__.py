@@ -1,11 +1,5 @@
 """OML's modules and callbacks for Lightning, which are in compat/lightning.py."""
 
-import importlib
-from typing import Any
+from compat.oml.lightning._lazily import __getattr__
 
-
-def __getattr__(name: str) -> Any:
-    # Lightning is an extra package, which only who asks for one of these needs.
-    if name.startswith("__"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("compat.lightning"), name)
+__all__ = ["__getattr__"]

@@ -50,7 +50,7 @@ class _AsThere(IPairwiseModel, IFreezable):
 
 
 class ConcatSiamese(_AsThere):
-    """Both images as one picture, the second below the first, by `extractor`, then layers as wide as mlp_hidden_dims.
+    """Both images as one picture, the second below the first, by `extractor`, then layers of widths mlp_hidden_dims.
 
     weights: a file of such a network's state dict.
     """

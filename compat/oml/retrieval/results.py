@@ -91,7 +91,7 @@ class RetrievalResults(Results):
         if n_items < 1:
             raise InputError(f"n_items is {n_items}; at least one item has to be looked for")
         ids, scores = search(query_gallery, n_items, "squared_euclidean")
-        distances = (-scores).clamp_min(0).sqrt()
+        distances = scores.clamp_max(0).abs().sqrt()
         return cls.from_padded(distances, ids, Relevance.of_labels(query_gallery))
 
     def deepcopy(self) -> Self:
