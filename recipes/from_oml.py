@@ -185,7 +185,10 @@ def translate(tree: dict[str, object], labels: int | None = None, images: int | 
         folder = theirs.take("save_dir", ".")
         ours.put("results", output=str(Path(folder) / "predictions.json"))
     elif theirs.has("postprocessor") or theirs.has("pairwise_model"):
-        raise InputError("a post-processor's yaml has no counterpart here; eval.py --postprocess lists what there is")
+        raise InputError(
+            "a post-processor's yaml has no counterpart here; train_reranker.py trains one, and eval.py "
+            "--postprocess=pairwise takes it (see --help)"
+        )
     else:
         ours = Ours("eval")
         _read_model(theirs, ours)

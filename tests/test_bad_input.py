@@ -101,7 +101,7 @@ MISTAKES = [
     ("train", {"total_iter_num": -3}, "'-3' is not an integer above 0"),
     ("train", {"lr_strategy": "cosin"}, "'cosin' is not one of", "Did you mean 'cosine'?"),
     ("train", {"lr_steps": "1;2"}, "'1;2' is not a list of integers"),
-    ("train", {"optimiser": "adamv"}, "'adamv' is not one of momentum, adam, adamw. Did you mean"),
+    ("train", {"optimiser": "adamv"}, "'adamv' is not one of momentum, adam, adamw, sgd"),
     ("train", {"lr": "fast"}, "--lr", "'fast'"),
     ("train", {"lr": -0.1}, "lr", "-0.1"),
     ("train", {"lr": 0}, "lr", "0"),
