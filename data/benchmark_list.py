@@ -95,9 +95,11 @@ def unpack_source(source: Path, facts: DataSet, download: bool, partial: bool) -
     elif not source.is_dir():
         raise InputError(f"no file or folder {str(source)!r}; {facts.title} is had at {facts.page}")
     for archive in facts.archives:
-        file = source / archive.name
+        # Makers have folders of their own (Img/img.zip).
+        below = sorted(source.glob(f"*/{archive.name}"))
+        file = below[0] if below else source / archive.name
         # What is unpacked already needs no archive; the folder itself may be what it holds.
-        if (source / archive.holds).exists() or source.name == archive.holds:
+        if file.with_name(archive.holds).exists() or (source / archive.holds).exists() or source.name == archive.holds:
             continue
         if download and not file.is_file():
             _download(file, archive, facts)

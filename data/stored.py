@@ -5,6 +5,7 @@ A folder LIST.columns, which data/pack.py writes: a card, `columns.json`, and a 
 texts is two, the UTF-8 of all of them and where each ends.
 """
 
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -332,5 +333,10 @@ class _Columns:
         # An empty file cannot be mapped.
         if not size:
             return np.zeros(shape, kind)
-        # Copied on write, so that torch takes it as its own; nobody writes.
-        return np.memmap(path, kind, "c", shape=shape).view(np.ndarray)
+        with open(path, "rb") as file:
+            # Copied on write, so that torch takes it as its own; nobody writes.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        # Rows are read in random order: what lies around one is not read from the disk with it.
+        if hasattr(mmap, "MADV_RANDOM"):
+            mapped.madvise(mmap.MADV_RANDOM)
+        return np.frombuffer(mapped, kind).reshape(shape)

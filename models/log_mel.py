@@ -5,6 +5,8 @@ import math
 import torch
 from torch import nn
 
+from core.mel import htk_mels
+
 # Slaney's scale, as in his Auditory Toolbox (1998): even up to 1000 Hz, then 27 steps to each factor of 6.4.
 LINEAR_HZ, LINEAR_STEP, LOG_STEP = 1000.0, 200 / 3, math.log(6.4) / 27
 
@@ -12,11 +14,11 @@ LINEAR_HZ, LINEAR_STEP, LOG_STEP = 1000.0, 200 / 3, math.log(6.4) / 27
 def hz_to_mel(hz: torch.Tensor, scale: str) -> torch.Tensor:
     """Frequencies to mels, float64.
 
-    scale: `htk`, 2595 log10(1 + f / 700) (O'Shaughnessy, Speech Communication, 1987), or `slaney`.
+    scale: `htk` (core/mel.py), or `slaney`.
     """
     hz = hz.double()
     if scale == "htk":
-        return 2595 * torch.log10(1 + hz / 700)
+        return htk_mels(hz, torch.log10)
     above = LINEAR_HZ / LINEAR_STEP + torch.log(hz.clamp(min=1e-9) / LINEAR_HZ) / LOG_STEP
     return torch.where(hz < LINEAR_HZ, hz / LINEAR_STEP, above)
 

@@ -1,6 +1,5 @@
 """What OML's examples download, made: weights where a download of them would lie, and texts' networks in folders."""
 
-import re
 from pathlib import Path
 
 import torch
@@ -44,11 +43,3 @@ def make_text_network(folder: Path, kind: str = "bert") -> Path:
     net.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def python_blocks(text: str) -> list[str]:
-    """The Python blocks of a Markdown text that import something of OML, with this repository's doors in its place."""
-    blocks = re.findall(r"^[ \t]*```python\n(.*?)^[ \t]*```", text, re.DOTALL | re.MULTILINE)
-    return [
-        re.sub(r"^from oml\b", "from compat.oml", block, flags=re.MULTILINE) for block in blocks if "from oml" in block
-    ]

@@ -23,6 +23,7 @@ from data.lists import open_list, open_lists
 from data.members import RowGroups
 from data.notes import list_notes
 from data.soundness import first_broken, is_sound
+from retrieval.index.contents import states_of
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -242,6 +243,7 @@ def test_looks_at_members(shards, sop_tree, capsys):
     path = train.paths[0]
     assert byte_count(path) == len(read_bytes(path)) == member_of(path).size
     assert file_of(path) == str(shards / "train-0.tar") and content_of(path) == path
+    assert states_of([path]) == {} and states_of([file_of(path)])  # an index does not read a tar to watch an image
 
 
 # What is refused.

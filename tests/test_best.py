@@ -198,6 +198,7 @@ def test_lists_and_their_titles(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert split_lists("a.csv, b.csv") == ("a.csv", "b.csv") and split_lists("a.csv") == ("a.csv",)
     (tmp_path / "a,b.csv").write_text("")
+    assert split_lists("x{0,1}.tar,b.csv") == ("x{0,1}.tar", "b.csv")
     assert split_lists("a,b.csv") == ("a,b.csv",) and split_lists("a,b.csv", tmp_path) == ("a,b.csv",)
     assert list_titles(("x/a.csv", "y/b.csv")) == ("a.csv", "b.csv")
     assert list_titles(("x/a.csv", "y/a.csv")) == ("x/a.csv", "y/a.csv")

@@ -220,6 +220,15 @@ def test_results_of_two_datasets_and_what_they_refuse():
         results.visualize([0], Points(points, [0, 0, 0]))
 
 
+def test_a_single_query_and_a_single_item():
+    points = torch.tensor([[0.0], [2.0]])
+    dataset = Points(points, [0, 0], is_query=[0], is_gallery=[1])
+    results = RetrievalResults.from_embeddings(points, dataset)
+    assert results.distances[0].tolist() == [2.0]
+    assert AdaptiveThresholding().process(results).retrieved_ids[0].tolist() == [0]
+    assert calc_retrieval_metrics_rr(results, cmc_top_k=(1,))["cmc"][1] == 1
+
+
 def test_thresholds_in_the_short_spelling_too():
     results = RetrievalResults(
         [torch.tensor([0.1, 0.2, 0.9]), torch.tensor([0.5])], [torch.arange(3), torch.tensor([2])]
@@ -498,6 +507,15 @@ def test_arcface():
         ArcFaceLoss(4, 3, smoothing_epsilon=1)
     with pytest.raises(AssertionError, match="label 2 is outside"):
         ArcFaceLoss(4, 2)(features, labels)
+
+
+def test_arcface_is_finite_where_an_embedding_is_parallel_to_its_class_weight():
+    torch.manual_seed(0)
+    criterion = ArcFaceLoss(4, 3)
+    features = (3 * criterion.weight.detach()).requires_grad_()
+    loss = criterion(features, torch.tensor([0, 1, 2]))
+    loss.backward()
+    assert loss.isfinite() and features.grad.isfinite().all() and criterion.weight.grad.isfinite().all()
 
 
 def test_arcface_without_sizes_learns_labels_as_they_come():

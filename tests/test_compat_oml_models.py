@@ -1,22 +1,18 @@
-"""OML's networks, transforms and mock data sets, and its examples from the first line to the last.
+"""OML's networks, transforms and mock data sets, and an example from the first line to the last."""
 
-OML_README, the path of a text with OML's examples, has the examples themselves run.
-"""
-
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from oml_made import make_dino_weights, make_text_network, python_blocks
+from oml_made import make_dino_weights, make_text_network
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
 from compat.oml.interfaces.models import IExtractor
 from compat.oml.models import ExtractorWithMLP, HFWrapper, ResnetExtractor, ViTExtractor
-from compat.oml.models.extractors import ViTCLIPExtractor, ViTUnicomExtractor
+from compat.oml.models.extractors import THREE_SCALES, ViTCLIPExtractor, ViTUnicomExtractor
 from compat.oml.registry import get_extractor, get_transforms_for_pretrained
 from compat.oml.utils._drawn_shapes import draw_shapes
 from core.errors import InputError
@@ -60,7 +56,7 @@ def test_published_weights_by_key_by_name_and_by_file(home, hub):
         torch.save({"state_dict": {f"model.{name}": value for name, value in network.state_dict().items()}}, "own.ckpt")
         by_file = ViTExtractor("own.ckpt", arch="vits16", normalise_features=False).eval()
         assert torch.equal(by_file(pixels), by_key(pixels))
-        by_file.model.test_scales = ViTExtractor(None, use_multi_scale=True).model.test_scales
+        by_file.model.test_scales = THREE_SCALES
         assert not torch.allclose(by_file(pixels), by_key(pixels)) and by_file(pixels).shape == (2, 384)
     drawn = by_key.draw_attention(Image.fromarray(np.zeros((40, 50, 3), np.uint8)))
     assert isinstance(drawn, Image.Image) and drawn.size == (50, 40)
@@ -235,6 +231,26 @@ def test_mock_data_sets(home):
         get_mock_images_dataset(df_name="df.cvs")
 
 
+def test_a_table_that_was_filtered_keeps_its_old_index(home):
+    pytest.importorskip("pandas", reason="tables are pandas'")
+    from compat.oml.datasets import ImageQueryGalleryLabeledDataset, TextQueryGalleryLabeledDataset
+    from compat.oml.utils import get_mock_images_dataset, get_mock_texts_dataset
+
+    _, table = get_mock_images_dataset(df_name="df_with_category.csv", global_paths=True)
+    some = table[table["category"] == "straight"]
+    dataset = ImageQueryGalleryLabeledDataset(some)
+    assert len(dataset) == len(some) and dataset[0]["category"] == "straight"
+    assert dataset[len(some) - 1]["labels"] == some["label"].iloc[-1]
+    # One query alone is a list of one.
+    assert ImageQueryGalleryLabeledDataset(table[:4]).get_query_ids().tolist() == [0]
+    _, texts = get_mock_texts_dataset()
+    later = texts[texts["category"] == "kitchen"]
+    words = TextQueryGalleryLabeledDataset(
+        later, lambda text, **options: {"input_ids": torch.ones(1, len(text)), "attention_mask": torch.ones(1, 1)}
+    )
+    assert words[0]["input_tensors"]["input_ids"].shape == (len(later["text"].iloc[0]),)
+
+
 def test_a_table_is_checked_row_by_row(home):
     pandas = pytest.importorskip("pandas", reason="tables are pandas'")
     from compat.oml.const import MOCK_DATASET_PATH
@@ -265,17 +281,3 @@ def test_a_table_is_checked_row_by_row(home):
         check_retrieval_dataframe_format(train)
     with pytest.raises(AssertionError, match="no column label"):
         check_retrieval_dataframe_format(validation.drop(columns="label"))
-
-
-README = os.environ.get("OML_README")
-BLOCKS = python_blocks(Path(README).read_text()) if README else []
-
-
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_an_example_of_oml_as_it_is_printed(home, number, capsys):
-    pytest.importorskip("pandas")
-    pytest.importorskip("matplotlib")
-    pytest.importorskip("transformers")
-    make_text_network(home / "bert-base-uncased")
-    exec(compile(BLOCKS[number], f"example {number}", "exec"), {"__name__": "__main__"})
-    assert capsys.readouterr().out or "HFWrapper" in BLOCKS[number]

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -251,6 +252,11 @@ def test_inshop(tmp_path):
     # Its makers' folders: images in Img/img, or in an archive that is unpacked.
     (folder / "Img").mkdir()
     (folder / "img").rename(folder / "Img" / "img")
+    images = {}
+    for path in sorted((folder / "Img" / "img").rglob("*.jpg")):
+        images[path.relative_to(folder / "Img").as_posix()] = path.read_bytes()
+    zipped(folder / "Img" / "img.zip", images)
+    shutil.rmtree(folder / "Img" / "img")
     _, rows = converted("inshop", folder, folder / "makers.csv")
     assert rows[0]["path"] == "Img/img/WOMEN/Dresses/id_00000001/00_train.jpg"
 

@@ -179,6 +179,22 @@ def test_what_the_model_takes(client, emoji_index):
         assert "item 0 is no sound" in error_of(other.get("/api/items/0/sound"), 404)
 
 
+def test_a_network_embeds_as_it_does_a_list(tmp_path):
+    from runs import run
+
+    from models import ModelSettings
+    from serving.encoding import open_live_encoder
+    from serving.sounds import prepare_clip
+
+    (tmp_path / "tone.wav").write_bytes(tone(440, 1.3))
+    words = ["--model=LogMelConv", f"--output={tmp_path / 'x.npz'}", "--use_gpu=False", "--num_workers=0"]
+    run("infer", [*words, "--input", tmp_path / "tone.wav"])
+    encoder = open_live_encoder(ModelSettings(model="LogMelConv"), torch.device("cpu"), "fp32", "torch")
+    assert encoder.takes == {"audio"}
+    [embedding] = encoder.embed("audio", [prepare_clip(encoder, tone(440, 1.3))])
+    np.testing.assert_allclose(embedding, np.load(tmp_path / "x.npz")["embeddings"][0], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed")
 def test_the_page_of_sounds(folder, tmp_path):
     pytest.importorskip("uvicorn", reason="uvicorn is not installed")

