@@ -170,7 +170,7 @@ class ExtractorModuleDDP(ExtractorModule):
 
     loaders_train, loaders_val: a loader, several as a list or a dictionary, or a data set. Each process takes every
     n-th batch of a train loader with a batch sampler, every n-th item of others; call `trainer.fit(module)` without
-    loaders, and give the trainer `use_distributed_sampler=False`.
+    loaders.
     """
 
     def __init__(
@@ -191,12 +191,20 @@ class ExtractorModuleDDP(ExtractorModule):
     def train_dataloader(self) -> Any:
         if self.loaders_train is None:
             return super().train_dataloader()
+        self._keep_samplers()
         return _parted(self.loaders_train, shuffle=True)
 
     def val_dataloader(self) -> Any:
         if self.loaders_val is None:
             return super().val_dataloader()
+        self._keep_samplers()
         return _parted(self.loaders_val, shuffle=False)
+
+    def _keep_samplers(self) -> None:
+        """What is parted here is not to be parted once more, whether the trainer was told so or not."""
+        connector = getattr(self.trainer, "_accelerator_connector", None)
+        if hasattr(connector, "use_distributed_sampler"):
+            connector.use_distributed_sampler = False
 
 
 class MetricValCallback(lightning().Callback):

@@ -8,7 +8,7 @@ from pathlib import Path
 FENCE = re.compile(r"^(?P<indent>[ \t]*)```(?P<language>[\w-]*)[^\n]*\n(?P<text>.*?)^[ \t]*```[ \t]*$", re.M | re.S)
 SHELLS = ("sh", "bash", "shell")
 # What a command begins with, in blocks that do not say what they are.
-PROGRAMS = ("python", "python3", "torchrun", "pip", "curl", "make", "sh", "docker", "git", "mkdocs", "pytest")
+PROGRAMS = ("cd", "python", "python3", "torchrun", "pip", "curl", "make", "sh", "docker", "git", "mkdocs", "pytest")
 PYTHON_WORDS = ("class ", "def ", "import ", "from ")
 # A page of another system may have a blank behind the backslash that goes on with a line.
 CONTINUED = re.compile(r"\\[ \t]*(\n|$)")

@@ -268,3 +268,72 @@ def test_two_processes(tmp_path):
         assert result["figure"] == pytest.approx(0.2)
     for name, value in first["weights"].items():
         torch.testing.assert_close(second["weights"][name], value)
+
+
+OMLS_EXAMPLES = """
+import sys
+sys.path[:0] = [{root!r}]
+import lightning.pytorch
+sys.modules["pytorch_lightning"] = lightning.pytorch
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader
+from compat.oml.datasets import ImageLabeledDataset, ImageQueryGalleryLabeledDataset
+from compat.oml.lightning import ExtractorModule, ExtractorModuleDDP, MetricValCallback
+from compat.oml.losses import TripletLossWithMiner
+from compat.oml.metrics import EmbeddingMetrics
+from compat.oml.miners import AllTripletsMiner
+from compat.oml.models import ResnetExtractor
+from compat.oml.registry import get_transforms
+from compat.oml.samplers import BalanceSampler
+from compat.oml.utils import get_mock_images_dataset
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+df_train, df_val = get_mock_images_dataset(global_paths=True)
+transform = get_transforms("norm_resize_torch", im_size=32)
+train_data = ImageLabeledDataset(df_train, transform=transform)
+val = dataset = ImageQueryGalleryLabeledDataset(df_val, transform=transform)
+model = ResnetExtractor(None, "resnet18", gem_p=None, remove_fc=True, normalise_features=True)
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+criterion = TripletLossWithMiner(0.1, AllTripletsMiner(), need_logs=True)
+sampler = BalanceSampler(train_data.get_labels(), n_labels=2, n_instances=2)
+train = train_loader = DataLoader(train_data, batch_sampler=sampler)
+val_loader = DataLoader(val, batch_size=4)
+
+import pytorch_lightning as pl
+{example}
+torch.save(dict(trainer.callback_metrics), f"{folder}/{{trainer.global_rank}}.pt")
+"""
+# As OML's page prints them, but for the number of epochs.
+ONE_PROCESS = """
+clb = MetricValCallback(EmbeddingMetrics(dataset))
+module = ExtractorModule(model, criterion, optimizer)
+
+trainer = pl.Trainer(max_epochs=1, callbacks=[clb])
+trainer.fit(module, train_loader, val_loader)
+"""
+OF_TWO = """
+clb = MetricValCallback(EmbeddingMetrics(val))
+module = ExtractorModuleDDP(
+    model, criterion, optimizer, train, val
+)
+
+ddp = {"devices": 2, "strategy": DDPStrategy()}
+trainer = pl.Trainer(max_epochs=1, callbacks=[clb], **ddp)
+trainer.fit(module)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example, processes", [(ONE_PROCESS, 1), (OF_TWO, 2)], ids=["one process", "two"])
+def test_omls_examples(tmp_path, example, processes):
+    pytest.importorskip("pandas", reason="OML's tables need pandas")
+    script = tmp_path / "run.py"
+    script.write_text(OMLS_EXAMPLES.format(root=str(ROOT), folder=str(tmp_path), example=example))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    figures = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(processes)]
+    assert {"OVERALL/cmc/5", "OVERALL/map/5", "OVERALL/pcf/0.5", "triplet_loss_epoch"} <= figures[0].keys()
+    for other in figures[1:]:
+        assert other["OVERALL/map/5"] == figures[0]["OVERALL/map/5"]

@@ -333,8 +333,10 @@ def add_recipes(world: World) -> None:
         (folder / name).write_text(json.dumps(theirs))
     paths = sorted((folder / "photos").glob("*/*.jpg"))
     rows = {"train.csv": [], "shoes.csv": [], "hats.csv": []}
-    for number, path in enumerate(paths):
-        name = tuple(rows)[number * 3 // len(paths)]
+    labels = sorted({path.parent.name for path in paths})
+    for path in paths:
+        number = labels.index(path.parent.name)
+        name = "train.csv" if number < 4 else "shoes.csv" if number < 6 else "hats.csv"
         split = "train,," if name == "train.csv" else "validation,True,True"
         rows[name].append(f"{path.parent.name},{path.relative_to(folder)},{split},sneakers")
     for name, lines in rows.items():
@@ -403,8 +405,12 @@ EXTRA = {
         "--train_list=train.csv",
         "--test_list=shoes.csv",
     ],
-    "python train_pair.py --lr_strategy=reduce_on_plateau": ["--val_classes=3"],
-    "python train_pair.py --val_classes=50 --test_loss=True": ["--val_classes=3", "--test_batch_size=6"],
+    "python train_pair.py --lr_strategy=reduce_on_plateau": ["--val_classes=3", "--train_batch_size=6"],
+    "python train_pair.py --val_classes=50 --test_loss=True": [
+        "--val_classes=3",
+        "--train_batch_size=6",
+        "--test_batch_size=6",
+    ],
     "python recipes/from_oml.py": ["--labels=10"],
     "python train_elem.py --config=mine.yaml": ["--data_dir=data/Stanford_Online_Products", *SMALL_MODEL],
     "python eval.py --config=mine.yaml": ["--pretrained_model=output/mine"],
@@ -485,7 +491,6 @@ def call(command: Command, world: World) -> None:
     """Call a script's main, or a recipe's, with what is printed and what makes it short."""
     script, words = script_of(command)
     words = [flag for word in words for flag in (ELLIPSIS[script] if word == "..." else [word])]
-    words += [flag for beginning, flags in EXTRA.items() if command.text.startswith(beginning) for flag in flags]
     if script == "recipes/hello_report":
         importlib.import_module("recipes.hello_report").main(*words)
         return
@@ -497,6 +502,7 @@ def call(command: Command, world: World) -> None:
     words += SHORT.get(script, ()) if not any(word.startswith("--list") for word in words) else ()
     if script == "search" and words[0] in ("build", "find", "add", "sync", "decide"):
         words += HERE
+    words += [flag for beginning, flags in EXTRA.items() if command.text.startswith(beginning) for flag in flags]
     if script == "reader" and words[0] == "doctor":
         script, words = "doctor", words[1:]
     try:
