@@ -38,7 +38,7 @@ def line(folder, run_dir, /, **flags):
     return train_flags(folder, run_dir, **{**common, **flags})
 
 
-def tested(run_dir):
+def lines_of_tests(run_dir):
     return [figures for figures in read_metrics(run_dir) if figures["group"] == "test"]
 
 
@@ -59,7 +59,7 @@ def embeddings_of(run_dir, file, records):
 def test_figures_stand_under_the_lists_name(lists, tmp_path):
     printed = run("train_elem", line(lists, tmp_path / "run", test_metrics="map@r,fnmr@fmr=0.1,pcf@0.5"))
     assert "tested on the test list a.csv, the test list b.csv;" in printed
-    tests = tested(tmp_path / "run")
+    tests = lines_of_tests(tmp_path / "run")
     measured = ["recall@1", "recall@5", "recall@10", "map@r", "fnmr@fmr=0.1", "pcf@0.5"]
     names = [*measured, *(f"b.csv/{name}" for name in measured)]
     assert len(tests) == 3 and [name for name in tests[-1] if name not in ("step", "group")] == names
@@ -93,7 +93,7 @@ def test_figures_stand_under_the_lists_name(lists, tmp_path):
 def test_the_best_step_is_the_first_of_the_best_figure(best, figure, choose, lists, tmp_path):
     flags = {"best": best, "total_iter_num": 5}
     printed = run("train_elem", line(lists, tmp_path / "run", **flags))
-    tests = tested(tmp_path / "run")
+    tests = lines_of_tests(tmp_path / "run")
     values = [figures[figure] for figures in tests]
     expected = 1 + values.index(choose(values))
     result = read_json(tmp_path / "run" / "result.json")["best"]
@@ -112,7 +112,7 @@ def test_by_category_it_is_the_mean_of_its_queries(lists, tmp_path):
     recall = recall_at_k(embedded, records.labels, (1,), is_query=of_category, is_gallery=np.ones(len(records), bool))[
         1
     ]
-    assert tested(tmp_path / "run")[-1]["b.csv/recall@1/square"] == pytest.approx(recall)
+    assert lines_of_tests(tmp_path / "run")[-1]["b.csv/recall@1/square"] == pytest.approx(recall)
 
 
 def test_the_least_loss_in_a_pair_run(lists, tmp_path):
@@ -124,7 +124,7 @@ def test_the_least_loss_in_a_pair_run(lists, tmp_path):
         "total_iter_num": 4,
     }
     run("train_pair", line(lists, tmp_path / "run", **flags))
-    values = [figures["loss"] for figures in tested(tmp_path / "run")]
+    values = [figures["loss"] for figures in lines_of_tests(tmp_path / "run")]
     best = read_json(tmp_path / "run" / "result.json")["best"]
     assert best["step"] == 1 + values.index(min(values)) and best["value"] == min(values)
 
@@ -143,8 +143,8 @@ def test_resume_keeps_what_chooses(lists, tmp_path):
     run("train_elem", [f"--checkpoint={tmp_path / 'parts'}", *longer])
     whole, parts = (read_json(tmp_path / name / "result.json") for name in ("whole", "parts"))
     assert whole["best"] == parts["best"] and whole["recall"] == parts["recall"]
-    assert [line["b.csv/map@r"] for line in tested(tmp_path / "whole")] == [
-        line["b.csv/map@r"] for line in tested(tmp_path / "parts")
+    assert [line["b.csv/map@r"] for line in lines_of_tests(tmp_path / "whole")] == [
+        line["b.csv/map@r"] for line in lines_of_tests(tmp_path / "parts")
     ]
     with pytest.raises(InputError, match="--best is map@r, but the run that goes on has b.csv/map@r"):
         run("train_elem", [f"--checkpoint={tmp_path / 'parts'}", "--best=map@r"])

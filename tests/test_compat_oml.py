@@ -113,7 +113,7 @@ def test_items_of_images(shapes):
     assert (item["idx"], item["labels"], item["category"], item["number"]) == (3, table["label"][3], "round", 3)
     assert dataset.get_query_ids().tolist() == [0, 4, 8, 12]
     assert dataset.get_gallery_ids().tolist() == [row for row in range(16) if row not in (0, 8)]
-    assert dataset.get_label2category() == {2: "round", 3: "round", 6: "straight", 7: "straight"}
+    assert dataset.get_label2category() == {4: "round", 5: "round", 6: "straight", 7: "straight"}
     batch = next(iter(DataLoader(dataset, batch_size=4)))
     assert batch["input_tensors"].shape == (4, 3, 64, 64) and batch["labels"].tolist() == table["label"][:4]
     picture = dataset.visualize(3, color=(255, 0, 0))

@@ -29,9 +29,12 @@ def draw_shapes(folder: Path) -> Path:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(SEED)
     rows = []
-    label = 0
-    for category, names in SHAPES.items():
-        for number, name in enumerate(names):
+    # Labels to train on are 0 and up, as losses over classes count them.
+    names = [name for shapes in SHAPES.values() for name in shapes[:2]]
+    names += [name for shapes in SHAPES.values() for name in shapes[2:]]
+    for category, shapes in SHAPES.items():
+        for number, name in enumerate(shapes):
+            label = names.index(name)
             is_train = number < 2
             for image in range(1, IMAGES + 1):
                 path = f"images/{name}_{image}.jpg"
@@ -46,7 +49,6 @@ def draw_shapes(folder: Path) -> Path:
                 row |= {"category": category, "sequence": f"{name}_{(image - 1) // 2}"}
                 row |= dict(zip(("x_1", "y_1", "x_2", "y_2"), box))
                 rows.append(row)
-            label += 1
     # Tables last: where they are, all is.
     for table, further in TABLES.items():
         _write(folder / table, rows, (*COLUMNS, *further))
