@@ -15,7 +15,6 @@ from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from core import openmp  # noqa: F401
 from core.errors import InputError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -124,7 +124,8 @@ def test_help(script, capsys):
     for group in ("data:", "device:", "model:"):
         assert group in words
     assert (
-        "--test_list TEST_LIST SOP list, csv, or folder per label of the test images; a training run may have several, "
+        "--test_list TEST_LIST SOP list, csv, folder per label, tar or parquet files, or a packed list of the test images; "
+        "a training run may have several, "
         "comma-separated (default: Ebay_test.txt)" in words
     )
 
