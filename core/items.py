@@ -72,9 +72,9 @@ def member_item(archive: str, name: str, start: int, size: int | None) -> str:
 def member_of(path: object) -> Member | None:
     """The image within another file that a row is; None where it is none."""
     path = str(path)
-    # Looked for first, as hardly a path of millions has it.
     if is_text(path):
         return None
+    # The mark is looked for first: hardly a path of millions has it.
     if "#bytes=" in path and (match := TAR_MEMBER.fullmatch(path)):
         return Member(match[1], match[2], int(match[3]), int(match[4]))
     if "#row=" in path and (match := PARQUET_MEMBER.fullmatch(path)):

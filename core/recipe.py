@@ -1,6 +1,8 @@
 """Flags in a recipe, a .yaml: `flag: value` lines, at the top or below the name of a section."""
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ def read_recipe(file: str | Path) -> Recipe:
         import yaml
     except ImportError:
         raise InputError(f"{str(file)!r} needs PyYAML: pip install pyyaml") from None
-    try:
+    with yaml_errors(file):
         loader = yaml.SafeLoader(Path(file).read_text(encoding="utf-8"))
         root = loader.get_single_node()
         if root is None:
@@ -38,6 +40,15 @@ def read_recipe(file: str | Path) -> Recipe:
         if not isinstance(root, yaml.MappingNode):
             raise InputError(f"{file}: flags are `name: value` lines, at the top or below the name of a section")
         return _read_nodes(file, loader, root, yaml.MappingNode)
+
+
+@contextlib.contextmanager
+def yaml_errors(file: str | Path) -> Iterator[None]:
+    """What is wrong with a .yaml that is read meanwhile, as an InputError by file:line."""
+    import yaml
+
+    try:
+        yield
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {str(file)!r}: {error}") from None
     except yaml.YAMLError as error:

@@ -20,9 +20,9 @@ from data.provenance import note_other_list
 from data.records import Records
 from data.samplers import BatchSampler
 from distributed.sync_batchnorm import refuse_micro_batches
-from engine.best import RECALLS, Best, open_best
+from engine.best import open_best
 from engine.checkpoint import Progress
-from engine.figures import LOSS, check_figure
+from engine.figures import check_figure
 from engine.learner import Learner, check_batches
 from engine.lookalikes import Lookalikes
 from engine.memory import Memory
@@ -147,7 +147,7 @@ def open_tester(
             raise InputError(f"--test_loss fills batches from the test list: {error}") from None
     testers = []
     for number, (name, listed, batches) in enumerate(others, start=1):
-        metrics = _measured(test_metrics, chosen, number)
+        metrics = chosen.measured(test_metrics, number)
         what = f"the test list {name}"
         testers.append(Tester(listed, batches, start.device, what, pictures, metrics, test_distance, title=name))
     return Tester(
@@ -156,20 +156,12 @@ def open_tester(
         start.device,
         tested_on,
         pictures,
-        _measured(test_metrics, chosen, 0),
+        chosen.measured(test_metrics, 0),
         test_distance,
         fixed_batches,
         others=testers,
         best=chosen,
     )
-
-
-def _measured(metrics: Words, best: Best, list_number: int) -> Words:
-    """The further figures of a list: those that are asked for, and the one that chooses, where nothing measures it."""
-    is_asked_for = best.figure in (*metrics, *RECALLS, LOSS)
-    if is_asked_for or best.category is not None or best.list_number != list_number:
-        return metrics
-    return (*metrics, best.figure)
 
 
 def begin_run(start: Start, progress: Progress, flags: dict[str, object], lists: dict[str, dict]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.errors import InputError, near_match
+from core.types import Words
 from data.records import Records
 from engine.figures import FNMR, LOSS, PCF, check_figure, smaller_is_better
 
@@ -28,6 +29,13 @@ class Best:
     def smaller_is_better(self) -> bool:
         """In which sense of the figure it chooses."""
         return smaller_is_better(self.figure)
+
+    def measured(self, metrics: Words, list_number: int) -> Words:
+        """The further figures of a list: those that are asked for, and this one, where nothing measures it."""
+        is_asked_for = self.figure in (*metrics, *RECALLS, LOSS)
+        if is_asked_for or self.category is not None or self.list_number != list_number:
+            return metrics
+        return (*metrics, self.figure)
 
     def beats(self, value: float | None, before: float | None) -> bool:
         """Whether a step of this value takes the place of one with `before`; of equal ones the first stays."""

@@ -13,7 +13,6 @@ from data.records import Records
 from embeddings.pair_distances import PairReader
 from embeddings.table import EmbeddingTable
 from engine.assembly import Start
-from engine.best import RECALLS as OF_EVERY_TEST
 from engine.best import Best, open_best
 from engine.figures import FNMR, PCF
 from engine.retrieval_run import RetrievalRun
@@ -149,17 +148,13 @@ def open_rerank_tester(
     testers: list[RerankTester] = []
     # The first list comes last, since it knows the others.
     for number, (title, records, tested_on) in reversed(list(enumerate(lists))):
-        metrics = test_metrics
-        is_chosen_by = number == chosen.list_number and chosen.category is None
-        if is_chosen_by and chosen.figure not in (*test_metrics, *OF_EVERY_TEST):
-            metrics = (*test_metrics, chosen.figure)
         tester = RerankTester(
             start,
             records,
             tested_on,
             settings,
             num_workers,
-            metrics,
+            chosen.measured(test_metrics, number),
             test_distance,
             top_n,
             symmetric,

@@ -9,21 +9,6 @@ from core.errors import InputError
 from core.formula import Formula
 from core.types import AboveZero, AtLeastZero, Count, Positive, RateFormula, Steps
 
-STRATEGIES = (
-    "piecewise_decay",
-    "cosine",
-    "constant",
-    "multi_step",
-    "step",
-    "exponential",
-    "cosine_annealing",
-    "cyclic",
-    "one_cycle",
-    "reduce_on_plateau",
-    "lambda",
-    "multiplicative",
-    "tanh",
-)
 OF_FORMULA = ("lambda", "multiplicative")
 CYCLIC_PERIOD = 2000  # steps from the lowest rate to the highest, as torch has it
 # Of one cycle: the share of the steps that rise, the first rate below the highest one, the last below the first.

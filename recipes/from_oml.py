@@ -22,6 +22,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 from core.errors import InputError  # noqa: E402
 from core.files import open_output, replacing  # noqa: E402
+from core.recipe import yaml_errors  # noqa: E402
 from core.sources import registered  # noqa: E402
 
 # What needs no counterpart, and why.
@@ -653,14 +654,8 @@ def read_tree(file: str) -> dict[str, object]:
     """A yaml as plain values. Raises InputError where it is none, by file:line."""
     import yaml
 
-    try:
+    with yaml_errors(file):
         tree = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {file!r}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{file}{line}: no yaml: {getattr(error, 'problem', error)}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{file}: settings are `name: value` lines")
     return tree

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from oml_made import make_dino_weights
 from runs import run, tiny_backbone, train_flags
 from tolerances import SHARES
 
@@ -107,3 +108,21 @@ def _draw(image, shape, centre, radius, colour):
     else:
         cv2.line(image, (x - radius, y), (x + radius, y), colour, 5)
         cv2.line(image, (x, y - radius), (x, y + radius), colour, 5)
+
+
+@pytest.fixture(scope="session")
+def oml_hub(tmp_path_factory):
+    """Torch's cache with weights of vits16_dino in it."""
+    pytest.importorskip("timm", reason="ViTs need requirements/models.txt")
+    hub = tmp_path_factory.mktemp("hub")
+    make_dino_weights(hub)
+    return hub
+
+
+@pytest.fixture
+def oml_home(oml_hub, tmp_path, monkeypatch):
+    """An empty folder that OML's examples work in, with that cache and one for mock data."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(oml_hub))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oml_made import make_dino_weights, make_text_network
+from oml_made import make_text_network
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
@@ -19,32 +19,14 @@ from core.errors import InputError
 from models.backbones.oml import CLIPS, RESNETS, UNICOMS, VITS
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    """Torch's cache with weights of vits16_dino in it."""
-    pytest.importorskip("timm", reason="ViTs need requirements/models.txt")
-    hub = tmp_path_factory.mktemp("hub")
-    make_dino_weights(hub)
-    return hub
-
-
-@pytest.fixture
-def home(hub, tmp_path, monkeypatch):
-    """An empty folder to work in, with that cache and one for mock data."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(hub))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_published_weights_by_key_by_name_and_by_file(home, hub):
+def test_published_weights_by_key_by_name_and_by_file(oml_home, oml_hub):
     import timm
 
     from compat.oml.const import CKPT_SAVE_ROOT
 
     pixels = torch.randn(2, 3, 64, 64)
     network = timm.create_model("vit_small_patch16_224.dino", num_classes=0, dynamic_img_size=True).eval()
-    network.load_state_dict(torch.load(hub / "checkpoints" / "dino_deitsmall16_pretrain.pth"))
+    network.load_state_dict(torch.load(oml_hub / "checkpoints" / "dino_deitsmall16_pretrain.pth"))
     with torch.no_grad():
         expected = network(pixels)
         by_key = ViTExtractor.from_pretrained("vits16_dino").eval()
@@ -63,7 +45,7 @@ def test_published_weights_by_key_by_name_and_by_file(home, hub):
     assert by_key.draw_attention(np.zeros((40, 50, 3), np.uint8)).shape == (40, 50, 3)
 
 
-def test_networks_that_are_refused(home):
+def test_networks_that_are_refused(oml_home):
     with pytest.raises(KeyError, match="unknown weights of ViTExtractor 'vits16_dinoo'.* mean 'vits16_dino'"):
         ViTExtractor.from_pretrained("vits16_dinoo")
     with pytest.raises(InputError, match="no file 'gone.ckpt'"):
@@ -163,7 +145,7 @@ class Small(IExtractor):
         return 4
 
 
-def test_training_and_validation_from_the_first_line_to_the_last(home):
+def test_training_and_validation_from_the_first_line_to_the_last(oml_home):
     """As OML's first example, with a small network of a user in the place of its ViT."""
     pytest.importorskip("pandas", reason="mock data sets need requirements/oml.txt")
     pytest.importorskip("matplotlib", reason="visualize() needs requirements/oml.txt")
@@ -212,7 +194,7 @@ def test_training_and_validation_from_the_first_line_to_the_last(home):
     assert "2 queries" in str(rr) and rr.gt_ids is None
 
 
-def test_mock_data_sets(home):
+def test_mock_data_sets(oml_home):
     pytest.importorskip("pandas", reason="mock data sets need requirements/oml.txt")
     from compat.oml.const import MOCK_DATASET_PATH
     from compat.oml.utils import get_mock_images_dataset, get_mock_texts_dataset
@@ -224,15 +206,15 @@ def test_mock_data_sets(home):
         assert len(train) == len(validation) == 16
         assert (set(train["label"]), set(validation["label"])) == ({0, 1, 2, 3}, {4, 5, 6, 7})
         assert all(Path(path).is_file() for path in train["path"])
-    train, validation = download_mock_dataset(home / "other")
-    assert (home / "other" / train["path"][0]).is_file()
+    train, validation = download_mock_dataset(oml_home / "other")
+    assert (oml_home / "other" / train["path"][0]).is_file()
     train, validation = get_mock_texts_dataset()
     assert len(train) + len(validation) == 35 and validation["is_query"].dtype == bool
     with pytest.raises(InputError, match="df_name is 'df.cvs'.* Did you mean 'df.csv'"):
         get_mock_images_dataset(df_name="df.cvs")
 
 
-def test_a_table_that_was_filtered_keeps_its_old_index(home):
+def test_a_table_that_was_filtered_keeps_its_old_index(oml_home):
     pytest.importorskip("pandas", reason="tables are pandas'")
     from compat.oml.datasets import ImageQueryGalleryLabeledDataset, TextQueryGalleryLabeledDataset
     from compat.oml.utils import get_mock_images_dataset, get_mock_texts_dataset
@@ -252,7 +234,7 @@ def test_a_table_that_was_filtered_keeps_its_old_index(home):
     assert words[0]["input_tensors"]["input_ids"].shape == (len(later["text"].iloc[0]),)
 
 
-def test_a_table_is_checked_row_by_row(home):
+def test_a_table_is_checked_row_by_row(oml_home):
     pandas = pytest.importorskip("pandas", reason="tables are pandas'")
     from compat.oml.const import MOCK_DATASET_PATH
     from compat.oml.utils import get_mock_images_dataset, get_mock_texts_dataset

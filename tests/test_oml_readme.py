@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oml_made import make_dino_weights, make_text_network
+from oml_made import make_text_network
 from pages import blocks_of
 
 SEEDS = os.environ.get("SEEDS")
@@ -27,24 +27,7 @@ SCHEMATIC = {
 PACKAGES = ("pytorch_lightning", "pytorch_metric_learning", "transformers")
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    pytest.importorskip("timm", reason="ViTs need requirements/models.txt")
-    hub = tmp_path_factory.mktemp("hub")
-    make_dino_weights(hub)
-    return hub
-
-
-@pytest.fixture
-def home(hub, tmp_path, monkeypatch):
-    """A folder in which networks of texts stand under their names, with caches of weights and of mock data."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(hub))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def names_of_a_line(home) -> dict[str, object]:
+def names_of_a_line(oml_home) -> dict[str, object]:
     """What blocks of a table of features take for given."""
     from torch.utils.data import DataLoader
 
@@ -82,7 +65,7 @@ def names_of_a_line(home) -> dict[str, object]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
-def test_a_block_runs_as_printed(block, home):
+def test_a_block_runs_as_printed(block, oml_home):
     schemes = [why for words, why in SCHEMATIC.items() if words in block.text]
     if schemes:
         pytest.skip(schemes[0])
@@ -92,12 +75,12 @@ def test_a_block_runs_as_printed(block, home):
         if package in ("pandas", "matplotlib") or package in block.text:
             pytest.importorskip(package)
     if "from_pretrained('bert" in block.text or '"bert' in block.text:
-        make_text_network(home / "bert-base-uncased")
+        make_text_network(oml_home / "bert-base-uncased")
     if "roberta-base" in block.text:
-        make_text_network(home / "roberta-base", "roberta")
+        make_text_network(oml_home / "roberta-base", "roberta")
     names = {"__name__": "__main__"}
     if "from oml" not in block.text:
-        names.update(names_of_a_line(home))
+        names.update(names_of_a_line(oml_home))
         if "AutoModel" in block.text:
             import transformers
 

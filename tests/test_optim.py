@@ -1,6 +1,7 @@
 """The learning rate in closed form, parameter groups, and one step of each optimiser by hand."""
 
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from torch import nn
 
 from core.errors import InputError
 from engine.optimiser import OPTIMISERS, build_optimiser, set_rate
-from engine.schedule import STRATEGIES, learning_rate
+from engine.schedule import Schedule, learning_rate
 
+STRATEGIES = get_args(get_type_hints(Schedule)["lr_strategy"])
 ANCESTOR = {"lr": 0.01, "strategy": "piecewise_decay", "lr_steps": (15000, 25000), "total": 30000}
 
 

@@ -19,7 +19,7 @@ from runs import read_json, run, train_flags
 from core.errors import InputError
 from engine.loggers import LOGGERS, Background, RunFacts, _background, refuse_unready
 from engine.loggers._names import flat, plain_name, revision
-from engine.loggers._protocol import LoggerBase
+from engine.loggers._protocol import Logger
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = np.full((6, 8, 3), 200, np.uint8)
@@ -37,7 +37,7 @@ def no_keys(monkeypatch, tmp_path):
     monkeypatch.setenv("CLEARML_CONFIG_FILE", str(tmp_path / "clearml.conf"))
 
 
-class Recorder(LoggerBase):
+class Recorder(Logger):
     """Keeps what it is told; `delay` before each call, `broken` ones of which raise."""
 
     def __init__(self, delay=0.0, broken=()):

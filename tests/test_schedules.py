@@ -2,6 +2,7 @@
 
 import copy
 import io
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from core.errors import InputError
 from core.formula import Formula
 from engine.checkpoint import _restore_optimiser
 from engine.optimiser import OPTIMISERS, build_optimiser, set_rate
-from engine.schedule import STRATEGIES, Schedule
+from engine.schedule import Schedule
 
+STRATEGIES = get_args(get_type_hints(Schedule)["lr_strategy"])
 LR, TOTAL = 0.3, 60
 FORMULA = "0.9 if step < 20 else 0.5 + 0.5 * cos(pi * step / total) ** 2"
 # {our strategy: (our flags, the peer's scheduler of an optimiser)}.

@@ -20,14 +20,12 @@ CLOSING_SECONDS = 60.0  # for all that still waits then
 BYTES_A_SECOND = 5e6  # of a file that is sent
 
 
-class Background:
+class Background(Logger):
     """Hands a logger what it is told, in the order in which it is told, from a thread.
 
     What does not fit into the queue is lost, and so is what the logger refuses; how much, and why, is said once, at the
     end. open_logger: makes the logger, in the thread, since that may take as long as anything.
     """
-
-    files: tuple[str, ...] = ()
 
     def __init__(self, name: str, open_logger: Callable[[], Logger]):
         self.name = name

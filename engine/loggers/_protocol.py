@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -36,21 +35,18 @@ class RunFacts:
         (self.folder / f"{name}.id").write_text(f"{identity}\n")
 
 
-class Logger(Protocol):
-    """Takes what a run has to show. A logger that has no use for something does nothing with it.
+class Logger:
+    """Takes what a run has to show. One that has no use for something leaves its method as it is here: nothing is done.
 
-    files: patterns of the files that it keeps in the run's folder, which go when the run is overwritten.
+    files: patterns of the files that it keeps in the run's folder, which go when the run is overwritten. A logger that
+    stands in the registry has `open`, too, a class method that makes it of a run's RunFacts.
     """
 
-    files: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
     @staticmethod
     def refuse_unready() -> None:
         """Raise InputError, before the run begins, where a package or a key is missing."""
-
-    @classmethod
-    def open(cls, facts: RunFacts) -> Self:
-        """The logger of a run."""
 
     def config(self, sections: dict[str, object]) -> None:
         """What config.json holds, once, when the run begins."""
@@ -77,39 +73,3 @@ class Logger(Protocol):
 
     def close(self) -> None:
         """Nothing comes any more."""
-
-
-class LoggerBase:
-    """A logger that has no use for anything: each of them says what it takes."""
-
-    files: tuple[str, ...] = ()
-
-    @staticmethod
-    def refuse_unready() -> None:
-        """Nothing is missing."""
-
-    def config(self, sections: dict[str, object]) -> None:
-        """It is in config.json already."""
-
-    def log(self, figures: dict[str, float], step: int, group: str) -> None:
-        """Not for it."""
-
-    def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Not for it."""
-
-    def embedding(
-        self,
-        name: str,
-        matrix: torch.Tensor,
-        columns: Sequence[str],
-        labels: list[list[str]],
-        tiles: np.ndarray,
-        step: int,
-    ) -> None:
-        """Not for it."""
-
-    def checkpoint(self, path: Path, step: int) -> None:
-        """It is in the run's folder already."""
-
-    def close(self) -> None:
-        """There is nothing to close."""

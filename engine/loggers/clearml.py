@@ -9,12 +9,12 @@ import numpy as np
 from core.errors import InputError
 from core.packages import needed
 from engine.loggers._names import flat, revision
-from engine.loggers._protocol import LoggerBase, RunFacts
+from engine.loggers._protocol import Logger, RunFacts
 from engine.loggers._registry import LOGGERS
 
 
 @LOGGERS.register("clearml", remote=True)
-class ClearmlLogger(LoggerBase):
+class ClearmlLogger(Logger):
     """ClearML: figures, pictures, parameters, checkpoints as artifacts; CLEARML_OFFLINE_MODE=1 keeps all of it on this
     machine.
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Self
 
 from core.files import replacing_synced
-from engine.loggers._protocol import LoggerBase, RunFacts
+from engine.loggers._protocol import Logger, RunFacts
 from engine.loggers._registry import LOGGERS
 
 FILE = "metrics.jsonl"
 
 
 @LOGGERS.register("jsonl")
-class JsonlLogger(LoggerBase):
+class JsonlLogger(Logger):
     """Appends {"step": …, "group": …, NAME: figure, …} to metrics.jsonl; pictures and embeddings are not for it.
 
     A resumed run goes on after step `start`, or with the test of that step (`retested`).

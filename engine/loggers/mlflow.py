@@ -9,7 +9,7 @@ import numpy as np
 
 from core.packages import needed
 from engine.loggers._names import flat, plain_name, revision
-from engine.loggers._protocol import LoggerBase, RunFacts
+from engine.loggers._protocol import Logger, RunFacts
 from engine.loggers._registry import LOGGERS
 
 PARAMETERS_AT_ONCE = 100  # more are refused
@@ -17,7 +17,7 @@ LONGEST_PARAMETER = 500  # characters, of an older server
 
 
 @LOGGERS.register("mlflow", remote=True)
-class MlflowLogger(LoggerBase):
+class MlflowLogger(Logger):
     """MLflow: figures, parameters, pictures and checkpoints as artifacts, on the server of MLFLOW_TRACKING_URI, else in
     the run's folder.
 

@@ -9,14 +9,14 @@ import numpy as np
 from core.errors import InputError
 from core.packages import needed
 from engine.loggers._names import flat, revision
-from engine.loggers._protocol import LoggerBase, RunFacts
+from engine.loggers._protocol import Logger, RunFacts
 from engine.loggers._registry import LOGGERS
 
 OFFLINE = ("offline", "debug")
 
 
 @LOGGERS.register("neptune", remote=True)
-class NeptuneLogger(LoggerBase):
+class NeptuneLogger(Logger):
     """Neptune: figures, pictures, settings, checkpoints as files; NEPTUNE_MODE=offline keeps all of it in .neptune.
 
     run: what neptune.init_run gave. The project is NEPTUNE_PROJECT, as WORKSPACE/NAME, since only Neptune makes one.

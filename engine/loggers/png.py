@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 
 from core.files import replacing
-from engine.loggers._protocol import LoggerBase, RunFacts
+from engine.loggers._protocol import Logger, RunFacts
 
 FOLDER = "pictures"
 
 
-class PngLogger(LoggerBase):
+class PngLogger(Logger):
     """Writes each picture into `folder`/pictures, by name and step; figures and embeddings are not for it.
 
     A step that is made again replaces its picture.

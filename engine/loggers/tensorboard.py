@@ -7,12 +7,12 @@ from typing import Self
 import numpy as np
 import torch
 
-from engine.loggers._protocol import LoggerBase, RunFacts
+from engine.loggers._protocol import Logger, RunFacts
 from engine.loggers._registry import LOGGERS
 
 
 @LOGGERS.register("tensorboard")
-class TensorBoardLogger(LoggerBase):
+class TensorBoardLogger(Logger):
     """Writes event files into the run's folder; figures stand there as GROUP/NAME.
 
     What a resumed run had shown after step `start` is hidden.

@@ -11,14 +11,14 @@ import numpy as np
 from core.errors import InputError
 from core.packages import needed
 from engine.loggers._names import revision
-from engine.loggers._protocol import LoggerBase, RunFacts
+from engine.loggers._protocol import Logger, RunFacts
 from engine.loggers._registry import LOGGERS
 
 OFFLINE = ("offline", "dryrun", "disabled")
 
 
 @LOGGERS.register("wandb", remote=True)
-class WandbLogger(LoggerBase):
+class WandbLogger(Logger):
     """Weights & Biases: figures, pictures, checkpoints as artifacts; WANDB_MODE=offline keeps all of it in the run's
     folder.
 
