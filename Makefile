@@ -83,6 +83,7 @@ bench: peers
 	$(PEERS) benchmarks/search_speed.py --rounds=2 --widths=512 --curve=10000
 	$(PEERS) benchmarks/codes.py --rows=200000
 	$(PEERS) benchmarks/images.py --rounds=3
+	$(PEERS) benchmarks/formats.py
 	$(PEERS) benchmarks/step.py
 	$(PEERS) benchmarks/head.py --rounds=3
 	$(PEERS) benchmarks/head.py --losses=all --sizes=11318x512

@@ -28,7 +28,7 @@ def uniform(low: list[float], high: list[float]) -> np.ndarray:
 
 def random_flip(image: np.ndarray) -> np.ndarray:
     """Left-right, half of the time."""
-    if torch.rand(()) < 0.5:
+    if torch.rand(()).item() < 0.5:
         return cv2.flip(image, 1)
     return image
 

@@ -19,12 +19,13 @@ from data.image.resize import resize, resize_fast
 
 OLDEST_OPENCV = (4, 13)
 DECODERS = ("auto", "exact", "opencv", "simplejpeg")
-# OpenCV's flags that decode a JPEG at 1/1, 1/2, 1/4 or 1/8 of its sides.
+# OpenCV's flags that decode a JPEG at 1/1, 1/2, 1/4 or 1/8 of its sides, to RGB: there is none of that name for the
+# smaller ones, but the bits add up.
 SCALE_FLAGS = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 # A JPEG is decoded at 1/scale where both sides of a crop shrink at least so much: {scale: least shrink}.
 SCALES = {8: 8, 4: 4, 2: 1.6}
@@ -100,7 +101,7 @@ def decode_whole(encoded: np.ndarray, path: str | Path, box: np.ndarray | None =
     """
     _refuse_bombs(image_size(encoded), encoded, path)
     image = _decode_opencv(encoded, path)
-    return cv2.cvtColor(crop_to_box(image, path, box), cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(crop_to_box(image, path, box))
 
 
 def resized_crop(image: "np.ndarray | EncodedJpeg", crop: Crop, width: int, height: int) -> np.ndarray:
@@ -137,15 +138,15 @@ class EncodedJpeg:
 
         Decoded at 1/2, 1/4 or 1/8 by SCALES; the crop's edges are then rounded to pixels of what is decoded.
         """
-        scale = _scale_of(min(crop.width / width, crop.height / height))
+        scale = scale_of_crop(crop, width, height)
         left = self.left + crop.left
         top = self.top + crop.top
         image = self.decode(scale, top + crop.height)
         image = image[_scaled_slice(top, crop.height, scale), _scaled_slice(left, crop.width, scale)]
-        return cv2.cvtColor(resize_fast(image, width, height), cv2.COLOR_BGR2RGB)
+        return resize_fast(image, width, height)
 
     def decode(self, scale: int, rows: int) -> np.ndarray:
-        """Its first `rows` rows, or more, at 1/`scale` of the sides, rounded up: (H, W, 3) uint8 BGR, turned."""
+        """Its first `rows` rows, or more, at 1/`scale` of the sides, rounded up: (H, W, 3) uint8 RGB, turned."""
         image = None
         if self.decoder == "simplejpeg" and self.header.orientation == 1 and self.header.components in (1, 3):
             image = self._decode_simplejpeg(scale, rows)
@@ -177,7 +178,7 @@ class EncodedJpeg:
         try:
             image = simplejpeg.decode_jpeg(
                 encoded,
-                "BGR",
+                "RGB",
                 fastupsample=True,
                 strict=not is_cut,  # what follows the last row is a mistake otherwise
                 min_height=scaled_height,
@@ -236,7 +237,7 @@ def _no_image(encoded: np.ndarray, path: str | Path) -> InputError:
 
 
 def _decode_opencv(encoded: np.ndarray, path: str | Path, scale: int = 1) -> np.ndarray:
-    """(H, W, 3) uint8 BGR, turned; at scales other than 1 of JPEGs only."""
+    """(H, W, 3) uint8 RGB, turned; at scales other than 1 of JPEGs only."""
     try:
         image = cv2.imdecode(encoded, SCALE_FLAGS[scale])
     except cv2.error:  # a header that lies
@@ -246,8 +247,9 @@ def _decode_opencv(encoded: np.ndarray, path: str | Path, scale: int = 1) -> np.
     return image
 
 
-def _scale_of(shrink: float) -> int:
-    """The largest scale at which a crop that shrinks so much keeps its pixels."""
+def scale_of_crop(crop: Crop, width: int, height: int) -> int:
+    """1, 2, 4 or 8: the largest scale at which a crop that is brought to these sides keeps its pixels."""
+    shrink = min(crop.width / width, crop.height / height)
     for scale, least_shrink in SCALES.items():
         if shrink >= least_shrink:
             return scale

@@ -19,7 +19,9 @@ def read_bytes(path: str | Path) -> np.ndarray:
     try:
         if member is not None:
             return read_member(member)
-        return np.fromfile(path, dtype=np.uint8)
+        # A third of the time of np.fromfile, which opens a file twice.
+        with open(path, "rb", buffering=0) as file:
+            return np.frombuffer(file.read(), np.uint8)
     except OSError as error:
         raise InputError(f"cannot read image {str(path)!r}: {error.strerror}") from None
 

@@ -149,8 +149,9 @@ def _jpeg_segments(data: memoryview, skip_junk: bool) -> Iterator[Segment]:
     """
     position = 2
     searchable = None
+    read_length = struct.Struct(">H").unpack_from
     while True:
-        if data[position] != 0xFF:
+        if data[position] != FILL:
             if not skip_junk:
                 raise ValueError(f"byte {position} is no marker")
             if searchable is None:
@@ -163,7 +164,7 @@ def _jpeg_segments(data: memoryview, skip_junk: bool) -> Iterator[Segment]:
             position += 2
         else:
             # A length counts its own two bytes. Where it is less, the next turn finds one of them and no marker.
-            length = int.from_bytes(data[position + 2 : position + 4], "big")
+            (length,) = read_length(data, position + 2)
             if skip_junk:
                 length = max(2, length)
             end = position + 2 + length

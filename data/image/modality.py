@@ -41,9 +41,13 @@ class ImageModality:
 
     def augment(self, sample: np.ndarray | EncodedJpeg, seed: int) -> torch.Tensor:
         """(height, width, 3) uint8; the random numbers of this process go on as if none had been drawn."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        generator = torch.default_generator
+        state = generator.get_state()
+        try:
+            generator.manual_seed(seed)
             return self.transform(sample)
+        finally:
+            generator.set_state(state)
 
     def collate(self, samples: list[torch.Tensor]) -> torch.Tensor:
         """(B, 3, height, width) uint8 in channels_last memory."""
