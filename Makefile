@@ -29,8 +29,10 @@ demo_audio: install
 	$(PYTHON) -m pip install --quiet -r requirements.txt -r requirements/audio.txt
 	PYTHON=$(PYTHON) sh recipes/demo_audio.sh
 
-# Files of tests side by side, one thread each: as many as there are cores.
-PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses=8 --dist loadfile
+# Files of tests side by side, one thread each: as many as there are cores, those that take longest first
+# (tests/conftest.py). Compiled files are kept, or each process that a test starts compiles the repository anew.
+SIDE_BY_SIDE = -m pytest -n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PYTHON) $(SIDE_BY_SIDE)
 
 test: test_packages
 	$(PYTEST)
@@ -74,7 +76,7 @@ PEERS = .venv-peers/bin/python
 
 test_peers: peers
 	$(PEERS) -m pip install --quiet -r requirements/test.txt
-	$(PEERS) -m pytest tests/test_peer*.py tests/test_postprocess.py
+	OMP_NUM_THREADS=1 $(PEERS) $(SIDE_BY_SIDE) tests/test_peer*.py tests/test_postprocess.py
 
 # All lanes of benchmarks/ in half an hour on 2 idle cores; longer runs of a lane: --help of its file.
 bench: peers

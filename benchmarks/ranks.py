@@ -12,6 +12,7 @@ gallery: those of an evaluation where each rank keeps its part of the embeddings
 import argparse
 import datetime
 import itertools
+import multiprocessing
 import os
 import socket
 import sys
@@ -128,8 +129,18 @@ def train_all(names, settings):
 def in_ranks(number, work, *arguments):
     """What work(*arguments), pickled by name, returns on each of so many ranks: new processes on the CPU."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_be_rank, (number, free_port(), folder, work, arguments), nprocs=number)
+        start(number, _return_from_rank, folder, work, arguments)
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(number)]
+
+
+def start(number, work, *arguments):
+    """Call work(*arguments), pickled by name, in so many new processes that are ranks of each other, until all end.
+
+    They are copies of one that has imported this file, which takes seconds, and has done nothing else.
+    """
+    multiprocessing.set_forkserver_preload([__name__])
+    begun = (number, free_port(), work, arguments)
+    torch.multiprocessing.start_processes(_be_rank, begun, nprocs=number, start_method="forkserver")
 
 
 def free_port():
@@ -139,12 +150,16 @@ def free_port():
         return free.getsockname()[1]
 
 
-def _be_rank(rank, number, port, folder, work, arguments):
+def _be_rank(rank, number, port, work, arguments):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(number), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    work(*arguments)
+
+
+def _return_from_rank(folder, work, arguments):
     group.ALONE_SECONDS = group.STEP_SECONDS  # nobody has anything long to do alone
     distributed.init(torch.device("cpu"))
-    torch.save(work(*arguments), Path(folder, f"{rank}.pt"))
+    torch.save(work(*arguments), Path(folder, f"{distributed.rank()}.pt"))
     distributed.close()
 
 
@@ -153,9 +168,12 @@ def difference(left, right):
     return max((left[name] - right[name]).abs().max().item() for name in left)
 
 
-def table(names, settings, counts):
-    """{loss: {setting: {ranks: largest difference from one rank}}}, and how far that one has moved under `moved`."""
-    alone = train_all(names, settings)
+def table(names, settings, counts, alone=None):
+    """{loss: {setting: {ranks: largest difference from one rank}}}, and how far that one has moved under `moved`.
+
+    alone: what `train_all` returns for one rank, where that is known.
+    """
+    alone = alone or train_all(names, settings)
     found = {name: {setting: {} for setting in settings if applies(setting, name)} for name in names}
     for number in counts:
         together = in_ranks(number, train_all, names, settings)

@@ -1,44 +1,32 @@
 """Several ranks are one: the same weights, figures and embeddings, one folder; and what if one of them is lost."""
 
 import itertools
+import multiprocessing
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from processes import LAUNCHED
+from processes import run_in_ranks, torchrun
 from runs import read_json, read_metrics, run, tiny_backbone, tiny_net, train_flags
 from tolerances import assert_within, gamma, longest_sum, rattle, sensitivity
 from torch import nn
 
 import distributed
 from benchmarks import ranks as bench
+from config.script import run_script
 from core.errors import InputError
 from data.samplers import InOrder, PKSampler, RankBatches
 from distributed import group, sync_batchnorm
 from embeddings.rows import KeyedRows
 from engine.objective import Objective
 from losses import LOSSES
-
-
-def torchrun(number, script, *line, restarts=0, **environment):
-    """A script as torchrun starts it; returns the finished process with what all ranks printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}"]
-    return subprocess.run(
-        [*command, f"--max_restarts={restarts}", str(LAUNCHED), script, *map(str, line)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,  # a hang, not a slow machine
-    )
 
 
 def flags_of(data_dir, run_dir, **flags):
@@ -99,16 +87,19 @@ def alone(sop_tree, tmp_path_factory):
 def together(sop_tree, tmp_path_factory):
     """The same run on two ranks, and what they printed."""
     folder = tmp_path_factory.mktemp("together") / "run"
-    done = torchrun(2, "train_elem", *flags_of(sop_tree, folder))
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return folder, run_in_ranks(2, "train_elem", *flags_of(sop_tree, folder))
 
 
 @pytest.fixture(scope="module")
-def condition():
+def of_one_rank():
+    """{(loss, setting): weights after three steps}."""
+    return bench.train_all(LOSSES.names(), bench.SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def condition(of_one_rank):
     """{(loss, setting): the largest move of a weight in three steps, for a relative change of 1 in every layer}."""
     relative = 2.0**-16  # weights are drawn in float32
-    expected = bench.train_all(LOSSES.names(), bench.SETTINGS)
 
     def made(*parts, **options):
         objective = Objective(*parts, **options)
@@ -117,13 +108,13 @@ def condition():
 
     with mock.patch.object(bench, "Objective", made):
         moved = bench.train_all(LOSSES.names(), bench.SETTINGS)
-    return {pair: bench.difference(moved[pair], expected[pair]) / relative for pair in expected}
+    return {pair: bench.difference(moved[pair], weights) / relative for pair, weights in of_one_rank.items()}
 
 
 @pytest.mark.parametrize("number", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_weights_after_three_steps_are_those_of_one_rank(number, condition):
+def test_weights_after_three_steps_are_those_of_one_rank(number, of_one_rank, condition):
     """Losses, micro-batches, clipping, BatchNorm's statistics; 13 to 15 images, cut through pairs and triplets."""
-    found = bench.table(LOSSES.names(), list(bench.SETTINGS), [number])
+    found = bench.table(LOSSES.names(), list(bench.SETTINGS), [number], of_one_rank)
     worst = {(name, setting): own[setting][number] for name, own in found.items() for setting in own}
     only_some = 2 * len(LOSSES.names(stage="elem")) + len(LOSSES.names(memory=True))
     assert len(worst) == 3 * len(LOSSES.names()) + only_some
@@ -275,8 +266,7 @@ def test_synchronised_layers_take_half_precision():
     assert_within(synced.running_var, plain.running_var, 2 * squares / 10 + gamma(6, torch.float32))
 
 
-@pytest.mark.slow
-def test_torchrun_trains_as_one_process_does(alone, together, moved):
+def test_two_ranks_train_as_one_process_does(alone, together, moved):
     folder, printed = together
     assert_near(weights(folder, "step_3.pt"), weights(alone, "step_3.pt"), weights(moved, "step_3.pt"))
     assert_near(weights(folder), weights(alone), weights(moved))
@@ -309,8 +299,7 @@ def test_what_stands_beside_a_pair_loss_is_the_same_on_two_ranks(alone, sop_tree
     with tiny_backbone():
         run("train_pair", flags_of(sop_tree, tmp_path / "one", **flags))
     moved = moves(sop_tree, tmp_path / "moved", "train_pair", **flags)
-    done = torchrun(2, "train_pair", *flags_of(sop_tree, tmp_path / "two", **flags))
-    assert done.returncode == 0, done.stderr
+    run_in_ranks(2, "train_pair", *flags_of(sop_tree, tmp_path / "two", **flags))
 
     def state_of(folder):
         state = torch.load(folder / "last.pt", weights_only=True)
@@ -337,25 +326,17 @@ def test_a_run_goes_on_with_another_number_of_ranks(alone, together, moved, tmp_
 def test_a_run_in_parts_is_saved_whole(sop_tree, tmp_path):
     """On two ranks, then on one that has all the classes, then on three again: as one process that was never stopped."""
     flags = {"loss_name": "arcmargin", "optimiser": "adamw", "lr": 0.01, "shard_classes": True}
-    flags |= {
-        "freeze_bn": True,
-        "sync_bn": False,
-        "clip_norm": 0.5,
-    }  # adamw makes steps of the rounding in a bias before BatchNorm
+    # adamw makes steps of the rounding in a bias before BatchNorm
+    flags |= {"freeze_bn": True, "sync_bn": False, "clip_norm": 0.5}
     with tiny_backbone():
         run("train_elem", flags_of(sop_tree, tmp_path / "whole", **flags))
     moved = moves(sop_tree, tmp_path / "moved", **flags)
-    done = torchrun(2, "train_elem", *flags_of(sop_tree, tmp_path / "parts", **flags, total_iter_num=3))
-    assert done.returncode == 0, done.stderr
+    run_in_ranks(2, "train_elem", *flags_of(sop_tree, tmp_path / "parts", **flags, total_iter_num=3))
     assert_near(weights(tmp_path / "parts"), weights(tmp_path / "whole", "step_3.pt"), weights(moved, "step_3.pt"))
+    goes_on = [f"--checkpoint={tmp_path / 'parts'}", "--allow_changed=total_iter_num"]
     with tiny_backbone():
-        run(
-            "train_elem", [f"--checkpoint={tmp_path / 'parts'}", "--total_iter_num=4", "--allow_changed=total_iter_num"]
-        )
-    done = torchrun(
-        3, "train_elem", f"--checkpoint={tmp_path / 'parts'}", "--total_iter_num=6", "--allow_changed=total_iter_num"
-    )
-    assert done.returncode == 0, done.stderr
+        run("train_elem", [*goes_on, "--total_iter_num=4"])
+    run_in_ranks(3, "train_elem", *goes_on, "--total_iter_num=6")
     assert_near(weights(tmp_path / "parts"), weights(tmp_path / "whole"), weights(moved))
     states = [torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("parts", "whole", "moved")]
     kept = [state["optimiser"]["state"] for state in states]
@@ -384,11 +365,10 @@ def test_images_that_are_skipped_are_told_and_counted_on_all_ranks(sop_copy, tmp
     with tiny_backbone():
         run("train_elem", flags_of(sop_copy, tmp_path / "alone", **flags))
     moved = moves(sop_copy, tmp_path / "moved", **flags)
-    done = torchrun(2, "train_elem", *flags_of(sop_copy, tmp_path / "both", **flags))
-    assert done.returncode == 0, done.stderr
+    printed = run_in_ranks(2, "train_elem", *flags_of(sop_copy, tmp_path / "both", **flags))
     assert_near(weights(tmp_path / "both"), weights(tmp_path / "alone"), weights(moved))
     assert [read_json(tmp_path / name / "result.json")["bad_images"] for name in ("alone", "both")] == [4, 4]
-    assert set(re.findall(r"Ebay_train.txt:(\d+): .*; skipped$", done.stdout, re.M)) == {"5", "20", "21", "22"}
+    assert set(re.findall(r"Ebay_train.txt:(\d+): .*; skipped$", printed, re.M)) == {"5", "20", "21", "22"}
 
 
 def test_a_restart_before_the_first_checkpoint_begins_anew(sop_tree, tmp_path, monkeypatch):
@@ -417,9 +397,7 @@ def test_evaluation_on_three_ranks_is_that_of_one(alone, sop_tree, tmp_path):
             with tiny_backbone():
                 run("eval", own)
         else:
-            done = torchrun(3, "eval", *own)
-            assert done.returncode == 0, done.stderr
-            assert done.stdout.count("End test 30") == 1
+            assert run_in_ranks(3, "eval", *own).count("End test 30") == 1
         results.append(read_json(tmp_path / name / "result.json"))
         vectors.append(np.load(tmp_path / f"{name}.npz")["embeddings"])
     assert np.array_equal(*vectors)
@@ -438,14 +416,13 @@ def test_same_or_not_on_two_ranks_is_that_of_one(alone, sop_tree, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     with tiny_backbone():
         printed = run("eval", [*line, f"--output_dir={one}"])
-    done = torchrun(2, "eval", *line, f"--output_dir={two}")
-    assert done.returncode == 0, done.stderr
+    printed_by_two = run_in_ranks(2, "eval", *line, f"--output_dir={two}")
     results = [read_json(folder / "result.json") for folder in (one, two)]
     for result in results:
         result.pop("seconds")
     assert results[0] == results[1] and results[0]["verification"]["tar_at_far"]
     told = [line for line in printed.splitlines() if "TAR" in line or "threshold" in line or "unknown" in line]
-    assert told and all(done.stdout.count(line) == 1 for line in told)
+    assert told and all(printed_by_two.count(line) == 1 for line in told)
 
 
 @pytest.mark.slow
@@ -457,10 +434,9 @@ def test_inference_on_two_ranks_is_that_of_one(alone, sop_tree, tmp_path):
         run("infer", [*line, "--output", tmp_path / "one.npz"])
         stop_after(3, [*line, "--output", tmp_path / "two.npz"])
     kept = (tmp_path / "two.npz.rows").stat().st_size
-    done = torchrun(2, "infer", *line, "--continue", "--output", tmp_path / "two.npz")
-    assert done.returncode == 0, done.stderr
-    assert kept > 0 and done.stdout.count("12 of 30 images are embedded already") == 1
-    assert done.stdout.count("30 images, 8 numbers each") == 1
+    printed = run_in_ranks(2, "infer", *line, "--continue", "--output", tmp_path / "two.npz")
+    assert kept > 0 and printed.count("12 of 30 images are embedded already") == 1
+    assert printed.count("30 images, 8 numbers each") == 1
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
 
@@ -475,8 +451,7 @@ def test_flags_that_do_not_go_together(monkeypatch, sop_tree, tmp_path):
 @pytest.mark.slow
 def test_the_first_ranks_running_statistics_are_tested_with_and_saved(sop_tree, tmp_path):
     flags = {"sync_bn": False, "total_iter_num": 12, "test_iter_step": 12, "train_batch_size": 12}
-    done = torchrun(2, "train_elem", *flags_of(sop_tree, tmp_path / "run", **flags))
-    assert done.returncode == 0, done.stderr
+    run_in_ranks(2, "train_elem", *flags_of(sop_tree, tmp_path / "run", **flags))
     line = [f"--pretrained_model={tmp_path / 'run'}", f"--data_dir={sop_tree}", "--num_workers=0", "--use_gpu=False"]
     with tiny_backbone():
         run("eval", [*line, "--metrics=recall@1,recall@5,recall@10"])
@@ -498,41 +473,43 @@ def stop_after(batches, line):
         run("infer", line)
 
 
-def lost(how):
+def lose(how, rank, port, file):
     """Of two ranks, the second leaves at its second turn, or does not come to it; the first says what it met."""
-    group.ANSWER_SECONDS = 1
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    sys.argv = ["train_elem.py", how]
+    group.STEP_SECONDS, group.ANSWER_SECONDS = 6, 1
+    with open(file, "w") as sys.stderr:
+        run_script(be_lost)
+
+
+def be_lost(argv):
+    distributed.init(torch.device("cpu"))
     distributed.all_gather(torch.ones(1, 1))
     if distributed.rank() == 1:
-        if how == "killed":
+        if argv == ["killed"]:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
     distributed.all_gather(torch.ones(1, 1))
 
 
 @pytest.mark.slow
-def test_a_lost_rank_is_named():
+def test_a_lost_rank_is_named(tmp_path):
     """Without torchrun, which would end the others itself."""
-    code = (
-        "import sys; sys.path[:0] = sys.argv[1:3]; import torch, test_ranks; from config.script import run_script; from distributed import group; "
-        "group.STEP_SECONDS = 6; "
-        "run_script(lambda argv: (group.init(torch.device('cpu')), test_ranks.lost(argv[2])))"
-    )
-    words = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(Path(__file__).parent)]
     started = {}
     for how in ("killed", "frozen"):
-        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(bench.free_port())}
-        started[how] = [
-            subprocess.Popen(
-                [*words, how], env={**os.environ, **common, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True
-            )
-            for rank in range(2)
-        ]
+        port = bench.free_port()
+        start = multiprocessing.get_context("forkserver").Process
+        started[how] = [start(target=lose, args=(how, rank, port, tmp_path / f"{how}{rank}")) for rank in range(2)]
+    processes = list(itertools.chain(*started.values()))
     try:
-        for left, _ in started.values():
-            _, printed = left.communicate(timeout=50)
-            assert left.returncode == 2 and "--checkpoint" in printed
-            assert printed.splitlines()[-1].startswith("-c, rank 0: rank 1 of 2 did not go on (")
+        for process in processes:
+            process.start()
+        for how, (left, _) in started.items():
+            left.join(timeout=50)
+            printed = (tmp_path / f"{how}0").read_text()
+            assert left.exitcode == 2 and "--checkpoint" in printed
+            assert printed.splitlines()[-1].startswith("train_elem.py, rank 0: rank 1 of 2 did not go on (")
     finally:
-        for process in itertools.chain(*started.values()):
+        for process in processes:
             process.kill()
-            process.communicate()
+            process.join()

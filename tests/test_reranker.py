@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from runs import as_line, read_json, read_metrics, run, tiny_backbone, train_flags
-from test_ranks import torchrun
+from processes import run_in_ranks
 from test_resume import assert_bit_equal
 from tolerances import assert_within, gamma
 from torch import nn
@@ -389,8 +389,7 @@ def test_two_ranks_are_one(train, finished_run, sop_tree, tmp_path):
         **{"model": None, "image_shape": None, "pretrained_model": finished_run, "lr_strategy": "constant"},
         **{"test_iter_step": 1, "save_iter_step": 3, **flags},
     )
-    done = torchrun(2, "train_reranker", *line)
-    assert done.returncode == 0, done.stderr
+    run_in_ranks(2, "train_reranker", *line)
     ours, theirs = (weights(folder / "last.pt")["model"] for folder in (one, tmp_path / "two"))
     for name, value in ours.items():
         assert torch.allclose(value.double(), theirs[name].double(), rtol=1e-4, atol=1e-5), name

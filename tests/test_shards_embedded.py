@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import LAUNCHED
+from processes import LAUNCHED, torchrun
 from runs import as_line, read_json, run
-from test_ranks import torchrun
 
 from core.errors import InputError
 from data.image.files import read_bytes

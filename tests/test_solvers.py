@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from runs import read_json, run, tiny_backbone, train_flags
-from test_ranks import torchrun
+from processes import run_in_ranks
 from tolerances import assert_within, gamma
 
 from core.errors import InputError
@@ -253,8 +253,7 @@ def test_an_image_that_cannot_be_read_is_left_out(finished_run, sop_copy, tmp_pa
 
 @pytest.mark.slow
 def test_several_ranks_solve_the_layer_of_one(whitened, finished_run, sop_tree, tmp_path):
-    done = torchrun(2, "train_pair", *solve_flags(sop_tree, tmp_path / "ranks", finished_run))
-    assert done.returncode == 0, done.stderr
+    run_in_ranks(2, "train_pair", *solve_flags(sop_tree, tmp_path / "ranks", finished_run))
     assert torch.equal(load(tmp_path / "ranks")["model"]["head.weight"], load(whitened)["model"]["head.weight"])
 
 
