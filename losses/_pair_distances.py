@@ -6,7 +6,6 @@ Columns are what the rows of a batch are compared with: the batch itself, then t
 from collections.abc import Iterator
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from core.errors import InputError
 from core.slices import slices_within
@@ -68,58 +67,3 @@ def distance_blocks(
             distances[:, len(labels) :].masked_fill_(same_image, 0)
             positives[:, len(labels) :].masked_fill_(same_image, False)
         yield rows, distances, positives, negatives
-
-
-class LogMeanExps(torch.autograd.Function):
-    """Of squared distances d from each row to the columns, with gradients to the batch's points (B, D):
-
-    (farness, nearness, farthest, nearest, positive_sum, negative_sum), (B,) each: log mean exp(d) over its positives,
-    log mean exp(-d) over its negatives; without gradient, the greatest d of a positive, the least of a negative, and
-    the sums of both kinds. A row without a positive has a finite farness that means nothing and takes no gradient.
-    """
-
-    @staticmethod
-    def forward(ctx, points, labels, positive_counts, negative_counts, reference):
-        if reference is not None:
-            points = torch.cat([points, reference.embeddings])
-        points = centred(points)
-        sums_and_extremes = points.new_empty(6, len(labels))
-        farness, nearness, farthest, nearest, positive_sum, negative_sum = sums_and_extremes.unbind()
-        outside = torch.finfo(points.dtype).min  # in place of -inf, so that a row without a pair stays finite
-        for rows, distances, positives, negatives in distance_blocks(points, labels, reference):
-            far = distances.masked_fill(~positives, outside)
-            near = distances.neg().masked_fill_(~negatives, outside)
-            farthest[rows] = far.amax(1)
-            nearest[rows] = -near.amax(1)
-            positive_sum[rows] = torch.where(positives, distances, 0).sum(1)
-            negative_sum[rows] = distances.sum(1) - positive_sum[rows]
-            farness[rows] = far.logsumexp(1)
-            nearness[rows] = near.logsumexp(1)
-        # Backward needs log sums, whose exponentials are shares of a whole; what is returned are log means.
-        ctx.reference = reference
-        ctx.save_for_backward(points, labels, farness.clone(), nearness.clone())
-        farness = farness - positive_counts.clamp_min(1).to(points.dtype).log()
-        nearness = nearness - negative_counts.clamp_min(1).to(points.dtype).log()
-        ctx.mark_non_differentiable(farthest, nearest, positive_sum, negative_sum)
-        return farness, nearness, farthest, nearest, positive_sum, negative_sum
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, farness, nearness, *_):
-        points, labels, far, near = ctx.saved_tensors
-        batch = points[: len(labels)]
-        # The gradient of sum w_ij |x_i - x_j|^2 by x_i is 2 (sum_j w_ij + sum_j w_ji) x_i - 2 sum_j (w_ij + w_ji) x_j,
-        # in which rows of the reference are partners only.
-        as_anchor = torch.zeros_like(far)
-        as_partner = torch.zeros_like(far)
-        gradient = torch.zeros_like(batch)
-        for rows, distances, positives, negatives in distance_blocks(points, labels, ctx.reference):
-            shares = torch.where(negatives, -distances - near[rows, None], distances.sub_(far[rows, None])).exp_()
-            shares.mul_(torch.where(negatives, -nearness[rows, None], farness[rows, None]))
-            shares.masked_fill_(~(positives | negatives), 0)
-            as_anchor[rows] = shares.sum(1)
-            gradient[rows] -= shares @ points
-            within = shares[:, : len(labels)]
-            as_partner += within.sum(0)
-            gradient -= within.T @ batch[rows]
-        return gradient.add_((as_anchor + as_partner)[:, None] * batch).mul_(2), None, None, None, None

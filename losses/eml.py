@@ -8,7 +8,7 @@ from torch import nn
 
 from losses._checks import check_option
 from losses._mined import Reference
-from losses._pair_distances import LogMeanExps, pair_counts
+from losses._pair_rows import Block, PairRows, log_sum_exp_and_top
 from losses._precision import full_precision
 from losses._registry import LOSSES
 
@@ -50,15 +50,21 @@ class EmlLoss(nn.Module):
         """
         if reference is not None:
             reference = reference._replace(embeddings=self.feature_scale * reference.embeddings)
-        positives, negatives = pair_counts(labels, reference)
-        farness, nearness, farthest, nearest, positive_sum, negative_sum = LogMeanExps.apply(
-            self.feature_scale * embeddings, labels, positives, negatives, reference
-        )
-        losses = F.softplus(math.log(BETA) + farness + nearness) / math.log1p(BETA)
-        paired = positives > 0
-        self.logs = {
-            "active_share": ((farthest > nearest) & paired).sum() / paired.sum(),
-            "positive_distance": positive_sum.sum() / positives.sum(),
-            "negative_distance": negative_sum.sum() / negatives.sum(),
-        }
-        return torch.where(paired, losses, 0).sum() / paired.sum()
+        pairs = PairRows(self.feature_scale * embeddings, labels, reference, unit=False, distances=True)
+        total, _, paired, active = pairs.sums(self.row_terms)
+        count = paired.sum()
+        self.logs = {"active_share": active.sum() / count, **pairs.mean_scores()}
+        return total / count
+
+    def row_terms(self, block: Block) -> tuple[torch.Tensor, ...]:
+        """Losses (m,) of a block's rows; their slopes; which rows have a positive; which are active."""
+        positives = block.positives.sum(1)
+        negatives = block.negatives.sum(1)
+        farness, far_shares, farthest = log_sum_exp_and_top(block.scores.clone(), block.positives)
+        nearness, near_shares, nearest = log_sum_exp_and_top(-block.scores, block.negatives)
+
+        # Logarithms of means from those of sums; -infinity for a row without a positive.
+        exponents = math.log(BETA) + farness + nearness - (positives * negatives).log()
+        exponents.masked_fill_(positives == 0, -torch.inf)
+        slopes = far_shares.sub_(near_shares).mul_(exponents.sigmoid()[:, None] / math.log1p(BETA))
+        return F.softplus(exponents) / math.log1p(BETA), slopes, positives > 0, farthest + nearest > 0

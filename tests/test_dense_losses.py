@@ -11,7 +11,7 @@ from test_losses import assert_equals_oracle, random_rows
 from tolerances import about, assert_within, gamma
 
 from core.errors import InputError
-from losses import LOSSES, ContrastiveLoss, MarginLoss, MultiSimilarityLoss, SupConLoss, _pair_rows
+from losses import LOSSES, ContrastiveLoss, MarginLoss, MultiSimilarityLoss, SupConLoss, _pair_rows, _rows
 from losses._mined import Pairs, Reference
 from losses._pair_distances import pair_counts
 
@@ -137,11 +137,11 @@ def test_one_kind_of_pairs_alone_is_finite(name):
 def test_a_batch_in_blocks_and_bands_is_the_batch(name, further, monkeypatch):
     rows = random_rows(len(LABELS), seed=8)
     value, gradient = slope(LOSSES[name](), rows, **further)
-    monkeypatch.setattr(_pair_rows, "TILE", 3)
+    monkeypatch.setattr(_rows, "TILE", 3)
     bound = gamma(100) * 100
     for block, held in ((30, 2**24), (30, 45), (1, 1)):
         monkeypatch.setattr(_pair_rows, "BLOCK", block)
-        monkeypatch.setattr(_pair_rows, "HELD", held)
+        monkeypatch.setattr(_rows, "HELD", held)
         again, slopes = slope(LOSSES[name](), rows, **further)
         assert_within(again, value, bound)
         assert_within(slopes, gradient, bound * (1 + gradient.abs().max()))

@@ -1,0 +1,161 @@
+"""Losses that are a sum over rows of what a row makes of its similarities, or distances, to all columns.
+
+Columns are the batch's rows, then those of a memory. A loss says what the values of some rows are, and how steep they
+are in each score, while those numbers are in the cache; the slopes are written over the scores. So a batch takes two
+products: the scores, and slopes times columns (three where it is too large to be held). Nothing else of B x C is kept.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from core.slices import slices_within
+from losses._mined import Reference
+from losses._unit_vectors import lengths, normalise
+
+HELD = 2**24  # scores, later slopes, that are held at once: 64 MB
+TILE = 256
+
+
+class Block(Protocol):
+    """Some rows of a batch and all columns."""
+
+    rows: slice
+    scores: torch.Tensor  # (m, C) similarities or squared distances
+
+
+class Rows(ABC):
+    """Rows of a batch against columns, block by block.
+
+    unit: rows and columns are scaled to length one. distances: scores are squared Euclidean distances, never negative,
+    in place of similarities.
+    """
+
+    # Whether both ends of a pair within the batch have the same slope.
+    symmetric = False
+
+    def __init__(
+        self, embeddings: torch.Tensor, reference: Reference | None = None, *, unit: bool = True, distances: bool = False
+    ) -> None:
+        self.embeddings = embeddings
+        self.batch = len(embeddings)
+        self.reference = reference
+        self.distances = distances
+        self.columns = embeddings.detach()
+        self.lengths = None
+        if unit:
+            self.lengths = lengths(self.columns)[:, None]
+            self.columns = self.columns / self.lengths
+        self.directions = self.columns
+        if reference is not None:
+            others = reference.embeddings.detach().to(self.columns)
+            if unit:
+                others = normalise(others)
+            self.columns = torch.cat([self.columns, others])
+        if distances:  # moved so that their mean is the origin: the same distances, with less rounding
+            self.columns = self.columns - self.columns.mean(0)
+            self.squares = self.columns.square().sum(1)
+        self.rows = self.columns[: self.batch]
+        self._scores = None
+
+    @abstractmethod
+    def blocks(self, band: slice, scores: torch.Tensor) -> Iterator[Block]:
+        """Blocks of a band's rows and their scores (m, C); what is written over a block's is written over these."""
+
+    def bands(self) -> Iterator[slice]:
+        """The rows whose scores are held at once: all of them, or some at a time."""
+        yield from slices_within(self.batch, len(self.columns), HELD)
+
+    def scores(self, band: slice) -> torch.Tensor:
+        """(m, C) similarities or squared distances of a band's rows; those of a whole batch are made once."""
+        if self._scores is not None:
+            return self._scores
+        if self.distances:
+            scores = torch.addmm(self.squares, self.rows[band], self.columns.T, alpha=-2)
+            scores.add_(self.squares[band, None]).clamp_min_(0)
+        else:
+            scores = self.rows[band] @ self.columns.T
+        if len(scores) == self.batch:
+            self._scores = scores
+        return scores
+
+    def all_blocks(self) -> Iterator[Block]:
+        """Blocks of all rows, only to look at."""
+        for band in self.bands():
+            yield from self.blocks(band, self.scores(band))
+
+    def sums(self, row_terms: Callable[[Block], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+        """(sum of the rows' values, with a gradient to the embeddings; the values (B,); further figures (B,) each).
+
+        row_terms(block): values (m,), their slopes (m, C) by the block's scores, and figures (m,). To be called once,
+        and last, since it writes over the scores. Rows that are in no block have no values.
+        """
+        return SumOfRows.apply(self.embeddings, self, row_terms)
+
+
+class SumOfRows(torch.autograd.Function):
+    """Sum of all rows' values, its gradient made on the way; see Rows.sums."""
+
+    @staticmethod
+    def forward(ctx, embeddings, batch, row_terms):
+        gradient = torch.zeros_like(embeddings)
+        found = []
+        for band in batch.bands():
+            held = batch.scores(band)
+            for block in batch.blocks(band, held):
+                values, slopes, *figures = row_terms(block)
+                block.scores.copy_(slopes)
+                found.append((values, *figures))
+            if ctx.needs_input_grad[0]:
+                carry(held, batch, band, gradient)
+        if batch.lengths is not None:  # through the scaling to length one
+            along = torch.linalg.vecdot(gradient, batch.directions)[:, None]
+            gradient.addcmul_(along, batch.directions, value=-1).div_(batch.lengths)
+        values, *figures = found[0]
+        if len(found) > 1:
+            values, *figures = (torch.cat(parts) for parts in zip(*found, strict=True))
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(values, *figures)
+        return values.sum(), values, *figures
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream, *_):
+        return upstream * ctx.saved_tensors[0], None, None
+
+
+def carry(slopes: torch.Tensor, batch: Rows, band: slice, gradient: torch.Tensor) -> None:
+    """Add to the batch's gradient (B, D) what the slopes (m, C) of a band's values by their scores make of it.
+
+    Both ends of a pair move: row i takes slopes_ij column_j, and where column j is a row of the batch it takes
+    slopes_ij row_i. Of a squared distance |x|^2 + |y|^2 - 2 x.y each end x takes 2 slopes_ij (x - y).
+    """
+    within = slopes[:, : batch.batch]
+    factor = -2 if batch.distances else 1
+    if len(slopes) == batch.batch:  # the slopes of both ends of all pairs are one table, and one product
+        if batch.symmetric:
+            within.mul_(2)
+        else:
+            add_transposed(within)
+    else:
+        gradient.addmm_(within.T, batch.rows[band], alpha=factor)
+        if batch.distances:
+            gradient.addcmul_(within.sum(0)[:, None], batch.rows, value=2)
+    gradient[band].addmm_(slopes, batch.columns, alpha=factor)
+    if batch.distances:
+        gradient[band].addcmul_(slopes.sum(1, keepdim=True), batch.rows[band], value=2)
+
+
+def add_transposed(table: torch.Tensor) -> None:
+    """Add the transpose of a square table to it, in place, in tiles that the cache holds."""
+    for top in range(0, len(table), TILE):
+        for left in range(top, len(table), TILE):
+            upper = table[top : top + TILE, left : left + TILE]
+            lower = table[left : left + TILE, top : top + TILE]
+            both = upper + lower.T
+            upper.copy_(both)
+            if left > top:
+                lower.copy_(both.T)
