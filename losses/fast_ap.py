@@ -6,9 +6,8 @@ from torch import nn
 from losses._checks import check_option
 from losses._mined import Reference
 from losses._precision import full_precision
-from losses._rank_rows import Block, Rankings, SumOverRows, unit_columns
+from losses._rank_rows import Block, RankedRows
 from losses._registry import LOSSES
-from losses._unit_vectors import UnitRows
 
 
 @LOSSES.register("fast_ap", stage="pair", batch="pk", memory=True)
@@ -37,20 +36,22 @@ class FastApLoss(nn.Module):
         self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None = None
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        rankings = Rankings(labels, reference, with_self=False)
-        rows = UnitRows.apply(embeddings)
-        further = unit_columns(reference, rows.dtype)
-        total, active = SumOverRows.apply(rows, None, further, rankings, self._of_block)
-        self.logs = {"active_share": active}
+        rankings = RankedRows(embeddings, labels, reference, with_self=False)
+        total, _, active = rankings.sums(self.row_terms)
+        self.logs = {"active_share": active.sum() / rankings.paired}
         return total / rankings.paired
 
-    def _of_block(self, block: Block, cosines: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def row_terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of a block's rows: 1 - average precision (m,), slopes (m, C), and which are active (m,)."""
+        own = block.own(block.scores)
+        active = block.is_active(block.scores, own)
+
         # In widths of a bin 2 - 2 s is from 0 to num_bins. What is no negative lands in a bin behind the last.
         bins = self.num_bins + 2
-        places = cosines.sub_(1).mul_(-self.num_bins / 2).clamp_(0, self.num_bins)
-        own = places.gather(1, block.positives)
+        places = self._places(block.scores)
         block.hide(places, bins - 1)
         places.scatter_(1, block.positives, bins - 1)
+        own = self._places(own)
 
         # A place between two bins belongs to the one behind by its fraction, and by the rest to the one before. Summed
         # up to the one before, that is all places up to there less their fractions.
@@ -62,11 +63,10 @@ class FastApLoss(nn.Module):
         negatives = (counts.cumsum(1) - fractions).clamp_min_(0)
 
         # Positives are few and may be alone in a bin, where a difference of sums would be rounding.
-        weights = block.is_positive.to(own.dtype)
         own_before = own.long()
         own.sub_(own_before)
         histogram = torch.zeros_like(counts)
-        histogram.scatter_add_(1, own_before, weights * (1 - own)).scatter_add_(1, own_before + 1, weights * own)
+        histogram.scatter_add_(1, own_before, 1 - own).scatter_add_(1, own_before + 1, own)
         positives = histogram.cumsum(1)
 
         # Value and slopes of h H+ / H, which is nothing where h is.
@@ -74,7 +74,7 @@ class FastApLoss(nn.Module):
         totals = positives + negatives
         precisions = torch.where(is_filled, positives / totals, 0)
         shares = torch.where(is_filled, histogram / totals, 0)
-        values = 1 - (histogram * precisions).sum(1) / weights.sum(1)
+        values = 1 - (histogram * precisions).sum(1) / block.count
         by_negatives = shares * precisions
         by_positives = shares - by_negatives
         # A bin of the histogram is in its own sum and in all behind it.
@@ -83,5 +83,9 @@ class FastApLoss(nn.Module):
         # A negative that moves on leaves the sum up to the bin before it, a positive goes from that bin to the next.
         slopes = by_negatives.gather(1, before)
         by_own = by_histogram.gather(1, own_before + 1) - by_histogram.gather(1, own_before)
-        slopes.scatter_add_(1, block.positives, weights * by_own)
-        return values, slopes.mul_(self.num_bins / 2 / weights.sum(1, keepdim=True))
+        slopes.scatter_add_(1, block.positives, by_own)
+        return values, slopes.mul_(self.num_bins / 2 / block.count), active
+
+    def _places(self, cosines: torch.Tensor) -> torch.Tensor:
+        """Squared distances in widths of a bin, 0 to num_bins."""
+        return (cosines - 1).mul_(-self.num_bins / 2).clamp_(0, self.num_bins)

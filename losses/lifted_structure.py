@@ -5,7 +5,7 @@ from torch import nn
 
 from losses._checks import check_option
 from losses._mined import Pairs, Reference
-from losses._pair_rows import Block, PairRows, euclidean, log_sum_exp
+from losses._pair_rows import Block, PairRows, euclidean
 from losses._precision import full_precision
 from losses._registry import LOSSES
 
@@ -44,47 +44,48 @@ class LiftedStructureLoss(nn.Module):
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
         pairs = PairRows(embeddings, labels, reference, mined, distances=True)
-        nearness, forces = self.of_negatives(pairs)
-        total, _, counts, active = pairs.sums(lambda block: self.row_terms(block, nearness, forces))
+        sums, forces = self.of_negatives(pairs)
+        total, _, counts, active = pairs.sums(lambda block: self.row_terms(block, sums, forces))
         count = counts.sum().clamp_min(1)
         self.logs = {"active_share": active.sum() / count, **pairs.mean_scores()}
         return total / count
 
     @torch.no_grad()
     def of_negatives(self, pairs: PairRows) -> tuple[torch.Tensor, torch.Tensor]:
-        """log sum_n exp(neg_margin - d_n) of each column (C,), -infinity without a negative; slopes of the sum of all
-        terms by those of the rows (B,)."""
-        nearness = pairs.columns.new_full((len(pairs.columns),), -torch.inf)
+        """sum_n exp(-d_n) of each column (C,), 0 without a negative; slopes of the sum of all terms by the logarithms
+        of those of the rows (B,)."""
+        sums = pairs.columns.new_zeros(len(pairs.columns))
         for block in pairs.all_blocks():
-            nearness[block.rows], _ = self.nearness(euclidean(block.scores), block)
-        forces = torch.zeros_like(nearness)
+            sums[block.rows] = nearness(euclidean(block.scores), block).sum(1)
+        forces = torch.zeros_like(sums)
         for block in pairs.all_blocks():
-            violations = self.violations(euclidean(block.scores), block, nearness)
+            both = sums[block.rows, None] + sums
+            violations = self.violations(euclidean(block.scores), block, both)
             # The row's own share of the sum in each term; NaN where neither end has a negative.
-            shares = torch.sigmoid(nearness[block.rows, None] - nearness).nan_to_num_(0).mul_(violations)
+            shares = torch.div(sums[block.rows, None], both).nan_to_num_(0).mul_(violations)
             forces[block.rows] += shares.sum(1)
             forces += violations.sub_(shares).sum(0)
-        return nearness, forces[: pairs.batch]
+        return sums, forces[: pairs.batch]
 
-    def nearness(self, distances: torch.Tensor, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
-        """log sum_n exp(neg_margin - d_n) (m,) of a block's rows, and the negatives' shares (m, C)."""
-        return log_sum_exp(self.neg_margin - distances, block.negatives)
+    def violations(self, distances: torch.Tensor, block: Block, both: torch.Tensor) -> torch.Tensor:
+        """What each term squares (m, C), of sums of exp(-d) over the negatives of both ends; 0 for no positive pair."""
+        logarithms = both.log().add_(self.neg_margin).nan_to_num_(neginf=0)  # neither end has a negative
+        return logarithms.add_(distances).sub_(self.pos_margin).relu_().mul_(block.positives)
 
-    def violations(self, distances: torch.Tensor, block: Block, nearness: torch.Tensor) -> torch.Tensor:
-        """What each term squares (m, C); 0 for what is no positive pair."""
-        sums = torch.logaddexp(nearness[block.rows, None], nearness)
-        sums.masked_fill_(sums == -torch.inf, 0)  # neither end has a negative
-        return sums.add_(distances).sub_(self.pos_margin).relu_().mul_(block.positives)
-
-    def row_terms(self, block: Block, nearness: torch.Tensor, forces: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def row_terms(self, block: Block, sums: torch.Tensor, forces: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Of a block's rows (m,): sums over their positive pairs; slopes; numbers of pairs, of terms above zero.
 
         A row's negatives take part in the terms of its positives' rows, too: `forces` says how much in all.
         """
         distances = euclidean(block.scores)
-        violations = self.violations(distances, block, nearness)
-        _, shares = self.nearness(distances, block)
+        violations = self.violations(distances, block, sums[block.rows, None] + sums)
         values = violations.square().sum(1) / 2
         active = violations.count_nonzero(1)
-        slopes = violations.sub_(shares.mul_(forces[block.rows, None])).div_(2 * distances)
+        pushes = forces[block.rows] / torch.where(sums[block.rows] > 0, sums[block.rows], 1)
+        slopes = violations.sub_(nearness(distances, block).mul_(pushes[:, None])).div_(2 * distances)
         return values, slopes, block.positives.sum(1), active
+
+
+def nearness(distances: torch.Tensor, block: Block) -> torch.Tensor:
+    """exp(-d) (m, C) of a block's negatives, else 0: of unit vectors never so small that it needs a logarithm."""
+    return distances.neg().exp_().mul_(block.negatives)

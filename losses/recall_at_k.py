@@ -8,9 +8,9 @@ from core.types import Steps
 from losses._checks import check_option
 from losses._mined import Reference
 from losses._precision import full_precision
-from losses._rank_rows import Block, Rankings, SumOverRows, matches, of_ranks, unit_columns
+from losses._rank_rows import Block, RankedRows, matches, of_ranks
 from losses._registry import LOSSES
-from losses._unit_vectors import UnitRows
+from losses._unit_vectors import UnitRows, normalise
 
 
 @LOSSES.register("recall_at_k", stage="pair", batch="pk", memory=True)
@@ -52,34 +52,42 @@ class RecallAtKLoss(nn.Module):
         self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None = None
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        rows = UnitRows.apply(embeddings)
-        further = unit_columns(reference, rows.dtype)
         if self.simix:
-            rows, labels, reference = with_virtual_rows(rows, labels, reference)
-        rankings = Rankings(labels, reference, with_self=False)
-        total, active = SumOverRows.apply(rows, None, further, rankings, self._of_block)
-        self.logs = {"active_share": active}
+            embeddings, labels, reference = with_virtual_rows(embeddings, labels, reference)
+        rankings = RankedRows(embeddings, labels, reference, with_self=False, unit=not self.simix)
+        total, _, active = rankings.sums(self.row_terms)
+        self.logs = {"active_share": active.sum() / rankings.paired}
         return total / rankings.paired
 
-    def _of_block(self, block: Block, cosines: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = cosines.mul_(1 / self.tau_rank)
-        values, slopes = of_ranks(block, scores, scores.gather(1, block.positives), self._missing_recall)
-        return values, slopes.mul_(1 / self.tau_rank)
+    def row_terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of a block's rows: 1 - mean recall (m,), slopes (m, C), and which are active (m,)."""
+        scores = block.scores.div_(self.tau_rank)
+        own = block.own(scores)
+        values, slopes = of_ranks(block, scores, own, self.missing_recall)
+        return values, slopes.div_(self.tau_rank), block.is_active(scores, own)
 
-    def _missing_recall(self, _: torch.Tensor, ranks: torch.Tensor, is_positive: torch.Tensor) -> torch.Tensor:
-        """1 - mean recall (n,) of positives with ranks (n, P) that have sigmoid(0) in place of 1 for themselves."""
-        counts = is_positive.sum(1)
-        recall = 0
-        for k in self.ks:
-            hits = (((k - 0.5 - ranks) / self.tau_k).sigmoid() * is_positive).sum(1)
-            recall = recall + hits.clamp_max(k) / counts.clamp_max(k)
-        return 1 - recall / len(self.ks)
+    def missing_recall(self, own: torch.Tensor, ranks: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
+        """1 - mean recall (m,) of positives with ranks (m, P) that have sigmoid(0) in place of 1 for themselves.
+
+        Scores make no difference; slopes by ranks.
+        """
+        ks = ranks.new_tensor(self.ks)
+        within = ((ks - 0.5 - ranks[:, :, None]) / self.tau_k).sigmoid_()
+        hits = within.sum(1)
+        shares = 1 / (len(self.ks) * ks.clamp_max(own.shape[1]))
+        values = 1 - hits.minimum(ks) @ shares
+        # No more than k hits count, so that further ones have no slope.
+        counted = shares / self.tau_k * (hits <= ks)
+        slopes = within.addcmul_(within, within, value=-1).mul_(counted[:, None]).sum(2)
+        return values, None, slopes
 
 
 def with_virtual_rows(
-    rows: torch.Tensor, labels: torch.Tensor, reference: Reference | None
+    embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None
 ) -> tuple[torch.Tensor, torch.Tensor, Reference | None]:
-    """The rows (B, D) and behind them a mixture of each two of a label, the labels of all, and their reference."""
+    """Unit vectors of embeddings (B, D) and behind them a mixture of each two of a label, the labels of all, and their
+    reference of unit vectors."""
+    rows = UnitRows.apply(embeddings)
     host_labels = labels.cpu()
     first, second = matches(host_labels, host_labels)
     once = first < second
@@ -89,5 +97,5 @@ def with_virtual_rows(
     mixed = shares * rows[first] + (1 - shares) * rows[second]
     if reference is not None:  # a mixture shows no image of the list
         images = torch.cat([reference.batch_images, reference.batch_images.new_full((len(first),), -1)])
-        reference = reference._replace(batch_images=images)
+        reference = reference._replace(embeddings=normalise(reference.embeddings.to(rows)), batch_images=images)
     return torch.cat([rows, mixed]), torch.cat([labels, labels[first]]), reference

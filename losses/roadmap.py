@@ -8,9 +8,8 @@ from torch import nn
 from losses._checks import check_option
 from losses._mined import Reference
 from losses._precision import full_precision
-from losses._rank_rows import Block, Rankings, SumOverRows, of_ranks, products_of, sigmoid_step, unit_columns
+from losses._rank_rows import Block, RankedRows, of_ranks, sigmoid_step
 from losses._registry import LOSSES
-from losses._unit_vectors import UnitRows
 
 
 @LOSSES.register("roadmap", stage="pair", batch="pk", memory=True)
@@ -73,71 +72,65 @@ class RoadmapLoss(nn.Module):
         self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None = None
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        rows = UnitRows.apply(embeddings)
-        further = unit_columns(reference, rows.dtype)
-        rankings = Rankings(labels, reference, with_self=True)
-        pull, push = self._calibration_factors(rows.detach(), further, rankings)
-
-        def of_block(block: Block, cosines: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            own = cosines.gather(1, block.positives)
-            negatives = cosines.scatter_(1, block.positives, -math.inf)
-            values, slopes = of_ranks(block, negatives / self.tau, own / self.tau, missing_precision, self._step)
-            values /= rankings.paired
-            slopes /= rankings.paired * self.tau
-            if self.calibration_weight > 0:
-                too_far = torch.where(is_other(block), self.pos_margin - own, 0).clamp_min_(0)
-                too_near = negatives.sub_(self.neg_margin).clamp_min_(0)
-                values += pull * too_far.sum(1) + push * too_near.sum(1)
-                slopes.scatter_add_(1, block.positives, -pull * (too_far > 0))
-                slopes.addcmul_(too_near.sign_(), push)
-            return values, slopes
-
-        total, active = SumOverRows.apply(rows, None, further, rankings, of_block)
-        self.logs = {"active_share": active}
+        rankings = RankedRows(embeddings, labels, reference, with_self=True)
+        pull, push = self.calibration_factors(rankings)
+        total, _, active = rankings.sums(lambda block: self.row_terms(block, rankings.paired, pull, push))
+        self.logs = {"active_share": active.sum() / rankings.paired}
         return total
 
-    def _step(self, differences: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The bound from above of a step from 0 to 1: sums (n,) and slopes (n, N) of differences (n, N) over tau."""
+    def row_terms(
+        self, block: Block, paired: int, pull: torch.Tensor, push: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of a block's rows: both terms (m,), slopes (m, C), and which are active (m,)."""
+        own = block.own(block.scores)
+        active = block.is_active(block.scores, own)
+        negatives = block.scores.scatter_(1, block.positives, -math.inf)
+        values, slopes = of_ranks(block, negatives / self.tau, own / self.tau, missing_precision, self.step)
+        values /= paired
+        slopes /= paired * self.tau
+        if self.calibration_weight > 0:
+            too_far = (self.pos_margin - own).clamp_min_(0).mul_(block.is_other())
+            too_near = negatives.sub_(self.neg_margin).clamp_min_(0)
+            values += pull * too_far.sum(1) + push * too_near.sum(1)
+            slopes.addcmul_(too_near.sign_(), push)
+            slopes.scatter_add_(1, block.positives, too_far.sign_().mul_(-pull))
+        return values, slopes, active
+
+    def step(self, differences: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The bound from above of a step from 0 to 1: sums (m, P) and slopes (m, P, C) of differences over tau."""
         delta = self.delta / self.tau
+        ahead = differences.sign().clamp_min_(0).sum(2)
         sums, slopes = sigmoid_step(differences.clamp_max(delta))
-        sums += 0.5 * (differences > 0).sum(1)
         # Beyond delta the sigmoid keeps its value there, and what is added makes it the line.
         beyond = differences.sub_(delta).clamp_min_(0)
-        is_beyond = beyond > 0
-        sums += self.rho * self.tau * beyond.sum(1)
-        sums += (self.offset - 0.5 - self.at_delta) * is_beyond.sum(1)
-        return sums, slopes.masked_fill_(is_beyond, self.rho * self.tau)
+        lines = beyond.sum(2)
+        is_beyond = beyond.sign_()
+        sums += 0.5 * ahead + self.rho * self.tau * lines + (self.offset - 0.5 - self.at_delta) * is_beyond.sum(2)
+        return sums, slopes.lerp_(slopes.new_tensor(self.rho * self.tau), is_beyond)
 
     @torch.no_grad()
-    def _calibration_factors(
-        self, rows: torch.Tensor, further: torch.Tensor | None, rankings: Rankings
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def calibration_factors(self, rankings: RankedRows) -> tuple[torch.Tensor, torch.Tensor]:
         """calibration_weight over the number of positive pairs, and of negative pairs, that are across their margin.
 
-        The gradient needs both while it is made, so the products are made once more for them.
+        The gradient needs both while it is made, so the scores are gone through once more for them.
         """
-        far = rows.new_zeros(())
-        near = rows.new_zeros(())
+        far, near = rankings.rows.new_zeros(2).unbind()
         if self.calibration_weight > 0:
-            columns = rows if further is None else torch.cat([rows, further])
-            for block, _, cosines in products_of(rows, columns, rankings):
-                own = cosines.gather(1, block.positives)
-                negatives = cosines.scatter_(1, block.positives, -math.inf)
-                far += ((own < self.pos_margin) & is_other(block)).sum()
-                near += (negatives > self.neg_margin).sum()
+            for block in rankings.all_blocks():
+                own = block.own(block.scores)
+                far += ((own < self.pos_margin) & block.is_other()).sum()
+                near += (block.scores > self.neg_margin).sum() - (own > self.neg_margin).sum()
         return self.calibration_weight / far.clamp_min(1), self.calibration_weight / near.clamp_min(1)
 
 
-def is_other(block: Block) -> torch.Tensor:
-    """Where a block's positives are such, and not the row itself, (m, P) bool."""
-    return block.is_positive & (block.positives != block.rows[:, None])
+def missing_precision(own: torch.Tensor, ranks: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
+    """1 - average precision (m,) of positives with scores and ranks among negatives (m, P), and its slopes by ranks.
 
-
-def missing_precision(scores: torch.Tensor, ranks: torch.Tensor, is_positive: torch.Tensor) -> torch.Tensor:
-    """1 - average precision (n,) of positives with scores and ranks among negatives (n, P); 0 for a row by itself."""
-    is_ahead = (scores[:, None] >= scores[:, :, None]) & is_positive[:, None]
-    among_positives = is_ahead.sum(2)
-    shares = among_positives / (among_positives + ranks)
-    counts = is_positive.sum(1)
-    precision = (shares * is_positive).sum(1) / counts
-    return torch.where(counts > 1, 1 - precision, 0)
+    Which positives are ahead of which has no slope. A row by itself has 0.
+    """
+    if own.shape[1] == 1:
+        return ranks.new_zeros(len(ranks)), None, torch.zeros_like(ranks)
+    among_positives = (own[:, None] >= own[:, :, None]).sum(2)
+    ranks = ranks + among_positives
+    shares = among_positives / ranks
+    return 1 - shares.mean(1), None, shares / (own.shape[1] * ranks)

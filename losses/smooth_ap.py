@@ -6,9 +6,8 @@ from torch import nn
 from losses._checks import check_option
 from losses._mined import Reference
 from losses._precision import full_precision
-from losses._rank_rows import Block, Rankings, SumOverRows, of_ranks, unit_columns
+from losses._rank_rows import Block, RankedRows, of_ranks
 from losses._registry import LOSSES
-from losses._unit_vectors import UnitRows
 
 
 @LOSSES.register("smooth_ap", stage="pair", batch="pk", memory=True)
@@ -37,24 +36,30 @@ class SmoothApLoss(nn.Module):
         self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None = None
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        rankings = Rankings(labels, reference, with_self=True)
-        rows = UnitRows.apply(embeddings)
-        further = unit_columns(reference, rows.dtype)
-        total, active = SumOverRows.apply(rows, None, further, rankings, self._of_block)
-        self.logs = {"active_share": active}
+        rankings = RankedRows(embeddings, labels, reference, with_self=True)
+        total, _, active = rankings.sums(self.row_terms)
+        self.logs = {"active_share": active.sum() / rankings.paired}
         return total / rankings.paired
 
-    def _of_block(self, block: Block, cosines: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = cosines.mul_(1 / self.temperature)
-        values, slopes = of_ranks(block, scores, scores.gather(1, block.positives), missing_precision)
-        return values, slopes.mul_(1 / self.temperature)
+    def row_terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of a block's rows: 1 - average precision (m,), slopes (m, C), and which are active (m,)."""
+        scores = block.scores.div_(self.temperature)
+        own = block.own(scores)
+        values, slopes = of_ranks(block, scores, own, missing_precision)
+        return values, slopes.div_(self.temperature), block.is_active(scores, own)
 
 
-def missing_precision(scores: torch.Tensor, ranks: torch.Tensor, is_positive: torch.Tensor) -> torch.Tensor:
-    """1 - average precision (n,) of positives with scores and ranks (n, P); 0 for a row that has itself alone."""
+def missing_precision(
+    own: torch.Tensor, ranks: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """1 - average precision (m,) of positives with scores and ranks (m, P), and its slopes by both; 0 for a row by itself."""
+    if own.shape[1] == 1:  # the row itself: nothing is there to be ranked
+        return ranks.new_zeros(len(ranks)), None, torch.zeros_like(ranks)
     # A sum over all columns has sigmoid(0) for the positive itself, which 1 takes the place of.
-    among_positives = (scores[:, None] - scores[:, :, None]).sigmoid() * is_positive[:, None]
-    shares = (among_positives.sum(2) + 0.5) / (ranks + 0.5)
-    counts = is_positive.sum(1)
-    precision = (shares * is_positive).sum(1) / counts
-    return torch.where(counts > 1, 1 - precision, 0)
+    ahead = (own[:, None] - own[:, :, None]).sigmoid_()
+    ranks = ranks + 0.5
+    shares = (ahead.sum(2) + 0.5) / ranks
+    count = own.shape[1]
+    # A positive q ahead of p adds to the numerator of p as it gains on it.
+    gains = ahead.addcmul_(ahead, ahead, value=-1).div_(-count * ranks[:, :, None])
+    return 1 - shares.mean(1), gains.sum(1) - gains.sum(2), shares / (count * ranks)

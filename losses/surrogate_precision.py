@@ -6,9 +6,8 @@ from torch import nn
 from losses._checks import check_option
 from losses._mined import Reference
 from losses._precision import full_precision
-from losses._rank_rows import Block, Rankings, SumOverRows, of_ranks
+from losses._rank_rows import Block, RankedRows, of_ranks
 from losses._registry import LOSSES
-from losses._unit_vectors import normalise
 
 
 @LOSSES.register("surrogate_precision", stage="pair", batch="pk", memory=True)
@@ -47,41 +46,26 @@ class SurrogatePrecisionLoss(nn.Module):
         self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None = None
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        rankings = Rankings(labels, reference, with_self=True)
-        further = None
-        if reference is not None:
-            further = reference.embeddings.to(embeddings.dtype)
-        if self.normalise:
-            embeddings = normalise(embeddings)
-            further = None if further is None else normalise(further)
-
-        # Distances stay as they are when all points move together, and are rounded least around the origin.
-        middle = embeddings.detach().mean(0)
-        queries, keys = nearness_factors(embeddings - middle)
-        if further is not None:
-            _, further = nearness_factors(further - middle)
-        total, active = SumOverRows.apply(queries, keys, further, rankings, self._of_block)
-        self.logs = {"active_share": active}
+        rankings = RankedRows(embeddings, labels, reference, with_self=True, unit=self.normalise, distances=True)
+        total, _, active = rankings.sums(self.row_terms)
+        self.logs = {"active_share": active.sum() / rankings.paired}
         return total / len(labels)
 
-    def _of_block(self, block: Block, nearness: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        distances = nearness.neg_().clamp_min_(0).sqrt_()
-        distances.scatter_(1, block.rows[:, None], 0)
+    def row_terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of a block's rows: 1 - precision (m,), slopes (m, C), and which are active (m,)."""
+        distances = block.scores.sqrt_()
+        block.place_itself(distances, 0)
         scores = distances / -self.temperature2
-        values, slopes = of_ranks(block, scores, scores.gather(1, block.positives), self._missing_precision)
-        # nearness = -distance^2, and where a distance is 0 it has no slope.
-        slopes.div_(distances.mul_(2 * self.temperature2)).masked_fill_(distances == 0, 0)
-        return values, slopes
+        own = block.own(scores)
+        values, slopes = of_ranks(block, scores, own, self.missing_precision)
+        # Of the square of a distance, which has no slope where it is 0.
+        slopes.div_(torch.where(distances > 0, distances, torch.inf)).mul_(-0.5 / self.temperature2)
+        return values, slopes, block.is_active(scores, own)
 
-    def _missing_precision(self, _: torch.Tensor, ranks: torch.Tensor, is_positive: torch.Tensor) -> torch.Tensor:
-        """1 - precision (n,) of positives with ranks (n, P)."""
+    def missing_precision(self, own: torch.Tensor, ranks: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
+        """1 - precision (m,) of positives with ranks (m, P). Scores make no difference; slopes by ranks."""
         retrieved = self.k + 1
-        hits = (((retrieved - ranks) / self.temperature1).sigmoid() * is_positive).sum(1)
-        return 1 - hits / is_positive.sum(1).clamp_max(retrieved)
-
-
-def nearness_factors(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queries and keys (B, D + 2) of points (B, D), whose products are the negative squared distances of the points."""
-    squares = points.square().sum(1, keepdim=True)
-    ones = torch.ones_like(squares)
-    return torch.cat([2 * points, -squares, -ones], 1), torch.cat([points, ones, squares], 1)
+        most = min(retrieved, own.shape[1])
+        hits = ((retrieved - ranks) / self.temperature1).sigmoid_()
+        values = 1 - hits.sum(1) / most
+        return values, None, hits.addcmul_(hits, hits, value=-1).div_(self.temperature1 * most)

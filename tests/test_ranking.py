@@ -9,9 +9,9 @@ from test_losses import BATCHES, assert_equals_oracle, random_rows
 from tolerances import about, assert_within, gamma
 
 from core.errors import InputError
-from losses import LOSSES, FastApLoss, RecallAtKLoss, RoadmapLoss, SmoothApLoss, SurrogatePrecisionLoss, _rank_rows
+from losses import LOSSES, FastApLoss, RecallAtKLoss, RoadmapLoss, SmoothApLoss, SurrogatePrecisionLoss, _rank_rows, _rows
 from losses._mined import Reference
-from losses._rank_rows import Rankings, matches
+from losses._rank_rows import RankedRows, matches
 
 LABELS = torch.tensor([4, 1, 4, 0, 1, 4, 7, 0, 4, 1])
 ITSELF = (SmoothApLoss, RoadmapLoss, SurrogatePrecisionLoss)  # rank the anchor, as one of its positives
@@ -122,7 +122,7 @@ def test_blocks_of_any_size_are_the_whole(name, monkeypatch):
     everything = torch.cat([rows, reference.embeddings])
     error, [slope_error] = BOUNDS[name](loss, [everything], torch.cat([LABELS, reference.labels]), torch.float64, 0)
     for scores, piece in ((1, 1), (60, 100), (200, 1)):
-        monkeypatch.setattr(_rank_rows, "SCORES", scores)
+        monkeypatch.setattr(_rows, "HELD", scores)
         monkeypatch.setattr(_rank_rows, "PIECE", piece)
         found, found_slope = value_and_slope(lambda leaf: loss(leaf, LABELS, reference=reference), rows)
         assert_within(found, value, 2 * error)
@@ -152,13 +152,14 @@ def test_pairs_of_equal_elements():
 
 
 def test_rows_with_most_positives_come_first_and_nothing_is_padded():
-    rankings = Rankings(LABELS, with_self=False)
-    [block] = rankings.blocks()
-    assert block.counts == [3, 3, 3, 3, 2, 2, 2, 1, 1] and rankings.paired == 9
-    assert block.rows.tolist() == [0, 2, 5, 8, 1, 4, 9, 3, 7]
-    assert block.positives[block.is_positive].tolist() == [2, 5, 8, 0, 5, 8, 0, 2, 8, 0, 2, 5, 4, 9, 1, 9, 1, 4, 7, 3]
-    [(rows, rounds)] = block.pieces(len(LABELS))
-    assert rows == slice(0, 9) and rounds == [9, 7, 4]
+    rankings = RankedRows(random_rows(len(LABELS)), LABELS, with_self=False)
+    assert rankings.paired == 9
+    blocks = list(rankings.all_blocks())
+    order = torch.tensor([0, 2, 5, 8, 1, 4, 9, 3, 7, 6])  # the row of label 7 has no positive, and is in no block
+    labels = [[0, 2, 5, 8], [1, 4, 9], [3, 7]]
+    assert [order[block.rows].tolist() for block in blocks] == labels
+    for block, rows in zip(blocks, labels, strict=True):
+        assert order[block.positives].tolist() == [[other for other in rows if other != row] for row in rows]
 
 
 def test_a_ranking_by_hand():
