@@ -7,25 +7,36 @@ import torch
 from core.errors import InputError
 from core.types import OneOf
 from losses import LOSSES
-from losses._mined import Pairs, Reference, Triplets
+from losses._mined import Pairs, Reference, TripletRule, Triplets
 from miners import MINERS, as_pairs, as_triplets
 
 
 class Mining:
-    """A miner whose choice has the form that the loss takes: "pairs", "triplets", or "either"."""
+    """A miner whose choice has the form that the loss takes: "pairs", "triplets", or "either".
 
-    def __init__(self, name: str, form: str, options: dict[str, object]) -> None:
+    takes_rule: the loss takes a TripletRule in place of triplets, where the miner has one, too.
+    """
+
+    def __init__(self, name: str, form: str, options: dict[str, object], takes_rule: bool = False) -> None:
         self.miner = MINERS[name](**options)
+        self.rule = getattr(self.miner, "rule", None) if takes_rule else None
         self.adds_rows = MINERS.fact(name, "adds_rows", False)
         self.in_form = {"pairs": as_pairs, "triplets": as_triplets, "either": lambda mined: mined}[form]
 
     def __call__(
-        self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, Pairs | Triplets]:
+        self,
+        embeddings: torch.Tensor,
+        labels: torch.Tensor,
+        reference: Reference | None = None,
+        *,
+        listed: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor, Pairs | Triplets | TripletRule]:
         """(rows, labels, mined) for the loss: embeddings (B, D) and labels (B,) of all ranks, and what was chosen.
 
-        Rows are the embeddings, with those behind them that the miner adds.
+        Rows are the embeddings, with those behind them that the miner adds. listed=False: a rule will do.
         """
+        if self.rule is not None and not listed:
+            return embeddings, labels, self.rule
         mined = self.in_form(self.miner(embeddings, labels, reference))
         if self.adds_rows:
             embeddings, labels = self.miner.extended(embeddings, labels)
@@ -59,4 +70,4 @@ def build_miner(
             f"--miner={miner}: the loss {loss_name} chooses what it compares itself; losses that take a miner: "
             f"{', '.join(takers)}"
         )
-    return Mining(miner, form, options)
+    return Mining(miner, form, options, LOSSES.fact(loss_name, "rule", False))

@@ -74,7 +74,8 @@ class Objective(nn.Module):
         if self.memory is not None:
             beside["reference"] = self.memory.reference(rows)
         if self.miner is not None:
-            embeddings, labels, beside["mined"] = self.miner(embeddings, labels, **beside)
+            listed = self.lookalikes is not None
+            embeddings, labels, beside["mined"] = self.miner(embeddings, labels, **beside, listed=listed)
         if self.lookalikes is not None:
             beside["mined"] = self.lookalikes(embeddings, labels, **beside)
         return self.loss(embeddings, labels, **beside)

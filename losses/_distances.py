@@ -1,4 +1,4 @@
-"""Distances of a batch to columns, some rows at a time, and what slopes by distances are as slopes by embeddings.
+"""Distances of a batch to columns, some rows at a time.
 
 A distance is "euclidean", "squared" (its square) or "cosine" (1 - cosine).
 """
@@ -65,33 +65,6 @@ def distances_of(
         return 1 - (left * right).sum(1)
     gaps = left - right
     return gaps.norm(dim=1) if distance == "euclidean" else gaps.square().sum(1)
-
-
-class Slopes:
-    """Adds up slopes by distances of all row blocks, as slopes by the rows (B, D) of a batch in `total()`."""
-
-    def __init__(self, rows: torch.Tensor, columns: torch.Tensor, distance: Distance) -> None:
-        self.rows = rows
-        self.columns = columns
-        self.distance = distance
-        self._products = torch.zeros_like(rows)
-        # The gradient of w |x - y|^2 by x is 2 w x - 2 w y: what stands before the row itself is kept apart.
-        self._shares = rows.new_zeros(len(rows))
-
-    def add(self, block: slice, slopes: torch.Tensor, distances: torch.Tensor) -> None:
-        """slopes (m, C), which may be written over, by the distances (m, C) of the rows of `block` to all columns."""
-        if self.distance == "euclidean":
-            slopes = slopes.div_(torch.where(distances > 0, distances, torch.inf))
-        own = slopes[:, : len(self.rows)]
-        self._products[block].addmm_(slopes, self.columns, alpha=-1)
-        self._products.addmm_(own.T, self.rows[block], alpha=-1)
-        if self.distance != "cosine":
-            self._shares[block] += slopes.sum(1)
-            self._shares += own.sum(0)
-
-    def total(self) -> torch.Tensor:
-        gradient = self._products.addcmul_(self._shares[:, None], self.rows)
-        return gradient.mul_(2) if self.distance == "squared" else gradient
 
 
 def blocks(rows: int, columns: int) -> list[slice]:

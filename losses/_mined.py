@@ -3,7 +3,7 @@
 Rows that a batch is compared with are called columns: the batch itself first, then the reference's rows behind it.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -42,3 +42,14 @@ class Triplets(NamedTuple):
     anchors: torch.Tensor
     positives: torch.Tensor
     negatives: torch.Tensor
+
+
+class TripletRule(NamedTuple):
+    """All triplets with 0 < d(a, n) - d(a, p) <= width, which are too many to be listed.
+
+    unit: distances are those of rows scaled to length one, as cosines always are.
+    """
+
+    width: float
+    distance: Literal["euclidean", "squared", "cosine"]
+    unit: bool

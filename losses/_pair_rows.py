@@ -117,9 +117,7 @@ def log_sum_exp(numbers: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor
     return values, shares
 
 
-def log_sum_exp_and_top(
-    numbers: torch.Tensor, keep: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def log_sum_exp_and_top(numbers: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What `log_sum_exp` says, and the greatest number that each row keeps (m,)."""
     # Added, not filled in, since that is quicker; softmax is the quickest exponential, whatever the numbers' range.
     out = torch.finfo(numbers.dtype).max / 4

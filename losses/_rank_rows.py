@@ -39,6 +39,10 @@ class Block(NamedTuple):
         """The positives' numbers (m, P) of a table (m, C)."""
         return table.gather(1, self.positives)
 
+    def negatives(self, table: torch.Tensor) -> torch.Tensor:
+        """A copy of a table (m, C) of distances with infinity where a column is a positive."""
+        return table.scatter(1, self.positives, math.inf)
+
     def place_itself(self, table: torch.Tensor, value: float) -> None:
         """Write `value` into a table (m, C) where a column is the row itself."""
         table.diagonal(self.rows.start).fill_(value)
@@ -70,7 +74,8 @@ class RankedRows(Rows):
 
     Those with most positives come first. with_self: whether a row ranks itself, as a positive. Rows of a reference that
     show the row's own image are no part of its ranking: their scores are -infinity, their squared distances infinity.
-    unit, distances: see Rows. `paired` is the number of rows that have a positive beside themselves.
+    unit, distances: see Rows. at_once: how many positives of a row the loss compares with all columns at once, None for
+    all. lone: rows without a positive are in blocks, too, of P = 0. `paired` is the number of rows that have a positive beside themselves.
     Raises InputError for a batch without a positive or a negative pair.
     """
 
@@ -83,6 +88,8 @@ class RankedRows(Rows):
         with_self: bool,
         unit: bool = True,
         distances: bool = False,
+        at_once: int | None = None,
+        lone: bool = False,
     ) -> None:
         host_labels = labels.cpu()
         host_reference = None
@@ -101,22 +108,26 @@ class RankedRows(Rows):
                 reference = reference._replace(batch_images=reference.batch_images[order])
         super().__init__(embeddings, reference, unit=unit, distances=distances)
         self.with_self = with_self
+        self.at_once = at_once
         self.paired = int((counts > with_self).sum())
         # Rows that have equally many positives, and these: [(rows, columns (m, P))].
         positives = positives.to(labels.device)
-        self._runs = []
+        self.runs = []
         start = behind = 0
-        numbers, lengths = ordered_counts[ordered_counts > 0].unique_consecutive(return_counts=True)
+        if not lone:
+            ordered_counts = ordered_counts[ordered_counts > 0]
+        numbers, lengths = ordered_counts.unique_consecutive(return_counts=True)
         for count, length in zip(numbers.tolist(), lengths.tolist(), strict=True):
             columns = positives[behind : behind + count * length].view(length, count)
-            self._runs.append((slice(start, start + length), columns))
+            self.runs.append((slice(start, start + length), columns))
             start += length
             behind += count * length
 
     def blocks(self, band: slice, scores: torch.Tensor) -> Iterator[Block]:
-        """Blocks of a band's rows and their scores (m, C); rows without a positive are in none, with scores of 0."""
-        for run, columns in self._runs:
-            step = step_within(columns.shape[1] * len(self.columns), PIECE)
+        """Blocks of a band's rows and their scores (m, C); the scores of rows that are in none become 0."""
+        for run, columns in self.runs:
+            at_once = min(columns.shape[1], self.at_once or columns.shape[1])
+            step = step_within(max(at_once, 1) * len(self.columns), PIECE)
             for rows in slices_of(min(run.stop, band.stop), step, max(run.start, band.start)):
                 same_image = None
                 if self.reference is not None:

@@ -38,7 +38,12 @@ class Rows(ABC):
     symmetric = False
 
     def __init__(
-        self, embeddings: torch.Tensor, reference: Reference | None = None, *, unit: bool = True, distances: bool = False
+        self,
+        embeddings: torch.Tensor,
+        reference: Reference | None = None,
+        *,
+        unit: bool = True,
+        distances: bool = False,
     ) -> None:
         self.embeddings = embeddings
         self.batch = len(embeddings)
@@ -64,6 +69,11 @@ class Rows(ABC):
     @abstractmethod
     def blocks(self, band: slice, scores: torch.Tensor) -> Iterator[Block]:
         """Blocks of a band's rows and their scores (m, C); what is written over a block's is written over these."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the scores of all rows are held at once."""
+        return self.batch * len(self.columns) <= HELD
 
     def bands(self) -> Iterator[slice]:
         """The rows whose scores are held at once: all of them, or some at a time."""

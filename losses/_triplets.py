@@ -1,48 +1,21 @@
-"""All triplets of a batch without a list of them: every anchor's positives against its negatives, by order alone.
+"""All triplets of a batch without a list of them: every anchor's positives against its negatives.
 
-A hinge max(0, p - n + margin) is above zero where n is below the edge p + margin. With an anchor's edges in order, one
-search tells for each negative how many edges lie above it, and sums over all triplets are sums over its B distances:
-O(B^2 log B) in time where triplets are B^2 K, in blocks of rows in memory.
+A triplet's loss is max(0, p - n + margin), or log(1 + exp(p - n)). Few positives of an anchor meet its negatives one by
+one, in tables (m, P, C) of m anchors. Of many, the edges p + margin are put in order: one search tells for each
+negative how many edges lie above it, so that all hinges take O(log P) a negative.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
-from losses._distances import Distance, Slopes, blocks, table
-from losses._mined import Reference, column_labels
+from losses._distances import Distance
+from losses._mined import Reference, TripletRule
+from losses._rank_rows import Block, RankedRows
 
-
-class SameLabel(NamedTuple):
-    """The columns of each row's own label, K being the most that a label has.
-
-    columns (B, K) int64; a row that has fewer has its first one again there. distinct (B, K): whether a column stands
-    there for the first time. positive (B, K): whether it is a positive: distinct, neither the row itself nor a
-    reference row of the same image.
-    """
-
-    columns: torch.Tensor
-    distinct: torch.Tensor
-    positive: torch.Tensor
-
-
-def same_label_columns(labels: torch.Tensor, reference: Reference | None = None) -> SameLabel:
-    """SameLabel of labels (B,). On a GPU, K is read back: the one time that a loss over all triplets waits for it."""
-    everyone = column_labels(labels, reference)
-    ordered, order = everyone.sort(stable=True)
-    first = torch.searchsorted(ordered, labels)
-    count = torch.searchsorted(ordered, labels, right=True) - first
-    steps = torch.arange(int(count.max()), device=labels.device)
-    distinct = steps < count[:, None]
-    columns = order[first[:, None] + torch.where(distinct, steps, 0)]
-    positive = distinct & (columns != torch.arange(len(labels), device=labels.device)[:, None])
-    if reference is not None:
-        behind = columns - len(labels)
-        images = reference.images[behind.clamp_min(0)]
-        positive &= (behind < 0) | (images != reference.batch_images[:, None])
-    return SameLabel(columns, distinct, positive)
+FEW = 16  # edges up to which every edge meets every value
 
 
 class Sums(NamedTuple):
@@ -57,97 +30,142 @@ class Sums(NamedTuple):
 
 
 def sum_over_triplets(
-    rows: torch.Tensor,
-    columns: torch.Tensor,
+    embeddings: torch.Tensor,
     labels: torch.Tensor,
     reference: Reference | None,
     margin: float | None,
     distance: Distance,
+    unit: bool,
+    rule: TripletRule | None = None,
 ) -> Sums:
-    """Sums over all triplets of rows (B, D) and columns (C, D) as `placed` gives them; labels (B,) are the rows'.
+    """Sums over all triplets of embeddings (B, D) and labels (B,), or over those that a rule chooses.
 
-    The loss of a triplet is max(0, p - n + margin), or log(1 + exp(p - n)) where margin is None. Columns take a
-    gradient as far as they are rows of the batch.
+    margin None: the soft one. unit: scaled to length one, as cosines always are. Columns take a gradient as far as they
+    are rows of the batch.
     """
-    return Sums(
-        *_SumOverTriplets.apply(rows, columns.detach(), same_label_columns(labels, reference), margin, distance)
+    rows = anchors_of(embeddings, labels, reference, distance, unit)
+    chosen = None
+    if rule is not None:
+        chosen = chosen_by(rule, embeddings, labels, reference)
+
+    def row_terms(block: Block) -> tuple[torch.Tensor, ...]:
+        distances = distances_of_scores(block.scores, distance)
+        keep = None if chosen is None else next(chosen)
+        values, slopes, *figures = triplet_terms(block, distances, margin, keep)
+        return values, slopes_by_scores(slopes, distances, distance), *figures
+
+    loss, _, *figures = rows.sums(row_terms)
+    return Sums(loss, *(figure.sum() for figure in figures))
+
+
+def anchors_of(
+    embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None, distance: Distance, unit: bool
+) -> RankedRows:
+    """Rows of a batch, of which each is an anchor; of equal batches the blocks are the same, whatever the distance."""
+    cosine = distance == "cosine"
+    return RankedRows(
+        embeddings, labels, reference, with_self=False, unit=unit or cosine, distances=not cosine, at_once=FEW
     )
 
 
-class _SumOverTriplets(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, rows, columns, same, margin, distance):
-        slopes = Slopes(rows, columns, distance) if ctx.needs_input_grad[0] else None
-        loss, active, positive_distance, negative_distance = rows.new_zeros(4).unbind()
-        positive_counts = same.positive.sum(1)
-        negative_counts = len(columns) - same.distinct.sum(1)
-        sum_of_row = _softpluses if margin is None else _hinges
-        for block in blocks(len(rows), len(columns)):
-            distances = table(rows[block], columns, distance)
-            own = same.columns[block]
-            to_own = distances.gather(1, own)
-            negatives = distances.scatter(1, own, torch.inf)
-            positives = torch.where(same.positive[block], to_own, -torch.inf)
-            row_sums, row_active, by_positive, by_negative = sum_of_row(positives, negatives, margin or 0.0)
-            loss += row_sums.sum()
-            active += row_active.sum()
-            to_positives = torch.where(same.positive[block], to_own, 0).sum(1)
-            to_negatives = distances.sum(1) - torch.where(same.distinct[block], to_own, 0).sum(1)
-            positive_distance += (to_positives * negative_counts[block]).sum()
-            negative_distance += (to_negatives * positive_counts[block]).sum()
-            if slopes is not None:
-                slopes.add(block, by_negative.scatter_add_(1, own, by_positive), distances)
-        if slopes is not None:
-            ctx.save_for_backward(slopes.total())
-        count = (positive_counts * negative_counts).sum().to(rows.dtype)
-        ctx.mark_non_differentiable(count, active, positive_distance, negative_distance)
-        return loss, count, active, positive_distance, negative_distance
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, upstream, *_):
-        return upstream * ctx.saved_tensors[0], None, None, None, None
+def distances_of_scores(scores: torch.Tensor, distance: Distance) -> torch.Tensor:
+    """Distances (m, C) of what RankedRows holds: cosines, or squared distances."""
+    if distance == "cosine":
+        return 1 - scores
+    return scores.sqrt() if distance == "euclidean" else scores
 
 
-def _hinges(
-    positives: torch.Tensor, negatives: torch.Tensor, margin: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of each row's max(0, p - n + margin) over its positives (m, K; -inf is none) and negatives (m, C; inf is none):
+def slopes_by_scores(slopes: torch.Tensor, distances: torch.Tensor, distance: Distance) -> torch.Tensor:
+    """Slopes (m, C) by distances, which may be written over, as those by the scores; none where a root is zero."""
+    if distance == "cosine":
+        return slopes.neg_()
+    if distance == "euclidean":
+        return slopes.div_(torch.where(distances > 0, 2 * distances, torch.inf))
+    return slopes
 
-    sums (m,), how many are above zero (m,), and the slopes of the sums by positives (m, K) and by negatives (m, C).
+
+def chosen_by(
+    rule: TripletRule, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None
+) -> Iterator[torch.Tensor]:
+    """Yield which triplets (m, P, C) a rule chooses, block by block."""
+    rows = anchors_of(embeddings.detach(), labels, reference, rule.distance, rule.unit)
+    for block in rows.all_blocks():
+        distances = distances_of_scores(block.scores, rule.distance)
+        gaps = block.negatives(distances)[:, None] - block.own(distances)[:, :, None]
+        yield (gaps > 0) & (gaps <= rule.width)
+
+
+def triplet_terms(
+    block: Block, distances: torch.Tensor, margin: float | None, keep: torch.Tensor | None = None
+) -> tuple[torch.Tensor, ...]:
+    """Of the triplets of a block's rows: sums of losses (m,), their slopes by the distances (m, C), and (m,) each how
+    many there are, how many have a loss, sums of the distances to positives and to negatives.
+
+    keep (m, P, C): which triplets count, None for all.
     """
-    edges, order = (positives + margin).sort(1)
-    sums, above, passed = hinges_of_sorted(edges, negatives)
-    by_positive = torch.empty_like(edges).scatter_(1, order, passed)
-    return sums, passed.sum(1), by_positive, above.neg_()
+    positives = block.own(distances)
+    negatives = block.negatives(distances)
+    present = negatives < torch.inf
+    if margin is None:
+        values, by_negative, by_positive, active = softpluses(positives, negatives, keep)
+    else:
+        values, by_negative, by_positive = hinges(positives + margin, negatives, keep)
+        active = by_positive.sum(1)
+    slopes = by_negative.neg_().scatter_add_(1, block.positives, by_positive)
+
+    if keep is None:
+        of_positives = present.sum(1, keepdim=True).expand_as(positives)
+        of_negatives = block.count
+    else:
+        of_positives = keep.sum(2)
+        of_negatives = keep.sum(1)
+    to_positives = (positives * of_positives).sum(1)
+    to_negatives = (negatives.masked_fill(~present, 0) * of_negatives).sum(1)
+    return values, slopes, of_positives.sum(1), active, to_positives, to_negatives
+
+
+def hinges(
+    edges: torch.Tensor, values: torch.Tensor, keep: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of each row's max(0, e - v) over its edges e (m, K) and values v (m, C), of which infinity is none:
+
+    sums (m,), how many edges lie above each value (m, C), how many values below each edge (m, K). keep (m, K, C): which
+    of them count, None for all.
+    """
+    if edges.shape[1] > FEW and keep is None:
+        ordered, order = edges.sort(1)
+        sums, above, below = hinges_of_sorted(ordered, values)
+        return sums.sum(1), above, torch.empty_like(below).scatter_(1, order, below)
+    gaps = (edges[:, :, None] - values[:, None]).relu_()
+    if keep is not None:
+        gaps.mul_(keep)
+    sums = gaps.sum((1, 2))
+    crossed = gaps.sign_()
+    return sums, crossed.sum(1), crossed.sum(2)
 
 
 def hinges_of_sorted(edges: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of each row's max(0, e - v) over its edges e (m, K), which ascend, and values v (m, C): sums (m,), how many edges
-    lie above each value (m, C), how many values below each edge (m, K). An edge of -inf and a value of inf are none."""
+    """What `hinges` says of edges (m, K) that ascend, but a sum for each value (m, C)."""
     below = torch.searchsorted(edges, values, right=True)
     above = (edges.shape[1] - below).to(values.dtype)
     # Entry k: the sum of the edges from k on; after the last edge, none.
-    suffixes = edges.clamp_min(torch.finfo(edges.dtype).min).flip(1).cumsum(1).flip(1)
-    suffixes = F.pad(torch.where(edges.isfinite(), suffixes, 0), (0, 1))
-    sums = (suffixes.gather(1, below) - above * torch.where(values.isfinite(), values, 0)).sum(1)
+    suffixes = F.pad(edges.flip(1).cumsum(1).flip(1), (0, 1))
+    sums = suffixes.gather(1, below).addcmul_(above, values.masked_fill(above == 0, 0), value=-1)
     # A value lies below the edges from its own position on, so that the counts of positions add up.
     at = torch.zeros_like(suffixes).scatter_add_(1, below, torch.ones_like(values))
-    return sums, above, at.cumsum(1)[:, :-1] * edges.isfinite()
+    return sums, above, at.cumsum(1)[:, :-1]
 
 
-def _softpluses(
-    positives: torch.Tensor, negatives: torch.Tensor, _: float
+def softpluses(
+    positives: torch.Tensor, negatives: torch.Tensor, keep: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What `_hinges` says, of log(1 + exp(p - n))."""
-    sums = active = positives.new_zeros(len(positives))
-    by_positive = torch.zeros_like(positives)
-    by_negative = torch.zeros_like(negatives)
-    for number, positive in enumerate(positives.unbind(1)):
-        gaps = positive[:, None] - negatives
-        shares = gaps.sigmoid()
-        sums = sums + F.softplus(gaps).sum(1)
-        active = active + (shares > 0).sum(1)
-        by_positive[:, number] = shares.sum(1)
-        by_negative -= shares
-    return sums, active, by_positive, by_negative
+    """Of each row's log(1 + exp(p - n)) over positives p (m, P) and negatives n (m, C), of which infinity is none:
+
+    sums (m,), slopes by n, negated (m, C), slopes by p (m, P), how many are above zero (m,).
+    """
+    gaps = positives[:, :, None] - negatives[:, None]
+    if keep is not None:
+        gaps.masked_fill_(~keep, -torch.inf)
+    sums = F.softplus(gaps).sum((1, 2))
+    shares = gaps.sigmoid_()
+    return sums, shares.sum(1), shares.sum(2), shares.count_nonzero((1, 2))

@@ -5,15 +5,12 @@
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
-from core.slices import slices_within
 from losses._checks import check_option
-from losses._distances import Slopes, placed, table
-from losses._pair_distances import BLOCK, pair_counts
 from losses._precision import full_precision
+from losses._rank_rows import Block, RankedRows
 from losses._registry import LOSSES
-from losses._triplets import SameLabel, hinges_of_sorted, same_label_columns, sum_over_triplets
+from losses._triplets import FEW, hinges, hinges_of_sorted, triplet_terms
 
 
 @LOSSES.register("quadruplet_chen", stage="pair", batch="pk")
@@ -43,81 +40,98 @@ class QuadrupletChenLoss(nn.Module):
     @full_precision
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        pair_counts(labels)
-        rows, _ = placed(embeddings, None, "squared", unit_length=True)
-        triplets = sum_over_triplets(rows, rows, labels, None, self.margin1, "squared")
-        loss, count, active = SumOverQuadruplets.apply(rows, same_label_columns(labels), self.margin2)
+        rows = RankedRows(embeddings, labels, with_self=False, distances=True, at_once=FEW, lone=True)
+        triplets, quadruplets = numbers_of(rows)
+        strangers = Strangers(rows, self.margin2) if quadruplets else None
+
+        def row_terms(block: Block) -> tuple[torch.Tensor, ...]:
+            values, slopes, _, active, positive_distance, negative_distance = triplet_terms(
+                block, block.scores, self.margin1
+            )
+            further_active = torch.zeros_like(active)
+            if strangers is not None:
+                further_values, further_slopes, further_active = strangers.terms(block)
+                values.add_(further_values, alpha=triplets / quadruplets)
+                slopes.add_(further_slopes, alpha=triplets / quadruplets)
+            return values, slopes, active, further_active, positive_distance, negative_distance
+
+        total, _, *figures = rows.sums(row_terms)
+        active, further_active, positive_distance, negative_distance = (figure.sum() for figure in figures)
         self.logs = {
-            "active_share": triplets.active / triplets.count,
-            "quadruplet_active_share": active / count.clamp_min(1),
-            "positive_distance": triplets.positive_distance / triplets.count,
-            "negative_distance": triplets.negative_distance / triplets.count,
+            "active_share": active / triplets,
+            "quadruplet_active_share": further_active / max(quadruplets, 1),
+            "positive_distance": positive_distance / triplets,
+            "negative_distance": negative_distance / triplets,
         }
-        return triplets.loss / triplets.count + loss / count.clamp_min(1)
+        return total / triplets
 
 
-class SumOverQuadruplets(torch.autograd.Function):
-    """(sum of max(0, |a - p|^2 - |l - n|^2 + margin), their number, how many are above zero) of all quadruplets of rows
-    (B, D); the sum has a gradient.
+def numbers_of(rows: RankedRows) -> tuple[int, int]:
+    """How many triplets there are, and how many quadruplets: positive pairs with negative pairs, less those that share
+    a label."""
+    triplets = positive_pairs = negative_pairs = shared = 0
+    for _, columns in rows.runs:
+        count, positives = columns.shape
+        negatives = rows.batch - 1 - positives
+        triplets += count * positives * negatives
+        positive_pairs += count * positives
+        negative_pairs += count * negatives
+        shared += count * negatives * positives * (positives + 1)
+    return triplets, positive_pairs * negative_pairs - 2 * shared
+
+
+class Strangers:
+    """Sums of max(0, |a - p|^2 + margin - |l - n|^2) over all quadruplets.
 
     Each negative pair (l, n) meets the edges |a - p|^2 + margin of all positive pairs, less those of l's label and of
     n's. Since (n, l) is a negative pair, too, taking those of l's label twice comes to the same sum.
     """
 
-    @staticmethod
-    def forward(ctx, rows, same: SameLabel, margin: float):
-        size, most = same.columns.shape
-        edges = torch.where(same.positive, squared_to_own(rows, same), -torch.inf) + margin
-        all_edges, order = edges.view(1, -1).sort(1)
-        passed = torch.zeros_like(all_edges)
-        passed_by_own = torch.zeros_like(all_edges)
-        slopes = Slopes(rows, rows, "squared")
-        loss, active = rows.new_zeros(2).unbind()
-        for block in slices_within(size, max(size, most**2), BLOCK):
-            own = same.columns[block]
-            distances = table(rows[block], rows, "squared")
-            negatives = distances.scatter(1, own, torch.inf)
-            sums, above, below = hinges_of_sorted(all_edges, negatives.view(1, -1))
-            # The edges of the row's own label, and where they stand among all.
-            of_label = torch.where(same.distinct[block, :, None], edges[own], -torch.inf).flatten(1)
-            numbers = (own[:, :, None] * most + torch.arange(most, device=own.device)).flatten(1)
-            own_edges, own_order = of_label.sort(1)
-            own_sums, own_above, own_below = hinges_of_sorted(own_edges, negatives)
+    @torch.no_grad()
+    def __init__(self, rows: RankedRows, margin: float) -> None:
+        # The edges of all rows, one row's after the other's, and where each row's begin.
+        edges = []
+        begins = []
+        behind = 0
+        for block in rows.all_blocks():
+            edges.append(block.own(block.scores).flatten() + margin)
+            begins.append(behind + block.count * torch.arange(len(block.positives), device=edges[-1].device))
+            behind += len(edges[-1])
+        self.edges = torch.cat(edges)
+        self.begins = torch.cat(begins)
+        self.sorted, order = self.edges.sort()
 
-            loss += sums.sum() - 2 * own_sums.sum()
-            active += above.sum() - 2 * own_above.sum()
-            passed += below
-            passed_by_own.view(-1).index_add_(0, numbers.gather(1, own_order).view(-1), own_below.view(-1))
-            slopes.add(block, 2 * own_above - above.view_as(own_above), distances)
-        by_edge = torch.empty_like(passed).scatter_(1, order, passed).sub_(passed_by_own, alpha=2).view_as(edges)
-        for block in slices_within(size, size, BLOCK):
-            by_distance = rows.new_zeros(len(rows[block]), size)
-            slopes.add(block, by_distance.scatter_add_(1, same.columns[block], by_edge[block]), by_distance)
+        # Which force all pairs of strangers have on an edge is known after the last row.
+        passed = torch.zeros_like(self.edges)
+        self.by_edge = torch.zeros_like(self.edges)
+        self.found = []
+        for block in rows.all_blocks():
+            *terms, crossed, own_crossed = self._of_negatives(block)
+            passed += crossed
+            self.by_edge.index_add_(0, self._own_numbers(block).flatten(), own_crossed.flatten(), alpha=-2)
+            if rows.is_held:
+                self.found.append(terms)
+        self.by_edge.index_add_(0, order, passed)
 
-        count = number_of_quadruplets(same)
-        ctx.save_for_backward(slopes.total() * (count > 0))
-        count = count.to(rows.dtype)
-        ctx.mark_non_differentiable(count, active)
-        # Where there is none, what all pairs give and what own ones take away may differ by rounding.
-        return torch.where(count > 0, loss, 0), count, active
+    def terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of a block's rows l: sums (m,), slopes by the squared distances (m, C), how many are above zero (m,)."""
+        values, slopes, active = self.found.pop(0) if self.found else self._of_negatives(block)[:3]
+        own = self.begins[block.rows, None] + torch.arange(block.count, device=self.begins.device)
+        return values, slopes.scatter_add_(1, block.positives, self.by_edge[own]), active
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, upstream, *_):
-        return upstream * ctx.saved_tensors[0], None, None
+    def _of_negatives(self, block: Block) -> tuple[torch.Tensor, ...]:
+        """What `terms` says, without slopes by positive pairs; how many pairs of strangers lie below each edge in
+        order (E,), and how many of them below each edge of the row's label (m, (P + 1) P)."""
+        negatives = block.negatives(block.scores)
+        sums, above, crossed = hinges_of_sorted(self.sorted[None], negatives.view(1, -1))
+        own_sums, own_above, own_crossed = hinges(self.edges[self._own_numbers(block)], negatives)
+        values = sums.view_as(negatives).sum(1) - 2 * own_sums
+        slopes = (2 * own_above).sub_(above.view_as(negatives))
+        return values, slopes, -slopes.sum(1), crossed[0], own_crossed
 
-
-def squared_to_own(rows: torch.Tensor, same: SameLabel) -> torch.Tensor:
-    """Squared distances (B, K) of each row to the columns of its own label."""
-    found = []
-    for block in slices_within(len(rows), len(rows), BLOCK):
-        found.append(table(rows[block], rows, "squared").gather(1, same.columns[block]))
-    return torch.cat(found)
-
-
-def number_of_quadruplets(same: SameLabel) -> torch.Tensor:
-    """How many quadruplets there are: positive pairs with negative pairs, less those that share a label."""
-    positives = same.positive.sum(1)
-    negatives = len(positives) - same.distinct.sum(1)
-    pairs_of_label = positives * (positives + 1)
-    return positives.sum() * negatives.sum() - 2 * (negatives * pairs_of_label).sum()
+    def _own_numbers(self, block: Block) -> torch.Tensor:
+        """Which edges are those of a row's own label, (m, (P + 1) P)."""
+        device = block.positives.device
+        own = torch.arange(block.rows.start, block.rows.stop, device=device)[:, None]
+        members = torch.cat([own, block.positives], 1)
+        return (self.begins[members][:, :, None] + torch.arange(block.count, device=device)).flatten(1)

@@ -49,9 +49,7 @@ class SmoothApLoss(nn.Module):
         return values, slopes.div_(self.temperature), block.is_active(scores, own)
 
 
-def missing_precision(
-    own: torch.Tensor, ranks: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+def missing_precision(own: torch.Tensor, ranks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """1 - average precision (m,) of positives with scores and ranks (m, P), and its slopes by both; 0 for a row by itself."""
     if own.shape[1] == 1:  # the row itself: nothing is there to be ranked
         return ranks.new_zeros(len(ranks)), None, torch.zeros_like(ranks)

@@ -10,14 +10,13 @@ from torch import nn
 from core.types import Margin
 from losses._checks import check_option
 from losses._distances import distances_of, placed
-from losses._mined import Reference, Triplets
-from losses._pair_distances import pair_counts
+from losses._mined import Reference, TripletRule, Triplets
 from losses._precision import full_precision
 from losses._registry import LOSSES
 from losses._triplets import Sums, sum_over_triplets
 
 
-@LOSSES.register("triplet_margin", stage="pair", batch="pk", memory=True, mined="triplets")
+@LOSSES.register("triplet_margin", stage="pair", batch="pk", memory=True, mined="triplets", rule=True)
 class TripletMarginLoss(nn.Module):
     """Mean over triplets of max(0, d(a, p) - d(a, n) + margin), those without a loss included.
 
@@ -54,15 +53,16 @@ class TripletMarginLoss(nn.Module):
         embeddings: torch.Tensor,
         labels: torch.Tensor,
         reference: Reference | None = None,
-        mined: Triplets | None = None,
+        mined: Triplets | TripletRule | None = None,
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
-        rows, columns = placed(embeddings, reference, self.distance, self.normalise)
-        if mined is None:
-            pair_counts(labels)
-            sums = sum_over_triplets(rows, columns, labels, reference, self.margin, self.distance)
-        else:
+        if isinstance(mined, Triplets):
+            rows, columns = placed(embeddings, reference, self.distance, self.normalise)
             sums = self._sum_over(mined, rows, columns)
+        else:
+            sums = sum_over_triplets(
+                embeddings, labels, reference, self.margin, self.distance, self.normalise, rule=mined
+            )
         count = sums.count.clamp_min(1)
         active_share = sums.active / count
         self.logs = {

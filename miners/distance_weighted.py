@@ -1,11 +1,12 @@
 """Negatives drawn evenly over distances (Wu et al., 2017, arXiv 1706.07567, section 4)."""
 
+from typing import NamedTuple
+
 import torch
 
 from core.errors import InputError
 from core.types import AboveZero
-from losses._mined import Reference, Triplets
-from losses._triplets import same_label_columns
+from losses._mined import Reference, Triplets, column_labels
 from miners._blocks import blocks_of, concatenated
 from miners._draws import shared_generator
 from miners._mining import mining
@@ -64,3 +65,33 @@ def drawn(weights: torch.Tensor, number: int, generator: torch.Generator) -> tor
     """So many columns (m, number) of each row of weights (m, C), with repetition; any where all weights are zero."""
     without = (weights <= 0).all(1, keepdim=True)
     return torch.where(without, 1, weights).multinomial(number, replacement=True, generator=generator)
+
+
+class SameLabel(NamedTuple):
+    """The columns of each row's own label, K being the most that a label has.
+
+    columns (B, K) int64; a row that has fewer has its first one again there. distinct (B, K): whether a column stands
+    there for the first time. positive (B, K): whether it is a positive: distinct, neither the row itself nor a
+    reference row of the same image.
+    """
+
+    columns: torch.Tensor
+    distinct: torch.Tensor
+    positive: torch.Tensor
+
+
+def same_label_columns(labels: torch.Tensor, reference: Reference | None = None) -> SameLabel:
+    """SameLabel of labels (B,). On a GPU, K is read back: the one time that the miner waits for it."""
+    everyone = column_labels(labels, reference)
+    ordered, order = everyone.sort(stable=True)
+    first = torch.searchsorted(ordered, labels)
+    count = torch.searchsorted(ordered, labels, right=True) - first
+    steps = torch.arange(int(count.max()), device=labels.device)
+    distinct = steps < count[:, None]
+    columns = order[first[:, None] + torch.where(distinct, steps, 0)]
+    positive = distinct & (columns != torch.arange(len(labels), device=labels.device)[:, None])
+    if reference is not None:
+        behind = columns - len(labels)
+        images = reference.images[behind.clamp_min(0)]
+        positive &= (behind < 0) | (images != reference.batch_images[:, None])
+    return SameLabel(columns, distinct, positive)

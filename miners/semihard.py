@@ -7,7 +7,7 @@ import torch
 
 from core.slices import slices_within
 from core.types import AboveZero
-from losses._mined import Reference, Triplets
+from losses._mined import Reference, TripletRule, Triplets
 from losses._pair_distances import BLOCK
 from miners._blocks import blocks_of, concatenated
 from miners._mining import mining
@@ -18,6 +18,8 @@ from miners._registry import MINERS
 class SemihardMiner:
     """All triplets with 0 < d(a, n) - d(a, p) <= miner_margin (pytorch-metric-learning's TripletMarginMiner of the type
     "semihard"). Take the loss's own distance and margin, so that each of these triplets has a loss.
+
+    They may be half of all triplets, gigabytes of a large batch: a loss that takes `rule` needs no list of them.
 
     Options:
         miner_margin: how much farther the negative may be
@@ -34,6 +36,11 @@ class SemihardMiner:
         self.miner_margin = miner_margin
         self.miner_distance = miner_distance
         self.miner_normalise = miner_normalise
+
+    @property
+    def rule(self) -> TripletRule:
+        """Which triplets these are, for a loss that goes through all of them anyway."""
+        return TripletRule(self.miner_margin, self.miner_distance, self.miner_normalise)
 
     @mining
     def __call__(self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None) -> Triplets:

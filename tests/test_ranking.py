@@ -9,7 +9,16 @@ from test_losses import BATCHES, assert_equals_oracle, random_rows
 from tolerances import about, assert_within, gamma
 
 from core.errors import InputError
-from losses import LOSSES, FastApLoss, RecallAtKLoss, RoadmapLoss, SmoothApLoss, SurrogatePrecisionLoss, _rank_rows, _rows
+from losses import (
+    LOSSES,
+    FastApLoss,
+    RecallAtKLoss,
+    RoadmapLoss,
+    SmoothApLoss,
+    SurrogatePrecisionLoss,
+    _rank_rows,
+    _rows,
+)
 from losses._mined import Reference
 from losses._rank_rows import RankedRows, matches
 

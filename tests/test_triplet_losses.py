@@ -8,8 +8,9 @@ from test_losses import assert_equals_oracle, random_rows
 from tolerances import about, assert_within, gamma
 
 from core.errors import InputError
-from losses import QuadrupletChenLoss, TripletMarginLoss
+from losses import QuadrupletChenLoss, TripletMarginLoss, _rank_rows, _rows, _triplets
 from losses._mined import Reference, Triplets
+from miners import SemihardMiner
 
 LABELS = [1, 5, 5, 1, 7, 1, -3, -3]
 
@@ -56,7 +57,7 @@ def listed(memory):
 
 @pytest.mark.parametrize("margin", [0.1, 1.0, None])
 @pytest.mark.parametrize("distance", ["euclidean", "squared", "cosine"])
-def test_sums_by_order_are_sums_over_the_list(distance, margin):
+def test_sums_over_all_triplets_are_sums_over_the_list(distance, margin):
     """With a memory and its rows of the same image; value, gradient and logged figures, which are means, too."""
     memory, labels = reference(), torch.tensor(LABELS)
     rows = random_rows(len(LABELS), seed=1).requires_grad_()
@@ -88,6 +89,28 @@ def test_sums_by_order_are_sums_over_the_list(distance, margin):
     mined = loss(rows, labels, reference=memory, mined=Triplets(a, p, n))
     assert_within(mined, losses.mean(), error)
     assert_within(torch.autograd.grad(mined, rows)[0], expected, error)
+
+
+@pytest.mark.parametrize("margin", [0.4, None])
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("distance", ["euclidean", "squared", "cosine"])
+def test_a_rule_is_the_list_of_what_it_chooses(distance, unit, margin):
+    """By the miner's distance, whichever the loss's is; with a memory."""
+    memory, labels = reference(), torch.tensor(LABELS)
+    rows = random_rows(len(LABELS), seed=1).requires_grad_()
+    miner = SemihardMiner(0.5, distance, unit)
+    loss = TripletMarginLoss(margin, "euclidean")
+    chosen = miner(rows, labels, memory)
+    expected = loss(rows, labels, reference=memory, mined=chosen)
+    (slope,) = torch.autograd.grad(expected, rows)
+    logs = loss.logs
+    value = loss(rows, labels, reference=memory, mined=miner.rule)
+    error = gamma(100) * 1000 + (2e-9 * 100 if margin is None else 0)
+    assert 0 < len(chosen.anchors) < len(listed(memory).anchors)
+    assert_within(value, expected, error)
+    assert_within(torch.autograd.grad(value, rows)[0], slope, error)
+    for name, figure in logs.items():
+        assert_within(loss.logs[name], figure, error)
 
 
 @pytest.mark.parametrize("copies, numbers", [(1, 2**19), (500, 1)])
@@ -137,6 +160,33 @@ def test_figures_by_hand():
     assert loss.logs["active_share"] == 0.5 == loss.logs["active_tri"]
     assert loss.logs["pos_dist"].item() == about(1.0, 20, torch.float32, 5)
     assert loss.logs["neg_dist"].item() == about(2.5, 20, torch.float32, 5)
+
+
+def test_many_edges_by_order_are_few_one_by_one(monkeypatch):
+    """Labels of uneven size, one image alone."""
+    rows = random_rows(len(LABELS), seed=1).requires_grad_()
+    losses = (TripletMarginLoss(margin=1.0), QuadrupletChenLoss())
+    values = [loss(rows, torch.tensor(LABELS)) for loss in losses]
+    slopes = [torch.autograd.grad(value, rows)[0] for value in values]
+    monkeypatch.setattr(_triplets, "FEW", 1)
+    for loss, value, slope in zip(losses, values, slopes, strict=True):
+        again = loss(rows, torch.tensor(LABELS))
+        assert_within(again, value, gamma(100) * 1000)
+        assert_within(torch.autograd.grad(again, rows)[0], slope, gamma(100) * 1000)
+
+
+@pytest.mark.parametrize("scores, piece", [(1, 1), (20, 30)])
+def test_anchors_in_blocks_and_bands_are_the_batch(monkeypatch, scores, piece):
+    rows = random_rows(len(LABELS), seed=1).requires_grad_()
+    losses = (TripletMarginLoss(margin=1.0), QuadrupletChenLoss())
+    values = [loss(rows, torch.tensor(LABELS)) for loss in losses]
+    slopes = [torch.autograd.grad(value, rows)[0] for value in values]
+    monkeypatch.setattr(_rows, "HELD", scores)
+    monkeypatch.setattr(_rank_rows, "PIECE", piece)
+    for loss, value, slope in zip(losses, values, slopes, strict=True):
+        again = loss(rows, torch.tensor(LABELS))
+        assert_within(again, value, gamma(100) * 1000)
+        assert_within(torch.autograd.grad(again, rows)[0], slope, gamma(100) * 1000)
 
 
 @pytest.mark.parametrize("options", [{"margin": -0.1}, {"margin": float("nan")}])
