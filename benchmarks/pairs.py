@@ -4,7 +4,8 @@
     python benchmarks/pairs.py --sizes=160 --rounds=1
 
 512 dimensions, 4 images a label (triplets for the loss that takes them; 2 for npairs, of which its peer takes no more).
-The bare Gram matrix is X X^T and the two products that carry a gradient back through it.
+The bare Gram matrix is X X^T and the two products that carry a gradient back through it. Operations are what torch
+dispatches in a loss and its gradient: each costs some microseconds, however small the batch is.
 """
 
 import argparse
@@ -17,6 +18,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from core import openmp  # noqa: F401
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.contest import contest, heading, markdown, write
 from core.device import choose_device
@@ -52,7 +54,27 @@ def repeated(function: Callable, seconds: float = 0.2) -> Callable:
         return value
 
     run.scale = 1 / times
+    run.operations = operations(function)
     return run
+
+
+def operations(function: Callable) -> int:
+    """How many operations torch dispatches in a call of the function."""
+    with Counter() as counter:
+        function()
+    return counter.count
+
+
+class Counter(TorchDispatchMode):
+    """Counts the operations that torch dispatches while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += 1
+        return operation(*args, **(kwargs or {}))
 
 
 def gradient(loss: Callable, rows: torch.Tensor, labels: torch.Tensor) -> Callable[[], float]:
@@ -168,20 +190,20 @@ def contenders(size: int, largest_list: int = LARGEST_LIST) -> dict[str, Callabl
 
 
 def lane_table(figures: dict[str, dict]) -> str:
-    """One size as Markdown: milliseconds, times the Gram matrix's, memory."""
+    """One size as Markdown: milliseconds, times the Gram matrix's, operations, memory."""
     limit = figures["bare Gram matrix"]["seconds"]
     rows = []
     for name, figure in figures.items():
         spread = "–".join(f"{1000 * seconds:.1f}" for seconds in figure["spread"])
         milliseconds = f"{1000 * figure['seconds']:.1f}"
         times = f"{figure['seconds'] / limit:.2f}"
-        rows.append([name, milliseconds, spread, times, f"{figure['peak_mb']:.0f}"])
-    return markdown(["", "ms", "least–most", "× Gram", "peak MB"], rows)
+        rows.append([name, milliseconds, spread, times, figure["operations"], f"{figure['peak_mb']:.0f}"])
+    return markdown(["", "ms", "least–most", "× Gram", "operations", "peak MB"], rows)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="160,1024,4096", help="images in a batch")
+    parser.add_argument("--sizes", default="160,512,1024,4096", help="images in a batch")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each contender (default: 5)")
     parser.add_argument(
         "--largest_list",
@@ -196,7 +218,10 @@ def main(argv: list[str] | None = None) -> None:
     lanes = [heading(args.rounds)]
     for text in args.sizes.split(","):
         size = int(text)
-        figures = contest(contenders(size, args.largest_list), args.rounds)
+        functions = contenders(size, args.largest_list)
+        figures = contest(functions, args.rounds)
+        for name, figure in figures.items():
+            figure["operations"] = functions[name].operations
         result["sizes"][size] = figures
         lanes.append(f"### Batch {size:,}, D = {WIDTH}\n\n{lane_table(figures)}")
         print(lanes[-1], flush=True)

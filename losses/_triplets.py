@@ -87,12 +87,12 @@ def slopes_by_scores(slopes: torch.Tensor, distances: torch.Tensor, distance: Di
 def chosen_by(
     rule: TripletRule, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None
 ) -> Iterator[torch.Tensor]:
-    """Yield which triplets (m, P, C) a rule chooses, block by block."""
+    """Yield 1 for the triplets (m, P, C) that a rule chooses, else 0, block by block."""
     rows = anchors_of(embeddings.detach(), labels, reference, rule.distance, rule.unit)
     for block in rows.all_blocks():
         distances = distances_of_scores(block.scores, rule.distance)
         gaps = block.negatives(distances)[:, None] - block.own(distances)[:, :, None]
-        yield (gaps > 0) & (gaps <= rule.width)
+        yield ((gaps > 0) & (gaps <= rule.width)).to(gaps.dtype)
 
 
 def triplet_terms(
@@ -101,7 +101,7 @@ def triplet_terms(
     """Of the triplets of a block's rows: sums of losses (m,), their slopes by the distances (m, C), and (m,) each how
     many there are, how many have a loss, sums of the distances to positives and to negatives.
 
-    keep (m, P, C): which triplets count, None for all.
+    keep (m, P, C): 1 for the triplets that count, else 0; None for all.
     """
     positives = block.own(distances)
     negatives = block.negatives(distances)
@@ -129,8 +129,8 @@ def hinges(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of each row's max(0, e - v) over its edges e (m, K) and values v (m, C), of which infinity is none:
 
-    sums (m,), how many edges lie above each value (m, C), how many values below each edge (m, K). keep (m, K, C): which
-    of them count, None for all.
+    sums (m,), how many edges lie above each value (m, C), how many values below each edge (m, K). keep (m, K, C): 1
+    for those that count, else 0; None for all.
     """
     if edges.shape[1] > FEW and keep is None:
         ordered, order = edges.sort(1)
@@ -165,7 +165,7 @@ def softpluses(
     """
     gaps = positives[:, :, None] - negatives[:, None]
     if keep is not None:
-        gaps.masked_fill_(~keep, -torch.inf)
+        gaps.masked_fill_(keep == 0, -torch.inf)
     sums = F.softplus(gaps).sum((1, 2))
     shares = gaps.sigmoid_()
     return sums, shares.sum(1), shares.sum(2), shares.count_nonzero((1, 2))

@@ -84,7 +84,8 @@ class Strangers:
     """Sums of max(0, |a - p|^2 + margin - |l - n|^2) over all quadruplets.
 
     Each negative pair (l, n) meets the edges |a - p|^2 + margin of all positive pairs, less those of l's label and of
-    n's. Since (n, l) is a negative pair, too, taking those of l's label twice comes to the same sum.
+    n's. Since (n, l) is a negative pair, too, taking those of l's label twice comes to the same sum; and since (a, p)
+    and (p, a) have one edge, taking one of them four times.
     """
 
     @torch.no_grad()
@@ -108,7 +109,7 @@ class Strangers:
         for block in rows.all_blocks():
             *terms, crossed, own_crossed = self._of_negatives(block)
             passed += crossed
-            self.by_edge.index_add_(0, self._own_numbers(block).flatten(), own_crossed.flatten(), alpha=-2)
+            self.by_edge.index_add_(0, self._own_numbers(block).flatten(), own_crossed.flatten(), alpha=-4)
             if rows.is_held:
                 self.found.append(terms)
         self.by_edge.index_add_(0, order, passed)
@@ -121,17 +122,19 @@ class Strangers:
 
     def _of_negatives(self, block: Block) -> tuple[torch.Tensor, ...]:
         """What `terms` says, without slopes by positive pairs; how many pairs of strangers lie below each edge in
-        order (E,), and how many of them below each edge of the row's label (m, (P + 1) P)."""
+        order (E,), and how many of them below each of the edges `_own_numbers` (m, P (P + 1) / 2)."""
         negatives = block.negatives(block.scores)
         sums, above, crossed = hinges_of_sorted(self.sorted[None], negatives.view(1, -1))
         own_sums, own_above, own_crossed = hinges(self.edges[self._own_numbers(block)], negatives)
-        values = sums.view_as(negatives).sum(1) - 2 * own_sums
-        slopes = (2 * own_above).sub_(above.view_as(negatives))
+        values = sums.view_as(negatives).sum(1).sub_(own_sums, alpha=4)
+        slopes = own_above.mul_(4).sub_(above.view_as(negatives))
         return values, slopes, -slopes.sum(1), crossed[0], own_crossed
 
     def _own_numbers(self, block: Block) -> torch.Tensor:
-        """Which edges are those of a row's own label, (m, (P + 1) P)."""
+        """Which edges are those of a row's own label, each pair once (m, P (P + 1) / 2): (a, p) and (p, a) have one."""
         device = block.positives.device
         own = torch.arange(block.rows.start, block.rows.stop, device=device)[:, None]
-        members = torch.cat([own, block.positives], 1)
-        return (self.begins[members][:, :, None] + torch.arange(block.count, device=device)).flatten(1)
+        members = torch.cat([own, block.positives], 1).sort(1).values
+        first, second = torch.triu_indices(block.count + 1, block.count + 1, 1, device=device)
+        # Positives ascend, and a row is none of its own: of the first of two members, the second has this place.
+        return self.begins[members[:, first]] + second - 1
