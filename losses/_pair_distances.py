@@ -24,7 +24,7 @@ def pair_counts(labels: torch.Tensor, reference: Reference | None = None) -> tup
     negatives = len(labels) - 1 - positives
     columns = len(labels)
     if reference is not None:
-        of_label = _occurrences(labels, reference.labels)
+        of_label = _occurrences(labels, reference.labels.to(labels))
         positives += of_label - _occurrences(reference.batch_images, reference.images)
         negatives += len(reference.labels) - of_label
         columns += len(reference.labels)

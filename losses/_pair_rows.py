@@ -44,7 +44,7 @@ class PairRows(Rows):
         once: bool = False,
     ) -> None:
         if mined is None:
-            pair_counts(labels)
+            pair_counts(labels, reference)
         super().__init__(embeddings, reference, unit=unit, distances=distances)
         self.symmetric = once and mined is None
         labels = column_labels(labels, reference)
