@@ -75,7 +75,8 @@ class RankedRows(Rows):
     Those with most positives come first. with_self: whether a row ranks itself, as a positive. Rows of a reference that
     show the row's own image are no part of its ranking: their scores are -infinity, their squared distances infinity.
     unit, distances: see Rows. at_once: how many positives of a row the loss compares with all columns at once, None for
-    all. lone: rows without a positive are in blocks, too, of P = 0. `paired` is the number of rows that have a positive beside themselves.
+    all. lone: rows without a positive are in blocks, too, of P = 0. `paired` is the number of rows that have a positive
+    beside themselves.
     Raises InputError for a batch without a positive or a negative pair.
     """
 

@@ -50,7 +50,10 @@ class SmoothApLoss(nn.Module):
 
 
 def missing_precision(own: torch.Tensor, ranks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """1 - average precision (m,) of positives with scores and ranks (m, P), and its slopes by both; 0 for a row by itself."""
+    """1 - average precision (m,) of positives with scores and ranks (m, P), and its slopes by both.
+
+    A row by itself has 0.
+    """
     if own.shape[1] == 1:  # the row itself: nothing is there to be ranked
         return ranks.new_zeros(len(ranks)), None, torch.zeros_like(ranks)
     # A sum over all columns has sigmoid(0) for the positive itself, which 1 takes the place of.
