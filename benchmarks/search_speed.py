@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from benchmarks.contest import PACKAGES, contest, heading, machine, markdown, scaled, seconds_text, versions, write
-from core.device import choose_device
-from retrieval.best_positive import positive_ranks
-from retrieval.blocks import fast_dtype
+from retrieval.best_positive import first_precision, positive_ranks
+from retrieval.fastest import TYPES, fastest, multiplies_int8, multiply, product_dtype
 from retrieval.query_gallery import QueryGallery
+from retrieval.scores import Scores
 from retrieval.topk import search_in_parts
 
 SIDE = 4096
@@ -45,19 +45,21 @@ def clusters(rows: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.
 
 def bare_product(table: torch.Tensor, dtype: torch.dtype) -> None:
     """All scores, block by block into one buffer, and nothing done with them: the limit."""
+    if dtype == torch.int8:  # made as those of a search are, with columns in a multiple of 16
+        table = Scores(QueryGallery.of(table)).factor("gallery", slice(None), dtype)
     table = table.to(dtype)
-    buffer = torch.empty(SIDE * SIDE, dtype=dtype)
+    buffer = torch.empty(SIDE * SIDE, dtype=product_dtype(dtype))
     for left in table.split(SIDE):
         for right in table.split(SIDE):
-            torch.mm(left, right.T, out=buffer[: len(left) * len(right)].view(len(left), len(right)))
+            multiply(left, right, buffer[: len(left) * len(right)].view(len(left), len(right)))
 
 
-def ours_recall(table: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype) -> float:
+def ours_recall(table: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype | None) -> float:
     ranks = positive_ranks(QueryGallery.of(table, labels), (1, 10, 100), dtype=dtype)
     return (ranks < 1).double().mean().item()
 
 
-def ours_top(table: torch.Tensor, labels: torch.Tensor, k: int, dtype: torch.dtype) -> float:
+def ours_top(table: torch.Tensor, labels: torch.Tensor, k: int, dtype: torch.dtype | None) -> float:
     hits = 0
     for queries, rows, _ in search_in_parts(QueryGallery.of(table, labels), k, dtype=dtype):
         hits += int((labels[rows[:, 0]] == labels[queries]).sum())
@@ -111,11 +113,17 @@ def ancestor_recall(table: torch.Tensor, labels: torch.Tensor, chunks: int) -> f
     return hits / (chunks * ANCESTOR_CHUNK)
 
 
-def contenders(
-    table: torch.Tensor, labels: torch.Tensor, fast: torch.dtype, peer_share: int
-) -> dict[str, dict[str, Callable]]:
+def chosen_types(table: torch.Tensor) -> tuple[str, str]:
+    """The types that the first count and the search for neighbours begin with here."""
+    task = QueryGallery.of(table)
+    of_recall = first_precision(task, Scores(task))
+    of_top = fastest(table.device, table.shape[1], len(table) ** 2, TYPES[1:])
+    return str(of_recall).removeprefix("torch."), str(of_top).removeprefix("torch.")
+
+
+def contenders(table: torch.Tensor, labels: torch.Tensor, peer_share: int) -> dict[str, dict[str, Callable]]:
     """Both lanes: {lane: {name: function}}."""
-    name = str(fast).removeprefix("torch.")
+    of_recall, of_top = chosen_types(table)
     asked = len(table) // peer_share
     chunks = min(4, len(table) // ANCESTOR_CHUNK)
 
@@ -123,11 +131,13 @@ def contenders(
         note = f"{asked:,} queries, seconds × {peer_share}" if peer_share > 1 else ""
         return scaled(lambda: function(table, labels, k, asked), len(table) / asked, note)
 
-    recall = {"bare product, float32": lambda: bare_product(table, torch.float32)}
-    if fast != torch.float32:
-        recall[f"bare product, {name}"] = lambda: bare_product(table, fast)
-        recall[f"ours ({name})"] = lambda: ours_recall(table, labels, fast)
-    recall["ours (float32)"] = lambda: ours_recall(table, labels, torch.float32)
+    recall = {}
+    for dtype in reversed(TYPES):
+        if dtype != torch.int8 or multiplies_int8():
+            name = str(dtype).removeprefix("torch.")
+            recall[f"bare product, {name}"] = lambda dtype=dtype: bare_product(table, dtype)
+            recall[f"ours ({name})"] = lambda dtype=dtype: ours_recall(table, labels, dtype)
+    recall[f"ours (chosen by measuring: {of_recall})"] = lambda: ours_recall(table, labels, None)
     recall["faiss IndexFlatIP, k=2"] = peer(faiss_top, 1)
     recall["PML precision_at_1"] = peer(pml_precision, 1)
     recall["OML knn + cmc@1"] = peer(oml_cmc, 1)
@@ -136,7 +146,8 @@ def contenders(
         share = len(table) / (chunks * ANCESTOR_CHUNK)
         recall["ancestor's argsort"] = scaled(lambda: ancestor_recall(table, labels, chunks), share, note)
     top = {
-        f"ours ({name})": lambda: ours_top(table, labels, 100, fast),
+        "ours (float32)": lambda: ours_top(table, labels, 100, torch.float32),
+        f"ours (chosen by measuring: {of_top})": lambda: ours_top(table, labels, 100, None),
         "faiss IndexFlatIP, k=101": peer(faiss_top, 100),
         "PML P@1 + MAP@R, k=100": peer(pml_precision, 100),
         "OML knn + cmc, precision, map": peer(oml_cmc, 100),
@@ -157,14 +168,14 @@ def lane_table(figures: dict[str, dict], limits: dict[str, float]) -> str:
     return markdown(["", "seconds", "least–most", *limit_titles, "peak MB", "Recall@1"], rows)
 
 
-def curve(sizes: list[int], width: int, rounds: int, fast: torch.dtype) -> list[dict]:
+def curve(sizes: list[int], width: int, rounds: int) -> list[dict]:
     """Ours over the number of rows: [{rows, lane: figures}]."""
     points = []
     for rows in sizes:
         table, labels = clusters(rows, width)
         lanes = {
-            "Recall@1": lambda: ours_recall(table, labels, fast),
-            "100 nearest": lambda: ours_top(table, labels, 100, fast),
+            "Recall@1": lambda: ours_recall(table, labels, None),
+            "100 nearest": lambda: ours_top(table, labels, 100, None),
         }
         points.append({"rows": rows, **contest(lanes, rounds)})
         print(f"{rows} rows done", flush=True)
@@ -198,7 +209,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--peer_share", type=int, default=10, help="peers answer one query in so many (default: 10)")
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
-    fast = fast_dtype(choose_device(use_gpu=False))
     result = {
         "machine": machine(),
         "versions": versions(PACKAGES),
@@ -211,7 +221,7 @@ def main(argv: list[str] | None = None) -> None:
         table, labels = clusters(args.rows, width)
         lanes = {}
         limits = {}  # seconds of the bare products, which come first
-        for lane, entrants in contenders(table, labels, fast, args.peer_share).items():
+        for lane, entrants in contenders(table, labels, args.peer_share).items():
             lanes[lane] = contest(entrants, args.rounds)
             for name, contender in lanes[lane].items():
                 if name.startswith("bare"):
@@ -222,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
     sizes = numbers(args.curve)
     if sizes:
         width = numbers(args.widths)[0]
-        result["curve"] = curve(sizes, width, args.curve_rounds, fast)
+        result["curve"] = curve(sizes, width, args.curve_rounds)
         parts.append(f"### Ours over N, D = {width}, {args.curve_rounds} round(s)\n\n{curve_table(result['curve'])}")
     write(args.output, "search_speed", result, "\n\n".join(parts))
 

@@ -46,9 +46,7 @@ from benchmarks.head import MARGIN, SCALE
 from benchmarks.head import step as head_step
 from benchmarks.search_speed import clusters, ours_recall
 from benchmarks.step import Bench
-from core.device import choose_device
 from losses import ArcMarginLoss
-from retrieval.blocks import fast_dtype
 
 OWN = "OpenMP's own"
 POLICIES = "OMP_WAIT_POLICY=PASSIVE,GOMP_SPINCOUNT=1000,GOMP_SPINCOUNT=10000,GOMP_SPINCOUNT=100000"
@@ -71,7 +69,6 @@ def fair_share(cores: int, threads: int) -> float:
 @functools.cache
 def works():
     """{name of WORKS: function without arguments}, made once in a process."""
-    device = choose_device(use_gpu=False)
     bench = Bench(NETWORK, TRAIN_CLASSES, ours=True, optimiser="adamw", freeze_stages=FROZEN)
     pictures = torch.randint(256, (BATCH, PIXELS, PIXELS, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     codes = torch.randint(TRAIN_CLASSES, (BATCH,))
@@ -81,7 +78,7 @@ def works():
     return {
         "step": lambda: bench.step(pictures, codes, "fp32"),
         "head": lambda: head_step(loss, rows, labels),
-        "search": lambda: ours_recall(table, names, fast_dtype(device)),
+        "search": lambda: ours_recall(table, names, None),
     }
 
 

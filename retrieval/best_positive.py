@@ -7,7 +7,8 @@ from typing import Protocol
 import torch
 
 from core.slices import step_within
-from retrieval.blocks import MEMORY, block_side, fast_dtype, products, share_a_code
+from retrieval.blocks import MEMORY, block_side, products, share_a_code
+from retrieval.fastest import MOST_INT8_COLUMNS, fastest
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import Frame
 from retrieval.scores import Scores
@@ -15,7 +16,12 @@ from retrieval.scores import Scores
 COUNTED_BYTES = 8 * 2**20  # rows that are counted are copied in portions of so many bytes
 STRIP_QUERIES = 512  # queries whose positives are scored at a time
 MOST_APART = 0.5  # where more than this share is undecided all are counted again, for the sake of the symmetry
-PRECISIONS = [torch.bfloat16, torch.float32, torch.float64]
+PRECISIONS = [torch.int8, torch.bfloat16, torch.float32, torch.float64]
+WIDEST_INT8 = 0.02  # error of a row's int8: beyond it so much would be left in doubt that bfloat16 is faster
+MOST_LISTED = 64  # items of a query that a count leaves in doubt and that are then scored one by one
+LISTED_BYTES = 16  # of each
+MOST_IN_DOUBT = 2048  # items after which a count is given up for a query, and left to a more precise one
+UNKNOWN = 2**40  # items that may come before the best positive of a query that was given up
 LAST_ROW = 2**62  # a row that stands behind all others
 
 
@@ -44,18 +50,19 @@ def positive_ranks(
 
     Exact, ties by the smaller row: see retrieval/exact.py. With `ks` a rank is only as exact as to tell rank < k for
     each of them, which is less work. memory: bytes beside the embeddings and a few numbers a row. dtype: of the first
-    count, None for what the device multiplies fastest; the result is the same. shard: the GalleryShard that is the
+    count (int8 for cosines alone), None for what this device multiplies fastest; the result is the same. shard: the GalleryShard that is the
     gallery here, where several ranks have one each; ranks are then those in all of them together.
 
     Gallery and queries are sorted by label, so positives stand in strips along the diagonal and all other blocks hold
-    negatives only. A count gives bounds, and queries that they leave undecided are counted again, more precisely.
+    negatives only. A count gives bounds. Of queries that they leave undecided the few items in doubt are scored exactly,
+    or there are too many, and they are counted again, more precisely.
     """
     if shard is None:
         scores = Scores(query_gallery, distance)
     else:
         scores = Scores(query_gallery, distance, shard.lengths, shard.frame)
     if dtype is None:
-        dtype = fast_dtype(query_gallery.device)
+        dtype = first_precision(query_gallery, scores)
     # Ranks may run on devices that prefer different types; all of them begin with the most precise of these.
     counts = _Counts(query_gallery, scores, ks, memory, shard)
     undecided = counts.by_label
@@ -66,9 +73,25 @@ def positive_ranks(
         queries = undecided if is_few else counts.by_label
         counts.count(queries, precision)
         undecided = queries[counts.is_undecided(queries)]
+        if len(undecided):
+            undecided = counts.settle_listed(undecided)
         if not len(undecided):
             break
     return counts.ranks()
+
+
+def first_precision(query_gallery: QueryGallery, scores: Scores) -> torch.dtype:
+    """The type of the first count: what this device multiplies fastest, int8 only where it leaves little in doubt."""
+    pairs = len(query_gallery.query_rows) * len(query_gallery.gallery_rows)
+    types = (torch.bfloat16, torch.float32)
+    if not scores.euclidean and scores.width <= MOST_INT8_COLUMNS:
+        types = (torch.int8, *types)
+    dtype = fastest(query_gallery.device, scores.width, pairs, types)
+    if dtype == torch.int8:
+        errors = [scores.rounding_errors(side, dtype).max() for side in ("query", "gallery")]
+        if max(errors) > WIDEST_INT8:
+            dtype = fastest(query_gallery.device, scores.width, pairs, types[1:])
+    return dtype
 
 
 class _Counts:
@@ -109,6 +132,7 @@ class _Counts:
         self.best = self.all_reduce_max(best)
         self.surely = torch.zeros_like(self.self_positions)
         self.maybe = torch.zeros_like(self.surely)
+        self.listed = _Listed(len(best), memory, device)
 
     def all_reduce_sum(self, counts: torch.Tensor) -> torch.Tensor:
         return counts if self.shard is None else self.shard.all_reduce_sum(counts)
@@ -123,7 +147,7 @@ class _Counts:
 
         Yields (queries (m,), gallery positions (n,), scores (m, n)).
         """
-        step = min(STRIP_QUERIES, block_side(self.scores.width, dtype.itemsize, self.memory))
+        step = min(STRIP_QUERIES, block_side(self.scores.width, dtype, self.memory))
         for part in queries.split(step):
             labels = self.query_gallery.query_labels[part]
             # From the first label of these queries to the last: others in between are taken out below.
@@ -146,7 +170,7 @@ class _Counts:
         return is_positive
 
     def _hide(self, scores: torch.Tensor, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-        """Set to -infinity what is no negative: items of the query's label (itself, too) or sequence."""
+        """Set to the least number what is no negative: items of the query's label (itself, too) or sequence."""
         columns = self.query_gallery
         self._hide_same(scores, columns.query_labels[queries], columns.gallery_labels[gallery])
         if columns.query_sequences is not None:
@@ -156,7 +180,7 @@ class _Counts:
     @staticmethod
     def _hide_same(scores: torch.Tensor, query_codes: torch.Tensor, gallery_codes: torch.Tensor) -> None:
         if share_a_code(query_codes, gallery_codes):
-            scores.masked_fill_(query_codes[:, None] == gallery_codes, -math.inf)
+            scores.masked_fill_(query_codes[:, None] == gallery_codes, _least(scores.dtype))
 
     def _bounds(self, queries: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (low, high), float32: an item above high is before the best positive, one below low behind it."""
@@ -199,13 +223,17 @@ class _Counts:
         # What an earlier, coarser count found is forgotten.
         surely = torch.zeros(len(queries), dtype=self.surely.dtype, device=self.surely.device)
         maybe = torch.zeros_like(surely)
+        self.listed = _Listed(len(self.best), self.memory, self.best.device)
         is_symmetric = self.query_gallery.one_against_rest and torch.equal(queries, self.gallery)
+
+        def is_open(places: slice) -> torch.Tensor:
+            """(n,) bool: who still asks: not those who know enough, nor those who will have to be counted again."""
+            asks = surely[places] < self.limit
+            return asks if is_exact else asks & (maybe[places] <= MOST_IN_DOUBT)
 
         def is_wanted(rows: slice, columns: slice) -> bool:
             """Whether a block may still change what somebody asks for."""
-            if (surely[rows] < self.limit).any():
-                return True
-            return is_symmetric and bool((surely[columns] < self.limit).any())
+            return bool(is_open(rows).any()) or (is_symmetric and bool(is_open(columns).any()))
 
         blocks = products(self.scores, queries, self.gallery, dtype, self.memory, is_symmetric, is_wanted)
         for block in blocks:
@@ -216,9 +244,9 @@ class _Counts:
                 directions.append((block.columns, block.rows, 0))
             for asking, answering, axis in directions:
                 # Most columns have nothing near the best positive; only the others are copied and counted.
-                is_open = _may_reach(block_scores, axis, low[asking]) & (surely[asking] < self.limit)
+                may_count = _may_reach(block_scores, axis, low[asking]) & is_open(asking)
                 step = step_within(4 * block_scores.shape[axis], COUNTED_BYTES)
-                for part in is_open.nonzero().flatten().split(step):
+                for part in may_count.nonzero().flatten().split(step):
                     chosen = block_scores.index_select(1 - axis, part)
                     places = asking.start + part
                     above, within = _count(chosen, axis, low[places], high[places])
@@ -227,11 +255,37 @@ class _Counts:
                         above += _ties_before(chosen, axis, low[places], best_row[places], rows, within)
                     surely[places] += above
                     maybe[places] += within
+                    if is_exact:
+                        continue
+                    few = ((within > 0) & (maybe[places] <= MOST_LISTED)).nonzero().flatten()
+                    if len(few):
+                        chosen = chosen.index_select(1 - axis, few)
+                        place, item = _within(chosen, axis, low[places[few]], high[places[few]])
+                        self.listed.add(queries[places[few][place]], self.gallery[answering][item])
         self.surely[queries] = self.all_reduce_sum(surely)
+        maybe[maybe > MOST_IN_DOUBT] = UNKNOWN
         if is_exact:
-            self.maybe[queries] = torch.zeros_like(maybe)
-        else:
-            self.maybe[queries] = self.all_reduce_sum(maybe)
+            maybe.zero_()
+        self.maybe[queries] = self.all_reduce_sum(maybe)
+
+    def settle_listed(self, queries: torch.Tensor) -> torch.Tensor:
+        """Score the items in doubt of queries (sorted by label) that have all of them listed; return the others."""
+        is_complete = self.all_reduce_sum(self.listed.counts)[queries] == self.maybe[queries]
+        settled = queries[is_complete]
+        if not len(settled):
+            return queries
+        best, best_row = self._exact_best(settled)
+        asking, answering = self.listed.of(settled)
+        score = self.scores.exact_pairs(asking, answering)
+        number = torch.empty_like(self.surely)
+        number[settled] = torch.arange(len(settled), device=number.device)
+        number = number[asking]
+        is_before = score > best[number]
+        is_before |= (score == best[number]) & (self.rows[answering] < best_row[number])
+        before = number[is_before].bincount(minlength=len(settled))
+        self.surely[settled] += self.all_reduce_sum(before)
+        self.maybe[settled] = 0
+        return queries[~is_complete]
 
     def is_undecided(self, queries: torch.Tensor) -> torch.Tensor:
         """(n,) bool: whether the bounds leave open on which side of some k the rank is, or any rank without ks."""
@@ -243,6 +297,37 @@ class _Counts:
 
     def ranks(self) -> torch.Tensor:
         return self.surely.double().masked_fill(self.is_lone, math.inf)
+
+
+class _Listed:
+    """Pairs of a query and an item that a count leaves in doubt, as long as memory allows; counts (Q,): of a query."""
+
+    def __init__(self, query_count: int, memory: int, device: torch.device):
+        self.counts = torch.zeros(query_count, dtype=torch.int64, device=device)
+        self.room = memory // 16 // LISTED_BYTES
+        self.queries = [self.counts[:0].int()]
+        self.items = [self.counts[:0].int()]
+
+    def add(self, queries: torch.Tensor, items: torch.Tensor) -> None:
+        if len(queries) <= self.room:
+            self.room -= len(queries)
+            self.queries.append(queries.int())
+            self.items.append(items.int())
+            self.counts += queries.bincount(minlength=len(self.counts))
+
+    def of(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(queries (n,), items (n,)) of the chosen ones, ordered by query."""
+        is_chosen = torch.zeros(len(self.counts), dtype=torch.bool, device=chosen.device)
+        is_chosen[chosen] = True
+        queries = torch.cat(self.queries).long()
+        places = is_chosen[queries].nonzero().flatten()
+        places = places[queries[places].argsort()]
+        return queries[places], torch.cat(self.items)[places].long()
+
+
+def _least(dtype: torch.dtype) -> float:
+    """What is below all products of a type."""
+    return -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min
 
 
 def _may_reach(scores: torch.Tensor, axis: int, low: torch.Tensor) -> torch.Tensor:
@@ -261,6 +346,14 @@ def _count(scores: torch.Tensor, axis: int, low: torch.Tensor, high: torch.Tenso
     above = torch.gt(scores, high.unsqueeze(axis), out=mask).sum(axis).long()
     not_below = torch.ge(scores, low.unsqueeze(axis), out=mask).sum(axis).long()
     return above, not_below - above
+
+
+def _within(
+    scores: torch.Tensor, axis: int, low: torch.Tensor, high: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(who, which) of the scores, items along `axis`, that are from low (n,) to high, as _count counts them."""
+    by_row = scores.float() if axis == 1 else scores.float().T
+    return ((by_row >= low[:, None]) & (by_row <= high[:, None])).nonzero(as_tuple=True)
 
 
 def _ties_before(

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from core.device import multiplies_bfloat16
 from core.slices import slices_of, slices_within, step_within
 from retrieval.exact import Side
+from retrieval.fastest import multiply, product_dtype
 from retrieval.rows import CACHED_NUMBERS
 from retrieval.scores import Scores
 
 MEMORY = 256 * 2**20  # bytes that a search takes beside the embeddings, unless it is told otherwise
-LARGEST_SIDE, SMALLEST_SIDE = 4096, 16  # rows of a block: below 1024 products lose speed, above 4096 they gain none
+LARGEST_SIDE, SMALLEST_SIDE = 2048, 16  # rows of a block: below 1024 products lose speed, above 2048 they gain little
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ def products(
 ) -> Iterator[Block]:
     """Yield every Block of the positions queries (Q,) against gallery (G,).
 
-    dtype: bfloat16 or float32 for fast scores, in fast units (retrieval/scores.py); float64 for exact ones, which come
-    as float32. memory: bytes for scores and factors together, half of which these blocks take. symmetric: queries and
+    dtype: int8, bfloat16 or float32 for fast scores, in fast units (retrieval/scores.py), those of int8 in whole numbers
+    int32; float64 for exact ones, which come as float32. memory: bytes for scores and factors together, half of which these blocks take. symmetric: queries and
     gallery are the same positions; then each pair of blocks is multiplied once, and those on the diagonal come before
     others of their rows and columns. wanted(rows, columns): whether a block is needed.
     """
-    side = block_side(scores.width, dtype.itemsize, memory)
-    buffer = torch.empty(side * side, dtype=dtype, device=gallery.device)
+    side = block_side(scores.width, dtype, memory)
+    buffer = torch.empty(side * side, dtype=product_dtype(dtype), device=gallery.device)
     # The gallery's factor is made for a panel of several blocks, and kept while all queries pass by.
     panel_step = side * step_within(side * scores.width * dtype.itemsize, memory // 16)
     for panel in slices_of(len(gallery), panel_step):
@@ -69,7 +69,7 @@ def products(
                 product = buffer[: len(left) * len(right)].view(len(left), len(right))
                 # Whatever precision the caller has chosen for a network, bounds hold for this one.
                 with true_float32(), torch.autocast(left.device.type, enabled=False):
-                    torch.mm(left, right.T, out=product)
+                    multiply(left, right, product)
                 if dtype == torch.float64:
                     product = scores.from_grid(product)
                 yield Block(product, rows, column, symmetric and column.start != rows.start)
@@ -87,10 +87,11 @@ def _panel_blocks(query_count: int, panel: slice, side: int, symmetric: bool) ->
     return blocks
 
 
-def block_side(width: int, itemsize: int, memory: int) -> int:
-    """Rows of a square block whose scores and two factors take no more than half of `memory`."""
+def block_side(width: int, dtype: torch.dtype, memory: int) -> int:
+    """Rows of a square block whose scores and two factors of `dtype` take no more than half of `memory`."""
     side = LARGEST_SIDE
-    while side > SMALLEST_SIDE and max(side, 2 * width) * side * itemsize > memory // 4:
+    score_bytes = product_dtype(dtype).itemsize
+    while side > SMALLEST_SIDE and max(side * score_bytes, 2 * width * dtype.itemsize) * side > memory // 4:
         side //= 2
     return side
 
@@ -111,11 +112,6 @@ def share_a_code(left: torch.Tensor, right: torch.Tensor) -> bool:
     # Both are sorted by label where this is asked, so ranges of labels seldom meet.
     are_apart = (left.min() > right.max()) | (right.min() > left.max())
     return not are_apart and bool(torch.isin(left, right).any())
-
-
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """The type that the device multiplies fastest: bfloat16 where it does so natively, else float32."""
-    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
 @contextlib.contextmanager

@@ -4,14 +4,17 @@ import math
 
 import torch
 
+from core.slices import slices_within
 from retrieval.blocks import products
 from retrieval.query_gallery import QueryGallery
+from retrieval.rows import CACHED_NUMBERS
 from retrieval.scores import RUN, Scores
 
 GROUP = 32  # scores are looked through by the greatest of so many
 NOWHERE = -1  # fills the places behind the last item of a query that can find fewer than k
 MORE, ROOM = 16, 24  # candidates kept beyond k, and room for new ones before the worst are dropped
 MOST_UNSURE = 1 / 3  # of candidates; where it is more, all are scored closely before some are exactly
+MOST_AGAIN = 4  # one in so many queries is looked for a second time in one go
 COPIED_ROWS = 1024  # rows whose scores are copied at once
 NO_ROW = 2**32 - 1  # the row that a packed key has where there is none
 LAST_KEY = 2**63 - 1  # sorts behind every packed key
@@ -46,6 +49,9 @@ class Candidates:
         self.filled = torch.zeros(len(queries), dtype=torch.int64, device=device)
         self.floor = torch.full((len(queries),), -math.inf, device=device)
         self.self_positions = query_gallery.self_positions()
+        # Those that were looked for a second time, and which number a query has there.
+        self.again = None
+        self.number_again = torch.full_like(self.filled, NOWHERE)
 
     def collect(self, memory: int, guess: bool) -> None:
         """Look at all scores. Within one-against-rest the queries' own square is symmetric.
@@ -68,6 +74,22 @@ class Candidates:
             self._sweep(numbers, shuffled[~is_query], memory, symmetric=False)
         else:
             self._sweep(numbers, shuffled, memory, symmetric=False)
+        if guess:
+            self._look_again(memory)
+
+    def _look_again(self, memory: int) -> None:
+        """Collect anew, with nothing guessed, for those whose guessed floor was too high: all in one sweep."""
+        hidden = []
+        for part in slices_within(len(self.queries), 16 * self.kept, CACHED_NUMBERS):
+            _, _, is_hidden = self._best(part)
+            hidden.append(is_hidden)
+        # As many as there is memory for; what is left is looked for when it is asked for.
+        most = len(self.queries) // MOST_AGAIN + COPIED_ROWS
+        hidden = torch.cat(hidden).nonzero().flatten()[:most]
+        self.number_again[hidden] = torch.arange(len(hidden), device=hidden.device)
+        if len(hidden):
+            self.again = Candidates(self.query_gallery, self.scores, self.queries[hidden], self.k, self.dtype)
+            self.again.collect(memory, guess=False)
 
     def _sweep(self, numbers: torch.Tensor, gallery: torch.Tensor, memory: int, symmetric: bool) -> None:
         """Add all scores of the queries with these numbers (n,) against gallery positions (g,)."""
@@ -163,7 +185,8 @@ class Candidates:
         """Rows and scores (n, k) of the queries numbered by the slice `part`, ordered by exact scores."""
         return unpack(self._best_keys(part, memory))
 
-    def _best_keys(self, part: slice, memory: int) -> torch.Tensor:
+    def _best(self, part: slice | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Fast scores and positions (n, kept), best first, and whether something dropped may be nearer (n,) bool."""
         queries = self.queries[part]
         value, chosen = self.values[part].topk(self.kept + 1, dim=1)
         # What comes behind the candidates kept is dropped here, so it counts as the floor, too.
@@ -177,11 +200,19 @@ class Candidates:
         gallery_error = self.scores.gallery_error(self.dtype)
         least, _ = self.scores.exact_range(value[:, self.k - 1], query_errors, gallery_error, self.dtype)
         _, most = self.scores.exact_range(floor, query_errors, gallery_error, self.dtype)
-        hidden = ((most >= least) & (floor > -math.inf)).nonzero().flatten()
+        return value, position, (most >= least) & (floor > -math.inf)
+
+    def _best_keys(self, part: slice | torch.Tensor, memory: int) -> torch.Tensor:
+        queries = self.queries[part]
+        value, position, is_hidden = self._best(part)
         # All are ordered by what they have, and those with something hidden once more.
         keys = self._ordered(queries, value, position)
+        number = self.number_again[part]
+        found_again = (number != NOWHERE).nonzero().flatten()
+        if len(found_again):
+            keys[found_again] = self.again._best_keys(number[found_again], memory)
+        hidden = (is_hidden & (number == NOWHERE)).nonzero().flatten()
         if len(hidden) and self.guess:
-            # The guessed floor was too high for these: once more, with nothing guessed.
             again = Candidates(self.query_gallery, self.scores, queries[hidden], self.k, self.dtype)
             again.collect(memory, guess=False)
             keys[hidden] = again._best_keys(slice(None), memory)

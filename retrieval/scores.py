@@ -1,12 +1,14 @@
 """Fast scores, and how far they may be from the exact ones.
 
-A fast score comes from a matrix product in float32 or bfloat16. It differs from the exact one (retrieval/exact.py) by
-less than a bound that follows from the rounding of the numbers (measured, row by row, for bfloat16) and of the sums
+A fast score comes from a matrix product in float32, bfloat16 or int8. It differs from the exact one
+(retrieval/exact.py) by less than a bound that follows from the rounding of the numbers (measured, row by row, for
+bfloat16 and int8: by Cauchy-Schwarz no product with a row is off by more than the length of what the row lost) and of
+the sums, which are exact for int8
 (arXiv 1306.0571, eq. 3.5: at most D units in the last place for D terms, whatever their order; here four, for products
 that truncate). A close score is a float32 score of one pair, summed in short runs, so that its bound is narrower.
 
 Fast scores have units of their own, "fast units": the cosine itself, or minus half the squared distance of the scaled
-rows.
+rows. Those of int8 are whole numbers, of cosines alone: a distance would need its lengths in many columns more.
 """
 
 import math
@@ -21,6 +23,9 @@ from retrieval.rows import CACHED_NUMBERS, Frame
 __all__ = ["DISTANCES", "RUN", "Scores"]
 
 RUN = 32  # terms that close scores add in float32
+GREATEST = 127  # of the whole numbers that rows are rounded to in int8
+INT8_COLUMNS = 16  # rows of int8 have a multiple of so many
+FAR = 2.0**30  # beyond it are no products of int8
 CLOSE_NUMBERS = 2 * CACHED_NUMBERS  # of rows that are scored closely at a time
 
 
@@ -36,6 +41,7 @@ class Scores(ExactScores):
     ):
         super().__init__(query_gallery, distance, gallery_lengths, frame)
         self._rounding_errors = {}
+        self._step = None
         # Where float32 could overflow or lose small numbers, or gets float64, rows are scaled in float64.
         shortest = self.scale
         if not self.euclidean:
@@ -57,12 +63,18 @@ class Scores(ExactScores):
     def factor(self, side: Side, positions: slice | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The rows at `positions` as a factor of a matrix product that scores them.
 
-        float64: the product has sums on the grid, which `from_grid` turns into exact scores. Else: fast scores.
+        float64: the product has sums on the grid, which `from_grid` turns into exact scores. Else: fast scores, those of
+        int8, for cosine alone, in units of int8_step squared.
         (n, D) for cosine. For squared Euclidean further columns carry half the squared length, negated, beside ones, in
         the other order on the query's side, so that the product itself is minus half the squared distance.
         """
         if dtype == torch.float64:
             rows = self.grid_rows(side, positions)
+        elif dtype == torch.int8:
+            rows = self.scaled_rows(side, positions, self.scaling_type).div_(self.int8_step()).round_()
+            rows = rows.clamp_(-GREATEST, GREATEST).to(dtype)
+            # Columns of zeros: products of int8 demand a multiple, and leave a single column out.
+            return torch.nn.functional.pad(rows, (0, -self.width % INT8_COLUMNS))
         else:
             rows = self.scaled_rows(side, positions, self.scaling_type).to(dtype)
         if not self.euclidean:
@@ -117,18 +129,30 @@ class Scores(ExactScores):
         gallery_squares = (self.lengths["gallery"][gallery_rows] / self.scale).square()
         return (sums - (query_squares[:, None] + gallery_squares) / 2).float()
 
+    def int8_step(self) -> float:
+        """What a one of int8 stands for: one number for all rows, so that their products compare as they are."""
+        if self._step is None:
+            greatest = 0.0
+            for side in ("gallery",) if self.symmetric else ("query", "gallery"):
+                for part in slices_within(len(self.rows[side]), self.width, CACHED_NUMBERS):
+                    greatest = max(greatest, self.scaled_rows(side, part, self.scaling_type).abs_().max().item())
+            self._step = greatest / GREATEST or 1.0
+        return self._step
+
     def rounding_errors(self, side: Side, dtype: torch.dtype) -> torch.Tensor:
         """(n,) float64: how far a fast factor's rows may be from the scaled rows of a side (Euclidean length)."""
         if dtype == torch.float32:
             # The divisor, the quotient and the factor are rounded once each.
             bound = torch.tensor(2.0**-22, dtype=torch.float64, device=self.rows[side].device)
             return bound.expand(len(self.rows[side]))
-        key = "both" if self.symmetric else side
+        key = (dtype, "both" if self.symmetric else side)
         if key not in self._rounding_errors:
             errors = []
             for part in slices_within(len(self.rows[side]), self.width, CACHED_NUMBERS):
                 # Measured and not estimated: a bound from the type alone would be several times as wide.
-                rounded = self.factor(side, part, dtype)[:, : self.width]
+                rounded = self.factor(side, part, dtype)[:, : self.width].double()
+                if dtype == torch.int8:
+                    rounded *= self.int8_step()
                 errors.append(torch.linalg.vector_norm(self.scaled_rows(side, part).sub_(rounded), dim=1))
             self._rounding_errors[key] = torch.cat(errors) * 1.001 + 2.0**-40
         return self._rounding_errors[key]
@@ -158,6 +182,8 @@ class Scores(ExactScores):
         """
         unit = 2.0**-24 if dtype == torch.float32 else 2.0**-22
         sums = ((terms or self.width) + 8) * unit
+        if dtype == torch.int8:  # whole numbers
+            sums = 0.0
         if self.euclidean:  # distances of rows of length 1 are up to 2, and their grid is twice as wide
             return 2 * sums + 2.0**-24 * math.sqrt(self.width) + 2.0**-23
         return sums + 2.0**-26 * math.sqrt(self.width) + 2.0**-24
@@ -169,7 +195,7 @@ class Scores(ExactScores):
         gallery_error: torch.Tensor,
         dtype: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The least and the greatest fast value (n,) `dtype` that pairs of the scores `exact` can have.
+        """The least and the greatest fast value (n,), as `dtype` multiplies them, that pairs of scores `exact` can have.
 
         exact: (n,) in fast units; query_errors: (n,), gallery_error: a number, as rounding_errors gives them. Both ends
         rise with the score, so a pair above the range of a score has a greater one itself. Products are rounded to
@@ -188,7 +214,14 @@ class Scores(ExactScores):
             move = query_errors + gallery_error + query_errors * gallery_error
             low = exact - move
             high = exact + move
-        return (low - bound).to(dtype), (high + bound).to(dtype)
+        low, high = low - bound, high + bound
+        if dtype == torch.int8:
+            # A little more, for the roundings of these few lines.
+            unit = self.int8_step() ** 2
+            low = (low / unit * (1 - 2.0**-40 * low.sign())).floor()
+            high = (high / unit * (1 + 2.0**-40 * high.sign())).ceil()
+            return low.clamp(-FAR, FAR).int(), high.clamp(-FAR, FAR).int()
+        return low.to(dtype), high.to(dtype)
 
     def exact_range(
         self,
@@ -203,10 +236,13 @@ class Scores(ExactScores):
         terms: as of summing_bound.
         """
         bound = self.summing_bound(dtype, terms)
+        fast = fast.double()
+        if dtype == torch.int8:
+            fast = fast * self.int8_step() ** 2
         if dtype == torch.bfloat16:  # the product itself is rounded to it
-            bound = bound + 2.0**-8 * fast.double().abs()
-        low = fast.double() - bound
-        high = fast.double() + bound
+            bound = bound + 2.0**-8 * fast.abs()
+        low = fast - bound
+        high = fast + bound
         if self.euclidean:
             nearest = (-2 * high).clamp_min(0).sqrt()
             farthest = (-2 * low).clamp_min(0).sqrt()

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import torch
 
 from core.slices import slices_within
-from retrieval.blocks import MEMORY, fast_dtype
+from retrieval.blocks import MEMORY
 from retrieval.candidates import ROOM, Candidates, kept_candidates
+from retrieval.fastest import fastest
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import CACHED_NUMBERS, Frame
 from retrieval.scores import Scores
@@ -54,15 +55,17 @@ def search_in_parts(
     """
     scores = Scores(query_gallery, distance, gallery_lengths, frame)
     if dtype is None:
-        dtype = fast_dtype(query_gallery.device)
+        # No int8: what its error leaves in doubt around the k-th of many neighbours costs more than it saves.
+        pairs = len(query_gallery.query_rows) * len(query_gallery.gallery_rows)
+        dtype = fastest(query_gallery.device, scores.width, pairs, (torch.bfloat16, torch.float32))
     k = min(k, len(query_gallery.gallery_rows))
-    # A third of the memory holds candidates, 8 bytes each: a value and a position.
-    most_queries = max(FEWEST, memory // 3 // (8 * (kept_candidates(k, dtype) + ROOM)))
+    # Half of the memory holds candidates, 8 bytes each, a value and a position: the more, the more is symmetric.
+    most_queries = max(FEWEST, memory // 2 // (8 * (kept_candidates(k, dtype) + ROOM)))
     queries = torch.arange(len(query_gallery.query_rows), device=query_gallery.device)
     for portion in queries.tensor_split(-(-len(queries) // most_queries)):
         candidates = Candidates(query_gallery, scores, portion, k, dtype)
         # A guessed floor saves most of the sorting; where it was too high, `nearest` looks again.
-        candidates.collect(memory, guess=True)
+        candidates.collect(memory // 2, guess=True)
         first = int(portion[0])
         for part in slices_within(len(portion), 16 * candidates.kept, CACHED_NUMBERS):
             yield slice(first + part.start, first + part.stop), *candidates.nearest(part, memory)

@@ -10,10 +10,13 @@ from tolerances import assert_within, cosine_error, likely_gamma
 
 from core.errors import InputError
 from retrieval.blocks import products
+from retrieval.fastest import multiplies_int8
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import DISTANCES, RUN, Scores
 
 FAST = (torch.float32, torch.bfloat16)
+INT8 = [torch.int8] if multiplies_int8() else []  # of cosines alone
+OF_DISTANCES = [("cosine", dtype) for dtype in (*INT8, *FAST)] + [("squared_euclidean", dtype) for dtype in FAST]
 WIDTHS = (1, 2, 7, 64, 333)
 
 
@@ -92,8 +95,7 @@ def test_exact_scores_do_not_depend_on_the_way(distance):
             torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("dtype", FAST)
+@pytest.mark.parametrize("distance, dtype", OF_DISTANCES)
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_fast_scores_lie_in_their_band(kind, width, dtype, distance):
@@ -110,14 +112,17 @@ def test_fast_scores_lie_in_their_band(kind, width, dtype, distance):
         assert (low <= exact[block.rows, block.columns]).all() and (exact[block.rows, block.columns] <= high).all()
 
 
-@pytest.mark.parametrize("dtype", FAST)
-def test_the_band_of_cosine_is_narrow(dtype):
-    """A band that held everything would prove nothing: 0.01 at most in bfloat16, 0.0001 in float32, at 512 columns."""
+@pytest.mark.parametrize(
+    "dtype, widest", [*((dtype, 0.05) for dtype in INT8), (torch.bfloat16, 0.016), (torch.float32, 2e-4)]
+)
+def test_the_band_of_cosine_is_narrow(dtype, widest):
+    """A band that held everything would prove nothing: each at 512 columns."""
     rows = torch.randn(50, 512, generator=torch.Generator().manual_seed(0))
     scores = Scores(QueryGallery.of(rows))
     errors = scores.rounding_errors("query", dtype)
     low, high = scores.fast_range(torch.full((50,), 0.5), errors, errors.max(), dtype)
-    assert (high - low).max() < (0.016 if dtype == torch.bfloat16 else 0.0002)
+    unit = scores.int8_step() ** 2 if dtype == torch.int8 else 1
+    assert unit * (high - low).max() < widest
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
