@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.contest import PACKAGES, contest, heading, machine, markdown, scaled, seconds_text, versions, write
 from retrieval.best_positive import first_precision, positive_ranks
-from retrieval.fastest import TYPES, fastest, multiplies_int8, multiply, product_dtype
+from retrieval.fastest import TYPES, multiplies_int8, multiply, product_dtype
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import Scores
 from retrieval.topk import search_in_parts
@@ -113,17 +113,14 @@ def ancestor_recall(table: torch.Tensor, labels: torch.Tensor, chunks: int) -> f
     return hits / (chunks * ANCESTOR_CHUNK)
 
 
-def chosen_types(table: torch.Tensor) -> tuple[str, str]:
-    """The types that the first count and the search for neighbours begin with here."""
+def chosen_type(table: torch.Tensor) -> str:
+    """The type that a count begins with here."""
     task = QueryGallery.of(table)
-    of_recall = first_precision(task, Scores(task))
-    of_top = fastest(table.device, table.shape[1], len(table) ** 2, TYPES[1:])
-    return str(of_recall).removeprefix("torch."), str(of_top).removeprefix("torch.")
+    return str(first_precision(task, Scores(task))).removeprefix("torch.")
 
 
 def contenders(table: torch.Tensor, labels: torch.Tensor, peer_share: int) -> dict[str, dict[str, Callable]]:
     """Both lanes: {lane: {name: function}}."""
-    of_recall, of_top = chosen_types(table)
     asked = len(table) // peer_share
     chunks = min(4, len(table) // ANCESTOR_CHUNK)
 
@@ -137,7 +134,7 @@ def contenders(table: torch.Tensor, labels: torch.Tensor, peer_share: int) -> di
             name = str(dtype).removeprefix("torch.")
             recall[f"bare product, {name}"] = lambda dtype=dtype: bare_product(table, dtype)
             recall[f"ours ({name})"] = lambda dtype=dtype: ours_recall(table, labels, dtype)
-    recall[f"ours (chosen by measuring: {of_recall})"] = lambda: ours_recall(table, labels, None)
+    recall[f"ours (chosen by measuring: {chosen_type(table)})"] = lambda: ours_recall(table, labels, None)
     recall["faiss IndexFlatIP, k=2"] = peer(faiss_top, 1)
     recall["PML precision_at_1"] = peer(pml_precision, 1)
     recall["OML knn + cmc@1"] = peer(oml_cmc, 1)
@@ -146,8 +143,8 @@ def contenders(table: torch.Tensor, labels: torch.Tensor, peer_share: int) -> di
         share = len(table) / (chunks * ANCESTOR_CHUNK)
         recall["ancestor's argsort"] = scaled(lambda: ancestor_recall(table, labels, chunks), share, note)
     top = {
-        "ours (float32)": lambda: ours_top(table, labels, 100, torch.float32),
-        f"ours (chosen by measuring: {of_top})": lambda: ours_top(table, labels, 100, None),
+        "ours": lambda: ours_top(table, labels, 100, None),
+        "ours (bfloat16)": lambda: ours_top(table, labels, 100, torch.bfloat16),
         "faiss IndexFlatIP, k=101": peer(faiss_top, 100),
         "PML P@1 + MAP@R, k=100": peer(pml_precision, 100),
         "OML knn + cmc, precision, map": peer(oml_cmc, 100),

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import torch
 
+from core.device import multiplies_bfloat16
 from core.slices import slices_within
 from retrieval.blocks import MEMORY
 from retrieval.candidates import ROOM, Candidates, kept_candidates
-from retrieval.fastest import fastest
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import CACHED_NUMBERS, Frame
 from retrieval.scores import Scores
@@ -29,7 +29,7 @@ def search(
     it can find fewer than k, rows end in -1 and scores in -infinity. k beyond the gallery means all of it. The order is
     that of exact scores, equal ones by the smaller row; the scores returned are within float32 rounding of them.
     memory: bytes beside the embeddings, the result and a few numbers a row. dtype: of the products that choose the
-    candidates, None for what the device multiplies fastest; the result is the same.
+    candidates, None for bfloat16 where the device has units for it, else float32; the result is the same.
     """
     all_rows = []
     all_scores = []
@@ -55,9 +55,9 @@ def search_in_parts(
     """
     scores = Scores(query_gallery, distance, gallery_lengths, frame)
     if dtype is None:
-        # No int8: what its error leaves in doubt around the k-th of many neighbours costs more than it saves.
-        pairs = len(query_gallery.query_rows) * len(query_gallery.gallery_rows)
-        dtype = fastest(query_gallery.device, scores.width, pairs, (torch.bfloat16, torch.float32))
+        # Scoring closely what bfloat16 leaves in doubt around the k-th of many neighbours costs more than products in it
+        # save, but where they are many times as fast as float32's.
+        dtype = torch.bfloat16 if multiplies_bfloat16(query_gallery.device) else torch.float32
     k = min(k, len(query_gallery.gallery_rows))
     # Half of the memory holds candidates, 8 bytes each, a value and a position: the more, the more is symmetric.
     most_queries = max(FEWEST, memory // 2 // (8 * (kept_candidates(k, dtype) + ROOM)))
