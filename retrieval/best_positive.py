@@ -50,12 +50,13 @@ def positive_ranks(
 
     Exact, ties by the smaller row: see retrieval/exact.py. With `ks` a rank is only as exact as to tell rank < k for
     each of them, which is less work. memory: bytes beside the embeddings and a few numbers a row. dtype: of the first
-    count (int8 for cosines alone), None for what this device multiplies fastest; the result is the same. shard: the GalleryShard that is the
-    gallery here, where several ranks have one each; ranks are then those in all of them together.
+    count (int8 for cosines alone), None for what this device multiplies fastest; the result is the same. shard: the
+    GalleryShard that is the gallery here, where several ranks have one each; ranks are then those in all of them
+    together.
 
     Gallery and queries are sorted by label, so positives stand in strips along the diagonal and all other blocks hold
-    negatives only. A count gives bounds. Of queries that they leave undecided the few items in doubt are scored exactly,
-    or there are too many, and they are counted again, more precisely.
+    negatives only. A count gives bounds. Where they leave a query undecided, the items in doubt are scored exactly if
+    they are few; else the query is counted again, more precisely.
     """
     if shard is None:
         scores = Scores(query_gallery, distance)
