@@ -8,7 +8,7 @@ import torch
 
 from core.slices import step_within
 from retrieval.blocks import MEMORY, block_side, products, share_a_code
-from retrieval.fastest import MOST_INT8_COLUMNS, fastest
+from retrieval.fastest import LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS, fastest
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import Frame
 from retrieval.scores import Scores
@@ -85,7 +85,7 @@ def first_precision(query_gallery: QueryGallery, scores: Scores) -> torch.dtype:
     """The type of the first count: what this device multiplies fastest, int8 only where it leaves little in doubt."""
     pairs = len(query_gallery.query_rows) * len(query_gallery.gallery_rows)
     types = (torch.bfloat16, torch.float32)
-    if not scores.euclidean and scores.width <= MOST_INT8_COLUMNS:
+    if not scores.euclidean and LEAST_INT8_COLUMNS <= scores.width <= MOST_INT8_COLUMNS:
         types = (torch.int8, *types)
     dtype = fastest(query_gallery.device, scores.width, pairs, types)
     if dtype == torch.int8:

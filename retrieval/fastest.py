@@ -18,9 +18,10 @@ TYPES = (torch.int8, torch.bfloat16, torch.float32)  # from coarse to fine
 TRIED_ROWS = (512, 512)  # of the products that are timed
 TRIED_WIDTHS = (32, 1024)  # they are no narrower and no wider
 ROUNDS = 4  # the best of so many counts, after one that warms up
-WORTH_TRYING = 2**33  # multiplications of a search that takes longer than the trial
+WORTH_TRYING = 2**36  # multiplications of a search that takes longer than the trial
 WORTH = 0.85  # a coarser type leaves more in doubt, so it has to be faster than a finer one by this
-MOST_INT8_COLUMNS = 2**16  # sums of wider rows would come near the end of int32
+# Looking through what int8 leaves in doubt costs more than it saves for narrower rows; wider ones overflow int32.
+LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS = 256, 2**16
 
 
 def multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
@@ -58,7 +59,7 @@ def fastest(device: torch.device, width: int, pairs: int, types: tuple[torch.dty
 
 @functools.cache
 def seconds(width: int) -> dict[torch.dtype, float]:
-    """What a small product takes in each type, with a look at the greatest of each row and column; infinity for none."""
+    """What a small product takes in each type, with a look at its greatest numbers; infinity for what is not exact."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -63,8 +63,8 @@ class Scores(ExactScores):
     def factor(self, side: Side, positions: slice | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The rows at `positions` as a factor of a matrix product that scores them.
 
-        float64: the product has sums on the grid, which `from_grid` turns into exact scores. Else: fast scores, those of
-        int8, for cosine alone, in units of int8_step squared.
+        float64: the product has sums on the grid, which `from_grid` turns into exact scores. Else: fast scores, those
+        of int8, for cosine alone, in units of int8_step squared.
         (n, D) for cosine. For squared Euclidean further columns carry half the squared length, negated, beside ones, in
         the other order on the query's side, so that the product itself is minus half the squared distance.
         """
@@ -195,7 +195,7 @@ class Scores(ExactScores):
         gallery_error: torch.Tensor,
         dtype: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The least and the greatest fast value (n,), as `dtype` multiplies them, that pairs of scores `exact` can have.
+        """The least and the greatest fast value (n,), as `dtype` multiplies, that pairs of scores `exact` can have.
 
         exact: (n,) in fast units; query_errors: (n,), gallery_error: a number, as rounding_errors gives them. Both ends
         rise with the score, so a pair above the range of a score has a greater one itself. Products are rounded to

@@ -55,8 +55,8 @@ def search_in_parts(
     """
     scores = Scores(query_gallery, distance, gallery_lengths, frame)
     if dtype is None:
-        # Scoring closely what bfloat16 leaves in doubt around the k-th of many neighbours costs more than products in it
-        # save, but where they are many times as fast as float32's.
+        # Scoring closely what bfloat16 leaves in doubt around the k-th of many neighbours costs more than its products
+        # save, unless they are many times as fast as float32's.
         dtype = torch.bfloat16 if multiplies_bfloat16(query_gallery.device) else torch.float32
     k = min(k, len(query_gallery.gallery_rows))
     # Half of the memory holds candidates, 8 bytes each, a value and a position: the more, the more is symmetric.
