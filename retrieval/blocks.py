@@ -40,7 +40,7 @@ def products(
 ) -> Iterator[Block]:
     """Yield every Block of the positions queries (Q,) against gallery (G,).
 
-    dtype: int8, bfloat16 or float32 for fast scores, in fast units (retrieval/scores.py), those of int8 whole numbers in
+    dtype: int8, bfloat16 or float32 for fast scores, in fast units (retrieval/scores.py), those of int8 whole ones in
     int32; float64 for exact ones, which come as float32. memory: bytes for scores and factors together, half of which
     these blocks take. symmetric: queries and gallery are the same positions; then each pair of blocks is multiplied
     once, and those on the diagonal come before others of their rows and columns. wanted(rows, columns): whether a block
