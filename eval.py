@@ -20,12 +20,13 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv, EVAL, __doc__)
     # Here and not above: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
     import distributed
-    from core.device import open_device
+    from core.device import choose_precision, open_device
     from core.files import make_folder, replace_json
     from care.protocol import Search, geometry_of, open_linter
     from core.versions import versions
     from embeddings.attention import open_attention
     from embeddings.encoder import open_encoder
+    from embeddings.fastest import Job
     from embeddings.pair_distances import open_pair_distances
     from embeddings.source import describe_source, embed_source, open_sources, refuse_photos, refuse_shards
     from embeddings.verification import open_verification
@@ -60,10 +61,15 @@ def main(argv: Sequence[str]) -> None:
         settings = ModelSettings(**args.model)
         runtime, workers = args["runtime"], args["num_workers"]
         kinds = sources.modalities
-        encoder = open_encoder(settings, device, precision, runtime, workers, True, kinds, **args.encoder)
+        # Attention is looked at in torch alone.
+        job = None if outputs.attention else Job(sources.tested, len(sources.tested))
+        encoder = open_encoder(settings, device, precision, runtime, workers, True, kinds, job, **args.encoder)
+        precision = encoder.precision
     attention = None
     if outputs.attention:
         attention = open_attention(encoder)
+    if encoder is None:
+        precision = choose_precision(precision, device)
     loading = (args["batch_size"], args["num_workers"])
     pair_distances = open_pair_distances(args["postprocess"], options, sources.tested, device, precision, *loading)
     facts = describe_source(sources, encoder)

@@ -30,6 +30,8 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv, INFER, __doc__)
     if args["ray_workers"] and not args["shards"]:
         raise InputError("--ray_workers goes with --shards")
+    if args["ray_workers"] and args["runtime"] == "auto":
+        raise InputError("--runtime=auto is found where the images are; for --ray_workers name the runtime")
     if args["export"]:
         write_network(args)
     elif args["shards"]:
@@ -46,7 +48,8 @@ def embed_images(args: Args) -> None:
     from embeddings.classifier import open_classifier
     from embeddings.encoder import open_encoder
     from embeddings.export import open_export
-    from embeddings.streaming import embed_stream, open_kept_files, refuse_lone_continue
+    from embeddings.fastest import Job, way_of_rows
+    from embeddings.streaming import embed_stream, open_kept_files, refuse_lone_continue, stopped_rows
     from models import ModelSettings
     from reader import open_records, refuse_broken_images
     from report.embeddings import print_embeddings
@@ -63,6 +66,7 @@ def embed_images(args: Args) -> None:
         args["runtime"],
         args["num_workers"],
         modalities=records.modalities,
+        job=Job(records, len(records), way_of_rows(stopped_rows(**args.outputs))),
         **args.encoder,
     )
     classifier = open_classifier(args["pretrained_model"], **args.classifier)
@@ -94,7 +98,7 @@ def embed_shards(args: Args) -> None:
     from data.shards import find_shards
     from embeddings.encoder import open_encoder
     from embeddings.ray_shards import EncoderFlags, embed_by_ray
-    from embeddings.shards import embed_shards, open_shard_folder
+    from embeddings.shards import embed_shards, open_shard_encoder, open_shard_folder
     from models import ModelSettings
 
     for flag in ("input", "text", "scores"):
@@ -111,9 +115,15 @@ def embed_shards(args: Args) -> None:
     # Each rank has shards of its own, so none waits for another, nor is lost with it.
     rank, world_size = distributed.stand_alone()
     device, precision = open_device(**args.device)
-    encoder = open_encoder(
-        ModelSettings(**args.model), device, precision, args["runtime"], args["num_workers"], **args.encoder
-    )
+
+    def open_for(job):
+        settings = ModelSettings(**args.model)
+        return open_encoder(settings, device, precision, args["runtime"], args["num_workers"], job=job, **args.encoder)
+
+    if args["runtime"] == "auto":
+        encoder = open_shard_encoder(open_for, shards[rank::world_size], folder)
+    else:
+        encoder = open_for(None)
     done = embed_shards(shards, folder, encoder, rank, world_size, skips)
     print(f"rank {rank} of {world_size}: {done.as_text(folder)}")
 

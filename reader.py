@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from core.assignments import split_line
 from core.console import log
-from core.errors import InputError
+from core.errors import InputError, near_match
 from core.lists import list_titles, split_lists
 from core.numerals import read_float, read_int
-from core.recipe import read_recipe, words_for
-from core.types import Count, Lists, Paths
+from core.recipe import Recipe, read_recipe, words_for
+from core.types import SWITCH, Count, Lists, Paths
 from data.benchmark_list import write_benchmark_list
 from data.check import check_images
 from data.convert import CONVERTERS
@@ -109,6 +110,8 @@ def open_training(
         tested_on = f"{val_classes} train labels held out"
     else:
         lists = split_lists(test_list, data_dir)
+        if len(set(lists)) < len(lists):
+            raise InputError(f"--test_list={test_list} names a list twice")
         title, *titles = list_titles(lists)
         train, test, *others = open_lists([(train_list, "train"), *((path, "test") for path in lists)], data_dir)
         more = dict(zip(titles, others, strict=True))
@@ -354,13 +357,29 @@ def _new_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentP
 
 
 def _with_recipe(argv: list[str], tasks: dict[str, argparse.ArgumentParser]) -> list[str]:
-    """The line with the flags of its --config in front of those that are typed. Raises InputError as `words_for`."""
+    """The line with `flag=value` as flags, and with those of its --config in front of what is typed.
+
+    Raises InputError as `words_for`.
+    """
+    if not argv or argv[0] not in tasks:
+        return argv
+    flags = {}
+    for action in tasks[argv[0]]._actions:
+        for option in action.option_strings:
+            flags[option.removeprefix("--")] = SWITCH if action.nargs == 0 else None
+    line, assignments = split_line(argv[1:], flags)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
-    config = finder.parse_known_args(argv)[0].config
-    if config is None or argv[0] not in tasks:
-        return argv
-    return [argv[0], *words_for(tasks[argv[0]], read_recipe(config)), *argv[1:]]
+    config = finder.parse_known_args(line)[0].config
+    recipe = Recipe({}) if config is None else read_recipe(config)
+    for assignment in assignments:
+        if assignment.flag not in flags:
+            raise InputError(f"unknown flag {assignment.word!r}.{near_match(assignment.flag, flags)}")
+        if assignment.section not in (None, recipe.sections.get(assignment.flag)):
+            raise InputError(f"{assignment.word!r}: {assignment.flag} stands in no section {assignment.section}")
+        if flags[assignment.flag] == SWITCH:
+            raise InputError(f"{assignment.word!r}: --{assignment.flag} takes no value; leave it out, or give it alone")
+    return [argv[0], *words_for(tasks[argv[0]], recipe), *line]
 
 
 def main(argv: list[str]) -> None:

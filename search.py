@@ -414,6 +414,7 @@ def open_processes(args: Args):
 def open_network(args: Args, device, precision: str, index, records):
     """The Encoder of the model, the index's own where it is left open, for records that are looked at, or for any."""
     from embeddings.encoder import open_encoder
+    from embeddings.fastest import Job
     from embeddings.index import settings_for_index
     from models import ModelSettings
     from reader import refuse_broken_images
@@ -428,6 +429,7 @@ def open_network(args: Args, device, precision: str, index, records):
         args["runtime"],
         args["num_workers"],
         modalities=records.modalities if records is not None else (),
+        job=Job(records, len(records)) if records is not None else None,
         **args.encoder,
     )
     if index is not None:

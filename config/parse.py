@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from config import replay
-from config.assignments import refuse_other_sections, split_line
 from config.commands import COMMANDS, Choice, Command, Section
 from config.listing import ListAction, ListModelsAction
 from config.pml import PML_DISTANCE, PML_MINER, flags_of_pml
 from config.signatures import Flag, flags_of
+from core.assignments import refuse_other_sections, split_line
 from core.console import log
 from core.errors import InputError, near_match
 from core.lists import split_lists
@@ -94,7 +94,7 @@ def parse(argv: Sequence[str], command: Command, doc: str, name: str | None = No
     Raises InputError for a flag that is unknown, or a value that cannot be, with what is allowed and the near match.
     """
     own_flags = {section.name: list(_own_flags(section)) for section in command.sections}
-    line, assignments = split_line(argv, {flag.name: flag for flags in own_flags.values() for flag in flags})
+    line, assignments = split_line(argv, {flag.name: flag.words for flags in own_flags.values() for flag in flags})
     recipe = _replayed(line)
     earlier = recipe.values
     option_flags = {}
@@ -306,6 +306,8 @@ def _words_of(recipe: Recipe, known: dict[str, Flag], command: Command, own_flag
         if place is not None:
             if name not in known:
                 raise InputError(f"{place}: {_unknown_flag(f'--{name}', name, known, command)}")
+            if value is None and known[name].default is None:
+                continue
             _refuse_misfit(known[name], value, place)
         if command.replays_others and name == "test_list":
             value = _first_list(plain(value), earlier.get("data_dir"))
@@ -318,6 +320,8 @@ def _words_of(recipe: Recipe, known: dict[str, Flag], command: Command, own_flag
 
 def _refuse_misfit(flag: Flag, value: object, place: str) -> None:
     """Raise InputError for a value of a .yaml that the flag cannot have."""
+    if value is None:
+        raise InputError(f"{place}: {flag.name} has no value; its default is {plain(flag.default)}")
     elements = [value]
     if isinstance(value, list) and flag.words == MANY:
         elements = value

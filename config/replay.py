@@ -49,7 +49,7 @@ def replayed(checkpoint: str | None, *, config: str | None = None, allow_changed
         recipe = Recipe(read_flags(run_folder(path) / "config.json"))
     values = {}
     for name, value in recipe.values.items():
-        if name not in NEVER_REPLAYED and value is not None:
+        if name not in NEVER_REPLAYED and (value is not None or name in recipe.places):
             values[name] = value
         elif name in NEVER_REPLAYED and name in recipe.places:
             log(f"note: {recipe.places[name]}: {name} counts on the command line alone")

@@ -17,19 +17,20 @@ def open_device(
     *,
     use_gpu: bool | None = None,
     precision: Literal["auto", "fp32", "bf16", "fp16"],
-    runtime: Literal["torch", "openvino", "onnx"] = "torch",
+    runtime: Literal["auto", "torch", "openvino", "onnx"] = "torch",
 ) -> tuple[torch.device, str]:
     """(device, precision) that the network runs on and in.
 
     Options:
         use_gpu: True insists on an accelerator, False avoids it (default: if any)
         precision: one of auto, fp32, bf16, fp16
-        runtime: torch, openvino, onnx
+        runtime: torch, openvino, onnx; auto: the fastest, measured for long jobs on a CPU
 
+    A precision `auto` stays so beside a runtime `auto` on a CPU: both are measured together (embeddings/fastest.py).
     Raises InputError for what this machine lacks, and for what a runtime has not: accelerators, and
     half types with onnx.
     """
-    if runtime != "torch":
+    if runtime not in ("auto", "torch"):
         if use_gpu:
             raise InputError(f"--runtime={runtime} embeds on the CPU; leave --use_gpu out, or take --runtime=torch")
         use_gpu = False  # whatever accelerator there is
@@ -40,6 +41,8 @@ def open_device(
             )
         precision = "fp32"
     device = choose_device(use_gpu)
+    if (precision, runtime, device.type) == ("auto", "auto", "cpu"):
+        return device, precision
     return device, choose_precision(precision, device)
 
 
@@ -98,6 +101,13 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # newer torch only
         return False
     return torch.cpu.get_capabilities().get("amx_bf16", False)
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16, of matrices (AMX) or of vectors (AVX512, ARM)."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # newer torch only
+        return False
+    return any(has for name, has in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -125,6 +125,20 @@ def replace_json(path: str | Path, content: Any) -> None:
         file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
+def write_json_once(path: str | Path, content: Any) -> bool:
+    """Write JSON to a file that is not there, whole from the first moment; False where another process was faster."""
+    path = Path(path)
+    own = path.with_name(f".{path.name}.{os.getpid()}")
+    write_json(own, content)
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        return False
+    finally:
+        own.unlink()
+    return True
+
+
 def read_json(path: str | Path) -> Any:
     """Read JSON. Raises InputError for anything else, FileNotFoundError, as read_npy, for a file that is not there."""
     try:

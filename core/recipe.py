@@ -51,10 +51,41 @@ def yaml_errors(file: str | Path) -> Iterator[None]:
         yield
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {str(file)!r}: {error}") from None
+    except yaml.reader.ReaderError as error:
+        raise InputError(f"{file}: no yaml: the character U+{error.character:04X} stands in it") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise InputError(f"{file}{line}: no yaml: {getattr(error, 'problem', error)}") from None
+    except ValueError as error:  # such as a date that is none
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file}: no yaml: {error}") from None
+    except RecursionError:
+        raise InputError(f"{file}: no yaml of flags: lists within lists, many levels deep") from None
+
+
+def refuse_repeated_keys(file: str | Path, root: Any) -> None:
+    """Raise InputError, by file:line, where a mapping among the nodes has a key twice: yaml would keep the last."""
+    seen = set()
+    nodes = [root] if root is not None else []
+    while nodes:
+        node = nodes.pop()
+        # An alias brings the same node again, maybe within itself.
+        if id(node) in seen or not isinstance(node.value, list):
+            continue
+        seen.add(id(node))
+        lines: dict[str, int] = {}
+        for entry in node.value:
+            if not isinstance(entry, tuple):
+                nodes.append(entry)
+                continue
+            key, value = entry
+            line = key.start_mark.line + 1
+            if str(key.value) in lines:
+                raise InputError(f"{file}:{line}: {key.value} is given twice, first in line {lines[str(key.value)]}")
+            lines[str(key.value)] = line
+            nodes.append(value)
 
 
 def _read_nodes(file: str | Path, loader: Any, root: Any, mapping: type) -> Recipe:
@@ -90,9 +121,15 @@ def _add(recipe: Recipe, file: str | Path, loader: Any, key: Any, node: Any, lin
     lines[name] = line
     recipe.places[name] = f"{file}:{line}"
     try:
-        recipe.values[name] = loader.construct_object(node, deep=True)
+        value = loader.construct_object(node, deep=True)
     except ValueError as error:  # such as a date that is none
         raise InputError(f"{file}:{line}: {name}: {error}") from None
+    except (AttributeError, KeyError):  # PyYAML of `!!timestamp x`, of `!!bool x`
+        raise InputError(f"{file}:{line}: {name}: {node.value!r} is no {node.tag.rpartition(':')[2]}") from None
+    for element in value if isinstance(value, list) else ():
+        if element is None or isinstance(element, (list, tuple, dict)):
+            raise InputError(f"{file}:{line}: {name}: a list has texts and numbers, not {element!r}")
+    recipe.values[name] = value
 
 
 def _name_of(file: str | Path, key: Any) -> str:

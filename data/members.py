@@ -71,12 +71,12 @@ class RowGroups:
             opened, column, ends = self._open(file)
             group = int(np.searchsorted(ends, row, side="right"))
             if group == len(ends):
-                raise InputError(f"{file!r} has no row {row}; it is not what it was when it was listed")
+                raise InputError(f"{file!r} has no row {row + 1}; it is not what it was when it was listed")
             images = self._read_group(file, opened, column, group)
             first = 0 if group == 0 else int(ends[group - 1])
             content = images[row - first]
         if not content:
-            raise InputError(f"{file!r}: row {row} has no bytes in its column {column!r}")
+            raise InputError(f"{file!r}: row {row + 1} has no bytes in its column {column!r}")
         return content
 
     def _open(self, file: str) -> tuple[Any, str, np.ndarray]:

@@ -126,7 +126,7 @@ def _of_row(
         called = called or content.get("path")
         content = content.get("bytes")
     if not isinstance(content, bytes):
-        raise InputError(f"{str(shard)!r}: row {row} has no bytes in its column {image!r}")
+        raise InputError(f"{str(shard)!r}: row {row + 1} has no bytes in its column {image!r}")
     text = None
     if label is not None and values[label] is not None:
         text = str(values[label])

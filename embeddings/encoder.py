@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from core.device import choose_precision
 from core.types import Positive
 from data.image.transforms import TestTransform
 from data.loader import BatchLoader, open_test_loader
 from data.records import Records
+from embeddings.fastest import AUTO, Job, Made, Way, fastest_model
 from embeddings.fingerprint import fingerprint
 from models import (
     ModelSettings,
@@ -22,7 +24,7 @@ from models import (
 )
 
 # Figures are those of the very network unless asked otherwise.
-EXACT = ("fp32", "torch")
+EXACT = Way("fp32", "torch")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def open_encoder(
     num_workers: int | str,
     keeps_exact: bool = False,
     modalities: Collection[str] = (),
+    job: Job | None = None,
     *,
     batch_size: Positive,
 ) -> Encoder:
@@ -76,39 +79,49 @@ def open_encoder(
     Options:
         batch_size: images in a batch
 
-    keeps_exact: in fp32 on torch take the network itself, to the bit. Raises InputError as open_model does, where a
+    keeps_exact: in fp32 on torch take the network itself, to the bit. job: what it is to embed, by which a runtime
+    `auto` is found; None, and that is torch, as it is for two towers. Raises InputError as open_model does, where a
     package is missing, and for a size that cannot be, before anything is written.
     """
-    is_exact = keeps_exact and (precision, runtime) == EXACT
     several = read_towers(settings.pretrained_model)
     beside = None
     if several is None and "text" in modalities:
         several = beside = with_text_tower(settings)
     if several is None:
-        network, identity = _open_network(settings, device, precision, runtime, is_exact)
-        return Encoder(network, settings, device, identity, precision, runtime, num_workers, batch_size)
+        made, identity = _open_network(settings, device, Way(precision, runtime), keeps_exact, job)
+        return Encoder(made.network, settings, device, identity, *made.way, num_workers, batch_size)
+    if runtime == AUTO:
+        precision, runtime = choose_precision(precision, device), "torch"
+    way = Way(precision, runtime)
     networks = {}
     identities = {}
     for modality, tower in several.towers.items():
-        networks[modality], identities[modality] = _open_network(tower, device, precision, runtime, is_exact)
+        made, identities[modality] = _open_network(tower, device, way, keeps_exact)
+        networks[modality] = made.network
     network = TwoTowers(networks)
     identity = {"towers": identities}
     # What its images became, and will become, without texts is of the same model.
     if beside is not None:
         identity = {**identities["image"], "texts": identities["text"]}
-    return Encoder(network, several, device, identity, precision, runtime, num_workers, batch_size)
+    return Encoder(network, several, device, identity, *way, num_workers, batch_size)
 
 
 def _open_network(
-    settings: ModelSettings, device: torch.device, precision: str, runtime: str, is_exact: bool
-) -> tuple[nn.Module, dict]:
-    """A network on its device, and its fingerprint. is_exact: the very network, and none that is faster."""
+    settings: ModelSettings, device: torch.device, way: Way, keeps_exact: bool, job: Job | None = None
+) -> tuple[Made, dict]:
+    """A network on its device, and its fingerprint. keeps_exact, job: as for `open_encoder`."""
     model = open_model(settings)
     if model.modality == "image":
         # Refuses a crop beyond the picture.
         TestTransform.of(settings)
     model = model.to(device)
     identity = fingerprint(model, settings)
-    if is_exact:
-        return model, identity
-    return fast_model(model, precision, runtime, settings.image_shape), identity
+    if way.runtime == AUTO:
+        made = fastest_model(model, settings, device, way.precision, job)
+        if keeps_exact and made.way == EXACT:
+            made = Made(model, EXACT)
+    elif keeps_exact and way == EXACT:
+        made = Made(model, EXACT)
+    else:
+        made = Made(fast_model(model, *way, settings.image_shape), way)
+    return made, identity

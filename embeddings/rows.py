@@ -145,6 +145,16 @@ def resumable_rows(
     keys_path.unlink(missing_ok=True)
 
 
+def read_made(path: str | Path) -> dict:
+    """How the rows of a stopped process in the file `path` were made; nothing where there are none, or no such file."""
+    try:
+        with open(path, "rb") as file:
+            made = json.loads(file.readline())
+    except (OSError, ValueError):
+        return {}
+    return made if isinstance(made, dict) else {}
+
+
 def _begin(file: BinaryIO, line: bytes, path: Path) -> None:
     """Make the first line of an open file all that is in it."""
     try:

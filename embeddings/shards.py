@@ -7,7 +7,7 @@ not done, and what is done is left out by who starts again.
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from core.files import make_folder, read_json, replace_json
 from data.shards import unpack
 from data.soundness import refuse_broken_images
 from embeddings.encoder import Encoder
+from embeddings.fastest import Job, Way, keep_way, way_of_folder
 from embeddings.streaming import embed_stream
 
 DONE = ".done"
@@ -45,6 +46,25 @@ def open_shard_folder(output: Sequence[str] | None) -> Path:
         raise InputError("--shards needs --output=FOLDER, in which each shard has a file")
     make_folder(Path(output[0]))
     return Path(output[0])
+
+
+def open_shard_encoder(open_encoder: Callable[[Job], Encoder], shards: Sequence[Path], folder: Path) -> Encoder:
+    """The Encoder of shards whose runtime is to be found: what the folder says, or the fastest, which it says then.
+
+    So all shards of a folder are embedded one way, whoever is killed and starts again. shards: those of this rank; the
+    first stands for all. Raises InputError as `open_encoder`, and for a shard that is damaged.
+    """
+    kept = way_of_folder(folder)
+    if kept is not None or not shards:
+        return open_encoder(Job(None, 0, kept))
+    with tempfile.TemporaryDirectory(prefix="shard-") as room:
+        records, names = unpack(shards[0], Path(room))
+        encoder = open_encoder(Job(records, len(names) * len(shards)))
+    found = Way(encoder.precision, encoder.runtime)
+    kept = keep_way(folder, found)
+    if kept == found:
+        return encoder
+    return open_encoder(Job(None, 0, kept))
 
 
 def embed_shards(

@@ -51,6 +51,13 @@ def open_kept_files(*, output: Paths | None = None, continue_: Switch = False) -
     return KeptFiles([open_output(path, (".npz", ".json")) for path in output or ()], continue_)
 
 
+def stopped_rows(output: Paths | None, continue_: bool) -> str | None:
+    """Where a stopped run has its rows that is gone on with; None where none is."""
+    if not continue_ or not output:
+        return None
+    return KeptFiles(output, continue_).rows_file
+
+
 def refuse_lone_continue(output: Paths | None, continue_: bool) -> None:
     """Raise InputError where there is nothing to go on with."""
     if continue_ and not output:

@@ -22,7 +22,8 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 from core.errors import InputError  # noqa: E402
 from core.files import open_output, replacing  # noqa: E402
-from core.recipe import yaml_errors  # noqa: E402
+from core.numerals import read_int  # noqa: E402
+from core.recipe import refuse_repeated_keys, yaml_errors  # noqa: E402
 from core.sources import registered  # noqa: E402
 
 # What needs no counterpart, and why.
@@ -43,6 +44,7 @@ NOT_NEEDED = {
     "criterion.args.miner.args.need_logs": "a loss's figures are always shown",
     "extractor.args.remove_fc": "the network's classifier is always removed",
 }
+PRECISIONS = {"32": "fp32", "16": "fp16", "bf16": "bf16"}
 LOGGERS = ("tensorboard", "wandb", "mlflow", "clearml", "neptune")
 SAMPLERS = ("balance", "category_balance", "distinct_category_balance")
 OPTIMISERS = ("adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "lbfgs", "rmsprop", "rprop", "sgd")
@@ -81,6 +83,21 @@ class Theirs:
             return default
         return node.pop(last)
 
+    def needed(self, path: str) -> object:
+        """As `take`. Raises InputError where there is none."""
+        value = self.take(path)
+        if value is None:
+            raise InputError(f"{path} is missing")
+        return value
+
+    def count(self, path: str, default: int | None = None, least: int = 1) -> int | None:
+        """As `take`, a whole number of `least` or more. Raises InputError for what is none."""
+        return whole_number(path, self.take(path, default), least)
+
+    def number(self, path: str, default: float | None = None) -> float | None:
+        """As `take`, a number. Raises InputError for what is none."""
+        return any_number(path, self.take(path, default))
+
     def has(self, path: str) -> bool:
         """Whether there is a value at `a.b.c`, or anything below it."""
         node: object = self.tree
@@ -93,6 +110,26 @@ class Theirs:
     def leaves(self) -> dict[str, object]:
         """{a.b.c: value} of what is left."""
         return _leaves(self.tree, "")
+
+
+def whole_number(path: str, value: object, least: int = 1) -> int | None:
+    """The value at `path`, if it is a whole number of `least` or more, or None. Raises InputError where not."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise InputError(f"{path}: {value!r} is not a whole number from {least} on")
+    return value
+
+
+def any_number(path: str, value: object) -> float | None:
+    """The value at `path`, if it is a number, also one that yaml takes for a text, as 1e-5, or None."""
+    if value is None:
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{path}: {value!r} is not a number")
+    return number
 
 
 def _leaves(tree: dict[str, object], prefix: str) -> dict[str, object]:
@@ -164,8 +201,12 @@ class Epochs:
 
 
 def translate(tree: dict[str, object], labels: int | None = None, images: int | None = None) -> Ours:
-    """Our recipe of their settings. labels, images: of the train list, where its csv is not there."""
+    """Our recipe of their settings. labels, images: of the train list, where its csv is not there.
+
+    Raises InputError for settings that are none of theirs, and for a value that cannot be.
+    """
     resolved, named = _resolved(tree)
+    _refuse_other_shapes(resolved)
     theirs = Theirs(resolved)
     counts = _counted(theirs, labels, images)
     if theirs.has("criterion"):
@@ -182,7 +223,7 @@ def translate(tree: dict[str, object], labels: int | None = None, images: int | 
     elif theirs.has("transforms_predict"):
         ours = Ours("infer")
         _read_model(theirs, ours)
-        ours.put("data", input=theirs.take("data_dir"), batch_size=theirs.take("bs"))
+        ours.put("data", input=theirs.take("data_dir"), batch_size=theirs.count("bs"))
         folder = theirs.take("save_dir", ".")
         ours.put("results", output=str(Path(folder) / "predictions.json"))
     elif theirs.has("postprocessor") or theirs.has("pairwise_model"):
@@ -194,7 +235,7 @@ def translate(tree: dict[str, object], labels: int | None = None, images: int | 
         ours = Ours("eval")
         _read_model(theirs, ours)
         _read_lists(theirs, ours)
-        ours.put("data", batch_size=theirs.take("bs_val"))
+        ours.put("data", batch_size=theirs.count("bs_val"))
         _read_figures(theirs, ours)
     _read_machine(theirs, ours)
     for path, value in theirs.leaves().items():
@@ -204,6 +245,20 @@ def translate(tree: dict[str, object], labels: int | None = None, images: int | 
         name = path if path in NOT_NEEDED else path.split(".")[0]
         ours.note(path, value, NOT_NEEDED.get(name, "no counterpart"))
     return ours
+
+
+def _refuse_other_shapes(tree: dict[str, object]) -> None:
+    """Raise InputError where no block of theirs is in the file, and where a block is no mapping."""
+    if not any(name in tree for name in ("criterion", "extractor", "transforms_predict", "postprocessor")):
+        raise InputError(
+            "no yaml of Open Metric Learning: it has neither criterion nor extractor nor transforms_predict"
+        )
+    for name in ("criterion", "extractor", "optimizer", "metric_args", "scheduling"):
+        block = tree.get(name)
+        if block is not None and not isinstance(block, dict):
+            raise InputError(f"{name}: {block!r} is no block of `name: value` lines")
+        if isinstance(block, dict) and not isinstance(block.get("args") or {}, dict):
+            raise InputError(f"{name}.args: {block['args']!r} is no block of `name: value` lines")
 
 
 def _resolved(tree: dict[str, object]) -> tuple[dict[str, object], set[str]]:
@@ -221,11 +276,11 @@ def _resolved(tree: dict[str, object]) -> tuple[dict[str, object], set[str]]:
 
     def resolve(value: object, depth: int = 0) -> object:
         if depth > 20:
-            raise InputError("names in ${...} lead in a circle")
+            raise InputError("names in ${...} lead in a circle, or blocks lie in each other more than 20 deep")
         if isinstance(value, dict):
-            return {name: resolve(inner, depth) for name, inner in value.items()}
+            return {name: resolve(inner, depth + 1) for name, inner in value.items()}
         if isinstance(value, list):
-            return [resolve(inner, depth) for inner in value]
+            return [resolve(inner, depth + 1) for inner in value]
         if not isinstance(value, str):
             return value
         whole = re.fullmatch(r"\$\{([\w.]+)\}", value)
@@ -254,7 +309,7 @@ def _read_criterion(theirs: Theirs, ours: Ours) -> None:
     if reduction != "mean":
         ours.note(f"{arguments}.reduction", reduction, "a batch's loss is always the mean")
     if name in ("arcface", "mlp_arcface"):
-        smoothing = float(theirs.take(f"{arguments}.smoothing_epsilon", 0))
+        smoothing = theirs.number(f"{arguments}.smoothing_epsilon", 0)
         ours.put(
             "loss",
             loss_name="arcmargin" if name == "arcface" else "mlp_arcmargin",
@@ -308,7 +363,7 @@ def _read_ranks(theirs: Theirs, ours: Ours, path: str) -> None:
 def _read_memory(theirs: Theirs, ours: Ours, batch: int | None) -> None:
     """The embeddings of earlier batches, whose number follows from the size of a batch."""
     path = "criterion.args.miner.args"
-    batches = theirs.take(f"{path}.bank_size_in_batches")
+    batches = theirs.count(f"{path}.bank_size_in_batches")
     if batches is None:
         return
     is_bank = not theirs.has(f"{path}.tri_expand_k")
@@ -346,8 +401,8 @@ def _read_model(theirs: Theirs, ours: Ours) -> None:
             ours.note(f"{path}.weights", weights, "no weights of that name are known; it is taken for a file")
     if theirs.take(f"{path}.use_multi_scale", False):
         ours.put("model", test_scales=[1, 0.7071, 0.5])
-    power = theirs.take(f"{path}.gem_p")
-    if power is not None and float(power) != 1:
+    power = theirs.number(f"{path}.gem_p")
+    if power is not None and power != 1:
         ours.put("model", pooling="gem")
         ours.note(f"{path}.gem_p", power, "gem pooling learns its power, from 3 on")
     _read_sizes(theirs, ours)
@@ -430,27 +485,27 @@ def _read_batches(theirs: Theirs, ours: Ours, labels: int | None, images: int | 
     """(Images of a batch, steps of an epoch)."""
     _fill_in_defaults(theirs, ours)
     name = theirs.take("sampler.name") if isinstance(theirs.tree.get("sampler"), dict) else theirs.take("sampler")
-    ours.put("run", test_batch_size=theirs.take("bs_val"))
+    ours.put("run", test_batch_size=theirs.count("bs_val"))
     if name is None:
-        batch = theirs.take("bs_train")
+        batch = theirs.count("bs_train")
         ours.put("batches", sampler="shuffled", train_batch_size=batch)
         steps = images // batch if images and batch else None
         return batch, Epochs(steps)
     if name not in SAMPLERS:
         raise InputError(f"sampler {name!r} has no counterpart; there are: {', '.join(SAMPLERS)}")
-    labels_in_batch = theirs.take("sampler.args.n_labels")
-    samples = theirs.take("sampler.args.n_instances")
+    sizes = ("sampler.args.n_labels", "sampler.args.n_instances")
+    labels_in_batch, samples = (whole_number(path, theirs.needed(path)) for path in sizes)
     categories = 1
     ours.put("batches", sampler=name)
     if name != "balance":
-        categories = theirs.take("sampler.args.n_categories", 1)
+        categories = theirs.count("sampler.args.n_categories", 1)
         ours.put("batches", n_categories=categories)
     batch = categories * labels_in_batch * samples
     ours.put("batches", train_batch_size=batch, samples_each_class=samples)
     for option in ("resample_labels", "weight_categories"):
         ours.put("batches", **{option: theirs.take(f"sampler.args.{option}")})
     if name == "distinct_category_balance":
-        steps = theirs.take("sampler.args.epoch_size")
+        steps = theirs.count("sampler.args.epoch_size")
         ours.put("batches", epoch_size=steps)
         return batch, Epochs(steps)
     if labels is None:
@@ -475,22 +530,22 @@ def _fill_in_defaults(theirs: Theirs, ours: Ours) -> None:
 
 def _read_optimisation(theirs: Theirs, ours: Ours, epochs: Epochs) -> None:
     name = theirs.take("optimizer.name")
-    rate = float(theirs.take("optimizer.args.lr", 1e-3))
-    momentum = theirs.take("optimizer.args.momentum", 0)
+    rate = theirs.number("optimizer.args.lr", 1e-3)
+    momentum = theirs.number("optimizer.args.momentum", 0)
     if name not in OPTIMISERS:
         raise InputError(f"optimizer {name!r} has no counterpart; there are: {', '.join(OPTIMISERS)}")
     if name == "sgd" and momentum:
         ours.put("optimisation", optimiser="momentum", momentum=momentum)
     else:
         ours.put("optimisation", optimiser=name)
-    decay = theirs.take("optimizer.args.weight_decay", 0.01 if name == "adamw" else 0)
-    ours.put("optimisation", lr=rate, weight_decay=float(decay))
+    decay = theirs.number("optimizer.args.weight_decay", 0.01 if name == "adamw" else 0)
+    ours.put("optimisation", lr=rate, weight_decay=decay)
     ours.put("optimisation", lr_strategy="constant")
     _read_schedule(theirs, ours, epochs)
 
-    frozen = theirs.take("freeze_n_epochs", 0)
-    all_epochs = theirs.take("max_epochs")
-    period = theirs.take("valid_period", 1)
+    frozen = theirs.count("freeze_n_epochs", 0, least=0)
+    all_epochs = theirs.count("max_epochs")
+    period = theirs.count("valid_period", 1)
     if epochs.steps is None:
         why = "an epoch's steps follow from the train list, which is not here; give --labels or --images"
         for path, value in (("max_epochs", all_epochs), ("valid_period", period), ("freeze_n_epochs", frozen)):
@@ -510,41 +565,46 @@ def _read_schedule(theirs: Theirs, ours: Ours, epochs: Epochs) -> None:
     name = theirs.take("scheduling.scheduler.name")
     path = "scheduling.scheduler.args"
     interval = theirs.take("scheduling.scheduler_interval", "epoch")
-    tick = int(theirs.take("scheduling.scheduler_frequency", 1))
+    tick = theirs.count("scheduling.scheduler_frequency", 1)
     if interval == "epoch" and epochs.steps is None:
         why = "counted in epochs, whose steps follow from the train list; give --labels or --images"
         ours.note("scheduling.scheduler.name", name, why)
         return
     if interval == "epoch":
         tick *= epochs.steps
-    factor = float(theirs.take(f"{path}.gamma", 0.1))
+    factor = theirs.number(f"{path}.gamma", 0.1)
     if name == "multi_step":
-        steps = [step * tick for step in theirs.take(f"{path}.milestones", [])]
+        steps = theirs.take(f"{path}.milestones", [])
+        if not isinstance(steps, list):
+            raise InputError(f"{path}.milestones: {steps!r} is not a list")
+        steps = [whole_number(f"{path}.milestones", step) * tick for step in steps]
         ours.put("optimisation", lr_strategy="multi_step", lr_steps=steps, lr_factor=factor)
     elif name == "step":
-        period = theirs.take(f"{path}.step_size") * tick
+        period = whole_number(f"{path}.step_size", theirs.needed(f"{path}.step_size")) * tick
         ours.put("optimisation", lr_strategy="step", lr_period=period, lr_factor=factor)
     elif name == "exponential":
         ours.put("optimisation", lr_strategy="exponential", lr_period=tick, lr_factor=factor)
     elif name == "cosine_annealing":
-        period = theirs.take(f"{path}.T_max") * tick
-        least = float(theirs.take(f"{path}.eta_min", 0))
+        period = whole_number(f"{path}.T_max", theirs.needed(f"{path}.T_max")) * tick
+        least = theirs.number(f"{path}.eta_min", 0)
         ours.put("optimisation", lr_strategy="cosine_annealing", lr_period=period, lr_min=least)
         if tick > 1:
             ours.note(f"{path}.T_max", period // tick, "the rate falls from step to step, not from epoch to epoch")
     elif name == "cyclic":
-        period = theirs.take(f"{path}.step_size_up", 2000) * tick
-        rates = {"lr": float(theirs.take(f"{path}.max_lr")), "lr_min": float(theirs.take(f"{path}.base_lr"))}
+        period = theirs.count(f"{path}.step_size_up", 2000) * tick
+        rates = {"lr": theirs.needed(f"{path}.max_lr"), "lr_min": theirs.needed(f"{path}.base_lr")}
+        rates = {name: any_number(f"{path}: {name}", rate) for name, rate in rates.items()}
         ours.put("optimisation", lr_strategy="cyclic", lr_period=period, **rates)
     elif name == "one_cycle":
-        total = theirs.take(f"{path}.total_steps")
-        ours.put("optimisation", lr_strategy="one_cycle", lr=float(theirs.take(f"{path}.max_lr")))
+        total = theirs.count(f"{path}.total_steps")
+        rate = any_number(f"{path}.max_lr", theirs.needed(f"{path}.max_lr"))
+        ours.put("optimisation", lr_strategy="one_cycle", lr=rate)
         if total is not None:
             ours.put("optimisation", total_iter_num=total * tick)
     elif name == "reduce_on_plateau":
-        factor = float(theirs.take(f"{path}.factor", 0.1))
+        factor = theirs.number(f"{path}.factor", 0.1)
         patience = theirs.take(f"{path}.patience", 10)
-        least = float(theirs.take(f"{path}.min_lr", 0))
+        least = theirs.number(f"{path}.min_lr", 0)
         ours.put("optimisation", lr_strategy="reduce_on_plateau", lr_factor=factor, lr_patience=patience, lr_min=least)
         ours.note("scheduling.monitor_metric", theirs.take("scheduling.monitor_metric"), "it watches the --best figure")
     else:
@@ -618,21 +678,37 @@ def _read_machine(theirs: Theirs, ours: Ours) -> None:
         ours.put("run", seed=theirs.take("seed"))
     ours.put("data", num_workers=theirs.take("num_workers"))
     precision = str(theirs.take("precision", 32))
-    ours.put("device", precision={"32": "fp32", "16": "fp16"}.get(precision.partition("-")[0], "bf16"))
+    known = PRECISIONS.get(precision.partition("-")[0])
+    ours.put("device", precision=known)
+    if known is None:
+        ours.note("precision", precision, "no counterpart; --precision has those that there are")
     if theirs.take("accelerator") == "cpu":
         ours.put("device", use_gpu=False)
     devices = theirs.take("devices", 1)
-    count = len(devices) if isinstance(devices, list) else int(devices or 1)
-    if count > 1:
+    count = len(devices) if isinstance(devices, list) else devices
+    if not isinstance(count, int) or count < 0:
+        ours.note("devices", devices, "start it by torchrun --nproc_per_node=...; a batch is that of all of them")
+    elif count > 1:
         ours.note("devices", devices, f"start it by torchrun --nproc_per_node={count}; a batch is that of all of them")
+
+
+def _count(text: str) -> int:
+    """A number of labels or images, as a flag's text."""
+    try:
+        number = read_int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return number
 
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="their yaml")
     parser.add_argument("--output", metavar="OURS.yaml", help="the file to write (default: it is printed)")
-    parser.add_argument("--labels", type=int, help="labels in the train list, where its csv is not there")
-    parser.add_argument("--images", type=int, help="images in the train list, where its csv is not there")
+    parser.add_argument("--labels", type=_count, help="labels in the train list, where its csv is not there")
+    parser.add_argument("--images", type=_count, help="images in the train list, where its csv is not there")
     args = parser.parse_args(argv)
     try:
         output = open_output(args.output, (".yaml", ".yml"))
@@ -655,7 +731,9 @@ def read_tree(file: str) -> dict[str, object]:
     import yaml
 
     with yaml_errors(file):
-        tree = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        text = Path(file).read_text(encoding="utf-8")
+        refuse_repeated_keys(file, yaml.compose(text, yaml.SafeLoader))
+        tree = yaml.safe_load(text)
     if not isinstance(tree, dict):
         raise InputError(f"{file}: settings are `name: value` lines")
     return tree

@@ -24,6 +24,7 @@ from retrieval.exact import ExactScores
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import row_lengths
 from retrieval.topk import search_in_parts
+from retrieval.unscaled import fits, likely_nearest, table_blocks
 
 GROUP = 32  # upper ends are looked through by the greatest of so many
 # Queries up to which codes are multiplied as they are, where there are more they are decoded first; and columns of a
@@ -429,15 +430,37 @@ def search_in_float32(
     queries: torch.Tensor, table: np.ndarray, k: int, memory: int = MEMORY, lengths: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """What search_by_codes finds, without codes: rows and exact cosines (Q, k)."""
+    if lengths is None:
+        lengths = row_lengths(torch.from_numpy(table)).numpy()
     task = QueryGallery.apart(queries, torch.from_numpy(table))
-    if lengths is not None:
-        lengths = torch.from_numpy(lengths)
-    found = search_in_parts(task, k, "cosine", memory, gallery_lengths=lengths)
-    rows = torch.cat([portion for _, portion, _ in found])
-    numbers = torch.arange(len(queries)).repeat_interleave(k)
-    scores = ExactScores(task, "cosine", lengths).exact_pairs(numbers, rows.flatten()).view(rows.shape).numpy()
-    # Cosines of one float32 number go by the row.
-    order = np.lexsort((rows.numpy(), -scores), axis=1)
+    exact = ExactScores(task, "cosine", torch.from_numpy(lengths))
+    if not fits(len(queries), table.shape[1], k, memory):
+        return _searched_in_parts(task, exact, k, memory)
+    query_lengths = exact.divisors["query"][:, None]
+    units = (queries.double() / query_lengths).float()
+    likely, _, is_sure = likely_nearest(units, table_blocks(table, lengths, len(queries), memory), k)
+    if not is_sure.any():
+        return _searched_in_parts(task, exact, k, memory)
+    rows, scores = _in_exact_order(exact, likely, k)
+    unsure = (~is_sure).nonzero().flatten()
+    if len(unsure):
+        others = QueryGallery.apart(queries[unsure], torch.from_numpy(table))
+        others_exact = ExactScores(others, "cosine", torch.from_numpy(lengths))
+        rows[unsure], scores[unsure] = _searched_in_parts(others, others_exact, k, memory)
+    return rows, scores
+
+
+def _searched_in_parts(task: QueryGallery, exact: ExactScores, k: int, memory: int) -> tuple[np.ndarray, np.ndarray]:
+    """As search_in_float32, of any number of queries: rows are scaled once for all."""
+    found = search_in_parts(task, k, "cosine", memory, gallery_lengths=exact.lengths["gallery"])
+    return _in_exact_order(exact, torch.cat([portion for _, portion, _ in found]), k)
+
+
+def _in_exact_order(exact: ExactScores, rows: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest among rows (Q, c), and their exact cosines, (Q, k) each; equal ones go by the row."""
+    numbers = torch.arange(len(rows)).repeat_interleave(rows.shape[1])
+    scores = exact.exact_pairs(numbers, rows.flatten()).view(rows.shape).numpy()
+    order = np.lexsort((rows.numpy(), -scores), axis=1)[:, :k]
     return np.take_along_axis(rows.numpy(), order, 1), np.take_along_axis(scores, order, 1)
 
 

@@ -7,9 +7,10 @@ import torch
 
 from core.slices import slices_within
 from retrieval.candidates import NOWHERE
-from retrieval.index.nearest import MORE, best_of, rounding
+from retrieval.index.nearest import best_of
 from retrieval.index.segments import Rows, Segment, normalized
 from retrieval.rows import CACHED_NUMBERS, row_lengths
+from retrieval.unscaled import MORE, rounding
 
 # Bytes that may be held: two million items of 512 numbers. A larger index is searched where it lies on the disk.
 MOST_HELD = 2**32

@@ -193,7 +193,7 @@ def test_groups_of_rows_are_kept_as_far_as_there_is_room(tmp_path):
     for row in np.random.default_rng(0).permutation(20):
         assert groups.read(file, int(row)) == contents[row]
         assert groups._bytes == sum(len(image) for kept in groups._kept.values() for image in kept) <= 1000
-    with pytest.raises(InputError, match="has no row 20; it is not what it was"):
+    with pytest.raises(InputError, match="has no row 21; it is not what it was"):
         groups.read(file, 20)
 
 
@@ -254,6 +254,8 @@ def test_looks_at_members(shards, sop_tree, capsys):
     [
         ([("1.jpg", b"x")], "a.tar: 1.jpg: no label: KEY.cls, KEY.json with an entry label, or KEY.txt tells it"),
         ([("1.jpg", b"x"), ("1.json", "{")], "a.tar: 1.json: Expecting"),
+        ([("1.jpg", b"x"), ("1.json", '{"label": [1, 2]}')], r"1.json: label is \[1, 2\], expected a text or a number"),
+        ([("1.jpg", b"x"), ("1.json", '{"label": NaN}')], "1.json: label is nan, expected a text or a number"),
         ([("1.jpg", b"x"), ("1.cls", b"\xff")], "a.tar: 1.cls: 'utf-8' codec"),
         ([("1.txt", "x")], "no image in it"),
         ([("1.jpg", b"x"), ("1.cls", "1"), ("1.json", '{"split": "val"}')], "1.jpg: split is 'val', expected train or"),
@@ -315,8 +317,11 @@ def test_a_tar_that_changed_under_way(shards):
     [
         (
             {"label": [1], "number": [2]},
-            "has no column of images' bytes .*, paths .path. or texts .text.; it has label, nu",
+            "has no column of images' bytes .*, paths .path. or texts .text.; it has label .int64., nu",
         ),
+        ({"image": [1], "label": [2]}, "it has image .int64., label .int64."),
+        ({"image": [b"x"], "label": [[2]]}, "x.parquet': column label is list.*, expected texts or numbers"),
+        ({"image": [b"x"], "label": [float("nan")]}, "x.parquet: row 1: no label"),
         ({"path": ["x.jpg"]}, "x.parquet: row 1: no label: one of the columns label, cls, class, fine_label tells it"),
         ({"path": ["no.jpg"], "label": [1]}, "x.parquet:1: no image '.*no.jpg'"),
         ({"path": ["../../x.jpg"], "label": [1]}, "leads out of data_dir"),
@@ -329,6 +334,13 @@ def test_parquet_files_that_are_wrong(tmp_path, columns, sentence):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(InputError, match="x.parquet' cannot be read: "):
         open_list("x.parquet", tmp_path, "train")
+
+
+def test_a_row_without_an_image_is_counted_from_one_on(tmp_path):
+    write_parquet(tmp_path / "x.parquet", {"image": [b"x", None, b"x"], "label": [1, 1, 2]})
+    records = open_list("x.parquet", tmp_path, "train")
+    with pytest.raises(InputError, match="row 2 has no bytes in its column 'image'"):
+        read_bytes(records.paths[1])
 
 
 def test_names_within_archives_stay_names():

@@ -210,7 +210,11 @@ MISTAKES = [
     ("eval", {"top": 0}, "'0' is not an integer above 0"),
     ("eval", {"save_results": "/nowhere/x.csv"}, "it has to end in .npz or .json"),
     ("eval", {"runtime": "openvino", "use_gpu": True}, "--runtime=openvino embeds on the CPU; leave --use_gpu out"),
-    ("infer", {"runtime": "openvion"}, "'openvion' is not one of torch, openvino, onnx. Did you mean 'openvino'?"),
+    (
+        "infer",
+        {"runtime": "openvion"},
+        "'openvion' is not one of auto, torch, openvino, onnx. Did you mean 'openvino'?",
+    ),
     ("infer", {"input": "/nowhere/cat.jpg"}, "no file or folder '/nowhere/cat.jpg'"),
     ("infer", {"input": "/nowhere/list.txt"}, "no list '/nowhere/list.txt'"),
 ]

@@ -204,6 +204,11 @@ def test_lists_and_their_titles(tmp_path, monkeypatch):
     assert list_titles(("x/a.csv", "y/a.csv")) == ("x/a.csv", "y/a.csv")
 
 
+def test_a_list_that_is_named_twice_is_tested_on_by_mistake(sop_tree):
+    with pytest.raises(InputError, match="--test_list=shapes.csv,shapes.csv names a list twice"):
+        open_training(data_dir=str(sop_tree), train_list="shapes.csv", test_list="shapes.csv,shapes.csv", val_classes=0)
+
+
 def test_a_list_that_is_not_there_is_named(lists):
     with pytest.raises(InputError, match="no list 'c.csv'"):
         open_training(data_dir=str(lists), train_list="shapes.csv", test_list="a.csv,c.csv")

@@ -14,8 +14,8 @@ from hypothesis.extra.numpy import arrays
 from test_index_crash import KILLER
 
 from core.errors import InputError
-from retrieval import coded_search, codes
-from retrieval.coded_search import Part, PartSearch, Reaching, left_open, search_by_codes
+from retrieval import coded_search, codes, unscaled
+from retrieval.coded_search import Part, PartSearch, Reaching, left_open, search_by_codes, search_in_float32
 from retrieval.codes import KINDS, Codes, on_grid
 from retrieval.exact import ExactScores
 from retrieval.index.index import Index
@@ -130,6 +130,23 @@ def test_codes_find_what_exact_cosines_say(kind, case, count, k, either_product)
     queries[::2] += 0.2 * random.standard_normal(queries[::2].shape).astype(np.float32) * np.abs(queries[::2]).mean()
     queries[-1] = 0
     assert_right(queries, table, min(k, len(table)), kind)
+
+
+@pytest.mark.parametrize("case", HARD)
+@pytest.mark.parametrize("count, k", [(1, 1), (20, 7)])
+def test_float32_of_few_queries_finds_what_exact_cosines_say(case, count, k, monkeypatch):
+    """Rows are multiplied as they are, in blocks so small that floors rise from one to the next."""
+    monkeypatch.setattr(unscaled, "LEAST_ROWS", 48)
+    monkeypatch.setattr(unscaled, "MOST_ROWS", 48)
+    table = HARD[case]()
+    random = np.random.default_rng(9)
+    queries = table[random.integers(0, len(table), count)]
+    queries += 0.2 * random.standard_normal(queries.shape).astype(np.float32) * np.abs(queries).mean()
+    k = min(k, len(table))
+    rows, scores = search_in_float32(torch.from_numpy(queries), table, k)
+    right_rows, right_scores = right_answer(queries, table, k)
+    np.testing.assert_array_equal(rows, right_rows)
+    np.testing.assert_array_equal(scores, right_scores)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -245,6 +245,11 @@ def test_yaml_json_and_line_are_the_same(tmp_path):
         ("a:\n  b:\n    lr: 1\n", ":2: b is a section within a section"),
         ("- lr\n", "flags are `name: value` lines"),
         ("a: [1\n", "no yaml"),
+        ("a: \x07\n", "no yaml: the character U+0007"),
+        ("a: " + "[" * 3000 + "\n", "lists within lists"),
+        ("tags: [a, [b]]\n", ":1: tags: a list has texts and numbers, not ['b']"),
+        ("tags: [a,]\nlr: !!bool x\n", ":2: lr: 'x' is no bool"),
+        ("lr: !!timestamp x\n", ":1: lr: 'x' is no timestamp"),
     ],
 )
 def test_faulty_yaml(tmp_path, text, sentence):
@@ -260,6 +265,28 @@ def test_yaml_needs_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(InputError, match="pip install pyyaml"):
         read_recipe(tmp_path / "flags.yaml")
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("lr:\n", ":1: lr has no value; its default is 0.01"),
+        ("optimisation:\n  seed: 3\n  lr: ~\n", ":3: lr has no value"),
+        ("lrr:\n", ":1: unknown flag '--lrr'"),
+        ("names: !!set {lr, lrr}\n", "lr has no value"),
+    ],
+)
+def test_a_line_without_a_value_is_no_default(text, sentence, tmp_path):
+    (tmp_path / "flags.yaml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        parse([f"--config={tmp_path / 'flags.yaml'}"], COMMANDS["train_elem"], "")
+    assert sentence in str(caught.value)
+
+
+def test_a_flag_that_is_open_by_default_may_be_left_open_in_a_file(tmp_path):
+    (tmp_path / "flags.yaml").write_text("pretrained_model:\nbest: ~\n")
+    parsed = parse([f"--config={tmp_path / 'flags.yaml'}"], COMMANDS["train_elem"], "")
+    assert parsed["pretrained_model"] is None and parsed["best"] is None
 
 
 def test_an_unknown_flag_in_a_file_is_named(tmp_path):

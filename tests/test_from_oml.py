@@ -407,6 +407,20 @@ def test_without_output_it_is_printed(tmp_path, capsys):
         (changed(optimizer={"name": "lion", "args": {}}), "optimizer 'lion' has no counterpart"),
         (changed(tags=["${nothing}"]), "${nothing} names nothing"),
         (changed(tags="${postfix}", postfix="${tags}"), "lead in a circle"),
+        ({"a": 1}, "no yaml of Open Metric Learning: it has neither criterion nor extractor"),
+        (changed(criterion=3), "criterion: 3 is no block"),
+        (changed(optimizer="adam"), "optimizer: 'adam' is no block"),
+        (changed(optimizer={"name": "adam", "args": [1]}), "optimizer.args: [1] is no block"),
+        (changed(optimizer={"name": "adam", "args": {"lr": "fast"}}), "optimizer.args.lr: 'fast' is not a number"),
+        (changed(sampler={"name": "balance", "args": {"n_labels": 0, "n_instances": 2}}), "n_labels: 0 is not a whole"),
+        (changed(sampler={"name": "balance"}), "sampler.args.n_labels is missing"),
+        (changed(max_epochs=2.5), "max_epochs: 2.5 is not a whole number from 1 on"),
+        (changed(valid_period=0), "valid_period: 0 is not a whole number"),
+        (changed(bs_val="many"), "bs_val: 'many' is not a whole number"),
+        (
+            changed(scheduling={"scheduler_interval": "step", "scheduler": {"name": "step", "args": {}}}),
+            "scheduling.scheduler.args.step_size is missing",
+        ),
         ({**VALIDATE, "postprocessor": {"name": "x"}}, "a post-processor's yaml has no counterpart"),
     ],
 )
@@ -416,7 +430,16 @@ def test_what_cannot_be_translated(tree, sentence):
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize("text, sentence", [("a: [", "theirs.yaml:"), ("- a\n", "settings are `name: value` lines")])
+TEXTS = [
+    ("a: [", "theirs.yaml:"),
+    ("- a\n", "settings are `name: value` lines"),
+    ("a: 1\nb: {c: 1,\n  c: 2}\n", "theirs.yaml:3: c is given twice, first in line 2"),
+    ("a: 2020-13-45\n", "month must be in 1..12"),
+    ("extractor: &a [*a]\n", "more than 20 deep"),
+]
+
+
+@pytest.mark.parametrize("text, sentence", TEXTS)
 def test_what_is_no_yaml(text, sentence, tmp_path, capsys):
     (tmp_path / "theirs.yaml").write_text(text)
     with pytest.raises(SystemExit):

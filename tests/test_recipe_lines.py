@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import reader
-from config.assignments import split_line
+from core.assignments import split_line
 from config.commands import COMMANDS
 from config.parse import parse
 from core.errors import InputError
@@ -201,6 +201,36 @@ def test_reader_takes_recipes(photos, tmp_path, recipe, capsys):
 def test_sentences_of_readers_recipes(text, sentence, photos, recipe, capsys):
     with pytest.raises(SystemExit) as end:
         reader.main(["make", str(photos), "--output=x.csv", recipe(text)])
+    assert end.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_reader_takes_words(photos, tmp_path, recipe, capsys):
+    output = tmp_path / "list.csv"
+    reader.main(
+        ["make", str(photos), "seed=3", recipe(f"of lists:\n  test_share: 0.1\n  output: {output}\n"), "test_share=0.5"]
+    )
+    assert "validation" in output.read_text()
+    reader.main(
+        ["make", str(photos), recipe(f"lists:\n  output: {output}\n  seed: 3\n"), "lists.seed=1", "--overwrite"]
+    )
+    assert "validation" not in output.read_text()
+    with pytest.raises(SystemExit):
+        reader.main(["check", str(output), f"data_dir={photos.parent}"])
+    assert "0 faults" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "word, sentence",
+    [
+        ("sed=1", "unknown flag 'sed=1'. Did you mean 'seed'?"),
+        ("seed=x", "argument --seed: invalid"),
+        ("overwrite=true", "'overwrite=true': --overwrite takes no value"),
+        ("lists.seed=1", "'lists.seed=1': seed stands in no section lists"),
+    ],
+)
+def test_sentences_of_readers_words(word, sentence, photos, capsys):
+    with pytest.raises(SystemExit) as end:
+        reader.main(["make", str(photos), "--output=x.csv", word])
     assert end.value.code == 2 and sentence in capsys.readouterr().err
 
 

@@ -269,8 +269,11 @@ def _open_parquet(file: Path) -> Table:
     if image is None and path is None and CSV_TEXT not in schema.names:
         raise InputError(
             f"{str(file)!r} has no column of images' bytes ({', '.join(IMAGE_COLUMNS)}), paths (path) or texts (text); "
-            f"it has {', '.join(schema.names)}"
+            f"it has {', '.join(f'{name} ({schema.field(name).type})' for name in schema.names)}"
         )
+    for name in filter(None, (label, *(name for name in KNOWN if name in schema.names))):
+        if str(schema.field(name).type).startswith(("list", "large_list", "struct", "map")):
+            raise InputError(f"{str(file)!r}: column {name} is {schema.field(name).type}, expected texts or numbers")
     # {our name: the column's}.
     columns = {name: name for name in KNOWN if name in schema.names}
     if label is not None:
@@ -314,7 +317,8 @@ def _batches(opened, columns: list[str], file: Path) -> Iterator:
 
 
 def _text_of(value: object) -> str:
-    return "" if value is None else str(value)
+    # What is no number is no value, either.
+    return "" if value is None or value != value else str(value)
 
 
 def is_archive(path: Path) -> bool:

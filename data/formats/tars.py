@@ -94,6 +94,10 @@ def _values_of(content: bytes, suffix: str, place: str, known: tuple[str, ...]) 
         raise InputError(f"{place}: {first_line(error)}") from None
     if not isinstance(facts, dict):
         return {}
+    for name in known:
+        # json reads NaN as a number, and a list is none of a csv's values.
+        if isinstance(facts.get(name), (list, dict)) or facts.get(name) != facts.get(name):
+            raise InputError(f"{place}: {name} is {facts[name]!r}, expected a text or a number")
     values = {name: str(facts[name]) for name in known if facts.get(name) is not None}
     if suffix == ".txt":
         values = facts

@@ -14,11 +14,9 @@ from retrieval.query_gallery import QueryGallery
 from retrieval.rows import CACHED_NUMBERS, row_lengths
 from retrieval.scores import Scores
 from retrieval.topk import search_in_parts
+from retrieval.unscaled import block_bytes, fits, likely_nearest
 
 SPARSE = 4  # one in so many items is wanted at most where they are copied out of their segments
-FEW = 16  # queries for which rows are multiplied as they are
-MORE = 16  # candidates beyond k: rounding may have changed the order of the last ones
-MODERATE = (2.0**-60, 2.0**60)  # lengths between which no product of float32 overflows or loses small numbers
 
 
 @torch.no_grad()
@@ -30,8 +28,7 @@ def nearest(
     queries: (Q, D) float32. Equal cosines go by the smaller id. k is at most the number of items. among: ids (n,) of
     the items that are looked at, rising, or None for all. memory: bytes beside queries and results.
     """
-    # Products of few numbers a row take more memory than the rows.
-    if len(queries) > min(FEW, rows.width):
+    if not fits(len(queries), rows.width, k, memory):
         return _nearest_of_many(rows, queries, k, memory, among)
     ids, scores, is_sure = _nearest_of_few(rows, queries, k, memory, among)
     unsure = np.flatnonzero(~is_sure)
@@ -43,47 +40,12 @@ def nearest(
 def _nearest_of_few(
     rows: Rows, queries: torch.Tensor, k: int, memory: int, among: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `nearest`, and (Q,) bool: of which queries that is proven.
-
-    A block's rows are multiplied as they are, and each product is divided by its row's length: to scale the rows first
-    would take as long again as all else. Some more than k of the products are kept, and scored exactly; none of the
-    others is among the k nearest where the best of them is further below the k-th than rounding takes it.
-    """
+    """As `nearest`, and (Q,) bool: of which queries that is proven. A block's rows are multiplied as they are."""
     lengths = row_lengths(queries, "query embeddings").numpy()
     units = torch.from_numpy(normalized(queries.numpy(), lengths))
-    values = torch.full((len(queries), 0), -math.inf)
-    ids = torch.zeros((len(queries), 0), dtype=torch.int64)
-    dropped = torch.full((len(queries),), -math.inf)
-    kept = k + MORE
-    for stored_ids, stored, stored_lengths, live in _blocks(rows, memory // 8, among):
-        lengths = torch.from_numpy(stored_lengths)
-        # A row of zeros has no direction, and the cosine 0 with everything.
-        divisors = torch.where(lengths > 0, lengths, math.inf).float()
-        products = torch.mm(torch.from_numpy(stored), units.T) / divisors[:, None]
-        if not MODERATE[0] < divisors.min().item() or not lengths.max().item() < MODERATE[1]:
-            products.fill_(math.nan)
-        # Of NaN, which comes first, nothing is sure.
-        found, places = products[torch.from_numpy(live)].T.topk(min(kept + 1, len(live)), dim=1)
-        found_ids = torch.from_numpy(stored_ids[live])[places]
-        if found.shape[1] > kept:
-            dropped = dropped.maximum(found[:, kept])
-        values, places = torch.cat([values, found[:, :kept]], dim=1).sort(dim=1, descending=True)
-        ids = torch.cat([ids, found_ids[:, :kept]], dim=1).gather(1, places)
-        if values.shape[1] > kept:
-            dropped = dropped.maximum(values[:, kept])
-            values, ids = values[:, :kept], ids[:, :kept]
-    is_sure = dropped < values[:, k - 1] - 2 * rounding(rows.width)
+    blocks = _blocks(rows, block_bytes(len(queries), rows.width, memory), among)
+    ids, _, is_sure = likely_nearest(units, blocks, k)
     return *best_of(rows, queries, ids.numpy(), k, among), is_sure.numpy()
-
-
-def rounding(width: int) -> float:
-    """How far a float32 product over its row's length may be from the exact cosine.
-
-    A sum of D terms is off by at most D units in the last place, whatever their order (arXiv 1306.0571, eq. 3.5), four
-    times that for products that truncate, as in retrieval/scores.py; the scaled query, the length, the quotient and the
-    grid of the exact score (retrieval/exact.py) are off by less than 16 units together.
-    """
-    return (4 * width + 16) * 2.0**-24
 
 
 def _nearest_of_many(

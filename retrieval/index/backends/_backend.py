@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from core.errors import InputError
-from retrieval.index.nearest import MORE, best_of, nearest
+from retrieval.index.nearest import best_of, nearest
 from retrieval.index.segments import Rows, normalized
 from retrieval.index.selection import Selection
 from retrieval.rows import row_lengths
+from retrieval.unscaled import MORE
 
 FEW_SELECTED = 20_000  # items among which exact search is as fast as any other
 

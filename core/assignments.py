@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from config.signatures import Flag
 from core.errors import InputError, near_match
 from core.types import MANY, SWITCH
 
@@ -23,11 +22,11 @@ class Assignment:
     flag: str
 
 
-def split_line(argv: Sequence[str], flags: Mapping[str, Flag]) -> tuple[list[str], list[Assignment]]:
+def split_line(argv: Sequence[str], flags: Mapping[str, str | None]) -> tuple[list[str], list[Assignment]]:
     """(The words of a line, in which assignments are --flag=value, and these assignments).
 
     What stands behind a flag that takes words is its value, whatever it looks like: `--input a=b.jpg` is a file. flags:
-    {name: Flag} of the command's own, by which that is known.
+    {name: MANY, SWITCH or None for one word} of the command's own, by which that is known.
     """
     words = []
     assignments = []
@@ -46,13 +45,13 @@ def split_line(argv: Sequence[str], flags: Mapping[str, Flag]) -> tuple[list[str
     return words, assignments
 
 
-def _words_behind(word: str, flags: Mapping[str, Flag]) -> float:
+def _words_behind(word: str, flags: Mapping[str, str | None]) -> float:
     """How many words behind `--flag` are its values."""
     name = word.removeprefix("--")
     # Of one dash there are -h, and numbers below 0, which are values themselves.
     if "=" in word or not word.startswith("--") or name in NO_VALUE:
         return 0
-    words = flags[name].words if name in flags else None
+    words = flags.get(name)
     if words == SWITCH:
         return 0
     return math.inf if words == MANY else 1
