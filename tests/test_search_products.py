@@ -1,0 +1,76 @@
+"""The choice of the type that a search multiplies in: by what was measured, with the same answers whichever it is."""
+
+import math
+
+import pytest
+import torch
+
+from retrieval import best_positive, fastest
+from retrieval.best_positive import first_precision, positive_ranks
+from retrieval.query_gallery import QueryGallery
+from retrieval.scores import Scores
+
+CPU = torch.device("cpu")
+MANY = 2**40  # pairs
+
+
+@pytest.mark.parametrize(
+    "taken, types, expected",
+    [
+        ((1, 2, 4), fastest.TYPES, torch.int8),
+        ((1, 2, 4), fastest.TYPES[1:], torch.bfloat16),
+        ((1.9, 2, 4), fastest.TYPES, torch.bfloat16),  # too little faster for what it leaves in doubt
+        ((math.inf, 9, 4), fastest.TYPES, torch.float32),
+        ((3, 9, 4), fastest.TYPES, torch.int8),
+    ],
+)
+def test_the_fastest_is_chosen(monkeypatch, taken, types, expected):
+    monkeypatch.setattr(fastest, "seconds", lambda width: dict(zip(fastest.TYPES, taken)))
+    assert fastest.fastest(CPU, 512, MANY, types) == expected
+    assert fastest.fastest(CPU, 512, 1000, types) == torch.float32  # nothing to gain, nothing is tried
+
+
+def test_each_type_is_tried_and_the_threads_are_left_as_they_were():
+    threads = torch.get_num_threads()
+    taken = fastest.seconds(32)
+    assert list(taken) == list(fastest.TYPES) and all(second > 0 for second in taken.values())
+    assert torch.get_num_threads() == threads
+    assert math.isinf(taken[torch.int8]) != fastest.multiplies_int8()
+
+
+@pytest.mark.parametrize(
+    "distance, outlier, expected",
+    [
+        ("cosine", False, torch.int8),
+        ("cosine", True, torch.bfloat16),  # one row of a single large number makes the steps of all rows wide
+        ("squared_euclidean", False, torch.bfloat16),
+    ],
+)
+def test_int8_only_where_it_tells_rows_apart(monkeypatch, distance, outlier, expected):
+    monkeypatch.setattr(fastest, "seconds", lambda width: dict(zip(fastest.TYPES, (1, 2, 4))))
+    monkeypatch.setattr(fastest, "WORTH_TRYING", 0)
+    rows = torch.randn(60, 512, generator=torch.Generator().manual_seed(0))
+    if outlier:
+        rows[7] = torch.eye(512)[3]
+    task = QueryGallery.of(rows, torch.arange(60) // 4)
+    assert first_precision(task, Scores(task, distance)) == expected
+
+
+@pytest.mark.skipif(not fastest.multiplies_int8(), reason="this processor adds products of int8 in 16 bits")
+@pytest.mark.parametrize("most_listed", [0, 3, 64])
+@pytest.mark.parametrize("width", [1, 3, 8, 130])
+def test_what_int8_leaves_in_doubt_is_settled_exactly(monkeypatch, width, most_listed):
+    """Lists that are too short and counts that are given up lead to the same ranks as float64 from the start."""
+    monkeypatch.setattr(best_positive, "MOST_LISTED", most_listed)
+    monkeypatch.setattr(best_positive, "MOST_IN_DOUBT", 40)
+    generator = torch.Generator().manual_seed(width)
+    rows = torch.randn(20, width, generator=generator)[torch.randint(20, (300,), generator=generator)]
+    rows[::3] *= 1 + 2.0**-10 * torch.randn(100, width, generator=generator)  # near duplicates among equal ones
+    rows[::7] *= 2.0**90
+    rows[5] = 0
+    task = QueryGallery.of(rows.double(), torch.randint(40, (300,), generator=generator))
+    exact = positive_ranks(task, dtype=torch.float64)
+    assert torch.equal(positive_ranks(task, dtype=torch.int8), exact)
+    for memory in (1, 2**28):
+        found = positive_ranks(task, (1, 10), memory=memory, dtype=torch.int8)
+        assert all(torch.equal(found < k, exact < k) for k in (1, 10))
