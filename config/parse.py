@@ -289,6 +289,8 @@ def _words_of(recipe: Recipe, known: dict[str, Flag], command: Command, own_flag
     where not.
     """
     earlier = recipe.values
+    if not earlier:  # and no file is parsed for the names of what nobody asks for
+        return []
     owners = set(_owners())
     before = str(earlier.get("loss_name"))
     if before.startswith(PREFIX):
