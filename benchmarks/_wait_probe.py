@@ -1,7 +1,8 @@
 """What a process does that benchmarks/waiting.py waits for: `python benchmarks/_wait_probe.py NAME`.
 
 It imports nothing before it is told what to do, so that its seconds and memory are those of what is asked for. The
-peers' programs are what their READMEs show: PIL, torchvision's transforms, float32. Printed are further figures as JSON.
+peers' programs are what their READMEs show: PIL, torchvision's transforms, float32. Further figures are printed as
+JSON.
 """
 
 import json
@@ -143,8 +144,8 @@ def test_oml():
     from oml.transforms.images.torchvision import get_normalisation_resize_torch
 
     rows = rows_of("Ebay_test.txt")
-    table = pandas.DataFrame(rows, columns=["label", "path"]).assign(split="validation", is_query=True, is_gallery=True)
-    table["path"] = table["path"].map(str)
+    table = pandas.DataFrame([(label, str(path)) for label, path in rows], columns=["label", "path"])
+    table = table.assign(split="validation", is_query=True, is_gallery=True)
     images = ImageQueryGalleryLabeledDataset(table, transform=get_normalisation_resize_torch(im_size=PIXELS))
     network = plain_network().eval()
     began = time.perf_counter()
@@ -178,7 +179,10 @@ def test_ours(rounds):
             for images in batches:
                 network(images)
 
-    kinds = {"bare": bare, "embed": lambda: embed(network, loader, device), "test": lambda: whole_test(tester, network)}
+    def whole_test():
+        return tester.recalls(tester.query_gallery(tester.embed(network)))
+
+    kinds = {"bare": bare, "embed": lambda: embed(network, loader, device), "test": whole_test}
     found = {name: [] for name in kinds}
     for _ in range(int(rounds)):
         for name, function in kinds.items():
@@ -186,10 +190,6 @@ def test_ours(rounds):
             function()
             found[name].append(time.perf_counter() - began)
     return {name: statistics.median(seconds) for name, seconds in found.items()}
-
-
-def whole_test(tester, network):
-    return tester.recalls(tester.query_gallery(tester.embed(network)))
 
 
 def search(folder, width):

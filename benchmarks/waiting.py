@@ -5,8 +5,8 @@
     python benchmarks/waiting.py --rows=20000 --rounds=1
 
 Each line is a process of its own, from its start to its end, or to its first finished step: seconds, and the most
-memory that it had. Beside it stands what a peer's program takes for the same (_wait_probe.py); where a peer has nothing
-of the kind the cells are empty. Programs take turns in each round; what they read is in the system's memory by then.
+memory that it had. Beside it stands what a peer's program takes for the same (_wait_probe.py); where a peer has
+nothing of the kind the cells are empty. Programs take turns in each round.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from retrieval.index.index import Index
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pytorch-metric-learning", "open-metric-learning")
 SCRIPTS = ("train_elem", "train_pair", "train_reranker", "eval", "infer", "search find", "reader", "doctor")
-PROBE = str(Path(__file__).with_name("_wait_probe.py"))
+PROBE = Path(__file__).with_name("_wait_probe.py")
 RECIPE = "--config=configs/emoji_arcmargin.yaml"
 FIRST_STEP = "trainbatch 1,"
 WIDTH = 512
 
 
 def wait(words, until=None):
-    """{"seconds", "peak_mb", "output"} of a process, up to its end, or to a line with `until`, behind which it is killed.
+    """{"seconds", "peak_mb", "output"} of a process to its end, or to a line with `until`; behind that it is killed.
 
     Raises ImportError for a peer that is not installed, CalledProcessError for whatever else goes wrong.
     """
@@ -106,8 +106,10 @@ def probe(*names):
 
 
 def waited(found, rounds):
-    """{what is waited for: {whose: {"seconds", "spread", "peak_mb", "value"}}}, medians; a peer that is missing is left
-    out. The demo is run once."""
+    """{what is waited for: {whose: {"seconds", "spread", "peak_mb", "output"}}}, medians.
+
+    A peer that is not installed is left out; the demo is run once.
+    """
     runs = {(what, whose): [] for what, line in found.items() for whose in line}
     missing = set()
     for number in range(rounds):
