@@ -97,6 +97,7 @@ bench: peers
 	$(PEERS) benchmarks/threads.py
 	$(PEERS) benchmarks/serve.py
 	$(PEERS) benchmarks/lists.py
+	$(PEERS) benchmarks/waiting.py
 	$(PEERS) benchmarks/collect.py
 
 peers:

@@ -32,6 +32,7 @@ LANES = {
     "threads": "Waiting threads",
     "serve": "Search server",
     "lists": "Lists on the disk",
+    "waiting": "What a user waits for",
 }
 # Lanes that are another one's file with other flags.
 FILES = {"head_losses": "head"}

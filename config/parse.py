@@ -289,7 +289,10 @@ def _words_of(recipe: Recipe, known: dict[str, Flag], command: Command, own_flag
     where not.
     """
     earlier = recipe.values
-    owners = set(_owners())
+    # To know what other losses and the like have, their files are parsed, which most lines and recipes do without.
+    owners: set[str] = set()
+    if earlier.keys() - known.keys():
+        owners = set(_owners())
     before = str(earlier.get("loss_name"))
     if before.startswith(PREFIX):
         owners |= {flag.name for flag in _pml_flags(before, (), earlier, own_flags)}

@@ -99,6 +99,9 @@ def registered(folder: str) -> dict[str, Registered]:
     """{name: Registered} of what the files of a folder, such as "losses", register, in order of the files' names."""
     found = {}
     for file in sorted((ROOT / folder).glob("*.py")):
+        # Half of the files only help the others; to look for a word is a hundred times faster than to parse.
+        if ".register" not in file.read_text(encoding="utf-8"):
+            continue
         for node in tree_of(file).body:
             home = f"{folder.replace('/', '.')}.{file.stem}:{getattr(node, 'name', '')}"
             for decorator in getattr(node, "decorator_list", []):

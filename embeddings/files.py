@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from core.errors import InputError, meant_by
-from core.files import read_npz
+from core.arrays import read_npz
 from data.formats.columns import tell_unknown
 from data.formats.problems import Problems
 from data.names import NO_NAMES, Names

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from core.errors import InputError
-from core.files import RowFile, read_json
+from core.arrays import RowFile
+from core.files import read_json
 from core.items import is_text
 from core.types import Paths
 from data.names import Names

@@ -13,7 +13,7 @@ import numpy as np
 
 from core.console import log
 from core.errors import InputError
-from core.files import RowFile
+from core.arrays import RowFile
 from core.items import file_of
 from core.slices import slices_within
 from data.records import Records

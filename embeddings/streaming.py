@@ -11,7 +11,8 @@ import torch
 import distributed
 from core.console import log
 from core.errors import InputError
-from core.files import RowFile, open_output
+from core.arrays import RowFile
+from core.files import open_output
 from core.types import Paths, Switch
 from core.versions import package_versions
 from data.records import Records

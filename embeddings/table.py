@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from core.device import search_device
-from core.files import RowFile, replacing, write_npz
+from core.arrays import RowFile, write_npz
+from core.files import replacing
 from core.slices import slices_within
 from data.records import Records
 from embeddings.rows import OrderedRows

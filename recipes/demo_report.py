@@ -16,10 +16,14 @@ from report.neighbours import side_by_side  # noqa: E402
 def main(root: str, untrained: str, first: str, second: str) -> None:
     root = Path(root)
     runs = root / "seed0"
-    titles = {"untrained (ImageNet weights)": untrained, f"stage 1: {first}": first, f"stage 2: {second}": second}
+    results = {
+        "untrained (ImageNet weights)": runs / untrained / "eval" / "result.json",
+        f"stage 1: {first}": runs / first / "result.json",
+        f"stage 2: {second}": runs / second / "result.json",
+    }
     print(f"\n{'':<30} Recall@1  Recall@10")
-    for title, run in titles.items():
-        recall = json.loads((runs / run / "eval" / "result.json").read_text())["recall"]
+    for title, file in results.items():
+        recall = json.loads(file.read_text())["recall"]
         print(f"{title:<30} {100 * recall['1']:7.2f} % {100 * recall['10']:8.2f} %")
     sheets = [runs / run / "eval" / "neighbours.png" for run in (untrained, second)]
     side_by_side(sheets, ["Before training", "After both stages"], root / "before_after.png")

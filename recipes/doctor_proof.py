@@ -22,7 +22,8 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from core.files import make_folder, replace_json, replacing, write_npz  # noqa: E402
+from core.arrays import write_npz  # noqa: E402
+from core.files import make_folder, replace_json, replacing  # noqa: E402
 from core.numerals import read_float, read_int  # noqa: E402
 from data.embedded import embedded_data  # noqa: E402
 from data.fixes import LABEL  # noqa: E402

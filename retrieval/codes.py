@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from core.errors import InputError, near_match
-from core.files import read_json, read_npy, sync, synced, write_json, write_npy
+from core.arrays import read_npy, write_npy
+from core.files import read_json, sync, synced, write_json
 from core.slices import slices_within
 from retrieval.exact import GRID_BITS, ExactScores
 from retrieval.query_gallery import QueryGallery

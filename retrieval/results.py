@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from core.errors import InputError
-from core.files import read_npz, write_npz
+from core.arrays import read_npz, write_npz
 from retrieval.blocks import MEMORY
 from retrieval.candidates import NOWHERE
 from retrieval.query_gallery import Column, QueryGallery

@@ -14,10 +14,10 @@ if __name__ == "__main__":
     from core import openmp  # noqa: F401
 from runs import tiny_backbone  # noqa: E402
 
-import core.files  # noqa: E402
+import core.arrays  # noqa: E402
 import search  # noqa: E402
 
-HOMES = {"fsync": os, "replace": os, "mkdir": os, "append": core.files.RowFile}
+HOMES = {"fsync": os, "replace": os, "mkdir": os, "append": core.arrays.RowFile}
 
 
 def main(step, places, words):

@@ -19,7 +19,7 @@ from torch import nn
 
 from config.script import run_script
 from core.errors import InputError
-from core.files import RowFile, write_npz
+from core.arrays import RowFile, write_npz
 from data.records import Records
 from data.samplers import InOrder
 from embeddings.files import load_table

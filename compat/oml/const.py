@@ -12,6 +12,7 @@ IS_GALLERY_COLUMN = "is_gallery"
 CATEGORIES_COLUMN = "category"
 SEQUENCE_COLUMN = "sequence"
 TEXTS_COLUMN = "text"
+START_TIME_COLUMN = "start_time"
 PATHS_COLUMN = "path"
 X1_COLUMN = "x_1"
 X2_COLUMN = "x_2"
@@ -49,6 +50,9 @@ N_GT_SHOW_EMBEDDING_METRICS = 2
 
 MOCK_DATASET_DEFAULT_CSV = "df.csv"
 IMAGE_EXTENSIONS = ["jpg", "jpeg", "JPG", "JPEG", "png"]
+AUDIO_EXTENSIONS = [".mp3", ".wav", ".ogg", ".flac"]
+MAX_AUDIO_LEN = 3.0  # seconds
+DEFAULT_SAMPLE_RATE = 16_000
 
 
 def cache_folder() -> Path:

@@ -3,6 +3,7 @@
 Each function takes (H, W, 3) uint8 RGB and returns the same; what it draws comes from torch's default generator.
 """
 
+import functools
 import math
 from collections.abc import Callable, Collection
 from typing import NamedTuple
@@ -10,14 +11,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from torchvision.transforms import v2
 
 WHITE, GREY = 255, 128
 LOG_SCALE = math.log(1.25)
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 FROM_YIQ = np.linalg.inv(TO_YIQ)
-RANDAUGMENT = v2.RandAugment(num_ops=2, magnitude=9, fill=WHITE)
-ERASING = v2.RandomErasing(0.25, value=GREY)
 
 
 def uniform(low: list[float], high: list[float]) -> np.ndarray:
@@ -80,18 +78,25 @@ def random_colour_and_grey(image: np.ndarray) -> np.ndarray:
 
 def randaugment(image: np.ndarray) -> np.ndarray:
     """Two random operations of magnitude 9 (arXiv 1909.13719)."""
-    return _as_torchvision(RANDAUGMENT, image)
+    return _as_torchvision("RandAugment", image, num_ops=2, magnitude=9, fill=WHITE)
 
 
 def random_erasing(image: np.ndarray) -> np.ndarray:
     """A random rectangle set to grey, one time in four (arXiv 1708.04896)."""
-    return _as_torchvision(ERASING, image)
+    return _as_torchvision("RandomErasing", image, p=0.25, value=GREY)
 
 
-def _as_torchvision(transform: v2.Transform, image: np.ndarray) -> np.ndarray:
+def _as_torchvision(name: str, image: np.ndarray, **settings: float) -> np.ndarray:
     """A transform of torchvision, which takes (3, H, W) tensors, on an (H, W, 3) array."""
     channels_first = torch.from_numpy(image).permute(2, 0, 1)
-    return transform(channels_first).permute(1, 2, 0).numpy()
+    return _transform_of_torchvision(name, **settings)(channels_first).permute(1, 2, 0).numpy()
+
+
+@functools.cache
+def _transform_of_torchvision(name: str, **settings: float) -> torch.nn.Module:
+    from torchvision.transforms import v2  # its import takes a while, and others do without it
+
+    return getattr(v2, name)(**settings)
 
 
 class Augmentation(NamedTuple):

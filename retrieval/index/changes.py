@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from core.errors import InputError
-from core.files import read_json, read_npy, replace_json, write_json, write_npy
+from core.arrays import read_npy, write_npy
+from core.files import read_json, replace_json, write_json
 from retrieval.best_positive import MEMORY
 from retrieval.index.backends import make_backend
 from retrieval.index.backends._backend import Backend

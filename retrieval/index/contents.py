@@ -15,7 +15,8 @@ import numpy as np
 
 from core.console import log
 from core.errors import InputError
-from core.files import read_npy, replacing_synced
+from core.arrays import read_npy
+from core.files import replacing_synced
 from core.items import file_of, is_text, member_of
 from retrieval.index.folder import CONTENTS, writing
 from retrieval.index.index import Index

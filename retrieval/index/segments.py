@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from core.errors import InputError
-from core.files import read_json, read_npy, sync, synced, write_json, write_npy
+from core.arrays import read_npy, write_npy
+from core.files import read_json, sync, synced, write_json
 from core.slices import slices_of, slices_within
 from retrieval.index.items import CATEGORY, LABEL, UNKNOWN, Items, LabelColumn, wrong_boxes
 from retrieval.rows import CACHED_NUMBERS, row_lengths

@@ -1,5 +1,11 @@
-"""Datasets of OML's tables: images and texts, with labels, with queries and galleries, with both, or with nothing."""
+"""Datasets of OML's tables: images, texts and sounds, with labels, with queries and galleries, with both, or with nothing."""
 
+from compat.oml.datasets.audios import (
+    AudioBaseDataset,
+    AudioLabeledDataset,
+    AudioQueryGalleryDataset,
+    AudioQueryGalleryLabeledDataset,
+)
 from compat.oml.datasets.images import (
     ImageBaseDataset,
     ImageLabeledDataset,
@@ -15,6 +21,10 @@ from compat.oml.datasets.texts import (
 )
 
 __all__ = [
+    "AudioBaseDataset",
+    "AudioLabeledDataset",
+    "AudioQueryGalleryDataset",
+    "AudioQueryGalleryLabeledDataset",
     "ImageBaseDataset",
     "ImageLabeledDataset",
     "ImageQueryGalleryDataset",
