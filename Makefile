@@ -78,26 +78,28 @@ test_peers: peers
 	$(PEERS) -m pip install --quiet -r requirements/test.txt
 	OMP_NUM_THREADS=1 $(PEERS) $(SIDE_BY_SIDE) tests/test_peer*.py tests/test_postprocess.py
 
-# All lanes of benchmarks/ in half an hour on 2 idle cores; longer runs of a lane: --help of its file.
+# All lanes of benchmarks/ in twenty minutes on 2 idle cores, each shortened to a minute or so and none left out but
+# backends; longer runs of a lane, at the sizes of its docstring: --help of its file.
 bench: peers
 	$(PEERS) -m pip install --quiet -r requirements/demo.txt -r requirements/speed.txt -r requirements/openvino.txt \
 		-r requirements/models.txt -r requirements/export.txt -r requirements/serve.txt httpx
-	$(PEERS) benchmarks/search_speed.py --rounds=2 --widths=512 --curve=10000
-	$(PEERS) benchmarks/codes.py --rows=200000
-	$(PEERS) benchmarks/images.py --rounds=3
+	$(PEERS) benchmarks/search_speed.py --rounds=1 --widths=512 --curve=10000 --peer_share=30
+	$(PEERS) benchmarks/codes.py --rows=100000 --data=clustered --rounds=2
+	$(PEERS) benchmarks/images.py --images=100 --rounds=2
 	$(PEERS) benchmarks/formats.py
-	$(PEERS) benchmarks/step.py
-	$(PEERS) benchmarks/head.py --rounds=3
-	$(PEERS) benchmarks/head.py --losses=all --sizes=11318x512
-	$(PEERS) benchmarks/pairs.py
-	$(PEERS) benchmarks/features.py
-	$(PEERS) benchmarks/inference.py --model ResNet50 timm:vit_small_patch16_224 clip:ViT-B-32 --images=32 --batch=16
-	$(PEERS) benchmarks/against_peers.py --seeds=1
-	$(PEERS) benchmarks/ranks.py
-	$(PEERS) benchmarks/threads.py
-	$(PEERS) benchmarks/serve.py
-	$(PEERS) benchmarks/lists.py
+	$(PEERS) benchmarks/step.py --rounds=1
+	$(PEERS) benchmarks/head.py --rounds=3 --sizes=11318x2048,100000x512
+	$(PEERS) benchmarks/head.py --losses=all --sizes=11318x512 --rounds=2
+	$(PEERS) benchmarks/pairs.py --sizes=160,1024 --rounds=1
+	$(PEERS) benchmarks/features.py --steps=200
+	$(PEERS) benchmarks/inference.py --model ResNet50 timm:vit_small_patch16_224 --images=16 --batch=8 --rounds=1
+	$(PEERS) benchmarks/against_peers.py --seeds=1 --seconds=10
+	$(PEERS) benchmarks/ranks.py --tables=weights,gallery --ranks=2
+	$(PEERS) benchmarks/threads.py --rounds=1 --seconds=0.4
+	$(PEERS) benchmarks/serve.py --seconds=10
+	$(PEERS) benchmarks/lists.py --rows=5000000 --labels=100000 --packed=200000
 	$(PEERS) benchmarks/waiting.py
+	$(PEERS) benchmarks/growth.py --rounds=2
 	$(PEERS) benchmarks/collect.py
 
 peers:
