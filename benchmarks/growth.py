@@ -4,7 +4,7 @@
     python benchmarks/growth.py --lanes=search,heads --rounds=5
     python benchmarks/growth.py --draw             # the picture anew, of the figures that are there
 
-Each size is timed `--rounds` times, all sizes in turn; the least counts, since whatever disturbs only adds. The exponent
+Each size is timed `--rounds` times, sizes in turn; the least counts, since whatever disturbs only adds. The exponent
 is the slope of log seconds over log size by least squares over the larger half of the sizes: small ones are overhead.
 Written: growth.png beside this file, table and figures as every lane's. A lane is above its exponent where the slope
 exceeds it by more than 0.15; a processor's cache that is left at one of the sizes makes as much.

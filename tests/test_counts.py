@@ -16,7 +16,7 @@ from engine.step import backward, update
 from losses import LOSSES
 from models import Embedder
 
-# Operations that torch does in a step after the first, forward, backward and update, through the network `Tiny`. Whoever
+# Operations that torch does in a step after the first: forward, backward and update, through `Tiny`. Whoever
 # makes them fewer writes the new number here; more of them are to be worth it. A new torch may cut an operation in two.
 OPERATIONS = {"arcmargin": 205, "softmax": 120, "multi_similarity": 139, "contrastive": 130}
 SLACK = 1.1
