@@ -32,6 +32,7 @@ LANES = {
     "codes": "Search by codes",
     "backends": "Backends of an index",
     "images": "Images",
+    "formats": "Other images than JPEGs",
     "step": "Training step",
     "head": "Class head",
     "head_losses": "Class losses",
