@@ -1,4 +1,4 @@
-"""Datasets of OML's tables: images, texts and sounds, with labels, with queries and galleries, with both, or with nothing."""
+"""Datasets of OML's tables: images, texts and sounds, with labels, with queries and galleries, both, or nothing."""
 
 from compat.oml.datasets.audios import (
     AudioBaseDataset,
