@@ -107,7 +107,8 @@ class _CrossEntropy(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         scores = ChunkedScores(scoring, rows, weight, bias, positions)
         own, own_in_loss, ctx.slope = _with_margin(scores.own(), scoring.scale, add_margin)
-        # Scores go into the table that backward reads, or each chunk's into the same piece of memory.
+        # Scores go into the table that backward reads, or each chunk's into the same piece of memory. Those of classes
+        # with one centre leave their exponentials there, which backward need not take again.
         table = scores.table()
         spare = scores.scratch()
 
@@ -117,6 +118,7 @@ class _CrossEntropy(torch.autograd.Function):
         exp_sum = torch.zeros_like(own)
         better = torch.zeros_like(own)
         score_sum = torch.zeros_like(own)
+        shifts = []
         for chunk in scores.chunks:
             of_classes = scores.of_classes(scores.of_centres(chunk, table))
             scratch = spare[: len(of_classes)]
@@ -127,9 +129,10 @@ class _CrossEntropy(torch.autograd.Function):
             of_classes.scatter_(0, own_rows, torch.where(inside, own_in_loss, at_own))
             before = largest
             largest = torch.maximum(largest, of_classes.amax(0))
-            exp_sum = exp_sum * (before - largest).exp() + torch.sub(of_classes, largest, out=scratch).exp_().sum(0)
             if smoothing is not None:
                 score_sum += smoothing.masked(chunk, of_classes).sum(0)
+            exp_sum = exp_sum * (before - largest).exp() + of_classes.sub_(largest).exp_().sum(0)
+            shifts.append(largest)
         shard = scoring.shard
         if shard is not None:
             before = largest
@@ -142,6 +145,8 @@ class _CrossEntropy(torch.autograd.Function):
         ctx.smoothing = smoothing
         ctx.scoring = scoring
         ctx.kept = table if scoring.keeps_scores else None
+        ctx.shifts = shifts
+        ctx.factors = scores.factors
         ctx.save_for_backward(rows, weight, bias, positions)
         ctx.mark_non_differentiable(better)
         target = own_in_loss
@@ -153,34 +158,36 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream: torch.Tensor, _) -> tuple[torch.Tensor | None, ...]:
         rows, weight, bias, positions = ctx.saved_tensors
-        scores = ChunkedScores(ctx.scoring, rows, weight, bias, positions)
+        scores = ChunkedScores(ctx.scoring, rows, weight, bias, positions, ctx.factors)
         # The kept scores are written over here: should there be a second pass, it makes them again.
         kept = ctx.kept
         ctx.kept = None
         table = scores.table() if kept is None else kept
-        # Those of classes with one centre hold the margin already.
-        has_margin = kept is not None and ctx.scoring.centres is None
+        has_exponentials = kept is not None and ctx.scoring.centres is None
         smoothing = ctx.smoothing
         own_target = 1.0
         if smoothing is not None:
             own_target = 1 - smoothing.epsilon
 
         scores.begin_gradients()
-        for chunk in scores.chunks:
+        of_mean = upstream / len(rows)
+        for chunk, shift in zip(scores.chunks, ctx.shifts):
             own_rows, inside = scores.own_rows(chunk)
             of_centres = scores.of_centres(chunk, table, made=kept is not None)
             of_classes = scores.of_classes(of_centres)
-            if not has_margin:
+            # Softmax of the scores with the margin, each over the number of rows.
+            if has_exponentials:
+                slopes = of_classes.mul_((shift - ctx.log_sum).exp() * of_mean)
+            else:
                 at_own = of_classes.gather(0, own_rows)
                 of_classes.scatter_(0, own_rows, torch.where(inside, ctx.own_in_loss, at_own))
+                slopes = of_classes.sub_(ctx.log_sum).exp_().mul_(of_mean)
 
-            # Softmax, less the target; the own class's score moves by `slope` with the one that margins leave alone.
-            slopes = of_classes.sub_(ctx.log_sum).exp_()
+            # Less the target; the own class's score moves by `slope` with the one that margins leave alone.
             if smoothing is not None:
-                slopes.sub_(smoothing.masked(chunk, smoothing.share))
+                slopes.sub_(smoothing.masked(chunk, smoothing.share * of_mean))
             at_own = slopes.gather(0, own_rows)
-            slopes.scatter_(0, own_rows, torch.where(inside, (at_own - own_target) * ctx.slope, at_own))
-            slopes.mul_(upstream / len(rows))
+            slopes.scatter_(0, own_rows, torch.where(inside, (at_own - own_target * of_mean) * ctx.slope, at_own))
             scores.add_gradients(chunk, of_centres, slopes)
         return *scores.gradients(), None, None, None, None
 

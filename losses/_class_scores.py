@@ -14,6 +14,7 @@ from losses._unit_vectors import lengths
 
 KEPT_BYTES = 100 * 2**20  # of scores that wait for the backward pass; where it would be more they are made twice
 CHUNK = 2048  # classes at a time
+IN_CACHE = 2**18  # numbers that are read several times in a row
 
 
 class ClassShard(NamedTuple):
@@ -136,7 +137,8 @@ class ChunkedScores:
     """Scores (classes, rows) of a chunk of classes at a time, so that a chunk is one piece of memory; their gradients.
 
     rows (B, D), of length 1 where the scores are cosines; weight (C, D) or (C, K, D), bias (C,) or None. positions
-    (B,): each row's own class, outside 0..C-1 where another rank has its scores.
+    (B,): each row's own class, outside 0..C-1 where another rank has its scores. factors (C K,): what products become
+    scores by, those of an earlier pass over the same weights, None to find them.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class ChunkedScores:
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         positions: torch.Tensor,
+        factors: torch.Tensor | None = None,
     ) -> None:
         self.scoring = scoring
         self.rows = rows
@@ -154,8 +157,8 @@ class ChunkedScores:
         self.by_class = weight
         self.weight = weight.flatten(0, -2)  # a row for each centre
         self.centres_of_a_class = 1 if weight.ndim == 2 else weight.shape[1]
-        self.factors = None
-        if scoring.scale is not None:
+        self.factors = factors
+        if factors is None and scoring.scale is not None:
             self.factors = scoring.scale / lengths(self.weight)
         step = scoring.step
         self.chunks = [slice(start, min(start + step, len(weight))) for start in range(0, len(weight), step)]
@@ -247,9 +250,20 @@ class ChunkedScores:
         to_weight = self.to_weight[centres]
         self.to_rows.addmm_(slopes.T, weight)
         torch.mm(slopes, self.rows, out=to_weight)
-        if self.factors is not None:  # a weight's length changes no cosine, so nothing pulls along the weight
-            along = (to_weight * weight).sum(1) / lengths(weight).square()
-            to_weight.addcmul_(weight, along[:, None], value=-1)
+        if self.factors is not None:
+            self._leave_lengths(to_weight, weight, self.factors[centres] / self.scoring.scale)
+
+    @staticmethod
+    def _leave_lengths(to_weight: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor) -> None:
+        """Take from slopes (n, D) what pulls along the weights, whose lengths change no cosine; inverse (n,): 1 / them.
+
+        A few weights at a time, which are in the cache when they are read again.
+        """
+        few = max(1, IN_CACHE // weight.shape[1])
+        room = torch.empty_like(weight[:few])
+        for slopes, rows, factors in zip(to_weight.split(few), weight.split(few), inverse.split(few)):
+            along = torch.mul(slopes, rows, out=room[: len(rows)]).sum(1).mul_(factors).mul_(factors)
+            slopes.addcmul_(rows, along[:, None], value=-1)
 
     def gradients(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """By rows (of all ranks' classes), by weight, by bias, once all chunks are added."""
