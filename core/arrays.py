@@ -3,7 +3,9 @@
 Apart from core/files.py, which every script imports before its flags are read: loading numpy takes a tenth of a second.
 """
 
+import math
 import os
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,13 @@ import numpy as np
 from core.errors import InputError, first_line
 from core.files import replacing, synced
 from core.slices import slices_within
+
+MAPPED = 2**28  # bytes of an .npz from which on its embeddings stay on the disk
+# Of a zip's members: bytes before their name, of the field that tells of large ones, and a field of padding, of an id
+# that nobody reads (zipalign's), its size behind it.
+MEMBER_HEADER, ZIP64_FIELD = 30, 20
+PADDING_FIELD, EXTRA_FIELD = 0xD935, struct.Struct("<HH")
+ALIGNED = 64
 
 
 def write_npy(path: str | Path, array: np.ndarray) -> None:
@@ -45,7 +54,7 @@ def write_npz(path: str | Path, arrays: Mapping[str, Any]) -> None:
     """
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            with archive.open(_aligned_member(f"{name}.npy", file.tell()), "w", force_zip64=True) as member:
                 if hasattr(array, "blocks"):
                     header = {"descr": "<f4", "fortran_order": False, "shape": (len(array), array.width)}
                     np.lib.format.write_array_header_1_0(member, header)
@@ -55,11 +64,54 @@ def write_npz(path: str | Path, arrays: Mapping[str, Any]) -> None:
                     np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
-def read_npz(path: str | Path, required: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Read named arrays, {name: array}. Raises InputError for no .npz, for pickles in it, and for a missing name."""
+def _aligned_member(name: str, start: int) -> zipfile.ZipInfo:
+    """A member whose header begins at byte `start`, padded so that its array can be mapped as numbers in memory are."""
+    member = zipfile.ZipInfo(name)
+    begin = start + MEMBER_HEADER + len(name.encode()) + ZIP64_FIELD + EXTRA_FIELD.size
+    padding = -begin % ALIGNED
+    member.extra = EXTRA_FIELD.pack(PADDING_FIELD, padding) + bytes(padding)
+    return member
+
+
+def map_npz(path: str | Path, name: str) -> np.ndarray | None:
+    """One array of an .npz, mapped copy-on-write from where it lies in the file; None where that cannot be.
+
+    So it is where there is none, or it is compressed, or begins where no number may, as in files of others by chance.
+    Raises InputError for no .npz and for an array that does not fill its place.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            member = archive.NameToInfo.get(f"{name}.npy")
+            if member is None or member.compress_type != zipfile.ZIP_STORED:
+                return None
+            file.seek(member.header_offset + MEMBER_HEADER - 4)
+            begin = member.header_offset + MEMBER_HEADER + sum(struct.unpack("<HH", file.read(4)))
+            file.seek(begin)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, is_fortran, dtype = read_header[np.lib.format.read_magic(file)](file)
+            start = file.tell()
+    except FileNotFoundError:
+        raise InputError(f"no file {str(path)!r}") from None
+    except Exception as error:  # as in read_npy
+        raise InputError(f"{str(path)!r} is no .npz file of plain arrays: {first_line(error)}") from None
+    if is_fortran or dtype.hasobject or start % dtype.alignment or not math.prod(shape):
+        return None
+    if begin + member.file_size != start + dtype.itemsize * math.prod(shape):
+        raise InputError(f"{str(path)!r} is damaged: {name} are {shape} {dtype} in {member.file_size} bytes")
+    return np.memmap(path, dtype, "c", start, shape)
+
+
+def read_npz(path: str | Path, required: Sequence[str] = (), mapped: str | None = None) -> dict[str, np.ndarray]:
+    """Read named arrays, {name: array}. Raises InputError for no .npz, for pickles in it, and for a missing name.
+
+    mapped: an array that stays on the disk where it can (`map_npz`) and takes MAPPED bytes or more.
+    """
+    array = None
+    if mapped is not None and os.path.exists(path) and os.path.getsize(path) >= MAPPED:
+        array = map_npz(path, mapped)
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+            arrays = {name: array if name == mapped and array is not None else file[name] for name in file.files}
     except FileNotFoundError:
         raise InputError(f"no file {str(path)!r}") from None
     except Exception as error:  # as in read_npy

@@ -26,7 +26,7 @@ def load_table(path: str, needs_roles: bool = True) -> EmbeddingTable:
     missing columns, mistyped ones, lengths that differ, and unknown labels; needs_roles: and where nobody asks or
     nothing can be found, as in a csv's rows to train with.
     """
-    arrays = read_npz(path, ("embeddings",))
+    arrays = read_npz(path, ("embeddings",), mapped="embeddings")
     if "labels" not in arrays:
         hint = meant_by("labels", [name for name in arrays if name not in COLUMNS])
         raise InputError(f"{str(path)!r} has no labels, so there is nothing to count as right or wrong.{hint}")
@@ -108,7 +108,9 @@ def _each_once(records: Records, embeddings: np.ndarray) -> tuple[Records, np.nd
     folded = fold_repeats(records, problems, first)
     if problems:
         raise InputError("\n".join(problems.lines(records.source)))
-    return folded, embeddings[np.unique(first)]
+    kept = np.unique(first)
+    # All of them stay where they are, which may be on the disk.
+    return folded, embeddings if len(kept) == len(embeddings) else embeddings[kept]
 
 
 def _unused(path: str, arrays: dict[str, np.ndarray]) -> list[str]:

@@ -12,6 +12,7 @@ from retrieval.metrics.ranking import DEFAULT, METRICS, Ranked, parse_metric, va
 from retrieval.query_gallery import Column, QueryGallery
 from retrieval.sharded import GalleryShard
 from retrieval.topk import search_in_parts
+from retrieval.wide import is_wide, search_wide_in_parts
 
 Means = dict[str, float | int | None]
 
@@ -56,14 +57,20 @@ def query_values(
     """
     rank = positive_ranks if shard is None else shard.positive_ranks
     search = search_in_parts if shard is None else shard.search_in_parts
+    reads_blocks = shard is None and is_wide(query_gallery, memory)
+    if reads_blocks:
+        search = search_wide_in_parts
     parsed = {name: parse_metric(name) for name in names}
     forms = [form for form, _ in parsed.values()]
     positives = query_gallery.positives()
 
-    # Where every metric follows from the rank of the best positive, nothing is searched for.
-    if definition in ("standard", "pml") and all(METRICS.fact(form, "of_rank") for form in forms):
+    # Where every metric follows from the rank of the best positive, nothing is searched for: it is counted, with items
+    # sorted by label, which of a table on the disk would be a read each.
+    needs_exact_rank = any(METRICS.fact(form, "needs_exact_rank") for form in forms)
+    follow_from_rank = definition in ("standard", "pml") and all(METRICS.fact(form, "of_rank") for form in forms)
+    if follow_from_rank and (needs_exact_rank or not reads_blocks):
         ks = sorted({k for _, k in parsed.values() if k})
-        if not ks or any(METRICS.fact(form, "needs_exact_rank") for form in forms):
+        if not ks or needs_exact_rank:
             ks = None
         ranks = rank(query_gallery, ks, distance, memory)
         return {name: METRICS.fact(form, "of_rank")(ranks, k) for name, (form, k) in parsed.items()}
