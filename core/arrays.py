@@ -48,7 +48,7 @@ def read_npy(path: str | Path, mmap_mode: str | None = None) -> np.ndarray:
 
 
 def write_npz(path: str | Path, arrays: Mapping[str, Any]) -> None:
-    """Write named arrays as numpy.savez does. Raises InputError if that fails.
+    """Write named arrays as numpy.savez does, each where it can be mapped. Raises InputError if that fails.
 
     A RowFile, or what has its length, width and blocks, stands for an array and is written block by block.
     """
