@@ -224,7 +224,7 @@ def draw(figures: list[dict], path: Path) -> None:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
         # Under the axis, where it hides no line.
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7, ncols=3 if len(own) > 3 else 2)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.26), fontsize=7, ncols=3 if len(own) > 3 else 2)
     sheet.savefig(path, dpi=80)
     pyplot.close(sheet)
 

@@ -20,20 +20,12 @@ LABELS, SAMPLES, SIDE = 20, 3, 40  # labels 1 … 10 are train, 11 … 20 are te
 SHAPES = ("disc", "square", "triangle", "cross")
 
 # Files that take longest, `make test` and `make test_slow` taken together: each ten seconds of a core or more.
-LONGEST = (
-    *(
-        "test_snippets",
-        "test_ranks",
-        "test_packaging",
-        "test_scripts",
-        "test_shards_embedded",
-        "test_index",
-        "test_stop",
-    ),
-    *("test_losses", "test_serving", "test_fast_transformers", "test_search_script", "test_resume", "test_export"),
-    *("test_serving_browser", "test_audio", "test_backbones", "test_bad_input", "test_pairs", "test_shards"),
-    *("test_index_crash", "test_upgrade", "test_reranker", "test_codes", "test_lightning", "test_pgvector"),
-)
+LONGEST = """
+    test_snippets test_ranks test_packaging test_scripts test_shards_embedded test_index test_stop test_losses
+    test_serving test_fast_transformers test_search_script test_resume test_export test_serving_browser
+    test_audio test_backbones test_bad_input test_pairs test_shards test_index_crash test_upgrade test_reranker
+    test_codes test_lightning test_pgvector
+""".split()
 
 torch.set_num_threads(1)
 
