@@ -14,7 +14,7 @@ import pytest
 import torch
 from oml_made import make_dino_weights
 from runs import run, tiny_backbone, train_flags
-from tolerances import SHARES
+from tolerances import COMPARED, SHARES, closeness_counted
 
 LABELS, SAMPLES, SIDE = 20, 3, 40  # labels 1 … 10 are train, 11 … 20 are test
 SHAPES = ("disc", "square", "triangle", "cross")
@@ -34,6 +34,19 @@ def pytest_collection_modifyitems(items):
     """Files that take long come first, so that no core is left with one of them when the others are done."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """With --junitxml, the report says what a test has compared (recipes/seeds_table.py shows it)."""
+    if not item.config.getoption("xmlpath"):
+        return (yield)
+    COMPARED.clear()
+    try:
+        with closeness_counted():
+            return (yield)
+    finally:
+        item.user_properties += COMPARED.items()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -67,7 +67,7 @@ def line_of(text, **variables):
 
 
 @pytest.mark.parametrize("text", [ARCMARGIN, EML, EVAL, INFER], ids=["train_elem", "train_pair", "eval", "infer"])
-def test_every_flag_is_known(text, monkeypatch):
+def test_every_flag_is_known(text, monkeypatch, record_property):
     monkeypatch.setattr("config.replay.taken_over", lambda values, typed: {})
     names = ("path_to_pretrain_imagenet_model", "path_to_pretrain_arcmargin_model", "path_to_pretrain_model")
     script, words = line_of(text, **dict.fromkeys(names, "weights.pt"), output_model_path="output")
@@ -75,9 +75,10 @@ def test_every_flag_is_known(text, monkeypatch):
     for word in words:
         name, _, value = word.removeprefix("--").partition("=")
         assert str(values[name]) == value or float(values[name]) == float(value)
+    record_property("flags read", len(words))
 
 
-def test_the_defaults_are_the_ancestors():
+def test_the_defaults_are_the_ancestors(record_property):
     """The page's list of parameters of its first command."""
     values = parse([], COMMANDS["train_elem"], "").values
     expected = {
@@ -93,10 +94,11 @@ def test_the_defaults_are_the_ancestors():
     assert {name: values[name] for name in expected} == expected
     arcmargin = parse(["--loss_name=arcmargin"], COMMANDS["train_elem"], "").values
     assert (arcmargin["arc_scale"], arcmargin["arc_margin"], arcmargin["arc_easy_margin"]) == (80.0, 0.15, False)
+    record_property("defaults equal", len(expected) + 3)
 
 
 @pytest.mark.slow
-def test_the_page_runs_from_weights_to_features(sop_tree, tmp_path, monkeypatch):
+def test_the_page_runs_from_weights_to_features(sop_tree, tmp_path, monkeypatch, record_property):
     """A file of ImageNet weights as torchvision names them, both stages, the evaluation, and features."""
     torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(0)
@@ -116,6 +118,7 @@ def test_the_page_runs_from_weights_to_features(sop_tree, tmp_path, monkeypatch)
     printed = run(script, [*words, *data])
     (recall,) = re.findall(r"End test 30, test_recall (\d\.\d{5})", printed)
     assert float(recall) == pytest.approx(after["recall"]["1"], abs=1e-4)
+    record_property("printed", printed.splitlines()[-1])
     script, words = line_of(INFER, path_to_pretrain_model=second)
     printed = run(script, [*words, *data, f"--output={tmp_path / 'features.npz'}"])
     assert len(re.findall(r"Test-\d+-feature: \[", printed)) == 30

@@ -78,7 +78,7 @@ def cat(tmp_path):
     return file
 
 
-def test_models_take_the_arguments_that_are_printed(asked):
+def test_models_take_the_arguments_that_are_printed(asked, record_property):
     models = [
         Resnet18MetricModel(embedding_dim=128),
         Resnet50MetricModel(embedding_dim=128),
@@ -105,16 +105,19 @@ def test_models_take_the_arguments_that_are_printed(asked):
             embeddings = model.eval()(torch.randn(2, 3, side, side))
         assert embeddings.shape == (2, model.get_embedding_dim())
         assert torch.allclose(embeddings.norm(dim=1), torch.ones(2), atol=1e-5)
+        record_property("networks", 1)
+        record_property("largest distance of a length from 1", (embeddings.norm(dim=1) - 1).abs().max().item())
     # As EasyDL's own code calls them, too.
     assert VitMetricModel("ViT_B_16", 64, "IMAGENET1K_V1").embedding.out_features == 64
     assert EfficientNetMetricModel("EfficientNet_B0", 64, None).embedding.out_features == 64
 
 
-def test_every_name_of_a_model_means_one_of_ours():
+def test_every_name_of_a_model_means_one_of_ours(record_property):
     names = {f"efficientnet_b{number}" for number in range(8)} | {f"vit_{word}" for word in ("b_16", "b_32", "h_14")}
     assert {network_name(name) for name in names} == (
         {f"EfficientNetB{number}" for number in range(8)} | {"ViT-B-16", "ViT-B-32", "ViT-H-14"}
     )
+    record_property("names", len(names) + 2)
     assert network_name("VIT_L_32") == "ViT-L-32" and network_name("resnet101") == "ResNet101"
     with pytest.raises(ValueError, match="unknown model 'vit_b_17'; there are: .*vit_b_16.*Did you mean 'vit_b_16'"):
         DMLModelManager.get_model("vit_b_17", 8)
@@ -124,7 +127,7 @@ def test_every_name_of_a_model_means_one_of_ours():
         Resnet50MetricModel(8, weights="IMAGENET1K_V2")
 
 
-def test_a_picture_goes_both_roads(cat):
+def test_a_picture_goes_both_roads(cat, record_property):
     """By the transform and the network, and by `embed_image`, which takes a path or an image and leaves the mode."""
     model = Resnet18MetricModel(embedding_dim=16)
     image = smart_read_image(str(cat))
@@ -136,8 +139,11 @@ def test_a_picture_goes_both_roads(cat):
         by_hand = model.eval()(tensor.unsqueeze(0))
         by_transform = model(model.image_transform(image).unsqueeze(0))
     np.testing.assert_allclose(by_transform[0].numpy(), embedding, atol=1e-5)
+    record_property("largest difference", np.abs(by_transform[0].numpy() - embedding).max())
     # Resized as floats in one, as bytes in the other.
-    assert float(by_hand[0] @ torch.from_numpy(embedding)) > 0.99
+    cosine = float(by_hand[0] @ torch.from_numpy(embedding))
+    assert cosine > 0.99
+    record_property("least cosine", f"{cosine:.6f}")
     embeddings = model.embed_images([Image.open(cat), str(cat), cat])
     assert embeddings.shape == (3, 16)
     np.testing.assert_allclose(embeddings, embedding[None].repeat(3, 0), atol=1e-5)
@@ -209,12 +215,13 @@ def test_a_network_of_huggingface(tmp_path, monkeypatch):
     assert model.embed_images([np.zeros((80, 90, 3), np.uint8)] * 3).shape == (3, 32)
 
 
-def test_images_come_from_whatever_names_them(cat, monkeypatch):
+def test_images_come_from_whatever_names_them(cat, monkeypatch, record_property):
     pixels = read_image(cat)
     content = base64.b64encode(cat.read_bytes()).decode()
     for source in (str(cat), f"file://{cat}", f"base64://{content}", Image.open(cat), pixels):
         image = smart_read_image(source)
         assert image.mode == "RGB" and np.array_equal(np.asarray(image), pixels)
+        record_property("sources with the same pixels", 1)
     assert SmartImageReader()(str(cat)).size == image.size
     text = smart_image_to_base64(str(cat))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))), pixels)
@@ -250,7 +257,7 @@ def test_losses_under_other_names():
     assert anchor(rows, labels) == ours(rows, labels) and anchor.proxies.shape == (4, 8)
 
 
-def test_figures_of_a_data_frame():
+def test_figures_of_a_data_frame(record_property):
     """By a loop over all pairs; of four equal rows none is its own neighbour."""
     pandas = pytest.importorskip("pandas", reason="data frames need pandas")
     rng = np.random.default_rng(0)
@@ -266,6 +273,7 @@ def test_figures_of_a_data_frame():
     frame = result["result_dataframe"]
     assert frame["top1_index"].tolist() == nearest
     assert result["avg_top1_accuracy"] == np.mean(labels[nearest] == labels)
+    record_property("top-1 here and by the loop", f"{result['avg_top1_accuracy']:.5f}")
     assert result["accuracy_upper_bound"] == np.mean([(labels == label).sum() > 1 for label in labels])
     assert frame["top1_distance"].iloc[3] == pytest.approx(math.dist(rows[3], rows[nearest[3]]), rel=1e-5)
     same = evaluation.evaluate_embedding_top1_accuracy_ignore_self(
@@ -280,7 +288,7 @@ def test_figures_of_a_data_frame():
         evaluation.evaluate_embedding_top1_accuracy_ignore_self(pandas.DataFrame({"label": [1, 2]}))
 
 
-def test_figures_of_clusters():
+def test_figures_of_clusters(record_property):
     pandas = pytest.importorskip("pandas", reason="data frames need pandas")
     pytest.importorskip("sklearn", reason="clusters need requirements/verification.txt")
     rng = np.random.default_rng(0)
@@ -291,6 +299,7 @@ def test_figures_of_clusters():
     assert figures["number_of_clusters"] == figures["number_of_labels"] == 3
     for name in ("rand", "adjusted_mutual_info", "homogeneity", "completeness", "v_measure", "fowlkes_mallows"):
         assert figures[f"{name}_score"] == pytest.approx(1.0)
+        record_property("least score of clusters", figures[f"{name}_score"])
     assert figures["davies_bouldin_score"] < 0.1 < figures["calinski_harabasz_score"]
     frame["cluster_label"] = 0
     one = calculate_clustering_metrics_all_in_one(frame, save_input_df_clustered=False)
@@ -332,7 +341,7 @@ def shapes(count=12):
     return F.one_hot(labels, 3)[:, :, None, None] * 2.0 + 0.3 * torch.randn(count, 3, 32, 32), labels
 
 
-def test_a_trainer_learns_and_writes_a_file_an_epoch(tmp_path, monkeypatch):
+def test_a_trainer_learns_and_writes_a_file_an_epoch(tmp_path, monkeypatch, record_property):
     monkeypatch.setattr(CommonCallbackConfig, "save_model_dir", str(tmp_path / "files"))
     images, labels = shapes()
     data = GenericXYLambdaAutoLabelEncoderDataset(images.__getitem__, labels.tolist().__getitem__, len(labels))
@@ -349,6 +358,7 @@ def test_a_trainer_learns_and_writes_a_file_an_epoch(tmp_path, monkeypatch):
         rows = list(csv.DictReader(stream))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert float(rows[-1]["top1_accuracy"]) == 1.0
+    record_property("top-1 of the epochs", ", ".join(row["top1_accuracy"] for row in rows))
     figures = evaluation.StandardEmbeddingEvaluationV1.evaluate_given_dataset(data, trained.model)
     assert figures["top1_accuracy"] == float(rows[-1]["top1_accuracy"])
     embeddings = infer_x_dataset_with_simple_stacking(data, trained.model)

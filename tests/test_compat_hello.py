@@ -22,7 +22,7 @@ def digits(train, labels=tuple(range(10)), each=6):
 
 
 @pytest.mark.parametrize("margin", [0.5, 2.0])
-def test_the_loss_is_the_storys(margin):
+def test_the_loss_is_the_storys(margin, record_property):
     torch.manual_seed(0)
     first, second = torch.randn(8, 2), torch.randn(8, 2)
     target = torch.tensor([1, 0, 1, 0, 0, 1, 0, 0])
@@ -30,15 +30,16 @@ def test_the_loss_is_the_storys(margin):
     for x, y, same in zip(first.tolist(), second.tolist(), target.tolist()):
         squared = sum((a - b) ** 2 for a, b in zip(x, y))
         terms.append(squared if same else max(0.0, margin - squared + 1e-9) ** 2)
-    loss = ContrastiveLoss(margin, eps=1e-9)
-    assert loss(first, second, target).item() == pytest.approx(np.mean(terms), rel=1e-5)
+    loss = ContrastiveLoss(margin, eps=1e-9)(first, second, target).item()
+    assert loss == pytest.approx(np.mean(terms), rel=1e-5)
+    record_property("largest difference", abs(loss - np.mean(terms)))
 
 
 def test_the_network_makes_points():
     assert ConvBackbone()(torch.zeros(3, 1, 28, 28)).shape == (3, 2)
 
 
-def test_pairs_are_what_they_say():
+def test_pairs_are_what_they_say(record_property):
     """Never an image with itself, both kinds as often, and all labels as partners alike."""
     pairs = SiameseMNIST(digits(train=True))
     kinds, partners = [], []
@@ -52,6 +53,8 @@ def test_pairs_are_what_they_say():
             if not target:
                 partners.append((partner - index) % 10)
     assert np.mean(kinds) == pytest.approx(0.5, abs=0.06)
+    record_property("pairs", len(kinds))
+    record_property("share of one label", f"{np.mean(kinds):.4f}")
     assert set(partners) == set(range(1, 10))
 
 
@@ -70,7 +73,7 @@ def test_validation_has_the_same_pairs_always():
         SiameseMNIST(digits(train=True, labels=(3,)))
 
 
-def test_the_training_step_learns():
+def test_the_training_step_learns(record_property):
     torch.manual_seed(0)
     pairs = SiameseMNIST(digits(train=True, labels=(0, 1), each=16))
     # Digits that are told apart at a glance.
@@ -87,6 +90,8 @@ def test_the_training_step_learns():
             optimiser.step()
             losses.append(step["log"]["train_loss"].item())
     assert step["embeddings"].shape == (8, 2) and set(step["labels"].tolist()) <= {0, 1}
-    assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
+    first, last = np.mean(losses[:4]), np.mean(losses[-4:])
+    assert last < 0.5 * first
+    record_property("loss before and after", f"{first:.4f}, {last:.4f}")
     with pytest.raises(InputError, match="a batch has 3 parts"):
         network.training_step((1, 2, 3), 0)

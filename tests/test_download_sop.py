@@ -102,7 +102,7 @@ def test_zip_that_is_there(archive, folder):
 
 
 @pytest.mark.parametrize("tool", ["curl", "wget"])
-def test_download_goes_on_where_it_stopped(archive, folder, tmp_path, tool):
+def test_download_goes_on_where_it_stopped(archive, folder, tmp_path, tool, record_property):
     if not shutil.which(tool):
         pytest.skip(f"{tool} is not installed")
     tools = tmp_path / "bin"
@@ -116,6 +116,7 @@ def test_download_goes_on_where_it_stopped(archive, folder, tmp_path, tool):
     assert done.returncode == 0, done.stderr
     assert ranges == ["bytes=500-"]
     assert (folder / "Stanford_Online_Products.zip").read_bytes() == content
+    record_property("asked for", ", ".join(ranges))
     assert_whole(folder)
 
 

@@ -101,7 +101,7 @@ def test_every_command_parses(monkeypatch):
         parse([*first[1:], *change.split()], COMMANDS["train_pair"], "")
 
 
-def test_the_code_of_the_page_runs(folder, monkeypatch):
+def test_the_code_of_the_page_runs(folder, monkeypatch, record_property):
     monkeypatch.chdir(folder)
     names = {}
     printed = []
@@ -118,12 +118,14 @@ def test_the_code_of_the_page_runs(folder, monkeypatch):
     # Ties aside, of which a fifth of the few digits could have one.
     figure = read_json(folder / "output/hello/seed0/eval/result.json")["metrics"]["knn@5"]
     assert float(accuracy[0]) == pytest.approx(figure, abs=0.2)
+    record_property("accuracy by the page's code and by eval.py", f"{float(accuracy[0]):.4f}, {figure:.4f}")
 
 
-def test_every_test_leaves_its_figures_and_its_picture(folder):
+def test_every_test_leaves_its_figures_and_its_picture(folder, record_property):
     run = folder / "output" / "hello" / "seed0"
     tests = [line for line in read_metrics(run) if line["group"] == "test"]
     assert [line["step"] for line in tests] == [2, 4]
+    record_property("tests at steps", ", ".join(str(line["step"]) for line in tests))
     assert all({"recall@1", "knn@5", "loss"} <= line.keys() for line in tests)
     assert sorted(path.name for path in (run / "pictures").glob("test_scatter*")) == [
         "test_scatter_000002.png",
@@ -167,7 +169,7 @@ def test_what_a_test_cannot_do_is_refused(folder):
     assert not (folder / "output" / "refused").exists()
 
 
-def test_the_network_has_the_layers_of_the_page():
+def test_the_network_has_the_layers_of_the_page(record_property):
     network = Embedder("ConvBackbone")
     shapes = {name: tuple(weight.shape) for name, weight in network.state_dict().items() if weight.ndim > 1}
     assert shapes == {
@@ -180,6 +182,7 @@ def test_the_network_has_the_layers_of_the_page():
     kinds = [type(layer).__name__ for layer in [*network.backbone.convnet, *network.backbone.fc]]
     assert kinds == ["Conv2d", "PReLU", "MaxPool2d"] * 2 + ["Linear", "PReLU", "Linear", "PReLU", "Linear"]
     assert network.embedding_size == 2
+    record_property("weights", sum(weight.numel() for weight in network.parameters()))
 
 
 def test_digits_become_a_list(tmp_path, capsys, monkeypatch):

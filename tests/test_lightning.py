@@ -194,7 +194,7 @@ def test_parts_of_a_sampler_are_all_of_it():
     assert len(list(Part(RandomSampler(range(5)), 0, 3))) == 2
 
 
-def test_the_storys_network_trains(tmp_path):
+def test_the_storys_network_trains(tmp_path, record_property):
     from test_compat_hello import digits
 
     from compat.hello_mnist import SiameseMNIST
@@ -204,6 +204,7 @@ def test_the_storys_network_trains(tmp_path):
     before = module.backbone.fc[0].weight.clone()
     trainer(tmp_path, max_epochs=1).fit(module, DataLoader(SiameseMNIST(digits(train=True)), batch_size=10))
     assert not torch.equal(module.backbone.fc[0].weight, before)
+    record_property("largest change of a weight", (module.backbone.fc[0].weight - before).abs().max().item())
 
 
 TWO_PROCESSES = """

@@ -73,7 +73,7 @@ def untimed(run_dir):
 
 
 @pytest.mark.parametrize("loss, flags", CASES)
-def test_three_and_three_are_six(train, loss, flags):
+def test_three_and_three_are_six(train, loss, flags, record_property):
     whole, parts = train("whole", loss, 6, **flags), train("parts", loss, 3, **flags)
     assert_bit_equal(weights(whole / "step_3.pt")["model"], weights(parts / "last.pt")["model"])
     go_on(loss, parts, 6)
@@ -84,6 +84,7 @@ def test_three_and_three_are_six(train, loss, flags):
     assert untimed(parts) == untimed(whole)
     results = [read_json(folder / "result.json") for folder in (parts, whole)]
     assert results[0]["best"] == results[1]["best"] and results[0]["recall"] == results[1]["recall"]
+    record_property("weights equal to the bit", sum(value.numel() for value in six["model"].values()))
 
 
 def test_step_file_resumes_too(train):

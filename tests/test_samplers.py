@@ -93,7 +93,7 @@ def test_shuffled_gives_every_image_at_most_once_an_epoch(batch_size):
 
 
 @pytest.mark.parametrize("batch_size, samples", [(4, 2), (6, 3), (14, 2), (8, 4), (14, 7), (16, 8)])
-def test_pk_holds_exactly_k_adjacent_images_of_each_label(batch_size, samples):
+def test_pk_holds_exactly_k_adjacent_images_of_each_label(batch_size, samples, record_property):
     sampler = PKSampler(LABELS, batch_size, samples_each_class=samples)
     assert len(sampler) == 7 // (batch_size // samples)
     for number in range(20):
@@ -105,6 +105,7 @@ def test_pk_holds_exactly_k_adjacent_images_of_each_label(batch_size, samples):
             times = Counter(group.tolist()).values()
             assert len(times) == min(samples, COUNTS[label]), "a short label gives all its images first"
             assert max(times) - min(times) <= 1
+    record_property("epochs", number + 1)
 
 
 def test_pk_draws_every_image_of_a_label_equally_often():

@@ -131,13 +131,14 @@ def test_help(script, capsys):
 
 
 @pytest.mark.parametrize("loss", ELEM)
-def test_elem_prints_the_ancestors_lines(elem_runs, loss):
+def test_elem_prints_the_ancestors_lines(elem_runs, loss, record_property):
     printed = elem_runs[loss][1]
     figures = "".join(f", {name} {NUMBER}" for name in ("lr", "loss", "acc1", "acc5", "time"))
     assert len(re.findall(STAMP + rf"trainbatch [123]{figures} sec$", printed, re.M)) == 3
     assert len(re.findall(STAMP + r"test_img_num 30, trainbatch [23], test_recall [01]\.\d{5}$", printed, re.M)) == 2
     kpis = re.findall(r"^kpis\t(\w+)\t[\d.e-]+$", printed, re.M)
     assert kpis == ["train_loss", "train_acc1", "train_acc5", "train_time", "test_recall"]
+    record_property("printed", re.search(rf"trainbatch 1{figures} sec$", printed, re.M)[0])
 
 
 @pytest.mark.parametrize("loss", ELEM)
@@ -227,7 +228,7 @@ def test_flag_on_the_line_wins_over_the_elem_run(elem_runs, sop_tree, tmp_path):
     assert read_json(tmp_path / "run" / "result.json")["model"] == facts
 
 
-def test_eval_repeats_the_figure_of_training(elem_runs, sop_tree):
+def test_eval_repeats_the_figure_of_training(elem_runs, sop_tree, record_property):
     run_dir = elem_runs["softmax"][0]
     printed = run("eval", as_line({"data_dir": sop_tree, "pretrained_model": run_dir, **CPU}))
     result = read_json(run_dir / "eval" / "result.json")
@@ -235,6 +236,7 @@ def test_eval_repeats_the_figure_of_training(elem_runs, sop_tree):
     assert result["images"] == 30 and result["queries_without_positive"] == 0
     assert re.search(rf"^recall@10 +{100 * result['recall']['10']:.2f} ", printed, re.M)
     assert printed.endswith(f"\nEnd test 30, test_recall {result['recall']['1']:.5f}\n")
+    record_property("printed", printed.splitlines()[-1])
 
 
 def test_eval_embeddings_and_picture(pair_runs, sop_tree, tmp_path):
@@ -286,7 +288,7 @@ def test_infer_folder_and_files(pair_runs, sop_tree, tmp_path):
     assert_within(some["embeddings"], whole["embeddings"][2::-1], batch_error(source, some["paths"]))
 
 
-def test_infer_prints_five_numbers_and_writes_json(pair_runs, sop_tree, tmp_path):
+def test_infer_prints_five_numbers_and_writes_json(pair_runs, sop_tree, tmp_path, record_property):
     line = as_line({"data_dir": sop_tree, "pretrained_model": pair_runs["quadruplet"][0], **CPU})
     printed = run("infer", [*line, f"--output={tmp_path / 'x.json'}"])
     table = read_json(tmp_path / "x.json")
@@ -295,6 +297,7 @@ def test_infer_prints_five_numbers_and_writes_json(pair_runs, sop_tree, tmp_path
         words = re.search(rf"^Test-{i}-feature: \[(.*)\]$", printed, re.M).group(1).split(", ")
         assert len(embedding) == 8
         assert_within([float(word) for word in words], embedding[:5], decimal_error(6))
+    record_property("printed", re.search(r"^Test-0-feature: .*$", printed, re.M)[0])
 
 
 # What a class's score is in cosines to its weights (of several centres, the nearest, or weighted by a softmax).

@@ -68,7 +68,7 @@ def test_the_short_side_holds_the_crop():
 
 
 @pytest.mark.parametrize("low, high", [(0.08, 1.0), (0.5, 0.6)])
-def test_crops_have_the_promised_area_aspect_and_place(monkeypatch, low, high):
+def test_crops_have_the_promised_area_aspect_and_place(monkeypatch, low, high, record_property):
     """`resize` hands back the crop, whose first and last pixel tell where it was."""
     monkeypatch.setattr(decode, "resize", lambda image, width, height: image)
     picture, transform = coordinates(200, 250), train_transform(8, 8, augment=("crop",), crop_scale=(low, high))
@@ -81,6 +81,9 @@ def test_crops_have_the_promised_area_aspect_and_place(monkeypatch, low, high):
     assert np.all((heights + 0.5) * (widths + 0.5) >= low * 200 * 250)
     assert np.all((heights - 0.5) * (widths - 0.5) <= high * 200 * 250)
     assert areas.min() < low + 0.1 * (high - low) and areas.max() > low + 0.8 * (high - low)
+    record_property("crops", len(crops))
+    record_property("least area", areas.min())
+    record_property("largest area", areas.max())
     aspects = np.log(widths / heights) / math.log(4 / 3)
     for one, other in ((heights, widths), (widths, heights)):
         assert ((one - 0.5) / (other + 0.5)).max() <= 4 / 3

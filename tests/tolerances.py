@@ -10,6 +10,7 @@ makes pytest print the largest error of each test as a share of what was allowed
 import contextlib
 import math
 import sys
+import unittest.mock
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torch import nn
 
 UNITS = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 SHARES: dict[str, tuple[float, str]] = {}  # test function: (largest share of the allowed error, the line it was on)
+COMPARED: dict[str, float] = {}  # what the test that is running has compared, for its report
 
 
 def gamma(operations: float, dtype: torch.dtype = torch.float64) -> float:
@@ -196,10 +198,12 @@ def assert_within(found, expected, allowed) -> None:
         return
     same = found == expected
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = np.where(same, 0.0, np.abs(found - expected) / allowed)
+        differences = np.where(same, 0.0, np.abs(found - expected))
+        shares = np.where(same, 0.0, differences / allowed)
     shares = np.where(np.isnan(shares), np.inf, shares)
     worst = np.unravel_index(shares.argmax(), shares.shape)
     _note(float(shares[worst]))
+    _count(differences, float(shares[worst]))
     assert shares[worst] <= 1, (
         f"{found[worst]!r} is {abs(found[worst] - expected[worst]):.3g} from {expected[worst]!r} at {worst}, "
         f"{np.broadcast_to(allowed, shares.shape)[worst]:.3g} is allowed; {(shares > 1).sum()} of {shares.size} are off"
@@ -210,6 +214,30 @@ def _float64(numbers) -> np.ndarray:
     if torch.is_tensor(numbers):
         numbers = numbers.detach().double().cpu().numpy()
     return np.asarray(numbers, dtype=np.float64)
+
+
+def _count(differences: np.ndarray, share: float | None = None) -> None:
+    """Add to what the running test has compared: how many numbers, and how far the worst is off."""
+    COMPARED["numbers compared"] = COMPARED.get("numbers compared", 0) + differences.size
+    COMPARED["largest difference"] = max(float(differences.max()), COMPARED.get("largest difference", 0.0))
+    if share is not None:
+        name = "largest share of the allowed"
+        COMPARED[name] = max(share, COMPARED.get(name, 0.0))
+
+
+@contextlib.contextmanager
+def closeness_counted() -> Iterator[None]:
+    """torch.testing.assert_close, within a context, counts the numbers that it finds close, as assert_within does."""
+    plain = torch.testing.assert_close
+
+    def counting(actual, expected, **options) -> None:
+        plain(actual, expected, **options)
+        if torch.is_tensor(actual) and actual.is_floating_point() and actual.numel():
+            found, wanted = _float64(actual), _float64(expected)
+            _count(np.where(np.isfinite(found), np.abs(found - wanted), 0.0))
+
+    with unittest.mock.patch.object(torch.testing, "assert_close", counting):
+        yield
 
 
 def _note(share: float) -> None:
