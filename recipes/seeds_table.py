@@ -107,6 +107,12 @@ def run_tests(python: str, file: str, names: Iterable[str], limit: float) -> lis
         return cases_of(ElementTree.parse(report).getroot())
 
 
+def shortened(text: str) -> str:
+    """A text on one line that a cell of a table has room for."""
+    text = " ".join(text.replace("|", "/").split())
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
 def merged(cases: Sequence[Case]) -> dict[str, str]:
     """{name: value as it is shown} of what the cases have recorded."""
     numbers: dict[str, float] = {}
@@ -126,8 +132,7 @@ def merged(cases: Sequence[Case]) -> dict[str, str]:
     shown = {name: f"{value:,.{digits[name]}g}" for name, value in numbers.items()}
     shown |= {name: f"{value:,}" for name, value in numbers.items() if isinstance(value, int)}
     for (_, name), value in texts.items():
-        value = " ".join(value.replace("|", "/").split())
-        value = value if len(value) <= LONGEST_TEXT else value[: LONGEST_TEXT - 1] + "…"
+        value = shortened(value)
         value = f"`{value}`" if name == "printed" else value
         shown[name] = f"{shown[name]}, {value}" if name in shown else value
     return shown
@@ -137,9 +142,8 @@ def cell_of(cases: Sequence[Case]) -> str:
     """What a row's last cell says: counts of cases, why some were skipped, and what they recorded."""
     counts = Counter(case.outcome for case in cases)
     parts = [f"{counts[outcome]:,} {outcome}" for outcome in OUTCOMES if counts[outcome]]
-    reasons = {case.reason for case in cases if case.outcome == "skipped" and case.reason}
-    if reasons:
-        parts[-1] += f" ({'; '.join(sorted(reasons))})".replace("|", "/")
+    if reasons := {shortened(case.reason) for case in cases if case.outcome == "skipped" and case.reason}:
+        parts[-1] += f" ({'; '.join(sorted(reasons))})"
     recorded = [value if name == "printed" else f"{name} {value}" for name, value in merged(cases).items()]
     return ", ".join(parts) + (": " if recorded else "") + ", ".join(recorded)
 
