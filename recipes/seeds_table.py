@@ -1,8 +1,9 @@
 """The last columns of docs/seeds.md and docs/oml.md: what the tests that a row names have found.
 
-python recipes/seeds_table.py [ROW ...]: the rows that begin so (P4, "O1–O3"), or all of them. A row whose tests are not
-done within --limit, and one that names no test, keeps what it has. Tests that are named are run whether they are slow or
-not, those of a whole file without its slow ones; files tests/test_peer*.py in the environment that `make peers` makes.
+python recipes/seeds_table.py [ROW ...]: the rows with these first cells (P5, "O1–O3"), or all of them. A row whose
+tests are not done within --limit, and one that names no test, keeps what it has. Tests that are named are run whether
+they are slow or not, those of a whole file without its slow ones; files tests/test_peer*.py in the environment of
+`make peers`, into which `make test_peers` brings pytest.
 
 A test says more than that it passed by pytest's `record_property(name, value)`. Over the cases of a row, names that
 begin with "largest" or "least" give their extreme and whole numbers are added up; of other values a test's first is
@@ -86,7 +87,7 @@ def cases_of(report: ElementTree.Element) -> list[Case]:
 
 
 def run_tests(python: str, file: str, names: Iterable[str], limit: float) -> list[Case] | None:
-    """The cases of some functions of a file of tests/, or of all that are not slow; None where pytest doesn't end well."""
+    """The cases of some functions of a file of tests/, or of all that are not slow; None where pytest failed itself."""
     names = sorted(names)
     places = [f"tests/{file}::{name}" for name in names] or [f"tests/{file}"]
     marked = "slow or not slow" if names else "not slow"

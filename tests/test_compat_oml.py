@@ -334,7 +334,7 @@ def rows_of(chosen, features):
     return list(zip(*numbers))
 
 
-def test_miners_in_a_batch():
+def test_miners_in_a_batch(record_property):
     torch.manual_seed(0)
     features = torch.randn(8, 4)
     distances = torch.cdist(features, features)
@@ -347,6 +347,8 @@ def test_miners_in_a_batch():
         assert distances[a, p] == max(distances[a, q] for _, q, _ in of_anchor)
         assert distances[a, n] == min(distances[a, m] for _, _, m in of_anchor)
     assert len(hard) == 8
+    record_property("triplets of the loop", len(everything))
+    record_property("hard ones of them", len(hard))
     assert set(rows_of(NHardTripletsMiner().sample(features, LABELS), features)) == set(hard)
     assert set(rows_of(NHardTripletsMiner(99, 99).sample(features, LABELS), features)) == everything
     second = rows_of(NHardTripletsMiner([1, 1], (2, 2)).sample(features, LABELS), features)
@@ -354,6 +356,7 @@ def test_miners_in_a_batch():
     first, other, is_negative = PairsMiner().sample(features, LABELS)
     pairs = {(a, p, False) for a, p, _ in hard} | {(a, n, True) for a, _, n in hard}
     assert set(zip(first.tolist(), other.tolist(), is_negative.tolist())) == {(*sorted(x[:2]), x[2]) for x in pairs}
+    record_property("pairs", len(pairs))
 
 
 def test_batches_that_miners_refuse():
@@ -381,7 +384,7 @@ def test_hard_clusters_are_of_means():
     assert negatives.tolist() == [[12, 0], [1, 0]]
 
 
-def test_a_bank_is_used_once_it_is_full_and_anchors_are_of_the_batch():
+def test_a_bank_is_used_once_it_is_full_and_anchors_are_of_the_batch(record_property):
     torch.manual_seed(1)
     miner = MinerWithBank(2, NHardTripletsMiner(99, 99))
     labels = torch.tensor([0, 0, 1, 1])
@@ -391,6 +394,7 @@ def test_a_bank_is_used_once_it_is_full_and_anchors_are_of_the_batch():
         anchors, positives, negatives = miner.sample(features, labels)
         counts.append(len(anchors))
         assert set(rows_of([anchors], features.detach())) <= {(number,) for number in range(4)}
+    record_property("triplets of each batch", ", ".join(map(str, counts)))
     # One positive and two negatives of the batch; four and four more of a bank of two batches.
     assert counts == [8, 8, 4 * 5 * 6, 4 * 5 * 6]
     expected = {
@@ -553,7 +557,7 @@ def test_surrogate_precision():
         SurrogatePrecision(k=0)
 
 
-def test_samplers_give_epochs_that_numpys_seed_decides():
+def test_samplers_give_epochs_that_numpys_seed_decides(record_property):
     labels = np.repeat(np.arange(7), 3)
     sampler = BalanceSampler(labels, n_labels=3, n_instances=2)
     assert (len(sampler), sampler.batch_size, sampler.n_labels, sampler.n_instances) == (2, 6, 3, 2)
@@ -568,6 +572,7 @@ def test_samplers_give_epochs_that_numpys_seed_decides():
         assert counts[1].tolist() == [2, 2, 2]
         seen += counts[0].tolist()
     assert len(set(seen)) == 6
+    record_property("batches", len(epochs[0]))
     categories = {label: "ab"[label % 2] for label in range(7)}
     balanced = CategoryBalanceSampler(labels, categories, n_categories=2, n_labels=3, n_instances=2)
     assert len(balanced) == 3 and all(len(batch) == 12 for batch in balanced)
@@ -601,7 +606,7 @@ def test_samplers_refuse_with_omls_exceptions():
     assert len(CategoryBalanceSampler(labels, categories, 1, 2, 2, resample_labels=True)) == 2
 
 
-def test_registries_make_by_name_and_by_section(capsys):
+def test_registries_make_by_name_and_by_section(capsys, record_property):
     loss = get_criterion_by_cfg(
         {
             "name": "triplet_with_miner",
@@ -642,6 +647,7 @@ def test_registries_make_by_name_and_by_section(capsys):
         assert isinstance(get_criterion_by_cfg({"name": "mine"}), Doubled)
     finally:
         del LOSSES_REGISTRY["mine"]
+    record_property("names made", len([*OPTIMIZERS_REGISTRY, *SCHEDULERS_REGISTRY, *TRANSFORMS_REGISTRY]))
     show_registry()
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*LOSSES_REGISTRY, *MINERS_REGISTRY, *SAMPLERS_REGISTRY))

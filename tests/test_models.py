@@ -47,10 +47,11 @@ def pictures(count=2, side=64):
 
 
 @torch.inference_mode()
-def test_every_backbone_embeds(built):
+def test_every_backbone_embeds(built, record_property):
     embeddings = built(pictures_for(built))
     assert embeddings.shape == (2, row_of(built).width) == (2, built.embedding_size)
     assert torch.isfinite(embeddings).all() and (embeddings[0] != embeddings[1]).any()
+    record_property("numbers of an embedding", f"{embeddings.shape[1]} ({built.facts['model']})")
 
 
 @torch.inference_mode()
