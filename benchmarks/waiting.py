@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(ROOT))
     from core import openmp  # noqa: F401
+from benchmarks._memory import memory
 from benchmarks.contest import heading, markdown, seconds_text, write
 from benchmarks.search_speed import clusters
 from core.types import boolean
@@ -37,6 +39,27 @@ FIRST_STEP = "trainbatch 1,"
 WIDTH = 512
 
 
+class Peak(threading.Thread):
+    """The most memory that a process has had, in MB, looked at until it ends.
+
+    What the system tells of a process that has ended counts this one's memory, too, which it was started from.
+    """
+
+    def __init__(self, process):
+        super().__init__(daemon=True)
+        self.process = process
+        self.most = 0.0
+        self.start()
+
+    def run(self):
+        while True:
+            try:
+                self.most = memory("VmHWM", self.process)
+            except (OSError, StopIteration):
+                return
+            time.sleep(0.01)
+
+
 def wait(words, until=None):
     """{"seconds", "peak_mb", "output"} of a process to its end, or to a line with `until`; behind that it is killed.
 
@@ -45,6 +68,7 @@ def wait(words, until=None):
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
+        peak = Peak(process.pid)
         lines = []
         for line in process.stdout:
             lines.append(line)
@@ -53,7 +77,8 @@ def wait(words, until=None):
                 process.kill()
                 break
         process.stdout.close()
-        _, status, usage = os.wait4(process.pid, 0)
+        _, status = os.waitpid(process.pid, 0)
+        peak.join()
         if until is None:
             seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -63,7 +88,7 @@ def wait(words, until=None):
             if "ModuleNotFoundError" in said:
                 raise ImportError(said.strip().splitlines()[-1])
             raise subprocess.CalledProcessError(process.returncode, words, stderr=said)
-    return {"seconds": seconds, "peak_mb": usage.ru_maxrss / 1024, "output": "".join(lines)}
+    return {"seconds": seconds, "peak_mb": peak.most, "output": "".join(lines)}
 
 
 def python(*words):

@@ -117,7 +117,9 @@ def test_the_page_runs_from_weights_to_features(sop_tree, tmp_path, monkeypatch,
     script, words = line_of(EVAL, path_to_pretrain_model=second)
     printed = run(script, [*words, *data])
     (recall,) = re.findall(r"End test 30, test_recall (\d\.\d{5})", printed)
-    assert float(recall) == pytest.approx(after["recall"]["1"], abs=1e-4)
+    # Two steps leave all cosines above 0.9999 and nearest neighbours 1e-8 apart, which float32 cannot tell; that a
+    # network that has learnt gets the same figure to the bit is tested in test_scripts.py.
+    assert float(recall) == pytest.approx(after["recall"]["1"], abs=0.1)
     record_property("printed", printed.splitlines()[-1])
     script, words = line_of(INFER, path_to_pretrain_model=second)
     printed = run(script, [*words, *data, f"--output={tmp_path / 'features.npz'}"])
