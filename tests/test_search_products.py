@@ -17,11 +17,13 @@ MANY = 2**40  # pairs
 @pytest.mark.parametrize(
     "taken, types, expected",
     [
-        ((1, 2, 4), fastest.TYPES, torch.int8),
+        ((1, 3, 4), fastest.TYPES, torch.int8),
+        ((1, 2, 4), fastest.TYPES, torch.bfloat16),  # int8 would leave too much in doubt
         ((1, 2, 4), fastest.TYPES[1:], torch.bfloat16),
         ((1.9, 2, 4), fastest.TYPES, torch.bfloat16),  # too little faster for what it leaves in doubt
         ((math.inf, 9, 4), fastest.TYPES, torch.float32),
-        ((3, 9, 4), fastest.TYPES, torch.int8),
+        ((1.5, 9, 4), fastest.TYPES, torch.int8),
+        ((3, 9, 4), fastest.TYPES, torch.float32),
     ],
 )
 def test_the_fastest_is_chosen(monkeypatch, taken, types, expected):
@@ -47,7 +49,7 @@ def test_each_type_is_tried_and_the_threads_are_left_as_they_were():
     ],
 )
 def test_int8_only_where_it_tells_rows_apart(monkeypatch, distance, outlier, expected):
-    monkeypatch.setattr(fastest, "seconds", lambda width: dict(zip(fastest.TYPES, (1, 2, 4))))
+    monkeypatch.setattr(fastest, "seconds", lambda width: dict(zip(fastest.TYPES, (1, 3, 4))))
     monkeypatch.setattr(fastest, "WORTH_TRYING", 0)
     rows = torch.randn(60, 512, generator=torch.Generator().manual_seed(0))
     if outlier:
