@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from core.arrays import read_npz, write_npz
 from core.console import log
 from core.errors import InputError
-from core.arrays import read_npz, write_npz
 from core.items import file_of, is_text, member_of, noun_of
 from core.versions import package_versions
 from data.image.files import read_bytes

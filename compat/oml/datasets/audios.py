@@ -126,36 +126,28 @@ class ShowsSounds(ShowsItems):
         return self._dataset.visualize_as_html(item=item, title=title, color=color)
 
 
-class AudioLabeledDataset(DFLabeledDataset, ShowsSounds):
+class _LabeledSounds(ShowsSounds):
+    """What both kinds of labelled sounds take; the kind, a class behind this one, gets the sounds and their table."""
+
+    def __init__(
+        self,
+        df: Any,
+        dataset_root: str | Path | None = None,
+        extra_data: Mapping[str, Any] | None = None,
+        input_tensors_key: str = INPUT_TENSORS_KEY,
+        index_key: str = INDEX_KEY,
+        labels_key: str = LABELS_KEY,
+        **sounds: Any,
+    ) -> None:
+        super().__init__(_sounds_of(df, dataset_root, input_tensors_key, index_key, sounds), df, extra_data, labels_key)
+
+
+class AudioLabeledDataset(_LabeledSounds, DFLabeledDataset):
     """Sounds of a table with labels, to train on."""
 
-    def __init__(
-        self,
-        df: Any,
-        dataset_root: str | Path | None = None,
-        extra_data: Mapping[str, Any] | None = None,
-        input_tensors_key: str = INPUT_TENSORS_KEY,
-        index_key: str = INDEX_KEY,
-        labels_key: str = LABELS_KEY,
-        **sounds: Any,
-    ) -> None:
-        super().__init__(_sounds_of(df, dataset_root, input_tensors_key, index_key, sounds), df, extra_data, labels_key)
 
-
-class AudioQueryGalleryLabeledDataset(DFQueryGalleryLabeledDataset, ShowsSounds):
+class AudioQueryGalleryLabeledDataset(_LabeledSounds, DFQueryGalleryLabeledDataset):
     """Sounds of a table with labels, queries and galleries."""
-
-    def __init__(
-        self,
-        df: Any,
-        dataset_root: str | Path | None = None,
-        extra_data: Mapping[str, Any] | None = None,
-        input_tensors_key: str = INPUT_TENSORS_KEY,
-        index_key: str = INDEX_KEY,
-        labels_key: str = LABELS_KEY,
-        **sounds: Any,
-    ) -> None:
-        super().__init__(_sounds_of(df, dataset_root, input_tensors_key, index_key, sounds), df, extra_data, labels_key)
 
 
 class AudioQueryGalleryDataset(DFQueryGalleryDataset, ShowsSounds):
