@@ -55,6 +55,16 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"{share:.1e} of the allowed error: {place}, {line}")
 
 
+@pytest.fixture
+def record_property(record_property):
+    """pytest's own, for NumPy's numbers too, which one process of xdist cannot hand to the other."""
+
+    def record(name, value):
+        record_property(name, value.item() if isinstance(value, np.generic) else value)
+
+    return record
+
+
 @pytest.fixture(scope="session")
 def sop_tree(tmp_path_factory):
     """The folder with Ebay_train.txt, Ebay_test.txt (10 labels x 3 pictures each), shapes.csv (the same) and pictures.
