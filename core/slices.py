@@ -1,5 +1,8 @@
 """Cutting a long axis into slices of bounded size: the one place where memory is turned into a number of rows."""
 
+CACHED_NUMBERS = 2**18  # rows are prepared in slices of so many numbers, which stay in the cache
+MEMORY = 256 * 2**20  # bytes that a search takes beside the embeddings, unless it is told otherwise
+
 
 def slices_of(stop: int, step: int, start: int = 0) -> list[slice]:
     """Slices of `step` elements, the last may be shorter, that cover start to stop; none where there is nothing."""

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from core.slices import slices_of, slices_within, step_within
+from core.slices import CACHED_NUMBERS, MEMORY, slices_of, slices_within, step_within
 from retrieval.exact import Side
 from retrieval.fastest import multiply, product_dtype
-from retrieval.rows import CACHED_NUMBERS
 from retrieval.scores import Scores
 
-MEMORY = 256 * 2**20  # bytes that a search takes beside the embeddings, unless it is told otherwise
 LARGEST_SIDE, SMALLEST_SIDE = 2048, 16  # rows of a block: below 1024 products lose speed, above 2048 they gain little
 
 

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from core.errors import InputError
-from core.slices import slices_of, slices_within
-from retrieval.best_positive import MEMORY
+from core.slices import MEMORY, slices_of, slices_within
 from retrieval.blocks import true_float32
 from retrieval.candidates import NOWHERE
 from retrieval.codes import TURNING, Codes, Stage, on_grid, turned
@@ -437,8 +436,9 @@ def search_in_float32(
     if not fits(len(queries), table.shape[1], k, memory):
         return _searched_in_parts(task, exact, k, memory)
     query_lengths = exact.divisors["query"][:, None]
-    units = (queries.double() / query_lengths).float()
-    likely, _, is_sure = likely_nearest(units, table_blocks(table, lengths, len(queries), memory), k)
+    units = (queries.double() / query_lengths).float().numpy()
+    found, _, proven = likely_nearest(units, table_blocks(table, lengths, len(queries), memory), k)
+    likely, is_sure = torch.from_numpy(found), torch.from_numpy(proven)
     if not is_sure.any():
         return _searched_in_parts(task, exact, k, memory)
     rows, scores = _in_exact_order(exact, likely, k)

@@ -6,10 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from core.errors import InputError
-from core.slices import slices_within
-
-CACHED_NUMBERS = 2**18  # rows are prepared in slices of so many numbers, which stay in the cache
+from core.slices import CACHED_NUMBERS, slices_within
+from retrieval.plain import refuse_not_finite
 
 
 class Frame(NamedTuple):
@@ -56,12 +54,6 @@ def row_lengths(table: torch.Tensor, name: str = "embeddings") -> torch.Tensor:
     lengths = euclidean_lengths(table)
     refuse_not_finite((~lengths.isfinite()).nonzero().flatten(), len(table), name)
     return lengths
-
-
-def refuse_not_finite(rows: torch.Tensor, count: int, name: str = "embeddings") -> None:
-    """Raise InputError if there are `rows` (M,), of `count`, that hold NaN or infinity."""
-    if len(rows):
-        raise InputError(f"{len(rows)} of {count} {name} are NaN or infinite, first in rows {rows[:5].tolist()}")
 
 
 def euclidean_lengths(table: torch.Tensor, centre: torch.Tensor | None = None) -> torch.Tensor:

@@ -15,7 +15,8 @@ from retrieval.best_positive import positive_ranks
 from retrieval.blocks import MEMORY
 from retrieval.candidates import NOWHERE, pack, unpack
 from retrieval.query_gallery import QueryGallery, positions_among
-from retrieval.rows import Frame, euclidean_lengths, refuse_not_finite
+from retrieval.plain import refuse_not_finite
+from retrieval.rows import Frame, euclidean_lengths
 from retrieval.scores import Scores
 from retrieval.topk import search_in_parts
 

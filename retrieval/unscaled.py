@@ -2,18 +2,16 @@
 
 To scale rows to length one writes all of them and reads them again, which for few queries takes longer than all else.
 Here each product is divided by its row's length. Some more than k products are kept for each query; none of the other
-rows is among its k nearest where the last that is kept is farther below the k-th than rounding takes a product.
+rows is among its k nearest where the last that is kept is farther below the k-th than rounding takes a product. All
+this by NumPy: a process that asks for one image need not wait for torch.
 """
 
 import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import torch
 
 from core.slices import slices_within
-from retrieval.blocks import true_float32
-from retrieval.candidates import above_floor
 
 MORE = 16  # candidates beyond k: rounding may have changed the order of the last ones
 MOST_QUERIES = 256  # from so many on, scaling takes less than what faster products save
@@ -45,10 +43,7 @@ def table_blocks(table: np.ndarray, lengths: np.ndarray, queries: int, memory: i
         yield ids, table[rows], lengths[rows], np.arange(len(ids))
 
 
-@torch.no_grad()
-def likely_nearest(
-    units: torch.Tensor, blocks: Iterable[Block], k: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def likely_nearest(units: np.ndarray, blocks: Iterable[Block], k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids (Q, C) int64 and products (Q, C) float32 of some more than k rows, and (Q,) bool: of which it is proven.
 
     units: (Q, D) float32, queries scaled to length one. blocks: (ids (n,), rows (n, D) float32, their lengths (n,), and
@@ -57,18 +52,18 @@ def likely_nearest(
     """
     best = _Best(len(units), k + MORE)
     for ids, rows, lengths, live in blocks:
-        divisors = torch.from_numpy(lengths)
         # A row of zeros has no direction, and the cosine 0 with everything.
-        divisors = torch.where(divisors > 0, divisors, math.inf)
-        if not MODERATE[0] < divisors.min().item() or not lengths.max() < MODERATE[1]:
-            return best.ids, best.values, torch.zeros(len(units), dtype=torch.bool)
-        products = _products(units, torch.from_numpy(rows)).div_(divisors.float())
+        divisors = np.where(lengths > 0, lengths, math.inf)
+        if not MODERATE[0] < divisors.min() or not lengths.max() < MODERATE[1]:
+            return best.ids, best.values, np.zeros(len(units), dtype=bool)
+        products = _products(units, rows)
+        products /= divisors.astype(np.float32)
         if len(live) < len(ids):
-            products, ids = products[:, torch.from_numpy(live)], ids[live]
-        best.add(products, torch.from_numpy(ids))
+            products, ids = products[:, live], ids[live]
+        best.add(products, ids)
     values = best.values
     if values.shape[1] < k + MORE:
-        return best.ids, values, torch.ones(len(units), dtype=torch.bool)
+        return best.ids, values, np.ones(len(units), dtype=bool)
     return best.ids, values, values[:, -1] < values[:, k - 1] - 2 * rounding(units.shape[1])
 
 
@@ -90,44 +85,52 @@ class _Best:
 
     def __init__(self, queries: int, kept: int):
         self.kept = kept
-        self.values = torch.full((queries, 0), -math.inf)
-        self.ids = torch.zeros((queries, 0), dtype=torch.int64)
+        self.values = np.zeros((queries, 0), np.float32)
+        self.ids = np.zeros((queries, 0), np.int64)
 
-    def add(self, products: torch.Tensor, ids: torch.Tensor) -> None:
+    def add(self, products: np.ndarray, ids: np.ndarray) -> None:
         """Learn of products (Q, n) of rows with these ids (n,)."""
-        everyone = torch.arange(len(products))
         if self.values.shape[1] == self.kept:
-            row, column, value = above_floor(products, 1, self.values[:, -1])
-            counts = row.bincount(minlength=len(products))
-            asking = counts.nonzero().flatten()
+            row, column = np.nonzero(products > self.values[:, -1:])
+            counts = np.bincount(row, minlength=len(products))
             most = int(counts.max())
             if most < self.kept:
                 # Few rows are nearer than those that are kept: they alone are sorted in.
-                slot = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
-                few = torch.full((len(products), most), -math.inf)
-                few_ids = torch.zeros((len(products), most), dtype=torch.int64)
-                few[row, slot] = value
+                asking = np.flatnonzero(counts)
+                slot = np.arange(len(row)) - (counts.cumsum() - counts)[row]
+                few = np.full((len(products), most), -math.inf, np.float32)
+                few_ids = np.zeros((len(products), most), np.int64)
+                few[row, slot] = products[row, column]
                 few_ids[row, slot] = ids[column]
                 self._merge(asking, few[asking], few_ids[asking])
                 return
-        value, column = products.topk(min(self.kept, products.shape[1]), dim=1)
-        self._merge(everyone, value, ids[column])
+        column, values = _greatest(products, self.kept)
+        self._merge(np.arange(len(products)), values, ids[column])
 
-    def _merge(self, queries: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> None:
+    def _merge(self, queries: np.ndarray, values: np.ndarray, ids: np.ndarray) -> None:
         """Keep the best of what the queries with these numbers (m,) have and of others (m, n)."""
-        values = torch.cat([self.values[queries], values], dim=1)
-        ids = torch.cat([self.ids[queries], ids], dim=1)
-        values, chosen = values.topk(min(self.kept, values.shape[1]), dim=1)
-        ids = ids.gather(1, chosen)
+        values = np.hstack([self.values[queries], values])
+        ids = np.hstack([self.ids[queries], ids])
+        chosen, values = _greatest(values, self.kept)
+        ids = np.take_along_axis(ids, chosen, 1)
         if len(queries) == len(self.values):
             self.values, self.ids = values, ids
         else:
             self.values[queries], self.ids[queries] = values, ids
 
 
-def _products(units: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _greatest(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the k greatest of each row (Q, n) stand, and these values, falling, (Q, k) each; all of them for n <= k."""
+    chosen = np.broadcast_to(np.arange(values.shape[1]), values.shape)
+    if values.shape[1] > k:
+        chosen = np.argpartition(values, -k, axis=1)[:, -k:]
+    found = np.take_along_axis(values, chosen, 1)
+    order = np.argsort(-found, axis=1)
+    return np.take_along_axis(chosen, order, 1), np.take_along_axis(found, order, 1)
+
+
+def _products(units: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """(Q, n) float32 of queries (Q, D) and rows (n, D)."""
-    with true_float32(), torch.autocast("cpu", enabled=False):
-        if len(units) <= LONG_FIRST:
-            return torch.mm(rows, units.T).T.contiguous()
-        return torch.mm(units, rows.T)
+    if len(units) <= LONG_FIRST:
+        return np.ascontiguousarray((rows @ units.T).T)
+    return units @ rows.T

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import torch
 
-from core.slices import slices_within
+from core.slices import CACHED_NUMBERS, slices_within
 from retrieval.candidates import NOWHERE
 from retrieval.index.nearest import best_of
 from retrieval.index.segments import Rows, Segment, normalized
-from retrieval.rows import CACHED_NUMBERS, row_lengths
+from retrieval.plain import row_lengths
 from retrieval.unscaled import MORE, rounding
 
 # Bytes that may be held: two million items of 512 numbers. A larger index is searched where it lies on the disk.
@@ -49,8 +49,7 @@ class HeldRows:
         queries: (Q, D) float32. allowed: (N,) bool, which of the items may be found, None for all; k is at most their
         number.
         """
-        tensor = torch.from_numpy(queries)
-        scaled = torch.from_numpy(normalized(queries, row_lengths(tensor, "query embeddings").numpy()))
+        scaled = torch.from_numpy(normalized(queries, row_lengths(queries, "query embeddings")))
         scores = []
         for segment in self._rows.segments:
             # The long side stands first: for few queries that is several times as fast as the other way round.
@@ -61,7 +60,7 @@ class HeldRows:
         fast = torch.cat(scores).T.contiguous()
         if allowed is not None:
             fast[:, torch.from_numpy(~allowed)] = -math.inf
-        return best_of(self._rows, tensor, self._candidates(fast, k), k)
+        return best_of(self._rows, queries, self._candidates(fast, k), k)
 
     def _candidates(self, fast: torch.Tensor, k: int) -> np.ndarray:
         """Ids (Q, C) of all items that may be among the k nearest, -1 for none. fast: (Q, N) float32."""

@@ -4,12 +4,11 @@ import contextlib
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from core.errors import InputError
 from core.arrays import read_npy, write_npy
 from core.files import read_json, replace_json, write_json
-from retrieval.best_positive import MEMORY
+from core.slices import MEMORY
 from retrieval.index.backends import make_backend
 from retrieval.index.backends._backend import Backend
 from retrieval.index.folder import CARD, FORMAT, sweep, writing
@@ -169,8 +168,7 @@ def _measured_recall(backend: Backend, folder: Path, state: dict, rows: Rows) ->
     """
     backend.open(folder, state, rows)
     asking = np.sort(np.random.default_rng(0).choice(rows.ids, min(SAMPLE, len(rows)), replace=False))
-    embeddings, _ = rows.take(asking)
-    queries = torch.from_numpy(embeddings)
+    queries, _ = rows.take(asking)
     k = min(RECALL_AT + 1, len(rows))  # one more, since each finds itself
     right_ids, right_cosines = nearest(rows, queries, k, MEMORY)
     found_ids, found_cosines = backend.search(rows, queries, k, MEMORY)

@@ -12,7 +12,7 @@ from retrieval.coded_search import Part, nearest_by_codes
 from retrieval.codes import CARD, Codes
 from retrieval.index.nearest import nearest
 from retrieval.index.segments import Rows, Segment
-from retrieval.rows import row_lengths
+from retrieval.plain import row_lengths
 
 FOLDER = "codes"
 
@@ -44,7 +44,7 @@ class CodedRows:
             self.parts.append(Part(codes, start, live))
 
     def nearest(
-        self, queries: torch.Tensor, k: int, memory: int, among: np.ndarray | None = None
+        self, queries: np.ndarray, k: int, memory: int, among: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """What nearest.py finds, to the bit: ids (Q, k) int64, exact cosines (Q, k) float32; queries (Q, D) float32.
 
@@ -52,7 +52,7 @@ class CodedRows:
         """
 
         def in_float32(some: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-            ids, scores = nearest(self.rows, some, k, memory, among)
+            ids, scores = nearest(self.rows, some.numpy(), k, memory, among)
             return self._positions(ids), scores
 
         parts = self.parts
@@ -61,8 +61,9 @@ class CodedRows:
             for segment, part in zip(self.rows.segments, self.parts):
                 rows = segment.live[np.isin(segment.ids[segment.live], among, assume_unique=True)]
                 parts.append(replace(part, live=_mask(segment, rows)))
-        lengths = row_lengths(queries, "query embeddings").numpy()
-        positions, scores = nearest_by_codes(parts, queries, lengths, k, memory, self._fetch, in_float32)
+        lengths = row_lengths(queries, "query embeddings")
+        asking = torch.from_numpy(queries)
+        positions, scores = nearest_by_codes(parts, asking, lengths, k, memory, self._fetch, in_float32)
         return self._ids(positions), scores
 
     def _fetch(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

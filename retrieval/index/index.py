@@ -10,17 +10,15 @@ import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from core.errors import InputError
 from core.files import replace_json
 from core.items import noun_of
-from core.slices import slices_within
-from retrieval.best_positive import MEMORY
+from core.slices import CACHED_NUMBERS, MEMORY, slices_within
 from retrieval.decision import Decision
 from retrieval.index.backends import make_backend
 from retrieval.index.backends._backend import Backend
@@ -29,7 +27,9 @@ from retrieval.index.folder import CARD, FORMAT, check_free, locked, read_card, 
 from retrieval.index.items import CATEGORY, Items, LabelColumn, Lookup, checked_boxes, item_keys, item_name
 from retrieval.index.segments import Rows
 from retrieval.index.selection import Value, select
-from retrieval.rows import CACHED_NUMBERS
+
+if TYPE_CHECKING:
+    import torch
 
 # Two embeddings of one picture have a cosine above this: rounding, another precision or runtime, take 1e-4 at the most
 # (tests/test_fast.py). A change of the picture too small to get below it would not change what is found either.
@@ -273,7 +273,7 @@ class Index:
         backend = self._ready()
         selection = select(self.rows, labels, categories)
         size = len(self) if selection is None else len(selection.ids)
-        ids, scores = backend.search(self.rows, torch.from_numpy(queries), min(k, size), memory, selection)
+        ids, scores = backend.search(self.rows, queries, min(k, size), memory, selection)
         return self.hits(ids, scores)
 
     def hits(self, ids: np.ndarray, scores: np.ndarray) -> Hits:
@@ -558,11 +558,18 @@ def _read(folder: str | Path) -> tuple[dict, Rows]:
 
 def _checked(embeddings: torch.Tensor | np.ndarray, paths: list[str] | None = None) -> np.ndarray:
     """Embeddings (N, D) as float32 in memory, or mapped as they are. Raises InputError for others, and for NaN."""
-    embeddings = torch.as_tensor(embeddings).detach().cpu()
-    if embeddings.ndim != 2 or not len(embeddings) or not embeddings.shape[1] or not embeddings.is_floating_point():
-        shape = f"{tuple(embeddings.shape)} {embeddings.dtype}"
+    if not isinstance(embeddings, np.ndarray):
+        import torch  # of whoever has a tensor it is imported already
+
+        embeddings = torch.as_tensor(embeddings).detach().cpu()
+        if embeddings.is_floating_point():
+            embeddings = embeddings.float()  # NumPy has no bfloat16
+        embeddings = embeddings.numpy()
+    if embeddings.ndim != 2 or not embeddings.size or embeddings.dtype.kind != "f":
+        shape = f"{embeddings.shape} {embeddings.dtype}"
         raise InputError(f"embeddings are {shape}; an index takes floating-point (N, D), N and D being 1 or more")
-    embeddings = np.ascontiguousarray(embeddings.float().numpy())
+    with np.errstate(over="ignore"):  # what is too great is infinite, and refused below
+        embeddings = np.ascontiguousarray(embeddings, np.float32)
     broken = np.flatnonzero(~np.isfinite([embeddings.min(1), embeddings.max(1)]).all(0))
     if len(broken):
         if paths is None:

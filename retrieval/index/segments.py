@@ -13,14 +13,13 @@ from collections.abc import Collection, Container, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from core.errors import InputError
 from core.arrays import read_npy, write_npy
 from core.files import read_json, sync, synced, write_json
-from core.slices import slices_of, slices_within
+from core.slices import CACHED_NUMBERS, slices_of, slices_within
 from retrieval.index.items import CATEGORY, LABEL, UNKNOWN, Items, LabelColumn, wrong_boxes
-from retrieval.rows import CACHED_NUMBERS, row_lengths
+from retrieval.plain import row_lengths
 
 FACTS_AT_ONCE = 100_000  # paths whose bytes are summed at a time
 OLD_UNKNOWN = -1  # the label of an item of format 1 that nobody knows
@@ -310,7 +309,7 @@ def write_segment(folder: Path, kept: Rows, ids: np.ndarray, new: Items, memory:
     folder.mkdir()
     lengths = [segment.lengths[segment.live] for segment in kept.segments]
     if len(new):
-        lengths.append(row_lengths(torch.from_numpy(new.embeddings)).numpy())
+        lengths.append(row_lengths(new.embeddings))
     ids = np.concatenate([kept.ids, ids])
     labels = LabelColumn.joined([kept.label_column, new.labels])
     categories = LabelColumn.joined([kept.category_column, new.categories])

@@ -5,13 +5,12 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import torch
 
 from core.errors import InputError
 from retrieval.index.nearest import best_of, nearest
 from retrieval.index.segments import Rows, normalized
 from retrieval.index.selection import Selection
-from retrieval.rows import row_lengths
+from retrieval.plain import row_lengths
 from retrieval.unscaled import MORE
 
 FEW_SELECTED = 20_000  # items among which exact search is as fast as any other
@@ -73,9 +72,9 @@ class Backend:
         raise NotImplementedError(f"{type(self).__name__} has neither candidates nor a search of its own")
 
     def search(
-        self, rows: Rows, queries: torch.Tensor, k: int, memory: int, selection: Selection | None = None
+        self, rows: Rows, queries: np.ndarray, k: int, memory: int, selection: Selection | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest items as far as they are found: ids (Q, k) int64 and exact cosines (Q, k) float32.
+        """The k nearest items of queries (Q, D) float32 as far as they are found: ids (Q, k) int64 and exact cosines (Q, k) float32.
 
         selection: items among which is searched, k at least, or None for all.
         """
@@ -84,13 +83,13 @@ class Backend:
             among = selection.ids
             if len(among) <= FEW_SELECTED:
                 return nearest(rows, queries, k, memory, among)
-        lengths = row_lengths(queries, "query embeddings").numpy()
-        candidates = self.candidates(normalized(queries.numpy(), lengths), k + MORE, selection)
+        lengths = row_lengths(queries, "query embeddings")
+        candidates = self.candidates(normalized(queries, lengths), k + MORE, selection)
         ids, scores = best_of(rows, queries, candidates, k, among)
         # Too few are found in lists with few items, or by an older generation's reader.
         short = np.flatnonzero(ids[:, -1] < 0)
         if len(short):
-            ids[short], scores[short] = nearest(rows, queries[torch.from_numpy(short)], k, memory, among)
+            ids[short], scores[short] = nearest(rows, queries[short], k, memory, among)
         return ids, scores
 
     def advice(self, items: int) -> str | None:

@@ -10,7 +10,6 @@ import uuid
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from core.errors import InputError
 from retrieval.index.backends import BACKENDS
@@ -99,7 +98,7 @@ class QdrantBackend(Backend):
             self.client = self._connect()
 
     def search(
-        self, rows: Rows, queries: torch.Tensor, k: int, memory: int, selection: Selection | None = None
+        self, rows: Rows, queries: np.ndarray, k: int, memory: int, selection: Selection | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         if self.url:
             return super().search(rows, queries, k, memory, selection)
