@@ -1,12 +1,7 @@
 """Judging and searching embeddings: arrays in, figures out; nothing here knows of models or flags."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from retrieval.metrics.per_query import recall_at_k
-    from retrieval.query_gallery import QueryGallery
-    from retrieval.results import RetrievalResults
+from typing import Any
 
 __all__ = ["QueryGallery", "RetrievalResults", "recall_at_k"]
 

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import torch
 
-from core.slices import step_within
-from retrieval.blocks import MEMORY, block_side, products, share_a_code
+from core.slices import MEMORY, step_within
+from retrieval.blocks import block_side, products, share_a_code
 from retrieval.fastest import LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS, fastest
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import Frame

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from core.slices import CACHED_NUMBERS, MEMORY, slices_of, slices_within, step_within
+from core.slices import CACHED_NUMBERS, slices_of, slices_within, step_within
 from retrieval.exact import Side
 from retrieval.fastest import multiply, product_dtype
 from retrieval.scores import Scores

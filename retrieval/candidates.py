@@ -4,10 +4,9 @@ import math
 
 import torch
 
-from core.slices import slices_within
+from core.slices import CACHED_NUMBERS, slices_within
 from retrieval.blocks import products
 from retrieval.query_gallery import QueryGallery
-from retrieval.rows import CACHED_NUMBERS
 from retrieval.scores import RUN, Scores
 
 GROUP = 32  # scores are looked through by the greatest of so many

@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 
 from core.errors import InputError, near_match
-from core.slices import slices_within
+from core.slices import CACHED_NUMBERS, slices_within
 from retrieval.plain import COSINE_BITS
 from retrieval.query_gallery import QueryGallery
-from retrieval.rows import CACHED_NUMBERS, Frame, box_centre, euclidean_lengths, power_of_two, row_lengths
+from retrieval.rows import Frame, box_centre, euclidean_lengths, power_of_two, row_lengths
 
 DISTANCES = ("cosine", "squared_euclidean")
 GRID_BITS = {"cosine": COSINE_BITS, "squared_euclidean": 25}  # a scaled row's numbers are multiples of 2^-bits

@@ -11,7 +11,7 @@ import torch
 
 from core.errors import InputError
 from core.arrays import read_npz, write_npz
-from retrieval.blocks import MEMORY
+from core.slices import MEMORY
 from retrieval.candidates import NOWHERE
 from retrieval.query_gallery import Column, QueryGallery
 from retrieval.relevance import Relevance

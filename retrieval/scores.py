@@ -15,10 +15,10 @@ import math
 
 import torch
 
-from core.slices import slices_within
+from core.slices import CACHED_NUMBERS, slices_within
 from retrieval.exact import DISTANCES, ExactScores, Side
 from retrieval.query_gallery import QueryGallery
-from retrieval.rows import CACHED_NUMBERS, Frame
+from retrieval.rows import Frame
 
 __all__ = ["DISTANCES", "RUN", "Scores"]
 

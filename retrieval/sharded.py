@@ -10,9 +10,8 @@ from dataclasses import replace
 
 import torch
 
-from core.slices import slices_within
+from core.slices import MEMORY, slices_within
 from retrieval.best_positive import positive_ranks
-from retrieval.blocks import MEMORY
 from retrieval.candidates import NOWHERE, pack, unpack
 from retrieval.query_gallery import QueryGallery, positions_among
 from retrieval.plain import refuse_not_finite

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 import torch
 
 from core.device import multiplies_bfloat16
-from core.slices import slices_within
-from retrieval.blocks import MEMORY
+from core.slices import CACHED_NUMBERS, MEMORY, slices_within
 from retrieval.candidates import ROOM, Candidates, kept_candidates
 from retrieval.query_gallery import QueryGallery
-from retrieval.rows import CACHED_NUMBERS, Frame
+from retrieval.rows import Frame
 from retrieval.scores import Scores
 
 FEWEST = 64  # queries are searched for in portions no smaller than this

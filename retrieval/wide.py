@@ -11,8 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from core.slices import slices_within
-from retrieval.blocks import MEMORY
+from core.slices import MEMORY, slices_within
 from retrieval.candidates import NOWHERE, pack, unpack
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import Frame, row_lengths

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from retrieval.best_positive import MEMORY
+from core.slices import MEMORY
 from retrieval.metrics.pairs import PairHistogram
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults

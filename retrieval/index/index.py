@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,6 @@ from retrieval.index.folder import CARD, FORMAT, check_free, locked, read_card, 
 from retrieval.index.items import CATEGORY, Items, LabelColumn, Lookup, checked_boxes, item_keys, item_name
 from retrieval.index.segments import Rows
 from retrieval.index.selection import Value, select
-
-if TYPE_CHECKING:
-    import torch
 
 # Two embeddings of one picture have a cosine above this: rounding, another precision or runtime, take 1e-4 at the most
 # (tests/test_fast.py). A change of the picture too small to get below it would not change what is found either.
@@ -121,7 +118,7 @@ class Index:
     def build(
         cls,
         folder: str | Path,
-        embeddings: torch.Tensor | np.ndarray,
+        embeddings: npt.ArrayLike,
         paths: Iterable[str | Path],
         labels: npt.ArrayLike | None,
         fingerprint: dict | None,
@@ -183,7 +180,7 @@ class Index:
 
     def add(
         self,
-        embeddings: torch.Tensor | np.ndarray,
+        embeddings: npt.ArrayLike,
         paths: Iterable[str | Path],
         labels: npt.ArrayLike | None,
         fingerprint: dict | None = None,
@@ -249,7 +246,7 @@ class Index:
 
     def search(
         self,
-        queries: torch.Tensor | np.ndarray,
+        queries: npt.ArrayLike,
         k: int = 10,
         fingerprint: dict | None = None,
         memory: int = MEMORY,
@@ -556,7 +553,7 @@ def _read(folder: str | Path) -> tuple[dict, Rows]:
             before = card
 
 
-def _checked(embeddings: torch.Tensor | np.ndarray, paths: list[str] | None = None) -> np.ndarray:
+def _checked(embeddings: npt.ArrayLike, paths: list[str] | None = None) -> np.ndarray:
     """Embeddings (N, D) as float32 in memory, or mapped as they are. Raises InputError for others, and for NaN."""
     if not isinstance(embeddings, np.ndarray):
         import torch  # of whoever has a tensor it is imported already
@@ -583,7 +580,7 @@ def _checked(embeddings: torch.Tensor | np.ndarray, paths: list[str] | None = No
 
 
 def _checked_items(
-    embeddings: torch.Tensor | np.ndarray,
+    embeddings: npt.ArrayLike,
     paths: Iterable[str | Path],
     labels: npt.ArrayLike | None,
     boxes: npt.ArrayLike | None,

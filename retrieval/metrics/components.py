@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from core.errors import InputError
-from core.slices import slices_within
-from retrieval.rows import CACHED_NUMBERS
+from core.slices import CACHED_NUMBERS, slices_within
 
 NO_VARIANCE = 1e-24  # of the greatest component, beside the squared length of the mean
 ROUNDING = 1e-9  # by which a sum of shares may miss the share asked for

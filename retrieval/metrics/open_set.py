@@ -12,11 +12,9 @@ import numpy as np
 import torch
 
 from core.errors import InputError
-from core.slices import slices_within
-from retrieval.blocks import MEMORY
+from core.slices import CACHED_NUMBERS, MEMORY, slices_within
 from retrieval.metrics.verification import COVERAGE, Interval, Rate, allowed_accepts
 from retrieval.query_gallery import QueryGallery
-from retrieval.rows import CACHED_NUMBERS
 from retrieval.topk import search
 
 

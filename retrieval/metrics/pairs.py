@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from core.errors import InputError
-from retrieval.blocks import MEMORY, products, share_a_code
+from core.slices import MEMORY
+from retrieval.blocks import products, share_a_code
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import Scores
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from core.errors import InputError
+from core.slices import MEMORY
 from retrieval.best_positive import positive_ranks
-from retrieval.blocks import MEMORY
 from retrieval.metrics.ranking import DEFAULT, METRICS, Ranked, parse_metric, values
 from retrieval.query_gallery import Column, QueryGallery
 from retrieval.sharded import GalleryShard

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from core.errors import InputError
+from core.slices import MEMORY
 from retrieval.best_positive import positive_ranks
-from retrieval.blocks import MEMORY
 from retrieval.query_gallery import QueryGallery
 from retrieval.templates import mean_embeddings
 

@@ -19,11 +19,9 @@ import numpy as np
 import torch
 
 from core.errors import InputError
-from core.slices import slices_within
-from retrieval.blocks import MEMORY
+from core.slices import CACHED_NUMBERS, MEMORY, slices_within
 from retrieval.metrics.pairs import BINS, PairBlock, PairHistogram, Tally, bracket, pair_blocks, pair_histogram
 from retrieval.query_gallery import QueryGallery
-from retrieval.rows import CACHED_NUMBERS
 from retrieval.scores import Scores
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)

@@ -74,9 +74,9 @@ class Backend:
     def search(
         self, rows: Rows, queries: np.ndarray, k: int, memory: int, selection: Selection | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest items of queries (Q, D) float32 as far as they are found: ids (Q, k) int64 and exact cosines (Q, k) float32.
+        """The k nearest items as far as they are found: ids (Q, k) int64 and exact cosines (Q, k) float32.
 
-        selection: items among which is searched, k at least, or None for all.
+        queries: (Q, D) float32. selection: items among which is searched, k at least, or None for all.
         """
         among = None
         if selection is not None:
