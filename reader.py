@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from config.script import run_script
 from core.assignments import split_line
 from core.console import log
 from core.errors import InputError, near_match
@@ -404,4 +405,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_script(main)

@@ -3,10 +3,12 @@
 import contextlib
 import fcntl
 import hashlib
+import os
 import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
+from typing import IO
 from urllib.error import HTTPError
 
 from core.console import log
@@ -53,10 +55,25 @@ def refuse_other_content(file: Path, sha256: str | None = None, md5: str | None 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Of several processes one at a time."""
-    with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    path.unlink(missing_ok=True)
+    while True:
+        with open(path, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Who waited may have got the lock of a file that the one before has removed.
+            if not _is_at(path, lock):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(path: Path, file: IO) -> bool:
+    """Whether an open file is the one that a path names now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _fetch_whole(address: str, part: Path) -> None:

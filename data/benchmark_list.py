@@ -2,6 +2,7 @@
 
 import csv
 import io
+import lzma
 import os
 import shutil
 import tarfile
@@ -16,9 +17,13 @@ from core.errors import InputError, first_line, near_match
 from core.files import make_folder, replacing
 from data.convert import CONVERTERS, Archive, Counts, DataSet, Row
 from data.formats.csv import CSV_BOX
-from data.make_list import list_root
+from data.formats.tars import is_compressed, refuse_cut
+from data.make_list import encoded_list, list_root
 
 ENDS = (".zip", ".tar", ".tar.gz", ".tgz")
+ZIP_START = b"PK"
+# Beside what an archive holds, Macs write a folder of their own.
+OF_MACS = "__MACOSX"
 NOT_CHECKED = "its counts are not checked, so that it is not called the published set"
 
 
@@ -75,8 +80,9 @@ def write_benchmark_list(
         kept = CONVERTERS.fact(name, "drops")[protocol](rows)
     root = list_root(folder, output)
     make_folder(output.parent)
+    text = encoded_list(_csv_text(kept, os.path.relpath(folder, root)))
     with replacing(output) as file:
-        file.write(_csv_text(kept, os.path.relpath(folder, root)).encode())
+        file.write(text)
     return Converted(output, facts, Counts.of(kept), len(rows) - len(kept), root)
 
 
@@ -86,34 +92,63 @@ def unpack_source(source: Path, facts: DataSet, download: bool, partial: bool) -
     Raises InputError for what is not there, is another archive, or cannot be unpacked whole.
     """
     if source.is_file():
-        archive = _archive_called(source, facts)
-        if not (source.parent / archive.holds).exists():
-            _unpack(source, archive, partial)
+        _unpack(source, _archive_called(source, facts), partial)
         return source.parent
     if download:
         make_folder(source)
     elif not source.is_dir():
         raise InputError(f"no file or folder {str(source)!r}; {facts.title} is had at {facts.page}")
+    lacking = []
     for archive in facts.archives:
-        # Makers have folders of their own (Img/img.zip).
-        below = sorted(source.glob(f"*/{archive.name}"))
-        file = below[0] if below else source / archive.name
+        file = _archive_in(source, archive)
         # What is unpacked already needs no archive; the folder itself may be what it holds.
-        if file.with_name(archive.holds).exists() or (source / archive.holds).exists() or source.name == archive.holds:
-            continue
-        if download and not file.is_file():
-            _download(file, archive, facts)
-        if file.is_file():
+        is_there = _is_filled(source / archive.holds) or source.name == archive.holds
+        if file is None and not is_there:
+            if download and archive.addresses:
+                file = source / archive.name
+                _download(file, archive, facts)
+            else:
+                lacking.append(archive.name)
+        if file is not None:
             _unpack(file, archive, partial)
+    # Some data sets come in either of two forms, so that what is left out may not be needed.
+    if download and len(lacking) == len(facts.archives):
+        raise InputError(
+            f"no public address of {', '.join(lacking)}; what is needed of {facts.title} is had at {facts.page}, to be "
+            f"put into {str(source)!r}"
+        )
     return source
+
+
+def _archive_in(folder: Path, archive: Archive) -> Path | None:
+    """The file that an archive is, in a folder or one below it, whichever of ENDS it has; None where there is none."""
+    stem = _stem(archive.name)
+    files = [file for file in sorted(folder.glob("*")) if _stem(file.name) == stem]
+    # Makers have folders of their own (Img/img.zip). By whole names: folders below may have many thousand images.
+    for end in ENDS:
+        files += sorted(folder.glob(f"*/{archive.holds}{end}")) + sorted(folder.glob(f"*/{archive.name}"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _stem(name: str) -> str | None:
+    """The name of an archive without its end, in small letters; None for what is called as no archive is."""
+    for end in ENDS:
+        if name.lower().endswith(end):
+            return name.lower().removesuffix(end)
+    return None
+
+
+def _is_filled(path: Path) -> bool:
+    """Whether a file is there, or a folder with something in it."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def _archive_called(source: Path, facts: DataSet) -> Archive:
     """Which of a data set's archives a file is: the one of its name, else the only one there is."""
-    if not source.name.lower().endswith(ENDS):
+    if _stem(source.name) is None:
         raise InputError(f"{str(source)!r} is no archive: it has to end in {', '.join(ENDS)}")
     for archive in facts.archives:
-        if archive.name == source.name:
+        if _stem(archive.name) == _stem(source.name):
             return archive
     if len(facts.archives) > 1:
         names = ", ".join(archive.name for archive in facts.archives)
@@ -128,8 +163,6 @@ def _download(file: Path, archive: Archive, facts: DataSet) -> None:
     # Here and not above: it locks files as not every system does.
     from core.download import fetch
 
-    if not archive.addresses:
-        raise InputError(f"{archive.name} has no public address; fetch it from {facts.page} into {str(file.parent)!r}")
     reasons = []
     for address in archive.addresses:
         try:
@@ -144,7 +177,11 @@ def _download(file: Path, archive: Archive, facts: DataSet) -> None:
 
 
 def _unpack(file: Path, archive: Archive, partial: bool) -> None:
-    """Unpack an archive beside itself: all of it, checked, or nothing."""
+    """Unpack an archive beside itself: all of it, checked, or nothing; what is there already stays as it is."""
+    target = file.with_name(archive.holds)
+    if _is_filled(target):
+        log(f"{target} is there already, so that {file.name} is not unpacked; remove it to have it unpacked anew")
+        return
     if not partial:
         _refuse_other_file(file, archive)
     # Always the same name, so that what a killed process left is gone with the next.
@@ -152,25 +189,52 @@ def _unpack(file: Path, archive: Archive, partial: bool) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     log(f"unpacking {file}")
     try:
-        if file.name.lower().endswith(".zip"):
-            with zipfile.ZipFile(file) as opened:
-                opened.extractall(staging)
-        else:
-            with tarfile.open(file) as opened:
-                opened.extractall(staging, filter="data")
-        if not (staging / archive.holds).exists():
-            raise InputError(f"{str(file)!r} holds no {archive.holds!r}; it is another archive than {archive.name}")
-        os.rename(staging / archive.holds, file.with_name(archive.holds))
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        _extract(file, staging)
+        os.rename(_held(staging, archive, file), target)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+        # What the system refuses has a number: no place on the disk, no right to write.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"cannot unpack {str(file)!r} beside itself: {error.strerror}") from None
+        reason = first_line(error).rstrip(":")
         raise InputError(
-            f"cannot unpack {str(file)!r} ({first_line(error)}): cut short, or no such archive; fetch it again"
+            f"cannot unpack {str(file)!r} ({reason}): cut short, or no such archive; fetch it again"
         ) from None
-    except RuntimeError as error:  # so zipfile says that it needs a password
+    except RuntimeError as error:  # so zipfile says that it needs a password, or packs as zipfile does not
         raise InputError(
             f"cannot unpack {str(file)!r} ({first_line(error)}); unpack it by hand with the password of its makers"
         ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _extract(file: Path, folder: Path) -> None:
+    """All of a zip or tar, whatever it is called. Raises what zipfile and tarfile raise."""
+    with open(file, "rb") as stream:
+        is_zip = stream.read(len(ZIP_START)) == ZIP_START
+    if is_zip:
+        with zipfile.ZipFile(file) as opened:
+            opened.extractall(folder)
+        return
+    with tarfile.open(file) as opened:
+        opened.extractall(folder, filter="data")
+        # A tar that ends between two files looks like a shorter one.
+        if not is_compressed(file):
+            refuse_cut(file, opened.offset)
+
+
+def _held(folder: Path, archive: Archive, file: Path) -> Path:
+    """Where the archive `file`, unpacked into a folder, has what it should hold: on top, or in a folder of its own.
+
+    Raises InputError where it is nowhere.
+    """
+    places = [folder, *(path for path in sorted(folder.glob("*")) if path.name != OF_MACS)]
+    for place in places:
+        if _is_filled(place / archive.holds):
+            return place / archive.holds
+    names = ", ".join(path.name for path in places[1:4]) or "nothing"
+    raise InputError(
+        f"{str(file)!r} holds no {archive.holds!r}, but {names}; it is another archive than {archive.name}"
+    )
 
 
 def _refuse_other_file(file: Path, archive: Archive) -> None:
@@ -194,7 +258,7 @@ def _refuse_missing(folder: Path, rows: list[Row]) -> None:
     if missing:
         raise InputError(
             f"{len(missing)} of {len(rows)} images are not in {str(folder)!r} ({missing[0]}, for one): the archive was "
-            "cut short, or unpacked in part"
+            "cut short, or unpacked in part; remove that to have it unpacked anew"
         )
 
 

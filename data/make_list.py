@@ -42,15 +42,20 @@ def write_label_list(
     splits = [SPLITS["test"] if label in test_labels else SPLITS["train"] for label in columns["labels"]]
 
     # All of it is made before the file is: a name that cannot be written leaves nothing behind.
-    try:
-        encoded = _csv_text(columns, splits, list_root(folder, output)).encode()
-    except UnicodeEncodeError as error:
-        name = error.object[max(0, error.start - 20) : error.end + 20]
-        raise InputError(f"a list is UTF-8, which cannot hold the file name that has {name!r} in it") from None
+    encoded = encoded_list(_csv_text(columns, splits, list_root(folder, output)))
     make_folder(output.parent)
     with replacing(output) as file:
         file.write(encoded)
     return output, Counter(splits), note
+
+
+def encoded_list(text: str) -> bytes:
+    """The text of a list as its file has it. Raises InputError for a name of a file that UTF-8 cannot hold."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        line = text[: error.start].count("\n")
+        raise InputError(f"a list is UTF-8, which cannot hold the file name in {text.splitlines()[line]!r}") from None
 
 
 def list_root(folder: str | Path, output: str | Path) -> Path:

@@ -1,6 +1,7 @@
 """`reader.py convert`: benchmarks of their makers' layouts, tiny and made here, to lists; what is refused of them."""
 
 import csv
+import gzip
 import hashlib
 import http.server
 import io
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 
 import reader
+from config.script import run_script
 from core.errors import InputError
 from core.registry import Entry
 from data.benchmark_list import write_benchmark_list
@@ -344,7 +346,7 @@ def test_an_archive_that_was_cut_short(tmp_path, kind):
 
 def test_an_archive_of_something_else(tmp_path):
     file = zipped(tmp_path / "Stanford_Online_Products.zip", {"other/x.jpg": picture(0)})
-    with pytest.raises(InputError, match="holds no 'Stanford_Online_Products'; it is another archive"):
+    with pytest.raises(InputError, match="holds no 'Stanford_Online_Products', but other; it is another archive"):
         converted("sop", file, tmp_path / "x.csv")
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
@@ -368,7 +370,7 @@ def test_images_that_are_missing(tmp_path):
         ("sop", {"output": "x.txt"}, "cannot write 'x.txt': a list of this kind has to end in .csv"),
         ("sop", {"source": "nowhere"}, "no file or folder 'nowhere'; Stanford Online Products is had at https"),
         ("sop", {"source": __file__}, "is no archive: it has to end in .zip"),
-        ("market1501", {"download": True}, "Market-1501-v15.09.15.zip has no public address; fetch it from http"),
+        ("market1501", {"download": True}, "no public address of Market-1501-v15.09.15.zip; .* is had at http"),
         ("sop", {}, "no 'Ebay_train.txt' in .*; it comes in Stanford_Online_Products.zip"),
     ],
 )
@@ -398,6 +400,117 @@ def test_tables_that_are_damaged(tmp_path, change, sentence):
     write(tmp_path / "Stanford_Online_Products", change)
     with pytest.raises(InputError, match=sentence):
         converted("sop", tmp_path, tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    "name, files, stem",
+    [
+        ("sop", sop_files(), "Stanford_Online_Products"),
+        ("cub", cub_files(), "CUB_200_2011"),
+        ("market1501", market_files(), "Market-1501-v15.09.15"),
+    ],
+)
+def test_archives_as_others_hand_them_on(tmp_path, name, files, stem):
+    """Packed anew, on a Mac or within another folder, called otherwise: the same list."""
+    _, expected = converted(name, write(tmp_path / "plain", files), tmp_path / "plain" / "list.csv")
+    macs = {f"__MACOSX/{path}": b"\0" for path in files}
+    macs |= {f"{os.path.dirname(path)}/._{os.path.basename(path)}": b"\0" for path in files}
+    within = {f"archive/{path}": content for path, content in {**macs, **files}.items()}
+    for number, (pack, end, members) in enumerate(
+        [
+            (zipped, ".zip", {**macs, **files, f"{stem}/.DS_Store": b"", "README": b"hello"}),
+            (tarred, ".tgz", {f"__MACOSX/{stem}/x.jpg": b"\0", **within}),
+            (zipped, ".ZIP", within),
+            (tarred, ".TAR.GZ", files),
+            (tarred, ".zip", files),
+            (zipped, ".tar", files),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        archive = pack(folder / f"{stem}{end}", members)
+        (folder / stem).mkdir()  # an empty folder is in nobody's way
+        source = archive if number % 2 else folder
+        _, rows = converted(name, source, folder / "list.csv")
+        assert rows == expected
+
+
+def test_cars_with_folders_within_folders_of_their_name(tmp_path):
+    folder = cars_folder(tmp_path / "cars", False)
+    for name in ("cars_train", "cars_test"):
+        (folder / name).rename(folder / "images")
+        (folder / name).mkdir()
+        (folder / "images").rename(folder / name / name)
+    shutil.copy(folder / "devkit" / "cars_train_annos.mat", folder / "cars_annos.mat")  # the whole's, of other images
+    done, rows = converted("cars", folder, folder / "cars.csv", download=True)
+    assert done.counts == Counts((2, 2), (4, 2), 4, 4) and rows[0]["path"].startswith("cars_train/cars_train/")
+
+
+def test_a_tar_that_ends_between_two_files(tmp_path):
+    """It leaves nothing that the whole one, fetched again, would be kept out by."""
+    packed = tarred(tmp_path / "packed.tgz", sop_files())
+    file = tmp_path / "Stanford_Online_Products.tar"
+    whole = gzip.decompress(packed.read_bytes())
+    packed.unlink()
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        file.write_bytes(whole[: archive.getmembers()[7].offset])
+    with pytest.raises(InputError, match="cannot unpack .*it has no end: cut short"):
+        converted("sop", file, tmp_path / "x.csv")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    file.write_bytes(whole)
+    done, _ = converted("sop", file, tmp_path / "x.csv")
+    assert done.counts.train == (4, 2)
+
+
+def test_what_is_there_already_is_not_unpacked_and_said(tmp_path, capsys):
+    archive = zipped(tmp_path / "Stanford_Online_Products.zip", sop_files())
+    write(tmp_path, {"Stanford_Online_Products/mine.txt": "mine"})
+    for source in (archive, tmp_path):
+        with pytest.raises(InputError, match="no 'Ebay_train.txt'"):
+            converted("sop", source, tmp_path / "x.csv")
+        assert "is there already, so that Stanford_Online_Products.zip is not unpacked" in capsys.readouterr().out
+    assert (tmp_path / "Stanford_Online_Products" / "mine.txt").read_text() == "mine"
+
+
+def test_a_disk_without_room(tmp_path):
+    archive = zipped(tmp_path / "Stanford_Online_Products.zip", sop_files())
+    with mock.patch.object(zipfile.ZipFile, "extractall", side_effect=OSError(28, "No space left on device")):
+        with pytest.raises(InputError, match="cannot unpack '.*zip' beside itself: No space left on device$"):
+            converted("sop", archive, tmp_path / "x.csv")
+    assert [path.name for path in tmp_path.iterdir()] == [archive.name]
+
+
+@pytest.mark.parametrize("path", ["/etc/1.jpg", "../1.jpg", "a/../../1.jpg"])
+def test_images_that_lie_elsewhere(tmp_path, path):
+    lists = {"Ebay_train.txt": f"1 1 1 {path}", "Ebay_test.txt": f"1 1 1 {path}"}
+    write(tmp_path / "sop", lists)
+    write(tmp_path / "cub" / "images", {"x": b""})
+    for table in ("image_class_labels", "train_test_split", "bounding_boxes"):
+        write(tmp_path / "cub", {f"{table}.txt": "1 1" + " 1 1 1" * (table == "bounding_boxes")})
+    write(tmp_path / "cub", {"images.txt": f"1 {path}"})
+    for name in ("sop", "cub"):
+        with pytest.raises(InputError, match=f"the image '{path}' does not lie below"):
+            converted(name, tmp_path / name, tmp_path / "x.csv")
+
+
+def test_cars_labels_that_are_no_numbers(tmp_path):
+    scipy_io = pytest.importorskip("scipy.io")
+    folder = cars_folder(tmp_path / "cars", True)
+    table = scipy_io.loadmat(folder / "cars_annos.mat")["annotations"]
+    for value in ("Audi", []):
+        table[0, 2]["class"] = value
+        scipy_io.savemat(folder / "cars_annos.mat", {"annotations": table})
+        with pytest.raises(InputError, match="cars_annos.mat:3: .* is not a number"):
+            converted("cars", folder, tmp_path / "x.csv")
+
+
+def test_an_interrupt_leaves_nothing(tmp_path):
+    archive = zipped(tmp_path / "Stanford_Online_Products.zip", sop_files())
+    words = ["convert", "sop", str(archive), f"--output={tmp_path / 'x.csv'}", "--partial"]
+    stopped = mock.patch.object(zipfile.ZipFile, "extractall", side_effect=KeyboardInterrupt)
+    with mock.patch.object(sys, "argv", ["reader.py", *words]), stopped, pytest.raises(SystemExit) as ended:
+        run_script(reader.main)
+    assert ended.value.code == 130 and [path.name for path in tmp_path.iterdir()] == [archive.name]
 
 
 class Server(http.server.BaseHTTPRequestHandler):

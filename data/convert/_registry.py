@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from core.errors import InputError
@@ -102,10 +102,21 @@ def find_root(folder: Path, marks: tuple[str, ...], names: tuple[str, ...], come
     raise InputError(f"no {lacking[root][0]!r} in {str(root)!r}; it comes in {comes_in}")
 
 
+def path_of_image(folder: Path, images: Path, name: str, table: Path) -> str:
+    """The path of an image from the data set's folder; name: as `table` has it, from the folder `images`.
+
+    Raises InputError for one that leads out of it.
+    """
+    parts = PurePosixPath(name).parts
+    if ".." in parts or parts[:1] == ("/",):
+        raise InputError(f"{table}: the image {name!r} does not lie below {str(images)!r}")
+    return (images / name).relative_to(folder).as_posix()
+
+
 def read_lines(file: Path) -> list[str]:
     """The lines of a text that came with a data set. Raises InputError where it cannot be read."""
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        return file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {str(file)!r}: {error}") from None
 
@@ -118,11 +129,11 @@ def split_line(file: Path, number: int, line: str, words: int) -> list[str]:
     return found
 
 
-def read_whole(file: Path, number: int, text: str) -> int:
-    """A whole number in a line. Raises InputError for anything else."""
+def read_whole(file: Path, number: int, text: object) -> int:
+    """A whole number in a line or entry, as a text or a number. Raises InputError for anything else."""
     try:
         return int(float(text))
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{file}:{number}: {text!r} is not a number") from None
 
 

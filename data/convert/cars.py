@@ -7,7 +7,18 @@ import numpy as np
 
 from core.errors import InputError, first_line
 from core.packages import needed
-from data.convert._registry import CONVERTERS, TEST, TRAIN, Archive, Counts, DataSet, Row, find_root
+from data.convert._registry import (
+    CONVERTERS,
+    TEST,
+    TRAIN,
+    Archive,
+    Counts,
+    DataSet,
+    Row,
+    find_root,
+    path_of_image,
+    read_whole,
+)
 
 TRAIN_CLASSES = 98
 WHOLE = "cars_annos.mat"
@@ -33,26 +44,40 @@ FACTS = DataSet(
 @CONVERTERS.register("cars", facts=FACTS)
 def cars(folder: Path, protocol: str, with_boxes: bool) -> list[Row]:
     """One table and one folder of images (cars_annos.mat, car_ims), or two (cars_train, cars_test, the devkit)."""
-    if (folder / WHOLE).is_file():
+    # Copies of the halves bring the whole's table, too, whose images they call otherwise.
+    has_halves = (folder / "cars_train").is_dir() and not (folder / "car_ims").is_dir()
+    if (folder / WHOLE).is_file() and not has_halves:
         find_root(folder, ("car_ims",), (), "car_ims.tgz")
-        marked = [(entry, str(entry["relative_im_path"]), bool(entry["test"])) for entry in _entries(folder / WHOLE)]
+        tables = {WHOLE: (".", None)}
     else:
         marks = [mark for name, (images, _) in HALVES.items() for mark in (name, images)]
         comes_in = "car_devkit.tgz, cars_train.tgz, cars_test.tgz and cars_test_annos_withlabels.mat, or car_ims.tgz "
         find_root(folder, tuple(marks), (), f"{comes_in}and {WHOLE}")
-        marked = []
-        for name, (images, split) in HALVES.items():
-            for entry in _entries(folder / name):
-                marked.append((entry, f"{images}/{entry['fname']}", split == TEST))
+        tables = HALVES
     rows = []
-    for entry, path, is_of_test_half in marked:
-        label = int(entry["class"])
-        is_test = is_of_test_half if protocol == "oml" else label > TRAIN_CLASSES
-        box = None
-        if with_boxes:
-            box = tuple(int(entry[side]) for side in BOX)
-        rows.append(Row(str(label), path, TEST if is_test else TRAIN, is_test, is_test, box=box))
+    for name, (below, half) in tables.items():
+        table, images = folder / name, _images_folder(folder, below)
+        for number, entry in enumerate(_entries(table), start=1):
+            if half is None:
+                path, is_of_test_half = str(entry["relative_im_path"]), read_whole(table, number, entry["test"]) == 1
+            else:
+                path, is_of_test_half = str(entry["fname"]), half == TEST
+            path = path_of_image(folder, images, path, table)
+            label = read_whole(table, number, entry["class"])
+            is_test = is_of_test_half if protocol == "oml" else label > TRAIN_CLASSES
+            box = None
+            if with_boxes:
+                box = tuple(read_whole(table, number, entry[side]) for side in BOX)
+            rows.append(Row(str(label), path, TEST if is_test else TRAIN, is_test, is_test, box=box))
     return rows
+
+
+def _images_folder(folder: Path, name: str) -> Path:
+    """The folder `name`, or the one of the same name within it, which copies of this data set have."""
+    within = folder / name / name
+    if name != "." and within.is_dir():
+        return within
+    return folder / name
 
 
 def _entries(file: Path) -> list[dict[str, Any]]:
@@ -60,11 +85,12 @@ def _entries(file: Path) -> list[dict[str, Any]]:
     io = needed("scipy.io", f"{str(file)!r}", "convert")
     try:
         table = np.atleast_1d(io.loadmat(str(file), squeeze_me=True)["annotations"])
-        entries = [dict(zip(table.dtype.names, entry, strict=True)) for entry in table.tolist()]
+        fields = table.dtype.names or ()
+        entries = [dict(zip(fields, entry, strict=True)) for entry in table.tolist() if fields]
     except Exception as error:  # a stranger's file, in which anything may be wrong
         raise InputError(f"cannot read {str(file)!r}: {first_line(error)}") from None
     wanted = {"class", *BOX} | ({"relative_im_path", "test"} if file.name == WHOLE else {"fname"})
-    lacking = sorted(wanted - set(table.dtype.names))
+    lacking = sorted(wanted - set(fields))
     if lacking:
         raise InputError(
             f"{str(file)!r} has no field {lacking[0]!r}; it is another version of the table"

@@ -12,6 +12,7 @@ from data.convert._registry import (
     DataSet,
     Row,
     find_root,
+    path_of_image,
     read_lines,
     read_whole,
     split_line,
@@ -58,7 +59,7 @@ def cub(folder: Path, protocol: str, with_boxes: bool) -> list[Row]:
         if with_boxes:
             left, top, width, height = (float(word) for word in boxes[image])
             box = (int(left), int(top), int(left + width), int(top + height))
-        file = (root / "images" / path).relative_to(folder).as_posix()
+        file = path_of_image(folder, root / "images", path, root / "images.txt")
         rows.append(Row(str(label), file, TEST if is_test else TRAIN, is_test, is_test, box=box))
     return rows
 

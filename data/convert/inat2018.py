@@ -3,7 +3,18 @@
 from pathlib import Path, PurePosixPath
 
 from core.errors import InputError
-from data.convert._registry import CONVERTERS, TEST, TRAIN, Archive, Counts, DataSet, Row, find_root, read_lines
+from data.convert._registry import (
+    CONVERTERS,
+    TEST,
+    TRAIN,
+    Archive,
+    Counts,
+    DataSet,
+    Row,
+    find_root,
+    path_of_image,
+    read_lines,
+)
 
 LISTS = {"Inaturalist_train_set1.txt": TRAIN, "Inaturalist_test_set1.txt": TEST}
 # Van Horn et al., CVPR 2018; the split of Brown et al., Smooth-AP, ECCV 2020, whose lists are behind a link on
@@ -38,5 +49,6 @@ def inat2018(folder: Path, protocol: str, with_boxes: bool) -> list[Row]:
             if len(parts) < 4 or parts[0] != "train_val2018":
                 raise InputError(f"{lists / name}:{number}: {line[:100]!r} is not train_val2018/KIND/SPECIES/IMAGE")
             is_test = split == TEST
-            rows.append(Row(parts[-2], "/".join(parts), split, is_test, is_test, parts[-3]))
+            path = path_of_image(folder, folder, line.strip(), lists / name)
+            rows.append(Row(parts[-2], path, split, is_test, is_test, parts[-3]))
     return rows

@@ -14,6 +14,7 @@ from data.convert._registry import (
     Counts,
     DataSet,
     Row,
+    path_of_image,
     read_lines,
     read_whole,
     split_line,
@@ -66,7 +67,7 @@ def inshop(folder: Path, protocol: str, with_boxes: bool) -> list[Row]:
             raise InputError(f"{partition}:{number}: the status is {status!r}, not one of {', '.join(STATUSES)}")
         label = str(read_whole(partition, number, item.rpartition("_")[2]))
         category = PurePosixPath(name).parent.parent.name
-        path = (images / name).relative_to(folder).as_posix()
+        path = path_of_image(folder, images, name, partition)
         split = TRAIN if status == "train" else TEST
         if with_boxes and name not in boxes:
             raise InputError(f"{partition}:{number}: {BOXES} has no box of {name!r}")
@@ -82,10 +83,13 @@ def _find(folder: Path, name: str, below: tuple[str, ...]) -> Path:
         path = folder / part / name
         if path.exists():
             return path
-    if name == "img" and (folder / "img_highres").exists():
+    if name == "img" and any((*folder.glob("img_highres*"), *folder.glob("Img/img_highres*"))):
         raise InputError(
             f"{str(folder)!r} has img_highres alone; published figures are of img, the images of 256 pixels"
         )
+    deeper = [found.parent for part in below for found in sorted(folder.glob(f"*/{part}/{name}"))]
+    if deeper:
+        raise InputError(f"no {name!r} in {str(folder)!r}, but in {str(deeper[0])!r}; give the folder of the whole set")
     raise InputError(f"no {name!r} in {str(folder)!r}, nor in {' or '.join(part for part in below if part)} below it")
 
 

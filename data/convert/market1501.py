@@ -27,7 +27,10 @@ def market1501(folder: Path, protocol: str, with_boxes: bool) -> list[Row]:
     root = find_root(folder, FOLDERS, (archive.holds,), archive.name)
     rows = []
     for name in FOLDERS:
-        for path in sorted((root / name).glob("*.jpg")):
+        for path in sorted((root / name).iterdir()):
+            # Macs and Windows leave files of their own (._NAME.jpg, Thumbs.db).
+            if path.suffix.lower() != ".jpg" or path.name.startswith("."):
+                continue
             match = NAME.match(path.name)
             if match is None:
                 raise InputError(f"{str(path)!r} is not called as this data set's images, PERSON_cCAMERA...jpg")

@@ -11,9 +11,11 @@ from data.convert._registry import (
     DataSet,
     Row,
     find_root,
+    path_of_image,
     read_lines,
     split_line,
 )
+from data.formats.sop import SOP_COLUMNS
 
 LISTS = {"Ebay_train.txt": TRAIN, "Ebay_test.txt": TEST}
 # Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, CVPR 2016. The SHA-256 is the one on record
@@ -43,13 +45,12 @@ def sop(folder: Path, protocol: str, with_boxes: bool) -> list[Row]:
     root = find_root(folder, tuple(LISTS), (archive.holds,), archive.name)
     rows = []
     for name, split in LISTS.items():
-        # The first line names the columns: image_id class_id super_class_id path.
-        for number, line in enumerate(read_lines(root / name)[1:], start=2):
-            if not line.strip():
+        for number, line in enumerate(read_lines(root / name), start=1):
+            if not line.strip() or line.split() == SOP_COLUMNS:
                 continue
             _, label, _, path = split_line(root / name, number, line, 4)
             is_test = split == TEST
             category = PurePosixPath(path).parent.name
-            file = (root / path).relative_to(folder).as_posix()
+            file = path_of_image(folder, root, path, root / name)
             rows.append(Row(label, file, split, is_test, is_test, category))
     return rows

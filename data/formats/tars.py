@@ -148,7 +148,7 @@ def _make_index(file: Path, known: tuple[str, ...]) -> TarIndex:
                     names.append(name)
                     places.append(place)
                     values.append(sample.values)
-            _refuse_cut(file, archive.offset)
+            refuse_cut(file, archive.offset)
     except (tarfile.TarError, OSError, EOFError) as error:
         if is_compressed(file):
             raise InputError(
@@ -172,7 +172,7 @@ def _place_of(member: tarfile.TarInfo) -> tuple[int, int]:
     return member.offset_data, member.size
 
 
-def _refuse_cut(file: Path, end: int) -> None:
+def refuse_cut(file: Path, end: int) -> None:
     """Raise a tarfile.ReadError where no empty block is behind the last member, at byte `end`."""
     with open(file, "rb") as stream:
         stream.seek(end)
