@@ -75,7 +75,7 @@ fuzz_input: install
 PEERS = .venv-peers/bin/python
 
 test_peers: peers
-	$(PEERS) -m pip install --quiet -r requirements/test.txt
+	$(PEERS) -m pip install --quiet -r requirements/test.txt -r requirements/lightning.txt
 	OMP_NUM_THREADS=1 $(PEERS) $(SIDE_BY_SIDE) tests/test_peer*.py tests/test_postprocess.py
 
 # All lanes of benchmarks/ in twenty minutes on 2 idle cores, each shortened to a minute or so and none left out but

@@ -165,8 +165,8 @@ class ExtractorModule(lightning().LightningModule):
             weight.grad = None
 
 
-class ExtractorModuleDDP(ExtractorModule):
-    """An ExtractorModule that has its loaders itself, and parts what they give among the processes.
+class ModuleDDP(lightning().LightningModule):
+    """A module that has its loaders itself, and parts what they give among the processes.
 
     loaders_train, loaders_val: a loader, several as a list or a dictionary, or a data set. Each process takes every
     n-th batch of a train loader with a batch sampler, every n-th item of others; call `trainer.fit(module)` without
@@ -174,17 +174,12 @@ class ExtractorModuleDDP(ExtractorModule):
     """
 
     def __init__(
-        self,
-        extractor: nn.Module,
-        criterion: nn.Module | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
-        loaders_train: Loaders | None = None,
-        loaders_val: Loaders | None = None,
-        **further: Any,
+        self, loaders_train: Loaders | None = None, loaders_val: Loaders | None = None, **further: Any
     ) -> None:
         if loaders_train is None and loaders_val is None:
             raise InputError("neither loaders_train nor loaders_val is given; the module needs one of them")
-        super().__init__(extractor, criterion, optimizer, **further)
+        # What further arguments mean, the class behind this one knows.
+        super().__init__(**further)
         self.loaders_train = loaders_train
         self.loaders_val = loaders_val
 
@@ -205,6 +200,80 @@ class ExtractorModuleDDP(ExtractorModule):
         connector = getattr(self.trainer, "_accelerator_connector", None)
         if hasattr(connector, "use_distributed_sampler"):
             connector.use_distributed_sampler = False
+
+
+class ExtractorModuleDDP(ModuleDDP, ExtractorModule):
+    """An ExtractorModule that has its loaders itself."""
+
+    def __init__(
+        self,
+        extractor: nn.Module,
+        criterion: nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        loaders_train: Loaders | None = None,
+        loaders_val: Loaders | None = None,
+        **further: Any,
+    ) -> None:
+        super().__init__(
+            loaders_train, loaders_val, extractor=extractor, criterion=criterion, optimizer=optimizer, **further
+        )
+
+
+class PairwiseModule(ExtractorModule):
+    """Trains a network that says of two items whether they differ, by pairs that `pairs_miner` finds in a batch.
+
+    A batch has, beside inputs and labels, the embeddings that pairs are found by, under `embeddings_key`.
+    criterion(predictions, targets): a scalar; the target of a pair of two labels is 1. Validation gives back its
+    batches: their embeddings are known, and a PairwiseReranker of the metric asks this network.
+    """
+
+    def __init__(
+        self,
+        pairwise_model: nn.Module,
+        pairs_miner: Any,
+        criterion: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any = None,
+        scheduler_interval: str = "step",
+        scheduler_frequency: int = 1,
+        input_tensors_key: str = INPUT_TENSORS_KEY,
+        labels_key: str = LABELS_KEY,
+        embeddings_key: str = EMBEDDINGS_KEY,
+        scheduler_monitor_metric: str | None = None,
+        freeze_n_epochs: int = 0,
+    ) -> None:
+        super().__init__(
+            pairwise_model,
+            criterion,
+            optimizer,
+            scheduler,
+            scheduler_interval,
+            scheduler_frequency,
+            input_tensors_key,
+            labels_key,
+            embeddings_key,
+            scheduler_monitor_metric,
+            freeze_n_epochs,
+        )
+        self.miner = pairs_miner
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> torch.Tensor:
+        """The loss of a batch's pairs; it is logged."""
+        labels = batch[self.labels_key]
+        first, second, is_negative = self.miner.sample(batch[self.embeddings_key], labels)
+        inputs = batch[self.input_tensors_key]
+        predictions = self.model(inputs[first], inputs[second])
+        loss = self.criterion(predictions, is_negative.float().to(predictions.device))
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(labels), on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int, *further: int) -> dict[str, Any]:
+        """The batch as it is."""
+        return dict(batch)
+
+
+class PairwiseModuleDDP(ModuleDDP, PairwiseModule):
+    """A PairwiseModule that has its loaders itself; all arguments by name."""
 
 
 class MetricValCallback(lightning().Callback):

@@ -6,7 +6,7 @@ vectors, ...) from the package itself, which has to be installed: `make peers`, 
 """
 
 import ast
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -18,23 +18,9 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
 from core.errors import InputError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-# Modules that only say where in a package of OML something lies, and where it lies here.
-MOVED = {
-    "oml.retrieval.retrieval_results": "compat.oml.retrieval",
-    "oml.retrieval.postprocessors.algo": "compat.oml.retrieval",
-    "oml.retrieval.postprocessors.pairwise": "compat.oml.retrieval",
-    "oml.models.meta.projection": "compat.oml.models",
-    "oml.models.meta.siamese": "compat.oml.models",
-    "oml.models.resnet.extractor": "compat.oml.models",
-    "oml.models.texts": "compat.oml.models",
-    "oml.models.vit_clip.extractor": "compat.oml.models",
-    "oml.models.vit_dino.extractor": "compat.oml.models",
-    "oml.models.vit_unicom.extractor": "compat.oml.models",
-    "oml.transforms.images.utils": "compat.oml.transforms.images.reading",
-    "oml.utils.images.images": "compat.oml.transforms.images.reading",
-}
 FOLDERS = (
     "test_oml/test_datasets",
+    "test_oml/test_ddp",
     "test_oml/test_functional",
     "test_oml/test_losses",
     "test_oml/test_metrics",
@@ -54,7 +40,8 @@ FOLDERS = (
 def has(module: str, name: str) -> bool:
     """Whether a module of compat/oml is there and has a name."""
     try:
-        return hasattr(importlib.import_module(module), name)
+        found = importlib.import_module(module)
+        return hasattr(found, name) or importlib.util.find_spec(f"{module}.{name}") is not None
     except (ImportError, InputError):  # not there, or an extra package that is not
         return False
 
@@ -67,9 +54,9 @@ def through_our_doors(text: str) -> str:
     for node in sorted(imports, key=lambda node: -node.lineno):
         if node.module is None or node.module.partition(".")[0] != "oml":
             continue
-        ours = MOVED.get(node.module, f"compat.{node.module}")
         replaced = []
         for alias in node.names:
+            ours = f"compat.{node.module}"
             module = ours if has(ours, alias.name) else node.module
             renamed = f" as {alias.asname}" if alias.asname else ""
             replaced.append(f"from {module} import {alias.name}{renamed}")

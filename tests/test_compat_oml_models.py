@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader
 
 from compat.oml.interfaces.models import IExtractor
 from compat.oml.models import ExtractorWithMLP, HFWrapper, ResnetExtractor, ViTExtractor
-from compat.oml.models.extractors import THREE_SCALES, ViTCLIPExtractor, ViTUnicomExtractor
+from compat.oml.models.vit_clip.extractor import ViTCLIPExtractor
+from compat.oml.models.vit_dino.extractor import THREE_SCALES
+from compat.oml.models.vit_unicom.extractor import ViTUnicomExtractor
 from compat.oml.registry import get_extractor, get_transforms_for_pretrained
 from compat.oml.utils._drawn_shapes import draw_shapes
 from core.errors import InputError

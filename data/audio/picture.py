@@ -34,6 +34,11 @@ def draw_sound_picture(path: object) -> np.ndarray:
     decibel = 10 * np.log10(power[:, :bins].T[::-1] + 1e-10)
     # What is silent throughout stays dark.
     shown = np.clip((decibel - max(decibel.max(), SILENT_DB)) / RANGE_DB + 1, 0, 1)
+    return coloured(shown)
+
+
+def coloured(shown: np.ndarray) -> np.ndarray:
+    """A spectrogram from high to low, 0 for silent to 1 for loud, as a picture (SIDE, SIDE, 3) uint8 RGB."""
     shown = cv2.resize(shown, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
     steps = np.linspace(0, 1, len(COLOURS))
     channels = [np.interp(shown, steps, COLOURS[:, channel]) for channel in range(3)]

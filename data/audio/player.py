@@ -12,6 +12,7 @@ from data.audio.files import Sound, first_frame, soundfile
 from data.audio.modality import read_resampled
 from data.audio.resample import Resampler
 
+MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 # Samples a second and seconds, tried in turn until the bytes suffice.
 SIZES = ((16_000, 3.0), (16_000, 1.5), (8_000, 1.0), (8_000, 0.5))
 
@@ -37,7 +38,7 @@ def encode_clips(items: Sequence[object], most: int) -> list[str]:
 
 def encode_clip(item: object, rate: int, seconds: float) -> tuple[bytes, str]:
     """(the first seconds of a clip at a rate, its type): MP3, or WAV of 8 bits. Raises InputError as Sound."""
-    return _encode(_beginning(item, rate, seconds), rate)
+    return encode_samples(_beginning(item, rate, seconds), rate)
 
 
 def _beginning(item: object, rate: int, seconds: float) -> np.ndarray:
@@ -50,10 +51,11 @@ def _beginning(item: object, rate: int, seconds: float) -> np.ndarray:
         return read_resampled(sound, resampler, first, count)
 
 
-def _encode(samples: np.ndarray, rate: int) -> tuple[bytes, str]:
+def encode_samples(samples: np.ndarray, rate: int) -> tuple[bytes, str]:
+    """(samples (n,) of -1 to 1, their type): MP3 where it knows the rate, else WAV of 8 bits."""
     samples = np.clip(samples, -1, 1)
     stream = io.BytesIO()
-    if _writes_mp3():
+    if rate in MP3_RATES and _writes_mp3():
         soundfile().write(stream, samples, rate, format="MP3")
         kind = "mpeg"
     else:

@@ -1,13 +1,9 @@
-"""What datasets of every modality do alike: further columns of an item, and the frame of its picture."""
+"""What datasets of every modality do alike: further columns of an item."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
-import numpy as np
-
 from compat.oml._errors import require
-from compat.oml.const import TBBox, TColor
 from core.errors import InputError
 
 
@@ -26,11 +22,3 @@ def with_extra(data: dict[str, Any], extra_data: Mapping[str, Any], item: int) -
             raise InputError(f"extra_data has the key {key!r}, which an item has already")
         data[key] = column[item]
     return data
-
-
-def framed(image: np.ndarray, color: TColor, box: TBBox | None = None) -> np.ndarray:
-    """A copy of an image (H, W, 3) uint8 with a frame around it, or around a box in it."""
-    height, width = image.shape[:2]
-    left, top, right, bottom = box or (0, 0, width, height)
-    thickness = max(3, round(0.025 * (height + width)))
-    return cv2.rectangle(image.copy(), (left, top), (right - 1, bottom - 1), color, thickness)

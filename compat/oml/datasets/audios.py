@@ -1,13 +1,10 @@
 """Datasets of sounds: samples at one rate, read and resampled by data/audio/."""
 
-import base64
 import hashlib
-import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -24,28 +21,31 @@ from compat.oml.const import (
     START_TIME_COLUMN,
     TColor,
 )
-from compat.oml.datasets._items import checked_extra, framed, with_extra
+from compat.oml.datasets._items import checked_extra, with_extra
 from compat.oml.datasets.dataframe import (
     DFLabeledDataset,
     DFQueryGalleryDataset,
     DFQueryGalleryLabeledDataset,
     ShowsItems,
 )
-from compat.oml.interfaces.datasets import IBaseDataset, IVisualizableDataset
+from compat.oml.interfaces.datasets import IBaseDataset, IHTMLVisualizableDataset, IVisualizableDataset
+from compat.oml.utils.audios import block_with_player, visualize_audio
+from compat.oml.utils.images.images import draw_bbox
 from core.errors import InputError
 from core.items import clip_item
 from data.audio.files import Sound, first_frame
 from data.audio.modality import read_resampled
 from data.audio.picture import draw_sound_picture
-from data.audio.player import encode_clip
 from data.audio.resample import Resampler
 
 
-class AudioBaseDataset(IBaseDataset, IVisualizableDataset):
+class AudioBaseDataset(IBaseDataset, IVisualizableDataset, IHTMLVisualizableDataset):
     """Sounds by their paths, each from a second on where `start_times` says so, as tensors (1, samples) float32.
 
     sample_rate: samples a second. max_num_seconds: of each item, with silence in front of what is shorter; None: all of
-    it, so that items differ in length. Channels are always averaged. Raises RefusedAssertion for what cannot be.
+    it, so that items differ in length. Channels are always averaged. spec_repr_func: from an item's samples to the
+    spectrogram (bands, frames) by which it is shown; None: that of the house. Raises RefusedAssertion for what cannot
+    be.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class AudioBaseDataset(IBaseDataset, IVisualizableDataset):
         max_num_seconds: float | None = MAX_AUDIO_LEN,
         convert_to_mono: bool = True,
         start_times: Sequence[float] | None = None,
+        spec_repr_func: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         paths = [str(Path(dataset_root or "", path)) for path in paths]
         starts = [0.0] * len(paths) if start_times is None else [float(start) for start in start_times]
@@ -76,6 +77,7 @@ class AudioBaseDataset(IBaseDataset, IVisualizableDataset):
         self._starts = starts
         self._sample_rate = sample_rate
         self._max_num_seconds = max_num_seconds
+        self._spec_repr_func = spec_repr_func
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -104,22 +106,18 @@ class AudioBaseDataset(IBaseDataset, IVisualizableDataset):
             yield hashlib.sha256(Path(path).read_bytes()).digest()
 
     def visualize(self, item: int, color: TColor = BLACK) -> np.ndarray:
-        return framed(draw_sound_picture(self._clip(item)), color)
+        if self._spec_repr_func is not None:
+            return visualize_audio(self._spec_repr_func(self.get_audio(item)), color)
+        return draw_bbox(draw_sound_picture(clip_item(self._paths[item], self._starts[item])), None, color)
 
     def visualize_as_html(self, item: int, title: str, color: TColor = BLACK) -> str:
         """A block of HTML with the item's spectrogram and a player of its first seconds."""
-        picture = cv2.cvtColor(self.visualize(item, color), cv2.COLOR_RGB2BGR)
-        png = base64.b64encode(cv2.imencode(".png", picture)[1]).decode()
-        sound, kind = encode_clip(self._clip(item), DEFAULT_SAMPLE_RATE, self._max_num_seconds or MAX_AUDIO_LEN)
-        source = f"data:{kind};base64,{base64.b64encode(sound).decode()}"
-        image = f'<img alt="" src="data:image/png;base64,{png}">'
-        return f'<div><p>{html.escape(title)}</p>{image}<br><audio controls src="{source}"></audio></div>'
-
-    def _clip(self, item: int) -> object:
-        return clip_item(self._paths[item], self._starts[item])
+        seconds = self._max_num_seconds or MAX_AUDIO_LEN
+        samples = self.get_audio(item)[0, : int(seconds * self._sample_rate)].numpy()
+        return block_with_player(self.visualize(item, color), samples, self._sample_rate, title)
 
 
-class ShowsSounds(ShowsItems):
+class ShowsSounds(ShowsItems, IHTMLVisualizableDataset):
     """Shows an item as the dataset of sounds does, also with a player."""
 
     def visualize_as_html(self, item: int, title: str, color: TColor = BLACK) -> str:
@@ -170,14 +168,19 @@ def _sounds_of(
 ) -> AudioBaseDataset:
     """The sounds of a table; `sounds`: the rate and the like of AudioBaseDataset."""
     require(PATHS_COLUMN in df.columns, f"the table has no column {PATHS_COLUMN}")
-    starts = None
-    if START_TIME_COLUMN in df.columns:
-        try:
-            starts = np.nan_to_num(np.asarray(df[START_TIME_COLUMN], dtype=np.float64)).tolist()
-        except (TypeError, ValueError) as error:
-            raise InputError(f"the column {START_TIME_COLUMN} has to be seconds: {error}") from None
+    starts = parse_start_times(df)
     paths = np.asarray(df[PATHS_COLUMN]).tolist()
     return AudioBaseDataset(paths, dataset_root, None, input_tensors_key, index_key, start_times=starts, **sounds)
+
+
+def parse_start_times(df: Any) -> list[float] | None:
+    """The second at which each of a table's sounds begins, 0 where none is given; None without such a column."""
+    if START_TIME_COLUMN not in df.columns:
+        return None
+    try:
+        return np.nan_to_num(np.asarray(df[START_TIME_COLUMN], dtype=np.float64)).tolist()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the column {START_TIME_COLUMN} has to be seconds: {error}") from None
 
 
 __all__ = ["AudioBaseDataset", "AudioLabeledDataset", "AudioQueryGalleryDataset", "AudioQueryGalleryLabeledDataset"]

@@ -14,8 +14,10 @@ from compat.oml.const import (
     BLACK,
     INDEX_KEY,
     INPUT_TENSORS_KEY,
+    LABELS_COLUMN,
     LABELS_KEY,
     PATHS_COLUMN,
+    SPLIT_COLUMN,
     X1_COLUMN,
     X2_COLUMN,
     Y1_COLUMN,
@@ -23,7 +25,7 @@ from compat.oml.const import (
     TBBox,
     TColor,
 )
-from compat.oml.datasets._items import checked_extra, framed, with_extra
+from compat.oml.datasets._items import checked_extra, with_extra
 from compat.oml.datasets.dataframe import (
     DFLabeledDataset,
     DFQueryGalleryDataset,
@@ -31,12 +33,13 @@ from compat.oml.datasets.dataframe import (
     ShowsItems,
 )
 from compat.oml.interfaces.datasets import IBaseDataset, IVisualizableDataset
-from compat.oml.transforms.images.reading import get_im_reader_for_transforms, imread_pillow, takes_arrays
+from compat.oml.transforms.images.utils import get_im_reader_for_transforms, takes_arrays
+from compat.oml.utils.dataframe_format import check_retrieval_dataframe_format
+from compat.oml.utils.images.images import TImReader, draw_bbox, imread_pillow
 from compat.oml.transforms.images.torchvision import get_normalisation_torch
 from core.errors import InputError
+from core.packages import needed
 from data.image.files import read_bytes
-
-TImReader = Callable[[Path | str | bytes], Any]
 
 
 class ImageBaseDataset(IBaseDataset, IVisualizableDataset):
@@ -100,7 +103,7 @@ class ImageBaseDataset(IBaseDataset, IVisualizableDataset):
 
     def visualize(self, item: int, color: TColor = BLACK) -> np.ndarray:
         picture = np.asarray(imread_pillow(self.read_bytes(self._paths[item])))
-        return framed(picture, color, self._box(item))
+        return draw_bbox(picture, self._box(item), color)
 
     def _box(self, item: int) -> TBBox | None:
         if self._bboxes is None or self._bboxes[item] is None:
@@ -164,6 +167,33 @@ class ImageQueryGalleryDataset(DFQueryGalleryDataset, ShowsItems):
         super().__init__(images, df, extra_data)
 
 
+def get_retrieval_images_datasets(
+    dataset_root: Path,
+    transforms_train: Any,
+    transforms_val: Any,
+    f_imread_train: TImReader | None = None,
+    f_imread_val: TImReader | None = None,
+    dataframe_name: str = "df.csv",
+    cache_size: int | None = 0,
+    verbose: bool = True,
+) -> tuple[ImageLabeledDataset, ImageQueryGalleryLabeledDataset]:
+    """(images to train on, whose labels are counted from 0, images to validate on) of a folder with its table.
+
+    Raises RefusedAssertion with all that is wrong with the table.
+    """
+    pandas = needed("pandas", "get_retrieval_images_datasets()", "oml")
+    table = pandas.read_csv(Path(dataset_root) / dataframe_name, index_col=False)
+    check_retrieval_dataframe_format(table, dataset_root, verbose=verbose)
+    train = table[table[SPLIT_COLUMN] == "train"].reset_index(drop=True)
+    # In the order in which they come, as there.
+    train[LABELS_COLUMN] = pandas.factorize(train[LABELS_COLUMN])[0]
+    validation = table[table[SPLIT_COLUMN] == "validation"].reset_index(drop=True)
+    return (
+        ImageLabeledDataset(train, None, dataset_root, transforms_train, f_imread_train, cache_size),
+        ImageQueryGalleryLabeledDataset(validation, None, dataset_root, transforms_val, f_imread_val, cache_size),
+    )
+
+
 def parse_bboxes(df: Any) -> list[TBBox | None] | None:
     """The boxes of a table's rows, None for a row without one; None where it has no such columns.
 
@@ -217,5 +247,6 @@ __all__ = [
     "ImageLabeledDataset",
     "ImageQueryGalleryDataset",
     "ImageQueryGalleryLabeledDataset",
+    "get_retrieval_images_datasets",
     "parse_bboxes",
 ]

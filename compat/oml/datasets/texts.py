@@ -7,7 +7,7 @@ import numpy as np
 
 from compat.oml._errors import require
 from compat.oml.const import BLACK, INDEX_KEY, INPUT_TENSORS_KEY, LABELS_KEY, TEXTS_COLUMN, TColor
-from compat.oml.datasets._items import checked_extra, framed, with_extra
+from compat.oml.datasets._items import checked_extra, with_extra
 from compat.oml.datasets.dataframe import (
     DFLabeledDataset,
     DFQueryGalleryDataset,
@@ -15,6 +15,7 @@ from compat.oml.datasets.dataframe import (
     ShowsItems,
 )
 from compat.oml.interfaces.datasets import IBaseDataset, IVisualizableDataset
+from compat.oml.utils.images.images import draw_bbox
 from data.text.picture import draw_text_picture
 
 
@@ -63,7 +64,7 @@ class TextBaseDataset(IBaseDataset, IVisualizableDataset):
             yield text.encode(errors="surrogatepass")
 
     def visualize(self, item: int, color: TColor = BLACK) -> np.ndarray:
-        return framed(draw_text_picture(self._texts[item]), color)
+        return draw_bbox(draw_text_picture(self._texts[item]), None, color)
 
 
 class TextLabeledDataset(DFLabeledDataset, ShowsItems):
@@ -91,8 +92,8 @@ class TextQueryGalleryLabeledDataset(DFQueryGalleryLabeledDataset, ShowsItems):
         tokenizer: Callable,
         max_length: int = 128,
         extra_data: Mapping[str, Any] | None = None,
-        input_tensors_key: str = INPUT_TENSORS_KEY,
         labels_key: str = LABELS_KEY,
+        input_tensors_key: str = INPUT_TENSORS_KEY,
         index_key: str = INDEX_KEY,
     ) -> None:
         super().__init__(_texts_of(df, tokenizer, max_length, input_tensors_key, index_key), df, extra_data, labels_key)

@@ -1,6 +1,6 @@
 """OML's figures of what each query found, given as lists."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from core.errors import InputError
 from retrieval.metrics.components import component_fractions
 from retrieval.metrics.ranking import Ranked, values
 from retrieval.results import RetrievalResults
+
+TMetricsDict = dict[str, Any]
 
 
 def calc_retrieval_metrics(
@@ -65,11 +67,40 @@ def calc_fnmr_at_fmr(
     return torch.stack(list(fnmr_of_distances(torch.as_tensor(pos_dist), torch.as_tensor(neg_dist), fmr_vals).values()))
 
 
+def calc_fnmr_at_fmr_by_distances(
+    pos_dist: np.ndarray, neg_dist: np.ndarray, fmr_vals: Sequence[float]
+) -> dict[str, dict[float, torch.Tensor]]:
+    """{"fnmr@fmr": {fmr: figure}}, as calc_fnmr_at_fmr; {} where no rate is asked for."""
+    if not len(fmr_vals):
+        return {}
+    return {"fnmr@fmr": dict(zip(fmr_vals, calc_fnmr_at_fmr(pos_dist, neg_dist, fmr_vals)))}
+
+
+def reduce_metrics(metrics_to_reduce: dict[str, Any]) -> dict[str, Any]:
+    """Nested figures of each query to their means."""
+    return _changed(metrics_to_reduce, lambda column: column.float().mean())
+
+
+def take_unreduced_metrics_by_mask(metrics: dict[str, Any], mask: torch.Tensor) -> dict[str, Any]:
+    """Nested figures of each query, those of some queries alone; a figure of all is as it was."""
+    return _changed(metrics, lambda column: column[mask] if column.numel() > 1 else column)
+
+
 def calc_pcf(embeddings: torch.Tensor, pcf_variance: Sequence[float]) -> torch.Tensor:
     """Share of the dimensions (V,) that hold so much of the variance, as calc_topological_metrics."""
     if not len(pcf_variance):
         raise InputError("pcf_variance names no share of the variance")
     return torch.tensor(list(component_fractions(embeddings, pcf_variance, "oml").values()))
+
+
+def _changed(metrics: dict[str, Any], change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+    changed = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            changed[name] = _changed(value, change)
+        else:
+            changed[name] = change(value) if isinstance(value, torch.Tensor) else value
+    return changed
 
 
 def _by_k(
@@ -89,9 +120,12 @@ def _by_k(
 __all__ = [
     "calc_cmc",
     "calc_fnmr_at_fmr",
+    "calc_fnmr_at_fmr_by_distances",
     "calc_map",
     "calc_pcf",
     "calc_precision",
     "calc_retrieval_metrics",
     "calc_topological_metrics",
+    "reduce_metrics",
+    "take_unreduced_metrics_by_mask",
 ]

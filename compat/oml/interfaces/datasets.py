@@ -84,8 +84,17 @@ class IVisualizableDataset(Dataset, ABC):
         """The item as a picture (H, W, 3) uint8 RGB, framed in a colour."""
 
 
+class IHTMLVisualizableDataset(Dataset, ABC):
+    """A dataset of which an item can be shown on a page."""
+
+    @abstractmethod
+    def visualize_as_html(self, item: int, title: str, color: TColor = BLACK) -> str:
+        """The item as a block of HTML with a title, framed in a colour."""
+
+
 __all__ = [
     "IBaseDataset",
+    "IHTMLVisualizableDataset",
     "IIndexedDataset",
     "ILabeledDataset",
     "IPairDataset",

@@ -13,6 +13,7 @@ from compat.oml.miners import AllTripletsMiner, TripletMinerWithMemory
 from compat.oml.miners._by_ours import MinerByOurs
 from losses.triplet_margin import TripletMarginLoss, losses_of_triplets
 
+TLogs = dict[str, float]
 NAMES_OF_LOGS = ("active_tri", "pos_dist", "neg_dist")
 
 
@@ -61,12 +62,18 @@ class TripletLossPlain(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """The loss of features (3 T, D)."""
-        require(len(features) % 3 == 0, f"{len(features)} rows are no triplets; their number is divisible by 3")
-        return self.criterion(features[0::3], features[1::3], features[2::3])
+        anchors, positives, negatives = get_tri_ids_in_plain(len(features))
+        return self.criterion(features[anchors], features[positives], features[negatives])
 
     @property
     def last_logs(self) -> dict[str, Any]:
         return self.criterion.last_logs
+
+
+def get_tri_ids_in_plain(n: int) -> tuple[list[int], list[int], list[int]]:
+    """Numbers of the anchors, positives and negatives among n rows that lie in triplets."""
+    require(n % 3 == 0, f"{n} rows are no triplets; their number is divisible by 3")
+    return list(range(0, n, 3)), list(range(1, n, 3)), list(range(2, n, 3))
 
 
 class TripletLossWithMiner(ITripletLossWithMiner):
@@ -139,4 +146,4 @@ def _logs_by_origin(
     return logs
 
 
-__all__ = ["TripletLoss", "TripletLossPlain", "TripletLossWithMiner"]
+__all__ = ["TLogs", "TripletLoss", "TripletLossPlain", "TripletLossWithMiner", "get_tri_ids_in_plain"]

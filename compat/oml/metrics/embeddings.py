@@ -22,7 +22,7 @@ from compat.oml.interfaces.metrics import IMetricVisualisable, TIndices
 from compat.oml.interfaces.retrieval import IRetrievalPostprocessor
 from compat.oml.metrics.functions import calc_fnmr_at_fmr_rr, calc_retrieval_metrics_rr, calc_topological_metrics
 from compat.oml.retrieval._figures import Figure
-from compat.oml.retrieval.results import RetrievalResults
+from compat.oml.retrieval.retrieval_results import RetrievalResults
 from core.errors import InputError
 
 Metrics = dict[str, Any]

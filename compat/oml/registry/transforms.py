@@ -5,7 +5,6 @@ from typing import Any
 
 from compat.oml._errors import unknown_name
 from compat.oml._tables import entry, options_of
-from compat.oml.transforms.images.reading import get_im_reader_for_transforms
 from compat.oml.transforms.images.torchvision import (
     get_augs_hypvit,
     get_augs_torch,
@@ -16,6 +15,7 @@ from compat.oml.transforms.images.torchvision import (
     get_normalisation_torch,
     get_unicom_transforms,
 )
+from compat.oml.transforms.images.utils import get_im_reader_for_transforms
 from models.backbones.oml import CLIPS, RESNETS, UNICOMS, VITS
 
 TRANSFORMS_ALBU = {

@@ -1,6 +1,6 @@
-"""Queries with what they found, as a figure of matplotlib."""
+"""Queries with what they found, as a figure of matplotlib and as HTML."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ from core.packages import needed
 from retrieval.results import RetrievalResults
 
 Figure = Any  # matplotlib's, which is an extra package
-Draw = Callable[[int, tuple[int, int, int]], np.ndarray]
+Color = tuple[int, int, int]
+Draw = Callable[[int, Color], np.ndarray]
 WIDTH = 16  # inches
 
 
@@ -28,9 +29,8 @@ def draw_results(
     draw_query, draw_item: a picture of a number, framed in a colour.
     """
     pyplot = needed("matplotlib.pyplot", "visualize()", "oml")
-    is_known = results.relevance is not None
     most_items = min(most_items, max(int(results.counts[query]) for query in query_ids))
-    most_right = most_right if is_known else 0
+    most_right = 0 if results.relevance is None else most_right
     columns = 1 + most_items + most_right
     rows = len(query_ids)
     figure, grid = pyplot.subplots(rows, columns, squeeze=False, figsize=(WIDTH, WIDTH / columns * rows))
@@ -38,22 +38,49 @@ def draw_results(
         axes.axis("off")
     for axes, query in zip(grid, query_ids):
         _show(axes[0], draw_query(query, BLUE), f"Query #{query}")
-        found = results.retrieved_ids[query][:most_items].tolist()
-        for place, item in enumerate(found):
-            color = BLACK
-            if is_known:
-                color = GREEN if results.hits[query, place] else RED
-            distance = results.padded_distances[query, place].item()
+        for place, (item, distance, color) in enumerate(_found(results, query, most_items)):
             _show(axes[1 + place], draw_item(item, color), f"Gallery #{item} - {distance:.3f}")
-        if is_known:
-            right = results.relevance.rows(query)[:most_right].tolist()
-            for place, item in enumerate(right, start=1 + most_items):
-                _show(axes[place], draw_item(item, GRAY), "GT")
+        for place, item in enumerate(_right(results, query, most_right), start=1 + most_items):
+            _show(axes[place], draw_item(item, GRAY), "GT")
     figure.tight_layout()
     # On a machine without a screen there is nothing to show it on.
     if show and pyplot.get_backend().lower() != "agg":
         figure.show()
     return figure
+
+
+def page_of_results(
+    results: RetrievalResults,
+    query_ids: Sequence[int],
+    query_block: Callable[[int, Color, str], str],
+    item_block: Callable[[int, Color, str], str],
+    most_items: int,
+    most_right: int,
+) -> str:
+    """As draw_results, as HTML. query_block, item_block: a block of a number, in a colour, with a title."""
+    rows = []
+    for query in query_ids:
+        blocks = [query_block(query, BLUE, f"Query #{query}")]
+        for item, distance, color in _found(results, query, most_items):
+            blocks.append(item_block(item, color, f"Gallery #{item} - {distance:.3f}"))
+        for item in _right(results, query, most_right):
+            blocks.append(item_block(item, GRAY, "GT"))
+        rows.append(f'<div style="display: flex">{"".join(blocks)}</div>')
+    return "<div>" + "\n".join(rows) + "</div>"
+
+
+def _found(results: RetrievalResults, query: int, most: int) -> Iterator[tuple[int, float, Color]]:
+    """(number, distance, colour) of what a query has found, nearest first."""
+    for place, item in enumerate(results.retrieved_ids[query][:most].tolist()):
+        color = BLACK
+        if results.relevance is not None:
+            color = GREEN if results.hits[query, place] else RED
+        yield item, results.padded_distances[query, place].item(), color
+
+
+def _right(results: RetrievalResults, query: int, most: int) -> list[int]:
+    """Numbers of what is right for a query, where that is known."""
+    return [] if results.relevance is None else results.relevance.rows(query)[:most].tolist()
 
 
 def _show(axes: Any, picture: np.ndarray, title: str) -> None:

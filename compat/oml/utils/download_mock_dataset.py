@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from compat.oml.const import MOCK_DATASET_DEFAULT_CSV, PATHS_COLUMN, SPLIT_COLUMN, cache_folder
+from compat.oml.const import MOCK_DATASET_DEFAULT_CSV, PATHS_COLUMN, SPLIT_COLUMN, get_cache_folder
 from compat.oml.utils._drawn_shapes import draw_shapes
+from compat.oml.utils._played_tones import play_tones
 from compat.oml.utils._texts import TEXTS
 from core.errors import InputError, near_match
 from core.packages import needed
@@ -24,8 +25,21 @@ def get_mock_images_dataset(
     df_with_sequence.csv, df_with_bboxes.csv with further columns. check_md5 is taken and has no effect. global_paths:
     whole paths, instead of paths within dataset_root.
     """
-    pandas = needed("pandas", "get_mock_images_dataset()", "oml")
-    folder = draw_shapes(Path(dataset_root or cache_folder() / "mock_dataset"))
+    return _read(draw_shapes(Path(dataset_root or get_cache_folder() / "mock_dataset")), df_name, global_paths)
+
+
+def get_mock_audios_dataset(
+    dataset_root: str | Path | None = None,
+    df_name: str = MOCK_DATASET_DEFAULT_CSV,
+    check_md5: bool = True,
+    global_paths: bool = False,
+) -> tuple[DataFrame, DataFrame]:
+    """(train, validation) as get_mock_images_dataset, of tones. df_name: df.csv alone, which has a start_time."""
+    return _read(play_tones(Path(dataset_root or get_cache_folder() / "mock_audio_dataset")), df_name, global_paths)
+
+
+def _read(folder: Path, df_name: str, global_paths: bool) -> tuple[DataFrame, DataFrame]:
+    pandas = needed("pandas", "a mock data set", "oml")
     file = folder / df_name
     if not file.is_file():
         names = sorted(table.name for table in folder.glob("*.csv"))
@@ -64,4 +78,4 @@ def _split(table: DataFrame) -> tuple[DataFrame, DataFrame]:
     return train, validation.astype({"is_query": bool, "is_gallery": bool})
 
 
-__all__ = ["download_mock_dataset", "get_mock_images_dataset", "get_mock_texts_dataset"]
+__all__ = ["download_mock_dataset", "get_mock_audios_dataset", "get_mock_images_dataset", "get_mock_texts_dataset"]

@@ -1,7 +1,7 @@
 """OML's thresholds on results."""
 
 from compat.oml.interfaces.retrieval import IRetrievalPostprocessor
-from compat.oml.retrieval.results import RetrievalResults
+from compat.oml.retrieval.retrieval_results import RetrievalResults
 from retrieval.rerank import AdaptiveThreshold, ConstantThreshold
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from compat.oml._errors import RefusedAssertion, raised_as, require
-from compat.oml.inference import BATCH_SIZE, pairwise_inference
+from compat.oml.inference.abstract import BATCH_SIZE, pairwise_inference
 from compat.oml.interfaces.datasets import IQueryGalleryDataset
 from compat.oml.interfaces.retrieval import IRetrievalPostprocessor
-from compat.oml.retrieval.results import RetrievalResults
+from compat.oml.retrieval.retrieval_results import RetrievalResults
 from retrieval.rerank import Pairwise
 
 ORDER = ("top_n", "pairwise_model", "num_workers", "batch_size", "verbose", "use_fp16")
@@ -23,6 +23,8 @@ class PairwiseReranker(IRetrievalPostprocessor):
     PairwiseReranker(top_n, pairwise_model, num_workers, batch_size, verbose, use_fp16), or the network first, as in
     PairwiseReranker(pairwise_model, top_n=3).
     """
+
+    top_n: int
 
     def __init__(self, *positional: Any, **named: Any) -> None:
         order = ORDER

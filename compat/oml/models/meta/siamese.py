@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from compat.oml.interfaces.models import IExtractor, IFreezable, IPairwiseModel
-from compat.oml.models.extractors import ViTExtractor
+from compat.oml.models.vit_dino.extractor import ViTExtractor
 from core.errors import InputError
 from models.pair_scorer import ConcatSiamese as OnePicture
 from models.pair_scorer import LinearSiamese, PairScorer

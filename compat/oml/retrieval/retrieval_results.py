@@ -1,6 +1,7 @@
 """OML's RetrievalResults: of embeddings and the dataset that they are of, by Euclidean distance."""
 
 import copy
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -9,15 +10,16 @@ import numpy as np
 import torch
 
 from compat.oml._errors import RefusedAssertion, RefusedResults, RefusedType, raised_as, require
-from compat.oml.const import N_GT_SHOW_EMBEDDING_METRICS, SEQUENCE_COLUMN
+from compat.oml.const import N_GT_SHOW_EMBEDDING_METRICS, SEQUENCE_COLUMN, TColor
 from compat.oml.interfaces.datasets import (
     IBaseDataset,
+    IHTMLVisualizableDataset,
     ILabeledDataset,
     IQueryGalleryDataset,
     IQueryGalleryLabeledDataset,
     IVisualizableDataset,
 )
-from compat.oml.retrieval._figures import Figure, draw_results
+from compat.oml.retrieval._figures import Figure, draw_results, page_of_results
 from core.errors import InputError
 from retrieval.query_gallery import QueryGallery
 from retrieval.relevance import Relevance
@@ -141,6 +143,34 @@ class RetrievalResults(Results):
         return self.visualize_with_functions(
             query_ids, dataset_query.visualize, dataset_gallery.visualize, n_galleries_to_show, n_gt_to_show, show
         )
+
+    def visualize_as_html(
+        self,
+        query_ids: Sequence[int],
+        dataset: IQueryGalleryDataset,
+        n_galleries_to_show: int = 3,
+        n_gt_to_show: int = N_GT_SHOW_EMBEDDING_METRICS,
+        show: bool = False,
+    ) -> str:
+        """As `visualize`, as HTML: of sounds, each with a player. show: in a notebook."""
+        require(isinstance(dataset, IHTMLVisualizableDataset), f"{type(dataset).__name__} has no visualize_as_html()")
+        queries = dataset.get_query_ids()
+        gallery = dataset.get_gallery_ids()
+        self._require_queries(len(queries), dataset)
+
+        def query_block(query: int, color: TColor, title: str) -> str:
+            return dataset.visualize_as_html(item=int(queries[query]), title=title, color=color)
+
+        def gallery_block(position: int, color: TColor, title: str) -> str:
+            return dataset.visualize_as_html(item=int(gallery[position]), title=title, color=color)
+
+        page = page_of_results(self, query_ids, query_block, gallery_block, n_galleries_to_show, n_gt_to_show)
+        # Outside of a notebook there is nothing to show it on.
+        if show and "IPython" in sys.modules:
+            from IPython.display import HTML, display
+
+            display(HTML(page))
+        return page
 
     def visualize_with_functions(
         self,

@@ -1,0 +1,1 @@
+"""Loggers of OML's pipelines; the pipelines themselves are the scripts of this repository (docs/oml.md)."""

@@ -1,0 +1,1 @@
+"""Networks around other networks."""

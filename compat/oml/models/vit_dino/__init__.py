@@ -1,0 +1,1 @@
+"""DINO's vision transformers."""

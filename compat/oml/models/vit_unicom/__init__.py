@@ -1,0 +1,1 @@
+"""UNICOM's vision transformers."""
