@@ -28,8 +28,8 @@ def get_logger(name: str, **options: Any) -> IPipelineLogger:
 
 
 def get_logger_by_cfg(cfg: TCfg) -> IPipelineLogger:
-    """The logger of a section."""
-    return get_logger(cfg["name"], **options_of(cfg))
+    """The logger of a section, of which some have a `name` of their own."""
+    return entry("logger", cfg["name"], LOGGERS_REGISTRY)(**options_of(cfg))
 
 
 __all__ = ["LOGGERS_REGISTRY", "get_logger", "get_logger_by_cfg"]
