@@ -105,7 +105,7 @@ def table_of(folder, name="df_with_category.csv", split="validation"):
     return Table(columns)
 
 
-def test_items_of_images(shapes):
+def test_items_of_images(shapes, record_property):
     table = table_of(shapes)
     dataset = d.ImageQueryGalleryLabeledDataset(table, dataset_root=shapes, extra_data={"number": np.arange(16)})
     item = dataset[3]
@@ -118,9 +118,10 @@ def test_items_of_images(shapes):
     assert batch["input_tensors"].shape == (4, 3, 64, 64) and batch["labels"].tolist() == table["label"][:4]
     picture = dataset.visualize(3, color=(255, 0, 0))
     assert picture.shape == (64, 64, 3) and (picture[0] == (255, 0, 0)).all()
+    record_property("items", len(dataset))
 
 
-def test_boxes_crop_and_a_row_may_have_none(shapes):
+def test_boxes_crop_and_a_row_may_have_none(shapes, record_property):
     table = table_of(shapes, "df_with_bboxes.csv")
     boxes = {name: np.array(table[name], dtype=float) for name in ("x_1", "y_1", "x_2", "y_2")}
     for column in boxes.values():
@@ -129,6 +130,7 @@ def test_boxes_crop_and_a_row_may_have_none(shapes):
     left, top, right, bottom = (int(boxes[name][0]) for name in ("x_1", "y_1", "x_2", "y_2"))
     whole = d.ImageLabeledDataset(table_of(shapes), dataset_root=shapes)[0]["input_tensors"]
     assert torch.equal(dataset[0]["input_tensors"], whole[:, top:bottom, left:right])
+    record_property("numbers of a crop equal to the bit", dataset[0]["input_tensors"].numel())
     assert dataset[1]["input_tensors"].shape == (3, 64, 64)
     boxes["x_1"][2] = np.nan
     with pytest.raises(InputError, match="row 2: the box .* only some of its sides"):
@@ -148,7 +150,7 @@ def test_a_table_without_a_column_and_columns_of_another_length(shapes):
         d.ImageBaseDataset(table["path"], shapes, extra_data={"idx": table["label"]})[0]
 
 
-def test_texts_and_pairs():
+def test_texts_and_pairs(record_property):
     def tokenizer(text, max_length, **options):
         ids = torch.tensor([[ord(letter) for letter in text.ljust(max_length)[:max_length]]])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -160,6 +162,7 @@ def test_texts_and_pairs():
     assert dataset.visualize(0).shape == (224, 224, 3)
     pairs = d.PairDataset(Points(torch.eye(3), [0, 1, 2]), [(0, 2)])
     assert pairs[0]["input_tensors_2"].tolist() == [0, 0, 1] and pairs[0]["idx"] == 0
+    record_property("texts", len(dataset))
 
 
 def naive_search(dataset, n_items):
@@ -296,7 +299,7 @@ class Doubled(nn.Module):
         return self.scale * x
 
 
-def test_inference_keeps_order_and_mode_and_the_cache_is_of_weights_and_items(tmp_path, capsys):
+def test_inference_keeps_order_and_mode_and_the_cache_is_of_weights_and_items(tmp_path, capsys, record_property):
     points = torch.randn(10, 3)
     dataset = Points(points, np.zeros(10))
     model = Doubled().train()
@@ -308,6 +311,8 @@ def test_inference_keeps_order_and_mode_and_the_cache_is_of_weights_and_items(tm
     first = inference_cached(model, dataset, batch_size=4, verbose=False, cache_path=cache)
     again = inference_cached(model, dataset, batch_size=5, verbose=False, cache_path=cache)
     assert torch.equal(first, again) and len(model.modes) == calls + 3
+    record_property("batches of the first call", len(model.modes) - calls)
+    record_property("batches of the one that was kept", "0")
     assert "taken from" in capsys.readouterr().out
     # Other weights and other items are no hits, and neither is a file of something else.
     model.scale.data.fill_(3.0)

@@ -35,7 +35,7 @@ def table(**columns):
     return pandas.DataFrame({**rows, **columns})
 
 
-def test_items_are_samples_of_one_length_from_their_start_on(folder):
+def test_items_are_samples_of_one_length_from_their_start_on(folder, record_property):
     data = d.AudioLabeledDataset(
         table(start_time=[0.5, np.nan]), dataset_root=folder, sample_rate=RATE, max_num_seconds=1.0
     )
@@ -44,6 +44,7 @@ def test_items_are_samples_of_one_length_from_their_start_on(folder):
     assert torch.equal(long["input_tensors"], ramp[None, 500:1500]) and long["labels"] == 0
     # What is missing is silence in front.
     assert torch.equal(short["input_tensors"], torch.cat([torch.zeros(500), ramp[:500]])[None])
+    record_property("samples equal to the bit", long["input_tensors"].numel() + short["input_tensors"].numel())
 
 
 def test_without_a_length_items_are_whole_and_another_rate_has_as_many_samples(folder):
@@ -82,3 +83,30 @@ def test_a_start_behind_the_end_is_refused(folder):
     data = d.AudioBaseDataset(["short.wav"], folder, start_times=[0.6], sample_rate=RATE)
     with pytest.raises(InputError, match="start_time 0.6 is behind the end"):
         data[0]
+
+
+def test_results_of_sounds_as_a_page(folder):
+    from compat.oml.retrieval import RetrievalResults
+
+    df = table(split=["validation"] * 2, is_query=[True] * 2, is_gallery=[True] * 2)
+    data = d.AudioQueryGalleryLabeledDataset(df, dataset_root=folder, sample_rate=RATE)
+    results = RetrievalResults.from_embeddings(torch.eye(2), data, n_items=2)
+    page = results.visualize_as_html([0, 1], data)
+    # A query and the one other sound, which is a wrong one, twice.
+    assert page.count("<audio") == 4 and page.count("Query #") == 2 and "Gallery #1 - 1.414" in page
+    with pytest.raises(AssertionError, match="has no visualize_as_html"):
+        results.visualize_as_html([0], table())
+
+
+def test_a_spectrogram_of_ones_own_shows_a_sound(folder):
+    from compat.oml.utils.audios import default_spec_repr_func, visualize_audio_with_player
+
+    data = d.AudioBaseDataset(
+        ["long.wav"], folder, sample_rate=RATE, max_num_seconds=4.0, spec_repr_func=default_spec_repr_func
+    )
+    own = data.visualize(0, color=(255, 0, 0))
+    assert own.shape == (224, 224, 3) and (own[0] == (255, 0, 0)).all()
+    audio = data.get_audio(0)
+    spectrogram = default_spec_repr_func(audio)
+    assert spectrogram.shape == (128, 1 + audio.shape[1] // 512)
+    assert "<audio" in visualize_audio_with_player(audio, spectrogram, RATE, "long")

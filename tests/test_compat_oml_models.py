@@ -118,7 +118,7 @@ def test_readers(tmp_path):
         im_reader(1)
 
 
-def test_networks_of_transformers(tmp_path):
+def test_networks_of_transformers(tmp_path, record_property):
     transformers = pytest.importorskip("transformers", reason="texts need requirements/text.txt")
     for kind in ("bert", "roberta"):
         folder = str(make_text_network(tmp_path / kind, kind))
@@ -129,7 +129,9 @@ def test_networks_of_transformers(tmp_path):
         assert extractor.feat_dim == HFWrapper(model, feat_dim=768).feat_dim == 768
         with torch.no_grad():
             expected = model(**inputs.to("cpu")).last_hidden_state[:, 0]
-            assert torch.equal(extractor(inputs), expected)
+            found = extractor(inputs)
+            assert torch.equal(found, expected)
+        record_property("numbers of embeddings equal to the bit", found.numel())
 
 
 class Small(IExtractor):
@@ -196,10 +198,11 @@ def test_training_and_validation_from_the_first_line_to_the_last(oml_home):
     assert "2 queries" in str(rr) and rr.gt_ids is None
 
 
-def test_mock_data_sets(oml_home):
+def test_mock_data_sets(oml_home, record_property):
     pytest.importorskip("pandas", reason="mock data sets need requirements/oml.txt")
     from compat.oml.const import MOCK_DATASET_PATH
-    from compat.oml.utils import get_mock_images_dataset, get_mock_texts_dataset
+    from compat.oml.datasets import AudioQueryGalleryLabeledDataset
+    from compat.oml.utils import get_mock_audios_dataset, get_mock_images_dataset, get_mock_texts_dataset
     from compat.oml.utils.download_mock_dataset import download_mock_dataset
 
     assert (MOCK_DATASET_PATH / "images" / "circle_1.jpg").is_file()
@@ -212,6 +215,13 @@ def test_mock_data_sets(oml_home):
     assert (oml_home / "other" / train["path"][0]).is_file()
     train, validation = get_mock_texts_dataset()
     assert len(train) + len(validation) == 35 and validation["is_query"].dtype == bool
+    record_property("texts made", len(train) + len(validation))
+    record_property("images drawn", len(list((MOCK_DATASET_PATH / "images").glob("*.jpg"))))
+    sounds = get_mock_audios_dataset(global_paths=True)
+    assert [sorted(set(table["label"])) for table in sounds] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    data = AudioQueryGalleryLabeledDataset(sounds[1])
+    assert data[0]["input_tensors"].shape == (1, 48_000) and len(data) == len(sounds[0]) == 16
+    record_property("sounds played", len(sounds[0]) + len(data))
     with pytest.raises(InputError, match="df_name is 'df.cvs'.* Did you mean 'df.csv'"):
         get_mock_images_dataset(df_name="df.cvs")
 
@@ -236,7 +246,7 @@ def test_a_table_that_was_filtered_keeps_its_old_index(oml_home):
     assert words[0]["input_tensors"]["input_ids"].shape == (len(later["text"].iloc[0]),)
 
 
-def test_a_table_is_checked_row_by_row(oml_home):
+def test_a_table_is_checked_row_by_row(oml_home, record_property):
     pandas = pytest.importorskip("pandas", reason="tables are pandas'")
     from compat.oml.const import MOCK_DATASET_PATH
     from compat.oml.utils import get_mock_images_dataset, get_mock_texts_dataset
@@ -266,3 +276,4 @@ def test_a_table_is_checked_row_by_row(oml_home):
         check_retrieval_dataframe_format(train)
     with pytest.raises(AssertionError, match="no column label"):
         check_retrieval_dataframe_format(validation.drop(columns="label"))
+    record_property("faults of a table said by their line", len(wrong) + 2)
