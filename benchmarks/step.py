@@ -1,17 +1,23 @@
 """The training step: precisions and layouts beside the plain loop, and what our loop adds to the bare step.
 
-    python benchmarks/step.py                                  # four minutes on 2 cores
+    python benchmarks/step.py                                  # eight minutes on 2 cores
     python benchmarks/step.py --networks=ResNet18:96:64 --rounds=1
 
-A network is name:pixels:batch. The plain loop is that of the peers' examples: float32, contiguous, no autocast. The
-whole step is our loop with everything in it: images of the embedded set loaded by a worker, loss, displayed figures,
-the checkpoint's seconds spread over 1,000 steps.
+A network is name:pixels:batch. The plain loop runs in a process of its own, as a user's would (_plain_loop.py):
+float32, contiguous, with malloc and OpenMP as they come. The other rows share one process, which has this repository's
+settings of both. The whole step is our loop with everything in it: images of the embedded set loaded by a worker, loss,
+displayed figures, the checkpoint's seconds spread over 1,000 steps. With --compile the compiled network is a row more,
+and the seconds until its first step are told: minutes.
 """
 
 import argparse
+import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
@@ -21,6 +27,7 @@ import torch
 
 from benchmarks.contest import contest, heading, markdown, seconds_text, write
 from core.device import choose_device, choose_precision
+from core.openmp import POLICY
 from data.image.modality import ImageModality
 from data.image.transforms import TrainTransform
 from data.lists import open_list
@@ -30,27 +37,50 @@ from engine.checkpoint import Checkpoints, training_state
 from engine.learner import Learner
 from engine.loop import fit
 from engine.nan_guard import FiniteGuard
-from engine.objective import Objective
+from engine.objective import build_objective
 from engine.optimiser import build_optimiser
 from engine.step import backward, update
 from losses import ArcMarginLoss
 from models import Embedder
+from models.recompute import recompute_stages
 
+ROOT = Path(__file__).resolve().parents[1]
+NETWORKS = "ResNet50:224:16,ResNet18:96:64,timm:vit_small_patch16_224:224:16"
 STEPS = 10  # of the whole loop in one run
+PLAIN = "plain loop: float32, contiguous, a process of its own"
+
+
+@contextmanager
+def plain_loop(network, pixels, batch, classes):
+    """A function that has the plain loop's process do a step, and returns what that prints."""
+    # What core/openmp.py has set for this process, a user's plain loop is without.
+    environment = {name: value for name, value in os.environ.items() if POLICY.get(name) != value}
+    environment["PYTHONPATH"] = str(ROOT)
+    program = [sys.executable, "-c", "from benchmarks._plain_loop import main; main()", network]
+    program += map(str, (pixels, batch, classes))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(program, env=environment, **pipes) as process:
+
+        def step():
+            print(file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
+
+        yield step
+        process.stdin.close()
 
 
 class Bench:
-    """One network with arcmargin over `classes` classes: as torch has it by default, with SGD, or as ours."""
+    """One network with arcmargin over `classes` classes, as a run has it; recompute, compiled: as those flags do."""
 
-    def __init__(self, network, classes, ours, optimiser="momentum", freeze_stages=0):
+    def __init__(self, network, classes, optimiser="momentum", freeze_stages=0, recompute=False, compiled=False):
         torch.manual_seed(0)
         model = Embedder(network, freeze_stages=freeze_stages)
-        objective = Objective(model, ArcMarginLoss(model.embedding_size, classes))
-        if ours:
-            objective.to(memory_format=torch.channels_last)
-            optimiser = build_optimiser(model, objective.loss, optimiser=optimiser, lr=1e-4)
-        else:
-            optimiser = torch.optim.SGD(objective.parameters(), 1e-4, momentum=0.9, weight_decay=1e-4)
+        if recompute:
+            recompute_stages(model)
+        if compiled:
+            model.compile()
+        objective = build_objective(model, ArcMarginLoss(model.embedding_size, classes), torch.device("cpu"))
+        optimiser = build_optimiser(model, objective.loss, optimiser=optimiser, lr=1e-4)
         objective.train()
         self.learner = Learner(objective, optimiser, torch.device("cpu"))
 
@@ -87,14 +117,16 @@ class Bench:
             return time.perf_counter() - began
 
 
-def contenders(network, pixels, batch, images, labels):
-    """{name: function}: one step each, and the whole loop with its seconds for one step."""
+def contenders(network, pixels, batch, images, labels, plain, compiled=False):
+    """({name: function}, the whole loop's Bench): one step each, and the whole loop with its seconds for one step.
+
+    plain: what does a step of the plain loop.
+    """
     classes = int(labels.max()) + 1
-    default, own = Bench(network, classes, ours=False), Bench(network, classes, ours=True)
+    own, frugal = Bench(network, classes), Bench(network, classes, recompute=True)
     pictures = torch.randint(256, (batch, pixels, pixels, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     codes = torch.randint(classes, (batch,))
-    plain = pictures.contiguous()
-    auto = choose_precision("auto", torch.device("cpu"))
+    auto = choose_precision("auto", torch.device("cpu"), own.learner.objective.model)
     sampler = ShuffledSampler(labels, batch_size=batch)
     modality = ImageModality(TrainTransform(pixels, pixels, 0, ("crop", "flip"), (0.08, 1.0)))
     loader = open_loader(images, modality, sampler, num_workers=1)
@@ -103,12 +135,17 @@ def contenders(network, pixels, batch, images, labels):
         return own.whole(loader, auto)
 
     whole.scale = 1 / STEPS
-    return {
-        "plain loop: float32, contiguous": lambda: default.step(plain, codes, "fp32"),
-        "float32, channels_last": lambda: own.step(pictures, codes, "fp32"),
-        "bfloat16, channels_last": lambda: own.step(pictures, codes, "bf16"),
-        f"whole step, --precision=auto ({auto})": whole,
-    }, own
+    functions = {
+        PLAIN: plain,
+        "float32": lambda: own.step(pictures, codes, "fp32"),
+        "bfloat16": lambda: own.step(pictures, codes, "bf16"),
+        f"{auto}, --recompute=True": lambda: frugal.step(pictures, codes, auto),
+    }
+    if compiled:
+        made = Bench(network, classes, compiled=True)
+        functions[f"{auto}, --compile=True"] = lambda: made.step(pictures, codes, auto)
+    functions[f"whole step, --precision=auto ({auto})"] = whole
+    return functions, own
 
 
 def lane_table(figures, batch):
@@ -123,10 +160,11 @@ def lane_table(figures, batch):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default="ResNet50:224:16,ResNet18:96:64", help="name:pixels:batch")
+    parser.add_argument("--networks", default=NETWORKS, help=f"name:pixels:batch (default: {NETWORKS})")
     parser.add_argument(
         "--rounds", type=int, default=3, help="runs of each contender (default: 3), after one to warm up"
     )
+    parser.add_argument("--compile", action="store_true", help="also the compiled network")
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
@@ -134,16 +172,22 @@ def main(argv=None):
     labels = images.vocabulary.codes
     result, parts = {"rounds": args.rounds, "networks": {}}, [heading(args.rounds)]
     for text in args.networks.split(","):
-        network, pixels, batch = text.split(":")
-        entrants, bench = contenders(network, int(pixels), int(batch), images, labels)
-        contest(entrants, 1)
-        figures = contest(entrants, args.rounds)
+        network, pixels, batch = text.rsplit(":", 2)
+        with plain_loop(network, pixels, batch, len(images.vocabulary)) as plain:
+            entrants, bench = contenders(network, int(pixels), int(batch), images, labels, plain, args.compile)
+            first = contest(entrants, 1)
+            figures = contest(entrants, args.rounds)
+        # Its memory is that of the other process.
+        figures[PLAIN]["peak_mb"] = figures[PLAIN]["value"]["peak_mb"]
         saving = bench.save_seconds() / 1000
         result["networks"][text] = {**figures, "checkpoint_seconds_per_step": saving}
         parts.append(
             f"### {network}, {pixels} px, batch {batch}\n\n{lane_table(figures, int(batch))}\n\n"
             f"A checkpoint every 1,000 steps adds {1000 * saving:.2f} ms a step."
         )
+        for name, figure in first.items():
+            if "--compile" in name:
+                parts[-1] += f" The first step of the compiled network took {figure['seconds']:.0f} s."
         print(parts[-1], flush=True)
     write(args.output, "step", result, "\n\n".join(parts))
 

@@ -69,7 +69,7 @@ def fair_share(cores: int, threads: int) -> float:
 @functools.cache
 def works():
     """{name of WORKS: function without arguments}, made once in a process."""
-    bench = Bench(NETWORK, TRAIN_CLASSES, ours=True, optimiser="adamw", freeze_stages=FROZEN)
+    bench = Bench(NETWORK, TRAIN_CLASSES, optimiser="adamw", freeze_stages=FROZEN)
     pictures = torch.randint(256, (BATCH, PIXELS, PIXELS, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     codes = torch.randint(TRAIN_CLASSES, (BATCH,))
     loss = ArcMarginLoss(WIDTH, CLASSES, SCALE, MARGIN)

@@ -4,7 +4,7 @@ Random numbers are drawn in this order, too: the network's weights, the loss's, 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 import distributed
 from core.console import log
-from core.device import open_device
+from core.device import choose_precision, open_device
 from core.errors import InputError
 from core.types import Words
 from data.image.decode import choose_decoder
@@ -39,12 +39,22 @@ from models import Embedder, ModelSettings, build_model
 
 @dataclass(frozen=True)
 class Start:
-    """What a run is computed on, and where it is kept."""
+    """What a run is computed on, and where it is kept.
+
+    precision: on a CPU it may be `auto` until the network is known.
+    """
 
     settings: TrainerSettings
     device: torch.device
     precision: str
     run: Run
+
+    def of_network(self, network: nn.Module) -> "Start":
+        """The same with the precision in which this network is trained."""
+        # A last layer alone is no network of products that are worth another type.
+        if getattr(network, "takes_features", False):
+            network = None
+        return replace(self, precision=choose_precision(self.precision, self.device, network))
 
 
 def start_run(settings: TrainerSettings, sync_bn: bool, device: dict, run: dict) -> Start:
@@ -53,7 +63,7 @@ def start_run(settings: TrainerSettings, sync_bn: bool, device: dict, run: dict)
     device, run: keywords of `open_device` and `open_run`. Raises InputError as they do.
     """
     refuse_micro_batches(sync_bn, settings.micro_batch)
-    chosen, precision = open_device(**device)
+    chosen, precision = open_device(**device, runtime="auto")
     distributed.init(chosen)
     return Start(settings, chosen, precision, open_run(**run))
 
@@ -165,7 +175,11 @@ def open_tester(
 
 
 def begin_run(start: Start, progress: Progress, flags: dict[str, object], lists: dict[str, dict]) -> None:
-    """Write config.json, with all flags and the values in use, and open the loggers. Raises InputError as Run.begin."""
-    flags = {**flags, "decode": choose_decoder(flags["decode"], flags["cache_kind"])}
+    """Write config.json, with all flags and the values in use, and open the loggers. Raises InputError as Run.begin.
+
+    A run that goes on, on whatever machine, takes the decoder and the precision that it began with.
+    """
+    in_use = {"decode": choose_decoder(flags["decode"], flags["cache_kind"]), "precision": start.precision}
+    flags = {**flags, **in_use}
     config = describe_run(flags, start.device, start.precision, lists)
     start.run.begin(config, progress.start, progress.untested)
