@@ -13,6 +13,7 @@ and the seconds until its first step are told: minutes.
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 import torch
 
-from benchmarks.contest import contest, heading, markdown, seconds_text, write
+from benchmarks.contest import heading, markdown, seconds_text, timed, write
 from core.device import choose_device, choose_precision
 from core.openmp import POLICY
 from data.image.modality import ImageModality
@@ -45,7 +46,7 @@ from models import Embedder
 from models.recompute import recompute_stages
 
 ROOT = Path(__file__).resolve().parents[1]
-NETWORKS = "ResNet50:224:16,ResNet18:96:64,timm:vit_small_patch16_224:224:16"
+NETWORKS = "ResNet50:224:16,ResNet18:96:64,timm:vit_small_patch16_224:224:8"
 STEPS = 10  # of the whole loop in one run
 PLAIN = "plain loop: float32, contiguous, a process of its own"
 
@@ -132,20 +133,57 @@ def contenders(network, pixels, batch, images, labels, plain, compiled=False):
     loader = open_loader(images, modality, sampler, num_workers=1)
 
     def whole():
-        return own.whole(loader, auto)
+        run = timed(lambda: own.whole(loader, auto))
+        return {"seconds": run["seconds"] / STEPS, "peak_mb": run["peak_mb"]}
 
-    whole.scale = 1 / STEPS
     functions = {
         PLAIN: plain,
-        "float32": lambda: own.step(pictures, codes, "fp32"),
-        "bfloat16": lambda: own.step(pictures, codes, "bf16"),
-        f"{auto}, --recompute=True": lambda: frugal.step(pictures, codes, auto),
+        "float32": second(lambda: own.step(pictures, codes, "fp32")),
+        "bfloat16": second(lambda: own.step(pictures, codes, "bf16")),
+        f"{auto}, --recompute=True": second(lambda: frugal.step(pictures, codes, auto)),
     }
     if compiled:
         made = Bench(network, classes, compiled=True)
-        functions[f"{auto}, --compile=True"] = lambda: made.step(pictures, codes, auto)
+        functions[f"{auto}, --compile=True"] = second(lambda: made.step(pictures, codes, auto))
     functions[f"whole step, --precision=auto ({auto})"] = whole
     return functions, own
+
+
+def second(step):
+    """A function that does two steps: {"seconds": of the second, "peak_mb", "first": seconds of the first}.
+
+    What other contenders freed is given back to the system before the first, so that its memory is its own; taking it
+    anew is no part of a step in the middle of a run.
+    """
+
+    def run():
+        first = timed(step)
+        began = time.perf_counter()
+        step()
+        return {"seconds": time.perf_counter() - began, "peak_mb": first["peak_mb"], "first": first["seconds"]}
+
+    return run
+
+
+def race(entrants, rounds):
+    """{name: {"seconds": median, "spread": [least, most], "peak_mb": most, "first": of its first run, if it says so}}.
+
+    entrants: {name: function() -> {"seconds": of a step, "peak_mb": ...}}, one after the other in each round.
+    """
+    found = {name: [] for name in entrants}
+    for _ in range(rounds):
+        for name, entrant in entrants.items():
+            found[name].append(entrant())
+    table = {}
+    for name, runs in found.items():
+        seconds = [run["seconds"] for run in runs]
+        table[name] = {
+            "seconds": statistics.median(seconds),
+            "spread": [min(seconds), max(seconds)],
+            "peak_mb": max(run["peak_mb"] for run in runs),
+            "first": runs[0].get("first"),
+        }
+    return table
 
 
 def lane_table(figures, batch):
@@ -162,7 +200,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=NETWORKS, help=f"name:pixels:batch (default: {NETWORKS})")
     parser.add_argument(
-        "--rounds", type=int, default=3, help="runs of each contender (default: 3), after one to warm up"
+        "--rounds", type=int, default=3, help="runs of each contender (default: 3), of which the first step warms up"
     )
     parser.add_argument("--compile", action="store_true", help="also the compiled network")
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
@@ -175,19 +213,16 @@ def main(argv=None):
         network, pixels, batch = text.rsplit(":", 2)
         with plain_loop(network, pixels, batch, len(images.vocabulary)) as plain:
             entrants, bench = contenders(network, int(pixels), int(batch), images, labels, plain, args.compile)
-            first = contest(entrants, 1)
-            figures = contest(entrants, args.rounds)
-        # Its memory is that of the other process.
-        figures[PLAIN]["peak_mb"] = figures[PLAIN]["value"]["peak_mb"]
+            figures = race(entrants, args.rounds)
         saving = bench.save_seconds() / 1000
         result["networks"][text] = {**figures, "checkpoint_seconds_per_step": saving}
         parts.append(
             f"### {network}, {pixels} px, batch {batch}\n\n{lane_table(figures, int(batch))}\n\n"
             f"A checkpoint every 1,000 steps adds {1000 * saving:.2f} ms a step."
         )
-        for name, figure in first.items():
+        for name, figure in figures.items():
             if "--compile" in name:
-                parts[-1] += f" The first step of the compiled network took {figure['seconds']:.0f} s."
+                parts[-1] += f" The first step of the compiled network took {figure['first']:.0f} s."
         print(parts[-1], flush=True)
     write(args.output, "step", result, "\n\n".join(parts))
 

@@ -24,10 +24,15 @@ class WithKeptClasses(nn.Module):
         self.share = share
         self.logs: dict[str, torch.Tensor] = {}
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the loss of pairs takes labels on the host."""
+        return getattr(self.pairs, "reads_labels", False)
+
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor, **further: object) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and label codes (B,); further: what the loss of pairs takes beside."""
         pair_loss = self.pairs(embeddings, labels, **further)
-        class_loss = self.classes(embeddings, labels)
+        class_loss = self.classes(embeddings, labels.to(embeddings.device, non_blocking=True))
         parts = {"pair_loss": pair_loss.detach(), "class_loss": class_loss.detach()}
         self.logs = {**parts, **self.pairs.logs, **self.classes.logs}
         return (1 - self.share) * pair_loss + self.share * class_loss

@@ -66,8 +66,12 @@ class Objective(nn.Module):
         return self.compare(self.model(images), labels, rows)
 
     def compare(self, embeddings: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Embeddings (B, D) of this rank's images, labels and rows of all ranks' -> scalar, the same on every rank."""
+        """Embeddings (B, D) of this rank's images, labels and rows of all ranks' -> scalar, the same on every rank.
+
+        labels may be on the host, where some losses read them; the others have them on the device.
+        """
         embeddings = distributed.all_gather(embeddings)
+        on_host, labels = labels, labels.to(embeddings.device, non_blocking=True)
         self.last_batch = LastBatch(embeddings.detach(), labels, rows)
         # A loss takes what it has a use for alone.
         beside = {}
@@ -76,8 +80,12 @@ class Objective(nn.Module):
         if self.miner is not None:
             listed = self.lookalikes is not None
             embeddings, labels, beside["mined"] = self.miner(embeddings, labels, **beside, listed=listed)
+            if self.miner.adds_rows:
+                on_host = labels
         if self.lookalikes is not None:
             beside["mined"] = self.lookalikes(embeddings, labels, **beside)
+        if getattr(self.loss, "reads_labels", False):
+            labels = on_host
         return self.loss(embeddings, labels, **beside)
 
     def remember(self) -> None:

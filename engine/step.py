@@ -36,7 +36,7 @@ def backward(
     statistics are those of a micro-batch. They enter the running ones once.
     """
     objective = learner.objective
-    labels = distributed.all_gather(labels).to(learner.device, non_blocking=True)
+    labels = distributed.all_gather(labels)
     if objective.memory is not None:
         rows = distributed.all_gather(rows).to(learner.device, non_blocking=True)
     if 0 < learner.micro_batch < len(images):
@@ -56,7 +56,7 @@ def backward(
 def _backward_in_micro_batches(
     learner: Learner, images: torch.Tensor | ImageTextBatch, labels: torch.Tensor, rows: torch.Tensor | None
 ) -> torch.Tensor:
-    """As `backward`, the loss with its graph; labels and rows (of all ranks) are on the device."""
+    """As `backward`, the loss with its graph; labels and rows are those of all ranks."""
     model = learner.objective.model
     device = learner.device
     micro_batches = images.split(learner.micro_batch)

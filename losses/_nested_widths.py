@@ -32,6 +32,11 @@ class NestedWidths(nn.Module):
         """The class weights of the whole; None where the loss has none."""
         return getattr(self.full, "weight", None)
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the losses take labels on the host."""
+        return getattr(self.full, "reads_labels", False)
+
     def forward(
         self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None = None, **further: object
     ) -> torch.Tensor:

@@ -3,8 +3,9 @@
 Rows with equally many positives stand together, so that nothing is padded: what compares every positive with every
 column is a table (m, P, C) of m such rows, in pieces that stay in the cache.
 
-How many positives a row has decides the shapes of all this, so labels are read on the host: on an accelerator that is
-one wait for the device in each step, which these losses cannot do without.
+How many positives a row has decides the shapes of all this, so labels are read on the host. Given there, beside
+embeddings on an accelerator, nothing waits for the device; a loss says so by `reads_labels`, and training does it. Labels
+of a reference stand on the device, for which there is one wait in a step.
 """
 
 import math
@@ -74,7 +75,7 @@ class RankedRows(Rows):
 
     Those with most positives come first. with_self: whether a row ranks itself, as a positive. Rows of a reference that
     show the row's own image are no part of its ranking: their scores are -infinity, their squared distances infinity.
-    unit, distances: see Rows. at_once: how many positives of a row the loss compares with all columns at once, None for
+    unit, distances: see Rows. labels: best on the host (see above). at_once: how many positives of a row the loss compares with all columns at once, None for
     all. lone: rows without a positive are in blocks, too, of P = 0. `paired` is the number of rows that have a positive
     beside themselves.
     Raises InputError for a batch without a positive or a negative pair.
@@ -103,7 +104,7 @@ class RankedRows(Rows):
         ordered_counts, order = counts.sort(descending=True, stable=True)
         if ordered_counts[0] != ordered_counts[-1]:
             positives = reordered(positives, counts, order)
-            order = order.to(labels.device)
+            order = order.to(embeddings.device, non_blocking=True)
             embeddings = embeddings[order]
             if reference is not None:
                 reference = reference._replace(batch_images=reference.batch_images[order])
@@ -112,7 +113,7 @@ class RankedRows(Rows):
         self.at_once = at_once
         self.paired = int((counts > with_self).sum())
         # Rows that have equally many positives, and these: [(rows, columns (m, P))].
-        positives = positives.to(labels.device)
+        positives = positives.to(embeddings.device, non_blocking=True)
         self.runs = []
         start = behind = 0
         if not lone:

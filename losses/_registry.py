@@ -17,5 +17,6 @@ class LossRegistry(Registry):
 # Facts of a loss. stage: "elem" (over classes) or "pair" (over the images of a batch). batch: a name of SAMPLERS.
 # memory=True: forward takes `reference=Reference(...)`. mined: "pairs", "triplets" or "either", which forward then
 # takes as `mined`. rule=True: or a TripletRule in their place.
+# A class that says reads_labels takes labels on the host, beside embeddings wherever they are.
 # pairs: what the rows of a batch are by turns, where the train list's rows are pairs of that.
 LOSSES = LossRegistry("loss")

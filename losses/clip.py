@@ -73,7 +73,7 @@ class ClipLoss(nn.Module):
     def _scale(self, cosines: torch.Tensor) -> torch.Tensor:
         """What cosines are multiplied by, a number of their type."""
         if self.log_change is None:
-            return cosines.new_tensor(1 / self.temperature)
+            return cosines.new_full((), 1 / self.temperature)
         largest = max(LARGEST_SCALE, 1 / self.temperature)
         return (self.log_change[0].exp() / self.temperature).clamp(max=largest)
 

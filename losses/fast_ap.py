@@ -25,6 +25,8 @@ class FastApLoss(nn.Module):
     `logs` after a call: active_share (anchors with a negative at least as near as one of their positives).
     """
 
+    reads_labels = True
+
     def __init__(self, num_bins: int = 10) -> None:
         super().__init__()
         check_option("num_bins", num_bins, 1)

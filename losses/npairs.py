@@ -27,6 +27,8 @@ class NpairsLoss(nn.Module):
     and negative_similarity (dot products).
     """
 
+    reads_labels = True
+
     def __init__(self, npairs_reg_lambda: float = 0.01, feature_scale: float = 1.0) -> None:
         super().__init__()
         check_option("npairs_reg_lambda", npairs_reg_lambda, 0)
@@ -38,6 +40,8 @@ class NpairsLoss(nn.Module):
     @full_precision
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError unless two labels have a pair each."""
+        # How many rows are anchors decides the shapes of all that follows.
+        labels = labels.cpu()
         positives, _ = pair_counts(labels)
         # Rows by label: the first of each is its anchor if others follow, and these are its positives.
         ordered, order = labels.sort(stable=True)
@@ -49,10 +53,12 @@ class NpairsLoss(nn.Module):
         if len(first) < 2:
             raise InputError(f"only label {labels[first].item()} occurs twice; the npairs loss needs two such labels")
         anchor_of = is_anchor.cumsum(0)[~begins] - 1  # each positive's row among the anchors
+        first, later, anchor_of, counts = (
+            numbers.to(embeddings.device, non_blocking=True) for numbers in (first, later, anchor_of, positives[first])
+        )
 
         similarities = self.feature_scale * embeddings[first] @ (self.feature_scale * embeddings[later]).T
         to_own_anchor = similarities.gather(0, anchor_of[None])[0]
-        counts = positives[first]
         own_sums = torch.zeros_like(counts, dtype=similarities.dtype).index_add(0, anchor_of, to_own_anchor)
         cross_entropy = (similarities.logsumexp(1) - own_sums / counts).mean()
         regularisation = 0.5 * self.npairs_reg_lambda * embeddings.square().sum(1).mean()

@@ -29,6 +29,8 @@ class QuadrupletChenLoss(nn.Module):
     negative_distance of triplets.
     """
 
+    reads_labels = True
+
     def __init__(self, margin1: float = 1.0, margin2: float = 0.5) -> None:
         super().__init__()
         check_option("margin1", margin1, 0)

@@ -33,6 +33,8 @@ class RecallAtKLoss(nn.Module):
     `logs` after a call: active_share (anchors with a negative at least as near as one of their positives).
     """
 
+    reads_labels = True
+
     def __init__(
         self, ks: Steps = (1, 2, 4, 8, 16), tau_rank: float = 0.01, tau_k: float = 1.0, simix: bool = False
     ) -> None:
@@ -71,7 +73,7 @@ class RecallAtKLoss(nn.Module):
 
         Scores make no difference; slopes by ranks.
         """
-        ks = ranks.new_tensor(self.ks)
+        ks = torch.tensor(self.ks, dtype=ranks.dtype).to(ranks.device, non_blocking=True)
         within = ((ks - 0.5 - ranks[:, :, None]) / self.tau_k).sigmoid_()
         hits = within.sum(1)
         shares = 1 / (len(self.ks) * ks.clamp_max(own.shape[1]))
@@ -91,11 +93,13 @@ def with_virtual_rows(
     host_labels = labels.cpu()
     first, second = matches(host_labels, host_labels)
     once = first < second
-    first, second = first[once].to(rows.device), second[once].to(rows.device)
+    first, second = first[once], second[once]
+    labels = torch.cat([host_labels, host_labels[first]])
+    first, second = (numbers.to(rows.device, non_blocking=True) for numbers in (first, second))
     # Drawn on the CPU, where all ranks draw the same and a checkpoint keeps the generator.
-    shares = torch.rand(len(first), 1, dtype=torch.float32).to(rows)
+    shares = torch.rand(len(first), 1, dtype=torch.float32).to(rows, non_blocking=True)
     mixed = shares * rows[first] + (1 - shares) * rows[second]
     if reference is not None:  # a mixture shows no image of the list
         images = torch.cat([reference.batch_images, reference.batch_images.new_full((len(first),), -1)])
         reference = reference._replace(embeddings=normalise(reference.embeddings.to(rows)), batch_images=images)
-    return torch.cat([rows, mixed]), torch.cat([labels, labels[first]]), reference
+    return torch.cat([rows, mixed]), labels, reference

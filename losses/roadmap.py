@@ -37,6 +37,8 @@ class RoadmapLoss(nn.Module):
     `logs` after a call: active_share (anchors with a negative at least as near as one of their positives).
     """
 
+    reads_labels = True
+
     def __init__(
         self,
         tau: float = 0.01,
@@ -106,7 +108,7 @@ class RoadmapLoss(nn.Module):
         lines = beyond.sum(2)
         is_beyond = beyond.sign_()
         sums += 0.5 * ahead + self.rho * self.tau * lines + (self.offset - 0.5 - self.at_delta) * is_beyond.sum(2)
-        return sums, slopes.lerp_(slopes.new_tensor(self.rho * self.tau), is_beyond)
+        return sums, slopes.lerp_(slopes.new_full((), self.rho * self.tau), is_beyond)
 
     @torch.no_grad()
     def calibration_factors(self, rankings: RankedRows) -> tuple[torch.Tensor, torch.Tensor]:

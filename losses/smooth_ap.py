@@ -25,6 +25,8 @@ class SmoothApLoss(nn.Module):
     `logs` after a call: active_share (anchors with a negative at least as near as one of their positives).
     """
 
+    reads_labels = True
+
     def __init__(self, temperature: float = 0.01) -> None:
         super().__init__()
         check_option("temperature", temperature, 0, above=True)

@@ -28,6 +28,8 @@ class SurrogatePrecisionLoss(nn.Module):
     `logs` after a call: active_share (rows with a negative at least as near as one of their positives).
     """
 
+    reads_labels = True
+
     def __init__(
         self, k: int = 5, temperature1: float = 1.0, temperature2: float = 0.01, normalise: bool = False
     ) -> None:

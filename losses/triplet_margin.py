@@ -32,6 +32,8 @@ class TripletMarginLoss(nn.Module):
     neg_dist; active_tri is active_share under the name that Open Metric Learning gives it.
     """
 
+    reads_labels = True
+
     def __init__(
         self,
         margin: Margin | None = 0.1,
@@ -79,7 +81,7 @@ class TripletMarginLoss(nn.Module):
         distances = distances_of(rows, columns, mined.anchors.repeat(2), partners, self.distance)
         positives, negatives = distances.view(2, -1)
         losses = losses_of_triplets(positives, negatives, self.margin)
-        count = losses.new_tensor(len(losses))
+        count = losses.new_full((), len(losses))
         active = (losses > 0).to(losses.dtype).sum()
         return Sums(losses.sum(), count, active, positives.detach().sum(), negatives.detach().sum())
 
