@@ -4,8 +4,8 @@ Rows with equally many positives stand together, so that nothing is padded: what
 column is a table (m, P, C) of m such rows, in pieces that stay in the cache.
 
 How many positives a row has decides the shapes of all this, so labels are read on the host. Given there, beside
-embeddings on an accelerator, nothing waits for the device; a loss says so by `reads_labels`, and training does it. Labels
-of a reference stand on the device, for which there is one wait in a step.
+embeddings on an accelerator, nothing waits for the device; a loss says so by `reads_labels`, and training does it.
+Labels of a reference stand on the device, for which there is one wait in a step.
 """
 
 import math
@@ -75,9 +75,9 @@ class RankedRows(Rows):
 
     Those with most positives come first. with_self: whether a row ranks itself, as a positive. Rows of a reference that
     show the row's own image are no part of its ranking: their scores are -infinity, their squared distances infinity.
-    unit, distances: see Rows. labels: best on the host (see above). at_once: how many positives of a row the loss compares with all columns at once, None for
-    all. lone: rows without a positive are in blocks, too, of P = 0. `paired` is the number of rows that have a positive
-    beside themselves.
+    unit, distances: see Rows. labels: best on the host (see above). at_once: how many positives of a row the loss
+    compares with all columns at once, None for all. lone: rows without a positive are in blocks, too, of P = 0.
+    `paired` is the number of rows that have a positive beside themselves.
     Raises InputError for a batch without a positive or a negative pair.
     """
 
