@@ -17,21 +17,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from core import openmp  # noqa: F401
+import cv2
 import numpy as np
 import torch
 
 from benchmarks.contest import heading, markdown, write
 from benchmarks.head import step as head_step
+from benchmarks.images import list_of
+from benchmarks.jpegs import texture
 from benchmarks.pairs import IMAGES, gradient
 from benchmarks.search_speed import clusters, ours_recall, ours_top
 from core.device import choose_device
-from data.samplers import PKSampler
+from data.dataset import RecordDataset
+from data.image.modality import ImageModality
+from data.image.transforms import TestTransform, TrainTransform
+from data.lists import open_list
+from data.pack import pack_list
+from data.samplers import SAMPLERS, Sample, nearest_labels
 from losses import LOSSES
 from models import Embedder
 from retrieval.index.index import Index
@@ -98,12 +107,75 @@ def heads(folder: Path) -> Iterator[Curve]:
     yield Curve("heads", "arcmargin", "images of a batch", (64, 128, 256, 512), 1, lambda n: make("arcmargin", 8000, n))
 
 
-def samplers(folder: Path) -> Iterator[Curve]:
-    def epoch(labels: int) -> Callable:
-        sampler = PKSampler(np.arange(5 * labels) % labels, 64, 4).starting(seed=0)
-        return lambda: sampler.epoch(0)
+def lists(folder: Path) -> Iterator[Curve]:
+    """A csv of texts read and packed, an epoch's batches drawn by every sampler."""
 
-    yield Curve("lists", "an epoch of pk batches", "labels", (2000, 4000, 8000, 16000), 1, epoch)
+    def written(rows: int) -> Path:
+        file = folder / f"{rows}.csv"
+        if not file.exists():
+            lines = [f"{row % 1000},thing number {row},train" for row in range(rows)]
+            file.write_text("\n".join(["label,text,split", *lines]))
+        return file
+
+    def read(rows: int) -> Callable:
+        file = written(rows)
+        return lambda: open_list(file, folder, "train")
+
+    def packed(rows: int) -> Callable:
+        file = written(rows)
+        return lambda: pack_list(str(file), folder / "packed.columns", str(folder), overwrite=True)
+
+    def opened(rows: int) -> Callable:
+        place = folder / f"{rows}.columns"
+        pack_list(str(written(rows)), place, str(folder), overwrite=True)
+        return lambda: open_list(place, folder, "train")
+
+    def epoch(name: str, labels: int) -> Callable:
+        facts = {"labels": np.arange(6 * labels) % labels, "batch_size": 96, "samples_each_class": 4}
+        facts["categories"] = np.arange(labels) % 16
+        sampler = SAMPLERS[name](**{fact: facts[fact] for fact in SAMPLERS.requirements(name)})
+        if name == "neighbours":
+            sampler.neighbours = nearest(labels, sampler.labels_in_batch - 1)
+        return lambda: list(islice(sampler.starting(seed=0), len(sampler)))
+
+    def nearest(labels: int, count: int = 14) -> np.ndarray:
+        points = np.random.default_rng(0).standard_normal((labels, 16)).astype(np.float32)
+        return nearest_labels(points, count)
+
+    sizes = (5000, 10_000, 20_000, 40_000)
+    yield Curve("lists", "read a csv", "rows", sizes, 1, read)
+    yield Curve("lists", "pack a csv", "rows", sizes, 1, packed)
+    yield Curve("lists", "open a packed list", "rows", sizes, 1, opened)
+    sizes = (1000, 2000, 4000, 8000)
+    for name in SAMPLERS.names():
+        yield Curve("lists", name, "labels, an epoch", sizes, 1, lambda labels, name=name: epoch(name, labels))
+    yield Curve("lists", "labels near each other", "labels", sizes, 2, lambda labels: lambda: nearest(labels))
+
+
+def images(folder: Path) -> Iterator[Curve]:
+    """A file of noise with pixels on each side: read, decoded, cut and resized to 224 pixels."""
+
+    def written(kind: str, side: int) -> str:
+        path = folder / f"{side}.{kind}"
+        if not path.exists():
+            pixels = np.clip(128 + texture(np.random.default_rng(side), side, side, 6), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(path), pixels)
+        return str(path)
+
+    def cut(modality: ImageModality, kind: str, side: int, count: int = 1) -> Callable:
+        dataset = RecordDataset(list_of([written(kind, side)] * count), modality)
+        return lambda: [dataset[Sample(row, row)] for row in range(count)]
+
+    train = ImageModality(TrainTransform(224, 224, 0, ("crop", "flip"), (0.2, 1.0)), "opencv")
+    test = ImageModality(TestTransform(224, 224, 256))
+    sizes = (256, 512, 1024, 2048)
+    for kind in ("jpg", "png", "webp"):
+        yield Curve(
+            "images", f"crop of a {kind}", "pixels a side", sizes, 2, lambda side, kind=kind: cut(train, kind, side)
+        )
+    yield Curve("images", "a jpg to test", "pixels a side", sizes, 2, lambda side: cut(test, "jpg", side))
+    sizes = (8, 16, 32, 64)
+    yield Curve("images", "crops of jpgs", "images of a batch", sizes, 1, lambda count: cut(train, "jpg", 512, count))
 
 
 def indexes(folder: Path) -> Iterator[Curve]:
@@ -164,7 +236,8 @@ LANES = {
     "search": searches,
     "pairs": pair_losses,
     "heads": heads,
-    "lists": samplers,
+    "lists": lists,
+    "images": images,
     "index": indexes,
     "network": networks,
 }
