@@ -14,7 +14,8 @@ evaluate() { $python eval.py --batch_size=64 --output_dir="$runs/$1/eval" --pict
 
 evaluate untrained --pretrained_model=imagenet --model=EfficientNetLite0 --image_shape=3,80,80
 $python train_elem.py --config=configs/emoji_arcmargin.yaml --model_save_dir=$runs/arcmargin $first
+# From here on an image is looked at in two sizes (docs/second_stage.md).
 $python train_pair.py --config=configs/emoji_arcmargin_whitening.yaml --pretrained_model=$runs/arcmargin \
-    --model_save_dir=$runs/arcmargin+whitening
+    --test_scales=1,1.2 --model_save_dir=$runs/arcmargin+whitening
 evaluate arcmargin+whitening --pretrained_model=$runs/arcmargin+whitening --save_embeddings=$root/embeddings.npz
 $python recipes/demo_report.py $root untrained arcmargin arcmargin+whitening
