@@ -117,9 +117,13 @@ def parse(argv: Sequence[str], command: Command, doc: str, name: str | None = No
     typed = _read(parser, replayed_words + line, known, command)
     values = {flag.name: typed.get(flag.name, flag.default) for flag in known.values()}
     if values.get("checkpoint"):
-        before = _read(parser, replayed_words, known, command)
+        # Of the run itself, whatever a --config says beside it.
+        words_of_run = _words_of(replay.replayed(values["checkpoint"]), known, command, own_flags)
+        before = _read(parser, words_of_run, known, command)
         run = {flag.name: before.get(flag.name, flag.default) for flag in known.values()}
-        replay.refuse_contradictions(values, run, values["allow_changed"])
+        on_the_line = _read(parser, line, known, command)
+        places = {flag: place for flag, place in recipe.places.items() if flag not in on_the_line}
+        replay.refuse_contradictions(values, run, values["allow_changed"], places)
     values.update(replay.taken_over(values, frozenset(typed)))
 
     sections = {section: {flag.argument: values[flag.name] for flag in flags} for section, flags in own_flags.items()}

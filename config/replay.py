@@ -26,7 +26,8 @@ MAY_DIFFER += ("loggers", "project", "tags")
 
 
 def replayed(checkpoint: str | None, *, config: str | None = None, allow_changed: Words = ()) -> Recipe:
-    """The flags of a config.json or a .yaml, or of the run of a checkpoint; none without either.
+    """The flags of a config.json or a .yaml, or of the run of a checkpoint, where both are given those of the file
+    winning; none without either.
 
     Options:
         config: replay the flags of a run's config.json, or of a .yaml, in sections as below or in none; those on the
@@ -37,6 +38,9 @@ def replayed(checkpoint: str | None, *, config: str | None = None, allow_changed
     """
     if not (config or checkpoint):
         return Recipe({})
+    if config and checkpoint:
+        given = replayed(None, config=config)
+        return replace(given, values={**replayed(checkpoint).values, **given.values})
     path = Path(config or checkpoint)
     if not path.exists():
         flag = "config" if config else "checkpoint"
@@ -147,15 +151,21 @@ def _is_same(name: str, value: object, other: object) -> bool:
     return value == other
 
 
-def refuse_contradictions(now: dict[str, object], run: dict[str, object], allowed: Sequence[str]) -> None:
-    """Raise InputError where flags now, {name: value}, differ from those of the run that is gone on with."""
+def refuse_contradictions(
+    now: dict[str, object], run: dict[str, object], allowed: Sequence[str], places: dict[str, str]
+) -> None:
+    """Raise InputError where flags now, {name: value}, differ from those of the run that is gone on with.
+
+    places: {name: "file:line"} of those that a .yaml gives.
+    """
     for name in allowed:
         if name not in run:
             raise InputError(f"allow_changed names {name!r}, which is no flag of the run")
     may_differ = {*NEVER_REPLAYED, *MAY_DIFFER, *allowed}
     for name in now:
         if name in run and name not in may_differ and not _is_same(name, now[name], run[name]):
+            flag = f"{places[name]}: {name}" if name in places else f"--{name}"
             raise InputError(
-                f"--{name} is {plain(now[name])}, but the run that goes on has {plain(run[name])}; leave it out, or "
+                f"{flag} is {plain(now[name])}, but the run that goes on has {plain(run[name])}; leave it out, or "
                 f"give --allow_changed={name}"
             )

@@ -137,11 +137,8 @@ class Run:
     def log(self, line: str, step: int, figures: dict[str, float], group: str) -> None:
         """Print `line`, and hand figures by name, of the group `train` or `test`, to the loggers."""
         log(line)
-        try:
-            for logger in self.loggers:
-                logger.log(figures, step, group)
-        except OSError as error:
-            log(f"the figures of step {step} could not be written: {error.strerror}; the run goes on")
+        for logger in self.loggers:
+            logger.log(figures, step, group)
 
     def finish(self, result: dict[str, object]) -> None:
         """Write result.json, close the loggers, and say where everything is."""

@@ -381,6 +381,28 @@ def test_flags_that_contradict_the_run(sentence, finished_run, flags, words):
     assert contents(finished_run) == before
 
 
+def test_a_recipe_that_is_given_again(sentence, sop_tree, tmp_path):
+    """With the checkpoint: what the line and the recipe say as before goes on, what either says otherwise is noticed."""
+    recipe, folder = tmp_path / "recipe.yaml", tmp_path / "run"
+    lines = train_flags(sop_tree, folder, loss_name="arcmargin", arc_margin=0.3, total_iter_num=2)
+    recipe.write_text("".join(f"{line.removeprefix('--').replace('=', ': ', 1)}\n" for line in lines))
+    line = [f"--config={recipe}", "lr=0.02"]
+    run("train_elem", line)
+    again = [*line, f"--checkpoint={folder}"]
+    before = contents(folder)
+    assert "is at step 2 already; --total_iter_num=2 asks for no more" in sentence("train_elem", again)
+    for words, part in (
+        ([f"--config={recipe}", "lr=0.03"], "--lr is 0.03, but the run that goes on has 0.02"),
+        ([f"--config={recipe}", "lr=0.02", "arc_margin=0.2"], "--arc_margin is 0.2, but the run that goes on has 0.3"),
+    ):
+        assert part in sentence("train_elem", [*words, f"--checkpoint={folder}"])
+    recipe.write_text(recipe.read_text().replace("train_batch_size: 6", "train_batch_size: 9"))
+    number = recipe.read_text().splitlines().index("train_batch_size: 9") + 1
+    said = sentence("train_elem", again)
+    assert f"recipe.yaml:{number}: train_batch_size is 9, but the run that goes on has 6" in said
+    assert contents(folder) == before
+
+
 def test_another_list_than_the_runs(sentence, sop_copy, tmp_path):
     run("train_elem", train_flags(sop_copy, tmp_path / "run", total_iter_num=1))
     with open(sop_copy / "Ebay_test.txt", "a") as file:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from engine.loggers._background import Background
+from engine.loggers._guard import Guard
 from engine.loggers._protocol import Logger, RunFacts
 from engine.loggers._registry import LOGGERS
 from engine.loggers.clearml import ClearmlLogger
@@ -19,6 +20,7 @@ __all__ = [
     "LOGGERS",
     "Background",
     "ClearmlLogger",
+    "Guard",
     "JsonlLogger",
     "Logger",
     "MlflowLogger",
@@ -54,7 +56,7 @@ def open_loggers(
     """The loggers of a run in `folder`: those of these names, and the one of pictures, which every run has.
 
     A resumed run goes on after step `start`, or with the test of that step (`retested`). What talks to a server does so
-    in a thread of its own.
+    in a thread of its own. None of them ends a run.
     """
     facts = RunFacts(folder, start, resumed, retested, project, tags)
     loggers: list[Logger] = []
@@ -63,8 +65,8 @@ def open_loggers(
         if LOGGERS.fact(name, "remote", False):
             loggers.append(Background(name, partial(kind.open, facts)))
         else:
-            loggers.append(kind.open(facts))
-    loggers.append(PngLogger.open(facts))
+            loggers.append(Guard(name, partial(kind.open, facts)))
+    loggers.append(Guard("pictures", partial(PngLogger.open, facts)))
     return loggers
 
 

@@ -52,7 +52,7 @@ class Logger:
         """What config.json holds, once, when the run begins."""
 
     def log(self, figures: dict[str, float], step: int, group: str) -> None:
-        """Figures by name, of the group `train` or `test`. Raises OSError where the disk refuses."""
+        """Figures by name, of the group `train` or `test`."""
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
         """A picture, uint8 (H, W, 3), RGB."""

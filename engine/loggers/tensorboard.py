@@ -1,5 +1,6 @@
 """TensorBoard: curves, pictures, and embeddings in its projector."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -7,6 +8,7 @@ from typing import Self
 import numpy as np
 import torch
 
+from core.errors import InputError
 from engine.loggers._protocol import Logger, RunFacts
 from engine.loggers._registry import LOGGERS
 
@@ -19,6 +21,15 @@ class TensorBoardLogger(Logger):
     """
 
     files = ("events.out.tfevents.*",)
+
+    @staticmethod
+    def refuse_unready() -> None:
+        # The writer, which takes a second to import, waits for the run.
+        if importlib.util.find_spec("tensorboard") is None:
+            raise InputError(
+                "--loggers=tensorboard needs the package tensorboard: pip install -r requirements.txt, or give "
+                "--loggers=jsonl"
+            )
 
     def __init__(self, folder: Path, start: int, resumed: bool):
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so not for --help

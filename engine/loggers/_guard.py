@@ -1,0 +1,75 @@
+"""A logger that writes beside the run, and is not to end it: a disk that is full, a file that nobody may write to."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.console import log
+from core.errors import first_line
+from engine.loggers._protocol import Logger
+
+
+class Guard(Logger):
+    """Hands a logger what it is told. What fails is lost: the first time is said, and how many there were at the end.
+
+    open_logger: makes the logger; where that fails, everything is lost.
+    """
+
+    def __init__(self, name: str, open_logger: Callable[[], Logger]):
+        self.name = name
+        self.told = 0
+        self.lost = 0
+        self.has_said = False
+        self.logger: Logger | None = None
+        self._try(self._open, open_logger)
+
+    def config(self, sections: dict[str, object]) -> None:
+        self._tell("config", sections)
+
+    def log(self, figures: dict[str, float], step: int, group: str) -> None:
+        self._tell("log", figures, step, group)
+
+    def image(self, name: str, picture: np.ndarray, step: int) -> None:
+        self._tell("image", name, picture, step)
+
+    def embedding(
+        self,
+        name: str,
+        matrix: torch.Tensor,
+        columns: Sequence[str],
+        labels: list[list[str]],
+        tiles: np.ndarray,
+        step: int,
+    ) -> None:
+        self._tell("embedding", name, matrix, columns, labels, tiles, step)
+
+    def checkpoint(self, path: Path, step: int) -> None:
+        self._tell("checkpoint", path, step)
+
+    def close(self) -> None:
+        if self.logger is not None:
+            self._try(self.logger.close)
+        if self.lost:
+            log(f"{self.name}: {self.lost} of {self.told} reports are lost; the run itself is whole")
+
+    def _open(self, open_logger: Callable[[], Logger]) -> None:
+        self.logger = open_logger()
+
+    def _tell(self, method: str, *arguments: object) -> None:
+        self.told += 1
+        if self.logger is None or not self._try(getattr(self.logger, method), *arguments):
+            self.lost += 1
+
+    def _try(self, action: Callable[..., object], *arguments: object) -> bool:
+        """Whether `action` went well; what it raises is said, unless something was before: packages raise anything."""
+        try:
+            action(*arguments)
+        except Exception as error:
+            if not self.has_said:
+                reason = getattr(error, "strerror", None) or first_line(error)
+                log(f"{self.name}: {reason}; what it does not keep is lost, and the run goes on")
+            self.has_said = True
+            return False
+        return True
