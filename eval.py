@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     from core.versions import versions
     from embeddings.attention import open_attention
     from embeddings.encoder import open_encoder
-    from embeddings.fastest import Job
+    from embeddings.runtime import Job
     from embeddings.pair_distances import open_pair_distances
     from embeddings.source import describe_source, embed_source, open_sources, refuse_photos, refuse_shards
     from embeddings.verification import open_verification

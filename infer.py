@@ -48,7 +48,7 @@ def embed_images(args: Args) -> None:
     from embeddings.classifier import open_classifier
     from embeddings.encoder import open_encoder
     from embeddings.export import open_export
-    from embeddings.fastest import Job, way_of_rows
+    from embeddings.runtime import Job, way_of_rows
     from embeddings.streaming import embed_stream, open_kept_files, refuse_lone_continue, stopped_rows
     from models import ModelSettings
     from reader import open_records, refuse_broken_images

@@ -414,7 +414,7 @@ def open_processes(args: Args):
 def open_network(args: Args, device, precision: str, index, records):
     """The Encoder of the model, the index's own where it is left open, for records that are looked at, or for any."""
     from embeddings.encoder import open_encoder
-    from embeddings.fastest import Job
+    from embeddings.runtime import Job
     from embeddings.index import settings_for_index
     from models import ModelSettings
     from reader import refuse_broken_images

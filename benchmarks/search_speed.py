@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.contest import PACKAGES, contest, heading, machine, markdown, scaled, seconds_text, versions, write
 from retrieval.best_positive import first_precision, positive_ranks
-from retrieval.fastest import TYPES, multiplies_int8, multiply, product_dtype
+from retrieval.product_type import TYPES, multiplies_int8, multiply, product_dtype
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import Scores
 from retrieval.topk import search_in_parts

@@ -11,7 +11,7 @@ from core.types import Positive
 from data.image.transforms import TestTransform
 from data.loader import BatchLoader, open_test_loader
 from data.records import Records
-from embeddings.fastest import AUTO, Job, Made, Way, fastest_model
+from embeddings.runtime import AUTO, Job, Made, Way, fastest_model
 from embeddings.fingerprint import fingerprint
 from models import (
     ModelSettings,

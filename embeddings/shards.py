@@ -19,7 +19,7 @@ from core.files import make_folder, read_json, replace_json
 from data.shards import unpack
 from data.soundness import refuse_broken_images
 from embeddings.encoder import Encoder
-from embeddings.fastest import Job, Way, keep_way, way_of_folder
+from embeddings.runtime import Job, Way, keep_way, way_of_folder
 from embeddings.streaming import embed_stream
 
 DONE = ".done"

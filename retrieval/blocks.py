@@ -8,7 +8,7 @@ import torch
 
 from core.slices import CACHED_NUMBERS, slices_of, slices_within, step_within
 from retrieval.exact import Side
-from retrieval.fastest import multiply, product_dtype
+from retrieval.product_type import multiply, product_dtype
 from retrieval.scores import Scores
 
 LARGEST_SIDE, SMALLEST_SIDE = 2048, 16  # rows of a block: below 1024 products lose speed, above 2048 they gain little

@@ -10,7 +10,7 @@ from tolerances import assert_within, cosine_error, likely_gamma
 
 from core.errors import InputError
 from retrieval.blocks import products
-from retrieval.fastest import multiplies_int8
+from retrieval.product_type import multiplies_int8
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import DISTANCES, RUN, Scores
 

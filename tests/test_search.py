@@ -10,7 +10,7 @@ from tolerances import assert_within, score_error
 
 from core.errors import InputError
 from retrieval.best_positive import positive_ranks
-from retrieval.fastest import multiplies_int8
+from retrieval.product_type import multiplies_int8
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import DISTANCES, Scores
 from retrieval.topk import search, search_in_parts
@@ -173,7 +173,7 @@ def test_memory_stays_within_the_budget():
     program = """
 import resource, sys, torch
 from retrieval.best_positive import positive_ranks
-from retrieval.fastest import multiplies_int8
+from retrieval.product_type import multiplies_int8
 from retrieval.query_gallery import QueryGallery
 from retrieval.topk import search_in_parts
 def peak():

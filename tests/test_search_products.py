@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from retrieval import best_positive, fastest
+from retrieval import best_positive, product_type
 from retrieval.best_positive import first_precision, positive_ranks
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import Scores
@@ -17,27 +17,27 @@ MANY = 2**40  # pairs
 @pytest.mark.parametrize(
     "taken, types, expected",
     [
-        ((1, 3, 4), fastest.TYPES, torch.int8),
-        ((1, 2, 4), fastest.TYPES, torch.bfloat16),  # int8 would leave too much in doubt
-        ((1, 2, 4), fastest.TYPES[1:], torch.bfloat16),
-        ((1.9, 2, 4), fastest.TYPES, torch.bfloat16),  # too little faster for what it leaves in doubt
-        ((math.inf, 9, 4), fastest.TYPES, torch.float32),
-        ((1.5, 9, 4), fastest.TYPES, torch.int8),
-        ((3, 9, 4), fastest.TYPES, torch.float32),
+        ((1, 3, 4), product_type.TYPES, torch.int8),
+        ((1, 2, 4), product_type.TYPES, torch.bfloat16),  # int8 would leave too much in doubt
+        ((1, 2, 4), product_type.TYPES[1:], torch.bfloat16),
+        ((1.9, 2, 4), product_type.TYPES, torch.bfloat16),  # too little faster for what it leaves in doubt
+        ((math.inf, 9, 4), product_type.TYPES, torch.float32),
+        ((1.5, 9, 4), product_type.TYPES, torch.int8),
+        ((3, 9, 4), product_type.TYPES, torch.float32),
     ],
 )
 def test_the_fastest_is_chosen(monkeypatch, taken, types, expected):
-    monkeypatch.setattr(fastest, "seconds", lambda width: dict(zip(fastest.TYPES, taken)))
-    assert fastest.fastest(CPU, 512, MANY, types) == expected
-    assert fastest.fastest(CPU, 512, 1000, types) == torch.float32  # nothing to gain, nothing is tried
+    monkeypatch.setattr(product_type, "seconds", lambda width: dict(zip(product_type.TYPES, taken)))
+    assert product_type.fastest(CPU, 512, MANY, types) == expected
+    assert product_type.fastest(CPU, 512, 1000, types) == torch.float32  # nothing to gain, nothing is tried
 
 
 def test_each_type_is_tried_and_the_threads_are_left_as_they_were():
     threads = torch.get_num_threads()
-    taken = fastest.seconds(32)
-    assert list(taken) == list(fastest.TYPES) and all(second > 0 for second in taken.values())
+    taken = product_type.seconds(32)
+    assert list(taken) == list(product_type.TYPES) and all(second > 0 for second in taken.values())
     assert torch.get_num_threads() == threads
-    assert math.isinf(taken[torch.int8]) != fastest.multiplies_int8()
+    assert math.isinf(taken[torch.int8]) != product_type.multiplies_int8()
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_each_type_is_tried_and_the_threads_are_left_as_they_were():
     ],
 )
 def test_int8_only_where_it_tells_rows_apart(monkeypatch, distance, outlier, expected):
-    monkeypatch.setattr(fastest, "seconds", lambda width: dict(zip(fastest.TYPES, (1, 3, 4))))
-    monkeypatch.setattr(fastest, "WORTH_TRYING", 0)
+    monkeypatch.setattr(product_type, "seconds", lambda width: dict(zip(product_type.TYPES, (1, 3, 4))))
+    monkeypatch.setattr(product_type, "WORTH_TRYING", 0)
     rows = torch.randn(60, 512, generator=torch.Generator().manual_seed(0))
     if outlier:
         rows[7] = torch.eye(512)[3]
@@ -58,7 +58,7 @@ def test_int8_only_where_it_tells_rows_apart(monkeypatch, distance, outlier, exp
     assert first_precision(task, Scores(task, distance)) == expected
 
 
-@pytest.mark.skipif(not fastest.multiplies_int8(), reason="this processor adds products of int8 in 16 bits")
+@pytest.mark.skipif(not product_type.multiplies_int8(), reason="this processor adds products of int8 in 16 bits")
 @pytest.mark.parametrize("most_listed", [0, 3, 64])
 @pytest.mark.parametrize("width", [1, 3, 8, 130])
 def test_what_int8_leaves_in_doubt_is_settled_exactly(monkeypatch, width, most_listed):

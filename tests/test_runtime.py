@@ -11,11 +11,11 @@ from test_shards_embedded import line_of, pictures, write_tar
 
 import models
 from core.errors import InputError
-from embeddings import fastest
-from embeddings.fastest import Way, ways_of
+from embeddings import runtime
+from embeddings.runtime import Way, ways_of
 
 CPU = torch.device("cpu")
-TORCH, HALF, ONNX, OPENVINO, OPENVINO_HALF = fastest.WAYS
+TORCH, HALF, ONNX, OPENVINO, OPENVINO_HALF = runtime.WAYS
 FLAGS = {"use_gpu": False, "num_workers": 0, "batch_size": 4, "runtime": "auto", "precision": "auto"}
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -38,11 +38,11 @@ def machine(monkeypatch):
         network.way = way
         return network
 
-    monkeypatch.setattr(fastest, "fast_model", fast_model)
-    monkeypatch.setattr(fastest, "seconds_of", lambda network, images: machine.seconds[network.way])
-    monkeypatch.setattr(fastest, "choose_precision", lambda precision, device: "fp32")
-    monkeypatch.setattr(fastest, "has_bfloat16", lambda: True)
-    monkeypatch.setattr(fastest, "WORTH", 0)
+    monkeypatch.setattr(runtime, "fast_model", fast_model)
+    monkeypatch.setattr(runtime, "seconds_of", lambda network, images: machine.seconds[network.way])
+    monkeypatch.setattr(runtime, "choose_precision", lambda precision, device: "fp32")
+    monkeypatch.setattr(runtime, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(runtime, "WORTH", 0)
     return machine
 
 
@@ -77,26 +77,26 @@ def test_the_fastest_is_chosen_and_named(machine, sop_tree, finished_run, tmp_pa
 
 def test_embeddings_that_differ_are_left_out(machine, sop_tree, finished_run, tmp_path, monkeypatch):
     machine.seconds = {TORCH: 1, HALF: 0.5}
-    monkeypatch.setattr(fastest, "LEAST_COSINE", 1 + 1e-6)
+    monkeypatch.setattr(runtime, "LEAST_COSINE", 1 + 1e-6)
     printed, _ = infer(sop_tree, finished_run, tmp_path / "a.npz")
     assert "--runtime=auto: torch fp32;" in printed and "torch bf16 (embeddings that differ)" in printed
 
 
 def test_a_short_job_makes_nothing_but_the_plain_network(machine, sop_tree, finished_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(fastest, "WORTH", 10)
+    monkeypatch.setattr(runtime, "WORTH", 10)
     machine.seconds = {TORCH: 1, HALF: 0.5}
     printed, _ = infer(sop_tree, finished_run, tmp_path / "a.npz")
     assert machine.made == [TORCH] and "--runtime=auto" not in printed
 
 
 def test_bfloat16_is_for_cpus_that_have_it(monkeypatch):
-    monkeypatch.setattr(fastest, "choose_precision", lambda precision, device: "fp32")
-    monkeypatch.setattr(fastest, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(runtime, "choose_precision", lambda precision, device: "fp32")
+    monkeypatch.setattr(runtime, "has_bfloat16", lambda: False)
     assert ways_of("auto", CPU) == ways_of("fp32", CPU) == [TORCH, ONNX, OPENVINO]
     assert ways_of("auto", torch.device("meta")) == [TORCH]
     # Where matrices of it are multiplied, torch takes it unasked.
-    monkeypatch.setattr(fastest, "choose_precision", lambda precision, device: "bf16")
-    monkeypatch.setattr(fastest, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(runtime, "choose_precision", lambda precision, device: "bf16")
+    monkeypatch.setattr(runtime, "has_bfloat16", lambda: True)
     assert ways_of("auto", CPU) == [HALF, TORCH, ONNX, OPENVINO, OPENVINO_HALF]
 
 
@@ -142,12 +142,12 @@ def test_shards_of_a_folder_are_embedded_one_way(machine, sop_tree, finished_run
 
 
 def test_of_two_processes_the_first_says_how(tmp_path):
-    assert fastest.keep_way(tmp_path, HALF) == HALF
-    assert fastest.keep_way(tmp_path, ONNX) == HALF and [file.name for file in tmp_path.iterdir()] == ["runtime.json"]
+    assert runtime.keep_way(tmp_path, HALF) == HALF
+    assert runtime.keep_way(tmp_path, ONNX) == HALF and [file.name for file in tmp_path.iterdir()] == ["runtime.json"]
 
 
 def test_one_batch_is_timed_behind_a_first(monkeypatch):
     clock = iter([0.0, 5.0, 10.0, 13.0])
-    monkeypatch.setattr(fastest.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(runtime.time, "perf_counter", lambda: next(clock))
     calls = []
-    assert fastest.seconds_of(calls.append, torch.zeros(1)) == 3 and len(calls) == 3
+    assert runtime.seconds_of(calls.append, torch.zeros(1)) == 3 and len(calls) == 3
