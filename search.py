@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before torch is loaded
     from core import openmp  # noqa: F401
 import contextlib
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from core.errors import InputError, near_match
 # Imports stand in the functions: torch takes seconds to import, which no help and no mistyped flag has to wait for.
 
 NEED_INPUT = ("add", "delete", "find", "decide")
+ASKS = ("input", "text", "embeddings", "items")
 # How usage lines call what stands behind a command, where it is not the index's folder.
 WORDS = {"build": "FOLDER --index=INDEX, or build INDEX", "sync": "FOLDER --index=INDEX"}
 
@@ -44,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         "serve": serve,
         "upgrade": upgrade,
     }
-    if command in NEED_INPUT and not any(args.values.get(name) for name in ("input", "text", "embeddings")):
+    if command in NEED_INPUT and not any(args.values.get(name) for name in ASKS):
         other = "" if command in ("delete", "decide") else " or --text"
         raise InputError(f"{command} needs --input{other}")
     commands[command](folder, args)
@@ -76,6 +78,7 @@ def build(word: str, args: Args) -> None:
     import distributed
     from embeddings.collection import label_sentence, labels_of, open_collection, refuse_taken, with_folder_columns
     from embeddings.index import build_index
+    from embeddings.own_network import keep_network
     from embeddings.streaming import open_kept_files, refuse_lone_continue
     from report.index_notes import built_notes, left_out_notes, next_notes
     from retrieval.index.backends import make_backend
@@ -112,6 +115,7 @@ def build(word: str, args: Args) -> None:
         facts = {"label_level": collection.label_level} if collection.root else None
         index = build_index(table, folder, args["pretrained_model"], backend_options, labels, facts, **args.index)
         keep_contents(index, states)
+        keep_network(index, encoder.onnx)
         print_lines(built_notes(index, len(table)))
     if collection.inputs is not None:
         print(label_sentence(labels))
@@ -123,6 +127,7 @@ def build_of_embeddings(folder: str, args: Args) -> None:
     """Make an index of what infer.py has embedded."""
     import distributed
     from embeddings.index import build_index, folder_on_its_disk
+    from embeddings.own_network import keep_network
     from embeddings.ready import find_ready, open_ready, refuse_others
     from report.index_notes import built_notes
     from retrieval.index.backends import make_backend
@@ -142,6 +147,7 @@ def build_of_embeddings(folder: str, args: Args) -> None:
     with open_ready(files, folder_on_its_disk(folder), typed_folder(args), encoder.fingerprint) as ready:
         source = args["pretrained_model"]
         index = build_index(ready.table, folder, source, backend_options, ready.labels, None, **args.index)
+        keep_network(index, encoder.onnx)
         print_lines(built_notes(index, len(ready.table)))
 
 
@@ -212,6 +218,7 @@ def sync(word: str, args: Args) -> None:
 def upgrade(folder: str, args: Args) -> None:
     """Take an index to another model while it is searched: over a bridge at once, then item by item."""
     from data.records import Records
+    from embeddings.own_network import keep_network
     from embeddings.upgrade import UpgradeSettings, progress, run_upgrade
     from retrieval.index.index import NAMED, Index
 
@@ -225,6 +232,7 @@ def upgrade(folder: str, args: Args) -> None:
     own = None if progress(index) is None else index
     encoder = open_network(args, *open_processes(args), own, records)
     run_upgrade(index, encoder, source, settings, print)
+    keep_network(Index.open(folder), encoder.onnx)
 
 
 def add(folder: str, args: Args) -> None:
@@ -281,27 +289,32 @@ def typed_folder(args: Args) -> str | None:
 
 def find(folder: str, args: Args) -> None:
     """Print the nearest items of each image; files first, so that they are there whatever becomes of the tables."""
-    import distributed
     from core.console import log
     from embeddings.answers import find_answers, query_rows
-    from embeddings.streaming import embed_stream
+    from embeddings.queries import open_queries
+    from reader import open_records
     from report.hits import DRAWN, Answers, open_answer_files, print_tables, save_answers, unknown_notes
-    from report.index_notes import fitness_notes
+    from report.index_fitness import fitness_notes
     from retrieval.index.index import Index
 
     index = Index.open(folder)
     index.refuse_empty()
+    queries = open_queries(index, args["input"] or args["text"], **args.asked)
+    if queries is None:
+        records = open_records(args["data_dir"], args.data.get("test_list"), **args.input)
+    else:
+        records = queries.records
     # That labels are there which it goes by is known before anything is embedded.
-    records, encoder = open_images(args, index, lambda records: query_rows(records, args["query_by"]))
+    query_rows(records, args["query_by"])
     outputs = open_answer_files(**args.outputs)
-    with embed_stream(records, encoder, skips_unreadable=args["on_bad_image"] == "skip") as table:
-        if not distributed.is_first():
-            return
-        found = find_answers(index, table, **args.index)
-        hits = found.hits
-        answers = Answers.of(table.records, found, index.names, index.decision)
+    if queries is None:
+        queries = embed_queries(index, records, args)
+    if queries is None or not is_first():
+        return
+    found = find_answers(index, queries, **args.index)
+    answers = Answers.of(queries.records, found, index.names, index.decision)
     written, failure = save_answers(answers, outputs)
-    shown = hits.ids.shape[1]
+    shown = found.hits.ids.shape[1]
     if args["k"] > shown:
         which = ""
         if args["group"] == "label":
@@ -318,6 +331,44 @@ def find(folder: str, args: Args) -> None:
         print(f"written: {', '.join(str(path) for path in outputs if path in written)}")
     if failure:
         raise failure
+
+
+def embed_queries(index, records, args: Args):
+    """Records that ask an index, as Queries; None on other ranks than the first.
+
+    By the network that the index keeps, where that can be asked: torch takes longer to import than an index of usual
+    size takes to be searched.
+    """
+    from reader import refuse_broken_images
+
+    if leaves_network_open(args):
+        from embeddings.own_network import embed_by_own_network
+
+        refuse_broken_images([records])
+        queries = embed_by_own_network(index, records, args["batch_size"])
+        if queries is not None:
+            return queries
+
+    import distributed
+    from embeddings.streaming import embed_stream
+
+    device, precision = open_processes(args)
+    encoder = open_network(args, device, precision, index, records)
+    with embed_stream(records, encoder, skips_unreadable=args["on_bad_image"] == "skip") as table:
+        return table.as_queries() if distributed.is_first() else None
+
+
+def leaves_network_open(args: Args) -> bool:
+    """Whether nothing was typed that asks for another network than the index's own, or for another way to run it."""
+    is_typed = any(name in args.typed for name in args.model) or ("runtime" in args.typed and args["runtime"] != "onnx")
+    is_alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    is_plain = not args["use_gpu"] and args["precision"] in ("auto", "fp32") and args["on_bad_image"] == "stop"
+    return is_plain and is_alone and not is_typed
+
+
+def is_first() -> bool:
+    """Whether this is the first of several processes (torchrun), which alone prints and writes."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def decide(folder: str, args: Args) -> None:

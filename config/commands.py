@@ -320,6 +320,7 @@ ADD = _search(OF_INDEX, FOLDER, READY, KEPT)
 FIND = _search(
     OF_INDEX,
     FOLDER,
+    Section("asked", "data", ("embeddings.queries:open_queries",)),
     Section("index", "index", ("embeddings.answers:find_answers",)),
     Section("outputs", "results", ("report.hits:open_answer_files",)),
 )

@@ -9,13 +9,11 @@ import numpy as np
 from core.errors import InputError
 from core.types import Positive, Share, Texts
 from data.records import Records
-from embeddings.table import EmbeddingTable
+from embeddings.queries import Queries
 from retrieval.answers import diverse_order, first_of_each, greatest_scores, pool_of
 from retrieval.index.index import Hits, Index
 from retrieval.index.selection import select
-from retrieval.query_gallery import QueryGallery
 from retrieval.templates import mean_embeddings, unit_rows
-from retrieval.topk import search
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Found:
 
 def find_answers(
     index: Index,
-    table: EmbeddingTable,
+    queries: Queries,
     *,
     k: Positive = 10,
     labels: Texts | None = None,
@@ -40,7 +38,7 @@ def find_answers(
     query_by: Literal["image", "label", "all"] = "image",
     fuse: Literal["mean", "max"] = "mean",
 ) -> Found:
-    """What each image of a table finds in an index, k items or all there are.
+    """What each query finds in an index, k items or all there are.
 
     Options:
         k: items to find
@@ -58,8 +56,8 @@ def find_answers(
     """
     if template != "none" and group != "label":
         raise InputError(f"--template={template} goes with --group=label")
-    rows = query_rows(table.records, query_by)
-    finder = _Finder(index, table, rows, fuse, labels, categories, search_memory_mb * 2**20)
+    rows = query_rows(queries.records, query_by)
+    finder = _Finder(index, queries, rows, fuse, labels, categories, search_memory_mb * 2**20)
     wanted = pool_of(k) if diversity else k
     if template == "mean":
         ids, scores = finder.by_mean_template(wanted)
@@ -88,12 +86,12 @@ def query_rows(records: Records, query_by: str) -> list[np.ndarray]:
 
 
 class _Finder:
-    """Searches an index for queries of one or several rows of a table."""
+    """Searches an index for queries of one or several rows."""
 
     def __init__(
         self,
         index: Index,
-        table: EmbeddingTable,
+        queries: Queries,
         rows: list[np.ndarray],
         fuse: str,
         labels: Iterable | None,
@@ -104,9 +102,8 @@ class _Finder:
         self.rows = rows
         self.filters = {"labels": labels, "categories": categories}
         self.memory = memory
-        self.fingerprint = table.fingerprint
-        # In memory, since each block of items is compared with every query.
-        self.queries = table.head(len(table)).numpy()
+        self.fingerprint = queries.fingerprint
+        self.queries = queries.embeddings
         self.takes_greatest = fuse == "max" and max(map(len, rows)) > 1
         if not self.takes_greatest and max(map(len, rows)) > 1:
             numbers = np.empty(len(self.queries), dtype=np.int64)
@@ -138,6 +135,10 @@ class _Finder:
 
     def by_mean_template(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """As `by_label`, labels going by the cosine with the mean of all of their items, which is their score."""
+        # These import torch, which no other answer needs.
+        from retrieval.query_gallery import QueryGallery
+        from retrieval.topk import search
+
         rows = self.index.rows
         selection = select(rows, **self.filters)
         ids = rows.ids if selection is None else selection.ids

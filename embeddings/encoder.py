@@ -13,6 +13,7 @@ from data.loader import BatchLoader, open_test_loader
 from data.records import Records
 from embeddings.runtime import AUTO, Job, Made, Way, fastest_model
 from embeddings.fingerprint import fingerprint
+from models.export.onnx import OnnxRuntime
 from models import (
     ModelSettings,
     TowerSettings,
@@ -50,6 +51,13 @@ class Encoder:
     def facts(self) -> dict:
         """Plain JSON on all that decides an embedding beside the image and the versions of packages."""
         return {**self.fingerprint, "precision": self.precision, "runtime": self.runtime}
+
+    @property
+    def onnx(self) -> bytes | None:
+        """The ONNX file's bytes by which --runtime=onnx embeds images; None for what else embeds, and for towers."""
+        if isinstance(self.network, OnnxRuntime):
+            return self.network.content
+        return None
 
     def open_loader(self, records: Records, on_bad: Callable[[int, str], None] | None = None) -> BatchLoader:
         """The rows in order; several ranks have the batches in turn.

@@ -29,7 +29,7 @@ from models.export import hub, script
 from models.export.exported import CARD
 from models.export.int8 import to_int8
 from models.export.network import Crop, ExportedNetwork
-from models.export.onnx import OnnxRuntime, network_onnx, open_session, with_geometry
+from models.export.onnx import OnnxRuntime, network_onnx, with_geometry
 from models.export.openvino import CompiledOpenVino, write_openvino
 from models.export.safetensors import export_model, licence_of
 from models.export.torchscript import write_torchscript
@@ -273,7 +273,7 @@ WRITERS = {
 
 
 def _onnx(model: bytes, embedder: Embedder, flag: str) -> OnnxRuntime:
-    return OnnxRuntime(open_session(model, flag), embedder.embedding_size)
+    return OnnxRuntime(model, embedder.embedding_size, flag)
 
 
 def _prove(exported: Exported, of_what: str, cosine: float, least: float = LEAST_COSINE) -> None:

@@ -13,22 +13,13 @@ from core.arrays import RowFile, write_npz
 from core.files import replacing
 from core.slices import slices_within
 from data.records import Records
+from embeddings.npz import COLUMNS
+from embeddings.queries import Queries
 from embeddings.rows import OrderedRows
 from retrieval.index.items import item_name
 from retrieval.query_gallery import QueryGallery
 from retrieval.sharded import GalleryShard
 
-TEXT, INTEGERS, FLAGS, NUMBERS = "U", "iu", "b", "f"  # numpy's kinds
-# The columns of a list in an .npz, with the kinds that each may have.
-COLUMNS = {
-    "paths": TEXT,
-    "labels": TEXT + INTEGERS,
-    "is_query": FLAGS,
-    "is_gallery": FLAGS,
-    "categories": TEXT + INTEGERS,
-    "sequences": TEXT + INTEGERS,
-    "boxes": NUMBERS,
-}
 FORMAT = 2  # of our .npz; before it an unknown label was -1
 JSON_BLOCK = 2**18  # bytes of embeddings that are turned into text at a time
 
@@ -62,6 +53,10 @@ class EmbeddingTable:
         if isinstance(self.matrix, RowFile | OrderedRows):
             return torch.from_numpy(self.matrix.head(count))
         return self.matrix[:count]
+
+    def as_queries(self) -> Queries:
+        """What asks an index with all of it: in memory, since each block of items is compared with every query."""
+        return Queries(self.records, self.head(len(self)).numpy(), self.fingerprint)
 
     def mapped(self) -> np.ndarray:
         """All embeddings, (N, D); those that stand on the disk in this order take no memory of their own."""

@@ -13,7 +13,7 @@ from core.errors import InputError
 from core.packages import needed
 from models.embedder import Embedder
 from models.export.network import ExportedNetwork
-from models.export.onnx import OnnxRuntime, network_onnx, open_session
+from models.export.onnx import OnnxRuntime, network_onnx
 from models.export.quiet import attention_in_parts
 from models.low_rank import merged
 
@@ -33,8 +33,8 @@ def fast_model(model: Embedder, precision: str, runtime: str, image_shape: tuple
         name = model.facts["model"]
         raise InputError(f"--runtime={runtime} takes networks for images, and {name} is for {model.modality}s")
     if runtime == "onnx":
-        session = open_session(network_onnx(ExportedNetwork(model), image_shape, ONNX_FLAG), ONNX_FLAG)
-        return OnnxRuntime(session, model.embedding_size)
+        network = network_onnx(ExportedNetwork(model), image_shape, ONNX_FLAG)
+        return OnnxRuntime(network, model.embedding_size, ONNX_FLAG)
     if runtime == "openvino":
         return OpenVino(model, precision, image_shape)
     model = copy.deepcopy(model).eval()

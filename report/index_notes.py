@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from core.text import printable, shown_path
 from data.records import Records
 from embeddings.sync import Synced
-from retrieval.index.backends import BACKENDS
+from report.index_fitness import fitness_notes
 from retrieval.index.index import Added, Index
 from retrieval.index.items import item_name
-
-LOST = 0.05  # of its recall since it was built, from which on an index had better be built anew
 
 SHOWN_FILES = 10  # of those that could not be read
 
@@ -96,24 +94,6 @@ def deleted_notes(index: Index, count: int) -> list[str]:
     return [f"{count} {index.noun}s deleted from {index.folder}, which now holds {len(index)}", *fitness_notes(index)]
 
 
-def fitness_notes(index: Index) -> list[str]:
-    """How much an approximate index finds, and what would be better; nothing for one that misses nothing."""
-    lines = []
-    recall = index.card["recall"]
-    if recall:
-        lines.append(recall_text(recall))
-        when_built = recall.get("when_built", recall["value"])
-        if recall["value"] < when_built - LOST:
-            lines.append(
-                f"recall@{recall['at']} was {when_built:.4f} when the index was built; build it anew, of all its "
-                f"{index.noun}s: {build_command(index)}"
-            )
-    advice = index.advice()
-    if advice:
-        lines.append(advice)
-    return lines
-
-
 def decided_notes(index: Index) -> list[str]:
     """Of what was decided for an index, and what that gave."""
     decision = index.decision
@@ -135,31 +115,3 @@ def _interval_text(rate: dict, factor: float, form: str) -> str:
         return ""
     low, high = (format(factor * bound, form) for bound in rate["interval"])
     return f" [{low}, {high}]"
-
-
-def recall_text(recall: dict) -> str:
-    """What a card says of recall, and what it is true of."""
-    text = f"recall@{recall['at']} against exact search: {recall['value']:.4f} ({recall['queries']} queries)"
-    if recall.get("changes") == 0:
-        return text
-    if "changes" in recall:
-        since = f"{recall['changes']:,} changes since"
-    else:
-        since = "how many changes since is not known"
-    return f"{text}, measured when it held {recall['items']:,} items; {since}"
-
-
-def build_command(index: Index) -> str:
-    """The line that makes an index like this one in its place, but for the images."""
-    card = index.card
-    flags = {"overwrite": True, "backend": card["backend"]}
-    for option in BACKENDS.options(card["backend"]):
-        value = card["options"].get(option.name)
-        if value not in (None, option.default):
-            flags[option.name] = value
-    source = (card["origin"] or {}).get("pretrained_model")
-    if isinstance(source, str):
-        flags["pretrained_model"] = shown_path(source)
-    words = [shlex.quote(shown_path(index.folder))]
-    words += [shlex.quote(f"--{name}={value}") for name, value in flags.items()]
-    return printable(" ".join(["python search.py build", *words, "--input ..."]))

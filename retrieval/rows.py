@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from core.slices import CACHED_NUMBERS, slices_within
@@ -70,5 +71,15 @@ def euclidean_lengths(table: torch.Tensor, centre: torch.Tensor | None = None) -
             odd = squares[:, 2 * half :]
             squares = squares[:, :half] + squares[:, half : 2 * half]
             squares[:, : odd.shape[1]] += odd
-        lengths[rows] = squares[:, 0].sqrt()
+        lengths[rows] = _roots(squares[:, 0])
     return lengths
+
+
+def _roots(squares: torch.Tensor) -> torch.Tensor:
+    """Square roots (n,) float64, each the nearest number to the true one, as IEEE 754 has it.
+
+    NumPy's and those of GPUs are; MKL, by which torch takes roots on some processors, may be off by the last bit.
+    """
+    if squares.device.type != "cpu":
+        return squares.sqrt()
+    return torch.from_numpy(np.sqrt(squares.detach().numpy()))

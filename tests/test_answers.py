@@ -63,7 +63,7 @@ def all_scores(index, queries):
 
 
 def test_each_image_asks_as_before(index, table):
-    hits = find_answers(index, table).hits
+    hits = find_answers(index, table.as_queries()).hits
     expected = index.search(table.head(QUERIES), 10)
     assert hits.ids.tolist() == expected.ids.tolist() and hits.scores.tolist() == expected.scores.tolist()
 
@@ -71,7 +71,7 @@ def test_each_image_asks_as_before(index, table):
 @pytest.mark.parametrize("template", ["none", "max"])
 @pytest.mark.parametrize("k", [3, 10, 200])
 def test_the_best_item_of_each_label(index, table, k, template):
-    hits = find_answers(index, table, k=k, group="label", template=template).hits
+    hits = find_answers(index, table.as_queries(), k=k, group="label", template=template).hits
     scores, labels = all_scores(index, table.head(QUERIES).numpy()), index.rows.labels()
     for query in range(QUERIES):
         best, seen = [], set()
@@ -85,7 +85,7 @@ def test_the_best_item_of_each_label(index, table, k, template):
 
 
 def test_labels_by_the_mean_of_their_items(index, table):
-    hits = find_answers(index, table, k=5, group="label", template="mean").hits
+    hits = find_answers(index, table.as_queries(), k=5, group="label", template="mean").hits
     scores, labels = all_scores(index, table.head(QUERIES).numpy()), index.rows.labels()
     items = units(index.rows.take(index.rows.ids)[0])
     groups = {}
@@ -103,7 +103,7 @@ def test_labels_by_the_mean_of_their_items(index, table):
 
 def test_answers_among_some_labels(index, table):
     for template in ("none", "mean"):
-        hits = find_answers(index, table, labels=("1", "2"), group="label", template=template).hits
+        hits = find_answers(index, table.as_queries(), labels=("1", "2"), group="label", template=template).hits
         assert {tuple(sorted(row)) for row in hits.labels.tolist()} == {("1", "2")}
 
 
@@ -128,7 +128,7 @@ def test_diverse_orders_are_those_of_the_formula(diversity):
 
 
 def test_diverse_answers_are_less_alike(index, table):
-    plain, diverse = (find_answers(index, table, k=6, diversity=share).hits for share in (0.0, 0.5))
+    plain, diverse = (find_answers(index, table.as_queries(), k=6, diversity=share).hits for share in (0.0, 0.5))
     assert plain.ids[:, 0].tolist() == diverse.ids[:, 0].tolist()
 
     def likeness(ids):
@@ -148,8 +148,8 @@ def test_several_photos_ask_together(index, query_by):
     assert sorted(np.concatenate(rows).tolist()) == list(range(20)) and len(rows) == (1 if query_by == "all" else 4)
     scores, queries = all_scores(index, table.head(20).numpy()), units(table.head(20).numpy())
     items = units(index.rows.take(index.rows.ids)[0])
-    mean = find_answers(index, table, query_by=query_by).hits
-    greatest = find_answers(index, table, query_by=query_by, fuse="max").hits
+    mean = find_answers(index, table.as_queries(), query_by=query_by).hits
+    greatest = find_answers(index, table.as_queries(), query_by=query_by, fuse="max").hits
     for query, together in enumerate(rows):
         expected = items @ units(queries[together].mean(0, keepdims=True))[0]
         assert mean.ids[query].tolist() == np.argsort(-expected)[:10].tolist()
@@ -157,7 +157,9 @@ def test_several_photos_ask_together(index, query_by):
         assert greatest.ids[query].tolist() == np.argsort(-expected)[:10].tolist()
         np.testing.assert_allclose(greatest.scores[query], np.sort(expected)[::-1][:10], atol=1e-6)
     for template in ("none", "mean"):
-        grouped = find_answers(index, table, query_by=query_by, fuse="max", group="label", template=template)
+        grouped = find_answers(
+            index, table.as_queries(), query_by=query_by, fuse="max", group="label", template=template
+        )
         known = [label for label in grouped.hits.labels[0].tolist() if label is not None]
         assert len(set(known)) == len(known) > 3
 
@@ -170,7 +172,7 @@ def test_the_pieces_by_hand():
 
 def test_answers_that_cannot_be(index, table):
     with pytest.raises(InputError, match="--template=mean goes with --group=label"):
-        find_answers(index, table, template="mean")
+        find_answers(index, table.as_queries(), template="mean")
     unlabelled = Records("photos", np.array(["a.jpg"]), None, *np.ones((2, 1), bool))
     with pytest.raises(InputError, match="--query_by=label needs labels, which photos does not have"):
         query_rows(unlabelled, "label")
@@ -256,7 +258,7 @@ DECISION = Decision(0.7, (0.0, 1.0), (0.0, 1.0), {})
 
 
 def test_what_is_unknown_is_said(index, table, tmp_path, capsys):
-    found = find_answers(index, table, k=3)
+    found = find_answers(index, table.as_queries(), k=3)
     answers = Answers.of(table.records, found, {}, DECISION)
     is_same = found.hits.scores >= 0.7
     assert 0 < is_same.any(1).sum() < QUERIES or is_same.any()
@@ -274,7 +276,7 @@ def test_what_is_unknown_is_said(index, table, tmp_path, capsys):
 
 
 def test_an_index_that_nobody_decided_for_answers_as_before(index, table, tmp_path, capsys):
-    answers = Answers.of(table.records, find_answers(index, table, k=2), {}, None)
+    answers = Answers.of(table.records, find_answers(index, table.as_queries(), k=2), {}, None)
     print_tables(answers)
     printed = capsys.readouterr().out
     assert "P(same)" not in printed and "unknown" not in printed and unknown_notes(answers) == []
@@ -286,7 +288,7 @@ def test_an_index_that_nobody_decided_for_answers_as_before(index, table, tmp_pa
 
 def test_photos_that_ask_together_are_named(index, tmp_path, capsys):
     table = table_of(*clouds(20, 3, labels=4))
-    answers = Answers.of(table.records, find_answers(index, table, query_by="label"), {}, None)
+    answers = Answers.of(table.records, find_answers(index, table.as_queries(), query_by="label"), {}, None)
     print_tables(answers)
     rows = query_rows(table.records, "label")
     assert f"/queries/0.jpg and {len(rows[0]) - 1} more\n" in capsys.readouterr().out

@@ -19,7 +19,8 @@ from core.errors import InputError
 from core.packages import needed
 from data.image.files import read_image
 from data.image.reading import smart_read_image
-from data.image.transforms import LONGEST, TestTransform
+from data.image.geometry import LONGEST
+from data.image.transforms import TestTransform
 from embeddings import export as exporting
 from embeddings.golden import GoldenImages
 from embeddings.image_embedder import ImageEmbedder
@@ -320,7 +321,7 @@ def test_a_network_that_no_trace_follows_is_captured(monkeypatch, onnx, tiny):
     monkeypatch.setattr(module, "_traced", refuse)
     network = module.network_onnx(ExportedNetwork(model), SHAPE, "--export=onnx")
     images = example_crops(SHAPE, 3)
-    fast = module.OnnxRuntime(module.open_session(network, "--export=onnx"), 6)
+    fast = module.OnnxRuntime(network, 6, "--export=onnx")
     assert least_cosine(fast(images).tolist(), model(images).tolist()) > 0.9999
 
 

@@ -1,14 +1,13 @@
 """A network as ONNX, and the session in which onnxruntime runs it."""
 
 import io
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from core.errors import InputError, first_line
+from core.onnx_session import open_session
 from core.packages import needed
 from models.export.geometry import CropGeometry
 from models.export.network import Crop, example_crops
@@ -52,30 +51,17 @@ def with_geometry(network: bytes, crop: Crop) -> bytes:
     return joined.SerializeToString()
 
 
-def open_session(model: bytes | str | Path, flag: str, threads: int | None = None) -> Any:
-    """An onnxruntime session on the CPU, of a file or its bytes; threads: None for as many as torch has.
-
-    Raises InputError where the package is missing, and for what is no ONNX file.
-    """
-    runtime = needed("onnxruntime", flag, "export")
-    options = runtime.SessionOptions()
-    # By itself it would take every core, whatever OMP_NUM_THREADS says.
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    source = model if isinstance(model, bytes) else str(model)
-    try:
-        return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own kinds have no common base
-        raise InputError(f"onnxruntime does not open the network: {first_line(error)}") from None
-
-
 class OnnxRuntime(nn.Module):
-    """An onnxruntime session in place of an Embedder: uint8 images (B, 3, H, W) to embeddings (B, D)."""
+    """A session of ONNX Runtime in place of an Embedder: uint8 images (B, 3, H, W) to embeddings (B, D).
 
-    def __init__(self, session: Any, embedding_size: int) -> None:
+    content: the ONNX file's bytes, as of `network_onnx`. flag: what asked for it. It has as many threads as torch.
+    Raises InputError where the package is missing.
+    """
+
+    def __init__(self, content: bytes, embedding_size: int, flag: str) -> None:
         super().__init__()
-        self.session = session
+        self.content = content
+        self.session = open_session(content, flag, torch.get_num_threads())
         self.embedding_size = embedding_size
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

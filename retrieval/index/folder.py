@@ -16,6 +16,7 @@ from retrieval.index.backends import BACKENDS
 CARD = "index.json"
 LOCK = ".lock"
 CONTENTS = "contents.npy"  # what files held when they were embedded (retrieval/index/contents.py)
+NETWORK = "network.onnx"  # what embeds images without torch (embeddings/own_network.py)
 FORMAT = 2
 OLD_FORMAT = 1  # is read, and becomes the new one by its first change
 # The facts of a card, and the types that they may have.
@@ -157,7 +158,8 @@ def files_of(card: dict) -> list[str]:
 def _is_ours(name: str) -> bool:
     """Whether a file or folder is called as those of an index are."""
     kinds = "|".join(["segment", "deleted", "names", *BACKENDS.names()])
-    pattern = rf"(({kinds})-\d{{6,}}(\.\w+)?)|({re.escape(CARD)}|{re.escape(CONTENTS)})(\.tmp)?|{re.escape(LOCK)}"
+    files = "|".join(map(re.escape, (CARD, CONTENTS, NETWORK)))
+    pattern = rf"(({kinds})-\d{{6,}}(\.\w+)?)|({files})(\.tmp)?|{re.escape(LOCK)}"
     return re.fullmatch(pattern, str(name)) is not None
 
 
@@ -180,7 +182,7 @@ def check_free(folder: str | Path, overwrite: bool) -> dict | None:
 def sweep(folder: Path) -> dict | None:
     """Remove what changes that died, or old generations, left behind; returns the card, None where there is none."""
     card = None
-    counted = {CARD, LOCK, CONTENTS}
+    counted = {CARD, LOCK, CONTENTS, NETWORK}
     if (folder / CARD).exists():
         card = read_card(folder)
         counted.update(files_of(card))
