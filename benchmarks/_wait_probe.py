@@ -15,6 +15,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 
 PIXELS, BATCH, TEST_BATCH = 80, 64, 64
+TESTED = 1000  # images of the test list that a test is on
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
@@ -30,15 +31,31 @@ def import_ours():
     from retrieval.metrics.evaluation import evaluate  # noqa: F401
 
 
-def import_pml():
+def reached(what):
+    print(f"reached {what}", flush=True)
+
+
+def peer_pml():
+    """Its imports, a first step, and a test."""
     from pytorch_metric_learning import losses, testers, trainers  # noqa: F401
 
+    reached("imports")
+    first_step_pml()
+    reached("first step")
+    return test_pml()
 
-def import_oml():
+
+def peer_oml():
+    """As that of PML."""
     from oml.losses import ArcFaceLoss  # noqa: F401
     from oml.metrics import calc_retrieval_metrics_rr  # noqa: F401
     from oml.models import ViTExtractor  # noqa: F401
     from oml.retrieval import RetrievalResults  # noqa: F401
+
+    reached("imports")
+    first_step_oml()
+    reached("first step")
+    return test_oml()
 
 
 def rows_of(file):
@@ -49,13 +66,13 @@ def rows_of(file):
     return [(int(line.split()[1]), embedded_data() / line.split()[3]) for line in lines]
 
 
-def plain_images(file):
-    """A torch data set (image, label from 0) of a list, its images as PIL and torchvision give them."""
+def plain_images(file, count=None):
+    """A torch data set (image, label from 0) of a list, or its first rows; images as PIL and torchvision give them."""
     from PIL import Image
     from torch.utils.data import Dataset
     from torchvision import transforms
 
-    rows = rows_of(file)
+    rows = rows_of(file)[:count]
     number = {label: place for place, label in enumerate(sorted({label for label, _ in rows}))}
     transform = transforms.Compose(
         [transforms.Resize((PIXELS, PIXELS)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
@@ -123,7 +140,7 @@ def test_pml():
     from pytorch_metric_learning import testers
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
-    images, _ = plain_images("Ebay_test.txt")
+    images, _ = plain_images("Ebay_test.txt", TESTED)
     calculator = AccuracyCalculator(include=("precision_at_1",), k=1)
     tester = testers.GlobalEmbeddingSpaceTester(
         batch_size=TEST_BATCH, dataloader_num_workers=0, accuracy_calculator=calculator
@@ -143,7 +160,7 @@ def test_oml():
     from oml.retrieval import RetrievalResults
     from oml.transforms.images.torchvision import get_normalisation_resize_torch
 
-    rows = rows_of("Ebay_test.txt")
+    rows = rows_of("Ebay_test.txt")[:TESTED]
     table = pandas.DataFrame([(label, str(path)) for label, path in rows], columns=["label", "path"])
     table = table.assign(split="validation", is_query=True, is_gallery=True)
     images = ImageQueryGalleryLabeledDataset(table, transform=get_normalisation_resize_torch(im_size=PIXELS))
@@ -169,7 +186,7 @@ def test_ours(rounds):
 
     settings = ModelSettings(model="EfficientNetLite0", pretrained_model="imagenet", image_shape=(3, PIXELS, PIXELS))
     network = build_model(settings, "imagenet").eval()
-    records, device = open_list("Ebay_test.txt", None, "test"), torch.device("cpu")
+    records, device = open_list("Ebay_test.txt", None, "test").take(slice(TESTED)), torch.device("cpu")
     loader = open_test_loader(records, settings, TEST_BATCH, 0, device)
     tester = Tester(records, loader, device, "", None)
     batches = [images for images, _, _ in loader]
@@ -190,18 +207,6 @@ def test_ours(rounds):
             function()
             found[name].append(time.perf_counter() - began)
     return {name: statistics.median(seconds) for name, seconds in found.items()}
-
-
-def search(folder, width):
-    """Open an index and find the ten nearest of one query, in a process that has just begun."""
-    import numpy as np
-
-    from retrieval.index.index import Index
-
-    began = time.perf_counter()
-    index = Index.open(folder)
-    index.search(np.ones((1, int(width)), np.float32), 10)
-    return {"search": time.perf_counter() - began}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """What a user waits for: help, imports, the first step, tests, evaluation, the report, a first search, the demo.
 
-    python benchmarks/waiting.py                       # two minutes on 2 cores
+    python benchmarks/waiting.py                       # less than two minutes on 2 cores
     python benchmarks/waiting.py --demo=True           # and all of recipes/demo.sh
     python benchmarks/waiting.py --rows=20000 --rounds=1
 
 Each line is a process of its own, from its start to its end, or to its first finished step: seconds, and the most
 memory that it had. Beside it stands what a peer's program takes for the same (_wait_probe.py); where a peer has
 nothing of the kind the cells are empty. Programs take turns in each round.
+
+What is searched are made-up rows, beside the network of the demo, so that an image can ask: in a process that has
+nothing loaded, by an item of the index, by an image through the network that the index keeps as ONNX, and through
+torch.
 """
 
 import argparse
@@ -29,6 +33,12 @@ from benchmarks.contest import heading, markdown, seconds_text, write
 from benchmarks.search_speed import clusters
 from core.types import boolean
 from data.embedded import embedded_data
+from embeddings.fingerprint import fingerprint
+from embeddings.own_network import keep_network
+from models import ModelSettings, build_model
+from models.export.network import ExportedNetwork
+from models.export.onnx import network_onnx
+from models.export.safetensors import export_model
 from retrieval.index.index import Index
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pytorch-metric-learning", "open-metric-learning")
@@ -37,6 +47,12 @@ PROBE = Path(__file__).with_name("_wait_probe.py")
 RECIPE = "--config=configs/emoji_arcmargin.yaml"
 FIRST_STEP = "trainbatch 1,"
 WIDTH = 512
+MARK = "reached "  # before what a probe has come to
+IMPORTS = "imports of training and evaluation"
+STEP = "first step (`train_elem.py`, ImageNet weights, 64 images of 80 px)"
+TEST = "a test of 1,000 images"
+PEERS = {"pml": "peer_pml", "oml": "peer_oml"}  # whose probes do both, one behind the other, and then a test
+QUERY = "data/emoji/food-fruit/banana/noto.webp"
 
 
 class Peak(threading.Thread):
@@ -61,7 +77,8 @@ class Peak(threading.Thread):
 
 
 def wait(words, until=None):
-    """{"seconds", "peak_mb", "output"} of a process to its end, or to a line with `until`; behind that it is killed.
+    """{"seconds", "peak_mb", "output", "marks"} of a process to its end, or to a line with `until`, behind which it is
+    killed. marks: {what it says that it has reached: (seconds, MB)}.
 
     Raises ImportError for a peer that is not installed, CalledProcessError for whatever else goes wrong.
     """
@@ -70,7 +87,11 @@ def wait(words, until=None):
         process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
         peak = Peak(process.pid)
         lines = []
+        marks = {}
         for line in process.stdout:
+            if line.startswith(MARK):
+                marks[line.removeprefix(MARK).strip()] = (time.perf_counter() - began, peak.most)
+                continue
             lines.append(line)
             if until is not None and until in line:
                 seconds = time.perf_counter() - began
@@ -88,11 +109,33 @@ def wait(words, until=None):
             if "ModuleNotFoundError" in said:
                 raise ImportError(said.strip().splitlines()[-1])
             raise subprocess.CalledProcessError(process.returncode, words, stderr=said)
-    return {"seconds": seconds, "peak_mb": peak.most, "output": "".join(lines)}
+    return {"seconds": seconds, "peak_mb": peak.most, "output": "".join(lines), "marks": marks}
 
 
 def python(*words):
     return [sys.executable, *words]
+
+
+def build_index(folder, count):
+    """An index of made-up rows, as if the network of the demo had made them, which stands beside it."""
+    settings = ModelSettings(
+        model="EfficientNetLite0", pretrained_model="imagenet", image_shape=(3, 80, 80), embedding_size=WIDTH
+    )
+    network = build_model(settings, "imagenet").eval()
+    source = folder / "network"
+    source.mkdir()
+    export_model(network, source, {"flags": settings.as_flags()})
+    rows, labels = clusters(count, WIDTH)
+    index = Index.build(
+        folder / "items.index",
+        rows,
+        [f"/{row}.jpg" for row in range(count)],
+        labels.numpy(),
+        fingerprint(network, settings),
+        origin={"pretrained_model": str(source)},
+    )
+    keep_network(index, network_onnx(ExportedNetwork(network), settings.image_shape, "benchmarks/waiting.py"))
+    return str(index.folder)
 
 
 def programs(folder, index, demo):
@@ -103,18 +146,24 @@ def programs(folder, index, demo):
     report = f"--report={folder / 'report.html'}"
     found = {f"`{script}.py --help`".replace(" find.py", ".py find"): help_of(script) for script in SCRIPTS}
     found["`import torch`, in all of the following"] = probe("import_torch")
-    found["imports of training and evaluation"] = probe("import_ours", "import_pml", "import_oml")
-    found["first step (`train_elem.py`, ImageNet weights, 64 images of 80 px)"] = {
-        "ours": (python("train_elem.py", RECIPE, run, "--overwrite=True", "--display_iter_step=1"), FIRST_STEP),
-        **{peer: (python(PROBE, f"first_step_{peer}"), None) for peer in ("pml", "oml")},
+    found[IMPORTS] = probe("import_ours")
+    found[STEP] = {
+        "ours": (python("train_elem.py", RECIPE, run, "--overwrite=True", "--display_iter_step=1"), FIRST_STEP)
     }
-    found["a test of 4,142 images, in a process of its own"] = {
-        "ours": (python(PROBE, "test_ours", "1"), None),
-        **{peer: (python(PROBE, f"test_{peer}"), None) for peer in ("pml", "oml")},
+    found[TEST] = {
+        "ours": (python(PROBE, "test_ours", "3"), None),
+        **{peer: (python(PROBE, name), None) for peer, name in PEERS.items()},
     }
-    found["`eval.py` of these"] = {"ours": (python(*evaluated, "--cache=False"), None)}
+    found["`eval.py` of 4,142 images"] = {"ours": (python(*evaluated), None)}
     found["`eval.py`, embeddings kept, with `--report`"] = {"ours": (python(*evaluated, report), None)}
-    found["first search in a new process"] = {"ours": (python(PROBE, "search", index, str(WIDTH)), None)}
+    find = ("search.py", "find", index)
+    found["`search.py find --items`"] = {"ours": (python(*find, "--items", "17"), None)}
+    found["`search.py find --input` an image, by the index's own network"] = {
+        "ours": (python(*find, "--input", QUERY), None)
+    }
+    found["`search.py find --input` an image, by torch"] = {
+        "ours": (python(*find, "--input", QUERY, "--runtime=torch"), None)
+    }
     if demo:
         found["`recipes/demo.sh`"] = {"ours": (["env", f"PYTHON={sys.executable}", "sh", "recipes/demo.sh"], None)}
     return found
@@ -125,28 +174,30 @@ def help_of(script):
     return {"ours": (python(f"{name}.py", *words, "--help"), None)}
 
 
-def probe(*names):
-    owners = ("ours", "pml", "oml")
-    return {owner: (python(PROBE, name), None) for owner, name in zip(owners, names)}
+def probe(name):
+    return {"ours": (python(PROBE, name), None)}
 
 
-def waited(found, rounds):
+def waited(folder, index, demo, rounds):
     """{what is waited for: {whose: {"seconds", "spread", "peak_mb", "output"}}}, medians.
 
     A peer that is not installed is left out; the demo is run once.
     """
-    runs = {(what, whose): [] for what, line in found.items() for whose in line}
+    runs = {(what, whose): [] for what, line in programs(folder, index, demo).items() for whose in line}
     missing = set()
     for number in range(rounds):
+        # A folder for each, so that nothing is kept from one to the next.
+        found = programs(folder / str(number), index, demo)
         for what, whose in runs:
             if whose in missing or (number and "demo" in what):
                 continue
             try:
                 runs[what, whose].append(wait(*found[what][whose]))
+                print(f"{what}, {whose}: {runs[what, whose][-1]['seconds']:.2f} s", flush=True)
             except ImportError as error:
                 print(f"left out: {whose} ({error})", flush=True)
                 missing.add(whose)
-    table = {what: {} for what in found}
+    table = {what: {} for what, _ in runs}
     for (what, whose), done in runs.items():
         if whose not in missing:
             seconds = [run["seconds"] for run in done]
@@ -155,8 +206,21 @@ def waited(found, rounds):
                 "spread": [min(seconds), max(seconds)],
                 "peak_mb": max(run["peak_mb"] for run in done),
                 "output": done[-1]["output"],
+                "marks": done[-1]["marks"],
             }
     return table
+
+
+def told_apart(table):
+    """Figures of the tests, {whose: {name: seconds}}; what peers reached before their own goes to its rows."""
+    tests = {}
+    for whose, figures in table.pop(TEST).items():
+        tests[whose] = json.loads(figures["output"].splitlines()[-1])
+        for row, mark in ((IMPORTS, "imports"), (STEP, "first step")):
+            if mark in figures["marks"]:
+                seconds, most = figures["marks"][mark]
+                table[row][whose] = {"seconds": seconds, "peak_mb": most}
+    return tests
 
 
 def rows_of(table):
@@ -169,10 +233,13 @@ def rows_of(table):
         yield cells
 
 
-def rows_of_test(test):
+def rows_of_test(tests):
     """Lines of the second: a test beside the network alone."""
+    ours = tests["ours"]
     titles = {"bare": "the network alone, images in memory", "embed": "with loading", "test": "and Recall@1, 5, 10"}
-    return [[title, seconds_text(test[name]), f"{test[name] / test['bare']:.2f}"] for name, title in titles.items()]
+    lines = [(title, ours[name]) for name, title in titles.items()]
+    lines += [(f"{whose.upper()}'s", tests[whose]["test"]) for whose in PEERS if whose in tests]
+    return [[title, seconds_text(seconds), f"{seconds / ours['bare']:.2f}"] for title, seconds in lines]
 
 
 def main(argv=None):
@@ -185,25 +252,19 @@ def main(argv=None):
     embedded_data()
     with tempfile.TemporaryDirectory() as room:
         folder = Path(room)
-        index = str(folder / "items.index")
-        rows, labels = clusters(args.rows, WIDTH)
-        Index.build(index, rows, [f"/{row}.jpg" for row in range(args.rows)], labels.numpy(), {"model": "made up"})
-        del rows, labels
-        table = waited(programs(folder, index, args.demo), args.rounds)
-        test = json.loads(wait(python(PROBE, "test_ours", str(max(3, args.rounds))))["output"])
-    searched = json.loads(table["first search in a new process"]["ours"]["output"])["search"]
+        table = waited(folder, build_index(folder, args.rows), args.demo, args.rounds)
+    tests = told_apart(table)
     text = "\n\n".join(
         [
             heading(args.rounds, PACKAGES),
             "### From the start of a process",
             markdown(["", "ours, s", "MB", "PML, s", "MB", "OML, s", "MB"], rows_of(table)),
-            f"Of the first search, in {args.rows:,} x {WIDTH}, {seconds_text(searched)} s are the index opened and "
-            "searched, the rest is the import of torch.",
-            "### A test in training, 4,142 images",
-            markdown(["", "seconds", "x the network alone"], rows_of_test(test)),
+            f"Searched are {args.rows:,} rows of {WIDTH} numbers.",
+            "### A test in training, 1,000 images",
+            markdown(["", "seconds", "x the network alone"], rows_of_test(tests)),
         ]
     )
-    figures = {"waited": table, "test": test, "search": searched, "rows": args.rows}
+    figures = {"waited": table, "tests": tests, "rows": args.rows}
     write(args.output, "waiting", figures, text)
 
 
