@@ -15,7 +15,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 
 PIXELS, BATCH, TEST_BATCH = 80, 64, 64
-TESTED = 1000  # images of the test list that a test is on
+TESTED = 400  # images of the test list that a test is on
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
@@ -178,6 +178,7 @@ def test_ours(rounds):
 
     import torch
 
+    from core.device import choose_device
     from data.lists import open_list
     from data.loader import open_test_loader
     from embeddings.embed import embed
@@ -186,7 +187,7 @@ def test_ours(rounds):
 
     settings = ModelSettings(model="EfficientNetLite0", pretrained_model="imagenet", image_shape=(3, PIXELS, PIXELS))
     network = build_model(settings, "imagenet").eval()
-    records, device = open_list("Ebay_test.txt", None, "test").take(slice(TESTED)), torch.device("cpu")
+    records, device = open_list("Ebay_test.txt", None, "test").take(slice(TESTED)), choose_device(use_gpu=False)
     loader = open_test_loader(records, settings, TEST_BATCH, 0, device)
     tester = Tester(records, loader, device, "", None)
     batches = [images for images, _, _ in loader]

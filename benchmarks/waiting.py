@@ -50,7 +50,7 @@ WIDTH = 512
 MARK = "reached "  # before what a probe has come to
 IMPORTS = "imports of training and evaluation"
 STEP = "first step (`train_elem.py`, ImageNet weights, 64 images of 80 px)"
-TEST = "a test of 1,000 images"
+TEST = "a test of 400 images"
 PEERS = {"pml": "peer_pml", "oml": "peer_oml"}  # whose probes do both, one behind the other, and then a test
 QUERY = "data/emoji/food-fruit/banana/noto.webp"
 
@@ -260,7 +260,7 @@ def main(argv=None):
             "### From the start of a process",
             markdown(["", "ours, s", "MB", "PML, s", "MB", "OML, s", "MB"], rows_of(table)),
             f"Searched are {args.rows:,} rows of {WIDTH} numbers.",
-            "### A test in training, 1,000 images",
+            "### A test in training, 400 images",
             markdown(["", "seconds", "x the network alone"], rows_of_test(tests)),
         ]
     )

@@ -26,7 +26,7 @@ OF_OURS = ("model", "names", "format")  # what stands in our .npz beside the col
 
 
 class NpzRows(NamedTuple):
-    """A list, the embeddings (N, D) of its rows, and their model's fingerprint, None where the file does not tell it."""
+    """A list, the embeddings (N, D) of its rows, and the fingerprint of their model, None where the file tells none."""
 
     records: Records
     embeddings: np.ndarray
