@@ -62,8 +62,9 @@ def rows_of(file):
     """[(label, path)] of a list of the embedded set."""
     from data.embedded import embedded_data
 
-    lines = (embedded_data() / file).read_text().splitlines()[1:]
-    return [(int(line.split()[1]), embedded_data() / line.split()[3]) for line in lines]
+    folder = embedded_data()  # once: it looks whether each image is there
+    lines = (folder / file).read_text().splitlines()[1:]
+    return [(int(line.split()[1]), folder / line.split()[3]) for line in lines]
 
 
 def plain_images(file, count=None):
