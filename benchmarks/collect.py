@@ -46,6 +46,7 @@ LANES = {
     "lists": "Lists on the disk",
     "waiting": "What a user waits for",
     "growth": "Growth",
+    "gpu": "A GPU",
 }
 # Lanes that are another one's file with other flags.
 FILES = {"head_losses": "head"}

@@ -11,6 +11,7 @@ from processes import torchrun
 from runs import read_json, tiny_backbone, train_flags
 from tolerances import assert_within, cosine_error, gamma, rattle
 
+from benchmarks import gpu as lane
 from engine.learner import Learner
 from engine.objective import Objective, build_objective
 from engine.optimiser import build_optimiser
@@ -180,3 +181,20 @@ def test_two_gpus_make_the_weights_of_one(sop_tree, tmp_path):
         found.append(torch.load(tmp_path / str(number) / "last.pt", weights_only=True)["model"])
     for name, value in found[0].items():
         assert_within(found[1][name], value, value.abs().max().item() * 1e-3 + 1e-6)
+
+
+@on_each_device
+def test_the_lane_runs(device, tmp_path, capsys):
+    pytest.importorskip("timm")
+    sizes = ["--networks=ResNet18:resnet18:32:4", "--rows=500", "--classes=300", "--rounds=1", "--steps=1"]
+    lane.main([f"--device={device}", *sizes, f"--output={tmp_path}"])
+    lanes = read_json(tmp_path / "gpu.json")["lanes"]
+    assert [len(figures) for figures in lanes.values()][0] == 4 and len(lanes) == 3
+    assert all(figure["seconds"] > 0 for figures in lanes.values() for figure in figures.values())
+    assert "| ours, --precision=fp32 |" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_lane_says_that_there_is_no_gpu():
+    with pytest.raises(SystemExit, match="torch sees no GPU here; --device=cpu shows"):
+        lane.main([])

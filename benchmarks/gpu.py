@@ -1,0 +1,233 @@
+"""A GPU: training beside timm's own loop, exact evaluation beside faiss on the card, the class head; absolute figures.
+
+    python benchmarks/gpu.py                                   # five minutes on one card
+    python benchmarks/gpu.py --device=cpu --networks=ResNet18:resnet18:32:8 --rows=2000 --classes=1000 --rounds=1
+
+A network is NAME:TIMM'S NAME:PIXELS:BATCH. Batches lie in the host's memory, so that a step includes their way to the
+card. timm's loop is that of its train script: cross-entropy, SGD, with --amp and --channels-last where a row says so.
+Seconds are those of --steps steps between two waits for the device. On a CPU it shows that it runs, and no more.
+"""
+
+import argparse
+import contextlib
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from core import openmp  # noqa: F401
+import torch
+
+from benchmarks.contest import machine, markdown, seconds_text, versions, write
+from benchmarks.head import BATCH, products, step
+from benchmarks.search_speed import clusters
+from core.device import choose_device, choose_precision
+from core.errors import InputError
+from engine.learner import Learner
+from engine.objective import build_objective
+from engine.optimiser import build_optimiser
+from engine.step import backward, clip_gradient, update
+from losses import ArcMarginLoss
+from models import Embedder
+from retrieval.best_positive import positive_ranks
+from retrieval.query_gallery import QueryGallery
+
+NETWORKS = "ResNet50:resnet50:224:128,timm:vit_small_patch16_224:vit_small_patch16_224:224:128"
+CLASSES = 1000  # of the networks that are trained
+WIDTH = 512
+PACKAGES = ("torch", "timm", "faiss-gpu", "faiss-gpu-cuvs", "cuvs")
+
+
+def wait(device):
+    """Until the device has done what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def raced(contenders, rounds, device, times=1):
+    """{name: {"seconds": median of one call, "spread": [least, most], "peak_mb": most on the card}}.
+
+    contenders: {name: function()}, one after the other in each round, each `times` times behind a call that warms up.
+    """
+    found = {name: [] for name in contenders}
+    peaks = dict.fromkeys(contenders, 0.0)
+    for _ in range(rounds):
+        for name, function in contenders.items():
+            function()
+            wait(device)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            began = time.perf_counter()
+            for _ in range(times):
+                function()
+            wait(device)
+            found[name].append((time.perf_counter() - began) / times)
+            if device.type == "cuda":
+                peaks[name] = max(peaks[name], torch.cuda.max_memory_allocated() / 2**20)
+    return {
+        name: {"seconds": statistics.median(taken), "spread": [min(taken), max(taken)], "peak_mb": peaks[name]}
+        for name, taken in found.items()
+    }
+
+
+def host_batch(pixels, batch, device):
+    """uint8 images (B, 3, H, W) and labels (B,) on the host, where a card fetches them without the processor."""
+    images = torch.randint(256, (batch, 3, pixels, pixels), dtype=torch.uint8)
+    labels = torch.randint(CLASSES, (batch,))
+    if device.type == "cuda":
+        return images.pin_memory(), labels.pin_memory()
+    return images, labels
+
+
+def our_step(network, precision, images, labels, device):
+    """A function that does a whole step of ours, with arcmargin."""
+    torch.manual_seed(0)
+    model = Embedder(network)
+    loss = ArcMarginLoss(model.embedding_size, CLASSES)
+    objective = build_objective(model, loss, device).train()
+    learner = Learner(objective, build_optimiser(model, loss, lr=1e-4), device, precision)
+
+    def run():
+        learner.optimiser.zero_grad(set_to_none=True)
+        backward(learner, images, labels)
+        clip_gradient(learner)
+        update(learner)
+
+    return run
+
+
+def timm_step(network, amp, images, labels, device):
+    """A function that does a step of timm's train script; amp: with --amp --amp-dtype=bfloat16 --channels-last."""
+    from timm import create_model
+    from timm.optim import create_optimizer_v2
+
+    torch.manual_seed(0)
+    layout = torch.channels_last if amp else torch.contiguous_format
+    model = create_model(network, num_classes=CLASSES).to(device, memory_format=layout).train()
+    optimiser = create_optimizer_v2(model, opt="sgd", lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    mean, std = (torch.full((1, 3, 1, 1), value, device=device) for value in (116.0, 58.0))
+
+    def run():
+        # As timm's prefetcher has them: bytes cross, floats are made on the card.
+        inputs = images.to(device, non_blocking=True).float().sub_(mean).div_(std).contiguous(memory_format=layout)
+        with torch.autocast(device.type, torch.bfloat16) if amp else contextlib.nullcontext():
+            loss = torch.nn.functional.cross_entropy(model(inputs), labels.to(device, non_blocking=True))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return run
+
+
+def training(text, rounds, steps, device):
+    """(title, rows of the table) of one network's training."""
+    network, peer, pixels, batch = text.rsplit(":", 3)
+    images, labels = host_batch(int(pixels), int(batch), device)
+    auto = choose_precision("auto", device)
+    figures = raced(
+        {
+            "timm, float32": timm_step(peer, False, images, labels, device),
+            "timm, bf16, channels_last": timm_step(peer, True, images, labels, device),
+            "ours, --precision=fp32": our_step(network, "fp32", images, labels, device),
+            f"ours, --precision=auto ({auto})": our_step(network, auto, images, labels, device),
+        },
+        rounds,
+        device,
+        steps,
+    )
+    for figure in figures.values():
+        figure["images_a_second"] = int(batch) / figure["seconds"]
+    return f"{network}, {pixels} px, batch {batch}", figures
+
+
+def evaluation(rows, rounds, device):
+    """(title, figures) of exact Recall@1, each image against all others, beside the bare product."""
+    table, labels = clusters(rows, WIDTH)
+    on_card = table.to(device)
+
+    def bare():
+        for part in on_card.split(4096):
+            part @ on_card.T
+
+    contenders = {
+        "bare product, float32": bare,
+        "ours, embeddings on the device": lambda: positive_ranks(QueryGallery.of(on_card, labels), (1,)),
+    }
+    with contextlib.suppress(ImportError, AttributeError):  # not installed, or made for CPUs
+        import faiss
+
+        index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), WIDTH)
+        index.add(table.numpy())
+        contenders["faiss GpuIndexFlatIP, k=2"] = lambda: index.search(table.numpy(), 2)
+    return f"Recall@1, N = {rows:,}, D = {WIDTH}", raced(contenders, rounds, device)
+
+
+def head(classes, rounds, device):
+    """(title, figures) of a class loss of that many classes beside its three products."""
+    weight = torch.randn(classes, WIDTH, device=device)
+    slopes = torch.empty(BATCH, classes, device=device)
+    rows = torch.randn(BATCH, WIDTH, device=device, requires_grad=True)
+    labels = torch.randint(classes, (BATCH,)).to(device)
+    loss = ArcMarginLoss(WIDTH, classes).to(device)
+    contenders = {
+        "three products": lambda: products(weight, rows.detach(), slopes),
+        "ours": lambda: step(loss, rows, labels),
+    }
+    return f"Class head, {classes:,} classes, D = {WIDTH}, batch {BATCH}", raced(contenders, rounds, device)
+
+
+def lane_table(figures):
+    first = next(iter(figures.values()))["seconds"]
+    rows = []
+    for name, figure in figures.items():
+        spread = "–".join(f"{1000 * seconds:.1f}" for seconds in figure["spread"])
+        speed = f"{figure['images_a_second']:.0f}" if "images_a_second" in figure else ""
+        times = f"{figure['seconds'] / first:.2f}"
+        rows.append([name, seconds_text(figure["seconds"]), spread, times, speed, f"{figure['peak_mb']:.0f}"])
+    return markdown(["", "seconds", "least–most, ms", "× first row", "images/s", "peak MB on the card"], rows)
+
+
+def open_device(name):
+    """The device of that name. Raises InputError where there is no such GPU."""
+    if name == "cpu":
+        return choose_device(use_gpu=False)
+    if not torch.cuda.is_available():
+        raise InputError("torch sees no GPU here; --device=cpu shows at small sizes that the benchmark runs")
+    return choose_device(use_gpu=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cuda or cpu (default: cuda)")
+    parser.add_argument("--networks", default=NETWORKS, help=f"comma-separated (default: {NETWORKS})")
+    parser.add_argument("--rows", type=int, default=60_502, help="embeddings that are searched (default: those of SOP)")
+    parser.add_argument("--classes", type=int, default=1_000_000, help="of the head (default: 1,000,000)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each contender (default: 5)")
+    parser.add_argument("--steps", type=int, default=20, help="training steps of a run (default: 20)")
+    parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
+    args = parser.parse_args(argv)
+    try:
+        device = open_device(args.device)
+    except InputError as error:
+        sys.exit(str(error))
+    card = machine()
+    if device.type == "cuda":
+        card = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, Python {platform.python_version()}"
+    packages = ", ".join(f"{name} {number}" for name, number in versions(PACKAGES).items())
+    parts = [f"{card}; {packages}; medians of {args.rounds} rounds."]
+    result = {"card": card, "lanes": {}}
+    lanes = [lambda text=text: training(text, args.rounds, args.steps, device) for text in args.networks.split(",")]
+    lanes += [lambda: evaluation(args.rows, args.rounds, device), lambda: head(args.classes, args.rounds, device)]
+    for lane in lanes:
+        title, figures = lane()
+        result["lanes"][title] = figures
+        parts.append(f"### {title}\n\n{lane_table(figures)}")
+        print(parts[-1], flush=True)
+    write(args.output, "gpu", result, "\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
