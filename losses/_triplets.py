@@ -5,7 +5,7 @@ one, in tables (m, P, C) of m anchors. Of many, the edges p + margin are put in 
 negative how many edges lie above it, so that all hinges take O(log P) a negative.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -50,7 +50,7 @@ def sum_over_triplets(
 
     def row_terms(block: Block) -> tuple[torch.Tensor, ...]:
         distances = distances_of_scores(block.scores, distance)
-        keep = None if chosen is None else next(chosen)
+        keep = None if chosen is None else chosen(block.rows)
         values, slopes, *figures = triplet_terms(block, distances, margin, keep)
         return values, slopes_by_scores(slopes, distances, distance), *figures
 
@@ -86,13 +86,20 @@ def slopes_by_scores(slopes: torch.Tensor, distances: torch.Tensor, distance: Di
 
 def chosen_by(
     rule: TripletRule, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None
-) -> Iterator[torch.Tensor]:
-    """Yield 1 for the triplets (m, P, C) that a rule chooses, else 0, block by block."""
+) -> Callable[[slice], torch.Tensor]:
+    """A function of a block's rows: 1 for the triplets (m, P, C) that a rule chooses, else 0.
+
+    The rule's own distances are made of these rows alone, so that no second table of all is held.
+    """
     rows = anchors_of(embeddings.detach(), labels, reference, rule.distance, rule.unit)
-    for block in rows.all_blocks():
+
+    def chosen(numbers: slice) -> torch.Tensor:
+        (block,) = rows.blocks(numbers, rows.scores(numbers))
         distances = distances_of_scores(block.scores, rule.distance)
         gaps = block.negatives(distances)[:, None] - block.own(distances)[:, :, None]
-        yield ((gaps > 0) & (gaps <= rule.width)).to(gaps.dtype)
+        return ((gaps > 0) & (gaps <= rule.width)).to(gaps.dtype)
+
+    return chosen
 
 
 def triplet_terms(
