@@ -105,7 +105,7 @@ bench: peers
 peers:
 	test -x $(PEERS) || python3 -m venv .venv-peers
 	$(PEERS) -m pip install --quiet -r requirements.txt -r requirements/peers.txt
-	$(PEERS) -m pip install --quiet --no-deps "open-metric-learning>=4.0"
+	$(PEERS) -m pip install --quiet --no-deps "open-metric-learning>=4.0" "torchaudio>=2.8"
 
 install: $(filter .venv/bin/python,$(PYTHON))
 

@@ -221,6 +221,8 @@ def test_mock_data_sets(oml_home, record_property):
     assert [sorted(set(table["label"])) for table in sounds] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     data = AudioQueryGalleryLabeledDataset(sounds[1])
     assert data[0]["input_tensors"].shape == (1, 48_000) and len(data) == len(sounds[0]) == 16
+    later, _ = get_mock_audios_dataset(df_name="df_with_start_times.csv")
+    assert later["start_time"].tolist() == 4 * [0, 0, 0, 0.5]
     record_property("sounds played", len(sounds[0]) + len(data))
     with pytest.raises(InputError, match="df_name is 'df.cvs'.* Did you mean 'df.csv'"):
         get_mock_images_dataset(df_name="df.cvs")

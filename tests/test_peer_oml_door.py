@@ -289,3 +289,36 @@ def test_reranking_by_a_network():
         for query in range(len(found)):
             assert found.retrieved_ids[query].tolist() == expected.retrieved_ids[query].tolist()
             torch.testing.assert_close(found.distances[query], expected.distances[query], rtol=1e-4, atol=2e-4)
+
+
+def test_ecapa_is_theirs_alone_and_behind_padding(tmp_path, record_property):
+    """Of whole clips as they come there; of a shorter one in a batch as if it were alone."""
+    pytest.importorskip("torchaudio", reason="their ECAPA-TDNN needs torchaudio")
+    from oml.models.audio.ecapa_tdnn.extractor import ECAPATDNNExtractor as TheirExtractor
+    from oml.utils.audios import default_spec_repr_func as their_spectrogram
+
+    from compat.oml.models import ECAPATDNNExtractor
+    from compat.oml.utils.audios import default_spec_repr_func
+
+    torch.manual_seed(0)
+    theirs = TheirExtractor(None, "ecapa_tdnn_taoruijie").eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_mean.normal_(std=0.3)
+            module.running_var.uniform_(0.5, 2)
+    # As its author's file has them, beside a loss's classes.
+    tensors = {f"speaker_encoder.{name}": value for name, value in theirs.model.state_dict().items()}
+    torch.save(tensors | {"speaker_loss.weight": torch.zeros(5, 192)}, tmp_path / "pretrain.model")
+    ours = ECAPATDNNExtractor(tmp_path / "pretrain.model").eval()
+    waves = torch.randn(3, 20_000) / 10
+    with torch.no_grad():
+        expected = theirs(waves)
+        found = ours(waves[:, None])
+        waves[1, 9_000:] = torch.nan
+        shorter = ours(waves)[1] - theirs(waves[1:2, :9_000])[0]
+    largest = max(float((found - expected).abs().max()), float(shorter.abs().max()))
+    # Numbers of about 1 behind 50 layers of float32.
+    assert largest < 1e-4
+    record_property("largest difference of ECAPA-TDNN", largest)
+    audio = torch.randn(1, 8_000)
+    torch.testing.assert_close(default_spec_repr_func(audio), their_spectrogram(audio), rtol=1e-4, atol=1e-4)

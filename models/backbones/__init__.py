@@ -11,6 +11,7 @@ from models.backbones import hf_text
 from models.backbones import hashed_ngrams
 from models.backbones import log_mel_conv
 from models.backbones import resemblyzer
+from models.backbones import ecapa
 from models.backbones._row import (
     BACKBONES,
     HALF,
@@ -40,6 +41,7 @@ __all__ = [
     "TextInput",
     "Wrapped",
     "conv",
+    "ecapa",
     "hashed_ngrams",
     "hf_text",
     "huggingface",

@@ -78,12 +78,12 @@ def calc_fnmr_at_fmr_by_distances(
 
 def reduce_metrics(metrics_to_reduce: dict[str, Any]) -> dict[str, Any]:
     """Nested figures of each query to their means."""
-    return _changed(metrics_to_reduce, lambda column: column.float().mean())
+    return _changed(metrics_to_reduce, lambda column: column.mean())
 
 
 def take_unreduced_metrics_by_mask(metrics: dict[str, Any], mask: torch.Tensor) -> dict[str, Any]:
     """Nested figures of each query, those of some queries alone; a figure of all is as it was."""
-    return _changed(metrics, lambda column: column[mask] if column.numel() > 1 else column)
+    return _changed(metrics, lambda column: column[mask] if np.size(column) > 1 else column)
 
 
 def calc_pcf(embeddings: torch.Tensor, pcf_variance: Sequence[float]) -> torch.Tensor:
@@ -93,13 +93,13 @@ def calc_pcf(embeddings: torch.Tensor, pcf_variance: Sequence[float]) -> torch.T
     return torch.tensor(list(component_fractions(embeddings, pcf_variance, "oml").values()))
 
 
-def _changed(metrics: dict[str, Any], change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+def _changed(metrics: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
     changed = {}
     for name, value in metrics.items():
         if isinstance(value, dict):
             changed[name] = _changed(value, change)
         else:
-            changed[name] = change(value) if isinstance(value, torch.Tensor) else value
+            changed[name] = change(value) if isinstance(value, (torch.Tensor, np.ndarray)) else value
     return changed
 
 

@@ -12,8 +12,6 @@ from core.errors import InputError
 
 TStorage = dict[str, torch.Tensor | np.ndarray | list[Any]]
 
-INDICES_KEY = "__element_indices"
-
 
 class Accumulator:
     """`refresh(num_samples)`, `update_data(batch)` until they are all there, `sync()` for those of all processes.
@@ -21,6 +19,8 @@ class Accumulator:
     keys_to_accumulate: what is taken of a batch: tensors, arrays or lists of one length. Raises RefusedAssertion for
     columns that do not fit, InputError where items are missing.
     """
+
+    _indices_key = "__element_indices"
 
     def __init__(self, keys_to_accumulate: Sequence[str]) -> None:
         require(len(set(keys_to_accumulate)) == len(keys_to_accumulate), "a key to accumulate is named twice")
@@ -42,13 +42,13 @@ class Accumulator:
             raise InputError("how many items there will be is not known; refresh() says it")
         with_indices = indices is not None
         require(indices is None or isinstance(indices, list), f"indices are a list, not {type(indices).__name__}")
-        if self._batches and with_indices != (INDICES_KEY in self._batches[0]):
+        if self._batches and with_indices != (self._indices_key in self._batches[0]):
             # OML has two kinds of exceptions for it.
             require(with_indices, "earlier batches came with indices, this one without")
             raise RefusedResults("this batch has indices, earlier ones came without")
         batch = {key: _kept(key, data_dict[key]) for key in self.keys_to_accumulate}
         if with_indices:
-            batch[INDICES_KEY] = list(indices)
+            batch[self._indices_key] = list(indices)
         lengths = {key: len(column) for key, column in batch.items()}
         require(len(set(lengths.values())) == 1, f"columns of a batch have one length, not {lengths}")
         self._batches.append(batch)
@@ -72,7 +72,7 @@ class Accumulator:
             raise InputError(f"{self._count} of {self.num_samples} items are there; all of them are needed")
         is_alone = get_world_size_safe() <= 1
         storage = sync_dicts_ddp(self.storage, get_world_size_safe())
-        indices = storage.pop(INDICES_KEY, None)
+        indices = storage.pop(self._indices_key, None)
         if is_alone and indices is None:
             return self
         if indices is not None:

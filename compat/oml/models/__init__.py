@@ -1,5 +1,6 @@
 """OML's networks: backbones of this repository that take what OML's transforms give."""
 
+from compat.oml.models.audio.ecapa_tdnn.extractor import ECAPATDNNExtractor
 from compat.oml.models.meta.projection import ExtractorWithMLP
 from compat.oml.models.meta.siamese import ConcatSiamese, LinearTrivialDistanceSiamese, TrivialDistanceSiamese
 from compat.oml.models.resnet.extractor import ResnetExtractor
@@ -10,6 +11,7 @@ from compat.oml.models.vit_unicom.extractor import ViTUnicomExtractor
 
 __all__ = [
     "ConcatSiamese",
+    "ECAPATDNNExtractor",
     "ExtractorWithMLP",
     "HFWrapper",
     "LinearTrivialDistanceSiamese",

@@ -1,4 +1,4 @@
-"""The mock sounds: tones with overtones, of one colour in many pitches, played into a folder with their table."""
+"""The mock sounds: tones with overtones, of one colour in many pitches, played into a folder with their tables."""
 
 import wave
 from pathlib import Path
@@ -21,17 +21,17 @@ COLOURS = {
     "glass": (1, 0, 0, 0, 0, 0, 1),
     "buzz": (1, 1, 1, 1, 1, 1),
 }
-TABLE = "df.csv"
-COLUMNS = ("label", "path", "split", "is_query", "is_gallery", "start_time")
+COLUMNS = ("label", "path", "split", "is_query", "is_gallery")
+TABLES = {"df.csv": COLUMNS, "df_with_start_times.csv": (*COLUMNS, "start_time")}
 
 
 def play_tones(folder: Path) -> Path:
-    """Write sounds and their table where they are not there yet; returns the folder."""
-    if (folder / TABLE).is_file():
+    """Write sounds and their tables where they are not there yet; returns the folder."""
+    if all((folder / name).is_file() for name in TABLES):
         return folder
     (folder / "audios").mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(SEED)
-    lines = [",".join(COLUMNS)]
+    rows = []
     for label, (name, overtones) in enumerate(COLOURS.items()):
         is_train = label < len(COLOURS) // 2
         for number in range(1, SOUNDS + 1):
@@ -40,10 +40,12 @@ def play_tones(folder: Path) -> Path:
                 _write(stream, _tone(rng.uniform(150, 450), overtones))
             roles = ("train", "", "") if is_train else ("validation", True, True)
             start = 0.5 if number == SOUNDS else 0.0
-            lines.append(",".join(map(str, (label, path, *roles, start))))
-    # The table last: where it is, all is.
-    with replacing(folder / TABLE) as stream:
-        stream.write(("\n".join(lines) + "\n").encode())
+            rows.append((label, path, *roles, start))
+    # Tables last: where they are, all is.
+    for name, columns in TABLES.items():
+        lines = [columns, *(row[: len(columns)] for row in rows)]
+        with replacing(folder / name) as stream:
+            stream.write("".join(f"{','.join(map(str, line))}\n" for line in lines).encode())
     return folder
 
 

@@ -34,7 +34,8 @@ def get_mock_audios_dataset(
     check_md5: bool = True,
     global_paths: bool = False,
 ) -> tuple[DataFrame, DataFrame]:
-    """(train, validation) as get_mock_images_dataset, of tones. df_name: df.csv alone, which has a start_time."""
+    """(train, validation) as get_mock_images_dataset, of tones. df_name: df.csv, or
+    df_with_start_times.csv."""
     return _read(play_tones(Path(dataset_root or get_cache_folder() / "mock_audio_dataset")), df_name, global_paths)
 
 
