@@ -45,7 +45,8 @@ def mel_filters(
 
     bands + 2 frequencies f_0 ... f_{bands+1} lie evenly on the mel scale from `low` to `high`, by default rate / 2.
     Band b weighs a frequency f by max(0, min((f - f_b) / (f_{b+1} - f_b), (f_{b+2} - f) / (f_{b+2} - f_{b+1}))) (Davis
-    and Mermelstein, IEEE TASSP 28, 1980). is_even: times 2 / (f_{b+2} - f_b), so that all bands have one area, as librosa does it.
+    and Mermelstein, IEEE TASSP 28, 1980). is_even: times 2 / (f_{b+2} - f_b), so that all bands have one area, as
+    librosa does it.
     """
     ends = hz_to_mel(torch.tensor([low, rate / 2 if high is None else high]), scale)
     edges = mel_to_hz(torch.linspace(float(ends[0]), float(ends[1]), bands + 2, dtype=torch.float64), scale)

@@ -1,4 +1,4 @@
-"""Every public name of Open Metric Learning against compat.oml: there with the same arguments, or in docs/oml.md's tables.
+"""Every public name of Open Metric Learning against compat.oml: the same arguments, or a row in docs/oml.md.
 
 Its modules are read and not imported: some need packages that are gone. Public is what a module's `__all__` names, what
 the module around it imports from it, and of a class its methods and properties.
