@@ -25,7 +25,7 @@ from core.errors import InputError, near_match
 from core.lists import list_titles, split_lists
 from core.numerals import read_float, read_int
 from core.recipe import Recipe, read_recipe, words_for
-from core.types import SWITCH, Count, Lists, Paths
+from core.types import SWITCH, Count, Lists, Paths, positive
 from data.benchmark_list import write_benchmark_list
 from data.check import check_images
 from data.convert import CONVERTERS
@@ -277,17 +277,6 @@ def _share(text: str) -> float:
     return share
 
 
-def _level(text: str) -> int:
-    """A number of folders, as a flag's text."""
-    try:
-        level = read_int(text)
-    except ValueError:
-        level = 0
-    if level < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of folders, 1 or more")
-    return level
-
-
 # What writes a list.
 WRITERS = {"make": make, "fix": fix, "convert": convert, "pack": pack}
 
@@ -311,7 +300,9 @@ def _new_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentP
     making.add_argument(
         "--test_share", type=_share, default=0.0, help="share of the labels to test on and not to train on (default 0)"
     )
-    making.add_argument("--label_level", type=_level, default=1, help="2: FOLDER/CATEGORY/LABEL/image.jpg (default 1)")
+    making.add_argument(
+        "--label_level", type=positive, default=1, help="2: FOLDER/CATEGORY/LABEL/image.jpg (default 1)"
+    )
     making.add_argument("--seed", type=read_int, default=0, help="of the choice of the labels to test on (default 0)")
     making.add_argument("--overwrite", action="store_true", help="replace a list that is there")
 

@@ -22,9 +22,9 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 from core.errors import InputError  # noqa: E402
 from core.files import open_output, replacing  # noqa: E402
-from core.numerals import read_int  # noqa: E402
 from core.recipe import refuse_repeated_keys, yaml_errors  # noqa: E402
 from core.sources import registered  # noqa: E402
+from core.types import positive  # noqa: E402
 
 # What needs no counterpart, and why.
 NOT_NEEDED = {
@@ -692,23 +692,12 @@ def _read_machine(theirs: Theirs, ours: Ours) -> None:
         ours.note("devices", devices, f"start it by torchrun --nproc_per_node={count}; a batch is that of all of them")
 
 
-def _count(text: str) -> int:
-    """A number of labels or images, as a flag's text."""
-    try:
-        number = read_int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return number
-
-
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="their yaml")
     parser.add_argument("--output", metavar="OURS.yaml", help="the file to write (default: it is printed)")
-    parser.add_argument("--labels", type=_count, help="labels in the train list, where its csv is not there")
-    parser.add_argument("--images", type=_count, help="images in the train list, where its csv is not there")
+    parser.add_argument("--labels", type=positive, help="labels in the train list, where its csv is not there")
+    parser.add_argument("--images", type=positive, help="images in the train list, where its csv is not there")
     args = parser.parse_args(argv)
     try:
         output = open_output(args.output, (".yaml", ".yml"))

@@ -272,6 +272,23 @@ def test_tars_that_are_wrong(tmp_path, members, sentence):
         open_list("a.tar", tmp_path, "train")
 
 
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE], ids=["symbolic", "hard"])
+@pytest.mark.parametrize("name", ["2.jpg", "2.JSON"])
+def test_a_tar_with_links(tmp_path, kind, name):
+    """An image that is none is not left out in silence; links to what is no image are nobody's concern."""
+    write_tar(tmp_path / "a.tar", [("1.jpg", b"x"), ("1.cls", "1")])
+    link = tarfile.TarInfo("readme.md")
+    link.type, link.linkname = kind, "1.jpg"
+    with tarfile.open(tmp_path / "a.tar", "a") as archive:
+        archive.addfile(link)
+    assert len(open_list("a.tar", tmp_path, "train")) == 1
+    link.name = name
+    with tarfile.open(tmp_path / "a.tar", "a") as archive:
+        archive.addfile(link)
+    with pytest.raises(InputError, match=rf"a.tar: {name} is a link to 1.jpg, and has no bytes of its own; write the"):
+        open_list("a.tar", tmp_path, "train")
+
+
 @pytest.mark.parametrize("left", [0, 100, 700, 20 * 1536 - 1000, 20 * 1536 - 200, 20 * 1536, 20 * 1536 + 100])
 def test_a_tar_that_was_cut_short(tmp_path, left):
     file = write_tar(tmp_path / "a.tar", [(f"{n}.jpg", bytes(700)) for n in range(20)])

@@ -150,7 +150,7 @@ def test_made_lists_repeat_and_are_not_overwritten(photos, tmp_path, capsys):
     [
         (["--test_share=1"], "'1' is not a share from 0 to below 1"),
         (["--test_share=0.01"], "test_share=0.01 of 20 labels is 0: nothing is left on one side"),
-        (["--label_level=0"], "'0' is not a number of folders, 1 or more"),
+        (["--label_level=0"], "'0' is not an integer above 0"),
         (["--label_level=3"], "no image lies in a folder of its label"),
         (["--output=x.txt"], "cannot write 'x.txt': a list of this kind has to end in .csv"),
         (["--output=label_1/x/list.csv"], "cannot write"),

@@ -129,7 +129,7 @@ def test_what_hangs_at_its_end_is_said(capsys, monkeypatch):
     logger = Background("it", lambda: recorder)
     logger.log({"loss": 1.0}, 1, "train")
     logger.close()
-    assert "what its package still holds may be lost" in capsys.readouterr().out
+    assert "its package has not come to its end; what it still holds may be lost" in capsys.readouterr().out
     hanging.set()
 
 

@@ -54,14 +54,19 @@ def tar_samples(
     """The samples of an open tar, in order; files of one follow one another.
 
     take: what is wanted of an image's member. known: entries of a KEY.json that count. reads_texts: KEY.txt is `text`.
-    Raises InputError for members that are too large or cannot be read as what they are called.
+    Raises InputError for members that are too large, that are links, or cannot be read as what they are called.
     """
     key = None
     sample = Sample([], {})
     for member in archive:
+        path = PurePosixPath(member.name)
+        if (member.issym() or member.islnk()) and path.suffix.lower() in (*IMAGE_SUFFIXES, *TELLS):
+            raise InputError(
+                f"{place}: {member.name} is a link to {member.linkname}, and has no bytes of its own; write the tar anew "
+                "with what it links to (tar --dereference --hard-dereference)"
+            )
         if not member.isfile():
             continue
-        path = PurePosixPath(member.name)
         key_of_member = str(path.parent / path.name.partition(".")[0])
         if key_of_member != key:
             if sample.images:

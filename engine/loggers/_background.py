@@ -38,7 +38,7 @@ class Background(Logger):
         self.file_bytes = 0
         self.lost = 0
         self.reason = ""
-        self.has_ended = False
+        self.ended_at: float | None = None
         self.thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
         self.thread.start()
 
@@ -69,15 +69,16 @@ class Background(Logger):
 
     def end(self) -> None:
         """Nothing comes any more; `close` waits for what is told already, so that several can do so at a time."""
-        if not self.has_ended:
-            self.has_ended = True
+        if self.ended_at is None:
+            self.ended_at = time.monotonic()
             self.queue.put(None)
 
     def close(self) -> None:
         """Wait for what is told to have gone out, as long as something does; say what is lost."""
         self.end()
         sending = self.file_bytes / BYTES_A_SECOND
-        end = time.monotonic() + CLOSING_SECONDS + sending
+        # From when all loggers were told, so that several that are gone take no longer than one.
+        end = self.ended_at + CLOSING_SECONDS + sending
         while self.thread.is_alive() and time.monotonic() < end:
             before = self.waiting
             # A call that does not come back in this time does not come back.
@@ -85,7 +86,7 @@ class Background(Logger):
             if self.thread.is_alive() and self.waiting == before:
                 break
         if self.thread.is_alive() and not self.waiting:
-            log(f"{self.name}: its server does not answer; what its package still holds may be lost; the run is whole")
+            log(f"{self.name}: its package has not come to its end; what it still holds may be lost; the run is whole")
         elif self.thread.is_alive():
             self._lose(self.waiting, "its server does not answer")
         if self.lost:
