@@ -100,6 +100,13 @@ def test_images_outside_of_label_folders_are_told(photos):
         open_list(flat, None, "train")
 
 
+def test_a_folder_that_is_not_there_is_not_called_empty(photos):
+    with pytest.raises(InputError, match="there is no folder .*fotos"):
+        label_folders(photos.with_name("fotos"))
+    with pytest.raises(InputError, match="there is no folder .*0.jpg"):
+        label_folders(photos / "label_1" / "0.jpg")
+
+
 def test_categories_above_labels(photos, tmp_path):
     os.renames(photos / "label_1", photos / "round" / "label_1")
     os.renames(photos / "label_2", photos / "square" / "label_2")

@@ -109,9 +109,11 @@ def label_folders(folder: str | Path, level: int = 1) -> tuple[dict[str, list[st
     """(columns of a list {paths, labels, categories}, a sentence on what was left out, or None) of a folder per label.
 
     An image's label is the path of the `level` folders below `folder` that it lies in, its category, from level 2 on,
-    that of all but the last of them. Raises InputError where no image lies so deep.
+    that of all but the last of them. Raises InputError where there is no such folder, or no image lies so deep.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {str(folder)!r}")
     paths, note = find_files(folder)
     columns = {"paths": [], "labels": [], "categories": []}
     shallow = []
