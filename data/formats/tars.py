@@ -62,8 +62,8 @@ def tar_samples(
         path = PurePosixPath(member.name)
         if (member.issym() or member.islnk()) and path.suffix.lower() in (*IMAGE_SUFFIXES, *TELLS):
             raise InputError(
-                f"{place}: {member.name} is a link to {member.linkname}, and has no bytes of its own; write the tar anew "
-                "with what it links to (tar --dereference --hard-dereference)"
+                f"{place}: {member.name} is a link to {member.linkname}, and has no bytes of its own; write the tar "
+                "anew with what it links to (tar --dereference --hard-dereference)"
             )
         if not member.isfile():
             continue
