@@ -52,7 +52,6 @@ def main(argv: Sequence[str]) -> None:
     model, settings = build_network(
         start, features, settings, args.typed, lists, args["train_batch_size"], adds_layer, **args.build
     )
-    start = start.of_network(model)
     solver = first_solver(model, settings.pretrained_model, **args.first_layer)
     begun = Progress()
     if solver and not start.run.checkpoint:

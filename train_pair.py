@@ -77,7 +77,6 @@ def train(args: Args) -> None:
     model, settings = build_network(
         start, features, settings, args.typed, lists, args["train_batch_size"], adds_layer, **args.build
     )
-    start = start.of_network(model)
     solver = first_solver(model, settings.pretrained_model, **args.first_layer)
     begun = Progress()
     if solver and not start.run.checkpoint:
@@ -174,7 +173,6 @@ def solve(args: Args) -> None:
     model, settings = build_network(
         start, features, settings, args.typed, lists, args["train_batch_size"], adds_layer=True, **args.build
     )
-    start = start.of_network(model)
     progress = Progress(untested=True)
     inputs = LayerInputs(start, settings, data.train, features, args["on_bad_image"], args.loading, progress)
     clicked = open_feedback(args["loss_name"], data.test, **args.feedback)

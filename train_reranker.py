@@ -48,7 +48,6 @@ def main(argv: Sequence[str]) -> None:
     # What learns: a network that sees two images, and a loss of its scores.
     model = build_first_model(start, settings, lists, args["train_batch_size"], **args.build)
     scorer = build_pair_scorer(model, settings, args.options("scorer"), **args.scorer)
-    start = start.of_network(scorer)
     loss = build_pair_loss(**args.loss)
     learner = build_learner(start, scorer, loss, **args.optimiser)
     learner.first_steps = build_first_steps(scorer, loss, **args.first_steps)

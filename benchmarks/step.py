@@ -127,7 +127,7 @@ def contenders(network, pixels, batch, images, labels, plain, compiled=False):
     own, frugal = Bench(network, classes), Bench(network, classes, recompute=True)
     pictures = torch.randint(256, (batch, pixels, pixels, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     codes = torch.randint(classes, (batch,))
-    auto = choose_precision("auto", torch.device("cpu"), own.learner.objective.model)
+    auto = choose_precision("auto", torch.device("cpu"))
     sampler = ShuffledSampler(labels, batch_size=batch)
     modality = ImageModality(TrainTransform(pixels, pixels, 0, ("crop", "flip"), (0.08, 1.0)))
     loader = open_loader(images, modality, sampler, num_workers=1)

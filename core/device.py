@@ -6,7 +6,6 @@ import sys
 from typing import Literal
 
 import torch
-from torch import nn
 
 from core.errors import InputError
 
@@ -84,30 +83,17 @@ def search_device(device: torch.device, embeddings: torch.Tensor) -> torch.devic
     return torch.device("cpu")
 
 
-def choose_precision(precision: str, device: torch.device, network: nn.Module | None = None) -> str:
+def choose_precision(precision: str, device: torch.device) -> str:
     """`auto` becomes bf16 where that is faster, else fp32. Raises InputError for fp16 on a CPU.
 
-    That is on CUDA from Ampere and on CPUs with AMX. Processors of AMD with AVX512-bf16 (Zen 4) multiply bfloat16 at
-    more than twice the speed of float32: there it goes by the `network` that is to be trained, if one is given. A rule
-    and no trial, so that equal runs on a machine stay equal.
+    That is on CUDA from Ampere and on CPUs with AMX. AVX512-bf16 alone is left to whoever asks for bf16: a step of a
+    dense network takes 0.4 to 0.6 of the time on AMD's (benchmarks/step.py), and 1.3 times as long on Intel's.
     """
     if precision == "fp16" and device.type == "cpu":
         raise InputError("precision fp16 needs an accelerator; on a CPU there are fp32 and bf16")
     if precision != "auto":
         return precision
-    if multiplies_bfloat16(device):
-        return "bf16"
-    is_faster = device.type == "cpu" and network is not None and multiplies_bfloat16_vectors() and is_dense(network)
-    return "bf16" if is_faster else "fp32"
-
-
-def is_dense(network: nn.Module) -> bool:
-    """Whether a network is made of whole products: convolutions of groups, and recurrent layers, are no faster in
-    bfloat16 on a CPU (an EfficientNetLite0 takes 1.7 times as long)."""
-    for layer in network.modules():
-        if isinstance(layer, nn.RNNBase) or getattr(layer, "groups", 1) > 1:
-            return False
-    return True
+    return "bf16" if multiplies_bfloat16(device) else "fp32"
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
@@ -117,13 +103,6 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # newer torch only
         return False
     return torch.cpu.get_capabilities().get("amx_bf16", False)
-
-
-def multiplies_bfloat16_vectors() -> bool:
-    """Whether this is a processor of AMD with AVX512-bf16. Others have the instruction, too, but split it up: with one
-    of Intel's and no AMX a ResNet-50 step takes 1.3 times as long as in float32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # newer torch only
-    return bool(capabilities.get("avx512_bf16")) and "AMD" in capabilities.get("cpu_name", "")
 
 
 def has_bfloat16() -> bool:

@@ -4,7 +4,7 @@ Random numbers are drawn in this order, too: the network's weights, the loss's, 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 import distributed
 from core.console import log
-from core.device import choose_precision, open_device
+from core.device import open_device
 from core.errors import InputError
 from core.types import Words
 from data.image.decode import choose_decoder
@@ -39,22 +39,12 @@ from models import Embedder, ModelSettings, build_model
 
 @dataclass(frozen=True)
 class Start:
-    """What a run is computed on, and where it is kept.
-
-    precision: on a CPU it may be `auto` until the network is known.
-    """
+    """What a run is computed on, and where it is kept."""
 
     settings: TrainerSettings
     device: torch.device
     precision: str
     run: Run
-
-    def of_network(self, network: nn.Module) -> "Start":
-        """The same with the precision in which this network is trained."""
-        # A last layer alone is no network of products that are worth another type.
-        if getattr(network, "takes_features", False):
-            network = None
-        return replace(self, precision=choose_precision(self.precision, self.device, network))
 
 
 def start_run(settings: TrainerSettings, sync_bn: bool, device: dict, run: dict) -> Start:
@@ -63,7 +53,7 @@ def start_run(settings: TrainerSettings, sync_bn: bool, device: dict, run: dict)
     device, run: keywords of `open_device` and `open_run`. Raises InputError as they do.
     """
     refuse_micro_batches(sync_bn, settings.micro_batch)
-    chosen, precision = open_device(**device, runtime="auto")
+    chosen, precision = open_device(**device)
     distributed.init(chosen)
     return Start(settings, chosen, precision, open_run(**run))
 
