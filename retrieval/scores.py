@@ -55,7 +55,7 @@ class Scores(ExactScores):
     ) -> torch.Tensor:
         """Scaled rows (n, D) at some positions of a side, reckoned in `dtype`."""
         rows = self.rows[side][positions]
-        numbers = self.tables[side][rows].to(dtype)
+        numbers = self.tables[side].index_select(0, rows).to(dtype)
         if self.euclidean:
             return numbers.sub_(self.centre.to(dtype)).mul_(1 / self.scale)
         return numbers.mul_((1 / self.divisors[side][rows, None]).to(dtype))
@@ -112,7 +112,7 @@ class Scores(ExactScores):
         sums = torch.empty(gallery.shape, dtype=torch.float64, device=gallery.device)
         in_runs = self.width // RUN * RUN
         for part in slices_within(len(queries), gallery.shape[1] * self.width, CLOSE_NUMBERS):
-            terms = self.tables["gallery"][gallery_rows[part].flatten()].to(self.scaling_type)
+            terms = self.tables["gallery"].index_select(0, gallery_rows[part].flatten()).to(self.scaling_type)
             if self.euclidean:
                 terms.sub_(self.centre.to(terms.dtype)).mul_(1 / self.scale)
             terms = terms.view(-1, gallery.shape[1], self.width).mul_(query_rows[part, None])

@@ -62,7 +62,7 @@ def search_in_parts(
     most_queries = max(FEWEST, memory // 2 // (8 * (kept_candidates(k, dtype) + ROOM)))
     queries = torch.arange(len(query_gallery.query_rows), device=query_gallery.device)
     for portion in queries.tensor_split(-(-len(queries) // most_queries)):
-        candidates = Candidates(query_gallery, scores, portion, k, dtype)
+        candidates = Candidates(query_gallery, scores, portion, k, dtype, memory // 2)
         # A guessed floor saves most of the sorting; where it was too high, `nearest` looks again.
         candidates.collect(memory // 2, guess=True)
         first = int(portion[0])
