@@ -6,11 +6,13 @@ import numpy as np
 import torch
 
 from core.slices import CACHED_NUMBERS, slices_of, slices_within
-from retrieval.blocks import products
+from core.threads import side_by_side
+from retrieval.blocks import products, true_float32
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import RUN, Scores
 
 NOWHERE = -1  # fills the places behind the last item of a query that can find fewer than k
+SAMPLE = (64, 8192)  # queries and items of the gallery that tell how much a type leaves in doubt
 MORE, ROOM = 16, 24  # candidates kept beyond k, and room for new ones before the worst are dropped
 MOST_AGAIN = 4  # one in so many queries is looked for a second time in one go
 COPIED_ROWS = 1024  # rows whose scores are copied at once
@@ -19,19 +21,39 @@ NO_ROW = 2**32 - 1  # the row that a packed key has where there is none
 EMPTY_KEY = 0x7F800000 << 32 | NO_ROW  # that of no row, whose score is -infinity; it sorts behind all others
 
 
-def kept_candidates(k: int, dtype: torch.dtype) -> int:
-    """Candidates to keep for k: bfloat16 leaves more of them in doubt."""
-    if dtype == torch.bfloat16:
-        return k + MORE + k // 2
-    return k + MORE
+def kept_candidates(scores: Scores, k: int, dtype: torch.dtype) -> int:
+    """Candidates to keep for the k nearest, of a type that leaves more of them in doubt than float32.
+
+    Some queries are scored against a sample of the gallery: how many more than k have a fast score that may be that of
+    the k-th nearest.
+    """
+    gallery_size = len(scores.rows["gallery"])
+    if dtype == torch.float32:
+        return min(k + MORE, gallery_size)
+    queries, gallery = (_evenly(len(scores.rows[side]), most) for side, most in zip(("query", "gallery"), SAMPLE))
+    left, right = (scores.factor(*rows, torch.float32) for rows in (("query", queries), ("gallery", gallery)))
+    with true_float32(), torch.autocast(left.device.type, enabled=False):
+        sample = left @ right.T
+    wanted = max(1, k * len(gallery) // gallery_size)
+    kth = sample.topk(wanted, dim=1).values[:, -1]
+    errors = scores.rounding_errors("query", dtype)[queries, None]
+    _, most = scores.exact_range(sample, errors, scores.gallery_error(dtype), dtype)
+    # An eighth more of these, since queries differ.
+    doubtful = (most >= kth[:, None]).sum().item() / (wanted * len(queries)) - 1
+    return min(k + MORE + math.ceil(1.125 * doubtful * k), gallery_size)
+
+
+def _evenly(count: int, most: int) -> torch.Tensor:
+    """Positions (n,), at most `most`, evenly spread among `count`."""
+    return torch.arange(0, count, -(-count // most))
 
 
 class Candidates:
     """The best fast scores so far of some queries, more than k of each, so that rounding hides none of the k nearest.
 
     keys (m, room) int64, as `pack` makes them of scores and positions in the gallery, of which each row's first
-    `filled` are in use; `floor` (m,): scores no better than this were dropped. Once all scores were looked at, keys are
-    of close scores, best first, and `is_hidden` (m,) tells where something dropped may be nearer.
+    `filled` are in use; `floor` (m,): scores no better than this were dropped. Once all scores were looked at, the first
+    k are those of the nearest, of their exact scores and rows; `is_hidden` (m,): something dropped may be nearer.
     """
 
     def __init__(
@@ -41,6 +63,7 @@ class Candidates:
         queries: torch.Tensor,
         k: int,
         dtype: torch.dtype,
+        kept: int,
         memory: int,
     ):
         self.query_gallery = query_gallery
@@ -49,7 +72,12 @@ class Candidates:
         self.k = k
         self.dtype = dtype
         device = query_gallery.device
-        self.kept = min(kept_candidates(k, dtype), len(query_gallery.gallery_rows))
+        self.kept = kept
+        # How far products may be off: of fast scores, and of close ones, which are in float32.
+        self.errors = {}
+        for product_type in {dtype, torch.float32}:
+            errors = scores.rounding_errors("query", product_type), scores.gallery_error(product_type)
+            self.errors[product_type] = errors
         # Room beyond those kept, so that the worst are dropped once in a while and not at each block.
         room = max(ROOM, min(self.kept, memory // (KEY_BYTES * len(queries)) - self.kept))
         self.keys = torch.full((len(queries), self.kept + room), EMPTY_KEY, device=device)
@@ -82,8 +110,7 @@ class Candidates:
             self._sweep(numbers, shuffled[~is_query], memory, symmetric=False)
         else:
             self._sweep(numbers, shuffled, memory, symmetric=False)
-        for part in self.parts():
-            self._score_closely(part)
+        side_by_side(self._settle, self.parts(), device)
         if guess:
             self._look_again(memory)
 
@@ -98,8 +125,14 @@ class Candidates:
         hidden = self.is_hidden.nonzero().flatten()[:most]
         self.number_again[hidden] = torch.arange(len(hidden), device=hidden.device)
         if len(hidden):
-            self.again = Candidates(self.query_gallery, self.scores, self.queries[hidden], self.k, self.dtype, memory)
-            self.again.collect(memory, guess=False)
+            self.again = self._again(self.queries[hidden], memory)
+
+    def _again(self, queries: torch.Tensor, memory: int) -> "Candidates":
+        """Candidates of some queries, nothing being guessed, in the type that leaves the least in doubt."""
+        kept = kept_candidates(self.scores, self.k, torch.float32)
+        again = Candidates(self.query_gallery, self.scores, queries, self.k, torch.float32, kept, memory)
+        again.collect(memory, guess=False)
+        return again
 
     def _sweep(self, numbers: torch.Tensor, gallery: torch.Tensor, memory: int, symmetric: bool) -> None:
         """Add all scores of the queries with these numbers (n,) against gallery positions (g,)."""
@@ -107,10 +140,11 @@ class Candidates:
             asking = numbers[block.rows]
             answering = gallery[block.columns]
             self._hide(block.scores, self.queries[asking], answering)
-            numbers_in_order = in_order_(block.scores)
-            self._add(numbers_in_order, 1, asking, answering)
+            # Both directions of a mirrored block, which are of different queries.
+            directions = [(in_order_(block.scores), 1, asking, answering)]
             if block.mirrored:
-                self._add(numbers_in_order, 0, numbers[block.columns], gallery[block.rows])
+                directions.append((block.scores, 0, numbers[block.columns], gallery[block.rows]))
+            side_by_side(lambda direction: self._add(*direction), directions, gallery.device)
 
     def _hide(self, scores: torch.Tensor, queries: torch.Tensor, gallery: torch.Tensor) -> None:
         """Set to -infinity what a query must not find: itself, and items of its sequence."""
@@ -129,8 +163,10 @@ class Candidates:
     def _add(self, scores: torch.Tensor, axis: int, numbers: torch.Tensor, gallery: torch.Tensor) -> None:
         """Add a block's scores, items of `gallery` along `axis`, for the queries with these numbers (n,).
 
-        scores: as `in_order_` leaves them.
+        scores: of the type of the products, and what `in_order_` has made of them.
         """
+        if scores.dtype == torch.bfloat16:
+            scores = scores.view(torch.int16)
         floor = self.floor[numbers]
         if (floor == -math.inf).all():
             floor = self._first_floor(scores, axis)
@@ -197,8 +233,8 @@ class Candidates:
         _, worst = unpack(keys[:, -1])
         self.floor[numbers] = self.floor[numbers].maximum(worst)
 
-    def _score_closely(self, part: slice) -> None:
-        """Order candidates by close scores, and see whether one that was dropped may be among the k nearest."""
+    def _settle(self, part: slice) -> None:
+        """Choose the k nearest of the candidates, and see whether one that was dropped may be among them."""
         queries = self.queries[part]
         keys = sort_(self.keys[part])
         # What comes behind the candidates kept is dropped here, so it counts as the floor, too.
@@ -215,51 +251,47 @@ class Candidates:
         value[row, column] = self.scores.close_pairs(queries[row], position[row, column, None].clamp_min(0))[:, 0]
         value.masked_fill_(position == NOWHERE, -math.inf)
         keys = sort_(pack(value, position))
-        self.keys[part, : self.kept] = keys
         # Nor can what was dropped, unless the floor's range reaches that of the k-th close score.
-        _, value = unpack(keys)
+        position, value = unpack(keys)
+        self.keys[part, : self.k] = self._ordered(queries, position, value)
         self.is_hidden[part] = (self._most(queries, floor[:, None]) >= self._least(queries, value))[:, 0]
         self.is_hidden[part] &= floor > -math.inf
 
     def _most(self, queries: torch.Tensor, fast: torch.Tensor) -> torch.Tensor:
         """What the scores behind fast ones (n, c) are at most, in fast units."""
-        errors = self.scores.rounding_errors("query", self.dtype)[queries, None]
-        return self.scores.exact_range(fast, errors, self.scores.gallery_error(self.dtype), self.dtype)[1]
+        errors, gallery_error = self.errors[self.dtype]
+        return self.scores.exact_range(fast, errors[queries, None], gallery_error, self.dtype)[1]
 
     def _least(self, queries: torch.Tensor, close: torch.Tensor) -> torch.Tensor:
         """(n, 1): what the least of the first k scores behind close ones (n, c) is at least, in fast units."""
-        errors = self.scores.rounding_errors("query", torch.float32)[queries, None]
+        errors, gallery_error = self.errors[torch.float32]
         kth = close[:, : self.k].amin(1, keepdim=True)
-        gallery_error = self.scores.gallery_error(torch.float32)
-        return self.scores.exact_range(kth, errors, gallery_error, torch.float32, RUN)[0]
+        return self.scores.exact_range(kth, errors[queries, None], gallery_error, torch.float32, RUN)[0]
 
     def nearest(self, part: slice, memory: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows and scores (n, k) of the queries numbered by the slice `part`, ordered by exact scores."""
         return unpack(self._best_keys(part, memory))
 
     def _best_keys(self, part: slice | torch.Tensor, memory: int) -> torch.Tensor:
-        # All are ordered by what they have, and those with something hidden once more.
+        # Those with something hidden are looked for once more.
         queries = self.queries[part]
-        keys = self._ordered(queries, self.keys[part, : self.kept])
+        keys = self.keys[part, : self.k].clone()
         number = self.number_again[part]
         found_again = (number != NOWHERE).nonzero().flatten()
         if len(found_again):
             keys[found_again] = self.again._best_keys(number[found_again], memory)
         hidden = (self.is_hidden[part] & (number == NOWHERE)).nonzero().flatten()
         if len(hidden) and self.guess:
-            again = Candidates(self.query_gallery, self.scores, queries[hidden], self.k, self.dtype, memory)
-            again.collect(memory, guess=False)
-            keys[hidden] = again._best_keys(slice(None), memory)
+            keys[hidden] = self._again(queries[hidden], memory)._best_keys(slice(None), memory)
         elif len(hidden):
             keys[hidden] = self._ordered_exactly(queries[hidden], memory)
         return keys
 
-    def _ordered(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Keys (n, k) by row and exact score, of keys (n, c) by position and close score, both best first.
+    def _ordered(self, queries: torch.Tensor, position: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Keys (n, k) of rows, of positions (n, c) and their close scores, both best first.
 
         What is too close to call is scored exactly.
         """
-        position, value = unpack(keys)
         row, column = self._unsure(queries, value, position).nonzero(as_tuple=True)
         score = self.scores.from_fast_units(value)
         score[row, column] = self.scores.exact_pairs(queries[row], position[row, column])
@@ -267,9 +299,8 @@ class Candidates:
 
     def _unsure(self, queries: torch.Tensor, value: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """(n, c) bool: candidates, best first, whose close scores cannot tell their order among the first k."""
-        error = self.scores.rounding_errors("query", torch.float32)[queries, None]
-        gallery_error = self.scores.gallery_error(torch.float32)
-        low, high = self.scores.exact_range(value, error, gallery_error, torch.float32, RUN)
+        errors, gallery_error = self.errors[torch.float32]
+        low, high = self.scores.exact_range(value, errors[queries, None], gallery_error, torch.float32, RUN)
         is_close = low[:, :-1] <= high[:, 1:]
         is_close[:, self.k :] &= high[:, self.k + 1 :] >= low[:, self.k - 1 : self.k]  # only k of them are wanted
         # Both of two neighbours too close to call are scored exactly.

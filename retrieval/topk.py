@@ -4,14 +4,15 @@ from collections.abc import Iterator
 
 import torch
 
-from core.device import multiplies_bfloat16
-from core.slices import CACHED_NUMBERS, MEMORY, slices_within
-from retrieval.candidates import ROOM, Candidates, kept_candidates
+from core.slices import MEMORY
+from retrieval.candidates import KEY_BYTES, MORE, ROOM, Candidates, kept_candidates
+from retrieval.fastest import fastest
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import Frame
 from retrieval.scores import Scores
 
 FEWEST = 64  # queries are searched for in portions no smaller than this
+MOST_KEPT = 3  # times k: where a type would have more candidates kept, float32 is faster
 
 
 @torch.no_grad()
@@ -28,7 +29,7 @@ def search(
     it can find fewer than k, rows end in -1 and scores in -infinity. k beyond the gallery means all of it. The order is
     that of exact scores, equal ones by the smaller row; the scores returned are within float32 rounding of them.
     memory: bytes beside the embeddings, the result and a few numbers a row. dtype: of the products that choose the
-    candidates, None for bfloat16 where the device has units for it, else float32; the result is the same.
+    candidates, bfloat16 or float32, None for what this device multiplies fastest; the result is the same.
     """
     all_rows = []
     all_scores = []
@@ -53,18 +54,26 @@ def search_in_parts(
     gallery_lengths, frame: as Scores has them.
     """
     scores = Scores(query_gallery, distance, gallery_lengths, frame)
-    if dtype is None:
-        # Scoring closely what bfloat16 leaves in doubt around the k-th of many neighbours costs more than its products
-        # save, unless they are many times as fast as float32's.
-        dtype = torch.bfloat16 if multiplies_bfloat16(query_gallery.device) else torch.float32
     k = min(k, len(query_gallery.gallery_rows))
-    # Half of the memory holds candidates, 8 bytes each, a value and a position: the more, the more is symmetric.
-    most_queries = max(FEWEST, memory // 2 // (8 * (kept_candidates(k, dtype) + ROOM)))
+    if dtype is None:
+        dtype = first_type(query_gallery, scores, k)
+    kept = kept_candidates(scores, k, dtype)
+    # Half of the memory holds candidates: the more, the more is symmetric.
+    most_queries = max(FEWEST, memory // 2 // (KEY_BYTES * (kept + ROOM)))
     queries = torch.arange(len(query_gallery.query_rows), device=query_gallery.device)
     for portion in queries.tensor_split(-(-len(queries) // most_queries)):
-        candidates = Candidates(query_gallery, scores, portion, k, dtype, memory // 2)
+        candidates = Candidates(query_gallery, scores, portion, k, dtype, kept, memory // 2)
         # A guessed floor saves most of the sorting; where it was too high, `nearest` looks again.
         candidates.collect(memory // 2, guess=True)
         first = int(portion[0])
-        for part in slices_within(len(portion), 16 * candidates.kept, CACHED_NUMBERS):
+        for part in candidates.parts():
             yield slice(first + part.start, first + part.stop), *candidates.nearest(part, memory)
+
+
+def first_type(query_gallery: QueryGallery, scores: Scores, k: int) -> torch.dtype:
+    """The type that candidates are chosen by: what this device multiplies fastest, unless it leaves much in doubt."""
+    pairs = len(query_gallery.query_rows) * len(query_gallery.gallery_rows)
+    dtype = fastest(query_gallery.device, scores.width, pairs, (torch.bfloat16, torch.float32))
+    if dtype != torch.float32 and kept_candidates(scores, k, dtype) > MOST_KEPT * k + MORE:
+        return torch.float32
+    return dtype
