@@ -83,7 +83,8 @@ test_peers: peers
 bench: peers
 	$(PEERS) -m pip install --quiet -r requirements/demo.txt -r requirements/speed.txt -r requirements/openvino.txt \
 		-r requirements/models.txt -r requirements/export.txt -r requirements/serve.txt httpx
-	$(PEERS) benchmarks/search_speed.py --rounds=1 --widths=512 --curve=10000 --peer_share=30
+	$(PEERS) benchmarks/search_speed.py --sizes=60502x512 --curve=15000
+	$(PEERS) benchmarks/wide.py
 	$(PEERS) benchmarks/codes.py --rows=100000 --data=clustered --rounds=2
 	$(PEERS) benchmarks/images.py --images=100 --rounds=2
 	$(PEERS) benchmarks/formats.py

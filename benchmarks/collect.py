@@ -29,6 +29,7 @@ each lane's ratios by commit. A peer that is not installed (`requirements/peers.
 """
 LANES = {
     "search_speed": "Exact evaluation",
+    "wide": "Wider than memory",
     "codes": "Search by codes",
     "backends": "Backends of an index",
     "images": "Images",

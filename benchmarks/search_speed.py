@@ -1,15 +1,17 @@
 """Exact evaluation beside its limit and its peers: Recall@1 and the 100 nearest, one against the rest.
 
-    python benchmarks/search_speed.py                      # 45 minutes on 2 cores
-    python benchmarks/search_speed.py --peer_share=1       # peers answer all queries: two hours and more
-    python benchmarks/search_speed.py --rows=5000 --widths=128 --curve= --rounds=1
+    python benchmarks/search_speed.py                      # four minutes on 2 cores
+    python benchmarks/search_speed.py --rounds=5 --sizes=60502x512,60502x2048 --peer_share=1 --every_type=True
+    python benchmarks/search_speed.py --sizes=60502x512 --peer_share=0 --curve= --busy=1     # beside a busy process
+    python benchmarks/search_speed.py --sizes=5000x128 --curve=
 
 Rows are clusters in super-clusters, 5.3 rows a label as in Stanford Online Products' test list. All contenders run in
 turn in one process; their Recall@1 is printed to see that they did the same. A peer's seconds are proportional to its
-queries, so by default it answers one in ten and its seconds are multiplied; the gallery is whole.
+queries, so by default it answers one in thirty and its seconds are multiplied; the gallery is whole.
 """
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +27,12 @@ from retrieval.best_positive import first_precision, positive_ranks
 from retrieval.product_type import TYPES, multiplies_int8, multiply, product_dtype
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import Scores
-from retrieval.topk import search_in_parts
+from retrieval.topk import first_type, search_in_parts
 
 SIDE = 4096
+NEAREST = 100
+CURVE_WIDTH = 512
+ANCESTOR_CHUNKS = 2
 ANCESTOR_CHUNK = 605  # rows of a chunk of PaddlePaddle's recall_topk, at 60,502 rows in 100 chunks
 NOISE = {512: 2.1, 2048: 3.2}  # so that Recall@1 is about 0.95
 
@@ -54,8 +59,10 @@ def bare_product(table: torch.Tensor, dtype: torch.dtype) -> None:
             multiply(left, right, buffer[: len(left) * len(right)].view(len(left), len(right)))
 
 
-def ours_recall(table: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype | None) -> float:
-    ranks = positive_ranks(QueryGallery.of(table, labels), (1, 10, 100), dtype=dtype)
+def ours_recall(
+    table: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype | None, distance: str = "cosine"
+) -> float:
+    ranks = positive_ranks(QueryGallery.of(table, labels), (1, 10, 100), distance, dtype=dtype)
     return (ranks < 1).double().mean().item()
 
 
@@ -113,28 +120,40 @@ def ancestor_recall(table: torch.Tensor, labels: torch.Tensor, chunks: int) -> f
     return hits / (chunks * ANCESTOR_CHUNK)
 
 
-def chosen_type(table: torch.Tensor) -> str:
-    """The type that a count begins with here."""
+def named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def contenders(
+    table: torch.Tensor, labels: torch.Tensor, peer_share: int, every_type: bool
+) -> dict[str, dict[str, Callable]]:
+    """Both lanes: {lane: {name: function}}. every_type: ours in each type, not only in float32 and in the one chosen."""
     task = QueryGallery.of(table)
-    return str(first_precision(task, Scores(task))).removeprefix("torch.")
-
-
-def contenders(table: torch.Tensor, labels: torch.Tensor, peer_share: int) -> dict[str, dict[str, Callable]]:
-    """Both lanes: {lane: {name: function}}."""
+    scores = Scores(task)
+    lanes = {"Recall@1 (and @10, @100)": {}, "100 nearest": {}}
+    recall, top = lanes.values()
+    counted, searched = first_precision(task, scores), first_type(task, scores, NEAREST)
+    for dtype in reversed(TYPES):
+        if dtype == torch.int8 and not multiplies_int8():
+            continue
+        recall[f"bare product, {named(dtype)}"] = lambda dtype=dtype: bare_product(table, dtype)
+        if every_type or dtype == torch.float32:
+            recall[f"ours ({named(dtype)})"] = lambda dtype=dtype: ours_recall(table, labels, dtype)
+            if dtype != torch.int8:
+                top[f"ours ({named(dtype)})"] = lambda dtype=dtype: ours_top(table, labels, NEAREST, dtype)
+    name = f"ours (chosen by measuring: {named(counted)})"
+    recall[name] = lambda: ours_recall(table, labels, None)
+    recall["ours, squared Euclidean"] = lambda: ours_recall(table, labels, None, "squared_euclidean")
+    top[f"ours (chosen by measuring: {named(searched)})"] = lambda: ours_top(table, labels, NEAREST, None)
+    if not peer_share:
+        return lanes
     asked = len(table) // peer_share
-    chunks = min(4, len(table) // ANCESTOR_CHUNK)
+    chunks = min(ANCESTOR_CHUNKS, len(table) // ANCESTOR_CHUNK)
 
     def peer(function, k):
         note = f"{asked:,} queries, seconds × {peer_share}" if peer_share > 1 else ""
         return scaled(lambda: function(table, labels, k, asked), len(table) / asked, note)
 
-    recall = {}
-    for dtype in reversed(TYPES):
-        if dtype != torch.int8 or multiplies_int8():
-            name = str(dtype).removeprefix("torch.")
-            recall[f"bare product, {name}"] = lambda dtype=dtype: bare_product(table, dtype)
-            recall[f"ours ({name})"] = lambda dtype=dtype: ours_recall(table, labels, dtype)
-    recall[f"ours (chosen by measuring: {chosen_type(table)})"] = lambda: ours_recall(table, labels, None)
     recall["faiss IndexFlatIP, k=2"] = peer(faiss_top, 1)
     recall["PML precision_at_1"] = peer(pml_precision, 1)
     recall["OML knn + cmc@1"] = peer(oml_cmc, 1)
@@ -142,14 +161,10 @@ def contenders(table: torch.Tensor, labels: torch.Tensor, peer_share: int) -> di
         note = f"{chunks} chunks of {ANCESTOR_CHUNK} rows, extrapolated"
         share = len(table) / (chunks * ANCESTOR_CHUNK)
         recall["ancestor's argsort"] = scaled(lambda: ancestor_recall(table, labels, chunks), share, note)
-    top = {
-        "ours": lambda: ours_top(table, labels, 100, None),
-        "ours (bfloat16)": lambda: ours_top(table, labels, 100, torch.bfloat16),
-        "faiss IndexFlatIP, k=101": peer(faiss_top, 100),
-        "PML P@1 + MAP@R, k=100": peer(pml_precision, 100),
-        "OML knn + cmc, precision, map": peer(oml_cmc, 100),
-    }
-    return {"Recall@1 (and @10, @100)": recall, "100 nearest": top}
+    top["faiss IndexFlatIP, k=101"] = peer(faiss_top, NEAREST)
+    top["PML P@1 + MAP@R, k=100"] = peer(pml_precision, NEAREST)
+    top["OML knn + cmc, precision, map"] = peer(oml_cmc, NEAREST)
+    return lanes
 
 
 def lane_table(figures: dict[str, dict], limits: dict[str, float]) -> str:
@@ -190,47 +205,62 @@ def curve_table(points: list[dict]) -> str:
     return markdown(["N", "Recall@1, s", "peak MB", "100 nearest, s", "peak MB"], rows)
 
 
+def truth(text: str) -> bool:
+    return {"True": True, "False": False}[text]
+
+
 def numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(",") if word]
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=60502, help="embeddings (default: 60502, SOP's test list)")
-    parser.add_argument("--widths", default="512,2048", help="their dimensions (default: 512,2048)")
     parser.add_argument(
-        "--curve", default="10000,30000,60000,120000,240000", help="numbers of rows of the curve, or none"
+        "--sizes",
+        default="60502x512,15000x2048",
+        help="embeddings x dimensions (default: 60502x512, of SOP's test list, and 15000x2048)",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each contender (default: 5)")
+    parser.add_argument("--curve", default="15000,30000", help="numbers of rows of the curve, or none")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each contender (default: 1)")
     parser.add_argument("--curve_rounds", type=int, default=1, help="and of each point of the curve (default: 1)")
-    parser.add_argument("--peer_share", type=int, default=10, help="peers answer one query in so many (default: 10)")
+    parser.add_argument(
+        "--peer_share", type=int, default=30, help="peers answer one query in so many, 0: none (default: 30)"
+    )
+    parser.add_argument("--every_type", type=truth, default=False, help="ours in each type (default: False)")
+    parser.add_argument("--busy", type=int, default=0, help="busy processes beside it (default: 0)")
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
-    result = {
-        "machine": machine(),
-        "versions": versions(PACKAGES),
-        "rows": args.rows,
-        "rounds": args.rounds,
-        "widths": {},
-    }
-    parts = [heading(args.rounds)]
-    for width in numbers(args.widths):
-        table, labels = clusters(args.rows, width)
+    beside = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(args.busy)]
+    try:
+        measure(args)
+    finally:
+        for process in beside:
+            process.kill()
+
+
+def measure(args: argparse.Namespace) -> None:
+    result = {"machine": machine(), "versions": versions(PACKAGES), "rounds": args.rounds, "sizes": {}}
+    title = heading(args.rounds)
+    if args.busy:
+        title += f" Beside {args.busy} busy process(es)."
+    parts = [title]
+    for size in args.sizes.split(","):
+        rows, width = map(int, size.split("x"))
+        table, labels = clusters(rows, width)
         lanes = {}
         limits = {}  # seconds of the bare products, which come first
-        for lane, entrants in contenders(table, labels, args.peer_share).items():
+        for lane, entrants in contenders(table, labels, args.peer_share, args.every_type).items():
             lanes[lane] = contest(entrants, args.rounds)
             for name, contender in lanes[lane].items():
                 if name.startswith("bare"):
                     limits[name.removeprefix("bare product, ")] = contender["seconds"]
-            parts.append(f"### {lane}, N = {args.rows:,}, D = {width}\n\n{lane_table(lanes[lane], limits)}")
+            parts.append(f"### {lane}, N = {rows:,}, D = {width}\n\n{lane_table(lanes[lane], limits)}")
             print(parts[-1], flush=True)
-        result["widths"][width] = lanes
-    sizes = numbers(args.curve)
-    if sizes:
-        width = numbers(args.widths)[0]
-        result["curve"] = curve(sizes, width, args.curve_rounds)
-        parts.append(f"### Ours over N, D = {width}, {args.curve_rounds} round(s)\n\n{curve_table(result['curve'])}")
+        result["sizes"][size] = lanes
+    if numbers(args.curve):
+        result["curve"] = curve(numbers(args.curve), CURVE_WIDTH, args.curve_rounds)
+        heads = f"### Ours over N, D = {CURVE_WIDTH}, {args.curve_rounds} round(s)"
+        parts.append(f"{heads}\n\n{curve_table(result['curve'])}")
     write(args.output, "search_speed", result, "\n\n".join(parts))
 
 

@@ -52,8 +52,8 @@ class Candidates:
     """The best fast scores so far of some queries, more than k of each, so that rounding hides none of the k nearest.
 
     keys (m, room) int64, as `pack` makes them of scores and positions in the gallery, of which each row's first
-    `filled` are in use; `floor` (m,): scores no better than this were dropped. Once all scores were looked at, the first
-    k are those of the nearest, of their exact scores and rows; `is_hidden` (m,): something dropped may be nearer.
+    `filled` are in use; `floor` (m,): scores no better than this were dropped. Once all scores were looked at, the
+    first k are those of the nearest, of their exact scores and rows; `is_hidden` (m,): something dropped may be nearer.
     """
 
     def __init__(

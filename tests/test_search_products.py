@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 
-from retrieval import best_positive, product_type
+from core.threads import side_by_side
+from retrieval import best_positive, candidates, product_type
 from retrieval.best_positive import first_precision, positive_ranks
+from retrieval.candidates import in_order_, kept_candidates, out_of_order
 from retrieval.query_gallery import QueryGallery
-from retrieval.scores import Scores
+from retrieval.scores import DISTANCES, Scores
+from retrieval.topk import first_type, search
 
 CPU = torch.device("cpu")
 MANY = 2**40  # pairs
@@ -76,3 +79,49 @@ def test_what_int8_leaves_in_doubt_is_settled_exactly(monkeypatch, width, most_l
     for memory in (1, 2**28):
         found = positive_ranks(task, (1, 10), memory=memory, dtype=torch.int8)
         assert all(torch.equal(found < k, exact < k) for k in (1, 10))
+
+
+def test_bfloat16_as_whole_numbers_keep_their_order():
+    scores = torch.arange(-(2**15), 2**15).short().view(torch.bfloat16)
+    scores = scores[~scores.isnan()]
+    numbers = in_order_(scores.clone())
+    assert torch.equal(out_of_order(numbers), scores.float())
+    order = numbers.argsort()
+    assert (scores[order].float().diff() >= 0).all()
+    assert in_order_(numbers.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("spread, expected", [(1.0, torch.bfloat16), (2.0**-12, torch.float32)])
+def test_rows_that_bfloat16_cannot_tell_apart_are_searched_in_float32(monkeypatch, distance, spread, expected):
+    """Near ties by the hundred, some of them equal: the same answer in any type, and the type by how many there are."""
+    monkeypatch.setattr(fastest, "seconds", lambda width: dict(zip(fastest.TYPES, (9, 1, 4))))
+    monkeypatch.setattr(fastest, "WORTH_TRYING", 0)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.ones(1, 24) + torch.tensor([1.0, -3.0]).repeat(12)
+    rows = rows + spread * 4 * torch.randn(700, 24, generator=generator)
+    rows[100:103] = rows[99]
+    task = QueryGallery.of(rows)
+    scores = Scores(task, distance)
+    if distance == "cosine":
+        assert first_type(task, scores, 10) == expected
+    assert kept_candidates(scores, 10, torch.float32) < kept_candidates(scores, 10, torch.bfloat16) <= 700
+    factors = [scores.factor(side, slice(None), torch.float64) for side in ("query", "gallery")]
+    exact = scores.from_grid(factors[0] @ factors[1].T).fill_diagonal_(-torch.inf)
+    order = torch.sort(exact, dim=1, descending=True, stable=True).indices
+    monkeypatch.setattr(candidates, "SAMPLE", (2, 64))  # a sample that misleads costs time alone
+    for dtype in (torch.bfloat16, torch.float32):
+        for k in (1, 10, 100):
+            assert torch.equal(search(task, k, distance, 2**17, dtype)[0], order[:, :k])
+
+
+def test_pieces_run_side_by_side_in_their_order():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert side_by_side(lambda piece: (piece, torch.get_num_threads()), range(5), CPU) == [(n, 1) for n in range(5)]
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda piece: 1 / piece, (1, 0), CPU)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
