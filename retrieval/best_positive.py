@@ -8,7 +8,7 @@ import torch
 
 from core.slices import MEMORY, step_within
 from retrieval.blocks import block_side, products, share_a_code
-from retrieval.product_type import LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS, fastest
+from retrieval.fastest import LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS, fastest, in_order_, out_of_order
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import Frame
 from retrieval.scores import Scores
@@ -334,9 +334,10 @@ def _least(dtype: torch.dtype) -> float:
 def _may_reach(scores: torch.Tensor, axis: int, low: torch.Tensor) -> torch.Tensor:
     """(n,) bool: whether any score along `axis` may reach `low` (n,)."""
     if scores.dtype == torch.bfloat16:
-        # Positive bfloat16 are ordered as their bits are, and maxima of whole numbers are several times faster.
-        peaks = scores.view(torch.int16).amax(axis).view(torch.bfloat16)
-        return (peaks >= low) | (low <= 0)
+        # Maxima of whole numbers are several times faster, and positive bfloat16 are ordered as their bits are.
+        if (low > 0).all():
+            return scores.view(torch.int16).amax(axis).view(torch.bfloat16) >= low
+        return out_of_order(in_order_(scores.clone()).amax(axis)) >= low
     return scores.amax(axis) >= low
 
 

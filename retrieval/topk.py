@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import torch
 
 from core.slices import MEMORY
-from retrieval.candidates import KEY_BYTES, MORE, ROOM, Candidates, kept_candidates
+from retrieval.candidates import KEY_BYTES, ROOM, Candidates, kept_candidates
 from retrieval.fastest import fastest
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import Frame
 from retrieval.scores import Scores
 
 FEWEST = 64  # queries are searched for in portions no smaller than this
-MOST_KEPT = 3  # times k: where a type would have more candidates kept, float32 is faster
+CLOSE_PAIRS = 400  # items of the gallery that a candidate more costs as much as a type that is faster saves
 
 
 @torch.no_grad()
@@ -74,6 +74,7 @@ def first_type(query_gallery: QueryGallery, scores: Scores, k: int) -> torch.dty
     """The type that candidates are chosen by: what this device multiplies fastest, unless it leaves much in doubt."""
     pairs = len(query_gallery.query_rows) * len(query_gallery.gallery_rows)
     dtype = fastest(query_gallery.device, scores.width, pairs, (torch.bfloat16, torch.float32))
-    if dtype != torch.float32 and kept_candidates(scores, k, dtype) > MOST_KEPT * k + MORE:
-        return torch.float32
-    return dtype
+    if dtype == torch.float32:
+        return dtype
+    more = kept_candidates(scores, k, dtype) - kept_candidates(scores, k, torch.float32)
+    return torch.float32 if CLOSE_PAIRS * more > len(query_gallery.gallery_rows) else dtype

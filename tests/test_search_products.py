@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from core.threads import side_by_side
-from retrieval import best_positive, candidates, product_type
+from retrieval import best_positive, candidates, fastest, topk
 from retrieval.best_positive import first_precision, positive_ranks
-from retrieval.candidates import in_order_, kept_candidates, out_of_order
+from retrieval.candidates import kept_candidates
+from retrieval.fastest import in_order_, out_of_order
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import DISTANCES, Scores
 from retrieval.topk import first_type, search
@@ -97,6 +98,7 @@ def test_rows_that_bfloat16_cannot_tell_apart_are_searched_in_float32(monkeypatc
     """Near ties by the hundred, some of them equal: the same answer in any type, and the type by how many there are."""
     monkeypatch.setattr(fastest, "seconds", lambda width: dict(zip(fastest.TYPES, (9, 1, 4))))
     monkeypatch.setattr(fastest, "WORTH_TRYING", 0)
+    monkeypatch.setattr(topk, "CLOSE_PAIRS", 4)
     generator = torch.Generator().manual_seed(0)
     rows = torch.ones(1, 24) + torch.tensor([1.0, -3.0]).repeat(12)
     rows = rows + spread * 4 * torch.randn(700, 24, generator=generator)
