@@ -127,7 +127,7 @@ def named(dtype: torch.dtype) -> str:
 def contenders(
     table: torch.Tensor, labels: torch.Tensor, peer_share: int, every_type: bool
 ) -> dict[str, dict[str, Callable]]:
-    """Both lanes: {lane: {name: function}}. every_type: ours in each type, not only in float32 and in the one chosen."""
+    """Both lanes: {lane: {name: function}}. every_type: ours in each type, not in float32 and the chosen one alone."""
     task = QueryGallery.of(table)
     scores = Scores(task)
     lanes = {"Recall@1 (and @10, @100)": {}, "100 nearest": {}}
