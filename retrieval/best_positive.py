@@ -8,7 +8,7 @@ import torch
 
 from core.slices import MEMORY, step_within
 from retrieval.blocks import block_side, products, share_a_code
-from retrieval.fastest import LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS, fastest, in_order_, out_of_order
+from retrieval.product_type import LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS, fastest, in_order_, out_of_order
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import Frame
 from retrieval.scores import Scores

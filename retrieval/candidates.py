@@ -8,7 +8,7 @@ import torch
 from core.slices import CACHED_NUMBERS, slices_of, slices_within
 from core.threads import side_by_side
 from retrieval.blocks import products, true_float32
-from retrieval.fastest import in_order_, out_of_order
+from retrieval.product_type import in_order_, out_of_order
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import RUN, Scores
 

@@ -6,7 +6,7 @@ import torch
 
 from core.slices import MEMORY
 from retrieval.candidates import KEY_BYTES, ROOM, Candidates, kept_candidates
-from retrieval.fastest import fastest
+from retrieval.product_type import fastest
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import Frame
 from retrieval.scores import Scores

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from core.threads import side_by_side
-from retrieval import best_positive, candidates, fastest, topk
+from retrieval import best_positive, candidates, product_type, topk
 from retrieval.best_positive import first_precision, positive_ranks
 from retrieval.candidates import kept_candidates
-from retrieval.fastest import in_order_, out_of_order
+from retrieval.product_type import in_order_, out_of_order
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import DISTANCES, Scores
 from retrieval.topk import first_type, search
@@ -96,8 +96,8 @@ def test_bfloat16_as_whole_numbers_keep_their_order():
 @pytest.mark.parametrize("spread, expected", [(1.0, torch.bfloat16), (2.0**-12, torch.float32)])
 def test_rows_that_bfloat16_cannot_tell_apart_are_searched_in_float32(monkeypatch, distance, spread, expected):
     """Near ties by the hundred, some of them equal: the same answer in any type, and the type by how many there are."""
-    monkeypatch.setattr(fastest, "seconds", lambda width: dict(zip(fastest.TYPES, (9, 1, 4))))
-    monkeypatch.setattr(fastest, "WORTH_TRYING", 0)
+    monkeypatch.setattr(product_type, "seconds", lambda width: dict(zip(product_type.TYPES, (9, 1, 4))))
+    monkeypatch.setattr(product_type, "WORTH_TRYING", 0)
     monkeypatch.setattr(topk, "CLOSE_PAIRS", 4)
     generator = torch.Generator().manual_seed(0)
     rows = torch.ones(1, 24) + torch.tensor([1.0, -3.0]).repeat(12)
