@@ -182,7 +182,8 @@ def test_what_lies_in_a_shard_stays_in_its_folder(tmp_path):
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     with tarfile.open(tmp_path / "b.tar", "w") as archive:
         archive.addfile(link)
-    assert unpack(tmp_path / "b.tar", tmp_path / "room") == (None, [])
+    with pytest.raises(InputError, match="e.png is a link to /etc/passwd, and has no bytes of its own"):
+        unpack(tmp_path / "b.tar", tmp_path / "room")
 
 
 def test_a_broken_picture_is_named_as_it_is_called(shards, sop_tree, finished_run, tmp_path):
