@@ -20,14 +20,14 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv, EVAL, __doc__)
     # Here and not above: torch takes seconds to import, which neither --help nor a mistyped flag has to wait for.
     import distributed
+    from care.protocol import Search, geometry_of, open_linter
     from core.device import choose_precision, open_device
     from core.files import make_folder, replace_json
-    from care.protocol import Search, geometry_of, open_linter
     from core.versions import versions
     from embeddings.attention import open_attention
     from embeddings.encoder import open_encoder
-    from embeddings.runtime import Job
     from embeddings.pair_distances import open_pair_distances
+    from embeddings.runtime import Job
     from embeddings.source import describe_source, embed_source, open_sources, refuse_photos, refuse_shards
     from embeddings.verification import open_verification
     from models import ModelSettings

@@ -16,7 +16,6 @@ if __name__ == "__main__":  # before torch is loaded
     from core import openmp  # noqa: F401
 import contextlib
 import functools
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from config.commands import COMMANDS
 from config.parse import Args, parse
 from config.script import run_script
 from core.errors import InputError, near_match
+from core.ranks import is_first, world_size
 
 # Imports stand in the functions: torch takes seconds to import, which no help and no mistyped flag has to wait for.
 
@@ -361,14 +361,9 @@ def embed_queries(index, records, args: Args):
 def leaves_network_open(args: Args) -> bool:
     """Whether nothing was typed that asks for another network than the index's own, or for another way to run it."""
     is_typed = any(name in args.typed for name in args.model) or ("runtime" in args.typed and args["runtime"] != "onnx")
-    is_alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    is_alone = world_size() == 1
     is_plain = not args["use_gpu"] and args["precision"] in ("auto", "fp32") and args["on_bad_image"] == "stop"
     return is_plain and is_alone and not is_typed
-
-
-def is_first() -> bool:
-    """Whether this is the first of several processes (torchrun), which alone prints and writes."""
-    return int(os.environ.get("RANK", 0)) == 0
 
 
 def decide(folder: str, args: Args) -> None:
@@ -465,8 +460,8 @@ def open_processes(args: Args):
 def open_network(args: Args, device, precision: str, index, records):
     """The Encoder of the model, the index's own where it is left open, for records that are looked at, or for any."""
     from embeddings.encoder import open_encoder
-    from embeddings.runtime import Job
     from embeddings.index import settings_for_index
+    from embeddings.runtime import Job
     from models import ModelSettings
     from reader import refuse_broken_images
 

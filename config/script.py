@@ -1,12 +1,12 @@
 """How a script begins and ends: a user's mistake is a sentence and the status 2."""
 
 import gc
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.errors import InputError, Stopped
+from core.ranks import is_first, rank, world_size
 from data.workers import ignore_worker_deaths, loading_failure
 
 
@@ -24,7 +24,7 @@ def run_script(main: Callable[[Sequence[str]], None]) -> None:
         main(sys.argv[1:])
         _part_from_other_ranks()
     except Stopped as stopped:
-        if _rank() == 0:
+        if is_first():
             print(f"{name}: stopped by {stopped.signal.name} {stopped}", file=sys.stderr)
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
@@ -48,15 +48,11 @@ def _part_from_other_ranks() -> None:
         distributed.close()
 
 
-def _rank() -> int:
-    return int(os.environ.get("RANK", 0))
-
-
 def _end_in_sentences(name: str, error: InputError) -> None:
     ignore_worker_deaths()
     # A loader's worker wraps its error into a traceback, which ends with the sentence.
     sentences = str(error).strip().rpartition("errors.InputError: ")[2]
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        name += f", rank {_rank()}"
+    if world_size() > 1:
+        name += f", rank {rank()}"
     print(f"{name}: {sentences}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -1,10 +1,11 @@
 """Lines on the console."""
 
-import os
 import sys
 import time
 
 from tqdm import tqdm
+
+from core.ranks import is_first
 
 
 def log(line: str, by_first: bool = True) -> None:
@@ -12,8 +13,7 @@ def log(line: str, by_first: bool = True) -> None:
 
     by_first: of several ranks the first alone prints it; else each does.
     """
-    rank = int(os.environ.get("RANK", "0"))
-    if by_first and rank > 0:
+    if by_first and not is_first():
         return
     tqdm.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {line}", file=sys.stdout)
     sys.stdout.flush()

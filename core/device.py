@@ -26,8 +26,7 @@ def open_device(
         precision: one of auto, fp32, bf16, fp16
         runtime: torch, openvino, onnx; auto: the fastest, measured for long jobs on a CPU
 
-    A precision `auto` stays so beside a runtime `auto` on a CPU: both are measured together (embeddings/runtime.py), or
-    go by the network that is to be trained (engine/assembly.py).
+    A precision `auto` stays so beside a runtime `auto` on a CPU: both are measured together (embeddings/runtime.py).
     Raises InputError for what this machine lacks, and for what a runtime has not: accelerators, and
     half types with onnx.
     """

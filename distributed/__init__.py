@@ -1,5 +1,6 @@
 """Several processes that work as one, named as torch.distributed names things; one alone is a world of size 1."""
 
+from core.ranks import is_first, rank, world_size
 from distributed.collectives import (
     all_gather,
     all_reduce_gradients,
@@ -13,12 +14,9 @@ from distributed.group import (
     broadcast_value,
     close,
     init,
-    is_first,
     launch_id,
     own_slice,
-    rank,
     stand_alone,
-    world_size,
 )
 
 __all__ = [

@@ -7,7 +7,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.autograd.function import FunctionCtx
 
-from distributed.group import all_present, is_first, patient_group, rank, world_size
+from core.ranks import is_first, rank, world_size
+from distributed.group import all_present, patient_group
 
 BUCKET = 2**24  # numbers that are summed over the ranks at a time
 

@@ -16,25 +16,11 @@ import torch
 import torch.distributed as dist
 
 from core.errors import InputError
+from core.ranks import rank, world_size
 
 STEP_SECONDS = 60  # for all to come to what they do together
 ALONE_SECONDS = 24 * 3600  # for what the first does while the others wait
 ANSWER_SECONDS = 10  # for the others to say that they are there, once one is lost
-
-
-def rank() -> int:
-    """The number of this process among all, from 0."""
-    return int(os.environ.get("RANK", 0))
-
-
-def world_size() -> int:
-    """How many processes there are."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def is_first() -> bool:
-    """Whether this is the one rank that writes and prints."""
-    return rank() == 0
 
 
 def stand_alone() -> tuple[int, int]:

@@ -11,9 +11,8 @@ from core.types import Positive
 from data.image.transforms import TestTransform
 from data.loader import BatchLoader, open_test_loader
 from data.records import Records
-from embeddings.runtime import AUTO, Job, Made, Way, fastest_model
 from embeddings.fingerprint import fingerprint
-from models.export.onnx import OnnxRuntime
+from embeddings.runtime import AUTO, Job, Made, Way, fastest_model
 from models import (
     ModelSettings,
     TowerSettings,
@@ -23,6 +22,7 @@ from models import (
     read_towers,
     with_text_tower,
 )
+from models.export.onnx import OnnxRuntime
 
 # Figures are those of the very network unless asked otherwise.
 EXACT = Way("fp32", "torch")

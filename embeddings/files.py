@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from core.errors import InputError, meant_by
 from core.arrays import read_npz
+from core.errors import InputError, meant_by
 from data.formats.problems import Problems
 from data.records import Records
 from data.repeats import find_repeats, fold_repeats

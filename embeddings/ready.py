@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.errors import InputError
 from core.arrays import RowFile
+from core.errors import InputError
 from core.files import read_json
 from core.items import is_text
 from core.types import Paths

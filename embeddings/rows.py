@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from core.arrays import RowFile
 from core.console import log
 from core.errors import InputError
-from core.arrays import RowFile
 from core.items import file_of
 from core.slices import slices_within
 from data.records import Records

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 import distributed
+from core.arrays import RowFile
 from core.console import log
 from core.errors import InputError
-from core.arrays import RowFile
 from core.files import open_output
 from core.types import Paths, Switch
 from core.versions import package_versions

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.device import search_device
 from core.arrays import RowFile, write_npz
+from core.device import search_device
 from core.files import replacing
 from core.slices import slices_within
 from data.records import Records

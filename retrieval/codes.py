@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.errors import InputError, near_match
 from core.arrays import read_npy, write_npy
+from core.errors import InputError, near_match
 from core.files import read_json, sync, synced, write_json
 from core.slices import slices_within
 from retrieval.exact import GRID_BITS, ExactScores

@@ -4,12 +4,14 @@ A process that looks for one image has found it in a tenth of the time that the 
 """
 
 import math
+from typing import TypeVar
 
 import numpy as np
 
 from core.errors import InputError
 from core.slices import CACHED_NUMBERS, slices_within
 
+Table = TypeVar("Table")  # an array of NumPy's or a tensor of torch's
 COSINE_BITS = 26  # of its grid: numbers of rows of length one are multiples of 2^-26 (exact.py)
 
 
@@ -18,15 +20,20 @@ def row_lengths(table: np.ndarray, name: str = "embeddings") -> np.ndarray:
     lengths = np.empty(len(table))
     for rows in slices_within(*table.shape, CACHED_NUMBERS):
         squares = np.square(table[rows], dtype=np.float64)
-        # The right half is added to the left one until a column is left: an order that no library chooses.
-        while squares.shape[1] > 1:
-            half = squares.shape[1] // 2
-            odd = squares[:, 2 * half :]
-            squares = squares[:, :half] + squares[:, half : 2 * half]
-            squares[:, : odd.shape[1]] += odd
-        lengths[rows] = np.sqrt(squares[:, 0])
+        lengths[rows] = np.sqrt(row_sums(squares))
     refuse_not_finite(np.flatnonzero(~np.isfinite(lengths)), len(table), name)
     return lengths
+
+
+def row_sums(table: Table) -> Table:
+    """Sums (n,) of the rows of an array or a tensor (n, D), added up in one fixed order, which no library chooses."""
+    # The right half is added to the left one until a column is left.
+    while table.shape[1] > 1:
+        half = table.shape[1] // 2
+        odd = table[:, 2 * half :]
+        table = table[:, :half] + table[:, half : 2 * half]
+        table[:, : odd.shape[1]] += odd
+    return table[:, 0]
 
 
 def refuse_not_finite(rows: np.ndarray, count: int, name: str = "embeddings") -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.errors import InputError
 from core.arrays import read_npz, write_npz
+from core.errors import InputError
 from core.slices import MEMORY
 from retrieval.candidates import NOWHERE
 from retrieval.query_gallery import Column, QueryGallery

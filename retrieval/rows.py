@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from core.slices import CACHED_NUMBERS, slices_within
-from retrieval.plain import refuse_not_finite
+from retrieval.plain import refuse_not_finite, row_sums
 
 
 class Frame(NamedTuple):
@@ -64,14 +64,7 @@ def euclidean_lengths(table: torch.Tensor, centre: torch.Tensor | None = None) -
         numbers = table[rows].double()
         if centre is not None:
             numbers = numbers - centre
-        squares = numbers.square()
-        # The right half is added to the left one until a column is left: an order that no library chooses.
-        while squares.shape[1] > 1:
-            half = squares.shape[1] // 2
-            odd = squares[:, 2 * half :]
-            squares = squares[:, :half] + squares[:, half : 2 * half]
-            squares[:, : odd.shape[1]] += odd
-        lengths[rows] = _roots(squares[:, 0])
+        lengths[rows] = _roots(row_sums(numbers.square()))
     return lengths
 
 

@@ -13,8 +13,8 @@ import torch
 from core.slices import MEMORY, slices_within
 from retrieval.best_positive import positive_ranks
 from retrieval.candidates import NOWHERE, pack, unpack
-from retrieval.query_gallery import QueryGallery, positions_among
 from retrieval.plain import refuse_not_finite
+from retrieval.query_gallery import QueryGallery, positions_among
 from retrieval.rows import Frame, euclidean_lengths
 from retrieval.scores import Scores
 from retrieval.topk import search_in_parts

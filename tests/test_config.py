@@ -18,8 +18,8 @@ from core.recipe import read_recipe
 from core.sources import MISSING, keywords_of, registered
 from core.types import plain
 from data.samplers import SAMPLERS
-from losses import LOSSES
 from engine.loggers import LOGGERS
+from losses import LOSSES
 from miners import MINERS
 from models.backbones import BACKBONES
 from models.heads import HEADS

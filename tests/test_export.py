@@ -18,8 +18,8 @@ from runs import run
 from core.errors import InputError
 from core.packages import needed
 from data.image.files import read_image
-from data.image.reading import smart_read_image
 from data.image.geometry import LONGEST
+from data.image.reading import smart_read_image
 from data.image.transforms import TestTransform
 from embeddings import export as exporting
 from embeddings.golden import GoldenImages

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from processes import run_in_ranks
 from runs import run, train_flags
 from sampling import make_sampler
-from processes import run_in_ranks
 from test_resume import assert_bit_equal
 
 from core.errors import InputError

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import reader
-from core.assignments import split_line
 from config.commands import COMMANDS
 from config.parse import parse
+from core.assignments import split_line
 from core.errors import InputError
 from core.recipe import read_recipe
 

@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from runs import as_line, read_json, read_metrics, run, tiny_backbone, train_flags
 from processes import run_in_ranks
+from runs import as_line, read_json, read_metrics, run, tiny_backbone, train_flags
 from test_resume import assert_bit_equal
 from tolerances import assert_within, gamma
 from torch import nn

@@ -1,7 +1,6 @@
 """Embeddings that go to the disk as they come: as NumPy would write them, in bounded memory, and after a kill."""
 
 import json
-import zipfile
 import os
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ import sys
 import time
 import tracemalloc
 import weakref
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +19,8 @@ from runs import SCRIPTS, as_line, run, tiny_backbone
 from torch import nn
 
 from config.script import run_script
-from core.errors import InputError
 from core.arrays import RowFile, write_npz
+from core.errors import InputError
 from data.records import Records
 from data.samplers import InOrder
 from embeddings.files import load_table

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from runs import read_json, run, tiny_backbone
 from processes import run_in_ranks
+from runs import read_json, run, tiny_backbone
 from tolerances import assert_within, score_error
 
 import distributed

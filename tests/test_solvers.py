@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from runs import read_json, run, tiny_backbone, train_flags
 from processes import run_in_ranks
+from runs import read_json, run, tiny_backbone, train_flags
 from tolerances import assert_within, gamma
 
 from core.errors import InputError

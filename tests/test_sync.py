@@ -17,8 +17,8 @@ from runs import as_line, run
 from test_index import on_disk
 from test_search_script import CPU, sentence, table  # noqa: F401
 
-from core.errors import InputError
 from core.arrays import RowFile
+from core.errors import InputError
 from embeddings import sync as syncing
 from embeddings.collection import labels_below
 from embeddings.sync import apply, look, refuse_to_forget_most, rows_file

@@ -14,8 +14,8 @@ from test_download_sop import archive, assert_whole, folder  # noqa: F401 (fixtu
 from test_download_sop import run as download_sop
 
 from config.replay import read_flags
-from core.errors import InputError
 from core.arrays import read_npy, read_npz
+from core.errors import InputError
 from data import embedded
 from data.embedded import embedded_data
 from data.image.files import read_image

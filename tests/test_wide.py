@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from core import arrays
-from core.errors import InputError
 from core.arrays import map_npz, write_npz
+from core.errors import InputError
 from embeddings.files import load_table
 from retrieval import wide
 from retrieval.exact import DISTANCES

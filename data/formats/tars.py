@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from core.arrays import read_npz, write_npz
 from core.console import log
 from core.errors import InputError, first_line
-from core.arrays import read_npz, write_npz
 from data.formats.folders import IMAGE_SUFFIXES
 
 LARGEST = 2**30  # bytes of one image, or of what tells its label

@@ -3,14 +3,12 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from core.console import log
 from core.errors import first_line
+from engine.loggers._handing_on import HandingOn
 from engine.loggers._protocol import Logger
 
 MOST_CALLS = 2000  # that wait
@@ -20,7 +18,7 @@ CLOSING_SECONDS = 60.0  # for all that still waits then
 BYTES_A_SECOND = 5e6  # of a file that is sent
 
 
-class Background(Logger):
+class Background(HandingOn):
     """Hands a logger what it is told, in the order in which it is told, from a thread.
 
     What does not fit into the queue is lost, and so is what the logger refuses; how much, and why, is said once, at the
@@ -42,30 +40,13 @@ class Background(Logger):
         self.thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
         self.thread.start()
 
-    def config(self, sections: dict[str, object]) -> None:
-        self._tell("config", 0, sections)
-
     def log(self, figures: dict[str, float], step: int, group: str) -> None:
-        self._tell("log", 0, dict(figures), step, group)
-
-    def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        self._tell("image", picture.nbytes, name, picture, step)
-
-    def embedding(
-        self,
-        name: str,
-        matrix: torch.Tensor,
-        columns: Sequence[str],
-        labels: list[list[str]],
-        tiles: np.ndarray,
-        step: int,
-    ) -> None:
-        size = tiles.nbytes + matrix.numel() * matrix.element_size()
-        self._tell("embedding", size, name, matrix, columns, labels, tiles, step)
+        # A copy, since the run may go on to use its own.
+        super().log(dict(figures), step, group)
 
     def checkpoint(self, path: Path, step: int) -> None:
         self.file_bytes += path.stat().st_size
-        self._tell("checkpoint", 0, path, step)
+        super().checkpoint(path, step)
 
     def end(self) -> None:
         """Nothing comes any more; `close` waits for what is told already, so that several can do so at a time."""
@@ -92,7 +73,9 @@ class Background(Logger):
         if self.lost:
             log(f"{self.name}: {self.lost} of {self.told} reports are lost: {self.reason}; the run itself is whole")
 
-    def _tell(self, method: str, size: int, *arguments: object) -> None:
+    def _tell(self, method: str, *arguments: object) -> None:
+        # Arrays and tensors: all else is small.
+        size = sum(getattr(argument, "nbytes", 0) for argument in arguments)
         with self.lock:
             self.told += 1
             fits = self.waiting < MOST_CALLS and self.waiting_bytes + size <= MOST_BYTES

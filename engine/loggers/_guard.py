@@ -1,17 +1,14 @@
 """A logger that writes beside the run, and is not to end it: a disk that is full, a file that nobody may write to."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import numpy as np
-import torch
+from collections.abc import Callable
 
 from core.console import log
 from core.errors import first_line
+from engine.loggers._handing_on import HandingOn
 from engine.loggers._protocol import Logger
 
 
-class Guard(Logger):
+class Guard(HandingOn):
     """Hands a logger what it is told. What fails is lost: the first time is said, and how many there were at the end.
 
     open_logger: makes the logger; where that fails, everything is lost.
@@ -24,29 +21,6 @@ class Guard(Logger):
         self.has_said = False
         self.logger: Logger | None = None
         self._try(self._open, open_logger)
-
-    def config(self, sections: dict[str, object]) -> None:
-        self._tell("config", sections)
-
-    def log(self, figures: dict[str, float], step: int, group: str) -> None:
-        self._tell("log", figures, step, group)
-
-    def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        self._tell("image", name, picture, step)
-
-    def embedding(
-        self,
-        name: str,
-        matrix: torch.Tensor,
-        columns: Sequence[str],
-        labels: list[list[str]],
-        tiles: np.ndarray,
-        step: int,
-    ) -> None:
-        self._tell("embedding", name, matrix, columns, labels, tiles, step)
-
-    def checkpoint(self, path: Path, step: int) -> None:
-        self._tell("checkpoint", path, step)
 
     def close(self) -> None:
         if self.logger is not None:

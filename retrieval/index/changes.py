@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import InputError
 from core.arrays import read_npy, write_npy
+from core.errors import InputError
 from core.files import read_json, replace_json, write_json
 from core.slices import MEMORY
 from retrieval.index.backends import make_backend

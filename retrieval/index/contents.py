@@ -13,9 +13,9 @@ from typing import Self
 
 import numpy as np
 
+from core.arrays import read_npy
 from core.console import log
 from core.errors import InputError
-from core.arrays import read_npy
 from core.files import replacing_synced
 from core.items import file_of, is_text, member_of
 from retrieval.index.folder import CONTENTS, writing

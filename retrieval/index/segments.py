@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import InputError
 from core.arrays import read_npy, write_npy
+from core.errors import InputError
 from core.files import read_json, sync, synced, write_json
 from core.slices import CACHED_NUMBERS, slices_of, slices_within
 from retrieval.index.items import CATEGORY, LABEL, UNKNOWN, Items, LabelColumn, wrong_boxes

@@ -33,10 +33,10 @@ from compat.oml.datasets.dataframe import (
     ShowsItems,
 )
 from compat.oml.interfaces.datasets import IBaseDataset, IVisualizableDataset
+from compat.oml.transforms.images.torchvision import get_normalisation_torch
 from compat.oml.transforms.images.utils import get_im_reader_for_transforms, takes_arrays
 from compat.oml.utils.dataframe_format import check_retrieval_dataframe_format
 from compat.oml.utils.images.images import TImReader, draw_bbox, imread_pillow
-from compat.oml.transforms.images.torchvision import get_normalisation_torch
 from core.errors import InputError
 from core.packages import needed
 from data.image.files import read_bytes
