@@ -27,6 +27,7 @@ from runs import run, tiny_backbone, train_flags
 
 from config.commands import COMMANDS
 from config.parse import parse
+from retrieval.index.index import Index
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [
@@ -379,6 +380,12 @@ def forget_index(world: World) -> None:
     shutil.rmtree(world.folder / "photos.index")
 
 
+def add_queries(world: World) -> None:
+    """Embeddings as long as those of the index."""
+    width = Index.open(world.folder / "photos.index").rows.width
+    np.save(world.folder / "queries.npy", np.random.default_rng(0).standard_normal((2, width)).astype(np.float32))
+
+
 PREPARE = {
     "docs/modalities.md": add_texts,
     "docs/verification.md": add_pairs,
@@ -392,6 +399,7 @@ PREPARE = {
 BEFORE = {
     "python train_pair.py --loss_name=whitening --pretrained_model=output/arc --feedback": add_clicks,
     "python train_pair.py --loss_name=clip --pretrained_model=output/towers": move_to_towers,
+    "python search.py find photos.index --embeddings": add_queries,
     "python search.py add photos.index --data_dir=shards --embeddings more/": add_more_shards,
     "python recipes/join_towers.py output/towers": move_to_images,
     "python search.py build photos.index --pretrained_model=output/towers": forget_index,
@@ -408,6 +416,11 @@ EXTRA = {
     ],
     "python recipes/from_oml.py": ["--labels=10"],
     "python train_elem.py --config=configs/emoji_softmax.yaml": ["--data_dir=data/Stanford_Online_Products"],
+    "python train_elem.py --config=configs/emoji_arcmargin.yaml --val_classes": [
+        "--val_classes=4",
+        "--data_dir=data/Stanford_Online_Products",
+    ],
+    "python train_pair.py --config=configs/emoji_arcmargin_whitening.yaml --val_classes": ["--val_classes=4"],
 }
 VARIABLES = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "1", "JOB_COMPLETION_INDEX": "0"}
 # Commands that ask what a command that is not run would have made; later on the page they are asked of another.
