@@ -15,6 +15,7 @@ from core.arrays import RowFile
 from core.console import log
 from core.errors import InputError
 from core.items import file_of
+from core.locks import lock_for_writing
 from core.slices import slices_within
 from data.records import Records
 
@@ -168,11 +169,7 @@ def _begin(file: BinaryIO, line: bytes, path: Path) -> None:
 def _refuse_second_writer(file: BinaryIO, path: Path) -> None:
     """Raise InputError where another process has the file open here; it is this one's until it is closed."""
     try:
-        import fcntl
-    except ImportError:  # on Windows, where nobody else is asked
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_for_writing(file)
     except OSError:
         raise InputError(f"another process is writing {str(path)!r}; try again when it is done") from None
 

@@ -27,6 +27,7 @@ KILLER = textwrap.dedent(
     from pathlib import Path
 
     import numpy as np
+    import torch  # once and for all: what changes an index needs it, and each fork would import it anew
     from retrieval.index.index import Index
     from retrieval.index.folder import CARD, LOCK, files_of
 
