@@ -1,10 +1,9 @@
 """Files of which one process at a time has the right to write."""
 
+import functools
 import os
 import weakref
 from typing import IO
-
-_locked: weakref.WeakSet[IO] = weakref.WeakSet()
 
 
 def lock_for_writing(file: IO) -> None:
@@ -18,14 +17,17 @@ def lock_for_writing(file: IO) -> None:
     except ImportError:  # on Windows, where nobody else is asked
         return
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    _locked.add(file)
+    _locked_files().add(file)
 
 
-def _let_go() -> None:
-    """In a forked process: its copies of the files are closed, which leaves the lock with the process that took it."""
-    for file in list(_locked):
-        file.close()
+@functools.cache
+def _locked_files() -> weakref.WeakSet[IO]:
+    """The files that this process has taken. In a fork its copies of them are closed, which leaves the lock with it."""
+    files: weakref.WeakSet[IO] = weakref.WeakSet()
 
+    def let_go() -> None:
+        for file in list(files):
+            file.close()
 
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_let_go)
+    os.register_at_fork(after_in_child=let_go)
+    return files
