@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> None:
     from care.protocol import Search, geometry_of, open_linter
     from core.device import choose_precision, open_device
     from core.files import make_folder, replace_json
+    from core.slices import search_memory
     from core.versions import versions
     from embeddings.attention import open_attention
     from embeddings.encoder import open_encoder
@@ -102,7 +103,7 @@ def main(argv: Sequence[str]) -> None:
         return
     same_or_not = None
     if verifier is not None:
-        memory = args["search_memory_mb"] * 2**20
+        memory = search_memory(evaluation.query_gallery.device.type, args["search_memory_mb"])
         same_or_not = verifier.measure(table, held, device, args["distance"], memory)
 
     # What was found: result.json, the files that are asked for, the table.

@@ -1,7 +1,21 @@
 """Cutting a long axis into slices of bounded size: the one place where memory is turned into a number of rows."""
 
-CACHED_NUMBERS = 2**18  # rows are prepared in slices of so many numbers, which stay in the cache
+CACHED_NUMBERS = 2**18  # rows are prepared in slices of so many numbers, which stay in a processor's cache
+LAUNCHED_NUMBERS = 2**23  # on an accelerator, where each operation has its price, however few numbers it is of
 MEMORY = 256 * 2**20  # bytes that a search takes beside the embeddings, unless it is told otherwise
+DEVICE_MEMORY = 2**30  # likewise on an accelerator
+
+
+def numbers_at_once(device_type: str) -> int:
+    """In slices of how many numbers rows are prepared on a `cpu`, or on a device of another type."""
+    return CACHED_NUMBERS if device_type == "cpu" else LAUNCHED_NUMBERS
+
+
+def search_memory(device_type: str, megabytes: int | None = None) -> int:
+    """Bytes that a search takes beside the embeddings: those asked for, else what suits the type of device."""
+    if megabytes is not None:
+        return megabytes * 2**20
+    return MEMORY if device_type == "cpu" else DEVICE_MEMORY
 
 
 def slices_of(stop: int, step: int, start: int = 0) -> list[slice]:

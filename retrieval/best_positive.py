@@ -15,6 +15,8 @@ from retrieval.scores import Scores
 
 COUNTED_BYTES = 8 * 2**20  # rows that are counted are copied in portions of so many bytes
 STRIP_QUERIES = 512  # queries whose positives are scored at a time
+# The same on an accelerator, where many small portions wait for each other, and float64 may be slow.
+COUNTED_DEVICE_BYTES, STRIP_DEVICE_QUERIES = 128 * 2**20, 2048
 MOST_APART = 0.5  # where more than this share is undecided all are counted again, for the sake of the symmetry
 PRECISIONS = [torch.int8, torch.bfloat16, torch.float32, torch.float64]
 WIDEST_INT8 = 0.02  # error of a row's int8: beyond it so much would be left in doubt that bfloat16 is faster
@@ -115,6 +117,9 @@ class _Counts:
         self.memory = memory
         self.shard = shard
         device = query_gallery.device
+        self.counted_bytes = COUNTED_BYTES
+        if device.type != "cpu":
+            self.counted_bytes = min(COUNTED_DEVICE_BYTES, memory // 8)
         # Rows that ties are settled by: those of the whole list, even where a rank has only some of them.
         self.rows = query_gallery.gallery_rows if shard is None else shard.rows[query_gallery.gallery_rows]
         self.ks = None if ks is None else torch.tensor(sorted(set(ks)), device=device)
@@ -148,7 +153,8 @@ class _Counts:
 
         Yields (queries (m,), gallery positions (n,), scores (m, n)).
         """
-        step = min(STRIP_QUERIES, block_side(self.scores.width, dtype, self.memory))
+        most = STRIP_QUERIES if queries.device.type == "cpu" else STRIP_DEVICE_QUERIES
+        step = min(most, block_side(self.scores.width, dtype, self.memory, queries.device))
         for part in queries.split(step):
             labels = self.query_gallery.query_labels[part]
             # From the first label of these queries to the last: others in between are taken out below.
@@ -246,7 +252,7 @@ class _Counts:
             for asking, answering, axis in directions:
                 # Most columns have nothing near the best positive; only the others are copied and counted.
                 may_count = _may_reach(block_scores, axis, low[asking]) & is_open(asking)
-                step = step_within(4 * block_scores.shape[axis], COUNTED_BYTES)
+                step = step_within(4 * block_scores.shape[axis], self.counted_bytes)
                 for part in may_count.nonzero().flatten().split(step):
                     chosen = block_scores.index_select(1 - axis, part)
                     places = asking.start + part
@@ -333,7 +339,7 @@ def _least(dtype: torch.dtype) -> float:
 
 def _may_reach(scores: torch.Tensor, axis: int, low: torch.Tensor) -> torch.Tensor:
     """(n,) bool: whether any score along `axis` may reach `low` (n,)."""
-    if scores.dtype == torch.bfloat16:
+    if scores.dtype == torch.bfloat16 and scores.device.type == "cpu":
         # Maxima of whole numbers are several times faster, and positive bfloat16 are ordered as their bits are.
         if (low > 0).all():
             return scores.view(torch.int16).amax(axis).view(torch.bfloat16) >= low
@@ -343,6 +349,9 @@ def _may_reach(scores: torch.Tensor, axis: int, low: torch.Tensor) -> torch.Tens
 
 def _count(scores: torch.Tensor, axis: int, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Along `axis`: how many scores are above high (n,), and how many from low (n,) to high."""
+    if scores.device.type != "cpu":
+        above = (scores > high.unsqueeze(axis)).sum(axis)
+        return above, (scores >= low.unsqueeze(axis)).sum(axis) - above
     scores = scores.float()
     mask = torch.empty_like(scores)  # comparisons written and summed as floats are several times faster than bools
     above = torch.gt(scores, high.unsqueeze(axis), out=mask).sum(axis).long()

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from core.slices import CACHED_NUMBERS, slices_of, slices_within, step_within
+from core.slices import slices_of, slices_within, step_within
 from retrieval.exact import Side
 from retrieval.product_type import multiply, product_dtype
 from retrieval.scores import Scores
 
 LARGEST_SIDE, SMALLEST_SIDE = 2048, 16  # rows of a block: below 1024 products lose speed, above 2048 they gain little
+LARGEST_DEVICE_SIDE = 8192  # on an accelerator, where a block costs some hundred launches
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def products(
     once, and those on the diagonal come before others of their rows and columns. wanted(rows, columns): whether a block
     is needed.
     """
-    side = block_side(scores.width, dtype, memory)
+    side = block_side(scores.width, dtype, memory, gallery.device)
     buffer = torch.empty(side * side, dtype=product_dtype(dtype), device=gallery.device)
     # The gallery's factor is made for a panel of several blocks, and kept while all queries pass by.
     panel_step = side * step_within(side * scores.width * dtype.itemsize, memory // 16)
@@ -65,13 +66,40 @@ def products(
                 left = whole_factor(scores, "query", queries[rows], dtype)
             for column in columns:
                 right = panel_factor[column.start - panel.start : column.stop - panel.start]
-                product = buffer[: len(left) * len(right)].view(len(left), len(right))
-                # Whatever precision the caller has chosen for a network, bounds hold for this one.
-                with true_float32(), torch.autocast(left.device.type, enabled=False):
-                    multiply(left, right, product)
-                if dtype == torch.float64:
-                    product = scores.from_grid(product)
+                product = _product(scores, left, right, buffer, dtype)
                 yield Block(product, rows, column, symmetric and column.start != rows.start)
+
+
+def strips(
+    scores: Scores, queries: torch.Tensor, gallery: torch.Tensor, dtype: torch.dtype, memory: int
+) -> Iterator[Block]:
+    """`products` in blocks as wide as the gallery, or as memory allows: for who needs all scores of a query at once.
+
+    The queries come in the same slices for each part of the gallery.
+    """
+    columns = max(SMALLEST_SIDE, step_within(scores.width * dtype.itemsize, memory // 8))
+    columns = min(columns, len(gallery))
+    rows = max(SMALLEST_SIDE, step_within(columns * product_dtype(dtype).itemsize, memory // 4))
+    rows = min(rows, len(queries))
+    buffer = torch.empty(rows * columns, dtype=product_dtype(dtype), device=gallery.device)
+    for panel in slices_of(len(gallery), columns):
+        right = whole_factor(scores, "gallery", gallery[panel], dtype)
+        for part in slices_of(len(queries), rows):
+            left = whole_factor(scores, "query", queries[part], dtype)
+            yield Block(_product(scores, left, right, buffer, dtype), part, panel, mirrored=False)
+
+
+def _product(
+    scores: Scores, left: torch.Tensor, right: torch.Tensor, buffer: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """The scores (m, n) of two factors of `dtype`, in a buffer of m x n numbers or more."""
+    product = buffer[: len(left) * len(right)].view(len(left), len(right))
+    # Whatever precision the caller has chosen for a network, bounds hold for this one.
+    with true_float32(), torch.autocast(left.device.type, enabled=False):
+        multiply(left, right, product)
+    if dtype == torch.float64:
+        product = scores.from_grid(product)
+    return product
 
 
 def _panel_blocks(query_count: int, panel: slice, side: int, symmetric: bool) -> list[tuple[slice, list[slice]]]:
@@ -86,9 +114,9 @@ def _panel_blocks(query_count: int, panel: slice, side: int, symmetric: bool) ->
     return blocks
 
 
-def block_side(width: int, dtype: torch.dtype, memory: int) -> int:
+def block_side(width: int, dtype: torch.dtype, memory: int, device: torch.device) -> int:
     """Rows of a square block whose scores and two factors of `dtype` take no more than half of `memory`."""
-    side = LARGEST_SIDE
+    side = LARGEST_SIDE if device.type == "cpu" else LARGEST_DEVICE_SIDE
     score_bytes = product_dtype(dtype).itemsize
     while side > SMALLEST_SIDE and max(side * score_bytes, 2 * width * dtype.itemsize) * side > memory // 4:
         side //= 2
@@ -98,7 +126,7 @@ def block_side(width: int, dtype: torch.dtype, memory: int) -> int:
 def whole_factor(scores: Scores, side: Side, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The factor of many positions, made some rows at a time."""
     factor = None
-    for part in slices_within(len(positions), scores.width, CACHED_NUMBERS):
+    for part in slices_within(len(positions), scores.width, scores.at_once):
         rows = scores.factor(side, positions[part], dtype)
         if factor is None:
             factor = rows.new_empty(len(positions), rows.shape[1])

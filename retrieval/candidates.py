@@ -5,9 +5,9 @@ import math
 import numpy as np
 import torch
 
-from core.slices import CACHED_NUMBERS, slices_of, slices_within
+from core.slices import slices_of, slices_within
 from core.threads import side_by_side
-from retrieval.blocks import products, true_float32
+from retrieval.blocks import products, strips, true_float32
 from retrieval.product_type import in_order_, out_of_order
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import RUN, Scores
@@ -91,12 +91,40 @@ class Candidates:
         self.number_again = torch.full_like(self.filled, NOWHERE)
 
     def collect(self, memory: int, guess: bool) -> None:
-        """Look at all scores. Within one-against-rest the queries' own square is symmetric.
+        """Look at all scores.
 
-        guess: choose the first floor from the first block, a random sample, such that about as many items as are wanted
-        will be above it. A guess too high shows in `is_hidden`.
+        guess: where blocks are looked at one by one, choose the first floor from the first one, a random sample, such
+        that about as many items as are wanted will be above it. A guess too high shows in `is_hidden`.
         """
-        self.guess = guess
+        device = self.queries.device
+        if finds_best_of_rows(device):
+            # Nothing is guessed; only a coarser type is a reason to look again.
+            self.guess = guess and self.dtype != torch.float32
+            self._sweep_rows(memory)
+        else:
+            self.guess = guess
+            self._sweep_all(memory)
+        side_by_side(self._settle, self.parts(), device)
+        if self.guess:
+            self._look_again(memory)
+
+    def _sweep_rows(self, memory: int) -> None:
+        """Keep the best of all scores of a query, or of as many as there is memory for, at once."""
+        gallery = torch.arange(len(self.query_gallery.gallery_rows), device=self.queries.device)
+        numbers = torch.arange(len(self.queries), device=self.queries.device)
+        for block in strips(self.scores, self.queries, gallery, self.dtype, memory):
+            asking = numbers[block.rows]
+            answering = gallery[block.columns]
+            self._hide(block.scores, self.queries[asking], answering)
+            fast, column = block.scores.topk(min(self.kept, len(answering)), sorted=False)
+            new = pack(fast.float(), answering[column])
+            self._keep(asking, torch.cat([self.keys[asking, : self.kept], new], dim=1))
+
+    def _sweep_all(self, memory: int) -> None:
+        """Look at all scores in blocks, of which few are above what a query has already.
+
+        Within one-against-rest the queries' own square is symmetric.
+        """
         device = self.queries.device
         gallery_size = len(self.query_gallery.gallery_rows)
         # In an order of its own, lest a sorted gallery make the first block no sample at all.
@@ -111,13 +139,10 @@ class Candidates:
             self._sweep(numbers, shuffled[~is_query], memory, symmetric=False)
         else:
             self._sweep(numbers, shuffled, memory, symmetric=False)
-        side_by_side(self._settle, self.parts(), device)
-        if guess:
-            self._look_again(memory)
 
     def parts(self) -> list[slice]:
         """Slices of the queries whose candidates are scored at a time."""
-        return slices_within(len(self.queries), 16 * self.kept, CACHED_NUMBERS)
+        return slices_within(len(self.queries), 16 * self.kept, self.scores.at_once)
 
     def _look_again(self, memory: int) -> None:
         """Collect anew, with nothing guessed, for those whose guessed floor was too high: all in one sweep."""
@@ -325,16 +350,18 @@ class Candidates:
         return self.query_gallery.gallery_rows[positions.clamp_min(0)].where(positions != NOWHERE, NOWHERE)
 
 
+def finds_best_of_rows(device: torch.device) -> bool:
+    """Whether the best of long rows are found faster than what is above a floor, as thousands of cores do."""
+    return device.type != "cpu"
+
+
 def above_floor(
     scores: torch.Tensor, axis: int, floor: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores above floor (n,) along `axis`: (row, column, value), ordered by row; columns count along `axis`."""
+    """Scores on the CPU above floor (n,) along `axis`: (row, column, value), ordered by row; columns count along `axis`."""
     limits = floor[:, None] if axis == 1 else floor
-    if scores.device.type == "cpu":
-        # NumPy finds the few that are several times as fast as torch.
-        place = torch.from_numpy(np.flatnonzero(np.greater(scores.numpy(), limits.numpy())))
-    else:
-        place = (scores > limits).flatten().nonzero().flatten()
+    # NumPy finds the few that are several times as fast as torch.
+    place = torch.from_numpy(np.flatnonzero(np.greater(scores.numpy(), limits.numpy())))
     value = scores.reshape(-1)[place]
     first, second = place // scores.shape[1], place % scores.shape[1]
     if axis == 1:

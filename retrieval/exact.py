@@ -12,14 +12,13 @@ from typing import Literal
 import torch
 
 from core.errors import InputError, near_match
-from core.slices import CACHED_NUMBERS, slices_within
+from core.slices import numbers_at_once, slices_within
 from retrieval.plain import COSINE_BITS
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import Frame, box_centre, euclidean_lengths, power_of_two, row_lengths
 
 DISTANCES = ("cosine", "squared_euclidean")
 GRID_BITS = {"cosine": COSINE_BITS, "squared_euclidean": 25}  # a scaled row's numbers are multiples of 2^-bits
-PAIR_NUMBERS = CACHED_NUMBERS // 2  # of pairs that are scored one by one, two rows each
 
 Side = Literal["query", "gallery"]
 
@@ -31,7 +30,8 @@ class ExactScores:
     frame: the Frame of all embeddings, where the two tables are a part of them and scores have to be those of all.
     Raises InputError for an unknown distance and for NaN or infinite embeddings, naming the rows.
 
-    tables, rows, lengths, divisors: by side, `query` or `gallery`. longest: the greatest length of a row.
+    tables, rows, lengths, divisors: by side, `query` or `gallery`. longest: the greatest length of a row. at_once: how
+    many numbers of rows are prepared at a time.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class ExactScores:
         self.tables = {"query": query_gallery.query_table, "gallery": query_gallery.gallery_table}
         self.rows = {"query": query_gallery.query_rows, "gallery": query_gallery.gallery_rows}
         self.width = query_gallery.gallery_table.shape[1]
+        self.at_once = numbers_at_once(query_gallery.device.type)
         self.symmetric = query_gallery.one_against_rest
 
         # Lengths of the rows as they are: they show what is not finite, and the cosine divides by them.
@@ -93,7 +94,8 @@ class ExactScores:
     def exact_pairs(self, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
         """Exact scores (n,) float32 of the pairs of positions queries (n,) and gallery (n,)."""
         scores = torch.empty(len(queries), device=self.tables["gallery"].device)
-        for pairs in slices_within(len(queries), self.width, PAIR_NUMBERS):
+        # A pair has two rows.
+        for pairs in slices_within(len(queries), self.width, self.at_once // 2):
             # Pairs often come ordered by query, whose row is then put on the grid once.
             distinct, number = queries[pairs].unique_consecutive(return_inverse=True)
             left = self.grid_rows("query", distinct)[number]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from core.slices import CACHED_NUMBERS, slices_within
+from core.slices import numbers_at_once, slices_within
 from retrieval.plain import refuse_not_finite, row_sums
 
 
@@ -60,7 +60,7 @@ def row_lengths(table: torch.Tensor, name: str = "embeddings") -> torch.Tensor:
 def euclidean_lengths(table: torch.Tensor, centre: torch.Tensor | None = None) -> torch.Tensor:
     """Euclidean length (N,) float64 of each row less `centre` (D,), summed in one fixed order on every device."""
     lengths = torch.empty(len(table), dtype=torch.float64, device=table.device)
-    for rows in slices_within(*table.shape, CACHED_NUMBERS):
+    for rows in slices_within(*table.shape, numbers_at_once(table.device.type)):
         numbers = table[rows].double()
         if centre is not None:
             numbers = numbers - centre

@@ -15,7 +15,7 @@ import math
 
 import torch
 
-from core.slices import CACHED_NUMBERS, slices_within
+from core.slices import slices_within
 from retrieval.exact import DISTANCES, ExactScores, Side
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import Frame
@@ -26,7 +26,6 @@ RUN = 32  # terms that close scores add in float32
 GREATEST = 127  # of the whole numbers that rows are rounded to in int8
 INT8_COLUMNS = 16  # rows of int8 have a multiple of so many
 FAR = 2.0**30  # beyond it are no products of int8
-CLOSE_NUMBERS = 2 * CACHED_NUMBERS  # of rows that are scored closely at a time
 
 
 class Scores(ExactScores):
@@ -111,7 +110,7 @@ class Scores(ExactScores):
         gallery_rows = self.rows["gallery"][gallery]
         sums = torch.empty(gallery.shape, dtype=torch.float64, device=gallery.device)
         in_runs = self.width // RUN * RUN
-        for part in slices_within(len(queries), gallery.shape[1] * self.width, CLOSE_NUMBERS):
+        for part in slices_within(len(queries), gallery.shape[1] * self.width, 2 * self.at_once):
             terms = self.tables["gallery"].index_select(0, gallery_rows[part].flatten()).to(self.scaling_type)
             if self.euclidean:
                 terms.sub_(self.centre.to(terms.dtype)).mul_(1 / self.scale)
@@ -134,7 +133,7 @@ class Scores(ExactScores):
         if self._step is None:
             greatest = 0.0
             for side in ("gallery",) if self.symmetric else ("query", "gallery"):
-                for part in slices_within(len(self.rows[side]), self.width, CACHED_NUMBERS):
+                for part in slices_within(len(self.rows[side]), self.width, self.at_once):
                     greatest = max(greatest, self.scaled_rows(side, part, self.scaling_type).abs_().max().item())
             self._step = greatest / GREATEST or 1.0
         return self._step
@@ -148,7 +147,7 @@ class Scores(ExactScores):
         key = (dtype, "both" if self.symmetric else side)
         if key not in self._rounding_errors:
             errors = []
-            for part in slices_within(len(self.rows[side]), self.width, CACHED_NUMBERS):
+            for part in slices_within(len(self.rows[side]), self.width, self.at_once):
                 # Measured and not estimated: a bound from the type alone would be several times as wide.
                 rounded = self.factor(side, part, dtype)[:, : self.width].double()
                 if dtype == torch.int8:

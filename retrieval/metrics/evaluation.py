@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from core.console import log
+from core.slices import search_memory
 from core.types import Positive, Rates, SomeOf, Widths, Words
 from retrieval.metrics.clustering import cluster_agreement
 from retrieval.metrics.components import component_fractions
@@ -156,7 +157,7 @@ def evaluate(
     pairs: bool = False,
     clustering: bool = False,
     distance: Literal["cosine", "squared_euclidean"] = "cosine",
-    search_memory_mb: Positive = 256,
+    search_memory_mb: Positive | None = None,
     postprocess: Annotated[tuple[str, ...], SomeOf("retrieval/rerank")] = (),
     top: Positive = 100,
     photos_curve: Widths = (),
@@ -172,7 +173,7 @@ def evaluate(
         pairs: areas and best threshold over all pairs
         clustering: how k-means clusters agree with the labels
         distance: one of cosine, squared_euclidean
-        search_memory_mb: memory of a search beside the embeddings, in MB
+        search_memory_mb: memory of a search beside the embeddings, in MB (default: 256, on an accelerator 1024)
         postprocess: comma-separated, one after the other: {retrieval/rerank}; their own flags:
             --postprocess=NAME --help
         top: items of each query that are re-ranked, saved, shown
@@ -191,7 +192,7 @@ def evaluate(
         metrics = ("recall@1", *metrics)
     if skip_lone_queries is None:
         skip_lone_queries = definition == "pml"
-    memory = search_memory_mb * 2**20
+    memory = search_memory(query_gallery.device.type, search_memory_mb)
     _note_large_k(metrics, len(query_gallery.gallery_rows))
     # With a shard, all ranks search together.
     shard = embeddings if isinstance(embeddings, GalleryShard) else None
