@@ -358,7 +358,7 @@ def finds_best_of_rows(device: torch.device) -> bool:
 def above_floor(
     scores: torch.Tensor, axis: int, floor: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores on the CPU above floor (n,) along `axis`: (row, column, value), ordered by row; columns count along `axis`."""
+    """Scores of the CPU above floor (n,) along `axis`: (row, column, value) by row; columns count along `axis`."""
     limits = floor[:, None] if axis == 1 else floor
     # NumPy finds the few that are several times as fast as torch.
     place = torch.from_numpy(np.flatnonzero(np.greater(scores.numpy(), limits.numpy())))
