@@ -25,11 +25,12 @@ from core.errors import InputError, near_match
 from core.lists import list_titles, split_lists
 from core.numerals import read_float, read_int
 from core.recipe import Recipe, read_recipe, words_for
+from core.text import plural
 from core.types import SWITCH, Count, Lists, Paths, positive
 from data.benchmark_list import write_benchmark_list
 from data.check import check_images
 from data.convert import CONVERTERS
-from data.fixes import BOX, LABEL, REMOVE, mend_list
+from data.fixes import BOX, LABEL, MOVED, REMOVE, mend_list
 from data.formats.csv import NO_ROW, SPLITS
 from data.hold_out import hold_out
 from data.image.decode import check_opencv
@@ -56,7 +57,12 @@ __all__ = [
     "refuse_broken_images",
 ]
 
-DONE = {REMOVE: "rows removed", LABEL: "labels changed", BOX: "boxes changed"}
+DONE = {
+    REMOVE: ("row", "removed"),
+    LABEL: ("label", "changed"),
+    BOX: ("box", "changed"),
+    MOVED: ("row", "moved to the split of its new label"),
+}
 ANCESTORS_BATCH = 256  # images in a training batch where the flag is left open
 
 
@@ -189,7 +195,7 @@ def check(paths: list[str], data_dir: str | None) -> int:
         print(f"note: {note}")
     for fault in faults:
         print(fault)
-    print("1 fault" if len(faults) == 1 else f"{len(faults)} faults")
+    print(f"{len(faults)} {plural(len(faults), 'fault')}")
     return len(faults)
 
 
@@ -205,7 +211,8 @@ def make(folder: str, output: str, test_share: float, label_level: int, seed: in
     written, counts, note = write_label_list(folder, output, test_share, label_level, seed, overwrite)
     if note is not None:
         print(f"note: {note}")
-    print(f"written: {written}, {counts['train']} images to train with, {counts['validation']} to test with")
+    images = plural(counts["train"], "image")
+    print(f"written: {written}, {counts['train']} {images} to train with, {counts['validation']} to test with")
 
     command = ["python train_elem.py", f"--train_list={written}"]
     if counts["validation"]:
@@ -224,7 +231,11 @@ def make(folder: str, output: str, test_share: float, label_level: int, seed: in
 def fix(list_file: str, data_dir: str | None, fixes: str, output: str, split: str, overwrite: bool) -> None:
     """Write the list that the actions in a fixes.csv make of another one, and say what was done and how it is used."""
     raw, counts = mend_list(list_file, data_dir, fixes, output, split, overwrite)
-    done = ", ".join(f"{count} {DONE[action]}" for action, count in sorted(counts.items()))
+    clauses = []
+    for action, count in sorted(counts.items()):
+        noun, verb = DONE[action]
+        clauses.append(f"{count} {plural(count, noun)} {verb}")
+    done = ", ".join(clauses)
     print(f"written: {output}; {done or 'nothing was to be done'}")
     # A list that stands elsewhere than the old one still has its paths.
     if os.path.abspath(Path(output).parent) != os.path.abspath(raw.folder):
@@ -243,14 +254,18 @@ def convert(**flags: object) -> None:
         line += f" ({done.counts.queries:,} queries, {done.counts.gallery:,} in the gallery)"
     print(f"written: {done.file}, {done.facts.title}, {published}: {line}")
     if done.dropped:
-        print(f"note: {done.dropped} images to train with are the only one of their label, and left out")
+        images = "image to train with is" if done.dropped == 1 else "images to train with are"
+        print(f"note: {done.dropped} {images} the only one of their label, and left out")
     _print_training(done.file, str(done.file), done.root)
 
 
 def pack(list_file: str, data_dir: str | None, output: str, overwrite: bool) -> None:
     """Write a list as columns that stay on the disk, and say what is in it and how it is used."""
     done = pack_list(list_file, output, data_dir, overwrite)
-    parts = [f"{rows:,} rows of {labels:,} labels ({name})" for name, (rows, labels) in done.parts.items()]
+    parts = [
+        f"{rows:,} {plural(rows, 'row')} of {labels:,} {plural(labels, 'label')} ({name})"
+        for name, (rows, labels) in done.parts.items()
+    ]
     print(f"written: {done.file}, {', '.join(parts)}, {done.size:,} bytes")
     # A list without splits is to train with, or to test with.
     test_list = str(done.file) if len(done.parts) > 1 else "..."

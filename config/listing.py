@@ -7,6 +7,7 @@ from config.commands import Choice, Command
 from core.console import log
 from core.errors import InputError, near_match
 from core.sources import registered, summary_of
+from core.text import plural
 
 BACKBONES = "models/backbones"
 # Prefixes of sources, whose names a package knows: {prefix: what stands behind it}.
@@ -105,7 +106,8 @@ def _counts(rows: list[tuple[str, ...]]) -> list[str]:
     for name, *_ in rows:
         source = files.get(name, name.partition(":")[0])
         counts[source] = counts.get(source, 0) + 1
-    return [f"{len(rows)} models: {', '.join(f'{count} of {source}' for source, count in counts.items())}"]
+    by_source = ", ".join(f"{count} of {source}" for source, count in counts.items())
+    return [f"{len(rows)} {plural(len(rows), 'model')}: {by_source}"]
 
 
 def _of_packages(word: str) -> list[tuple[str, dict[str, object]]]:

@@ -12,6 +12,20 @@ def shown_path(path: object) -> str:
     return str(path).removeprefix(here)
 
 
+def plural(count: int, word: str, of_more: str | None = None) -> str:
+    """A word that goes with a number: `image` with 1, `images` with any other; of_more: what has no s, as are of is."""
+    if count == 1:
+        return word
+    if of_more is not None:
+        return of_more
+    # box: boxes, class: classes, query: queries; not day: days.
+    if word.endswith(("s", "x", "sh", "ch")):
+        return f"{word}es"
+    if word.endswith("y") and word[-2] not in "aeiou":
+        return f"{word[:-1]}ies"
+    return f"{word}s"
+
+
 def printable(text: str) -> str:
     """A text on one line that a terminal can take: control characters, and bytes that are no UTF-8, as escapes."""
     characters = []

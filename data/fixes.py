@@ -17,9 +17,9 @@ from core.errors import InputError, near_match
 from core.files import make_folder, replacing
 from core.numerals import read_float, read_int
 from data.formats.archives import archives_of
-from data.formats.csv import CSV_BOX, CSV_TEXT, open_table, read_header, rows_of_edited
+from data.formats.csv import CSV_BOX, CSV_FLAGS, CSV_TEXT, SPLITS, open_table, read_header, rows_of_edited
 from data.formats.folders import label_folders
-from data.formats.problems import SHOWN_FAULTS, Problems, echo
+from data.formats.problems import Problems, echo, first_faults
 from data.formats.sop import SOP_COLUMNS
 from data.lists import find_list
 from data.stored import is_stored_list
@@ -29,6 +29,7 @@ KINDS = ("unreadable", "label", "duplicate", "leak", "box", "outlier", "single")
 COLUMNS = ("row", "path", "label", "kind", "evidence", "action", "confidence")
 NEEDED = ("row", "path", "action")
 KEEP, REMOVE, LABEL, BOX = "keep", "remove", "label=", "box="
+MOVED = "split"  # what becomes of a row whose new label is one of the other split; nobody asks for it
 NO_BOX = "none"
 ACTIONS = f"{KEEP}, {REMOVE}, {LABEL}NAME, {BOX}LEFT,TOP,RIGHT,BOTTOM or {BOX}{NO_BOX}"
 ESCAPED = "surrogateescape"  # a path need not be UTF-8
@@ -240,7 +241,8 @@ def mend_list(
 
     Raises InputError, and writes nothing, for an output that is there or of another kind than the list, for a line that
     names another row than the list has, and for actions that contradict each other. A row that is removed needs no
-    other action, whatever else is said of it.
+    other action, whatever else is said of it. One whose new label is one of the other split moves there (MOVED), so
+    that no label is trained with and tested on which was not before.
     """
     raw = read_raw_list(path, data_dir, split)
     output = Path(output)
@@ -249,11 +251,42 @@ def mend_list(
     if output.exists() and not overwrite:
         raise InputError(f"{str(output)!r} is there already; give --overwrite to replace it")
     wanted, counts = _by_row(raw, read_fixes(fixes), fixes)
-    text = _mended_text(raw, wanted)
+    kept = [row for row in raw.rows if all(fix.action != REMOVE for fix in wanted.get(row.number, ()))]
+    if not any(row.cells for row in kept):
+        raise InputError(f"the fixes remove every row of {str(raw.file)!r}")
+    labels = {fix.row: fix.label for fixes in wanted.values() for fix in fixes if fix.action == LABEL}
+    moved = _rows_that_move(kept, labels)
+    text = _mended_text(raw, kept, wanted, moved)
     make_folder(output.parent)
     with replacing(output) as file:
         file.write(text.encode(errors=ESCAPED))
+    if moved:
+        counts[MOVED] = len(moved)
     return raw, counts
+
+
+def _rows_that_move(kept: Sequence[RawRow], labels: dict[int, str]) -> dict[int, str]:
+    """{row: its new split} of rows whose new label, `labels` {row: label}, is one of the other split.
+
+    No label is trained with and tested on where that was so before; a list of which some labels are in both splits
+    does not say where a row belongs, and its rows stay.
+    """
+    split_of: dict[str, str] = {}
+    for row in kept:
+        label, split = row.cells.get("label", "").strip(), row.cells.get("split", "").strip()
+        if split_of.setdefault(label, split) != split:
+            return {}
+    # Where none but relabelled rows have a label, the first of them says where it belongs.
+    homes: dict[str, str] = {}
+    for row in sorted(kept, key=lambda row: row.number in labels):
+        label = labels.get(row.number, row.cells.get("label", "")).strip()
+        homes.setdefault(label, row.cells.get("split", "").strip())
+    rows = {row.number: row for row in kept if row.number in labels}
+    return {
+        number: homes[labels[number].strip()]
+        for number, row in rows.items()
+        if homes[labels[number].strip()] != row.cells.get("split", "").strip()
+    }
 
 
 def _by_row(raw: RawList, fixes: Sequence[Fix], file: str | Path) -> tuple[dict[int, list[Fix]], Counter]:
@@ -289,18 +322,13 @@ def _by_row(raw: RawList, fixes: Sequence[Fix], file: str | Path) -> tuple[dict[
 
 
 def _refuse(problems: Problems, file: str | Path) -> None:
-    sentences = problems.lines(file)
-    if len(sentences) > SHOWN_FAULTS:
-        sentences[SHOWN_FAULTS:] = [f"and {len(sentences) - SHOWN_FAULTS} faults more"]
+    sentences = first_faults(problems.lines(file))
     if sentences:
         raise InputError("\n".join(sentences))
 
 
-def _mended_text(raw: RawList, wanted: dict[int, list[Fix]]) -> str:
-    """The text of the new list."""
-    kept = [row for row in raw.rows if all(fix.action != REMOVE for fix in wanted.get(row.number, ()))]
-    if not any(row.cells for row in kept):
-        raise InputError(f"the fixes remove every row of {str(raw.file)!r}")
+def _mended_text(raw: RawList, kept: Sequence[RawRow], wanted: dict[int, list[Fix]], moved: dict[int, str]) -> str:
+    """The text of the new list, of its rows that are kept; moved: {row: its new split}."""
     if raw.kind == "sop":
         return "\n".join(_mended_line(row, wanted.get(row.number, ())) for row in kept)
 
@@ -317,6 +345,10 @@ def _mended_text(raw: RawList, wanted: dict[int, list[Fix]]) -> str:
                 cells["label"] = fix.label
             else:
                 cells.update(zip(CSV_BOX, fix.box))
+        if row.number in moved:
+            cells["split"] = moved[row.number]
+            # What is trained with has no role, what is tested with has both.
+            cells.update({flag: str(cells["split"] == SPLITS["test"]) for flag in CSV_FLAGS if flag in header})
         writer.writerow([*(cells.get(name, "") for name in header), *row.more])
     return text.getvalue()
 

@@ -16,7 +16,7 @@ from data.formats import FORMATS, parse
 from data.formats.archives import archives_of, is_archive
 from data.formats.csv import SPLITS
 from data.formats.folders import parse_folder
-from data.formats.problems import SHOWN_FAULTS, Problems
+from data.formats.problems import Problems, first_faults
 from data.image.decode import check_opencv
 from data.names import read_names
 from data.records import Records
@@ -51,11 +51,9 @@ def open_lists(wanted: Sequence[tuple[str | Path, str | None]], data_dir: str | 
         records, sentences = _read(path, file, folder, split)
         opened.append(records)
         problems.update(dict.fromkeys(sentences))
-    problems = list(problems)
+    problems = first_faults(list(problems), "; python reader.py check shows all")
     if not problems and data_dir is None:
         problems = _mixed_sets(wanted, [folder for _, folder in locations])
-    if len(problems) > SHOWN_FAULTS:
-        problems[SHOWN_FAULTS:] = [f"and {len(problems) - SHOWN_FAULTS} faults more; python reader.py check shows all"]
     if problems:
         raise InputError("\n".join(problems))
     return opened

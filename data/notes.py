@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from core.text import plural
 from data.records import Records
 from data.vocabulary import of_one_kind
 
@@ -45,10 +46,11 @@ def query_notes(test: Records) -> list[str]:
     if not len(queries):
         return []
     first = queries[0]
-    others = int(test.is_query.sum()) - 1
+    more, others = len(queries) - 1, int(test.is_query.sum()) - 1
+    which = f", and of {more} of {others} {plural(others, 'other')}," if more else ""
     return [
-        f"{test.location(first)}: the label {test.label_text(first)} of this query, and of {len(queries) - 1} of "
-        f"{others} others, has no other {test.noun} in the gallery: they count as misses"
+        f"{test.location(first)}: the label {test.label_text(first)} of this query{which} has no other {test.noun} in "
+        f"the gallery: {plural(len(queries), 'it counts as a miss', 'they count as misses')}"
     ]
 
 

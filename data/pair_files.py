@@ -17,7 +17,7 @@ import numpy as np
 from core.errors import InputError, meant_by
 from core.items import noun_of
 from data.formats.csv import BOOLEANS, find_delimiter
-from data.formats.problems import SHOWN_FAULTS, echo
+from data.formats.problems import echo, first_faults
 from data.records import Records
 
 
@@ -79,9 +79,7 @@ def _refuse(path: str | Path, problems: list[tuple[int, str]]) -> None:
     """Raise InputError where there are problems (line, sentence), one a line."""
     if not problems:
         return
-    sentences = [f"{path}:{line}: {sentence}" for line, sentence in problems[:SHOWN_FAULTS]]
-    if len(problems) > SHOWN_FAULTS:
-        sentences.append(f"and {len(problems) - SHOWN_FAULTS} faults more")
+    sentences = first_faults([f"{path}:{line}: {sentence}" for line, sentence in problems])
     raise InputError("\n".join(sentences))
 
 

@@ -13,6 +13,7 @@ from core.arrays import read_npz, write_npz
 from core.console import log
 from core.errors import InputError
 from core.items import file_of, is_text, member_of, noun_of
+from core.text import plural
 from core.versions import package_versions
 from data.image.files import read_bytes
 from data.records import Records
@@ -91,6 +92,7 @@ def _note_copies(records: Records, contents: list[bytes]) -> None:
     if copies:
         noun = records.noun
         log(
-            f"note: {copies} of {len(records)} {noun}s are byte for byte another {noun} of their label, which they "
+            f"note: {copies} of {len(records)} {noun}s {plural(copies, 'is', 'are')} byte for byte another {noun} of "
+            f"{plural(copies, 'its', 'their')} label, which {plural(copies, 'it', 'they')} "
             "find as a right answer; python reader.py check names them"
         )

@@ -76,7 +76,8 @@ def _read(file: Path) -> dict[tuple[str, str], bool]:
             pairs.pop(pair, None)  # the last word on two images counts
             pairs[pair] = same
     if texts:
-        log(f"{file}: {texts} lines are about texts and are left out")
+        clause = "1 line is about a text and is" if texts == 1 else f"{texts} lines are about texts and are"
+        log(f"{file}: {clause} left out")
     if not pairs:
         raise InputError(f"feedback {str(file)!r} has no pair of images to learn from")
     unknown = [name for name in dict.fromkeys(name for pair in pairs for name in pair) if _located(name, file) is None]

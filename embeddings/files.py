@@ -7,6 +7,7 @@ import torch
 
 from core.arrays import read_npz
 from core.errors import InputError, meant_by
+from core.text import plural
 from data.formats.problems import Problems
 from data.records import Records
 from data.repeats import find_repeats, fold_repeats
@@ -37,7 +38,8 @@ def load_table(path: str, needs_roles: bool = True) -> EmbeddingTable:
     if unknown == len(records):
         raise InputError(f"{str(path)!r}: the labels are all {OLD_UNKNOWN}, that is, unknown; evaluation needs others")
     if unknown:
-        note = f"{path}: {unknown} rows have the label {OLD_UNKNOWN}, which counts as a label like any other"
+        rows_have = plural(unknown, "row has", "rows have")
+        note = f"{path}: {unknown} {rows_have} the label {OLD_UNKNOWN}, which counts as a label like any other"
         records = records.with_notes([note])
 
     for flag in ("is_query", "is_gallery"):

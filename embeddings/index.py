@@ -15,8 +15,8 @@ from core.items import is_text
 from core.text import shown_path
 from core.types import OneOf, Paths
 from data.formats import parse
-from data.formats.problems import Problems
-from data.lists import SHOWN_FAULTS, find_list, is_list
+from data.formats.problems import Problems, first_faults
+from data.lists import find_list, is_list
 from data.records import Records
 from embeddings.table import EmbeddingTable
 from models import ModelSettings
@@ -120,10 +120,7 @@ def _rows_of_list(path: str, data_dir: str | None) -> list[tuple[str, tuple[floa
     problems = Problems()
     columns = parse(file, None, problems)
     if problems:
-        sentences = problems.lines(file)
-        if len(sentences) > SHOWN_FAULTS:
-            sentences[SHOWN_FAULTS:] = [f"and {len(sentences) - SHOWN_FAULTS} faults more"]
-        raise InputError("\n".join(sentences))
+        raise InputError("\n".join(first_faults(problems.lines(file))))
     # Images within archives have whole paths.
     root = Path() if "files" in columns else folder
     paths = absolute_paths(path if is_text(path) else root / path for path in columns["paths"])

@@ -16,6 +16,7 @@ import numpy as np
 from core.console import log
 from core.errors import InputError
 from core.files import make_folder, read_json, replace_json
+from core.text import plural
 from data.shards import unpack
 from data.soundness import refuse_broken_images
 from embeddings.encoder import Encoder
@@ -34,9 +35,10 @@ class Embedded(NamedTuple):
 
     def as_text(self, folder: Path) -> str:
         """What was done, in words."""
-        text = f"{self.shards} shards embedded, {self.images} images, in {folder}"
+        shards, images = plural(self.shards, "shard"), plural(self.images, "image")
+        text = f"{self.shards} {shards} embedded, {self.images} {images}, in {folder}"
         if self.before:
-            text += f"; {self.before} shards were done already"
+            text += f"; {self.before} {plural(self.before, 'shard')} {plural(self.before, 'was', 'were')} done already"
         return text
 
 
@@ -84,7 +86,7 @@ def embed_shards(
             continue
         done = _embed_shard(shard, folder / f"{shard.name}.npz", encoder, skips_unreadable)
         replace_json(mark, {"shard": shard.name, "bytes": size, "images": done, "model": encoder.fingerprint})
-        log(f"{shard.name}: {done} images embedded")
+        log(f"{shard.name}: {done} {plural(done, 'image')} embedded")
         count += 1
         images += done
     return Embedded(count, before, images)

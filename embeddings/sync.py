@@ -18,7 +18,7 @@ import numpy as np
 from core.console import log
 from core.errors import InputError
 from core.items import file_of
-from core.text import shown_path
+from core.text import plural, shown_path
 from core.types import AboveZero
 from data.formats.folders import find_files
 from data.records import Records
@@ -153,9 +153,10 @@ def refuse_to_forget_most(plan: Plan, index: Index, root: str) -> None:
     """Raise InputError where a plan would forget more than half of what the index holds below a folder."""
     held = plan.kept + len(plan.gone) + len(plan.changed)
     if len(plan.forgotten) * 2 > held:
+        items, are = plural(held, index.noun), plural(len(plan.forgotten), "is", "are")
         raise InputError(
-            f"{len(plan.forgotten)} of {held} {index.noun}s that {str(index.folder)!r} holds below {root!r} are not "
-            "there any more; is it the right folder, and all there? --forget_most=True forgets them all the same"
+            f"{len(plan.forgotten)} of {held} {items} that {str(index.folder)!r} holds below {root!r} {are} not there "
+            "any more; is it the right folder, and all there? --forget_most=True forgets them all the same"
         )
 
 
@@ -251,8 +252,10 @@ def plan_lines(plan: Plan, index: Index) -> list[str]:
             more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
             lines.append(f"would {verb} {len(names)}: {', '.join(map(shown_path, names[:NAMED]))}{more}")
     if plan.unseen:
-        lines.append(f"cannot look at {len(plan.unseen)}, which stay as they are: {plan.unseen[0]}, for one")
-    return [*lines, f"{plan.kept} {index.noun}s stay as they are"]
+        stay = plural(len(plan.unseen), "stays as it is", "stay as they are")
+        lines.append(f"cannot look at {len(plan.unseen)}, which {stay}: {plan.unseen[0]}, for one")
+    kept = f"{plan.kept} {plural(plan.kept, index.noun)} {plural(plan.kept, 'stays as it is', 'stay as they are')}"
+    return [*lines, kept]
 
 
 def level_of(index: Index, level: int | None) -> int:

@@ -10,6 +10,7 @@ import torch
 import distributed
 from core.console import log
 from core.errors import InputError
+from core.text import plural
 from core.types import AtLeastZero, Count, NanPolicy, Positive, Seed
 from core.versions import versions
 from data.records import Records
@@ -150,8 +151,9 @@ class Trainer:
         steps = "no further step"
         if self.progress.start < self.schedule.total_iter_num:
             steps = f"steps {self.progress.start + 1} to {self.schedule.total_iter_num}"
+        images = len(self.records)
         log(
-            f"{loss_name} on {len(self.records)} {self.records.noun}s of {labels} labels, "
+            f"{loss_name} on {images} {plural(images, self.records.noun)} of {labels} {plural(labels, 'label')}, "
             f"tested on {', '.join(lists)}; "
             f"{self.learner.device}, {self.learner.precision}; {steps}; writes to {self.run.folder}"
         )

@@ -12,6 +12,7 @@ import numpy as np
 
 from core.errors import InputError
 from core.files import make_folder
+from core.text import plural
 from data.fixes import KEEP, KINDS, Finding, write_fixes
 from data.image.files import read_image
 from data.records import Records
@@ -86,9 +87,10 @@ class Diagnosis:
                 yield f"{kind:<11}{len(of_kind):>6}, {to_do} to change"
         for note in self.notes:
             yield f"note: {note}"
+        findings, images = len(self.findings), len(self.records)
         yield (
-            f"{len(self.findings)} findings on {len(self.records)} {self.records.noun}s; wrong labels: at most about "
-            f"{100 * self.wrong_labels:.1f} %"
+            f"{findings} {plural(findings, 'finding')} on {images} {plural(images, self.records.noun)}; wrong labels: "
+            f"at most about {100 * self.wrong_labels:.1f} %"
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from core.errors import InputError
 from core.files import open_output, replacing
 from core.items import file_of, is_text, noun_of
-from core.text import printable, shown_path
+from core.text import plural, printable, shown_path
 from core.types import Paths
 from data.names import Names
 from data.records import Records
@@ -133,8 +133,9 @@ def print_tables(answers: Answers) -> None:
             if same:
                 same = f" {answers.probabilities[query, rank - 1]:>8.3f}"
             print(f"{rank:>6} {score:>8.4f}{same} {label:>{width}}  {name}")
-    if len(records) > TABLES:
-        print(f"tables of {len(records) - TABLES} more queries are left out; --output=hits.json takes them all")
+    more = len(records) - TABLES
+    if more > 0:
+        print(f"tables of {more} more {plural(more, 'query')} are left out; --output=hits.json takes them all")
 
 
 def _query_line(answers: Answers, query: int) -> str:
@@ -153,9 +154,10 @@ def unknown_notes(answers: Answers) -> list[str]:
     if answers.is_same is None:
         return []
     count = int((~answers.is_same.any(1)).sum())
-    verb = "is" if count == 1 else "are"
+    queries = len(answers.is_same)
     return [
-        f"{count} of {len(answers.is_same)} queries {verb} {UNKNOWN}: nothing that they found has a cosine of "
+        f"{count} of {queries} {plural(queries, 'query')} {plural(count, 'is', 'are')} {UNKNOWN}: nothing that "
+        f"{plural(count, 'it', 'they')} found has a cosine of "
         f"{answers.decision.threshold:.4f} or more"
     ]
 

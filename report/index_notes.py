@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
-from core.text import printable, shown_path
+from core.text import plural, printable, shown_path
 from data.records import Records
 from embeddings.sync import Synced
 from report.index_fitness import fitness_notes
@@ -15,31 +15,33 @@ SHOWN_FILES = 10  # of those that could not be read
 
 def built_notes(index: Index, given: int) -> list[str]:
     """Of an index that was made of so many images."""
-    line = f"{len(index)} {index.noun}s in {index.folder}, backend {index.card['backend']}"
+    line = f"{len(index)} {plural(len(index), index.noun)} in {index.folder}, backend {index.card['backend']}"
     repeats = given - len(index)
     if repeats:
-        line += f"; {repeats} skipped, which come twice"
+        line += f"; {repeats} skipped, which {plural(repeats, 'comes', 'come')} twice"
     return [line, *fitness_notes(index)]
 
 
 def added_notes(index: Index, added: Added) -> list[str]:
     """Of an index that was added to."""
-    clauses = [f"{added.new} {index.noun}s added to {index.folder}, which now holds {len(index)}"]
+    clauses = [f"{added.new} {plural(added.new, index.noun)} added to {index.folder}, which now holds {len(index)}"]
     if added.replaced:
         clauses.append(f"{added.replaced} replaced, whose picture has changed")
     if added.skipped:
-        clauses.append(f"{added.skipped} skipped, which were there already")
+        clauses.append(f"{added.skipped} skipped, which {plural(added.skipped, 'was', 'were')} there already")
     lines = ["; ".join(clauses)]
     if added.relabelled:
+        have, them = plural(added.relabelled, "has", "have"), plural(added.relabelled, "it", "them")
         lines.append(
-            f"note: {added.relabelled} of those skipped have another label in the index, which stays; delete them and "
-            "add them again to change it"
+            f"note: {added.relabelled} of those skipped {have} another label in the index, which stays; delete {them} "
+            f"and add {them} again to change it"
         )
     if added.renamed:
         label, before, now = added.renamed[0]
         line = f"note: the label {printable(label)} is called {now!r} now, no longer {before!r}"
-        if len(added.renamed) > 1:
-            line += f", and {len(added.renamed) - 1} more labels have another name"
+        more = len(added.renamed) - 1
+        if more:
+            line += f", and {more} more {plural(more, 'label')} {plural(more, 'has', 'have')} another name"
         lines.append(line)
     return [*lines, *fitness_notes(index)]
 
@@ -59,7 +61,7 @@ def unreadable_notes(names: Sequence[str]) -> list[str]:
         return []
     shown = ", ".join(printable(shown_path(name)) for name in names[:SHOWN_FILES])
     more = f", and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
-    return [f"{len(names)} could not be read and are left out: {shown}{more}"]
+    return [f"{len(names)} could not be read and {plural(len(names), 'is', 'are')} left out: {shown}{more}"]
 
 
 def _names_of(records: Records) -> list[str]:
@@ -76,7 +78,7 @@ def synced_notes(index: Index, synced: Synced) -> list[str]:
         "as they were": synced.kept,
     }
     clauses = ", ".join(f"{count} {word}" for word, count in counts.items())
-    line = f"{clauses}; {index.folder} now holds {len(index)} {index.noun}s"
+    line = f"{clauses}; {index.folder} now holds {len(index)} {plural(len(index), index.noun)}"
     return [line, *unreadable_notes(synced.unreadable), *fitness_notes(index)]
 
 
@@ -91,7 +93,10 @@ def next_notes(index: Index, root: str | None) -> list[str]:
 
 def deleted_notes(index: Index, count: int) -> list[str]:
     """Of an index from which so many items were deleted."""
-    return [f"{count} {index.noun}s deleted from {index.folder}, which now holds {len(index)}", *fitness_notes(index)]
+    return [
+        f"{count} {plural(count, index.noun)} deleted from {index.folder}, which now holds {len(index)}",
+        *fitness_notes(index),
+    ]
 
 
 def decided_notes(index: Index) -> list[str]:
@@ -101,9 +106,10 @@ def decided_notes(index: Index) -> list[str]:
     far, tar = origin["far"], origin["tar"]
     lines = [
         f"from cosine {decision.threshold:.4f} on, {index.noun}s are called the same in {index.folder}",
-        f"on {origin['list']}, {origin['labels']} labels: FAR {far['value']:.3g}{_interval_text(far, 1, '.3g')}, TAR "
-        f"{100 * tar['value']:.2f}{_interval_text(tar, 100, '.2f')} %",
-        f"a query that is none of its {len(index):,} {index.noun}s is called the same as "
+        f"on {origin['list']}, {origin['labels']} {plural(origin['labels'], 'label')}: "
+        f"FAR {far['value']:.3g}{_interval_text(far, 1, '.3g')}, "
+        f"TAR {100 * tar['value']:.2f}{_interval_text(tar, 100, '.2f')} %",
+        f"a query that is none of its {len(index):,} {plural(len(index), index.noun)} is called the same as "
         f"{far['value'] * len(index):.3g} of them on average, if they are as unlike as those of the list",
     ]
     return lines

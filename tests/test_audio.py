@@ -159,7 +159,7 @@ def test_a_folder_is_of_what_it_has_more_of(tmp_path, sop_tree):
     (tmp_path / "cover.jpg").write_bytes(picture)
     paths, note = find_files(tmp_path)
     assert [os.path.basename(path) for path in paths] == ["0.wav", "1.wav", "2.wav"]
-    assert note.endswith("1 images among sounds (cover.jpg)")
+    assert note.endswith("1 image among sounds (cover.jpg)")
     for number in range(3):
         (tmp_path / f"{number}.jpg").write_bytes(picture)
     paths, note = find_files(tmp_path)
@@ -659,7 +659,7 @@ def test_a_row_that_cannot_be_read_is_skipped(sounds, sound_run, tmp_path):
     (tmp_path / "b.wav").write_bytes(b"no sound")
     line = [f"--pretrained_model={sound_run}", "--num_workers=0", "--use_gpu=False", "--input", tmp_path]
     assert "is no sound that can be read" in sentence("infer", line)
-    assert "1 of 2 clips could not be read and are left out" in run("infer", [*line, "--on_bad_image=skip"])
+    assert "1 of 2 clips could not be read and is left out" in run("infer", [*line, "--on_bad_image=skip"])
 
 
 def test_sounds_are_drawn(tmp_path):

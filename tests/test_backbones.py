@@ -759,7 +759,7 @@ def test_the_list_of_models(capsys):
     lines = models_listing("timm:test_vit.")
     words = ["timm:test_vit.r160_in1k", "image", "160", "apache-2.0", "hub", "timm/test_vit.r160_in1k"]
     assert lines[1].split() == words
-    assert lines[-1] == "1 models: 1 of timm"
+    assert lines[-1] == "1 model: 1 of timm"
 
 
 def test_flags_follow_the_row(tiny_torchvision, capsys):

@@ -338,7 +338,7 @@ def test_planted_faults_are_found_and_mended(tmp_path, collection):
         if actions.get(line) != "remove":
             expected.append(row)
     assert list(csv.reader(clean.read_text().splitlines())) == expected
-    assert printed.getvalue() == f"written: {clean}; 1 boxes changed, 2 labels changed, 5 rows removed\n"
+    assert printed.getvalue() == f"written: {clean}; 1 box changed, 2 labels changed, 5 rows removed\n"
     assert len(open_list(clean, collection.folder, "train")) == len(expected) - 1
     collection.rows[swapped - 2][3:7] = [8, 10, 40, 60]
     left, _ = run_doctor(Path(shutil.copy(clean, collection.save())))
@@ -506,6 +506,58 @@ def test_a_folder_becomes_a_csv(tmp_path):
         "label,path,split,x_1,y_1,x_2,y_2\ncats,cats/ b.png,validation,1,2,30,40\n"
         "dogs,cats/a.png,validation,,,,\ndogs,dogs/c.png,validation,,,,\n"
     )
+
+
+ROLES = "label,path,split,is_query,is_gallery"
+
+
+@pytest.mark.parametrize(
+    "header, rows, expected",
+    [
+        (
+            "label,path,split",
+            ["a,1.jpg,train", "a,2.jpg,train", "b,3.jpg,validation", "b,4.jpg,validation"],
+            ["b,1.jpg,validation", "a,2.jpg,train", "b,3.jpg,validation", "a,4.jpg,train"],
+        ),
+        (
+            ROLES,
+            ["a,1.jpg,train,,", "a,2.jpg,train,,", "b,3.jpg,validation,True,False", "b,4.jpg,validation,False,True"],
+            [
+                "b,1.jpg,validation,True,True",
+                "a,2.jpg,train,,",
+                "b,3.jpg,validation,True,False",
+                "a,4.jpg,train,False,False",
+            ],
+        ),
+        # Labels that are in both splits do not tell where a row belongs.
+        (
+            "label,path,split",
+            ["a,1.jpg,train", "c,2.jpg,train", "b,3.jpg,validation", "c,4.jpg,validation"],
+            ["b,1.jpg,train", "c,2.jpg,train", "b,3.jpg,validation", "a,4.jpg,validation"],
+        ),
+    ],
+)
+def test_no_label_comes_into_both_splits(tmp_path, header, rows, expected):
+    """A row whose new label is one of the other split goes there, with the roles that rows there have."""
+    for name in "1234":
+        (tmp_path / f"{name}.jpg").touch()
+    (tmp_path / "list.csv").write_text("\n".join([header, *rows]) + "\n")
+    fixes = fixes_file(tmp_path, "2,1.jpg,label=b", "5,4.jpg,label=a")
+    _, counts = mend_list(tmp_path / "list.csv", tmp_path, fixes, tmp_path / "new.csv")
+    assert (tmp_path / "new.csv").read_text().splitlines() == [header, *expected]
+    moved = sum(split not in line for line, split in zip(expected, ("train", "train", "validation", "validation")))
+    assert counts["label="] == 2 and counts["split"] == moved
+
+
+def test_a_label_that_nobody_had_stays_in_one_split(tmp_path):
+    for name in "1234":
+        (tmp_path / f"{name}.jpg").touch()
+    rows = ["a,1.jpg,train", "a,2.jpg,train", "b,3.jpg,validation", "b,4.jpg,validation"]
+    (tmp_path / "list.csv").write_text("\n".join(["label,path,split", *rows]) + "\n")
+    fixes = fixes_file(tmp_path, "2,1.jpg,label=new", "5,4.jpg,label=new")
+    mend_list(tmp_path / "list.csv", tmp_path, fixes, tmp_path / "new.csv")
+    lines = (tmp_path / "new.csv").read_text().splitlines()
+    assert lines[1] == "new,1.jpg,train" and lines[4] == "new,4.jpg,train"
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_no_more_are_left_out_than_allowed(failing, sop_tree, tmp_path, resumed)
     if resumed:
         run("train_elem", words)
         words = [f"--checkpoint={tmp_path / 'run'}", "--total_iter_num=3", "--allow_changed=total_iter_num"]
-    with pytest.raises(InputError, match="at step 3 after 1 steps left out"):
+    with pytest.raises(InputError, match="at step 3 after 1 step left out"):
         run("train_elem", words)
 
 

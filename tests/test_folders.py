@@ -1,6 +1,7 @@
 """Folders: which files in them are images, a folder per label as a list, and the list that is written of one."""
 
 import os
+import re
 import shutil
 
 import pytest
@@ -45,12 +46,34 @@ def test_whatever_is_an_image_is_found_and_the_rest_is_told(photos, sop_tree):
     assert set(found) - set(before) == {str(photos / name) for name in [*more, "damaged.png", *linked]}
     assert note.startswith(f"left out of {str(photos)!r}: ")
     for part in (
-        "1 linked folders that were searched already (linked_to_itself)",
+        "1 linked folder that was searched already (linked_to_itself)",
         "4 hidden files or folders (",
         "2 files that are no JPEG, PNG, WebP, BMP, TIFF or GIF (",
-        "1 links that lead nowhere (dead.jpg)",
+        "1 link that leads nowhere (dead.jpg)",
     ):
         assert part in note
+
+
+def test_photographs_that_nothing_reads_are_told_by_kind(photos):
+    """Phones and cameras write such: how many, of which kind, and that they can be had."""
+    heic = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(99)
+    for name in ("a.heic", "b.HEIF", "label_1/c.heic"):
+        (photos / name).write_bytes(heic)
+    # A raw file begins as a TIFF does, and is none that can be decoded.
+    (photos / "d.dng").write_bytes(b"II*\x00\x08\x00\x00\x00" + bytes(99))
+    (photos / "notes.txt").write_text("text")
+    # What is called so and is a JPEG is one.
+    shutil.copy(photos / "label_1" / "0.jpg", photos / "e.heic")
+    found, note = find_files(photos)
+    assert len(found) == 61 and str(photos / "e.heic") in found
+    for part in (
+        "3 HEIC files (",
+        ", for one); ",
+        "1 camera raw file (d.dng)",
+        "1 file that is no JPEG, PNG, WebP, BMP, TIFF or GIF (notes.txt)",
+    ):
+        assert part in note
+    assert note.endswith("; photographs of these kinds are taken once they are saved as JPEG")
 
 
 def test_infer_says_what_it_leaves_out(photos, tmp_path, finished_run):
@@ -89,10 +112,7 @@ def test_a_list_beside_which_another_is_left_open_is_not_tested_on_the_embedded_
 def test_images_outside_of_label_folders_are_told(photos):
     shutil.copy(photos / "label_1" / "0.jpg", photos / "stray.jpg")
     columns, note = label_folders(photos)
-    assert (
-        len(columns["paths"]) == 60
-        and note == "1 images (stray.jpg, for one) lie in no folder of a label and are left out"
-    )
+    assert len(columns["paths"]) == 60 and note == "1 image (stray.jpg) lies in no folder of a label and is left out"
     images = open_list(photos, None, "train")
     assert images.notes == (f"{photos}: {note}",)
     flat = photos / "label_1"
@@ -171,3 +191,30 @@ def test_lists_that_cannot_be_made(photos, monkeypatch, capsys, words, message):
         make(capsys, photos, *(["--output=list.csv"] if "--output" not in words[0] else []), *words)
     assert end.value.code == 2 and message in capsys.readouterr().err
     assert sorted(photos.rglob("*")) == before
+
+
+def test_one_is_singular(photos, tmp_path, finished_run, capsys):
+    """Whatever is printed of one image, one label, one fault: a number 1 goes with no plural."""
+    one = tmp_path / "one" / "label"
+    one.mkdir(parents=True)
+    shutil.copy(photos / "label_1" / "0.jpg", one)
+    (one / "notes.txt").write_text("text")
+    line = {"pretrained_model": finished_run, **CPU}
+    index = str(tmp_path / "index")
+    printed = run("search", ["build", str(one.parent), f"--index={index}", *as_line(line)])
+    printed += run("infer", as_line({**line, "input": one}))
+    shutil.copy(photos / "label_1" / "1.jpg", one)
+    printed += run("search", ["sync", str(one.parent), f"--index={index}", "--dry_run=True", "--use_gpu=False"])
+    printed += run("search", ["add", index, "--input", str(one / "1.jpg"), "--use_gpu=False", "--num_workers=0"])
+    printed += run("search", ["delete", index, "--input", str(one / "1.jpg")])
+    printed += run("search", ["find", index, "--input", str(one / "1.jpg"), "--k=9", "--use_gpu=False"])
+    (one / "1.jpg").write_bytes(b"")
+    printed += run("search", ["sync", str(one.parent), f"--index={index}", "--use_gpu=False", "--num_workers=0"])
+    (one / "0.jpg").unlink()
+    shutil.copy(photos / "label_1" / "2.jpg", one)
+    printed += make(capsys, one.parent, f"--output={tmp_path / 'one.csv'}")
+    with pytest.raises(SystemExit):
+        reader.main(["check", str(one.parent)])
+    printed += capsys.readouterr().out
+    assert "1 image" in printed and "1 label" in printed and "1 fault" in printed
+    assert not re.findall(r"(?<![\d.,])1 (?!has|is|was|as)[a-z]+s\b", printed)

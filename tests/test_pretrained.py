@@ -183,7 +183,7 @@ def test_a_state_dict_of_ours_shows_how_wide_its_layer_is(tiny, sop_tree, tmp_pa
     torch.save(state, tmp_path / "alone" / "weights.pth")
     line = {"pretrained_model": tmp_path / "alone" / "weights.pth", "model": "Tiny", "image_shape": "3,32,32"}
     line |= {"input": sop_tree / "disc_final" / "4_0.jpg", "use_gpu": False}
-    assert "1 images, 5 numbers each" in run("infer", as_line(line))
+    assert "1 image, 5 numbers each" in run("infer", as_line(line))
     with pytest.raises(
         InputError, match="--embedding_size is 0, but .* was trained with 5: leave the flag out, or give 5"
     ):

@@ -301,7 +301,7 @@ def test_an_image_that_cannot_be_read_is_skipped_and_told(sop_copy, tmp_path, fi
     assert not (tmp_path / "x.npz.rows").exists()
     printed = run("infer", as_line({**flags, "on_bad_image": "skip"}))
     assert "11_1.jpg' is not an image" in printed and "; skipped\n" in printed
-    assert "1 of 30 images could not be read and are left out" in printed
+    assert "1 of 30 images could not be read and is left out" in printed
     table = load_table(tmp_path / "x.npz")
     images = table.records
     embeddings = table.matrix

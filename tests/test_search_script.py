@@ -18,6 +18,7 @@ from tolerances import assert_within, cosine_error, decimal_error, gamma, least_
 
 from config.script import run_script
 from core.errors import InputError
+from core.text import plural
 from embeddings.files import load_table
 from models import Embedder
 from report.neighbours import NEUTRAL, RIGHT, WRONG
@@ -104,7 +105,7 @@ def test_build_search_add_delete(backend, sop_tree, finished_run, tmp_path, monk
     added, skipped = map(int, re.search(r"(\d+) images added .*; (\d+) skipped", printed).groups())
     assert added + skipped == len(list(query.parent.iterdir())) and f"now holds {30 + added}; " in printed
     Path("shop", "cross_final").rename("moved")
-    assert "1 images deleted from index" in search("delete", "index", query)
+    assert "1 image deleted from index" in search("delete", "index", query)
     below = len([path for path in Index.open("index").rows.paths() if "cross_final" in path])
     assert f"{below} images deleted from index" in search("delete", "index", "shop/cross_final")
     found = table(search("find", "index", query, k=4) if query.exists() else search("find", "index", "moved", k=4))
@@ -288,7 +289,9 @@ def test_what_is_deleted(shelf, finished_run, inputs, left):
     Path("whole.txt").write_text("1 1 1 blue.png\n")
     Path("shelf.png").rename("moved.png")
     printed = search("delete", "index", *inputs, data_dir=".")
-    assert printed == f"{3 - len(left)} images deleted from index, which now holds {len(left)}\n"
+    assert (
+        printed == f"{3 - len(left)} {plural(3 - len(left), 'image')} deleted from index, which now holds {len(left)}\n"
+    )
     rows = Index.open("index").rows
     names = [item_name(Path(path).name, box) for path, box in zip(rows.paths(), rows.boxes())]
     assert sorted(names) == left
@@ -322,7 +325,7 @@ def test_a_picture_that_is_no_list_though_it_ends_like_one(shelf, finished_run):
     Path("photos").mkdir()
     Path("blue.png").rename("photos/scan.txt")  # found in its folder by its first bytes
     search("build", "index", "photos", "shelf.png", pretrained_model=finished_run)
-    assert search("delete", "index", "photos/scan.txt").startswith("1 images deleted")
+    assert search("delete", "index", "photos/scan.txt").startswith("1 image deleted")
     assert Index.open("index").rows.paths() == [str(shelf / "shelf.png")]
 
 
@@ -336,10 +339,9 @@ def test_a_picture_replaced_under_its_name(shelf, finished_run):
     Path("boxes.csv").write_text(f"{text}x,all/new.png,validation,,,,\nx,blue.png,validation,,,,\n")
     printed = search("add", "index", "boxes.csv", data_dir=".")
     assert printed.splitlines()[-2:] == [
-        "1 images added to index, which now holds 4; 2 replaced, whose picture has changed; 1 skipped, which were "
+        "1 image added to index, which now holds 4; 2 replaced, whose picture has changed; 1 skipped, which was "
         "there already",
-        "note: 1 of those skipped have another label in the index, which stays; delete them and add them again to "
-        "change it",
+        "note: 1 of those skipped has another label in the index, which stays; delete it and add it again to change it",
     ]
     hits = table(search("find", "index", "boxes.csv", data_dir=".", k=1))
     assert [score for _, score, _, _ in hits] == [1] * 4 and [hit[2] for hit in hits[:2]] == ["noise", "-1"]
@@ -397,7 +399,7 @@ def test_another_name_of_a_label_is_told(tmp_path, monkeypatch, finished_run):
     named(tmp_path, finished_run)
     Path("clocks.names.csv").write_text("kind,id,name\nlabel,1318,nine\nlabel,6,six\n")
     printed = search("add", "index", "clocks.csv", data_dir=".")
-    assert "note: the label 6 is called 'six' now, no longer 'same', and 1 more labels have another name" in printed
+    assert "note: the label 6 is called 'six' now, no longer 'same', and 1 more label has another name" in printed
     names = {"1318": "nine", "5": "a\nb", "6": "six", "7": "same"}
     assert Index.open("index").names == names
     search("delete", "index", "0.png")
@@ -468,9 +470,9 @@ def test_names_that_are_no_utf_8_go_through_everything(shelf, encoding):
     assert (done.returncode, done.stderr) == (0, b"")
     printed = done.stdout.decode()
     assert table(printed) == [(1, 1.0, "-", "caf\\udce9/caf\\udce9.png")]
-    assert "1 images in index" in printed and "written: h.json, h.png" in printed
+    assert "1 image in index" in printed and "written: h.json, h.png" in printed
     assert "0 images added to index, which now holds 1; 1 skipped" in printed
-    assert printed.endswith("1 images deleted from index, which now holds 0\n")
+    assert printed.endswith("1 image deleted from index, which now holds 0\n")
     (answer,) = read_json(Path("h.json"))
     assert answer["query"] == answer["hits"][0]["path"] == str(shelf / picture) and cv2.imread("h.png") is not None
 
@@ -683,7 +685,7 @@ def test_in_a_process(sop_tree, tmp_path):
     torch.save(Embedder("ResNet18").state_dict(), tmp_path / "weights.pt")
     query = sorted(sop_tree.glob("*/1*_0.jpg"))[0]
     built = call("build", "index", *model, "--pretrained_model=weights.pt", "--input", query)
-    assert (built.returncode, built.stderr) == (0, "") and built.stdout.endswith("1 images in index, backend exact\n")
+    assert (built.returncode, built.stderr) == (0, "") and built.stdout.endswith("1 image in index, backend exact\n")
     found = call("find", "index", "--num_workers=0", "--input", query)
     assert (found.returncode, found.stderr) == (0, "") and "1   1.0000        -  " in found.stdout
 

@@ -193,7 +193,7 @@ def test_a_broken_picture_is_named_as_it_is_called(shards, sop_tree, finished_ru
     with pytest.raises(InputError, match=r"photos-1.tar/bad.png"):
         run("infer", line_of(shards, tmp_path / "out", finished_run))
     printed = run("infer", line_of(shards, tmp_path / "out", finished_run, on_bad_image="skip"))
-    assert "3 shards embedded, 15 images" in printed and "1 shards were done already" in printed
+    assert "3 shards embedded, 15 images" in printed and "1 shard was done already" in printed
 
 
 def test_mistakes_are_told(shards, finished_run, tmp_path):

@@ -97,8 +97,8 @@ def test_a_folder_becomes_an_index(photos, finished_run):
     lines = printed.splitlines()
     assert lines[:3] == [
         "16 images in new/photos.index, backend exact",
-        "5 labels, 1 rows without one",
-        "1 could not be read and are left out: photos/broken.jpg",
+        "5 labels, 1 row without one",
+        "1 could not be read and is left out: photos/broken.jpg",
     ]
     assert lines[3].endswith("python search.py serve new/photos.index")
     assert lines[4].endswith("python search.py sync photos --index=new/photos.index")
@@ -142,7 +142,7 @@ def test_lists_and_files_become_an_index(sop_tree, photos, finished_run):
     flags = {"index": "i", "pretrained_model": finished_run, "overwrite": True}
     printed = search("build", sop_tree / "shapes.csv", **flags)
     assert "60 images in i" in printed and "20 labels" in printed and "sync" not in printed
-    assert "1 images in i" in search("build", "photos/11/0.jpg", **flags)
+    assert "1 image in i" in search("build", "photos/11/0.jpg", **flags)
     lines = [
         "label,path,split,x_1,y_1,x_2,y_2",
         "a,photos/11/0.jpg,validation,0,0,20,20",

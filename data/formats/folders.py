@@ -6,12 +6,31 @@ from pathlib import Path
 
 from core.errors import InputError
 from core.items import is_clip
+from core.text import plural
 from data.formats.problems import Problems
 from data.image.header import FORMATS, is_image
 from data.vocabulary import as_labels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FIRST_BYTES = 16  # that tell the format
+# Photographs that nothing here reads, by their suffix: what they are called. Those of cameras begin as a TIFF does.
+CAMERA_RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
+UNREAD_PHOTOS = {
+    ".heic": "HEIC",
+    ".heif": "HEIC",
+    ".hif": "HEIC",
+    ".avif": "AVIF",
+    ".jxl": "JPEG XL",
+    **{suffix: "camera raw" for suffix in CAMERA_RAW},
+}
+
+HIDDEN = ("hidden file or folder", "hidden files or folders")
+SEARCHED = ("linked folder that was searched already", "linked folders that were searched already")
+NOWHERE = ("link that leads nowhere", "links that lead nowhere")
+SPECIAL = ("special file", "special files")
+CLOSED = ("file that cannot be opened", "files that cannot be opened")
+OTHERS = (f"file that is no {FORMATS}", f"files that are no {FORMATS}")
+AMONG_SOUNDS = ("image among sounds", "images among sounds")
 
 
 class LeftOut:
@@ -19,10 +38,10 @@ class LeftOut:
 
     def __init__(self):
         self.counts = Counter()
-        self.examples: dict[str, str] = {}
+        self.examples: dict[tuple[str, str], str] = {}
 
-    def add(self, reason: str, path: str) -> None:
-        """Pass `path` over; reason: what it is one of, a plural."""
+    def add(self, reason: tuple[str, str], path: str) -> None:
+        """Pass `path` over; reason: what it is, and what several of them are."""
         self.counts[reason] += 1
         self.examples.setdefault(reason, path)
 
@@ -35,7 +54,9 @@ class LeftOut:
             example = os.path.relpath(self.examples[reason], folder)
             if count > 1:
                 example += ", for one"
-            clauses.append(f"{count} {reason} ({example})")
+            clauses.append(f"{count} {plural(count, *reason)} ({example})")
+        if any(reason in self.counts for reason in map(_photos, UNREAD_PHOTOS.values())):
+            clauses[-1] += "; photographs of these kinds are taken once they are saved as JPEG"
         return f"left out of {str(folder)!r}: {'; '.join(clauses)}"
 
 
@@ -55,14 +76,14 @@ def find_files(folder: str | Path) -> tuple[list[str], str | None]:
         # By its numbers on the disk: links may lead to a folder on several ways, or in a circle.
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in searched:
-            left_out.add("linked folders that were searched already", parent)
+            left_out.add(SEARCHED, parent)
             subfolders.clear()
             continue
         searched.add((status.st_dev, status.st_ino))
 
         # What is taken out of this list os.walk does not enter.
         for name in [name for name in subfolders if name.startswith(".")]:
-            left_out.add("hidden files or folders", os.path.join(parent, name))
+            left_out.add(HIDDEN, os.path.join(parent, name))
             subfolders.remove(name)
         subfolders.sort()
         for name in files:
@@ -77,32 +98,39 @@ def find_files(folder: str | Path) -> tuple[list[str], str | None]:
 
     # A folder is of one kind: what lies among many of the other, a cover or a memo, belongs to them.
     if len(sounds) > len(images):
-        taken, others, reason = sounds, images, "images among sounds"
+        taken, others, reason = sounds, images, AMONG_SOUNDS
     else:
-        taken, others, reason = images, sounds, f"files that are no {FORMATS}"
+        taken, others, reason = images, sounds, OTHERS
     for path in sorted(others):
         left_out.add(reason, path)
     return sorted(taken), left_out.sentence(folder)
 
 
-def _reason_to_leave_out(path: str, name: str) -> str | None:
+def _photos(kind: str) -> tuple[str, str]:
+    return f"{kind} file", f"{kind} files"
+
+
+def _reason_to_leave_out(path: str, name: str) -> tuple[str, str] | None:
     """Why a file is not taken; None where it is."""
     if name.startswith("."):
-        return "hidden files or folders"
+        return HIDDEN
     if not os.path.exists(path):
-        return "links that lead nowhere"
+        return NOWHERE
     if not os.path.isfile(path):
-        return "special files"
-    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES or is_clip(name):
+        return SPECIAL
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in IMAGE_SUFFIXES or is_clip(name):
         return None
+    if suffix in CAMERA_RAW:
+        return _photos(UNREAD_PHOTOS[suffix])
     try:
         with open(path, "rb") as file:
             start = file.read(FIRST_BYTES)
     except OSError:
-        return "files that cannot be opened"
+        return CLOSED
     if is_image(start):
         return None
-    return f"files that are no {FORMATS}"
+    return _photos(UNREAD_PHOTOS[suffix]) if suffix in UNREAD_PHOTOS else OTHERS
 
 
 def label_folders(folder: str | Path, level: int = 1) -> tuple[dict[str, list[str]], str | None]:
@@ -128,14 +156,18 @@ def label_folders(folder: str | Path, level: int = 1) -> tuple[dict[str, list[st
     if not columns["paths"]:
         raise InputError(
             f"no image lies in a folder of its label below {str(folder)!r}: {str(folder / 'LABEL' / 'image.jpg')!r} "
-            f"is what is looked for ({len(paths)} images there lie elsewhere)"
+            f"is what is looked for ({len(paths)} {plural(len(paths), 'image')} there "
+            f"{plural(len(paths), 'lies', 'lie')} elsewhere)"
         )
     if level == 1:
         del columns["categories"]
     notes = [] if note is None else [note]
     if shallow:
         example = os.path.relpath(shallow[0], folder)
-        notes.append(f"{len(shallow)} images ({example}, for one) lie in no folder of a label and are left out")
+        if len(shallow) == 1:
+            notes.append(f"1 image ({example}) lies in no folder of a label and is left out")
+        else:
+            notes.append(f"{len(shallow)} images ({example}, for one) lie in no folder of a label and are left out")
     return columns, "; ".join(notes) or None
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from core.text import plural
+
 SHOWN_FAULTS = 20  # sentences about lists that an error shows at the most
 LONGEST_ECHO = 100  # characters of a wrong value or line that are shown
 
@@ -37,6 +39,14 @@ class Problems:
     def notes_of(self, source: str | Path) -> list[str]:
         """The notes, each behind `source`."""
         return [f"{source}: {sentence}" for sentence in self._notes]
+
+
+def first_faults(sentences: list[str], advice: str = "") -> list[str]:
+    """The first sentences of many, and how many more there are; advice: what shows these."""
+    more = len(sentences) - SHOWN_FAULTS
+    if more <= 0:
+        return sentences
+    return [*sentences[:SHOWN_FAULTS], f"and {more} {plural(more, 'fault')} more{advice}"]
 
 
 def not_empty(columns: dict[str, list], sentence: str, problems: Problems) -> dict[str, list] | None:

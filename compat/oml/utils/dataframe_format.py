@@ -20,7 +20,7 @@ from compat.oml.const import (
 )
 from core.console import log
 from core.packages import needed
-from data.formats.problems import SHOWN_FAULTS
+from data.formats.problems import first_faults
 from data.lists import read_list
 
 FILE = "table.csv"  # what sentences call the table; line 2 of it is row 0
@@ -41,10 +41,8 @@ def check_retrieval_dataframe_format(
     if missing:
         raise RefusedAssertion(f"the table has no column {', '.join(missing)}")
     problems = [*_of_roles(df), *_of_list(df, Path(dataset_root or ""))]
-    if len(problems) > SHOWN_FAULTS:
-        problems[SHOWN_FAULTS:] = [f"and {len(problems) - SHOWN_FAULTS} faults more"]
     if problems:
-        raise RefusedAssertion("\n".join(problems))
+        raise RefusedAssertion("\n".join(first_faults(problems)))
     if verbose and CATEGORIES_COLUMN in df.columns:
         counts = df.groupby(LABELS_COLUMN)[CATEGORIES_COLUMN].nunique()
         several = counts.index[counts > 1].tolist()
