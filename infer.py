@@ -16,6 +16,7 @@ python infer.py --pretrained_model=output --export=onnx --output=exported
 
 if __name__ == "__main__":  # before torch is loaded
     from core import openmp  # noqa: F401
+import os
 from collections.abc import Sequence
 
 from config.commands import INFER
@@ -76,7 +77,7 @@ def embed_images(args: Args) -> None:
         count = f"{len(records)} {plural(len(records), records.noun)}"
         log(f"the first {PRINTED} of {count} are embedded and printed; --output keeps those of all")
         records = records.take(slice(PRINTED))
-    skips = args["on_bad_image"] == "skip"
+    skips = skips_unreadable(args)
     if not skips:
         refuse_broken_images([records])
     outputs = open_kept_files(**args.outputs)
@@ -91,6 +92,15 @@ def embed_images(args: Args) -> None:
         if outputs.paths:
             written = f", written: {', '.join(map(str, outputs.paths))}"
         print(f"{len(table)} {plural(len(table), records.noun)}, {table.width} numbers each{written}")
+
+
+def skips_unreadable(args: Args) -> bool:
+    """Whether images that cannot be read are left out and counted. Left open, those of a folder are, as search.py build
+    takes it: nobody named them one by one, as the rows of a list are."""
+    is_folder = any(os.path.isdir(path) for path in args["input"] or ())
+    if "on_bad_image" not in args.typed and is_folder:
+        return True
+    return args["on_bad_image"] == "skip"
 
 
 def embed_shards(args: Args) -> None:

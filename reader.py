@@ -375,6 +375,11 @@ def _with_recipe(argv: list[str], tasks: dict[str, argparse.ArgumentParser]) -> 
         for option in action.option_strings:
             flags[option.removeprefix("--")] = SWITCH if action.nargs == 0 else None
     line, assignments = split_line(argv[1:], flags)
+    for word in line:
+        name = word.removeprefix("--").partition("=")[0]
+        # The beginning of a flag stands for the flag.
+        if word.startswith("--") and not any(flag.startswith(name) for flag in flags):
+            raise InputError(f"unknown flag {word!r}.{near_match(name, flags)}")
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
     config = finder.parse_known_args(line)[0].config
@@ -395,6 +400,8 @@ def main(argv: list[str]) -> None:
         # A script of its own, with a network's flags: it stands above this file, which scripts import.
         os.execv(sys.executable, [sys.executable, str(Path(__file__).with_name("doctor.py")), *argv[1:]])
     parser, tasks = _new_parser()
+    if argv and not argv[0].startswith("-") and argv[0] not in tasks:
+        parser.error(f"the command is {argv[0]!r}; it is one of {', '.join(tasks)}.{near_match(argv[0], tasks)}")
     try:
         flags = vars(parser.parse_args(_with_recipe(argv, tasks)))
         task = flags.pop("task")

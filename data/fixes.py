@@ -8,6 +8,7 @@ import csv
 import io
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -155,6 +156,21 @@ def write_fixes(file: str | Path, findings: Iterable[Finding]) -> None:
         writer.writerow((*cells, f"{finding.confidence:.2f}"))
     with replacing(file) as output:
         output.write(stream.getvalue().encode(errors=ESCAPED))
+
+
+def fix_command(file: Path, folder: Path, suffix: str, fixes: str | Path) -> str:
+    """The line that makes a clean list of one and its fixes, beside it; suffix: how a list of its kind ends."""
+    words = [
+        "python",
+        "reader.py",
+        "fix",
+        str(file),
+        f"--fixes={fixes}",
+        f"--output={file.with_name(f'clean{suffix}')}",
+    ]
+    if folder not in (file.parent, file):
+        words.append(f"--data_dir={folder}")
+    return shlex.join(words)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import shlex
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from core.errors import InputError
 from core.items import is_text, member_of, modality_of
 from data.audio.files import check_clip
+from data.fixes import fix_command, read_raw_list
 from data.formats.problems import SHOWN_FAULTS
 from data.image.decode import decode_whole
 from data.image.files import read_bytes
@@ -20,20 +22,48 @@ from data.records import Records
 
 # What a file of a format ends in, by what it begins with.
 ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"\x00\x00\x00\x00IEND\xaeB`\x82", b"GIF8": b";"}
+FIXES_FOLDER = "output/doctor"  # as the doctor has it by itself
 QUIET = 2000  # images up to which no progress bar is shown
 
 
 def refuse_broken_images(lists: Iterable[Records]) -> None:
     """Raise InputError where images of some lists cannot be read: found now, and not in the middle of the work."""
     sentences = []
+    # Keys of a dict: in order, and each once, since one csv may hold the lists of both splits.
+    advice = {}
     for records in lists:
         # One more than are shown, which tells that there are more.
-        for row, reason in first_broken(records, SHOWN_FAULTS + 1):
-            sentences.append(f"{records.location(row)}: {reason}")
+        broken = first_broken(records, SHOWN_FAULTS + 1)
+        sentences += [f"{records.location(row)}: {reason}" for row, reason in broken]
+        if broken:
+            advice[_way_out(records, broken[0][0])] = None
     if len(sentences) > SHOWN_FAULTS:
         sentences[SHOWN_FAULTS:] = ["and more of them; python reader.py check shows all"]
     if sentences:
-        raise InputError("\n".join(sentences))
+        raise InputError("\n".join([*sentences, *advice]))
+
+
+def _way_out(records: Records, row: int) -> str:
+    """What goes on without the images of a list that cannot be read, of which `row` is one: commands, where a list can
+    be mended, else what is left to do."""
+    is_list = records.lines is not None or Path(records.source).is_dir()
+    try:
+        raw = read_raw_list(records.source, None) if is_list else None
+    except InputError:  # tar or parquet files, or a list on the disk
+        raw = None
+    if raw is None:
+        return "leave such out, or give --on_bad_image=skip, which passes over all but what is tested on"
+    folder = raw.folder
+    if raw.kind != "folder":
+        # A list need not lie where its paths start from.
+        written = next((one.path for one in raw.rows if one.number == records.lines[row]), "")
+        folder = Path(str(records.paths[row]).removesuffix(written) or ".")
+    command = fix_command(raw.file, folder, raw.suffix, Path(FIXES_FOLDER, "fixes.csv"))
+    examine = ["python", "reader.py", "doctor", str(raw.file), f"--output_dir={FIXES_FOLDER}"]
+    examine += [word for word in shlex.split(command) if word.startswith("--data_dir=")]
+    if raw.kind == "folder":
+        command += " (with --split=validation, if it is a list to test on)"
+    return f"a list without such: {shlex.join(examine)}, and with what you leave in its fixes.csv: {command}"
 
 
 def first_broken(records: Records, most: int) -> list[tuple[int, str]]:

@@ -11,6 +11,7 @@ anew or added since has a higher one. So every process, backend and search sees 
 next goes on.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ import torch
 from core.errors import InputError
 from core.items import file_of, is_text
 from core.slices import slices_within
-from core.text import shown_path
+from core.text import plural, shown_path
 from core.types import Positive, Seed, Share
 from data.records import Records
 from embeddings.encoder import Encoder
@@ -122,6 +123,8 @@ def begin(index: Index, encoder: Encoder, source: str, settings: UpgradeSettings
     index.refuse_empty()
     ids, parts = _sample(index, settings)
     records = _records_of(index, ids)
+    share = 100 * len(ids) / len(index)
+    say(f"{len(ids)} of {len(index)} {index.noun}s ({share:.0f} %) are embedded to fit a bridge and to judge it")
     # Kept until the change is made: who goes on after a kill does not embed the sample again.
     with embed_stream(records, encoder, f"{rows_file(index.folder)}.upgrade", None, True, True, True) as table:
         ids, parts = _read_rows(records, table.records, ids, parts)
@@ -177,19 +180,28 @@ def run_upgrade(
     index: Index, encoder: Encoder, source: str | None, settings: UpgradeSettings, say: Callable[[str], None]
 ) -> None:
     """All of it, or what is left of it. source: the new model's --pretrained_model, None to go on."""
+    began = time.perf_counter()
+    already = len(index) - len(mapped_ids(index)) if progress(index) else 0
     if progress(index) is None:
         begin(index, encoder, source, settings, say)
         say(f"{index.folder} is of the new model now; {len(mapped_ids(index))} items are behind the bridge still")
     for left, unread in migrate(index, encoder, settings.upgrade_batch):
-        say(f"{len(index) - left} of {len(index)} {index.noun}s are embedded anew, {unread} could not be read")
+        done = len(index) - left
+        failed = f", {unread} could not be read" if unread else ""
+        say(f"{done} of {len(index)} {index.noun}s ({100 * done / len(index):.0f} %) are embedded anew{failed}")
     names = finish(index)
     if names:
         say(
-            f"{len(names)} stay behind the bridge, since their files cannot be read: {', '.join(names[:3])}; delete "
-            "them or bring them back, and run it again"
+            f"{len(names)} {plural(len(names), 'stays', 'stay')} behind the bridge, since their files cannot be read: "
+            f"{', '.join(names[:3])}; delete them or bring them back, and run it again"
         )
     else:
-        say(f"{index.folder} holds {len(index)} {index.noun}s of the new model alone")
+        done, seconds = len(index) - already, time.perf_counter() - began
+        before = f", {already} before" if already else ""
+        say(
+            f"{done} {plural(done, 'is', 'are')} embedded anew in {seconds:.0f} sec{before}; {index.folder} holds "
+            f"{len(index)} {index.noun}s of the new model alone"
+        )
 
 
 def _sample(index: Index, settings: UpgradeSettings) -> tuple[np.ndarray, np.ndarray]:

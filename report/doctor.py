@@ -1,7 +1,6 @@
 """The page of the data doctor: what was found on a list, with pictures, as one HTML file."""
 
 import dataclasses
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from core.errors import InputError
 from core.files import make_folder
 from core.text import plural
-from data.fixes import KEEP, KINDS, Finding, write_fixes
+from data.fixes import KEEP, KINDS, Finding, fix_command, write_fixes
 from data.image.files import read_image
 from data.records import Records
 from report.page.album import Album
@@ -139,17 +138,13 @@ def write_doctor_page(path: str | Path, diagnosis: Diagnosis, fixes: Path) -> No
         kinds.append(
             {"id": kind, "name": name, "title": heading, "meaning": meaning, "total": len(of_kind), "findings": shown}
         )
-    clean = diagnosis.file.with_name(f"clean{diagnosis.suffix}")
-    words = ["python", "reader.py", "fix", str(diagnosis.file), f"--fixes={fixes}", f"--output={clean}"]
-    if diagnosis.folder != diagnosis.file.parent and diagnosis.folder != diagnosis.file:
-        words.append(f"--data_dir={diagnosis.folder}")
     data = {
         "title": diagnosis.file.name,
         "facts": [[key, value] for key, value in diagnosis.facts().items()],
         "kinds": kinds,
         "notes": list(diagnosis.notes),
         "fixes": str(fixes),
-        "command": shlex.join(words),
+        "command": fix_command(diagnosis.file, diagnosis.folder, diagnosis.suffix, fixes),
     }
     # Last, when the album has been given all that the page shows.
     data["items"], _ = album.contents()

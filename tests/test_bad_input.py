@@ -30,20 +30,20 @@ def finished_pair_run(sop_tree, tmp_path_factory):
 
 @pytest.fixture
 def sentence(monkeypatch, capsys):
-    """Call a script with a mistaken line; returns its sentence once status and form are right."""
+    """Call a script with a mistaken line; returns its sentence, of `lines` lines, once status and form are right."""
 
-    def call(script, line):
+    def call(script, line, lines=1):
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, line)])
         with pytest.raises(SystemExit) as end:
             run_script(SCRIPTS[script].main)
         assert end.value.code == 2
-        return one_sentence(script, capsys.readouterr().err)
+        return one_sentence(script, capsys.readouterr().err, lines)
 
     return call
 
 
-def one_sentence(script, stderr):
-    assert stderr.startswith(f"{script}.py: ") and stderr.endswith("\n") and stderr.count("\n") == 1, stderr
+def one_sentence(script, stderr, lines=1):
+    assert stderr.startswith(f"{script}.py: ") and stderr.endswith("\n") and stderr.count("\n") == lines, stderr
     return stderr.removeprefix(f"{script}.py: ").rstrip("\n")
 
 
@@ -158,12 +158,22 @@ MISTAKES = [
     ("train_elem", {"class_lr": -1}, "class_lr", "-1"),
     ("train_pair", {"class_dim": 10}, "unknown flag '--class_dim=10'"),
     ("train_elem", {"train_batch_size": 36}, "train_batch_size is 36, but the train list has only 30 images"),
-    ("train_pair", {"train_batch_size": 93}, "needs 31 anchors", "only 30 images"),
-    ("train_pair", {"train_batch_size": 8}, "8 is not divisible by 3"),
-    ("train_pair", {"loss_name": "eml", "train_batch_size": 7}, "7 is not divisible by samples_each_class 2"),
+    ("train_pair", {"train_batch_size": 93}, "needs 31 anchors", "only 30 images", "--train_batch_size=90 fits"),
+    ("train_pair", {"train_batch_size": 8}, "8 is not divisible by 3", "--train_batch_size=6 fits"),
+    (
+        "train_pair",
+        {"loss_name": "eml", "train_batch_size": 7},
+        "7 is not divisible by samples_each_class 2",
+        "--train_batch_size=6 fits",
+    ),
     ("train_pair", {"loss_name": "eml", "samples_each_class": 4}, "6 is not divisible by samples_each_class 4"),
     ("train_pair", {"loss_name": "npairs", "samples_each_class": 1}, "samples_each_class is 1", "at least 2"),
-    ("train_pair", {"loss_name": "quadruplet", "train_batch_size": 22}, "needs 11 labels, but the train list has 10"),
+    (
+        "train_pair",
+        {"loss_name": "quadruplet", "train_batch_size": 22},
+        "needs 11 labels, but the train list has 10",
+        "--train_batch_size=20 fits",
+    ),
     ("train_pair", {"loss_name": "eml", "samples_each_class": 6}, "holds one label only"),
     ("train", {"sampler": "blance"}, "unknown sampler 'blance'", "Did you mean 'balance'?"),
     (
@@ -280,9 +290,10 @@ def test_wrong_list_line(sentence, sop_copy, tmp_path, script, line, words):
 def test_file_that_is_no_image(sentence, sop_copy, tmp_path, script, workers):
     """Found before the work begins, whoever would have loaded it."""
     (sop_copy / "cross_final" / "11_0.jpg").write_text("not an image")
-    said = sentence(script, line_of(script, sop_copy, tmp_path / "out", num_workers=workers))
+    said = sentence(script, line_of(script, sop_copy, tmp_path / "out", num_workers=workers), lines=2)
     assert said.startswith(f"{sop_copy / 'Ebay_test.txt'}:2: '")
     assert "11_0.jpg' is not an image that OpenCV can decode (12 bytes)" in said
+    assert said.splitlines()[1].startswith("a list without such: python reader.py doctor ")
     assert not (tmp_path / "out").exists()
 
 

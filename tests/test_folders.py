@@ -83,6 +83,30 @@ def test_infer_says_what_it_leaves_out(photos, tmp_path, finished_run):
     assert "note: left out of" in printed and "(notes.txt)" in printed and "60 images, 8 numbers each" in printed
 
 
+def test_infer_takes_a_folder_as_an_index_does(photos, tmp_path, finished_run):
+    """Of a folder what cannot be read is left out and counted, unless the line says otherwise; of a list nothing is."""
+    (photos / "label_1" / "0.jpg").write_bytes(b"")
+    flags = {"pretrained_model": finished_run, "input": photos, "output": tmp_path / "x.npz", **CPU}
+    printed = run("infer", as_line(flags))
+    assert "1 of 60 images could not be read and is left out" in printed and "59 images, 8 numbers each" in printed
+    for refused in ({"on_bad_image": "stop"}, {"input": photos / "label_1" / "0.jpg"}):
+        with pytest.raises(InputError, match="0.jpg' is not an image"):
+            run("infer", as_line({**flags, "output": tmp_path / "y.npz", **refused}))
+
+
+def test_a_mistyped_command_or_flag_has_a_near_match(photos, capsys):
+    for words, sentence in (
+        (
+            ["mak", str(photos)],
+            "the command is 'mak'; it is one of check, make, convert, pack, doctor, fix. Did you mean",
+        ),
+        (["make", str(photos), "--outptu=x.csv"], "unknown flag '--outptu=x.csv'. Did you mean 'output'?"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            reader.main(words)
+        assert end.value.code == 2 and sentence in capsys.readouterr().err
+
+
 def test_a_folder_per_label_is_a_list(photos, tmp_path):
     images = open_list(photos, None, "train")
     assert len(images) == 60 and len(images.vocabulary) == 20 and images.vocabulary.counts.tolist() == [3] * 20

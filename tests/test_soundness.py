@@ -1,5 +1,8 @@
 """Images are looked at before the work begins; what goes wrong later loses nothing that was done."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,10 @@ from runs import as_line, read_metrics, run, train_flags
 from test_images import pil
 
 import reader
+from care.subject import open_subject
 from core.errors import InputError
 from data import soundness
+from data.fixes import Finding, write_fixes
 from data.image.decode import decode_whole
 from reader import open_inputs, open_list, refuse_broken_images
 
@@ -60,8 +65,44 @@ def test_the_first_broken_images_are_told_by_file_and_line(files, tmp_path):
     assert len(soundness.first_broken(images, 1)) == 1
     with pytest.raises(InputError) as caught:
         refuse_broken_images([images])
-    places = [line.split(": ")[0] for line in str(caught.value).splitlines()]
+    places = [line.split(": ")[0] for line in str(caught.value).splitlines()[:-1]]
     assert places == [f"{tmp_path / 'l.csv'}:3", f"{tmp_path / 'l.csv'}:5"]
+
+
+@pytest.mark.parametrize("form", ["csv", "elsewhere", "folder", "files"])
+def test_a_way_out_is_told_and_leads_out(files, tmp_path, monkeypatch, form):
+    """The very commands: the doctor finds what cannot be read, and what it writes makes a list that can be."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / f"{name}.jpg").write_bytes(files["JPEG"])
+    (tmp_path / "photos" / "a" / "cut.jpg").write_bytes(files["JPEG"][:500])
+    if form == "files":
+        with pytest.raises(InputError, match=r"cut.jpg' is not [^\n]*\nleave such out, or give --on_bad_image=skip"):
+            refuse_broken_images([open_inputs(["photos/a/cut.jpg"], None)])
+        return
+    path, data_dir = "photos", None
+    if form != "folder":
+        path = "photos/list.csv" if form == "csv" else "list.csv"
+        data_dir = "photos" if form == "elsewhere" else None
+        rows = [
+            f"{image.parent.name},{image.parent.name}/{image.name},train" for image in Path("photos").rglob("*.jpg")
+        ]
+        Path(path).write_text("\n".join(["label,path,split", *rows, ""]))
+    with pytest.raises(InputError) as caught:
+        refuse_broken_images([open_list(path, data_dir, "train")])
+    examine, mend = re.findall(r"python reader.py (doctor|fix) ([^,\n(]*)", str(caught.value).splitlines()[-1])
+    assert (examine[0], mend[0]) == ("doctor", "fix")
+    words = examine[1].split()
+    subject = open_subject(words[0], data_dir if f"--data_dir={data_dir}" in words else None)
+    row = next(row for row in subject.rows if row.path == "a/cut.jpg")
+    finding = Finding(row.number, row.path, "a", "unreadable", "it is cut", "remove", 1.0)
+    Path(words[1].removeprefix("--output_dir=")).mkdir(parents=True)
+    write_fixes(Path(words[1].removeprefix("--output_dir="), "fixes.csv"), [finding])
+    reader.main(["fix", *mend[1].split()])
+    clean = next(word for word in mend[1].split() if word.startswith("--output=")).removeprefix("--output=")
+    assert "cut" not in Path(clean).read_text()
+    refuse_broken_images([open_list(clean, data_dir or "photos", "train")])
 
 
 @pytest.mark.parametrize("skip", [False, True])

@@ -6,12 +6,25 @@ from core.errors import InputError
 from data.vocabulary import Vocabulary
 
 
+def fitting(most: int, multiple: int, least: int) -> str:
+    """The end of a sentence on a batch that does not fit: the largest one of at most `most` images that does.
+
+    multiple: what its size is divisible by. least: images that a batch has at least; where `most` are fewer, nothing
+    fits, and nothing is said.
+    """
+    size = most - most % multiple
+    return f"; --train_batch_size={size} fits" if size >= least else ""
+
+
 def labels_of_batch(batch_size: int, samples_each_class: int) -> int:
     """How many labels a batch holds. Raises InputError where that is no whole number of 2 or more."""
     if samples_each_class < 2:
         raise InputError(f"samples_each_class is {samples_each_class}, but a pair needs at least 2")
     if batch_size % samples_each_class:
-        raise InputError(f"train_batch_size {batch_size} is not divisible by samples_each_class {samples_each_class}")
+        advice = fitting(max(batch_size, 2 * samples_each_class), samples_each_class, 2 * samples_each_class)
+        raise InputError(
+            f"train_batch_size {batch_size} is not divisible by samples_each_class {samples_each_class}{advice}"
+        )
     labels = batch_size // samples_each_class
     if labels < 2:
         raise InputError(
@@ -21,12 +34,22 @@ def labels_of_batch(batch_size: int, samples_each_class: int) -> int:
     return labels
 
 
-def refuse_few_labels(vocabulary: Vocabulary, batch_size: int, samples_each_class: int, needed: int) -> None:
-    """Raise InputError where there are fewer labels than `needed` for a batch."""
+def refuse_few_labels(
+    vocabulary: Vocabulary, batch_size: int, samples_each_class: int, needed: int, groups: int = 1
+) -> None:
+    """Raise InputError where there are fewer labels than `needed` for a batch.
+
+    groups: what the number of its labels is divisible by.
+    """
     if needed > len(vocabulary):
+        # Where labels of each of several categories are counted, sizes of batches do not follow from their number.
+        advice = ""
+        if needed * samples_each_class == batch_size:
+            multiple = groups * samples_each_class
+            advice = fitting(len(vocabulary) * samples_each_class, multiple, max(multiple, 2 * samples_each_class))
         raise InputError(
             f"train_batch_size {batch_size} with samples_each_class {samples_each_class} needs "
-            f"{needed} labels, but the train list has {len(vocabulary)}"
+            f"{needed} labels, but the train list has {len(vocabulary)}{advice}"
         )
 
 

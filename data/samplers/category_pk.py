@@ -48,7 +48,7 @@ class CategoryPKSampler(SteppedSampler):
         self.categories = as_categories(self.vocabulary, categories, n_categories)
         self.labels_each_category = labels_of_category(batch_size, samples_each_class, n_categories)
         self.labels_in_batch = n_categories * self.labels_each_category
-        refuse_few_labels(self.vocabulary, batch_size, samples_each_class, self.labels_in_batch)
+        refuse_few_labels(self.vocabulary, batch_size, samples_each_class, self.labels_in_batch, n_categories)
         combinations = math.comb(len(self.categories), n_categories)
         if combinations > MOST_COMBINATIONS:
             raise InputError(

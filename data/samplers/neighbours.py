@@ -53,7 +53,7 @@ class NeighbourSampler(SteppedSampler):
         self.refresh_steps = refresh_steps
         self.lookalike = lookalike
         self.labels_in_batch = labels_of_batch(batch_size, samples_each_class)
-        refuse_few_labels(self.vocabulary, batch_size, samples_each_class, self.labels_in_batch)
+        refuse_few_labels(self.vocabulary, batch_size, samples_each_class, self.labels_in_batch, nearest)
         if nearest < 2:
             raise InputError("nearest is 1, but a group needs a second label, that is close to the first; or take pk")
         if self.labels_in_batch % nearest:

@@ -6,6 +6,7 @@ import numpy as np
 
 from core.errors import InputError
 from data.samplers._batches import SAMPLERS, BatchSampler
+from data.samplers._checks import fitting
 from data.samplers._permutation import Permutation
 from data.vocabulary import Vocabulary
 
@@ -22,7 +23,10 @@ class ShuffledSampler(BatchSampler):
         self.images = len(self.vocabulary.codes)
         self.steps = self.images // batch_size
         if not self.steps:
-            raise InputError(f"train_batch_size is {batch_size}, but the train list has only {self.images} images")
+            raise InputError(
+                f"train_batch_size is {batch_size}, but the train list has only {self.images} images"
+                f"{fitting(self.images, 1, 1)}"
+            )
         # Only so many images cannot all be of different labels, nor all of one.
         self.has_pairs = batch_size > max(len(self.vocabulary), self.vocabulary.counts.max())
 

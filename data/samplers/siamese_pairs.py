@@ -4,6 +4,7 @@ import numpy as np
 
 from core.errors import InputError
 from data.samplers._batches import SAMPLERS, BatchSampler
+from data.samplers._checks import fitting
 from data.vocabulary import Vocabulary
 
 
@@ -21,7 +22,10 @@ class SiamesePairsSampler(BatchSampler):
     def __init__(self, labels: Vocabulary | np.ndarray, batch_size: int):
         super().__init__(labels, batch_size)
         if batch_size % 2:
-            raise InputError(f"train_batch_size {batch_size} is not divisible by 2 (an image and its partner)")
+            raise InputError(
+                f"train_batch_size {batch_size} is not divisible by 2 (an image and its partner); "
+                f"--train_batch_size={batch_size + 1} is"
+            )
         counts = self.vocabulary.counts
         if len(counts) < 2:
             raise InputError("pairs of different labels need at least 2 labels, but the list has 1")
@@ -30,7 +34,10 @@ class SiamesePairsSampler(BatchSampler):
         images = len(self.vocabulary.codes)
         self.steps = images * 2 // batch_size
         if not self.steps:
-            raise InputError(f"train_batch_size {batch_size} needs {batch_size // 2} images, but the list has {images}")
+            raise InputError(
+                f"train_batch_size {batch_size} needs {batch_size // 2} images, but the list has {images}"
+                f"{fitting(2 * images, 2, 2)}"
+            )
         # Where each image stands in `vocabulary.rows`, in which those of a label are side by side.
         self.positions = np.empty(images, dtype=np.int64)
         self.positions[self.vocabulary.rows] = np.arange(images)

@@ -4,6 +4,7 @@ import numpy as np
 
 from core.errors import InputError
 from data.samplers._batches import SAMPLERS, BatchSampler
+from data.samplers._checks import fitting
 from data.vocabulary import Vocabulary
 
 
@@ -20,7 +21,10 @@ class TripletSampler(BatchSampler):
     def __init__(self, labels: Vocabulary | np.ndarray, batch_size: int):
         super().__init__(labels, batch_size)
         if batch_size % 3:
-            raise InputError(f"train_batch_size {batch_size} is not divisible by 3 (anchor, positive, negative)")
+            raise InputError(
+                f"train_batch_size {batch_size} is not divisible by 3 (anchor, positive, negative)"
+                f"{fitting(max(batch_size, 3), 3, 3)}"
+            )
         codes, counts = self.vocabulary.codes, self.vocabulary.counts
         self.anchors = np.flatnonzero(counts[codes] > 1)
         if len(counts) < 2:
@@ -30,6 +34,7 @@ class TripletSampler(BatchSampler):
             raise InputError(
                 f"train_batch_size {batch_size} needs {batch_size // 3} anchors, "
                 f"but only {len(self.anchors)} images of the train list share their label with another"
+                f"{fitting(3 * len(self.anchors), 3, 3)}"
             )
         # Where each image stands in `vocabulary.rows`, in which those of a label are side by side.
         self.positions = np.empty(len(codes), dtype=np.int64)
