@@ -1,6 +1,6 @@
-"""A GPU: training beside timm's own loop, exact evaluation beside faiss on the card, the class head; absolute figures.
+"""A GPU: exact search beside faiss on the card, pair losses, the class head, training beside timm; absolute figures.
 
-    python benchmarks/gpu.py                                   # five minutes on one card
+    python benchmarks/gpu.py                                   # two minutes on one card
     python benchmarks/gpu.py --device=cpu --networks=ResNet18:resnet18:32:8 --rows=2000 --classes=1000 --rounds=1
 
 A network is NAME:TIMM'S NAME:PIXELS:BATCH. Batches lie in the host's memory, so that a step includes their way to the
@@ -14,6 +14,7 @@ import platform
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
@@ -21,23 +22,27 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 import torch
 
-from benchmarks.contest import machine, markdown, seconds_text, versions, write
+from benchmarks.contest import machine, markdown, versions, write
 from benchmarks.head import BATCH, products, step
+from benchmarks.pairs import IMAGES
 from benchmarks.search_speed import clusters
 from core.device import choose_device, choose_precision
 from core.errors import InputError
+from core.slices import search_memory
 from engine.learner import Learner
 from engine.objective import build_objective
 from engine.optimiser import build_optimiser
 from engine.step import backward, clip_gradient, update
-from losses import ArcMarginLoss
-from models import Embedder
+from losses import LOSSES, ArcMarginLoss
+from models import Embedder, fast_model
 from retrieval.best_positive import positive_ranks
 from retrieval.query_gallery import QueryGallery
+from retrieval.topk import search
 
 NETWORKS = "ResNet50:resnet50:224:128,timm:vit_small_patch16_224:vit_small_patch16_224:224:128"
 CLASSES = 1000  # of the networks that are trained
 WIDTH = 512
+NEAREST = 100
 PACKAGES = ("torch", "timm", "faiss-gpu", "faiss-gpu-cuvs", "cuvs")
 
 
@@ -129,7 +134,6 @@ def training(text, rounds, steps, device):
     auto = choose_precision("auto", device)
     figures = raced(
         {
-            "timm, float32": timm_step(peer, False, images, labels, device),
             "timm, bf16, channels_last": timm_step(peer, True, images, labels, device),
             "ours, --precision=fp32": our_step(network, "fp32", images, labels, device),
             f"ours, --precision=auto ({auto})": our_step(network, auto, images, labels, device),
@@ -138,31 +142,109 @@ def training(text, rounds, steps, device):
         device,
         steps,
     )
+    with_speed(figures, int(batch))
+    return f"Training {network}, {pixels} px, batch {batch}", figures
+
+
+def with_speed(figures, images):
+    """The figures with images a second beside the seconds that so many took."""
     for figure in figures.values():
-        figure["images_a_second"] = int(batch) / figure["seconds"]
-    return f"{network}, {pixels} px, batch {batch}", figures
+        figure["images_a_second"] = images / figure["seconds"]
+    return figures
+
+
+def inference(text, rounds, steps, device):
+    """(title, figures) of embedding a batch, in all precisions."""
+    network, _, pixels, batch = text.rsplit(":", 3)
+    images, _ = host_batch(int(pixels), int(batch), device)
+
+    def embedding(precision):
+        torch.manual_seed(0)
+        model = fast_model(Embedder(network).eval().to(device), precision, "torch", (3, int(pixels), int(pixels)))
+
+        @torch.inference_mode()
+        def run():
+            return model(images.to(device, non_blocking=True))
+
+        return run
+
+    precisions = ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16")
+    contenders = {f"--precision={precision}": embedding(precision) for precision in precisions}
+    figures = with_speed(raced(contenders, rounds, device, steps), int(batch))
+    return f"Embedding by {network}, {pixels} px, batch {batch}", figures
+
+
+def plain_search(table, k):
+    """A function that finds the k best of each row by the product of some rows with all and torch's topk."""
+
+    def run():
+        for part in table.split(4096):
+            (part @ table.T).topk(k)
+
+    return run
+
+
+def faiss_search(table, k):
+    """The same by faiss on the card, where it is installed, made for GPUs: {name: function()}."""
+    try:
+        import faiss
+
+        index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), WIDTH)
+    except (ImportError, AttributeError):
+        return {}
+    rows = table.cpu().numpy()
+    index.add(rows)
+    return {f"faiss GpuIndexFlatIP, k={k}": lambda: index.search(rows, k)}
 
 
 def evaluation(rows, rounds, device):
     """(title, figures) of exact Recall@1, each image against all others, beside the bare product."""
     table, labels = clusters(rows, WIDTH)
-    on_card = table.to(device)
+    table = table.to(device)
+    query_gallery = QueryGallery.of(table, labels)
+    memory = search_memory(device.type)
 
     def bare():
-        for part in on_card.split(4096):
-            part @ on_card.T
+        for part in table.split(4096):
+            part @ table.T
 
     contenders = {
         "bare product, float32": bare,
-        "ours, embeddings on the device": lambda: positive_ranks(QueryGallery.of(on_card, labels), (1,)),
+        "product and topk, float32, k=2": plain_search(table, 2),
+        "ours": lambda: positive_ranks(query_gallery, (1,), memory=memory),
+        **faiss_search(table, 2),
     }
-    with contextlib.suppress(ImportError, AttributeError):  # not installed, or made for CPUs
-        import faiss
+    return f"Exact Recall@1, N = {rows:,}, D = {WIDTH}", raced(contenders, rounds, device)
 
-        index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), WIDTH)
-        index.add(table.numpy())
-        contenders["faiss GpuIndexFlatIP, k=2"] = lambda: index.search(table.numpy(), 2)
-    return f"Recall@1, N = {rows:,}, D = {WIDTH}", raced(contenders, rounds, device)
+
+def nearest(rows, rounds, device):
+    """(title, figures) of the exact nearest of each image."""
+    table, labels = clusters(rows, WIDTH)
+    table = table.to(device)
+    query_gallery = QueryGallery.of(table, labels)
+    memory = search_memory(device.type)
+    contenders = {
+        f"product and topk, float32, k={NEAREST + 1}": plain_search(table, NEAREST + 1),
+        "ours": lambda: search(query_gallery, NEAREST, memory=memory),
+        **faiss_search(table, NEAREST + 1),
+    }
+    return f"The {NEAREST} nearest, N = {rows:,}, D = {WIDTH}", raced(contenders, rounds, device)
+
+
+def pairs(rows, rounds, device):
+    """(title, figures) of each loss of pairs and its gradient, beside the bare Gram matrix."""
+    embeddings = torch.nn.functional.normalize(torch.randn(rows, WIDTH)).to(device).requires_grad_()
+    slopes = torch.ones(rows, rows, device=device)
+    on_host = torch.arange(rows) // IMAGES
+    labels = on_host.to(device)
+    contenders = {"bare Gram matrix": lambda: (embeddings @ embeddings.T).backward(slopes)}
+    for name in LOSSES.names():
+        if LOSSES.requirements(name) or name == "triplet":  # those of classes; one that takes triplets
+            continue
+        loss = LOSSES[name]().to(device)
+        wanted = on_host if getattr(loss, "reads_labels", False) else labels
+        contenders[name] = lambda loss=loss, wanted=wanted: loss(embeddings, wanted).backward()
+    return f"Pair losses, batch {rows:,}, D = {WIDTH}", raced(contenders, rounds, device, times=5)
 
 
 def head(classes, rounds, device):
@@ -183,11 +265,12 @@ def lane_table(figures):
     first = next(iter(figures.values()))["seconds"]
     rows = []
     for name, figure in figures.items():
-        spread = "–".join(f"{1000 * seconds:.1f}" for seconds in figure["spread"])
+        spread = "–".join(f"{1000 * seconds:.2f}" for seconds in figure["spread"])
         speed = f"{figure['images_a_second']:.0f}" if "images_a_second" in figure else ""
         times = f"{figure['seconds'] / first:.2f}"
-        rows.append([name, seconds_text(figure["seconds"]), spread, times, speed, f"{figure['peak_mb']:.0f}"])
-    return markdown(["", "seconds", "least–most, ms", "× first row", "images/s", "peak MB on the card"], rows)
+        median = f"{1000 * figure['seconds']:.2f}"
+        rows.append([name, median, spread, times, speed, f"{figure['peak_mb']:.0f}"])
+    return markdown(["", "ms", "least–most, ms", "× first row", "images/s", "peak MB on the card"], rows)
 
 
 def open_device(name):
@@ -204,8 +287,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cuda or cpu (default: cuda)")
     parser.add_argument("--networks", default=NETWORKS, help=f"comma-separated (default: {NETWORKS})")
     parser.add_argument("--rows", type=int, default=60_502, help="embeddings that are searched (default: those of SOP)")
+    parser.add_argument("--pair_rows", default="160,1024", help="batches of the pair losses (default: 160,1024)")
     parser.add_argument("--classes", type=int, default=1_000_000, help="of the head (default: 1,000,000)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each contender (default: 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each contender (default: 3)")
     parser.add_argument("--steps", type=int, default=20, help="training steps of a run (default: 20)")
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
@@ -219,14 +303,22 @@ def main(argv: list[str] | None = None) -> None:
     packages = ", ".join(f"{name} {number}" for name, number in versions(PACKAGES).items())
     parts = [f"{card}; {packages}; medians of {args.rounds} rounds."]
     result = {"card": card, "lanes": {}}
-    lanes = [lambda text=text: training(text, args.rounds, args.steps, device) for text in args.networks.split(",")]
-    lanes += [lambda: evaluation(args.rows, args.rounds, device), lambda: head(args.classes, args.rounds, device)]
-    for lane in lanes:
-        title, figures = lane()
-        result["lanes"][title] = figures
-        parts.append(f"### {title}\n\n{lane_table(figures)}")
-        print(parts[-1], flush=True)
-    write(args.output, "gpu", result, "\n\n".join(parts))
+    networks = args.networks.split(",")
+    lanes = [partial(evaluation, args.rows), partial(nearest, args.rows)]
+    lanes += [partial(pairs, int(rows)) for rows in args.pair_rows.split(",")]
+    lanes += [partial(head, args.classes)]
+    lanes = [partial(lane, args.rounds, device) for lane in lanes]
+    for timed in (training, inference):
+        lanes += [partial(timed, network, args.rounds, args.steps, device) for network in networks]
+    # What is there is kept where a lane breaks off, or somebody stops it.
+    try:
+        for lane in lanes:
+            title, figures = lane()
+            result["lanes"][title] = figures
+            parts.append(f"### {title}\n\n{lane_table(figures)}")
+            print(parts[-1], flush=True)
+    finally:
+        write(args.output, "gpu", result, "\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -133,8 +133,8 @@ def test_search_equals_a_sort(sorted_cases, name, distance, dtype, memory, road)
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_equal_a_sort(sorted_cases, name, distance, dtype, memory, device):
     query_gallery = on_device(CASES[name], device)
-    if device == "cuda" and dtype == torch.int8:
-        pytest.skip("the first type on a GPU is bfloat16")
+    if dtype == torch.int8 and device != "cpu":
+        pytest.skip("its products are bfloat16's there")
     rights = [[right for _, _, right in items] for items in sorted_cases[name, distance]]
     expected = torch.tensor([items.index(True) if True in items else torch.inf for items in rights])
     assert torch.equal(positive_ranks(query_gallery, None, distance, memory, dtype).cpu(), expected.double())
@@ -161,6 +161,8 @@ def test_thousands_of_rows_in_many_blocks(labels, dtype, road):
     rows, codes = clusters(3000, 16, labels, seed=labels)
     rows[100:160] = rows[99]  # more duplicates than candidates are kept
     query_gallery = QueryGallery.of(rows, codes)
+    if dtype == torch.int8 and road(query_gallery).device.type != "cpu":
+        pytest.skip("its products are bfloat16's there")
     scores, everyone = Scores(query_gallery), torch.arange(3000)
     score = torch.cat(
         [
