@@ -14,24 +14,34 @@ from losses._mined import Reference, column_labels
 BLOCK = 2**19  # numbers of the B x B that are worked on at once: they stay in the cache
 
 
-def pair_counts(labels: torch.Tensor, reference: Reference | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many positives and how many negatives each row of a batch has among the columns, (B,) int64 each.
+def check_pairs(labels: torch.Tensor, reference: Reference | None = None) -> None:
+    """Raise InputError when rows of labels (B,) and the columns have no positive or no negative pair: it would train on
+    nonsense in silence.
 
-    On the CPU raises InputError when there is no pair of either kind, since it would train on nonsense in silence;
-    elsewhere reading that back would stall the device in every step, and the samplers make no such batch.
+    On the CPU alone; elsewhere reading labels would stall the device in every step, and the samplers make no such batch.
     """
+    if labels.device.type != "cpu":
+        return
+    different = len(set(labels.tolist()))
+    if 1 < different < len(labels):
+        return
+    # What the batch lacks, its reference may have.
+    columns = len(labels) + (0 if reference is None else len(reference.labels))
+    positives, negatives = pair_counts(labels, reference)
+    if positives.max() == 0:
+        raise InputError(f"no label occurs twice among the {columns} rows; a pair loss needs two images of a label")
+    if negatives.max() == 0:
+        raise InputError(f"all {columns} rows have label {labels[0]}; a pair loss needs two labels in a batch")
+
+
+def pair_counts(labels: torch.Tensor, reference: Reference | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many positives and how many negatives each row of a batch has among the columns, (B,) int64 each."""
     positives = _occurrences(labels, labels) - 1
     negatives = len(labels) - 1 - positives
-    columns = len(labels)
     if reference is not None:
         of_label = _occurrences(labels, reference.labels.to(labels))
         positives += of_label - _occurrences(reference.batch_images, reference.images)
         negatives += len(reference.labels) - of_label
-        columns += len(reference.labels)
-    if labels.device.type == "cpu" and positives.max() == 0:
-        raise InputError(f"no label occurs twice among the {columns} rows; a pair loss needs two images of a label")
-    if labels.device.type == "cpu" and negatives.max() == 0:
-        raise InputError(f"all {columns} rows have label {labels[0]}; a pair loss needs two labels in a batch")
     return positives, negatives
 
 

@@ -7,7 +7,7 @@ import torch
 
 from core.slices import slices_of, step_within
 from losses._mined import Pairs, Reference, column_labels
-from losses._pair_distances import pair_counts
+from losses._pair_distances import check_pairs
 from losses._rows import Rows
 
 BLOCK = 2**18  # numbers that are worked on at once, so that what is made of them stays in the cache
@@ -18,8 +18,11 @@ class Block(NamedTuple):
 
     rows: slice
     scores: torch.Tensor  # (m, C) similarities or squared distances
+    kinds: torch.Tensor  # (2, m, C), which are the following two
     positives: torch.Tensor  # (m, C), 1 where a column is a positive of the row, else 0
     negatives: torch.Tensor  # (m, C)
+    positive_counts: torch.Tensor  # (m,) sums of a row's positives
+    negative_counts: torch.Tensor  # (m,)
 
 
 class PairRows(Rows):
@@ -44,68 +47,60 @@ class PairRows(Rows):
         once: bool = False,
     ) -> None:
         if mined is None:
-            pair_counts(labels, reference)
+            check_pairs(labels, reference)
         super().__init__(embeddings, reference, unit=unit, distances=distances)
         self.symmetric = once and mined is None
         labels = column_labels(labels, reference)
         # A number below C for each label: as floats they are compared several times as fast, and labels may be 2^60.
-        self.groups = torch.searchsorted(labels.sort().values, labels)
-        self.group_numbers = self.groups.to(self.columns.dtype)
-        self.kinds = None
+        self.groups = torch.searchsorted(labels.sort().values, labels).to(self.columns.dtype)
+        self.mined_kinds = None
         if mined is not None:
-            self.kinds = labels.new_zeros(self.batch, len(labels), dtype=torch.uint8)
-            self.kinds[mined.positive_anchors, mined.positives] = 1
-            self.kinds[mined.negative_anchors, mined.negatives] = 2
-        self._sums = []
+            self.mined_kinds = labels.new_zeros(2, self.batch, len(labels), dtype=torch.bool)
+            self.mined_kinds[0, mined.positive_anchors, mined.positives] = True
+            self.mined_kinds[1, mined.negative_anchors, mined.negatives] = True
+        # Of the pairs that `sums` went through, positive and negative (2,): how many there are, and sums of scores.
+        self.counts = self.score_sums = 0
 
     def blocks(self, band: slice, scores: torch.Tensor) -> Iterator[Block]:
         """Blocks of a band's rows and their scores (m, C); what is written over a block's is written over these."""
         for rows in slices_of(band.stop, step_within(len(self.columns), BLOCK), band.start):
-            yield Block(rows, scores[rows.start - band.start : rows.stop - band.start], *self.masks(rows))
+            kinds = self.kinds(rows)
+            here = scores[rows.start - band.start : rows.stop - band.start]
+            yield Block(rows, here, kinds, *kinds.unbind(), *kinds.sum(2).unbind())
 
-    def masks(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """1 where a column (m, C) is a positive of a row, and 1 where it is a negative, else 0."""
-        positives = self.columns.new_empty(rows.stop - rows.start, len(self.columns))
-        if self.kinds is not None:
-            negatives = torch.eq(self.kinds[rows], 2, out=torch.empty_like(positives))
-            return torch.eq(self.kinds[rows], 1, out=positives), negatives
-        torch.eq(self.group_numbers[rows, None], self.group_numbers, out=positives)
-        negatives = 1 - positives
+    def kinds(self, rows: slice) -> torch.Tensor:
+        """1 where a column is a positive of a row, and 1 where it is a negative, else 0: (2, m, C)."""
+        if self.mined_kinds is not None:
+            return self.mined_kinds[:, rows].to(self.columns.dtype)
+        kinds = self.columns.new_empty(2, rows.stop - rows.start, len(self.columns))
+        positives, negatives = kinds.unbind()
+        torch.eq(self.groups[rows, None], self.groups, out=positives)
+        torch.sub(1, positives, out=negatives)
         positives.diagonal(rows.start).fill_(0)
         if self.reference is not None:
-            others = self.reference.batch_images[rows, None] != self.reference.images
-            positives[:, self.batch :] *= others
-            negatives[:, self.batch :] *= others
+            kinds[:, :, self.batch :] *= self.reference.batch_images[rows, None] != self.reference.images
         if self.symmetric:
-            positives[:, : self.batch] *= 0.5
-            negatives[:, : self.batch] *= 0.5
-        return positives, negatives
+            kinds[:, :, : self.batch] *= 0.5
+        return kinds
 
     def sums(self, row_terms: Callable[[Block], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
-        """What Rows.sums says; notes what `mean_scores` is about."""
+        """What Rows.sums says; notes what `counts` and `mean_scores` are about."""
 
         def noted(block: Block) -> tuple[torch.Tensor, ...]:
-            self.note(block)
+            self.counts = self.counts + block.kinds.sum((1, 2))
+            self.score_sums = self.score_sums + block.kinds.flatten(1) @ block.scores.flatten()
             return row_terms(block)
 
         return super().sums(noted)
-
-    def note(self, block: Block) -> None:
-        """Keep sums over a block's pairs, for `mean_scores`."""
-        scores, positives, negatives = (table.flatten() for table in block[1:])
-        self._sums += [scores @ positives, positives.sum(), scores @ negatives, negatives.sum()]
 
     def mean_scores(self) -> dict[str, torch.Tensor]:
         """Mean scores of the positive and of the negative pairs that `sums` went through, as losses log them:
 
         positive_distance and negative_distance, or where scores are similarities these; 0 where there is no such pair.
         """
-        positive_sum, positives, negative_sum, negatives = torch.stack(self._sums).view(-1, 4).sum(0)
+        of_positives, of_negatives = (self.score_sums / self.counts.clamp_min(0.5)).unbind()
         score = "distance" if self.distances else "similarity"
-        return {
-            f"positive_{score}": positive_sum / positives.clamp_min(0.5),
-            f"negative_{score}": negative_sum / negatives.clamp_min(0.5),
-        }
+        return {f"positive_{score}": of_positives, f"negative_{score}": of_negatives}
 
 
 def log_sum_exp(numbers: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

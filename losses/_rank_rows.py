@@ -8,15 +8,17 @@ embeddings on an accelerator, nothing waits for the device; a loss says so by `r
 Labels of a reference stand on the device, for which there is one wait in a step.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from core.slices import slices_of, step_within
 from losses._mined import Reference
-from losses._pair_distances import pair_counts
+from losses._pair_distances import check_pairs
 from losses._rows import Rows
 
 PIECE = 2**19  # numbers that are worked on at once
@@ -98,28 +100,29 @@ class RankedRows(Rows):
         if reference is not None:
             facts = (reference.labels.cpu(), reference.images.cpu(), reference.batch_images.cpu())
             host_reference = Reference(reference.embeddings, *facts)
-        pair_counts(host_labels, host_reference)
+        check_pairs(host_labels, host_reference)
         rows, positives = positive_pairs(host_labels, host_reference, with_self)
-        counts = torch.bincount(rows, minlength=len(labels))
-        ordered_counts, order = counts.sort(descending=True, stable=True)
+        counts = np.bincount(rows, minlength=len(labels))
+        order = np.argsort(-counts, kind="stable")
+        ordered_counts = counts[order]
         if ordered_counts[0] != ordered_counts[-1]:
             positives = reordered(positives, counts, order)
-            order = order.to(embeddings.device, non_blocking=True)
+            order = torch.from_numpy(order).to(embeddings.device, non_blocking=True)
             embeddings = embeddings[order]
             if reference is not None:
                 reference = reference._replace(batch_images=reference.batch_images[order])
         super().__init__(embeddings, reference, unit=unit, distances=distances)
         self.with_self = with_self
         self.at_once = at_once
-        self.paired = int((counts > with_self).sum())
+        self.paired = int(np.count_nonzero(counts > with_self))
         # Rows that have equally many positives, and these: [(rows, columns (m, P))].
-        positives = positives.to(embeddings.device, non_blocking=True)
+        positives = torch.from_numpy(positives).to(embeddings.device, non_blocking=True)
         self.runs = []
         start = behind = 0
-        if not lone:
-            ordered_counts = ordered_counts[ordered_counts > 0]
-        numbers, lengths = ordered_counts.unique_consecutive(return_counts=True)
-        for count, length in zip(numbers.tolist(), lengths.tolist(), strict=True):
+        for count, run in itertools.groupby(ordered_counts.tolist()):
+            if count == 0 and not lone:
+                break
+            length = len(list(run))
             columns = positives[behind : behind + count * length].view(length, count)
             self.runs.append((slice(start, start + length), columns))
             start += length
@@ -145,40 +148,45 @@ class RankedRows(Rows):
 
 def positive_pairs(
     labels: torch.Tensor, reference: Reference | None, with_self: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[np.ndarray, np.ndarray]:
     """(rows (P,), in order, columns (P,)) of all positive pairs of labels (B,) and a reference, all on the CPU."""
+    labels = labels.numpy()
     rows, columns = matches(labels, labels)
     if not with_self:
         others = rows != columns
         rows, columns = rows[others], columns[others]
     if reference is None:
         return rows, columns
-    anchors, remembered = matches(labels, reference.labels.to(labels))
-    others = reference.batch_images[anchors] != reference.images[remembered]
-    rows, order = torch.cat([rows, anchors[others]]).sort(stable=True)
-    return rows, torch.cat([columns, remembered[others] + len(labels)])[order]
+    anchors, remembered = matches(labels, reference.labels.numpy())
+    others = reference.batch_images.numpy()[anchors] != reference.images.numpy()[remembered]
+    rows = np.concatenate([rows, anchors[others]])
+    order = rows.argsort(kind="stable")
+    return rows[order], np.concatenate([columns, remembered[others] + len(labels)])[order]
 
 
-def reordered(columns: torch.Tensor, counts: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+def reordered(columns: np.ndarray, counts: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Columns (P,), of which each row in turn has counts (B,) many, for rows that stand in another order (B,)."""
-    begins = counts.cumsum(0) - counts
-    moved = counts[order]
-    within = torch.arange(len(columns)) - (moved.cumsum(0) - moved).repeat_interleave(moved)
-    columns = columns[begins[order].repeat_interleave(moved) + within]
+    begins = counts.cumsum() - counts
+    columns = columns[np.repeat(begins[order], counts[order]) + within_runs(counts[order])]
     # The batch's own columns move with its rows.
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(order))
-    return torch.where(columns < len(order), places[columns.clamp_max(len(order) - 1)], columns)
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    return np.where(columns < len(order), places[columns.clip(max=len(order) - 1)], columns)
 
 
-def matches(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers (P,), (P,) of all pairs of equal elements of left (L,) and right (R,), which are on the CPU."""
-    ordered, order = right.sort(stable=True)
-    begins = torch.searchsorted(ordered, left)
-    counts = torch.searchsorted(ordered, left, right=True) - begins
-    lefts = torch.repeat_interleave(counts)
-    within = torch.arange(len(lefts)) - (counts.cumsum(0) - counts)[lefts]
-    return lefts, order[begins[lefts] + within]
+def matches(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers (P,), (P,) of all pairs of equal elements of left (L,) and right (R,)."""
+    order = right.argsort(kind="stable")
+    ordered = right[order]
+    begins = np.searchsorted(ordered, left)
+    counts = np.searchsorted(ordered, left, side="right") - begins
+    lefts = np.repeat(np.arange(len(left)), counts)
+    return lefts, order[np.repeat(begins, counts) + within_runs(counts)]
+
+
+def within_runs(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, … of each of several runs, one after the other."""
+    return np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
 
 
 # Of differences (m, P, C), which it may write over: their steps' sums (m, P), and the steps' slopes (m, P, C).

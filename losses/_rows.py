@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from core.slices import slices_within
 from losses._mined import Reference
-from losses._unit_vectors import lengths, normalise
+from losses._unit_vectors import lengths, normalise, through_scaling
 
 HELD = 2**24  # scores, later slopes, that are held at once: 64 MB
 TILE = 256
@@ -111,24 +111,31 @@ class SumOfRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, embeddings, batch, row_terms):
-        gradient = torch.zeros_like(embeddings)
+        gradient = None if batch.is_held else torch.zeros_like(embeddings)
         found = []
         for band in batch.bands():
             held = batch.scores(band)
             for block in batch.blocks(band, held):
                 values, slopes, *figures = row_terms(block)
-                block.scores.copy_(slopes)
                 found.append((values, *figures))
-            if ctx.needs_input_grad[0]:
+                if len(slopes) == len(held):  # one block has all rows of the band
+                    held = slopes
+                else:
+                    block.scores.copy_(slopes)
+            if not ctx.needs_input_grad[0]:
+                continue
+            if batch.is_held:
+                gradient = carried(held, batch)
+            else:
                 carry(held, batch, band, gradient)
-        if batch.lengths is not None:  # through the scaling to length one
-            along = torch.linalg.vecdot(gradient, batch.directions)[:, None]
-            gradient.addcmul_(along, batch.directions, value=-1).div_(batch.lengths)
+        if batch.lengths is not None and gradient is not None:
+            gradient = through_scaling(gradient, batch.directions, batch.lengths)
         values, *figures = found[0]
         if len(found) > 1:
             values, *figures = (torch.cat(parts) for parts in zip(*found, strict=True))
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(values, *figures)
+        ctx.set_materialize_grads(False)  # else zeros are made for all that has no gradient
         return values.sum(), values, *figures
 
     @staticmethod
@@ -137,30 +144,40 @@ class SumOfRows(torch.autograd.Function):
         return upstream * ctx.saved_tensors[0], None, None
 
 
-def carry(slopes: torch.Tensor, batch: Rows, band: slice, gradient: torch.Tensor) -> None:
-    """Add to the batch's gradient (B, D) what the slopes (m, C) of a band's values by their scores make of it.
+def carried(slopes: torch.Tensor, batch: Rows) -> torch.Tensor:
+    """What the slopes (B, C) of all values by their scores make of the gradient (B, D) of the batch's rows.
 
-    Both ends of a pair move: row i takes slopes_ij column_j, and where column j is a row of the batch it takes
-    slopes_ij row_i. Of a squared distance |x|^2 + |y|^2 - 2 x.y each end x takes 2 slopes_ij (x - y).
+    Both ends of a pair move, and their slopes are one table: row i takes slopes_ij column_j, and where column j is a
+    row of the batch it takes slopes_ij row_i. Of a squared distance |x - y|^2 an end x takes 2 slopes_ij (x - y), which
+    is -2 slopes_ij for y, and for itself the negative of all that its row has. Writes over the slopes.
     """
     within = slopes[:, : batch.batch]
-    factor = -2 if batch.distances else 1
-    if len(slopes) == batch.batch:  # the slopes of both ends of all pairs are one table, and one product
-        if batch.symmetric:
-            within.mul_(2)
-        else:
-            add_transposed(within)
+    if batch.symmetric:
+        within.mul_(2)
     else:
-        gradient.addmm_(within.T, batch.rows[band], alpha=factor)
-        if batch.distances:
-            gradient.addcmul_(within.sum(0)[:, None], batch.rows, value=2)
+        add_transposed(within)
+    if batch.distances:
+        slopes.mul_(-2)
+        within.diagonal().sub_(slopes.sum(1))
+    return slopes @ batch.columns
+
+
+def carry(slopes: torch.Tensor, batch: Rows, band: slice, gradient: torch.Tensor) -> None:
+    """Add to the batch's gradient (B, D) what `carried` says, of the slopes (m, C) of a band's values."""
+    within = slopes[:, : batch.batch]
+    factor = -2 if batch.distances else 1
+    gradient.addmm_(within.T, batch.rows[band], alpha=factor)
     gradient[band].addmm_(slopes, batch.columns, alpha=factor)
     if batch.distances:
+        gradient.addcmul_(within.sum(0)[:, None], batch.rows, value=2)
         gradient[band].addcmul_(slopes.sum(1, keepdim=True), batch.rows[band], value=2)
 
 
 def add_transposed(table: torch.Tensor) -> None:
     """Add the transpose of a square table to it, in place, in tiles that the cache holds."""
+    if len(table) <= TILE:
+        table.add_(table.T.clone())
+        return
     for top in range(0, len(table), TILE):
         for left in range(top, len(table), TILE):
             upper = table[top : top + TILE, left : left + TILE]

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 SHORTEST = 1e-12  # a row shorter than this has no direction
@@ -10,13 +11,13 @@ SHORTEST = 1e-12  # a row shorter than this has no direction
 
 def normalise(rows: torch.Tensor) -> torch.Tensor:
     """Rows (N, D) scaled to length one; a row shorter than 1e-12 becomes zero and gets no gradient (never NaN)."""
-    return rows / lengths(rows)[:, None]
+    return UnitRows.apply(rows)
 
 
 def lengths(rows: torch.Tensor) -> torch.Tensor:
     """Divisors (N,) that scale rows (N, D) to length one: their lengths, or infinity below 1e-12."""
     norms = torch.linalg.vector_norm(rows, dim=1)
-    return torch.where(norms > SHORTEST, norms, math.inf)
+    return F.threshold(norms, SHORTEST, math.inf)
 
 
 class UnitRows(torch.autograd.Function):
@@ -32,7 +33,12 @@ class UnitRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
-        # A row's length changes nothing, so nothing pulls along the row.
         units, sizes = ctx.saved_tensors
-        along = torch.linalg.vecdot(upstream, units)[:, None]
-        return torch.addcmul(upstream, units, along, value=-1).div_(sizes)
+        return through_scaling(upstream, units, sizes)
+
+
+def through_scaling(slopes: torch.Tensor, units: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Slopes (N, D) by unit vectors, as those by the rows that were divided by sizes (N, 1)."""
+    # A row's length changes nothing, so nothing pulls along the row.
+    along = torch.linalg.vecdot(slopes, units)[:, None]
+    return torch.addcmul(slopes, along, units, value=-1).div_(sizes)

@@ -5,7 +5,7 @@ from torch import nn
 
 from core.errors import InputError
 from losses._checks import check_option
-from losses._pair_distances import pair_counts
+from losses._pair_distances import check_pairs, pair_counts
 from losses._precision import full_precision
 from losses._registry import LOSSES
 
@@ -42,6 +42,7 @@ class NpairsLoss(nn.Module):
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError unless two labels have a pair each."""
         # How many rows are anchors decides the shapes of all that follows.
         labels = labels.cpu()
+        check_pairs(labels)
         positives, _ = pair_counts(labels)
         # Rows by label: the first of each is its anchor if others follow, and these are its positives.
         ordered, order = labels.sort(stable=True)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from losses._checks import check_option
-from losses._pair_distances import centred, distance_blocks, pair_counts
+from losses._pair_distances import centred, check_pairs, distance_blocks, pair_counts
 from losses._precision import full_precision
 from losses._registry import LOSSES
 from losses._unit_vectors import normalise
@@ -32,6 +32,7 @@ class QuadrupletLoss(nn.Module):
     @full_precision
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
+        check_pairs(labels)
         positives, negatives = pair_counts(labels)
         points = normalise(embeddings)
         # Mined without a graph: only two of the B x B distances ever receive a gradient.

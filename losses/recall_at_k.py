@@ -10,7 +10,7 @@ from losses._mined import Reference
 from losses._precision import full_precision
 from losses._rank_rows import Block, RankedRows, matches, of_ranks
 from losses._registry import LOSSES
-from losses._unit_vectors import UnitRows, normalise
+from losses._unit_vectors import normalise
 
 
 @LOSSES.register("recall_at_k", stage="pair", batch="pk", memory=True)
@@ -89,11 +89,11 @@ def with_virtual_rows(
 ) -> tuple[torch.Tensor, torch.Tensor, Reference | None]:
     """Unit vectors of embeddings (B, D) and behind them a mixture of each two of a label, the labels of all, and their
     reference of unit vectors."""
-    rows = UnitRows.apply(embeddings)
+    rows = normalise(embeddings)
     host_labels = labels.cpu()
-    first, second = matches(host_labels, host_labels)
+    first, second = matches(host_labels.numpy(), host_labels.numpy())
     once = first < second
-    first, second = first[once], second[once]
+    first, second = torch.from_numpy(first[once]), torch.from_numpy(second[once])
     labels = torch.cat([host_labels, host_labels[first]])
     first, second = (numbers.to(rows.device, non_blocking=True) for numbers in (first, second))
     # Drawn on the CPU, where all ranks draw the same and a checkpoint keeps the generator.
