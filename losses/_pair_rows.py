@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from core.slices import slices_of, step_within
 from losses._mined import Pairs, Reference, column_labels
@@ -21,8 +22,7 @@ class Block(NamedTuple):
     kinds: torch.Tensor  # (2, m, C), which are the following two
     positives: torch.Tensor  # (m, C), 1 where a column is a positive of the row, else 0
     negatives: torch.Tensor  # (m, C)
-    positive_counts: torch.Tensor  # (m,) sums of a row's positives
-    negative_counts: torch.Tensor  # (m,)
+    counts: torch.Tensor  # (2, m) how many positives and negatives a row has
 
 
 class PairRows(Rows):
@@ -58,20 +58,30 @@ class PairRows(Rows):
             self.mined_kinds = labels.new_zeros(2, self.batch, len(labels), dtype=torch.bool)
             self.mined_kinds[0, mined.positive_anchors, mined.positives] = True
             self.mined_kinds[1, mined.negative_anchors, mined.negatives] = True
+        self._kinds = None
         # Of the pairs that `sums` went through, positive and negative (2,): how many there are, and sums of scores.
         self.counts = self.score_sums = 0
 
     def blocks(self, band: slice, scores: torch.Tensor) -> Iterator[Block]:
         """Blocks of a band's rows and their scores (m, C); what is written over a block's is written over these."""
         for rows in slices_of(band.stop, step_within(len(self.columns), BLOCK), band.start):
-            kinds = self.kinds(rows)
             here = scores[rows.start - band.start : rows.stop - band.start]
-            yield Block(rows, here, kinds, *kinds.unbind(), *kinds.sum(2).unbind())
+            yield Block(rows, here, *self.kinds(rows))
 
-    def kinds(self, rows: slice) -> torch.Tensor:
-        """1 where a column is a positive of a row, and 1 where it is a negative, else 0: (2, m, C)."""
+    def kinds(self, rows: slice) -> tuple[torch.Tensor, ...]:
+        """What a Block of these rows says of its pairs; of a whole batch it is made once."""
+        if self._kinds is not None:
+            return self._kinds
         if self.mined_kinds is not None:
-            return self.mined_kinds[:, rows].to(self.columns.dtype)
+            kinds = self.mined_kinds[:, rows].to(self.columns.dtype)
+        else:
+            kinds = self._kinds_by_label(rows)
+        found = (kinds, *kinds.unbind(), kinds.sum(2))
+        if rows.stop - rows.start == self.batch:
+            self._kinds = found
+        return found
+
+    def _kinds_by_label(self, rows: slice) -> torch.Tensor:
         kinds = self.columns.new_empty(2, rows.stop - rows.start, len(self.columns))
         positives, negatives = kinds.unbind()
         torch.eq(self.groups[rows, None], self.groups, out=positives)
@@ -87,7 +97,7 @@ class PairRows(Rows):
         """What Rows.sums says; notes what `counts` and `mean_scores` are about."""
 
         def noted(block: Block) -> tuple[torch.Tensor, ...]:
-            self.counts = self.counts + block.kinds.sum((1, 2))
+            self.counts = self.counts + block.counts.sum(1)
             self.score_sums = self.score_sums + block.kinds.flatten(1) @ block.scores.flatten()
             return row_terms(block)
 
@@ -117,8 +127,7 @@ def log_sum_exp_and_top(numbers: torch.Tensor, keep: torch.Tensor) -> tuple[torc
     # Added, not filled in, since that is quicker; softmax is the quickest exponential, whatever the numbers' range.
     out = torch.finfo(numbers.dtype).max / 4
     numbers.add_(keep - 1, alpha=out)
-    top = numbers.amax(1)
-    top = top.masked_fill_(top < -out / 2, -torch.inf)
+    top = F.threshold(numbers.amax(1), -out / 2, -torch.inf)
     shares = numbers.softmax(1)
     return top - shares.amax(1).log(), shares, top
 
@@ -130,7 +139,7 @@ def log1p_sum_exp(numbers: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tens
     """
     sums, shares = log_sum_exp(numbers, keep)
     values = torch.logaddexp(sums, torch.zeros_like(sums))
-    return values, shares.mul_((sums - values).exp_()[:, None])
+    return values, shares.mul_(sums.sigmoid()[:, None])
 
 
 def euclidean(squared: torch.Tensor) -> torch.Tensor:

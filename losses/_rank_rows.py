@@ -146,9 +146,7 @@ class RankedRows(Rows):
             scores[max(run.stop - band.start, 0) :] = 0
 
 
-def positive_pairs(
-    labels: torch.Tensor, reference: Reference | None, with_self: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def positive_pairs(labels: torch.Tensor, reference: Reference | None, with_self: bool) -> tuple[np.ndarray, np.ndarray]:
     """(rows (P,), in order, columns (P,)) of all positive pairs of labels (B,) and a reference, all on the CPU."""
     labels = labels.numpy()
     rows, columns = matches(labels, labels)

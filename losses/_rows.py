@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from core.slices import slices_within
 from losses._mined import Reference
+from losses._threads import one_thread_if_small
 from losses._unit_vectors import lengths, normalise, through_scaling
 
 HELD = 2**24  # scores, later slopes, that are held at once: 64 MB
@@ -141,7 +142,9 @@ class SumOfRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream, *_):
-        return upstream * ctx.saved_tensors[0], None, None
+        (gradient,) = ctx.saved_tensors
+        with one_thread_if_small(gradient.device, len(gradient) ** 2):
+            return upstream * gradient, None, None
 
 
 def carried(slopes: torch.Tensor, batch: Rows) -> torch.Tensor:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from losses._threads import one_thread_if_small
+
 SHORTEST = 1e-12  # a row shorter than this has no direction
 
 
@@ -34,7 +36,8 @@ class UnitRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream):
         units, sizes = ctx.saved_tensors
-        return through_scaling(upstream, units, sizes)
+        with one_thread_if_small(units.device, len(units) ** 2):
+            return through_scaling(upstream, units, sizes)
 
 
 def through_scaling(slopes: torch.Tensor, units: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:

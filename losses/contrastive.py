@@ -48,24 +48,17 @@ class ContrastiveLoss(nn.Module):
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
         pairs = PairRows(embeddings, labels, reference, mined, unit=self.normalise, distances=True, once=True)
-        total, _, counts, negatives, active = pairs.sums(self.row_terms)
-        self.logs = {"active_share": active.sum() / negatives.sum().clamp_min(1), **pairs.mean_scores()}
-        return total / counts.sum().clamp_min(1)
+        total, _, active = pairs.sums(self.row_terms)
+        self.logs = {"active_share": active.sum() / pairs.counts[1].clamp_min(1), **pairs.mean_scores()}
+        return total / pairs.counts.sum().clamp_min(1)
 
-    def row_terms(self, block: Block) -> tuple[torch.Tensor, ...]:
-        """Of a block's rows (m,): sums of terms; slopes; numbers of pairs, of negatives, of these within the margin."""
+    def row_terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of a block's rows: sums of their pairs' terms (m,), slopes, and how many negatives are within the margin."""
         gaps = (self.margin + self.eps - block.scores).relu_()
         pushed = gaps * block.negatives
         values = (block.scores * block.positives).sum(1) + (pushed * gaps).sum(1)
-        negatives = block.negatives.sum(1)
         active = (gaps.sign_() * block.negatives).sum(1)
-        return (
-            values,
-            torch.sub(block.positives, pushed, alpha=2),
-            block.positives.sum(1) + negatives,
-            negatives,
-            active,
-        )
+        return values, torch.sub(block.positives, pushed, alpha=2), active
 
     def of_pairs(self, embedding1: torch.Tensor, embedding2: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Scalar loss of pairs of rows (P, D) and (P, D), target (P,) being 1 for the same label and 0 for another.

@@ -58,8 +58,7 @@ class EmlLoss(nn.Module):
 
     def row_terms(self, block: Block) -> tuple[torch.Tensor, ...]:
         """Losses (m,) of a block's rows; their slopes; which rows have a positive; which are active."""
-        positives = block.positives.sum(1)
-        negatives = block.negatives.sum(1)
+        positives, negatives = block.counts
         farness, far_shares, farthest = log_sum_exp_and_top(block.scores.clone(), block.positives)
         nearness, near_shares, nearest = log_sum_exp_and_top(-block.scores, block.negatives)
 

@@ -45,8 +45,8 @@ class LiftedStructureLoss(nn.Module):
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
         pairs = PairRows(embeddings, labels, reference, mined, distances=True)
         sums, forces = self.of_negatives(pairs)
-        total, _, counts, active = pairs.sums(lambda block: self.row_terms(block, sums, forces))
-        count = counts.sum().clamp_min(1)
+        total, _, active = pairs.sums(lambda block: self.row_terms(block, sums, forces))
+        count = pairs.counts[0].clamp_min(1)
         self.logs = {"active_share": active.sum() / count, **pairs.mean_scores()}
         return total / count
 
@@ -73,7 +73,7 @@ class LiftedStructureLoss(nn.Module):
         return logarithms.add_(distances).sub_(self.pos_margin).relu_().mul_(block.positives)
 
     def row_terms(self, block: Block, sums: torch.Tensor, forces: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Of a block's rows (m,): sums over their positive pairs; slopes; numbers of pairs, of terms above zero.
+        """Of a block's rows: sums over their positive pairs (m,); slopes; numbers of terms above zero (m,).
 
         A row's negatives take part in the terms of its positives' rows, too: `forces` says how much in all.
         """
@@ -83,7 +83,7 @@ class LiftedStructureLoss(nn.Module):
         active = violations.count_nonzero(1)
         pushes = forces[block.rows] / torch.where(sums[block.rows] > 0, sums[block.rows], 1)
         slopes = violations.sub_(nearness(distances, block).mul_(pushes[:, None])).div_(2 * distances)
-        return values, slopes, block.positives.sum(1), active
+        return values, slopes, active
 
 
 def nearness(distances: torch.Tensor, block: Block) -> torch.Tensor:

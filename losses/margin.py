@@ -53,8 +53,7 @@ class MarginLoss(nn.Module):
         distances = euclidean(block.scores)
         pull = (distances - (self.beta - self.margin)).relu_().mul_(block.positives)
         push = (self.beta + self.margin - distances).relu_().mul_(block.negatives)
-        positives = block.positives.sum(1)
-        negatives = block.negatives.sum(1)
+        positives, negatives = block.counts
         values = negatives * pull.sum(1) + positives * push.sum(1)
         pulled = pull.sign_()
         pushed = push.sign_()

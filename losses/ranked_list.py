@@ -83,9 +83,11 @@ class RankedListLoss(nn.Module):
 def weighted_mean(violations: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (m,) of the numbers above zero of violations (m, C), weighted by exp(temperature violation); its slopes."""
     # The greatest weight is made 1, whatever the temperature; the constant is scaled along.
-    top = temperature * violations.amax(1)
-    weights = (temperature * violations).sub_(top[:, None]).exp_().mul_(violations.sign())
-    total = weights.sum(1) + violations.shape[1] * EPSILON * (-top).exp()
-    means = (weights * violations).sum(1) / total
-    slopes = (violations - means[:, None]).mul_(temperature).add_(1)
-    return means, slopes.mul_(weights).div_(total[:, None])
+    greatest = violations.amax(1, keepdim=True)
+    weights = (violations - greatest).mul_(temperature).exp_().mul_(violations.sign())
+    rest = (-temperature * greatest).exp_()
+    shares = weights.div_(weights.sum(1, keepdim=True).add_(rest, alpha=violations.shape[1] * EPSILON))
+    parts = shares * violations
+    means = parts.sum(1, keepdim=True)
+    slopes = parts.mul_(temperature).addcmul_(shares, 1 - temperature * means)
+    return means[:, 0], slopes

@@ -55,7 +55,7 @@ class SupConLoss(nn.Module):
     def row_terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Losses (m,) of a block's rows, their slopes, and how many positives each row has."""
         logits = block.scores / self.temperature
-        counts = block.positives.sum(1)
+        counts = block.counts[0]
         targets = block.positives / counts.clamp_min(1)[:, None]
         pulled = (logits * targets).sum(1)
         whole, shares = log_sum_exp(logits, block.positives + block.negatives)
