@@ -71,6 +71,14 @@ def section(lane: str, text: str) -> str:
     return f"## {LANES[lane]} (`{FILES.get(lane, lane)}.py`)\n\n{text}"
 
 
+def check_headings(lane: str, text: str) -> None:
+    """Raise ValueError where a lane's text has two tables of one heading, as after a table was put there by hand."""
+    headings = [line for line in text.splitlines() if line.startswith("### ")]
+    twice = sorted({heading for heading in headings if headings.count(heading) > 1})
+    if twice:
+        raise ValueError(f"{lane}: two tables are called {', '.join(twice)}; a run's table replaces the lane's section")
+
+
 def sections(page: str) -> dict[str, str]:
     """{lane: its text} of the page as it stands."""
     parts = re.split(r"^## (.+)\n\n", page, flags=re.MULTILINE)[1:]
@@ -195,6 +203,8 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"worse than it was: {lane}, {sentence}")
         else:
             print(f"stands as it was: {lane}, there is no {table}")
+    for lane, text in texts.items():
+        check_headings(lane, text)
     parts = [section(lane, texts[lane]) for lane in LANES if lane in texts]
     PAGE.write_text("\n".join([INTRODUCTION, *parts]))
     print(f"written: {PAGE}")

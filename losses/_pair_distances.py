@@ -18,7 +18,7 @@ def check_pairs(labels: torch.Tensor, reference: Reference | None = None) -> Non
     """Raise InputError when rows of labels (B,) and the columns have no positive or no negative pair: it would train on
     nonsense in silence.
 
-    On the CPU alone; elsewhere reading labels would stall the device in every step, and the samplers make no such batch.
+    On the CPU alone: elsewhere reading labels would stall the device in every step, and samplers make no such batch.
     """
     if labels.device.type != "cpu":
         return

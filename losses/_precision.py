@@ -1,4 +1,4 @@
-"""A loss is computed in float32 at least, whatever autocast and the embeddings' type are, and in one thread if small."""
+"""A loss is computed in float32 at least, whatever autocast and the embeddings' type are; if small, in one thread."""
 
 import functools
 from collections.abc import Callable

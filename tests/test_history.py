@@ -70,3 +70,11 @@ def test_what_is_kept_stays_small():
     files = list(collect.HISTORY.glob("*.csv"))
     assert files and all(path.stat().st_size < 300_000 for path in files)
     assert {path.stem for path in files} <= set(collect.LANES)
+
+
+def test_a_lane_has_one_table_of_a_heading():
+    for lane, text in collect.sections(collect.PAGE.read_text()).items():
+        collect.check_headings(lane, text)
+    twice = pairs(4.0, 3.0) + pairs(4.0, 3.0)
+    with pytest.raises(ValueError, match="pairs: two tables are called ### Batch 160, D = 512"):
+        collect.check_headings("pairs", twice)
