@@ -15,6 +15,7 @@ from retrieval.scores import RUN, Scores
 NOWHERE = -1  # fills the places behind the last item of a query that can find fewer than k
 SAMPLE = (64, 8192)  # queries and items of the gallery that tell how much a type leaves in doubt
 MORE, ROOM = 16, 24  # candidates kept beyond k, and room for new ones before the worst are dropped
+ASKING = 4  # sorts of queries that are scored against more than k candidates, by how many more
 MOST_AGAIN = 4  # one in so many queries is looked for a second time in one go
 COPIED_ROWS = 1024  # rows whose scores are copied at once
 KEY_BYTES = 8
@@ -167,9 +168,12 @@ class Candidates:
             answering = gallery[block.columns]
             self._hide(block.scores, self.queries[asking], answering)
             # Both directions of a mirrored block, which are of different queries.
-            directions = [(in_order_(block.scores), 1, asking, answering)]
+            directions = [(block.scores, 1, asking, answering)]
             if block.mirrored:
                 directions.append((block.scores, 0, numbers[block.columns], gallery[block.rows]))
+            # Above a positive floor are positive scores alone, which are in order as they are.
+            if not all((self.floor[others] > 0).all() for _, _, others, _ in directions):
+                in_order_(block.scores)
             side_by_side(lambda direction: self._add(*direction), directions, gallery.device)
 
     def _hide(self, scores: torch.Tensor, queries: torch.Tensor, gallery: torch.Tensor) -> None:
@@ -189,7 +193,7 @@ class Candidates:
     def _add(self, scores: torch.Tensor, axis: int, numbers: torch.Tensor, gallery: torch.Tensor) -> None:
         """Add a block's scores, items of `gallery` along `axis`, for the queries with these numbers (n,).
 
-        scores: of the type of the products, and what `in_order_` has made of them.
+        scores: of the type of the products, and what `in_order_` has made of them where a floor is not positive.
         """
         if scores.dtype == torch.bfloat16:
             scores = scores.view(torch.int16)
@@ -271,11 +275,13 @@ class Candidates:
         value = torch.full_like(fast, -math.inf)
         value[:, : self.k] = self.scores.close_pairs(queries, position[:, : self.k].clamp_min(0))
         value.masked_fill_(position == NOWHERE, -math.inf)
-        row, column = (self._most(queries, fast) >= self._least(queries, value)).nonzero(as_tuple=True)
-        is_other = column >= self.k
-        row, column = row[is_other], column[is_other]
-        value[row, column] = self.scores.close_pairs(queries[row], position[row, column, None].clamp_min(0))[:, 0]
-        value.masked_fill_(position == NOWHERE, -math.inf)
+        # What candidates may be at most falls along a row. Queries that ask for about as many are scored at once.
+        asked = (self._most(queries, fast) >= self._least(queries, value)).sum(1)
+        for some in asked.argsort().tensor_split(min(ASKING, len(asked))):
+            others = position[some, self.k : int(asked[some].max())]
+            if others.numel():
+                close = self.scores.close_pairs(queries[some], others.clamp_min(0))
+                value[some, self.k : self.k + others.shape[1]] = close.masked_fill_(others == NOWHERE, -math.inf)
         keys = sort_(pack(value, position))
         # Nor can what was dropped, unless the floor's range reaches that of the k-th close score.
         position, value = unpack(keys)

@@ -26,6 +26,7 @@ RUN = 32  # terms that close scores add in float32
 GREATEST = 127  # of the whole numbers that rows are rounded to in int8
 INT8_COLUMNS = 16  # rows of int8 have a multiple of so many
 FAR = 2.0**30  # beyond it are no products of int8
+CLOSE_STEP = 4  # slices of rows scored closely at a time: many short steps keep threads from each other
 
 
 class Scores(ExactScores):
@@ -110,8 +111,14 @@ class Scores(ExactScores):
         gallery_rows = self.rows["gallery"][gallery]
         sums = torch.empty(gallery.shape, dtype=torch.float64, device=gallery.device)
         in_runs = self.width // RUN * RUN
-        for part in slices_within(len(queries), gallery.shape[1] * self.width, 2 * self.at_once):
-            terms = self.tables["gallery"].index_select(0, gallery_rows[part].flatten()).to(self.scaling_type)
+        parts = slices_within(len(queries), gallery.shape[1] * self.width, CLOSE_STEP * self.at_once)
+        # Rows are copied into the same place each time, since a new one of this size costs as many page faults.
+        most_rows = max((part.stop - part.start for part in parts), default=0) * gallery.shape[1]
+        place = self.tables["gallery"].new_empty(most_rows, self.width)
+        for part in parts:
+            chosen = gallery_rows[part].flatten()
+            terms = torch.index_select(self.tables["gallery"], 0, chosen, out=place[: len(chosen)])
+            terms = terms.to(self.scaling_type)
             if self.euclidean:
                 terms.sub_(self.centre.to(terms.dtype)).mul_(1 / self.scale)
             terms = terms.view(-1, gallery.shape[1], self.width).mul_(query_rows[part, None])

@@ -12,7 +12,7 @@ from retrieval.rows import Frame
 from retrieval.scores import Scores
 
 FEWEST = 64  # queries are searched for in portions no smaller than this
-CLOSE_PAIRS = 400  # items of the gallery that a candidate more costs as much as a type that is faster saves
+CLOSE_PAIRS = 250  # items of the gallery that a candidate more costs as much as a type that is faster saves
 
 
 @torch.no_grad()
