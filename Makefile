@@ -78,30 +78,11 @@ test_peers: peers
 	$(PEERS) -m pip install --quiet -r requirements/test.txt -r requirements/lightning.txt
 	OMP_NUM_THREADS=1 $(PEERS) $(SIDE_BY_SIDE) tests/test_peer*.py tests/test_postprocess.py
 
-# All lanes of benchmarks/ in twenty minutes on 2 idle cores, each shortened to a minute or so and none left out but
-# backends; longer runs of a lane, at the sizes of its docstring: --help of its file.
+# All lanes of benchmarks/ in twenty minutes on 2 idle cores (benchmarks/all.py).
 bench: peers
 	$(PEERS) -m pip install --quiet -r requirements/demo.txt -r requirements/speed.txt -r requirements/openvino.txt \
 		-r requirements/models.txt -r requirements/export.txt -r requirements/serve.txt httpx
-	$(PEERS) benchmarks/search_speed.py --sizes=60502x512 --curve=15000
-	$(PEERS) benchmarks/wide.py
-	$(PEERS) benchmarks/codes.py --rows=100000 --data=clustered --rounds=2
-	$(PEERS) benchmarks/images.py --images=100 --rounds=2
-	$(PEERS) benchmarks/formats.py
-	$(PEERS) benchmarks/step.py --rounds=1
-	$(PEERS) benchmarks/head.py --rounds=3 --sizes=11318x2048,100000x512
-	$(PEERS) benchmarks/head.py --losses=all --sizes=11318x512 --rounds=2
-	$(PEERS) benchmarks/pairs.py --sizes=160,1024 --rounds=1
-	$(PEERS) benchmarks/features.py --steps=200
-	$(PEERS) benchmarks/inference.py --model ResNet50 timm:vit_small_patch16_224 --images=16 --batch=8 --rounds=1
-	$(PEERS) benchmarks/against_peers.py --seeds=1 --seconds=10
-	$(PEERS) benchmarks/ranks.py --tables=weights,gallery --ranks=2
-	$(PEERS) benchmarks/threads.py --rounds=1 --seconds=0.4
-	$(PEERS) benchmarks/serve.py --seconds=10
-	$(PEERS) benchmarks/lists.py --rows=5000000 --labels=100000 --packed=200000
-	$(PEERS) benchmarks/waiting.py
-	$(PEERS) benchmarks/growth.py --rounds=2
-	$(PEERS) benchmarks/collect.py
+	$(PEERS) benchmarks/all.py
 
 peers:
 	test -x $(PEERS) || python3 -m venv .venv-peers

@@ -166,11 +166,14 @@ def main(argv=None):
                 continue
             print(name, figures[name][-1], flush=True)
     rows = []
+    own_rate = None  # ours comes first
     for name, runs in figures.items():
         steps, rate, recall = (statistics.mean(run[key] for run in runs) for key in runs[0])
+        own_rate = own_rate or rate
         found = ", ".join(f"{100 * run['recall@1']:.2f}" for run in runs)
-        rows.append([name, f"{steps:.0f}", f"{rate:.0f}", f"{100 * recall:.2f}", found])
-    table = markdown([f"{args.seconds:g} s of training", "steps", "images/s", "Recall@1, %", "of each seed"], rows)
+        rows.append([name, f"{steps:.0f}", f"{rate:.0f}", f"{own_rate / rate:.2f}", f"{100 * recall:.2f}", found])
+    columns = [f"{args.seconds:g} s of training", "steps", "images/s", "peer / ours", "Recall@1, %", "of each seed"]
+    table = markdown(columns, rows)
     title = f"{NETWORK}, {PIXELS} px, batch {BATCH}, {contest.classes} labels; means over the seeds"
     text = f"{heading(args.seeds)}\n\n### {title}\n\n{table}"
     write(args.output, "against_peers", {"seconds": args.seconds, "contenders": figures}, text)

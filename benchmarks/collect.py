@@ -3,9 +3,10 @@
     python benchmarks/collect.py
 
 A lane that left no table keeps the section that the page has. Of the others, each ratio of a row of ours to what was
-measured in the same run (a bare product, the plain loop, a peer) becomes a line of history/LANE.csv: seconds tell of
-the machine, ratios of the code. What is worse than the best that was kept for this kind of machine, by more than either
-run was unsteady, is printed. A lane keeps its last --kept runs, and the lines that were the best.
+measured in the same run (a bare product, the plain loop, a peer), and each exponent, becomes a line of
+history/LANE.csv: seconds tell of the machine, ratios of the code. What is worse than the best that was kept for this
+kind of machine, by more than either run was unsteady, is printed. A lane keeps its last --kept runs, and the lines that
+were the best.
 """
 
 import argparse
@@ -23,8 +24,8 @@ INTRODUCTION = """# How fast
 
 Each file here is one lane, runs alone, prints one table and leaves it in `output/benchmarks/`, with every figure as
 JSON. Contenders take turns in one process; a table gives the median, the least and the most seconds, and the limit
-measured in the same minutes. `make bench` runs all lanes, shortened to twenty minutes together, and writes this page
-(`benchmarks/collect.py`); a lane that was run by itself, longer, stands as that printed it. `benchmarks/history/` keeps
+measured in the same minutes. `make bench` runs all lanes (`all.py`), shortened to twenty minutes together, and writes
+this page (`collect.py`); a lane that was run by itself, longer, stands as that printed it. `benchmarks/history/` keeps
 each lane's ratios by commit. A peer that is not installed (`requirements/peers.txt`) is left out by name.
 """
 LANES = {
@@ -51,9 +52,20 @@ LANES = {
 }
 # Lanes that are another one's file with other flags.
 FILES = {"head_losses": "head"}
-# Rows of ours, and ratios that are better when they are larger, by the column's name; other ratios are times a limit.
+# Rows of ours; columns that are kept of each row; ratios that are better when they are larger, by the column's name:
+# the others are times a limit.
 OURS = ("ours", "whole step", "GOMP_SPINCOUNT")
-LARGER_IS_BETTER = ("× ancestor", "× torchvision", "× plain", "× float32", "× float32, NCHW", "× one", "peer / ours")
+OF_EVERY_ROW = ("peer / ours", "exponent", "× files", "× the training", "× one rank's memory")
+LARGER_IS_BETTER = (
+    "× ancestor",
+    "× torchvision",
+    "× plain",
+    "× float32",
+    "× float32, NCHW",
+    "× one",
+    "× files",
+    "peer / ours",
+)
 UNSTEADY = 1.1  # what a run may differ by of itself where its table has no spread
 COLUMNS = ("commit", "date", "machine", "row", "ratio", "value", "spread")
 
@@ -103,19 +115,21 @@ def ratios(text: str) -> Iterator[Ratio]:
         elif not line.startswith("| ---"):
             values = dict(zip(columns, cells(line), strict=False))
             name = next(iter(values.values()))
-            if "peer / ours" in values or name.startswith(OURS):
-                yield from _of_row(f"{title}: {name}".removeprefix(": "), values)
+            kept = [column for column in values if column in OF_EVERY_ROW]
+            if name.startswith(OURS):
+                kept += [column for column in values if column.startswith("×") and column not in kept]
+            yield from _of_row(f"{title}: {name}".removeprefix(": "), values, kept)
 
 
-def _of_row(name: str, values: dict[str, str]) -> Iterator[Ratio]:
+def _of_row(name: str, values: dict[str, str], kept: list[str]) -> Iterator[Ratio]:
     least_most = re.fullmatch(r"([\d.,]+)–([\d.,]+)", values.get("least–most", ""))
     spread = UNSTEADY
     if least_most:
         least, most = (float(number.replace(",", "")) for number in least_most.groups())
         spread = max(UNSTEADY, most / least if least else UNSTEADY)
-    for column, text in values.items():
-        if (column.startswith("×") or column == "peer / ours") and column != "× ours" and re.fullmatch(r"[\d.]+", text):
-            yield Ratio(name, column, float(text), round(spread, 2))
+    for column in kept:
+        if column != "× ours" and re.fullmatch(r"[\d.]+", values[column]):
+            yield Ratio(name, column, float(values[column]), round(spread, 2))
 
 
 def loss_over(one: float, other: float, column: str) -> float:

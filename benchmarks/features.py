@@ -125,11 +125,12 @@ def main() -> None:
 
     rows = []
     for label, (result, taken) in runs.items():
-        row = [label, f"{100 * result['recall']['1']:.2f}", "", "", ""]
+        row = [label, f"{100 * result['recall']['1']:.2f}", "", "", "", ""]
         if taken is not None:
-            row[2:] = [f"{seconds:.1f}" for seconds in (*taken, result["seconds"]["train"])]
+            training = result["seconds"]["train"]
+            row[2:] = [*(f"{seconds:.1f}" for seconds in (*taken, training)), f"{taken[0] / training:.2f}"]
         rows.append(row)
-    columns = ["features", "Recall@1", "seconds, all", "of a CPU", "of the training"]
+    columns = ["features", "Recall@1", "seconds, all", "of a CPU", "of the training", "× the training"]
     text = f"{machine()}\n\n{markdown(columns, rows)}"
     write(options.output, "features", {label: result for label, (result, _) in runs.items()}, text)
 

@@ -139,8 +139,10 @@ def table_of(figures: dict[str, dict[str, dict[str, Any]]], kilobytes: dict[str,
             if of_kind[name]["difference"]:
                 text += " (other pixels)"
             cells.append(text)
-        rows.append([kind, f"{kilobytes[kind]:.0f}", *cells])
-    return markdown(["ms an image", "kB", *DECODERS], rows)
+        others = [of_kind[name]["milliseconds"] for name in DECODERS if name != OURS and name in of_kind]
+        best = f"{min(others) / of_kind[OURS]['milliseconds']:.2f}" if others else ""
+        rows.append([kind, f"{kilobytes[kind]:.0f}", *cells, best])
+    return markdown(["ms an image", "kB", *DECODERS, "peer / ours"], rows)
 
 
 def main(argv: list[str] | None = None) -> None:

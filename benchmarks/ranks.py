@@ -241,6 +241,8 @@ def memory_table(title, work, counts):
         values = [one["value"] for one in own]
         cells = {name: ", ".join(dict.fromkeys(_short(value[name]) for value in values)) for name in values[0]}
         cells["peak MB"] = ", ".join(f"{one['peak_mb']:,.0f}" for one in own)
+        most = [max(one["peak_mb"] for one in of_ranks) for of_ranks in (own, found[1])]
+        cells["× one rank's memory"] = f"{most[0] / most[1]:.2f}"
         cells["seconds in all"] = _short(max(one["seconds"] for one in own))
         rows.append([number, *cells.values()])
     return found, f"{title}.\n\n{markdown(['ranks', *cells], rows)}"

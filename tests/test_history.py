@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks import all as bench
 from benchmarks import collect
 
 MACHINE = "A processor, 2 threads, without AMX"
@@ -47,6 +48,39 @@ def test_what_got_worse_is_told_and_the_best_is_kept(tmp_path):
 @pytest.mark.parametrize("column, better", [("× Gram", 0.5), ("× ancestor", 2.0), ("peer / ours", 2.0)])
 def test_some_ratios_are_better_when_they_are_larger(column, better):
     assert collect.loss_over(1.0, better, column) == 2
+
+
+def test_columns_of_every_row_are_kept_whoever_the_row_is_of():
+    text = """### Numbers
+
+|  | ms | exponent | peer / ours | × plain |
+| --- | ---: | ---: | ---: | ---: |
+| PNG | 3 | 1.25 | 1.5 | 2 |
+| ours | 3 |  | 2 | 0.5 |
+"""
+    assert [(ratio.row, ratio.ratio, ratio.value) for ratio in collect.ratios(text)] == [
+        ("Numbers: PNG", "exponent", 1.25),
+        ("Numbers: PNG", "peer / ours", 1.5),
+        ("Numbers: ours", "peer / ours", 2.0),
+        ("Numbers: ours", "× plain", 0.5),
+    ]
+
+
+def test_all_lanes_are_on_the_page_and_their_files_there():
+    assert set(bench.LANES) <= set(collect.LANES)
+    assert all((bench.FOLDER / words.split()[0]).is_file() for words in bench.LANES.values())
+
+
+def test_a_lane_that_fails_is_told_and_others_run(tmp_path, monkeypatch, capfd):
+    (tmp_path / "wide.py").write_text("raise SystemExit(3)")
+    (tmp_path / "collect.py").write_text("print('the page')")
+    monkeypatch.setattr(bench, "FOLDER", tmp_path)
+    assert bench.main(["--lanes=wide"]) == 1
+    printed = capfd.readouterr().out
+    assert "wide: FAILED" in printed and "the page" in printed and "together" in printed
+    with pytest.raises(SystemExit):
+        bench.main(["--lanes=wide,heads"])
+    assert "unknown lane 'heads'" in capfd.readouterr().err
 
 
 def test_the_page_keeps_lanes_that_were_not_run(tmp_path, monkeypatch):
