@@ -1,5 +1,6 @@
 """Files of plain weights, which are read without executing anything that is in them."""
 
+import errno
 import re
 from collections import Counter
 from pathlib import Path
@@ -28,7 +29,7 @@ def read_weights(file: str | Path, mapped: bool = False) -> dict[str, Any]:
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a stranger's file, in which anything may be wrong
-        raise no_weights(file, _why_not(error)) from None
+        raise no_weights(file, _damage(Path(file), error) or _why_not(error)) from None
     if not isinstance(state, dict):
         raise no_weights(file, f"it holds a {type(state).__name__}")
     return state
@@ -36,6 +37,25 @@ def read_weights(file: str | Path, mapped: bool = False) -> dict[str, Any]:
 
 def no_weights(file: str | Path, why: str) -> InputError:
     return InputError(f"{str(file)!r} is not a file of plain weights: {why}")
+
+
+def _damage(file: Path, error: Exception) -> str | None:
+    """That a file is cut short, and what else there is; None where it is whole, as far as that is known."""
+    text = str(error)
+    is_cut = isinstance(error, EOFError) or "PytorchStreamReader" in text or "Error while deserializing" in text
+    # Of a piece of a file torch may ask for what lies before its beginning.
+    is_cut = is_cut or getattr(error, "errno", None) == errno.EINVAL
+    if not file.is_file():
+        return None
+    status = file.stat()
+    if not is_cut and status.st_size:
+        return None
+    earlier = [step for step in file.parent.glob("step_*.pt") if step.stat().st_ino != status.st_ino]
+    advice = "copy it here once more"
+    if earlier:
+        newest = max(earlier, key=lambda step: step.stat().st_mtime)
+        advice += f", or go on from an earlier step, {str(newest)!r}"
+    return f"it is cut short or damaged, {status.st_size:,} bytes; {advice}"
 
 
 def _why_not(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from core import openmp  # noqa: F401
+from config.script import run_script  # noqa: E402
 from report.neighbours import side_by_side  # noqa: E402
 
 
@@ -34,4 +35,4 @@ def main(root: str, untrained: str, first: str, second: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_script(lambda argv: main(*argv))

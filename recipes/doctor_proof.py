@@ -19,6 +19,7 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from core import openmp  # noqa: F401
+from config.script import run_script  # noqa: E402
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
@@ -292,4 +293,4 @@ def read_rows(file: Path) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_script(main)

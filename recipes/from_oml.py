@@ -20,6 +20,7 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from core import openmp  # noqa: F401
+from config.script import run_script  # noqa: E402
 from core.errors import InputError  # noqa: E402
 from core.files import open_output, replacing  # noqa: E402
 from core.recipe import refuse_repeated_keys, yaml_errors  # noqa: E402
@@ -729,4 +730,4 @@ def read_tree(file: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_script(main)

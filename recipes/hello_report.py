@@ -11,6 +11,7 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from core import openmp  # noqa: F401
+from config.script import run_script  # noqa: E402
 import numpy as np  # noqa: E402
 
 from report.scatter import animate, frame_of, scatter, scatter_strip  # noqa: E402
@@ -60,4 +61,4 @@ def main(run: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_script(lambda argv: main(*argv))

@@ -19,6 +19,7 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from core import openmp  # noqa: F401
+from config.script import run_script  # noqa: E402
 from core.errors import InputError, unknown  # noqa: E402
 from core.types import words  # noqa: E402
 from recipes import table  # noqa: E402
@@ -128,8 +129,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as problem:
-        print(problem, file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

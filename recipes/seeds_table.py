@@ -24,6 +24,8 @@ from xml.etree import ElementTree
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from core import openmp  # noqa: F401
+from config.script import run_script  # noqa: E402
 from core.errors import InputError  # noqa: E402
 from core.files import replacing  # noqa: E402
 
@@ -208,4 +210,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script(lambda argv: sys.exit(main(argv)))

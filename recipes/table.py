@@ -15,6 +15,8 @@ import numpy as np
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from core import openmp  # noqa: F401
+from config.script import run_script  # noqa: E402
 from core.errors import InputError  # noqa: E402
 
 ELEM = ("softmax", "arcmargin")
@@ -156,8 +158,4 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as problem:
-        print(problem, file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

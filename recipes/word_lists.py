@@ -17,6 +17,7 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from core import openmp  # noqa: F401
+from config.script import run_script  # noqa: E402
 from core.files import make_folder, replacing  # noqa: E402
 from data.embedded import embedded_data  # noqa: E402
 from data.formats.csv import SPLITS  # noqa: E402
@@ -58,4 +59,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_script(main)

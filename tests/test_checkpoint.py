@@ -15,6 +15,7 @@ from engine.learner import Learner
 from engine.objective import Objective
 from engine.optimiser import build_optimiser
 from engine.seeding import seed_everything
+from models.plain_weights import read_weights
 
 
 class Model(nn.Linear):
@@ -156,3 +157,22 @@ def test_numpy_and_python_go_on_where_they_were():
 def test_odd_values_are_refused_in_a_sentence(name, value):
     with pytest.raises(InputError, match="^a.pt "):
         restore({**state_of(training()), name: value}, training(), "a.pt")
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_file_that_was_cut_is_told_with_what_is_whole(tmp_path, share, mapped):
+    """Not in the words of whoever tried to read it, but: which file, that it is cut, and what to go on from."""
+    save({"weights": torch.zeros(9999)}, tmp_path / "step_1.pt")
+    save({"weights": torch.zeros(9999)}, tmp_path / "step_2.pt")
+    content = (tmp_path / "step_2.pt").read_bytes()
+    (tmp_path / "step_2.pt").write_bytes(content[: int(share * len(content))])
+    os.link(tmp_path / "step_2.pt", tmp_path / "last.pt")
+    with pytest.raises(InputError) as caught:
+        read_weights(tmp_path / "last.pt", mapped)
+    said = str(caught.value)
+    assert said.startswith(
+        f"{str(tmp_path / 'last.pt')!r} is not a file of plain weights: it is cut short or damaged, "
+    )
+    assert said.endswith(f"or go on from an earlier step, {str(tmp_path / 'step_1.pt')!r}")
+    assert read_weights(tmp_path / "step_1.pt", mapped)["weights"].shape == (9999,)

@@ -115,3 +115,26 @@ def test_every_loss_has_its_recipes():
         recipes = find_recipes(name)
         assert {recipe.name for recipe in recipes} == {*NAMES, "softmax+longer", "arcmargin+longer"}
         assert {recipe.script for recipe in recipes} == {"train_elem.py", "train_pair.py"}
+
+
+# What runs other programs in its own process's place, and what mkdocs calls.
+WITHOUT_FLAGS = ("oml_tests.py", "docs_site.py", "__init__.py")
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in sorted((ROOT / "recipes").glob("*.py")) if path.name not in WITHOUT_FLAGS], ids=str
+)
+def test_recipes_end_as_scripts_do(path):
+    """Ctrl-C and a mistake end in a sentence: what is called last goes through `run_script`."""
+    assert path.read_text().rpartition('if __name__ == "__main__":')[2].strip().startswith("run_script(")
+
+
+def test_ctrl_c_in_a_recipe_is_no_traceback():
+    code = (
+        "import sys, runpy, config.script; sys.argv = ['table.py', 'nowhere']\n"
+        "import os, signal; from recipes import table\n"
+        "table.main = lambda argv: os.kill(os.getpid(), signal.SIGINT) or __import__('time').sleep(9)\n"
+        "config.script.run_script(table.main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "table.py: stopped by SIGINT\n")
