@@ -11,11 +11,11 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from core import openmp  # noqa: F401
+import numpy as np  # noqa: E402
+
 from config.script import run_script  # noqa: E402
 from core.errors import InputError  # noqa: E402
 
