@@ -308,9 +308,9 @@ def table(figures: list[dict]) -> str:
     for figure in figures:
         ends = [f"{figure['sizes'][end]:,}: {1000 * figure['seconds'][end]:.3g}" for end in (0, -1)]
         above = "above" if figure["exponent"] > figure["theory"] + SLACK else ""
-        name = f"{figure['lane']}: {figure['name']}"
-        rows.append([name, figure["size"], *ends, f"{figure['exponent']:.2f}", f"{figure['theory']:g}", above])
-    return markdown(["", "over", "ms at the least", "ms at the most", "exponent", "allowed", ""], rows)
+        name = f"{figure['lane']}: {figure['name']}, over {figure['size']}"
+        rows.append([name, *ends, f"{figure['exponent']:.2f}", f"{figure['theory']:g}", above])
+    return markdown(["", "ms at the least", "ms at the most", "exponent", "allowed", "above it"], rows)
 
 
 def main(argv: list[str] | None = None) -> None:
