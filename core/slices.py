@@ -6,9 +6,9 @@ MEMORY = 256 * 2**20  # bytes that a search takes beside the embeddings, unless 
 DEVICE_MEMORY = 2**30  # likewise on an accelerator
 
 
-def numbers_at_once(device_type: str) -> int:
-    """In slices of how many numbers rows are prepared on a `cpu`, or on a device of another type."""
-    return CACHED_NUMBERS if device_type == "cpu" else LAUNCHED_NUMBERS
+def numbers_at_once(device_type: str, cached: int = CACHED_NUMBERS) -> int:
+    """In slices of how many numbers rows are worked on: `cached` on a `cpu`, more on a device of another type."""
+    return cached if device_type == "cpu" else LAUNCHED_NUMBERS
 
 
 def search_memory(device_type: str, megabytes: int | None = None) -> int:

@@ -7,7 +7,7 @@ its anchor than 95 % of the similarity to the positive (a relative margin of 5 %
 import torch
 
 from core.errors import InputError
-from core.slices import slices_within
+from core.slices import numbers_at_once, slices_within
 from core.types import Share
 from engine.mining import Mining
 from losses import LOSSES
@@ -59,7 +59,7 @@ class Lookalikes:
         if reference is not None:
             same_image = reference.batch_images[:, None] == reference.images
             positives[:, len(labels) :].masked_fill_(same_image, False)
-        for rows in slices_within(len(labels), len(columns), BLOCK):
+        for rows in slices_within(len(labels), len(columns), numbers_at_once(columns.device.type, BLOCK)):
             cosines = columns[rows] @ columns.T
             nearest = torch.where(positives[rows], cosines, 0).amax(1, keepdim=True)
             limit = torch.where(nearest > 0, self.share * nearest, torch.inf)

@@ -10,11 +10,13 @@ from typing import NamedTuple, Protocol
 import torch
 
 from core.errors import InputError
+from core.slices import numbers_at_once, step_within
 from losses._unit_vectors import lengths
 
 KEPT_BYTES = 100 * 2**20  # of scores that wait for the backward pass; where it would be more they are made twice
 CHUNK = 2048  # classes at a time
-IN_CACHE = 2**18  # numbers that are read several times in a row
+# On an accelerator, where each operation has its price: so many scores at a time, and so many bytes that wait.
+DEVICE_SCORES, KEPT_DEVICE_BYTES = 2**26, 2**30
 
 
 class ClassShard(NamedTuple):
@@ -113,6 +115,13 @@ def check_chunk(chunk_classes: str | int) -> None:
         raise InputError(f"chunk_classes={chunk_classes} is neither auto nor a number of classes, 1 or more")
 
 
+def classes_at_once(device_type: str, numbers: int) -> int:
+    """How many classes are worked on at a time that have so many numbers each."""
+    if device_type == "cpu":
+        return CHUNK
+    return max(CHUNK, step_within(max(numbers, 1), DEVICE_SCORES))
+
+
 def plan_scores(
     rows: torch.Tensor,
     weight: torch.Tensor,
@@ -123,10 +132,11 @@ def plan_scores(
 ) -> Scoring:
     """The Scoring of rows (B, D) and weights (C, D), or (C, K, D) with `centres`, for a flag --chunk_classes."""
     centres_of_a_class = weight[0].numel() // weight.shape[-1] if len(weight) else 1
-    step = max(1, CHUNK // centres_of_a_class)
+    step = max(1, classes_at_once(rows.device.type, len(rows)) // centres_of_a_class)
+    kept_bytes = KEPT_BYTES if rows.device.type == "cpu" else KEPT_DEVICE_BYTES
     if chunk_classes == "auto":
         bytes_of_all = rows.element_size() * len(rows) * (weight.numel() // weight.shape[-1])
-        keeps_scores = bytes_of_all <= KEPT_BYTES
+        keeps_scores = bytes_of_all <= kept_bytes
     else:
         keeps_scores = len(weight) <= int(chunk_classes)
         step = min(step, int(chunk_classes))
@@ -259,7 +269,7 @@ class ChunkedScores:
 
         A few weights at a time, which are in the cache when they are read again.
         """
-        few = max(1, IN_CACHE // weight.shape[1])
+        few = step_within(weight.shape[1], numbers_at_once(weight.device.type))
         room = torch.empty_like(weight[:few])
         for slopes, rows, factors in zip(to_weight.split(few), weight.split(few), inverse.split(few)):
             along = torch.mul(slopes, rows, out=room[: len(rows)]).sum(1).mul_(factors).mul_(factors)

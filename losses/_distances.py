@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from core.slices import slices_within
+from core.slices import numbers_at_once, slices_within
 from losses._mined import Reference
 from losses._pair_distances import BLOCK
 from losses._unit_vectors import normalise
@@ -67,6 +67,6 @@ def distances_of(
     return gaps.norm(dim=1) if distance == "euclidean" else gaps.square().sum(1)
 
 
-def blocks(rows: int, columns: int) -> list[slice]:
-    """Slices of rows whose tables of so many columns hold BLOCK numbers."""
-    return slices_within(rows, columns, BLOCK)
+def blocks(rows: torch.Tensor, columns: torch.Tensor) -> list[slice]:
+    """Slices of rows (B, D) whose tables against columns (C, D) hold BLOCK numbers, more on an accelerator."""
+    return slices_within(len(rows), len(columns), numbers_at_once(rows.device.type, BLOCK))

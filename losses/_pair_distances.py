@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from core.errors import InputError
-from core.slices import slices_within
+from core.slices import numbers_at_once, slices_within
 from losses._mined import Reference, column_labels
 
 BLOCK = 2**19  # numbers of the B x B that are worked on at once: they stay in the cache
@@ -67,7 +67,7 @@ def distance_blocks(
     """
     squares = points.square().sum(1)
     of_columns = column_labels(labels, reference)
-    for rows in slices_within(len(labels), len(points), BLOCK):
+    for rows in slices_within(len(labels), len(points), numbers_at_once(points.device.type, BLOCK)):
         distances = torch.addmm(squares, points[rows], points.T, alpha=-2).add_(squares[rows, None]).clamp_min_(0)
         positives = labels[rows, None] == of_columns
         negatives = ~positives

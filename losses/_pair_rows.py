@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from core.slices import slices_of, step_within
+from core.slices import numbers_at_once, slices_of, step_within
 from losses._mined import Pairs, Reference, column_labels
 from losses._pair_distances import check_pairs
 from losses._rows import Rows
@@ -64,7 +64,8 @@ class PairRows(Rows):
 
     def blocks(self, band: slice, scores: torch.Tensor) -> Iterator[Block]:
         """Blocks of a band's rows and their scores (m, C); what is written over a block's is written over these."""
-        for rows in slices_of(band.stop, step_within(len(self.columns), BLOCK), band.start):
+        step = step_within(len(self.columns), numbers_at_once(scores.device.type, BLOCK))
+        for rows in slices_of(band.stop, step, band.start):
             here = scores[rows.start - band.start : rows.stop - band.start]
             yield Block(rows, here, *self.kinds(rows))
 

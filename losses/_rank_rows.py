@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from core.slices import slices_of, step_within
+from core.slices import numbers_at_once, slices_of, step_within
 from losses._mined import Reference
 from losses._pair_distances import check_pairs
 from losses._rows import Rows
@@ -132,7 +132,7 @@ class RankedRows(Rows):
         """Blocks of a band's rows and their scores (m, C); the scores of rows that are in none become 0."""
         for run, columns in self.runs:
             at_once = min(columns.shape[1], self.at_once or columns.shape[1])
-            step = step_within(max(at_once, 1) * len(self.columns), PIECE)
+            step = step_within(max(at_once, 1) * len(self.columns), numbers_at_once(scores.device.type, PIECE))
             for rows in slices_of(min(run.stop, band.stop), step, max(run.start, band.start)):
                 same_image = None
                 if self.reference is not None:

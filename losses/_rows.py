@@ -178,7 +178,7 @@ def carry(slopes: torch.Tensor, batch: Rows, band: slice, gradient: torch.Tensor
 
 def add_transposed(table: torch.Tensor) -> None:
     """Add the transpose of a square table to it, in place, in tiles that the cache holds."""
-    if len(table) <= TILE:
+    if len(table) <= TILE or table.device.type != "cpu":
         table.add_(table.T.clone())
         return
     for top in range(0, len(table), TILE):

@@ -6,7 +6,7 @@ from torch.autograd.function import once_differentiable
 from losses._centres import SoftCentres
 from losses._checks import check_classes, check_option
 from losses._class_loss import ClassLoss
-from losses._class_scores import CHUNK
+from losses._class_scores import classes_at_once
 from losses._precision import full_precision
 from losses._registry import LOSSES
 from losses._unit_vectors import lengths, normalise
@@ -108,7 +108,8 @@ class _CentreDistances(torch.autograd.Function):
     def forward(ctx, weight: torch.Tensor) -> torch.Tensor:
         total = weight.new_zeros(())
         to_weight = torch.empty_like(weight)
-        for centres, slopes in zip(weight.split(CHUNK), to_weight.split(CHUNK)):
+        step = classes_at_once(weight.device.type, weight[:1].numel())
+        for centres, slopes in zip(weight.split(step), to_weight.split(step)):
             with torch.enable_grad():
                 centres = centres.detach().requires_grad_()
                 directions = centres / lengths(centres.flatten(0, 1)).view(*centres.shape[:2], 1)

@@ -37,7 +37,7 @@ def blocks_of(
     """
     rows, columns = placed(embeddings, reference, distance, unit_length)
     everyone = column_labels(labels, reference)
-    for block in blocks(len(rows), len(columns)):
+    for block in blocks(rows, columns):
         same = labels[block, None] == everyone
         positives = same.clone()
         positives.diagonal(block.start).fill_(False)

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from core.slices import slices_within
+from core.slices import numbers_at_once, slices_within
 from core.types import AboveZero
 from losses._mined import Reference, TripletRule, Triplets
 from losses._pair_distances import BLOCK
@@ -50,7 +50,8 @@ class SemihardMiner:
             to_negatives = torch.where(block.negatives, block.distances, torch.inf)
             rows, positives = block.positives.nonzero(as_tuple=True)
             # Each positive pair meets all negatives of its anchor: so many of them at once as there are rows otherwise.
-            for some in slices_within(len(rows), to_negatives.shape[1], BLOCK):
+            at_once = numbers_at_once(embeddings.device.type, BLOCK)
+            for some in slices_within(len(rows), to_negatives.shape[1], at_once):
                 own = block.distances[rows[some], positives[some]]
                 gaps = to_negatives[rows[some]] - own[:, None]
                 pairs, negatives = ((gaps > 0) & (gaps <= self.miner_margin)).nonzero(as_tuple=True)
