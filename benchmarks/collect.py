@@ -178,8 +178,8 @@ def shortened(lines: list[dict[str, str]], runs: int) -> list[dict[str, str]]:
 
 
 def machine_of(text: str) -> str:
-    """Processor, threads and AMX of the line above a lane's tables."""
-    found = re.search(r"([^.;\n]*?\d+ threads, with(?:out)? AMX)", text)
+    """Processor, threads and AMX of the line above a lane's tables, or the card and its CUDA."""
+    found = re.search(r"([^.;\n]*?\d+ threads, with(?:out)? AMX|^[^,;\n]+, CUDA [\d.]+)", text)
     return found[1].strip() if found else "unknown"
 
 
