@@ -55,9 +55,9 @@ class ExtractorModule(lightning().LightningModule):
     torch's; scheduler_interval: step or epoch, of which each scheduler_frequency-th moves it; scheduler_monitor_metric:
     the figure that ReduceLROnPlateau looks at. The keys are those of a batch, a dictionary.
 
-    freeze_n_epochs: epochs, from the first, in which the backbone stays as it is, statistics of BatchNorm included
-    where the network sees to them. The network has `hold_backbone` and `release_backbone` (models.Embedder), or
-    `freeze` and `unfreeze`. Raises InputError where it has none of them.
+    freeze_n_epochs: epochs, from the first, in which the backbone stays as it is, statistics of its BatchNorms
+    included. The network has `hold_backbone` and `release_backbone` (models.Embedder), or `freeze` and `unfreeze`.
+    Raises InputError where it has none of them.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class ExtractorModule(lightning().LightningModule):
         self.freeze_n_epochs = freeze_n_epochs
         self._is_frozen = False
         self._frozen: list[nn.Parameter] = []
+        self._stilled: list[nn.Module] = []
 
     def forward(self, x: Any) -> torch.Tensor:
         """A batch's input to embeddings (B, D)."""
@@ -113,10 +114,14 @@ class ExtractorModule(lightning().LightningModule):
         figures = getattr(self.criterion, "last_logs", None) or getattr(self.criterion, "logs", None)
         if figures:
             self.log_dict({key: float(value) for key, value in figures.items()}, batch_size=size, on_step=True)
+        self._log_rate(size)
+        return loss
+
+    def _log_rate(self, batch_size: int) -> None:
+        """The rate that a schedule is at."""
         if self.scheduler is not None:
             rate = self.scheduler.optimizer.param_groups[0]["lr"]
-            self.log("lr", rate, prog_bar=True, batch_size=size, on_step=True, on_epoch=False)
-        return loss
+            self.log("lr", rate, prog_bar=True, batch_size=batch_size, on_step=True, on_epoch=False)
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int, *further: int) -> dict[str, Any]:
         """The batch with its embeddings."""
@@ -149,14 +154,21 @@ class ExtractorModule(lightning().LightningModule):
                 learning = [weight for weight in self.model.parameters() if weight.requires_grad]
                 freeze()
                 self._frozen = [weight for weight in learning if not weight.requires_grad]
+                self._stilled = _norms_of(self.model, self._frozen)
                 self._is_frozen = True
+            # Anew in each epoch, whoever has set the network to training between.
+            for norm in self._stilled:
+                norm.eval()
             # Several processes wait for the gradients of all weights that they began with; these are dropped then.
             if self.trainer.world_size > 1:
                 for weight in self._frozen:
                     weight.requires_grad_(True)
         elif self._is_frozen:
             release()
+            for norm in self._stilled:
+                norm.train()
             self._frozen = []
+            self._stilled = []
             self._is_frozen = False
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -174,24 +186,24 @@ class ModuleDDP(lightning().LightningModule):
     """
 
     def __init__(
-        self, loaders_train: Loaders | None = None, loaders_val: Loaders | None = None, **further: Any
+        self, loaders_train: Loaders | None = None, loaders_val: Loaders | None = None, *args: Any, **further: Any
     ) -> None:
         if loaders_train is None and loaders_val is None:
             raise InputError("neither loaders_train nor loaders_val is given; the module needs one of them")
         # What further arguments mean, the class behind this one knows.
-        super().__init__(**further)
+        super().__init__(*args, **further)
         self.loaders_train = loaders_train
         self.loaders_val = loaders_val
 
     def train_dataloader(self) -> Any:
         if self.loaders_train is None:
-            return super().train_dataloader()
+            raise InputError("loaders_train is not given; fit() trains on them")
         self._keep_samplers()
         return _parted(self.loaders_train, shuffle=True)
 
     def val_dataloader(self) -> Any:
         if self.loaders_val is None:
-            return super().val_dataloader()
+            return []
         self._keep_samplers()
         return _parted(self.loaders_val, shuffle=False)
 
@@ -257,6 +269,10 @@ class PairwiseModule(ExtractorModule):
         )
         self.miner = pairs_miner
 
+    def forward(self, x1: Any, x2: Any) -> torch.Tensor:
+        """What the network says of each pair of two batches' inputs (B,)."""
+        return self.model(x1, x2)
+
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> torch.Tensor:
         """The loss of a batch's pairs; it is logged."""
         labels = batch[self.labels_key]
@@ -265,6 +281,7 @@ class PairwiseModule(ExtractorModule):
         predictions = self.model(inputs[first], inputs[second])
         loss = self.criterion(predictions, is_negative.float().to(predictions.device))
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(labels), on_step=True, on_epoch=True)
+        self._log_rate(len(labels))
         return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int, *further: int) -> dict[str, Any]:
@@ -273,7 +290,7 @@ class PairwiseModule(ExtractorModule):
 
 
 class PairwiseModuleDDP(ModuleDDP, PairwiseModule):
-    """A PairwiseModule that has its loaders itself; all arguments by name."""
+    """A PairwiseModule that has its loaders itself; they come first, and all else as there."""
 
 
 class MetricValCallback(lightning().Callback):
@@ -386,6 +403,13 @@ def _freezing(network: nn.Module) -> tuple[Any, Any] | None:
         if hasattr(network, freeze) and hasattr(network, release):
             return getattr(network, freeze), getattr(network, release)
     return None
+
+
+def _norms_of(network: nn.Module, weights: Sequence[nn.Parameter]) -> list[nn.Module]:
+    """The modules in training that keep statistics of batches, and whose weights are among these."""
+    numbers = {id(weight) for weight in weights}
+    norms = [module for module in network.modules() if getattr(module, "running_mean", None) is not None]
+    return [norm for norm in norms if norm.training and {id(weight) for weight in norm.parameters()} & numbers]
 
 
 def _parted(loaders: Loaders, shuffle: bool) -> Any:

@@ -7,6 +7,7 @@ from core import openmp  # noqa: F401
 import csv
 import os
 import shutil
+import sys
 
 import cv2
 import numpy as np
@@ -50,7 +51,11 @@ def pytest_runtest_call(item):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """With SHARES=1, what the largest error of each test is of the one that is allowed (tolerances.py)."""
+    """How many code blocks the pages have, behind tests of them, and with SHARES=1, what the largest error of each test
+    is of the one that is allowed (tolerances.py).
+    """
+    if pages := sys.modules.get("test_snippets"):
+        terminalreporter.write_line(pages.what_is_found())
     for place, (share, line) in sorted(SHARES.items()) if os.environ.get("SHARES") else ():
         terminalreporter.write_line(f"{share:.1e} of the allowed error: {place}, {line}")
 

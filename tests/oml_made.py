@@ -17,7 +17,7 @@ def make_dino_weights(hub: Path) -> Path:
 
 
 def make_text_network(folder: Path, kind: str = "bert") -> Path:
-    """A BERT or RoBERTa of one layer, 768 wide, with random weights and a tokenizer of letters, as transformers saves."""
+    """A BERT, DistilBERT or RoBERTa of one layer, 768 wide, with random weights and a tokenizer of letters, as transformers saves."""
     import transformers
 
     torch.manual_seed(0)
@@ -38,6 +38,8 @@ def make_text_network(folder: Path, kind: str = "bert") -> Path:
     }
     if kind == "bert":
         net = transformers.BertModel(transformers.BertConfig(**options))
+    elif kind == "distilbert":
+        net = transformers.DistilBertModel(transformers.DistilBertConfig(dim=768, n_layers=1, n_heads=4, hidden_dim=64))
     else:
         net = transformers.RobertaModel(transformers.RobertaConfig(**options))
     net.save_pretrained(folder)

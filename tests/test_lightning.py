@@ -132,6 +132,8 @@ def test_what_leaves_items_out_is_refused(tmp_path):
     run = trainer(tmp_path, [MetricValCallback(Collected())], limit_val_batches=2)
     with pytest.raises(InputError, match="validation has seen 8 of the 21 items"):
         run.fit(module_of(Network()), batches(data), DataLoader(data, batch_size=4))
+    with pytest.raises(InputError, match="loaders_train is not given"):
+        trainer(tmp_path).fit(ExtractorModuleDDP(Network(), loaders_val=data))
     with pytest.raises(
         InputError, match="freeze_n_epochs=1 needs a network that can be frozen, .* which Linear has not"
     ):
@@ -167,6 +169,102 @@ def test_frozen_epochs_freeze(tmp_path, network, tiny):
             assert torch.equal(seen[0][name], value) and torch.equal(seen[1][name], value), name
     assert any(not torch.equal(seen[2][name], value) for name, value in before.items() if name.startswith("backbone"))
     assert any(not torch.equal(seen[0][name], value) for name, value in before.items() if name.startswith("head"))
+
+
+class Pairs(nn.Module):
+    """A network of pairs: a layer with a norm for both, and a head on the products of their numbers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, x1, x2):
+        return self.head(self.backbone(x1) * self.backbone(x2))[:, 0]
+
+    def freeze(self):
+        self.backbone.requires_grad_(False)
+
+    def unfreeze(self):
+        self.backbone.requires_grad_(True)
+
+
+class PairRows(Rows):
+    """Points with the embeddings that pairs are found by: themselves."""
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "embeddings": self.rows[index]}
+
+
+def hard_pairs(rows, labels):
+    """[(one, other, whether their labels differ)]: each row with its farthest of its label and its nearest of others."""
+    pairs = set()
+    for anchor, row in enumerate(rows):
+        distances = [(float((row - other).norm()), number) for number, other in enumerate(rows)]
+        for differ in (False, True):
+            of_these = [pair for pair in distances if (labels[pair[1]] != labels[anchor]) == differ]
+            _, chosen = min(of_these) if differ else max(of_these)
+            pairs.add((min(anchor, chosen), max(anchor, chosen), differ))
+    return sorted(pairs)
+
+
+def test_pairs_are_trained_as_by_hand(tmp_path, record_property):
+    """An epoch of PairwiseModule beside steps of plain gradient descent in float64, on pairs found in loops."""
+    from compat.lightning import PairwiseModule
+    from compat.oml.miners import PairsMiner
+
+    data = PairRows(16)
+    network = nn.Bilinear(4, 4, 1)
+    weight, bias = network.weight.detach().double()[0], network.bias.detach().double()
+    by_batch = []
+    for rows, labels in zip(data.rows.double().split(8), torch.tensor(data.labels).split(8), strict=True):
+        pairs = hard_pairs(rows, labels.tolist())
+        first, second = (rows[[pair[side] for pair in pairs]] for side in (0, 1))
+        targets = torch.tensor([float(pair[2]) for pair in pairs], dtype=torch.float64)
+        scores = torch.einsum("pi,ij,pj->p", first, weight, second) + bias
+        by_batch.append(float((targets * -scores.sigmoid().log() + (1 - targets) * -(-scores).sigmoid().log()).mean()))
+        slopes = (scores.sigmoid() - targets) / len(pairs)
+        weight = weight - 0.5 * torch.einsum("p,pi,pj->ij", slopes, first, second)
+        bias = bias - 0.5 * slopes.sum()
+
+    criterion = nn.BCEWithLogitsLoss()
+
+    def predicted(predictions, targets):
+        return criterion(predictions[:, 0], targets)
+
+    module = PairwiseModule(network, PairsMiner(), predicted, torch.optim.SGD(network.parameters(), 0.5))
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(module, batches(data))
+    assert float(run.callback_metrics["loss_epoch"]) == pytest.approx(np.mean(by_batch), rel=1e-5)
+    torch.testing.assert_close(network.weight[0].double(), weight, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(network.bias.double(), bias, rtol=1e-5, atol=1e-5)
+    record_property("largest difference", (network.weight[0] - weight).detach().abs().max().item())
+    assert module(data.rows[:2], data.rows[2:4]).shape == (2, 1)
+
+
+def test_frozen_epochs_freeze_a_network_of_pairs(tmp_path):
+    """Norms included, which `freeze` leaves in training; behind them the backbone learns, and its norms count."""
+    from compat.lightning import PairwiseModuleDDP
+    from compat.oml.miners import PairsMiner
+
+    network, seen = Pairs(), []
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+
+    class Look(pl.Callback):
+        def on_train_epoch_end(self, run, module):
+            seen.append({name: value.clone() for name, value in module.model.state_dict().items()})
+
+    optimiser = torch.optim.AdamW(network.parameters(), lr=0.01, weight_decay=0.1)
+    # By position as OML has them: loaders first.
+    loader = batches(PairRows())
+    module = PairwiseModuleDDP(
+        loader, None, network, PairsMiner(), nn.BCEWithLogitsLoss(), optimiser, freeze_n_epochs=2
+    )
+    trainer(tmp_path, [Look()], max_epochs=3).fit(module)
+    for name, value in before.items():
+        stays = name.startswith("backbone")
+        assert [torch.equal(state[name], value) for state in seen] == [stays, stays, False], name
 
 
 def test_a_schedule_goes_by_steps_or_by_a_figure(tmp_path):

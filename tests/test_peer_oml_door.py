@@ -291,6 +291,43 @@ def test_reranking_by_a_network():
             torch.testing.assert_close(found.distances[query], expected.distances[query], rtol=1e-4, atol=2e-4)
 
 
+def test_pairs_train_a_network_as_their_module_does(tmp_path, monkeypatch, record_property):
+    """Two epochs of Lightning's trainer: the same weights, and the same figures in what is logged."""
+    loggers = pytest.importorskip("pytorch_lightning.loggers", reason="needs requirements/lightning.txt")
+    monkeypatch.setattr(loggers, "NeptuneLogger", loggers.CSVLogger, raising=False)  # Lightning has none any more
+    import pytorch_lightning as pl
+    from oml.lightning.modules.pairwise_postprocessing import PairwiseModule as TheirModule
+    from oml.miners.pairs import PairsMiner as TheirPairs
+    from oml.models.meta.siamese import LinearTrivialDistanceSiamese as TheirSiamese
+
+    from compat.lightning import PairwiseModule
+    from compat.oml.models import LinearTrivialDistanceSiamese
+
+    torch.manual_seed(5)
+    mine = LinearTrivialDistanceSiamese(6, identity_init=False, output_bias=0.1)
+    other = TheirSiamese(6, identity_init=False, output_bias=0.1)
+    other.proj.weight.data = mine.scorer.proj.weight.data.clone()
+    points = torch.randn(24, 6)
+    rows = [{"input_tensors": row, "embeddings": row, "labels": number % 4} for number, row in enumerate(points)]
+    figures = []
+    for kind, network, miner in ((PairwiseModule, mine, PairsMiner()), (TheirModule, other, TheirPairs())):
+        optimiser = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.StepLR(optimiser, 2, gamma=0.5)
+        module = kind(network, miner, nn.BCEWithLogitsLoss(), optimiser, schedule)
+        trainer = pl.Trainer(
+            default_root_dir=tmp_path, accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, torch.utils.data.DataLoader(rows, batch_size=8))
+        figures.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+    ours, theirs = figures
+    # They log the mean over an epoch beside each step's.
+    assert ours["lr"] == theirs["lr_step"] == pytest.approx(0.025)
+    assert ours["loss_epoch"] == pytest.approx(theirs["loss_epoch"], rel=1e-4)
+    torch.testing.assert_close(mine.scorer.proj.weight, other.proj.weight, rtol=1e-4, atol=1e-4)
+    record_property("largest difference", float((mine.scorer.proj.weight - other.proj.weight).detach().abs().max()))
+
+
 def test_ecapa_is_theirs_alone_and_behind_padding(tmp_path, record_property):
     """Of whole clips as they come there; of a shorter one in a batch as if it were alone."""
     pytest.importorskip("torchaudio", reason="their ECAPA-TDNN needs torchaudio")

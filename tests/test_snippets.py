@@ -114,6 +114,15 @@ SCRIPT_COMMANDS = [
 ]
 
 
+def what_is_found() -> str:
+    """How many blocks there are of what, and on which pages; conftest.py prints it when these tests are done."""
+    languages = [block.language for blocks in BLOCKS.values() for block in blocks]
+    return (
+        f"{languages.count('python')} blocks of Python and {languages.count('sh')} for a shell, of {len(COMMAND_LIST)} "
+        f"commands, on {len(BLOCKS)} pages: {', '.join(BLOCKS)}"
+    )
+
+
 def test_blocks_are_found():
     """As many as fences that open, and none of a language that nobody runs without saying so."""
     for page, blocks in BLOCKS.items():

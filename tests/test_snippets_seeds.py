@@ -101,7 +101,7 @@ def names_of(page: Path, folder: Path) -> dict[str, object]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_runs_as_printed(page, tmp_path, monkeypatch, capsys):
     if "from oml" in page.read_text():
-        pytest.skip("run by tests/test_compat_oml_models.py, with OML_README=FILE")
+        pytest.skip("run by tests/test_oml_readme.py")
     monkeypatch.chdir(tmp_path)
     torchvision = importlib.import_module("torchvision")
     monkeypatch.setattr(
