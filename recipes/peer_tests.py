@@ -4,8 +4,9 @@ python recipes/peer_tests.py oml CLONE [WORDS ...]: CLONE is a checkout of githu
 python recipes/peer_tests.py easydl CLONE [WORDS ...]: one of github.com/xiaonanzzz/easydl. WORDS go to pytest.
 
 Names that compat/ has are taken from there, all others (helpers of the tests) from the package itself. OML's has to be
-installed, EasyDL's is that of its checkout, and wants accelerate; beside them go requirements/oml.txt, models.txt, audio.txt, lightning.txt
-and test.txt. Nothing is downloaded: networks of texts, weights of ImageNet and images of CUB are made.
+installed (`make peers`), EasyDL's is that of its checkout, and wants accelerate; beside them go requirements/oml.txt,
+models.txt, audio.txt, loggers.txt, lightning.txt and test.txt. Networks of texts, weights of ImageNet and images of CUB
+are made, not downloaded.
 """
 
 import argparse
@@ -137,9 +138,9 @@ def main(argv: Sequence[str]) -> int:
         if any(word.startswith("tests/") for word in words):
             files = []
         if args.package == "oml":
-            # A folder of a network's name goes before the hub.
             from oml_made import make_text_network
 
+            # A folder of a network's name goes before the hub.
             for network, kind in NETWORKS.items():
                 make_text_network(folder / network, kind)
         else:
@@ -147,7 +148,7 @@ def main(argv: Sequence[str]) -> int:
 
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
         paths = [str(ROOT), str(folder), str(args.clone.resolve()), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": os.pathsep.join(paths)}
         return subprocess.run([*command, *files, *words], cwd=folder, env=environment).returncode
 
 

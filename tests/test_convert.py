@@ -184,9 +184,10 @@ def assert_opens(file, data_dir=None):
     return train, test
 
 
-def test_sop(tmp_path):
+def test_sop(tmp_path, record_property):
     archive = zipped(tmp_path / "Stanford_Online_Products.zip", sop_files())
     done, rows = converted("sop", archive, tmp_path / "sop.csv")
+    record_property("rows written of SOP", len(rows))
     assert done.counts == Counts((4, 2), (6, 3), 6, 6) and done.root == tmp_path
     first = {"label": "1", "path": "Stanford_Online_Products/bicycle_final/1_0.JPG", "split": "train"}
     assert rows[0] == {**first, "is_query": "", "is_gallery": "", "category": "bicycle_final"}
@@ -206,9 +207,10 @@ def test_sop(tmp_path):
 
 
 @pytest.mark.parametrize("protocol, train", [("standard", [1, 2, 3, 4]), ("oml", [1, 3, 5, 7])])
-def test_cub(tmp_path, protocol, train):
+def test_cub(tmp_path, protocol, train, record_property):
     archive = tarred(tmp_path / "CUB_200_2011.tgz", cub_files())
     _, rows = converted("cub", archive, tmp_path / "cub.csv", protocol=protocol)
+    record_property("of CUB", len(rows))
     numbers = [int(row["path"].rpartition("_")[2].removesuffix(".jpg")) for row in rows if row["split"] == "train"]
     assert numbers == train and len(rows) == 8 and "x_1" not in rows[0]
     assert rows[0]["path"] == "CUB_200_2011/images/001.Bird/Bird_1.jpg" and rows[0]["label"] == "1"

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 
+import numpy as np
 import pytest
 from runs import as_line, read_json, run, tiny_backbone, train_flags
 
@@ -105,6 +106,19 @@ def test_a_mistyped_command_or_flag_has_a_near_match(photos, capsys):
         with pytest.raises(SystemExit) as end:
             reader.main(words)
         assert end.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_predictions_are_embeddings_by_path(photos, tmp_path, finished_run, record_property):
+    """A folder's images as {path: vector} in json, the numbers of the array that another run writes."""
+    line = as_line({"pretrained_model": finished_run, "input": photos, **CPU})
+    for name in ("predictions.json", "x.npz"):
+        run("infer", [*line, f"--output={tmp_path / name}"])
+    table = read_json(tmp_path / "predictions.json")
+    arrays = np.load(tmp_path / "x.npz")
+    assert len(table) == 60 and list(table) == arrays["paths"].tolist()
+    assert all((photos / path).is_file() for path in table)
+    np.testing.assert_array_equal(np.array(list(table.values()), np.float32), arrays["embeddings"])
+    record_property("vectors equal to the bit", len(table))
 
 
 def test_a_folder_per_label_is_a_list(photos, tmp_path):

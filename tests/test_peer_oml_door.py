@@ -295,7 +295,8 @@ def test_pairs_train_a_network_as_their_module_does(tmp_path, monkeypatch, recor
     """Two epochs of Lightning's trainer: the same weights, and the same figures in what is logged."""
     loggers = pytest.importorskip("pytorch_lightning.loggers", reason="needs requirements/lightning.txt")
     monkeypatch.setattr(loggers, "NeptuneLogger", loggers.CSVLogger, raising=False)  # Lightning has none any more
-    import pytorch_lightning as pl
+    import lightning.pytorch
+    import pytorch_lightning
     from oml.lightning.modules.pairwise_postprocessing import PairwiseModule as TheirModule
     from oml.miners.pairs import PairsMiner as TheirPairs
     from oml.models.meta.siamese import LinearTrivialDistanceSiamese as TheirSiamese
@@ -314,6 +315,8 @@ def test_pairs_train_a_network_as_their_module_does(tmp_path, monkeypatch, recor
         optimiser = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
         schedule = torch.optim.lr_scheduler.StepLR(optimiser, 2, gamma=0.5)
         module = kind(network, miner, nn.BCEWithLogitsLoss(), optimiser, schedule)
+        # Ours are of the package that was imported first, wherever that was.
+        pl = lightning.pytorch if isinstance(module, lightning.pytorch.LightningModule) else pytorch_lightning
         trainer = pl.Trainer(
             default_root_dir=tmp_path, accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False,

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -255,6 +256,24 @@ def test_clearml_keeps_everything(tmp_path, monkeypatch):
         assert text in texts, text
 
 
+def test_clearml_starts_neither_a_thread_nor_a_process(tmp_path, monkeypatch):
+    """A fork of the one may hold the pipe that a program of the other waits for, and closing then takes minutes."""
+    told = []
+    task = SimpleNamespace(id="7", get_logger=lambda: None)
+    package = SimpleNamespace(
+        config=SimpleNamespace(config_obj=SimpleNamespace(set_overrides=told.append)),
+        Task=SimpleNamespace(set_offline=told.append, init=lambda **options: told.append(options) or task),
+    )
+    monkeypatch.setitem(sys.modules, "clearml", package)
+    monkeypatch.setenv("CLEARML_OFFLINE_MODE", "1")
+    LOGGERS["clearml"].open(RunFacts(tmp_path, project="shelf", tags=("mine",)))
+    offline, settings, options = told
+    assert offline is True
+    calm = {"vcs_repo_detect_async": False, "report_use_subprocess": False}
+    assert settings == {"sdk": {"development": calm}}
+    assert options["project_name"] == "shelf" and options["tags"] == ["mine"]
+
+
 def test_neptune_keeps_everything(tmp_path, monkeypatch):
     logger = offline("neptune", tmp_path, monkeypatch)
     tell_everything(logger, tmp_path / "run")
@@ -333,6 +352,7 @@ ADDRESSES = {
 PROGRAM = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 from engine.loggers import _background, open_loggers
 _background.ANSWER_SECONDS = 2

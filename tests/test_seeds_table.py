@@ -1,6 +1,7 @@
 """recipes/seeds_table.py on a made page and a made report; docs/seeds.md and docs/oml.md name tests that there are."""
 
 import ast
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -116,3 +117,27 @@ def test_every_test_that_a_page_names_is_there(real):
         tree = ast.parse((ROOT / "tests" / file).read_text())
         functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert {test.name for test in named if test.file == file} <= functions | {""}, file
+
+
+def ids_of(title):
+    """{O1, O2, O3, O7} of "O1–O3, O7"; nothing of a title in words."""
+    ids = set()
+    for part in title.split(", "):
+        if match := re.fullmatch(r"([A-Z])(\d+)(?:–[A-Z](\d+))?", part):
+            letter, first, last = match.groups()
+            ids |= {f"{letter}{number}" for number in range(int(first), int(last or first) + 1)}
+    return ids
+
+
+def test_every_row_is_there_and_says_what_was_printed():
+    rows = [row for page in seeds_table.PAGES for row in seeds_table.rows_of(page.read_text())]
+    asked = {"P": 22, "E": 15, "B": 8, "O": 71}
+    wanted = {f"{letter}{number}" for letter, count in asked.items() for number in range(1, count + 1)}
+    assert set().union(*(ids_of(row.title) for row in rows)) == wanted
+    for page in seeds_table.PAGES:
+        lines = page.read_text().splitlines()
+        for row in seeds_table.rows_of(page.read_text()):
+            printed = lines[row.line].split("|")[-2].strip()
+            # What no test shows says why; what tests show says how many passed.
+            assert len(printed) > 1 and "failed" not in printed, row.title
+            assert re.match(r"[\d,]+ passed", printed) or not row.tests, row.title

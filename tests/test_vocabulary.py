@@ -1,6 +1,7 @@
 """Labels of every kind stay apart, from the list to what is printed; names are shown instead of numbers."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from data.vocabulary import as_labels, of_one_kind
 from embeddings.files import load_table
 from reader import open_list, open_lists
 
+ROOT = Path(__file__).resolve().parents[1]
 CPU = {"use_gpu": False, "num_workers": 0}
 
 
@@ -69,6 +71,35 @@ def test_what_is_no_number(text):
 @pytest.mark.parametrize("text, value", [("-1.5e3", -1500), (" .5 ", 0.5), ("3.", 3), ("+2", 2), ("inf", np.inf)])
 def test_numbers(text, value):
     assert read_float(text) == value
+
+
+# Flags in which a class is a row of a loss's weights, and the two that are older than the word.
+OF_CLASSES = {
+    *("class_vectors", "class_sample_rate", "class_lr", "centers_per_class", "chunk_classes", "keep_classes"),
+    *("shard_classes", "class_dim", "samples_each_class", "val_classes"),
+}
+# What others call a label, an image of it, and what is searched.
+OTHER_WORDS = {"identity", "identities", "instance", "instances", "person", "pid", "gt", "target", "corpus", "database"}
+
+
+def names_in(tree):
+    """The keys of nested dictionaries."""
+    for name, value in tree.items() if isinstance(tree, dict) else ():
+        yield name
+        yield from names_in(value)
+
+
+def test_flags_have_one_word_for_one_thing(record_property):
+    """Those of docs/architecture.md: labels are no classes, images no instances, galleries no databases."""
+    names = set(names_in(json.loads((ROOT / "tests/data/flags.json").read_text())))
+    assert {name for name in names if {"class", "classes"} & set(name.split("_"))} == OF_CLASSES
+    # A matrix may be the identity, and a post-processor has its published name.
+    others = {name for name in names if OTHER_WORDS & set(name.split("_"))}
+    assert others == {"identity_init", "database_augmentation"}
+    page = (ROOT / "docs/architecture.md").read_text().partition("## Words")[2]
+    for word in ("label", "category", "query", "gallery", "embedding", "sampler", "miner", "step"):
+        assert f"| {word} |" in page, word
+    record_property("names looked at", len(names))
 
 
 @pytest.fixture

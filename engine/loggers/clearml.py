@@ -44,6 +44,10 @@ class ClearmlLogger(Logger):
         package = needed("clearml", "--loggers=clearml", "loggers")
         if is_offline():
             package.Task.set_offline(True)
+        # It is opened from a thread, where its own thread and its own process get into each other's way: the one starts
+        # git, the other, forked meanwhile, holds the pipe that git's start waits for, and closing waits minutes.
+        calm = {"vcs_repo_detect_async": False, "report_use_subprocess": False}
+        package.config.config_obj.set_overrides({"sdk": {"development": calm}})
         # Everything that a run shows comes from here: it is not to look into the process itself.
         task = package.Task.init(
             project_name=facts.project,

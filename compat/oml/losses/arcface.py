@@ -36,6 +36,11 @@ class _Named:
         self.set_labels(torch.ones(self.num_classes), self.label2category)
 
     @property
+    def criterion(self) -> nn.Module:
+        """What is taken of logits and labels at the end, but for smoothed labels."""
+        return nn.CrossEntropyLoss(reduction=self.reduction)
+
+    @property
     def last_logs(self) -> dict[str, Any]:
         if "acc1" not in self.logs:
             return {}

@@ -60,6 +60,11 @@ class Accumulator:
         return merge_list_of_dicts(self._batches) if self._batches else {}
 
     @property
+    def indices(self) -> list[int] | None:
+        """Which items they are of; None where batches came without."""
+        return self.storage.get(self._indices_key)
+
+    @property
     def collected_samples(self) -> int:
         return self._count
 

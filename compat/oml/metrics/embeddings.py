@@ -20,6 +20,7 @@ from compat.oml.inference._ranks import gathered_portions
 from compat.oml.interfaces.datasets import IQueryGalleryLabeledDataset, IVisualizableDataset
 from compat.oml.interfaces.metrics import IMetricVisualisable, TIndices
 from compat.oml.interfaces.retrieval import IRetrievalPostprocessor
+from compat.oml.metrics.accumulation import Accumulator
 from compat.oml.metrics.functions import calc_fnmr_at_fmr_rr, calc_retrieval_metrics_rr, calc_topological_metrics
 from compat.oml.retrieval._figures import Figure
 from compat.oml.retrieval.retrieval_results import RetrievalResults
@@ -66,15 +67,11 @@ class EmbeddingMetrics(IMetricVisualisable):
         self.retrieval_results: RetrievalResults | None = None
         self.metrics: Metrics | None = None
         self.metrics_unreduced: Metrics | None = None
-        self._count = 0
-        self._indices: list[torch.Tensor] = []
-        self._embeddings: list[torch.Tensor] = []
+        self.acc = Accumulator((EMBEDDINGS_KEY,))
 
     def setup(self, num_samples: int | None = None) -> None:
         """Forget what was gathered. num_samples: how many items there will be; None: those of the dataset."""
-        self._count = len(self.dataset) if num_samples is None else num_samples
-        self._indices = []
-        self._embeddings = []
+        self.acc.refresh(len(self.dataset) if num_samples is None else num_samples)
         self.retrieval_results = None
         self.metrics = None
         self.metrics_unreduced = None
@@ -83,8 +80,9 @@ class EmbeddingMetrics(IMetricVisualisable):
         """Embeddings (B, D) of the items of these numbers (B,)."""
         indices = torch.as_tensor(indices).reshape(-1).cpu()
         require(len(indices) == len(embeddings), f"{len(embeddings)} embeddings of {len(indices)} items")
-        self._indices.append(indices)
-        self._embeddings.append(embeddings.detach().cpu())
+        if self.acc.num_samples is None:
+            raise InputError("how many items there will be is not known; setup() says it")
+        self.acc.update_data({EMBEDDINGS_KEY: embeddings}, indices.tolist())
 
     def update_data(self, data: dict[str, Any], indices: TIndices) -> None:
         self.update(data[EMBEDDINGS_KEY], indices)
@@ -105,17 +103,19 @@ class EmbeddingMetrics(IMetricVisualisable):
 
     def _gathered(self) -> torch.Tensor:
         """Embeddings (N, D) of all items, those of all ranks."""
-        if not self._indices:
-            raise InputError(f"no embeddings of {self._count} items; update() takes those of every batch")
+        count = self.acc.num_samples
+        if not self.acc.collected_samples:
+            raise InputError(f"no embeddings of {count} items; update() takes those of every batch")
         table = None
-        is_there = torch.zeros(self._count, dtype=torch.bool)
-        for indices, embeddings in gathered_portions(torch.cat(self._indices), torch.cat(self._embeddings)):
+        is_there = torch.zeros(count, dtype=torch.bool)
+        own_indices = torch.tensor(self.acc.indices)
+        for indices, embeddings in gathered_portions(own_indices, self.acc.storage[EMBEDDINGS_KEY]):
             if table is None:
-                table = embeddings.new_zeros(self._count, embeddings.shape[1])
+                table = embeddings.new_zeros(count, embeddings.shape[1])
             table[indices] = embeddings
             is_there[indices] = True
         if not is_there.all():
-            raise InputError(f"embeddings of {int(is_there.sum())} of {self._count} items; figures need all of them")
+            raise InputError(f"embeddings of {int(is_there.sum())} of {count} items; figures need all of them")
         return table
 
     def _results(self, embeddings: torch.Tensor) -> RetrievalResults:
