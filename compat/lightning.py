@@ -105,6 +105,8 @@ class ExtractorModule(lightning().LightningModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> torch.Tensor:
         """The loss of a batch; it is logged, and so is what the loss says of it."""
+        if self.criterion is None:
+            raise InputError("criterion is not given; training needs a loss")
         embeddings = self.model(batch[self.input_tensors_key])
         loss = self.criterion(embeddings, batch[self.labels_key])
         size = len(embeddings)
@@ -305,6 +307,11 @@ class MetricValCallback(lightning().Callback):
     """
 
     def __init__(self, metric: Any, log_images: bool = False, loader_idx: int = 0) -> None:
+        lacking = [name for name in ("setup", "update", "compute_metrics") if not hasattr(metric, name)]
+        if lacking:
+            raise InputError(
+                f"metric is {metric!r}, without {lacking[0]}(); it is an EmbeddingMetrics, or one of its form"
+            )
         if log_images and not getattr(metric, "ready_to_visualize", bool)():
             raise InputError(f"log_images needs a metric that can be shown, which {type(metric).__name__} is not")
         self.metric = metric
@@ -330,8 +337,12 @@ class MetricValCallback(lightning().Callback):
         # That a trainer begins with a look at two batches is no validation.
         if trainer.sanity_checking:
             return
-        indices = torch.cat(self._indices)
         loaders = _as_list(trainer.val_dataloaders)
+        if not 0 <= self.loader_idx < len(loaders):
+            raise InputError(
+                f"loader_idx is {self.loader_idx}; with {len(loaders)} validation loaders it is below that"
+            )
+        indices = torch.cat(self._indices)
         wanted = len(loaders[self.loader_idx].dataset)
         seen = _distinct_of_all(indices)
         if seen != wanted:

@@ -150,6 +150,16 @@ def test_a_picture_goes_both_roads(cat, record_property):
     np.testing.assert_allclose(Resnet18MetricModel.create_image2vector_wrapper(8)(str(cat)).shape, (8,))
 
 
+def test_one_image_is_no_batch_and_losses_are_asked_for_first(asked):
+    model = Resnet18MetricModel(8, weights=None)
+    with pytest.raises(InputError, match=r"shape \(3, 64, 64\); a batch is .* x.unsqueeze\(0\)"):
+        model(torch.zeros(3, 64, 64))
+    asked.clear()
+    with pytest.raises(InputError, match="unknown loss 'arcface'; .* Did you mean 'arcface_loss'"):
+        trainer.DeepMetricLearningImageTrainverV971(None, 2, loss_name="arcface")
+    assert asked == []
+
+
 def test_features_between(cat):
     model = Resnet18MetricModel(embedding_dim=128).eval()
     with torch.no_grad():

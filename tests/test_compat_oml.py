@@ -326,6 +326,32 @@ def test_inference_keeps_order_and_mode_and_the_cache_is_of_weights_and_items(tm
 LABELS = [0, 0, 0, 1, 1, 2, 2, 2]
 
 
+RESULTS = RetrievalResults([torch.zeros(2)] * 3, [torch.arange(2)] * 3, [[0]] * 3)
+
+
+@pytest.mark.parametrize(
+    "call, kind, sentence",
+    [
+        (lambda: calc_retrieval_metrics_rr(RESULTS, cmc_top_k=1), TypeError, r"top_k is 1; .* such as \(1, 5\)"),
+        (
+            lambda: RetrievalResults.from_embeddings(torch.zeros(3, 2), [1, 2, 3]),
+            TypeError,
+            "list does not say what asks",
+        ),
+        (lambda: RESULTS.visualize_with_functions(0, None, None), TypeError, "query_ids is 0; it is a list"),
+        (lambda: RESULTS.visualize_with_functions([3], None, None), IndexError, "has 3; there are 3 queries, from 0"),
+        (lambda: TripletLossWithMiner(0.1, "hard"), TypeError, "miner is 'hard'; it is one of compat.oml.miners"),
+        (lambda: CategoryBalanceSampler([0, 0, 1, 1], None), TypeError, "label2category is None; it is a dictionary"),
+        (lambda: DistinctCategoryBalanceSampler([0, 0], None), TypeError, "label2category is None; it is a dictionary"),
+        (lambda: EmbeddingMetrics(None).update(torch.zeros(1, 2), [0]), InputError, r"not known; setup\(\) says it"),
+    ],
+)
+def test_arguments_of_another_kind_are_said(call, kind, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
+        call()
+    assert isinstance(caught.value, kind)
+
+
 def all_triplets(labels):
     numbers = range(len(labels))
     for a, p, n in itertools.product(numbers, numbers, numbers):

@@ -132,6 +132,13 @@ def test_what_leaves_items_out_is_refused(tmp_path):
     run = trainer(tmp_path, [MetricValCallback(Collected())], limit_val_batches=2)
     with pytest.raises(InputError, match="validation has seen 8 of the 21 items"):
         run.fit(module_of(Network()), batches(data), DataLoader(data, batch_size=4))
+    with pytest.raises(InputError, match=r"metric is 5, without setup\(\)"):
+        MetricValCallback(5)
+    with pytest.raises(InputError, match="loader_idx is 3; with 1 validation loaders"):
+        beyond = trainer(tmp_path, [MetricValCallback(Collected(), loader_idx=3)])
+        beyond.fit(module_of(Network()), batches(data), DataLoader(data, batch_size=4))
+    with pytest.raises(InputError, match="criterion is not given"):
+        trainer(tmp_path).fit(ExtractorModule(Network()), batches(data))
     with pytest.raises(InputError, match="loaders_train is not given"):
         trainer(tmp_path).fit(ExtractorModuleDDP(Network(), loaders_val=data))
     with pytest.raises(

@@ -14,6 +14,10 @@ class RefusedResults(InputError, RuntimeError):
     """What OML's RetrievalResults refuses."""
 
 
+class RefusedIndex(InputError, IndexError):
+    """A number of an item that is not there."""
+
+
 class RefusedType(InputError, TypeError):
     """An argument of a type that OML refuses."""
 

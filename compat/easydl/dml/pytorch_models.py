@@ -85,7 +85,14 @@ class MetricModel(ImageEmbedder):
         return self.prepare(pixels.to(self.mean.device)).cpu()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, h, w), normalised float ones or uint8, to embeddings (B, D) of length 1."""
+        """Images (B, 3, h, w), normalised float ones or uint8, to embeddings (B, D) of length 1.
+
+        Raises InputError for a tensor of another form.
+        """
+        if x.ndim != 4:
+            raise InputError(
+                f"images have shape {tuple(x.shape)}; a batch is (B, 3, h, w), of one image x.unsqueeze(0)"
+            )
         return F.normalize(super().forward(x))
 
     def prepare(self, inputs: torch.Tensor) -> torch.Tensor:

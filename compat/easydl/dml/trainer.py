@@ -44,6 +44,7 @@ def train_deep_metric_learning_image_model_ver777(
     if train_df is None:
         raise InputError("train_df is missing; it is a data frame with columns 'x' and 'y'")
     check_columns(train_df, "x", "y")
+    _check_loss(loss_name)
     model = DMLModelManager.get_model(model_name, embedding_dim, default_model_weights_suffix)
     if model_param_path is not None:
         model.load_weights(model_param_path)
@@ -104,6 +105,7 @@ class DeepMetricLearningImageTrainverV971:
         classes = num_classes if number_of_classes is None else number_of_classes
         if classes is None:
             raise InputError("number_of_classes is missing; it is how many labels ds_train has")
+        _check_loss(loss_name)
         self.model = DMLModelManager.get_model(model_name, embedding_dim, weights)
         self.number_of_classes = classes
         _train(self.model, ds_train, classes, loss_name, batch_size, num_epochs, lr)
@@ -125,12 +127,14 @@ def _train(
     train_xy_model_for_epochs(model, batches, optimiser, loss, device, num_epochs)
 
 
+def _check_loss(name: str) -> None:
+    """Raise InputError for a loss that there is not, before weights are downloaded."""
+    if name not in LOSS_NAMES:
+        raise unknown("loss", name, LOSS_NAMES)
+
+
 def _build_loss(name: str, width: int, classes: int) -> nn.Module:
-    if name == "arcface_loss":
-        return ArcFaceLoss(width, classes)
-    if name == "proxy_anchor_loss":
-        return ProxyAnchorLoss(classes, width)
-    raise unknown("loss", name, LOSS_NAMES)
+    return ArcFaceLoss(width, classes) if name == "arcface_loss" else ProxyAnchorLoss(classes, width)
 
 
 def _train_transform(model: MetricModel) -> Callable[[Any], torch.Tensor]:

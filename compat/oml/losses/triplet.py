@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compat.oml._errors import require
+from compat.oml._errors import RefusedType, require
 from compat.oml.interfaces.criterions import ITripletLossWithMiner
 from compat.oml.interfaces.miners import ITripletsMiner, labels2list
 from compat.oml.losses._reductions import check_reduction, reduced
@@ -94,6 +94,8 @@ class TripletLossWithMiner(ITripletLossWithMiner):
         super().__init__()
         self.tri_loss = TripletLoss(margin, "none", need_logs)
         check_reduction(reduction)
+        if miner is not None and not hasattr(miner, "sample"):
+            raise RefusedType(f"miner is {miner!r}; it is one of compat.oml.miners, or None for all triplets")
         self.miner = AllTripletsMiner() if miner is None else miner
         self.reduction = reduction
         self.need_logs = need_logs

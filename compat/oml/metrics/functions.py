@@ -1,10 +1,11 @@
 """OML's figures of results and of embeddings, with its definitions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 
+from compat.oml._errors import RefusedType
 from core.errors import InputError
 from retrieval.metrics.components import component_fractions
 from retrieval.metrics.ranking import Ranked, values
@@ -94,7 +95,9 @@ def _fractions(embeddings: torch.Tensor, variances: Sequence[float]) -> dict[str
 
 
 def check_ks(ks: Sequence[int]) -> None:
-    """Raise InputError for what is no number of 1 or more."""
+    """Raise InputError for what is no number of 1 or more, RefusedType for what is no list of them."""
+    if not isinstance(ks, Iterable):
+        raise RefusedType(f"top_k is {ks!r}; it is a list of numbers, such as (1, 5)")
     if not all(isinstance(k, int) and k > 0 for k in ks):
         raise InputError(f"top_k={tuple(ks)} holds something else than integers above 0")
 

@@ -2,14 +2,14 @@
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 import torch
 
-from compat.oml._errors import RefusedAssertion, RefusedResults, RefusedType, raised_as, require
+from compat.oml._errors import RefusedAssertion, RefusedIndex, RefusedResults, RefusedType, raised_as, require
 from compat.oml.const import N_GT_SHOW_EMBEDDING_METRICS, SEQUENCE_COLUMN, TColor
 from compat.oml.interfaces.datasets import (
     IBaseDataset,
@@ -57,6 +57,11 @@ class RetrievalResults(Results):
         embeddings: (N, D), as `inference` gives them. verbose is taken and has no effect.
         """
         _require_same_length(embeddings, dataset)
+        if not hasattr(dataset, "get_query_ids"):
+            raise RefusedType(
+                f"{type(dataset).__name__} does not say what asks and what is found; that is what "
+                "ImageQueryGalleryDataset and its kin are for"
+            )
         query_ids = torch.as_tensor(dataset.get_query_ids()).reshape(-1)
         gallery_ids = torch.as_tensor(dataset.get_gallery_ids()).reshape(-1)
         labels = None
@@ -164,6 +169,7 @@ class RetrievalResults(Results):
         def gallery_block(position: int, color: TColor, title: str) -> str:
             return dataset.visualize_as_html(item=int(gallery[position]), title=title, color=color)
 
+        self._require_numbers(query_ids)
         page = page_of_results(self, query_ids, query_block, gallery_block, n_galleries_to_show, n_gt_to_show)
         # Outside of a notebook there is nothing to show it on.
         if show and "IPython" in sys.modules:
@@ -182,9 +188,17 @@ class RetrievalResults(Results):
         show: bool = False,
     ) -> Figure:
         """As `visualize`, with functions that draw an item of a number, framed in a colour."""
+        self._require_numbers(query_ids)
         return draw_results(
             self, query_ids, visualize_query_fn, visualize_gallery_fn, n_galleries_to_show, n_gt_to_show, show
         )
+
+    def _require_numbers(self, query_ids: Sequence[int]) -> None:
+        if not isinstance(query_ids, Iterable):
+            raise RefusedType(f"query_ids is {query_ids!r}; it is a list of queries' numbers")
+        for number in query_ids:
+            if not -len(self) <= number < len(self):
+                raise RefusedIndex(f"query_ids has {number}; there are {len(self)} queries, from 0")
 
     def _require_queries(self, count: int, dataset: Any) -> None:
         if count != len(self):

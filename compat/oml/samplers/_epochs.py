@@ -62,6 +62,10 @@ def check_category_sizes(
 
 def categories_of(vocabulary: Vocabulary, label2category: Mapping[int, str | int]) -> np.ndarray:
     """The category of each label (C,). Raises InputError unless just the labels have one."""
+    if not isinstance(label2category, Mapping):
+        raise RefusedType(
+            f"label2category is {label2category!r}; it is a dictionary, get_label2category() of a table with a category"
+        )
     labels = vocabulary.labels.tolist()
     without = [label for label in labels if label not in label2category]
     if without:
