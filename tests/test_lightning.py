@@ -376,6 +376,53 @@ def test_two_processes(tmp_path):
         torch.testing.assert_close(second["weights"][name], value)
 
 
+PAIRS_OF_TWO = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from test_lightning import PairRows, Pairs, batches
+from compat.lightning import PairwiseModuleDDP
+from compat.oml.miners import PairsMiner
+
+torch.set_num_threads(1)
+network, seen = Pairs(), []
+before = {{name: value.clone() for name, value in network.named_parameters()}}
+
+class Look(pl.Callback):
+    def on_train_epoch_end(self, run, module):
+        seen.append({{name: value.detach().clone() for name, value in module.model.named_parameters()}})
+
+optimiser = torch.optim.AdamW(network.parameters(), lr=0.01, weight_decay=0.1)
+module = PairwiseModuleDDP(
+    batches(PairRows(32)), None, network, PairsMiner(), torch.nn.BCEWithLogitsLoss(), optimiser, freeze_n_epochs=1
+)
+trainer = pl.Trainer(
+    max_epochs=2, callbacks=[Look()], accelerator="cpu", logger=False, enable_progress_bar=False, devices=2,
+    enable_checkpointing=False, enable_model_summary=False, strategy=DDPStrategy(process_group_backend="gloo"),
+)
+trainer.fit(module)
+stayed = [[name for name, value in before.items() if torch.equal(state[name], value)] for state in seen]
+torch.save({{"weights": seen[-1], "stayed": stayed}}, f"{folder}/{{trainer.global_rank}}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_pairs_in_two_processes(tmp_path):
+    """Both end with the same weights, whatever their batches were, and the backbone stays in the first epoch alone."""
+    script = tmp_path / "run.py"
+    script.write_text(PAIRS_OF_TWO.format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(tmp_path)))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for result in (first, second):
+        held, moved = result["stayed"]
+        assert held == ["backbone.0.weight", "backbone.0.bias", "backbone.1.weight", "backbone.1.bias"] and moved == []
+    for name, value in first["weights"].items():
+        torch.testing.assert_close(second["weights"][name], value)
+
+
 OMLS_EXAMPLES = """
 import sys
 sys.path[:0] = [{root!r}]
