@@ -188,12 +188,12 @@ class ModuleDDP(lightning().LightningModule):
     """
 
     def __init__(
-        self, loaders_train: Loaders | None = None, loaders_val: Loaders | None = None, *args: Any, **further: Any
+        self, loaders_train: Loaders | None = None, loaders_val: Loaders | None = None, *first: Any, **further: Any
     ) -> None:
         if loaders_train is None and loaders_val is None:
             raise InputError("neither loaders_train nor loaders_val is given; the module needs one of them")
         # What further arguments mean, the class behind this one knows.
-        super().__init__(*args, **further)
+        super().__init__(*first, **further)
         self.loaders_train = loaders_train
         self.loaders_val = loaders_val
 
