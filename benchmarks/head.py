@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.contest import contest, heading, markdown, scaled, seconds_text, write
-from core.device import choose_device
+from core.device import choose_device, has_bfloat16
 from losses import LOSSES, ArcMarginLoss
 
 BATCH = 256
@@ -168,9 +168,14 @@ def contenders(classes: int, width: int, peer_classes: int) -> dict[str, Callabl
     def plain(count, width):
         return PlainArcFace(width, count, SCALE, MARGIN)
 
+    def in_bfloat16():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            run(ours, classes)
+
     return {
         "three products": floor,
         "ours": lambda: run(ours, classes),
+        **({"ours, --precision=bf16": in_bfloat16} if has_bfloat16() else {}),
         "all scores, autograd": scaled(lambda: run(plain, fewer), classes / fewer, note),
         "PML ArcFaceLoss": scaled(lambda: run(pml_loss, fewer), classes / fewer, note),
         "OML ArcFaceLoss": scaled(lambda: run(oml_loss, fewer), classes / fewer, note),

@@ -2,6 +2,13 @@
 
 Scores are made a few thousand classes at a time, which stay in the cache while they are scaled, summed and counted.
 What crosses from forward to backward is one number per row, and the scores themselves only while they are small.
+
+Under autocast to bfloat16 the three products (scores, gradient by rows, gradient by weights) take rows, weights and
+slopes rounded to it, a chunk at a time, and are rounded to it themselves when their sums are made: each time by 2^-8 of
+a number at most. They are most of the work, and bfloat16 is several times as fast on matrix units. All else stays in
+float32: the weights, which an optimiser moves by less than such a rounding; their lengths, the own classes' scores,
+margins and exponentials; and sums over chunks. Partial FC (An et al., 2022, arXiv 2203.15565) multiplies under
+autocast, too, and takes the softmax of the products in float32.
 """
 
 from collections.abc import Callable
@@ -11,6 +18,7 @@ import torch
 
 from core.errors import InputError
 from core.slices import numbers_at_once, step_within
+from losses._precision import product_type
 from losses._unit_vectors import lengths
 
 KEPT_BYTES = 100 * 2**20  # of scores that wait for the backward pass; where it would be more they are made twice
@@ -47,6 +55,7 @@ class Scoring(NamedTuple):
 
     scale: factor on cosines, None for plain products. centres: for weights (C, K, D), None for (C, D). step: classes
     at a time. keeps_scores: whether they are kept for the backward pass. shard: None where the classes are all.
+    product_type: what is multiplied, the type of the rows or bfloat16.
     """
 
     scale: float | None
@@ -54,6 +63,7 @@ class Scoring(NamedTuple):
     step: int
     keeps_scores: bool
     shard: ClassShard | None
+    product_type: torch.dtype
 
 
 class TakingPart(NamedTuple):
@@ -140,7 +150,7 @@ def plan_scores(
     else:
         keeps_scores = len(weight) <= int(chunk_classes)
         step = min(step, int(chunk_classes))
-    return Scoring(scale, centres, step, keeps_scores, shard)
+    return Scoring(scale, centres, step, keeps_scores, shard, product_type(rows))
 
 
 class ChunkedScores:
@@ -162,6 +172,7 @@ class ChunkedScores:
     ) -> None:
         self.scoring = scoring
         self.rows = rows
+        self.rows_to_multiply = rows.to(scoring.product_type)
         self.bias = bias
         self.positions = positions
         self.by_class = weight
@@ -222,7 +233,10 @@ class ChunkedScores:
             scores = table[: centres.stop - centres.start]
         if made:
             return scores
-        torch.mm(self.weight[centres], self.rows.T, out=scores)
+        if self.scoring.product_type == scores.dtype:
+            torch.mm(self.weight[centres], self.rows.T, out=scores)
+        else:
+            scores.copy_(self.weight[centres].to(self.scoring.product_type) @ self.rows_to_multiply.T)
         if self.factors is not None:
             scores.mul_(self.factors[centres, None])
         if self.bias is not None:
@@ -258,8 +272,13 @@ class ChunkedScores:
             slopes.mul_(self.factors[centres, None])
         weight = self.weight[centres]
         to_weight = self.to_weight[centres]
-        self.to_rows.addmm_(slopes.T, weight)
-        torch.mm(slopes, self.rows, out=to_weight)
+        if self.scoring.product_type == slopes.dtype:
+            self.to_rows.addmm_(slopes.T, weight)
+            torch.mm(slopes, self.rows, out=to_weight)
+        else:
+            rounded = slopes.to(self.scoring.product_type)
+            self.to_rows.add_(rounded.T @ weight.to(rounded.dtype))
+            to_weight.copy_(rounded @ self.rows_to_multiply)
         if self.factors is not None:
             self._leave_lengths(to_weight, weight, self.factors[centres] / self.scoring.scale)
 

@@ -1,7 +1,12 @@
-"""A loss is computed in float32 at least, whatever autocast and the embeddings' type are; if small, in one thread."""
+"""A loss is computed in float32 at least, whatever autocast and the embeddings' type are; if small, in one thread.
 
+The one exception are the class head's products, which autocast's bfloat16 is for: see `product_type`.
+"""
+
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import torch
 from torch import nn
@@ -9,6 +14,9 @@ from torch import nn
 from losses._checks import check_embeddings, check_labels
 from losses._mined import Reference
 from losses._threads import one_thread_if_small
+
+# What autocast multiplied in before a loss switched it off, None where it was off already.
+_LEFT_TYPE: ContextVar[torch.dtype | None] = ContextVar("type of the autocast that was left", default=None)
 
 
 def full_precision(method: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -31,10 +39,35 @@ def full_precision(method: Callable[..., torch.Tensor]) -> Callable[..., torch.T
             check_labels(labels, len(embeddings))
             arguments.append(labels.long())
         numbers = largest_table(self, embeddings, further.get("reference"))
-        with torch.autocast(embeddings.device.type, enabled=False), one_thread_if_small(embeddings.device, numbers):
+        with autocast_left(embeddings.device.type), one_thread_if_small(embeddings.device, numbers):
             return method(self, *arguments, **further)
 
     return in_full_precision
+
+
+@contextlib.contextmanager
+def autocast_left(device_type: str) -> Iterator[None]:
+    """A context without autocast, in which `product_type` knows of it."""
+    known = torch.amp.is_autocast_available(device_type)  # not of torch's device `meta`
+    if not known or not torch.is_autocast_enabled(device_type):
+        yield
+        return
+    before = _LEFT_TYPE.set(torch.get_autocast_dtype(device_type))
+    try:
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        _LEFT_TYPE.reset(before)
+
+
+def product_type(numbers: torch.Tensor) -> torch.dtype:
+    """The type in which large products of `numbers` are made inside a loss: bfloat16 for float32 under its autocast.
+
+    Else their own. float16 is left out: gradients times a scaler's factor leave its range.
+    """
+    if numbers.dtype == torch.float32 and _LEFT_TYPE.get() == torch.bfloat16:
+        return torch.bfloat16
+    return numbers.dtype
 
 
 def largest_table(loss: object, embeddings: torch.Tensor, reference: Reference | None) -> int:

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from test_losses import bounds
+from test_losses import bounds, products_in_bfloat16
 from test_shards import Threads
 from tolerances import about, assert_within, gamma, share_error
 
@@ -286,6 +286,50 @@ def test_shards_equal_the_whole(kind, rate):
         else:
             for part in parts:
                 assert_within(part, slope, 2 * error)
+
+
+@pytest.mark.parametrize("chunk", ["auto", "4"])
+@pytest.mark.parametrize("kind", ["softmax", "arcmargin", "subcenter_arcmargin", "proxy_anchor"])
+def test_products_in_bfloat16(kind, chunk):
+    """Whole and in shards as in float64, by what three roundings of a product allow; gradients are float32's."""
+    whole, shards = shards_of(kind, 3, dtype=torch.float32, chunk_classes=chunk)
+    embeddings = torch.randn(ROWS, WIDTH)
+    labels = torch.tensor([0, 6, 5, 5, 3, 4, 21, 18, 0])
+    ranks = Threads(len(shards))
+
+    def slopes_of(loss, rows):
+        rows = rows.clone().requires_grad_()
+        tensors = [rows, *loss.parameters()]
+        value = loss(rows, labels)
+        return value, torch.autograd.grad(value, tensors)
+
+    def work(rank):
+        loss, rows = shards[rank]
+        _, all_reduce_sum, all_reduce_max = ranks.collectives(rank)
+        loss.shard = ClassShard(rows.start, CLASSES, all_reduce_sum, all_reduce_max)
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # each thread has its own
+            return slopes_of(loss, embeddings)
+
+    with ThreadPoolExecutor(len(shards)) as pool:
+        parts = list(pool.map(work, range(len(shards))))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, slopes = slopes_of(whole, embeddings)
+    in_float32 = slopes_of(whole, embeddings)
+    expected, exact = slopes_of(copy.deepcopy(whole).double(), embeddings.double())
+    error, errors = bounds(whole, [embeddings, *whole.parameters()], labels, torch.float32)
+    # Slopes, too, are rounded three times, by less of themselves than the scores that they are of.
+    factor = products_in_bfloat16(embeddings)
+    assert_within(value, expected, factor * error)
+    for number, (slope, of_float64, error) in enumerate(zip(slopes, exact, errors, strict=True)):
+        of_ranks = [own[number] for _, own in parts]
+        of_ranks = [torch.cat(of_ranks)] if number else of_ranks
+        for one in (slope, *of_ranks):
+            assert one.dtype == torch.float32
+            assert_within(one, of_float64, 2 * factor * error)
+        # By less than a hundredth of its length, and by more than float32 would be.
+        length = of_float64.norm()
+        assert 1e-5 * length < (slope - of_float64).norm() < 0.02 * length
+        assert (in_float32[1][number] - of_float64).norm() < 1e-5 * length
 
 
 @pytest.mark.parametrize("share, rate", [(1.0, 1.0), (0.3, 1.0), (1.0, 0.5)])

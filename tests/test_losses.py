@@ -16,6 +16,7 @@ from oracles import LOSS_ORACLES
 from tolerances import about, assert_within, cross_entropy, gamma
 
 from losses import LOSSES, ArcMarginLoss, CosFaceLoss, EmlLoss, NpairsLoss, QuadrupletLoss, SoftmaxLoss, TripletLoss
+from losses._class_loss import ClassLoss
 from losses._unit_vectors import normalise
 
 FACTS = {"embedding_size": 4, "num_classes": 7}
@@ -82,6 +83,16 @@ def bounds(loss, tensors, labels, dtype=torch.float64, tail=math.exp(-20)):
         return value + pull * longest / 2, [2 * share * 2 * factor**2 * longest + pull]
     # Two squared distances of unit vectors, up to 4 and of slope 4 / length, and a hinge.
     return error * (8 + loss.margin), [error * 8 / shortest]
+
+
+def products_in_bfloat16(rows):
+    """What `bounds` in float32 is to be multiplied by where products of rows (B, D) and class weights are in bfloat16.
+
+    A product's two factors are rounded and it is itself, which is all that there is to it but for the sum in float32,
+    so a score's error is gamma(3) of bfloat16 beside gamma(terms) of float32, of the same size.
+    """
+    terms = rows.shape[1] + len(rows) + 20
+    return 1 + gamma(3, torch.bfloat16) / gamma(terms, torch.float32)
 
 
 def class_bounds(loss, rows, weight, *others, labels, terms, dtype):
@@ -301,10 +312,13 @@ def test_values_and_gradients_stay_finite(name, labels, dtype, kind):
 
 @pytest.mark.parametrize("name, labels", CASES)
 def test_half_types_are_computed_in_float32(name, labels):
+    """But for the scores of class weights, which are products in autocast's type."""
     loss = make(name)
     exact = random_rows(len(labels), scale=3.0, dtype=torch.bfloat16).float()
     value = copy.deepcopy(loss).double()(exact.double(), torch.tensor(labels))
     error, _ = bounds(loss, [exact, *loss.parameters()], torch.tensor(labels), torch.float32)
+    if isinstance(loss, ClassLoss):
+        error *= products_in_bfloat16(exact)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             embeddings = exact.to(dtype, copy=True).requires_grad_()
