@@ -326,7 +326,7 @@ def test_products_in_bfloat16(kind, chunk):
         for one in (slope, *of_ranks):
             assert one.dtype == torch.float32
             assert_within(one, of_float64, 2 * factor * error)
-        # By less than a hundredth of its length, and by more than float32 would be.
+        # By less than a fiftieth of its length, and by more than float32 is.
         length = of_float64.norm()
         assert 1e-5 * length < (slope - of_float64).norm() < 0.02 * length
         assert (in_float32[1][number] - of_float64).norm() < 1e-5 * length
