@@ -153,14 +153,16 @@ class Scores(ExactScores):
             return bound.expand(len(self.rows[side]))
         key = (dtype, "both" if self.symmetric else side)
         if key not in self._rounding_errors:
-            errors = []
-            for part in slices_within(len(self.rows[side]), self.width, self.at_once):
+            count = len(self.rows[side])
+            # Made before the loop: small tensors that stay, between large ones that go, keep the memory of these.
+            errors = torch.empty(count, dtype=torch.float64, device=self.rows[side].device)
+            for part in slices_within(count, self.width, self.at_once):
                 # Measured and not estimated: a bound from the type alone would be several times as wide.
                 rounded = self.factor(side, part, dtype)[:, : self.width].double()
                 if dtype == torch.int8:
                     rounded *= self.int8_step()
-                errors.append(torch.linalg.vector_norm(self.scaled_rows(side, part).sub_(rounded), dim=1))
-            self._rounding_errors[key] = torch.cat(errors) * 1.001 + 2.0**-40
+                torch.linalg.vector_norm(self.scaled_rows(side, part).sub_(rounded), dim=1, out=errors[part])
+            self._rounding_errors[key] = errors.mul_(1.001).add_(2.0**-40)
         return self._rounding_errors[key]
 
     def gallery_error(self, dtype: torch.dtype) -> torch.Tensor:
