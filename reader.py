@@ -375,7 +375,7 @@ def _with_recipe(argv: list[str], tasks: dict[str, argparse.ArgumentParser]) -> 
         for option in action.option_strings:
             flags[option.removeprefix("--")] = SWITCH if action.nargs == 0 else None
     line, assignments = split_line(argv[1:], flags)
-    for word in line:
+    for word in argv[1:]:
         name = word.removeprefix("--").partition("=")[0]
         # The beginning of a flag stands for the flag.
         if word.startswith("--") and not any(flag.startswith(name) for flag in flags):

@@ -57,7 +57,8 @@ def _way_out(records: Records, row: int) -> str:
     if raw.kind != "folder":
         # A list need not lie where its paths start from.
         written = next((one.path for one in raw.rows if one.number == records.lines[row]), "")
-        folder = Path(str(records.paths[row]).removesuffix(written) or ".")
+        path = str(records.paths[row])
+        folder = Path(path[: path.rfind(written)] or ".") if written in path else Path(".")
     command = fix_command(raw.file, folder, raw.suffix, Path(FIXES_FOLDER, "fixes.csv"))
     examine = ["python", "reader.py", "doctor", str(raw.file), f"--output_dir={FIXES_FOLDER}"]
     examine += [word for word in shlex.split(command) if word.startswith("--data_dir=")]

@@ -22,6 +22,8 @@ from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
     sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "tests")]
+    from core import openmp  # noqa: F401
+from config.script import run_script  # noqa: E402
 from core.errors import InputError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,7 +124,7 @@ def copied(tests: Path, folder: Path, package: str) -> list[str]:
     return [path for path in of_ours if path.startswith(wanted)]
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", choices=sorted(FOLDERS), help="whose tests")
     parser.add_argument("clone", type=Path, help="a checkout of its repository")
@@ -149,8 +151,9 @@ def main(argv: Sequence[str]) -> int:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
         paths = [str(ROOT), str(folder), str(args.clone.resolve()), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": os.pathsep.join(paths)}
-        return subprocess.run([*command, *files, *words], cwd=folder, env=environment).returncode
+        done = subprocess.run([*command, *files, *words], cwd=folder, env=environment)
+    sys.exit(done.returncode)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script(main)

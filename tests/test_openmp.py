@@ -21,7 +21,7 @@ WORDS = {
     "recipes/join_towers.py": ("towers", "run"),
     "benchmarks/_wait_probe.py": ("import_torch",),
 }
-WITHOUT_A_LIBRARY = ("recipes/from_oml.py", "recipes/seeds_table.py")  # whatever it is told
+WITHOUT_A_LIBRARY = ("recipes/from_oml.py", "recipes/peer_tests.py", "recipes/seeds_table.py")  # whatever it is told
 # What may bring OpenMP; here each tells what it would find in the environment, and ends the process.
 LIBRARIES = ("torch", "numpy", "cv2")
 STUB = f"""
