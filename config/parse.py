@@ -95,7 +95,7 @@ def parse(argv: Sequence[str], command: Command, doc: str, name: str | None = No
     """
     own_flags = {section.name: list(_own_flags(section)) for section in command.sections}
     line, assignments = split_line(argv, {flag.name: flag.words for flags in own_flags.values() for flag in flags})
-    recipe = _replayed(line)
+    recipe, of_run = _replayed(line)
     earlier = recipe.values
     option_flags = {}
     for choice in command.choices:
@@ -118,7 +118,7 @@ def parse(argv: Sequence[str], command: Command, doc: str, name: str | None = No
     values = {flag.name: typed.get(flag.name, flag.default) for flag in known.values()}
     if values.get("checkpoint"):
         # Of the run itself, whatever a --config says beside it.
-        words_of_run = _words_of(replay.replayed(values["checkpoint"]), known, command, own_flags)
+        words_of_run = _words_of(of_run, known, command, own_flags)
         before = _read(parser, words_of_run, known, command)
         run = {flag.name: before.get(flag.name, flag.default) for flag in known.values()}
         on_the_line = _read(parser, line, known, command)
@@ -275,13 +275,15 @@ def _add(group: argparse._ArgumentGroup, flag: Flag) -> None:
     action.shown_default = flag.default
 
 
-def _replayed(argv: Sequence[str]) -> Recipe:
-    """The flags of the run or the file that `argv` replays."""
+def _replayed(argv: Sequence[str]) -> tuple[Recipe, Recipe]:
+    """(the flags that `argv` replays, those of the run of its --checkpoint alone); those of a --config win."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--checkpoint")
     first = parser.parse_known_args(list(argv))[0]
-    return replay.replayed(first.checkpoint, config=first.config)
+    of_run = replay.replayed(first.checkpoint)
+    given = replay.replayed(None, config=first.config)
+    return replace(given, values={**of_run.values, **given.values}), of_run
 
 
 def _words_of(recipe: Recipe, known: dict[str, Flag], command: Command, own_flags: dict[str, list[Flag]]) -> list[str]:
@@ -303,9 +305,18 @@ def _words_of(recipe: Recipe, known: dict[str, Flag], command: Command, own_flag
     words = []
     for name, value in earlier.items():
         place = recipe.places.get(name)
+        # A section all of whose flags are comments, or one that is given a flag's value.
+        is_section = name not in known and name not in owners and name in _titles_of_all_commands()
+        if place is not None and is_section and name not in recipe.sections:
+            if value is None:
+                continue
+            hint = near_match(f"--{name}", [f"--{other}" for other in known])
+            raise InputError(f"{place}: {name} is a section, whose flags stand below it, not {value!r}.{hint}")
         is_other = name not in known and (name in owners or command.replays_others)
         if is_other and place is not None and name not in owners and name not in _flags_of_all_commands():
-            raise InputError(f"{place}: {_unknown_flag(f'--{name}', name, known, command)}")
+            names = known.keys() | owners | _flags_of_all_commands()
+            hint = near_match(f"--{name}", [f"--{other}" for other in sorted(names)])
+            raise InputError(f"{place}: unknown flag '--{name}'.{hint} (see --help)")
         # A switch of that name is another command's; a text, in a .yaml, is meant for this one.
         is_foreign = name in command.foreign and (place is None or isinstance(value, bool))
         if is_other or is_foreign:
@@ -348,6 +359,12 @@ def _flags_of_all_commands() -> frozenset[str]:
     """Names of what any script has."""
     commands = COMMANDS.values()
     return frozenset(flag.name for command in commands for section in command.sections for flag in _own_flags(section))
+
+
+@functools.cache
+def _titles_of_all_commands() -> frozenset[str]:
+    """What sections are called in any script's --help."""
+    return frozenset(section.title for command in COMMANDS.values() for section in command.sections)
 
 
 def _first_list(text: str, data_dir: object) -> str:

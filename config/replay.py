@@ -26,8 +26,7 @@ MAY_DIFFER += ("loggers", "project", "tags")
 
 
 def replayed(checkpoint: str | None, *, config: str | None = None, allow_changed: Words = ()) -> Recipe:
-    """The flags of a config.json or a .yaml, or of the run of a checkpoint, where both are given those of the file
-    winning; none without either.
+    """The flags of a config.json or a .yaml, else of the run of a checkpoint; none without either.
 
     Options:
         config: replay the flags of a run's config.json, or of a .yaml, in sections as below or in none; those on the
@@ -38,9 +37,6 @@ def replayed(checkpoint: str | None, *, config: str | None = None, allow_changed
     """
     if not (config or checkpoint):
         return Recipe({})
-    if config and checkpoint:
-        given = replayed(None, config=config)
-        return replace(given, values={**replayed(checkpoint).values, **given.values})
     path = Path(config or checkpoint)
     if not path.exists():
         flag = "config" if config else "checkpoint"
@@ -135,6 +131,9 @@ def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -
     with contextlib.suppress(InputError):  # a stranger's config.json tells of no data
         run = read_flags(config)
         taken = {name: run[name] for name in names if run.get(name) is not None}
+        # A run that held labels out was tested on them, not on its test list, which may not even be there.
+        if "train_batch_size" in values and "val_classes" not in typed and run.get("val_classes"):
+            taken["val_classes"] = run["val_classes"]
     if "train_batch_size" not in values and isinstance(taken.get("test_list"), str):
         # What trains nothing tests on one list.
         taken["test_list"] = split_lists(taken["test_list"], taken.get("data_dir"))[0]

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,19 @@ def read_recipe(file: str | Path) -> Recipe:
             return Recipe({})
         if not isinstance(root, yaml.MappingNode):
             raise InputError(f"{file}: flags are `name: value` lines, at the top or below the name of a section")
+        _refuse_of_oml(file, root, yaml.MappingNode)
         return _read_nodes(file, loader, root, yaml.MappingNode)
+
+
+def _refuse_of_oml(file: str | Path, root: Any, mapping: type) -> None:
+    """Raise InputError for a section of `name` and `args`, as all that is chosen by name has in OML's pipelines."""
+    for key, node in root.value:
+        names = [inner.value for inner, _ in node.value] if isinstance(node, mapping) else []
+        if "name" in names and "args" in names:
+            raise InputError(
+                f"{file}:{key.start_mark.line + 1}: {key.value} has a name and args, as in a yaml of Open Metric "
+                f"Learning's: python recipes/from_oml.py {file} --output=ours.yaml makes one of these scripts' of it"
+            )
 
 
 @contextlib.contextmanager
@@ -94,8 +107,10 @@ def _read_nodes(file: str | Path, loader: Any, root: Any, mapping: type) -> Reci
     recipe = Recipe({})
     lines: dict[str, int] = {}
     sections: dict[str, int] = {}
+    anchored: dict[int, str] = {}
     for key, node in root.value:
         title = _name_of(file, key)
+        _refuse_merge(file, key)
         if not isinstance(node, mapping):
             _add(recipe, file, loader, key, node, lines)
             continue
@@ -103,13 +118,27 @@ def _read_nodes(file: str | Path, loader: Any, root: Any, mapping: type) -> Reci
         if title in sections:
             raise InputError(f"{file}:{line}: the section {title} stands twice, first in line {sections[title]}")
         sections[title] = line
+        # An alias brings the node of its anchor again, with the lines of that.
+        if id(node) in anchored:
+            raise InputError(
+                f"{file}:{line}: the section {title} is an alias of {anchored[id(node)]}, whose flags are given there"
+            )
+        anchored[id(node)] = title
         for inner_key, inner_node in node.value:
+            _refuse_merge(file, inner_key)
             if isinstance(inner_node, mapping):
                 line = inner_key.start_mark.line + 1
                 raise InputError(f"{file}:{line}: {_name_of(file, inner_key)} is a section within a section")
             recipe.sections[_name_of(file, inner_key)] = title
             _add(recipe, file, loader, inner_key, inner_node, lines)
     return recipe
+
+
+def _refuse_merge(file: str | Path, key: Any) -> None:
+    """Raise InputError for yaml's `<<: *anchor`: sections are no mappings that one could merge."""
+    if key.value == "<<":
+        line = key.start_mark.line + 1
+        raise InputError(f"{file}:{line}: << merges nothing here: each flag stands once, whatever its section")
 
 
 def _add(recipe: Recipe, file: str | Path, loader: Any, key: Any, node: Any, lines: dict[str, int]) -> None:
@@ -126,6 +155,11 @@ def _add(recipe: Recipe, file: str | Path, loader: Any, key: Any, node: Any, lin
         raise InputError(f"{file}:{line}: {name}: {error}") from None
     except (AttributeError, KeyError):  # PyYAML of `!!timestamp x`, of `!!bool x`
         raise InputError(f"{file}:{line}: {name}: {node.value!r} is no {node.tag.rpartition(':')[2]}") from None
+    # Of yaml's own, older numbers: 010 is 8, and 1:30 is 90.
+    if isinstance(value, (int, float)) and re.search(r":|^[-+]?0[0-9_]", node.value):
+        raise InputError(
+            f"{file}:{line}: {name}: yaml takes {node.value} for {value}; write the number itself, or a text in quotes"
+        )
     for element in value if isinstance(value, list) else ():
         if element is None or isinstance(element, (list, tuple, dict)):
             raise InputError(f"{file}:{line}: {name}: a list has texts and numbers, not {element!r}")

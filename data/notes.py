@@ -15,17 +15,29 @@ def list_notes(train: Records, test: Records) -> list[str]:
     labels, train_labels = of_one_kind(test.vocabulary.labels, train.vocabulary.labels)
     shared = labels[np.isin(labels, train_labels)]
     if len(shared):
+        are = plural(len(shared), "is a train label", "are train labels")
         notes.append(
-            f"{len(shared)} of {len(labels)} test labels are train labels, too ({test.names.of_label(shared[0])}, for "
-            f"one): figures on them do not tell how {test.noun}s of unseen labels are found"
+            f"{len(shared)} of {len(labels)} test labels {are}, too ({test.names.of_label(shared[0])}, for one): "
+            f"figures on them do not tell how {test.noun}s of unseen labels are found"
         )
     # Images of a list that stays on the disk are known by nobody.
     if not train.vocabulary.is_stored:
         test_files, train_files = _file_codes(test, train)
         images = np.isin(test_files, train_files).sum()
         if images:
-            notes.append(f"{images} of {len(test)} test {test.noun}s are train {test.noun}s, too")
-    return notes + query_notes(test)
+            are = plural(images, f"is a train {test.noun}", f"are train {test.noun}s")
+            notes.append(f"{images} of {len(test)} test {test.noun}s {are}, too")
+    return notes + query_notes(test) + one_label_notes(test)
+
+
+def one_label_notes(test: Records) -> list[str]:
+    """A sentence on a test list all of whose images are of one label, among which any answer is right."""
+    if len(test.vocabulary) != 1 or len(test) == 1:
+        return []
+    return [
+        f"all {len(test)} test {test.noun}s are of one label ({test.label_text(0)}): whatever is found is right, and "
+        "figures say nothing"
+    ]
 
 
 def _file_codes(*lists: Records) -> list[np.ndarray]:
@@ -72,5 +84,5 @@ def singleton_notes(train: Records, use: str | None) -> list[str]:
     if use is None or not len(singletons):
         return []
     example = train.location(vocabulary.rows_of(singletons[0])[0])
-    count = f"{len(singletons)} of {len(vocabulary)} train labels"
-    return [f"{count} have a single {train.noun} ({example}, for one): {use}"]
+    count = f"{len(singletons)} of {len(vocabulary)} train labels {plural(len(singletons), 'has', 'have')}"
+    return [f"{count} a single {train.noun} ({example}, for one): {use}"]

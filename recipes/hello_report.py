@@ -3,9 +3,11 @@
 python recipes/hello_report.py output/hello/seed0
 """
 
+import argparse
 import csv
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
@@ -14,6 +16,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
 from config.script import run_script  # noqa: E402
 import numpy as np  # noqa: E402
 
+from core.errors import InputError  # noqa: E402
 from report.scatter import animate, frame_of, scatter, scatter_strip  # noqa: E402
 
 STRIP = 8  # tests in it, at most
@@ -33,8 +36,12 @@ def read_points(run: Path, step: int) -> tuple[np.ndarray, list[str]]:
     return np.loadtxt(folder / "tensors.tsv", delimiter="\t", ndmin=2), labels
 
 
-def main(run: str) -> None:
-    run = Path(run)
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the run of recipes/hello_mnist.sh")
+    run = parser.parse_args(argv).run
+    if not (run / "metrics.jsonl").is_file():
+        raise InputError(f"{str(run)!r} holds no metrics.jsonl: sh recipes/hello_mnist.sh makes such a run")
     points = []
     captions = []
     for step, figures in read_tests(run).items():
@@ -61,4 +68,4 @@ def main(run: str) -> None:
 
 
 if __name__ == "__main__":
-    run_script(lambda argv: main(*argv))
+    run_script(main)

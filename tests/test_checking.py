@@ -121,26 +121,30 @@ def test_queries_without_a_positive():
 
 
 def test_lists_that_meet():
-    assert list_notes(few([1, 1, 2, 2]), few([3, 3], source="other.txt")) == []
+    assert list_notes(few([1, 1, 2, 2]), few([3, 3, 4, 4], source="other.txt")) == []
     (note,) = list_notes(few([1, 1, 2, 2]), few([2, 2, 3, 3], source="other.txt"))
-    assert note.startswith("1 of 2 test labels are train labels, too (2, for one)")
-    assert list_notes(few([1, 1, 2, 2]), few([7, 7]))[-1] == "2 of 2 test images are train images, too"
+    assert note.startswith("1 of 2 test labels is a train label, too (2, for one)")
+    assert "2 of 2 test images are train images, too" in list_notes(few([1, 1, 2, 2]), few([7, 7]))
+    assert "1 of 2 test images is a train image, too" in list_notes(few([1]), few([7, 7]))
+
+
+def test_a_test_list_of_one_label():
+    (note,) = list_notes(few([1, 1, 2, 2]), few([7, 7, 7], source="other.txt"))
+    assert note == "all 3 test images are of one label (7): whatever is found is right, and figures say nothing"
 
 
 @pytest.mark.parametrize("name", SAMPLERS.names())
 def test_labels_with_one_image(name):
     labels = [1, 1, 2, 2, 5]
     if name in REFUSE_SINGLETONS:
-        with pytest.raises(
-            InputError, match="1 of 3 train labels have a single image .label 5, for one.*; pk does not"
-        ):
+        with pytest.raises(InputError, match="1 of 3 train labels has a single image .label 5, for one.*; pk does not"):
             make_sampler(name, labels, 4, **REFUSE_SINGLETONS[name])
         return
     sampler = make_sampler(name, labels, 2 * 3 if name == "triplet" else 4)
     assert singleton_notes(few([1, 1, 2, 2]), "") == []
     if sampler.singletons:
         (note,) = singleton_notes(few([1, 1, 2, 2, 5]), sampler.singletons)
-        assert note == f"1 of 3 train labels have a single image (few.txt:6, for one): {sampler.singletons}"
+        assert note == f"1 of 3 train labels has a single image (few.txt:6, for one): {sampler.singletons}"
     drawn = np.array([[draw.index for draw in batch] for _, batch in zip(range(12), sampler)])
     assert (drawn == 4).any()
     if name == "triplet":
@@ -151,7 +155,7 @@ def test_labels_with_one_image(name):
         assert set((drawn == 4).sum(1)) <= {0, 2}
 
 
-@pytest.mark.parametrize("script, words", [("train_elem", []), ("train_pair", ["1 of 11 train labels have a single"])])
+@pytest.mark.parametrize("script, words", [("train_elem", []), ("train_pair", ["1 of 11 train labels has a single"])])
 def test_a_training_says_what_it_noticed(sop_copy, tmp_path, script, words):
     with open(sop_copy / "Ebay_train.txt", "a") as file:
         file.write("31 11 1 disc_final/one_more.jpg\n")
@@ -159,6 +163,6 @@ def test_a_training_says_what_it_noticed(sop_copy, tmp_path, script, words):
     cv2.imwrite(str(sop_copy / "disc_final" / "one_more.jpg"), 255 - picture)
     with tiny_backbone():
         printed = run(script, train_flags(sop_copy, tmp_path / "run", total_iter_num=1))
-    for word in ["1 of 10 test labels are train labels, too (11, for one)", *words]:
+    for word in ["1 of 10 test labels is a train label, too (11, for one)", *words]:
         assert f"note: {word}" in printed
     assert printed.count("note: ") == 1 + len(words)

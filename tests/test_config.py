@@ -253,6 +253,11 @@ def test_yaml_json_and_line_are_the_same(tmp_path):
         ("tags: [a, [b]]\n", ":1: tags: a list has texts and numbers, not ['b']"),
         ("tags: [a,]\nlr: !!bool x\n", ":2: lr: 'x' is no bool"),
         ("lr: !!timestamp x\n", ":1: lr: 'x' is no timestamp"),
+        ("a: &a\n  lr: 1\nb: *a\n", ":3: the section b is an alias of a"),
+        ("a: &a\n  lr: 1\nb:\n  <<: *a\n", ":4: << merges nothing here"),
+        ("lr: 010\n", ":1: lr: yaml takes 010 for 8"),
+        ("lr: 1:30\n", ":1: lr: yaml takes 1:30 for 90"),
+        ("lr: 1\nsampler:\n  name: balance\n  args:\n    n_labels: 2\n", ":2: sampler has a name and args"),
     ],
 )
 def test_faulty_yaml(tmp_path, text, sentence):
@@ -290,6 +295,22 @@ def test_a_flag_that_is_open_by_default_may_be_left_open_in_a_file(tmp_path):
     (tmp_path / "flags.yaml").write_text("pretrained_model:\nbest: ~\n")
     parsed = parse([f"--config={tmp_path / 'flags.yaml'}"], COMMANDS["train_elem"], "")
     assert parsed["pretrained_model"] is None and parsed["best"] is None
+
+
+def test_a_section_is_no_flag(tmp_path):
+    """One all of whose lines are comments says nothing, one that is given a value is refused."""
+    file = tmp_path / "flags.yaml"
+    file.write_text("loss:\n  # loss_name: arcmargin\noptimisation:\n  lr: 0.5\n")
+    assert parse([f"--config={file}"], COMMANDS["train_elem"], "")["lr"] == 0.5
+    file.write_text("lr: 0.5\noptimisation: adamw\n")
+    with pytest.raises(InputError, match="flags.yaml:2: optimisation is a section.*Did you mean '--optimiser'"):
+        parse([f"--config={file}"], COMMANDS["train_elem"], "")
+
+
+def test_an_option_is_named_where_a_script_only_reads_over_it(tmp_path):
+    (tmp_path / "flags.yaml").write_text("loss:\n  loss_name: arcmargin\n  arc_scael: 30\n")
+    with pytest.raises(InputError, match="flags.yaml:3: unknown flag '--arc_scael'. Did you mean '--arc_scale'"):
+        parse([f"--config={tmp_path / 'flags.yaml'}"], COMMANDS["eval"], "")
 
 
 def test_an_unknown_flag_in_a_file_is_named(tmp_path):

@@ -77,6 +77,12 @@ def test_photographs_that_nothing_reads_are_told_by_kind(photos):
     assert note.endswith("; photographs of these kinds are taken once they are saved as JPEG")
 
 
+def test_a_list_names_its_folder_once(photos):
+    (photos / "notes.txt").write_text("text")
+    (note,) = open_list(photos, None, "train").notes
+    assert note.startswith(f"left out of {str(photos)!r}: ") and note.count(str(photos)) == 1
+
+
 def test_infer_says_what_it_leaves_out(photos, tmp_path, finished_run):
     (photos / "notes.txt").write_text("text")
     line = as_line({"pretrained_model": finished_run, "input": photos, "output": tmp_path / "x.npz", **CPU})

@@ -73,7 +73,7 @@ def folder(tmp_path_factory):
             elif name == "eval":
                 importlib.import_module(name).main([*words[1:], "--use_gpu=False", "--cache=False"])
             elif name == "hello_report":
-                importlib.import_module("recipes.hello_report").main(*words[1:])
+                importlib.import_module("recipes.hello_report").main(words[1:])
     return place
 
 

@@ -39,7 +39,7 @@ def test_wrong_shapes_and_types_are_refused(name, embeddings, labels, sentence):
         ("triplet", [1, 1, 0, 4, 1, 1], r"rows 3..5 have labels \[4, 1, 1\]"),
         ("triplet", [1, 1, 1], r"rows 0..2 have labels \[1, 1, 1\]"),
         *[(name, [0, 1, 2, 3], "no label occurs twice among the 4 rows") for name in LOSSES.names(batch="pk")],
-        *[(name, [7], "no label occurs twice among the 1 rows") for name in LOSSES.names(batch="pk")],
+        *[(name, [7], "no label occurs twice among the 1 row;") for name in LOSSES.names(batch="pk")],
         *[(name, [7, 7, 7], "all 3 rows have label 7") for name in LOSSES.names(batch="pk")],
         ("siamese", [7, 7, 3], "3 rows are no pairs"),
         ("npairs", [7, 7, 3], "only label 7 occurs twice"),

@@ -276,6 +276,10 @@ def test_a_later_stage_and_an_evaluation_take_the_data_of_the_run(tiny, sop_copy
     assert "--train_list=shapes.csv --test_list=shapes.csv taken from" in printed
     flags = read_json(tmp_path / "pair" / "config.json")["flags"]
     assert flags["data_dir"] == str(sop_copy) and flags["train_list"] == "shapes.csv"
+    # A run that held labels out was not tested on its test list: a later stage holds out the same.
+    held = tiny_run(sop_copy, tmp_path / "held", train_list="shapes.csv", val_classes=2)
+    line = train_flags(None, tmp_path / "after", pretrained_model=held, total_iter_num=1, data_dir=None)
+    assert "--val_classes=2 taken from" in run("train_pair", line)
     # What is given wins, and what is left open beside it is the default.
     given = {"pretrained_model": folder, "data_dir": sop_copy, "output_dir": tmp_path / "out", "use_gpu": False}
     run("eval", as_line({**given, "num_workers": 0}))

@@ -1,5 +1,6 @@
 """recipes/run_table.py, with a python that only pretends to train; every command it is given has to parse."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from config.commands import COMMANDS
 from config.parse import parse
+from core.errors import InputError
 from recipes.run_table import find_recipes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,7 +120,7 @@ def test_every_loss_has_its_recipes():
 
 
 # What runs other programs in its own process's place, and what mkdocs calls.
-WITHOUT_FLAGS = ("oml_tests.py", "docs_site.py", "__init__.py")
+WITHOUT_FLAGS = ("peer_tests.py", "docs_site.py", "__init__.py")
 
 
 @pytest.mark.parametrize(
@@ -138,3 +140,13 @@ def test_ctrl_c_in_a_recipe_is_no_traceback():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "table.py: stopped by SIGINT\n")
+
+
+@pytest.mark.parametrize("script", ["demo_report", "hello_report"])
+def test_a_report_without_its_run_is_no_traceback(script, capsys, tmp_path):
+    main = importlib.import_module(f"recipes.{script}").main
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2 and "usage:" in capsys.readouterr().err
+    with pytest.raises(InputError, match="sh recipes/.*sh makes"):
+        main([str(tmp_path), "a", "b", "c"][: 4 if script == "demo_report" else 1])

@@ -228,7 +228,7 @@ def test_category_pk_fills_the_places_of_short_categories(batch_size, n_categori
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("balance", {"batch_size": 6}, "1 of 7 train labels have a single image .label 7"),
+        ("balance", {"batch_size": 6}, "1 of 7 train labels has a single image .label 7"),
         ("balance", {"batch_size": 16}, "needs 8 labels, but the train list has 7"),
         ("category_balance", {"n_categories": 3}, "n_categories is 3; with 2 categories it can be 1 to that many"),
         (

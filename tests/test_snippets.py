@@ -507,7 +507,7 @@ def call(command: Command, world: World) -> None:
     script, words = script_of(command)
     words = [flag for word in words for flag in (ELLIPSIS[script] if word == "..." else [word])]
     if script == "recipes/hello_report":
-        importlib.import_module("recipes.hello_report").main(*words)
+        importlib.import_module("recipes.hello_report").main(words)
         return
     if script in ("train_elem", "train_pair") and not any(word.startswith("--list") for word in words):
         if not any(word.startswith(("--data_dir", "--train_list", "--config")) for word in words):

@@ -179,5 +179,6 @@ def parse_folder(folder: Path, problems: Problems) -> dict[str, list] | None:
         problems.add(0, str(error))
         return None
     if note is not None:
-        problems.note(note)
+        # What is left out is said of the folder already.
+        problems.note(note, names_source=note.startswith("left out of"))
     return {**columns, "labels": as_labels(columns["labels"])}

@@ -17,7 +17,7 @@ class Problems:
 
     def __init__(self):
         self._problems: list[tuple[int, str]] = []
-        self._notes: list[str] = []
+        self._notes: list[tuple[str, bool]] = []
 
     def __len__(self) -> int:
         return len(self._problems)
@@ -26,9 +26,9 @@ class Problems:
         """Something is wrong in line `line`; 0 where it is about the list as a whole."""
         self._problems.append((line, sentence))
 
-    def note(self, sentence: str) -> None:
-        """Something should be known of the list."""
-        self._notes.append(sentence)
+    def note(self, sentence: str, names_source: bool = False) -> None:
+        """Something should be known of the list; names_source: whether the sentence itself says of which."""
+        self._notes.append((sentence, names_source))
 
     def lines(self, source: str | Path) -> list[str]:
         """The problems in the order of their lines, each behind `source` and its line."""
@@ -37,8 +37,8 @@ class Problems:
         return [f"{source}:{line}: {sentence}" if line else f"{source}: {sentence}" for line, sentence in ordered]
 
     def notes_of(self, source: str | Path) -> list[str]:
-        """The notes, each behind `source`."""
-        return [f"{source}: {sentence}" for sentence in self._notes]
+        """The notes, each behind `source` unless it names that."""
+        return [sentence if names_source else f"{source}: {sentence}" for sentence, names_source in self._notes]
 
 
 def first_faults(sentences: list[str], advice: str = "") -> list[str]:

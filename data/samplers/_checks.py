@@ -3,6 +3,7 @@
 import numpy as np
 
 from core.errors import InputError
+from core.text import plural
 from data.vocabulary import Vocabulary
 
 
@@ -57,8 +58,9 @@ def refuse_singletons(vocabulary: Vocabulary) -> None:
     """Raise InputError where a label has one image only."""
     singletons = np.flatnonzero(vocabulary.counts == 1)
     if len(singletons):
+        has = plural(len(singletons), "has", "have")
         raise InputError(
-            f"{len(singletons)} of {len(vocabulary)} train labels have a single image "
+            f"{len(singletons)} of {len(vocabulary)} train labels {has} a single image "
             f"(label {vocabulary.labels[singletons[0]]}, for one), but this sampler needs two of each; pk does not"
         )
 

@@ -116,7 +116,8 @@ class Evaluation:
         lines.append(
             f"{len(self.records)} {plural(len(self.records), self.records.noun)}, "
             f"{self.queries} {plural(self.queries, 'query')}, "
-            f"{len(self.query_gallery.gallery_rows)} in the gallery; {self.lone} queries without a positive, {rule}"
+            f"{len(self.query_gallery.gallery_rows)} in the gallery; "
+            f"{self.lone} {plural(self.lone, 'query')} without a positive, {rule}"
         )
         return "\n".join([percent_table(columns), *lines])
 
