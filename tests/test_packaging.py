@@ -76,7 +76,7 @@ def is_outer(link):
 
 
 def test_every_page_is_in_the_nav_once():
-    named = [name for section in SITE["nav"] for name in nav_titles([section])]
+    named = [name for section in SITE["nav"] for pages in section.values() for page in pages for name in page.values()]
     assert sorted(named) == sorted({*DOCS, *OUTSIDE}), "name each page of docs/ in mkdocs.yml, below nav:"
     assert not set(OUTSIDE) & set(DOCS), "a page from elsewhere would stand in the place of one of docs/"
 
@@ -188,6 +188,25 @@ def test_workflow(path):
             assert step["with"]["persist-credentials"] is False
         for files in re.findall(r"requirements\S*", str(step.get("with", {}).get("cache-dependency-path", ""))):
             assert list(ROOT.glob(files))
+
+
+def test_the_hooks_of_a_commit_find_nothing_to_mend():
+    """Who changes one file and runs all hooks is not to find others changed."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = {hook["id"]: hook for repo in config["repos"] for hook in repo["hooks"]}
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    if listed.returncode:
+        pytest.skip("no git, or no repository of it")
+    for name in listed.stdout.decode().split("\0"):
+        file = ROOT / name
+        if not file.is_file() or re.search(config["exclude"], name):
+            continue
+        content = file.read_bytes()
+        if b"\0" in content or not content:
+            continue
+        assert content.endswith(b"\n") and not content.endswith(b"\n\n"), f"{name} ends without a newline, or in two"
+        if not re.search(hooks["trailing-whitespace"]["exclude"], name):
+            assert not re.search(rb"[ \t]+$", content, flags=re.MULTILINE), f"{name}: blanks at the end of a line"
 
 
 def test_the_lint_of_a_commit_is_that_of_make():
