@@ -8,6 +8,7 @@ from core.console import log
 from core.errors import InputError
 from data.hold_out import hold_out
 from data.lists import open_list
+from data.notes import one_label_notes
 from data.provenance import list_facts, note_other_list
 from data.records import Records
 from data.soundness import refuse_broken_images
@@ -137,7 +138,7 @@ def describe_source(sources: Sources, encoder: Encoder | None) -> dict[str, obje
     records = sources.tested
     if isinstance(records, EmbeddingTable):
         records = records.records
-    for note in records.notes:
+    for note in (*records.notes, *one_label_notes(records)):
         log(f"note: {note}")
     if encoder is None:
         return {"embeddings": sources.embeddings}
