@@ -119,8 +119,8 @@ def test_every_loss_has_its_recipes():
         assert {recipe.script for recipe in recipes} == {"train_elem.py", "train_pair.py"}
 
 
-# What runs other programs in its own process's place, and what mkdocs calls.
-WITHOUT_FLAGS = ("peer_tests.py", "docs_site.py", "__init__.py")
+# What mkdocs calls, and what is imported.
+WITHOUT_FLAGS = ("docs_site.py", "__init__.py")
 
 
 @pytest.mark.parametrize(
