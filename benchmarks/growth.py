@@ -11,11 +11,13 @@ exceeds it by more than 0.15; a processor's cache that is left at one of the siz
 """
 
 import argparse
+import gc
 import json
 import math
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -136,7 +138,8 @@ def lists(folder: Path) -> Iterator[Curve]:
         sampler = SAMPLERS[name](**{fact: facts[fact] for fact in SAMPLERS.requirements(name)})
         if name == "neighbours":
             sampler.neighbours = nearest(labels, sampler.labels_in_batch - 1)
-        return lambda: list(islice(sampler.starting(seed=0), len(sampler)))
+        # A batch is let go before the next one, as training does.
+        return lambda: deque(islice(sampler.starting(seed=0), len(sampler)), maxlen=0)
 
     def nearest(labels: int, count: int = 14) -> np.ndarray:
         points = np.random.default_rng(0).standard_normal((labels, 16)).astype(np.float32)
@@ -322,6 +325,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--picture", default=str(PICTURE), help="file of the picture (default: beside this file)")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
+    # As scripts do (config/script.py): to look for garbage among torch's million objects takes longer than what is timed.
+    gc.set_threshold(50_000, 20, 20)
     kept = Path(args.output, "growth.json")
     figures = json.loads(kept.read_text()) if kept.is_file() else []
     lanes = [] if args.draw else args.lanes.split(",")
