@@ -325,7 +325,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--picture", default=str(PICTURE), help="file of the picture (default: beside this file)")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
-    # As scripts do (config/script.py): to look for garbage among torch's million objects takes longer than what is timed.
+    # As scripts do (config/script.py): looking for garbage among torch's million objects takes longer than what is
+    # timed.
     gc.set_threshold(50_000, 20, 20)
     kept = Path(args.output, "growth.json")
     figures = json.loads(kept.read_text()) if kept.is_file() else []
