@@ -23,7 +23,7 @@ from config.commands import INFER
 from config.parse import Args, parse
 from config.script import run_script
 from core.errors import InputError
-from core.text import plural
+from core.text import counted
 
 PRINTED = 1000  # images whose features are printed
 
@@ -74,7 +74,7 @@ def embed_images(args: Args) -> None:
     classifier = open_classifier(args["pretrained_model"], **args.classifier)
 
     if not args["output"] and len(records) > PRINTED:
-        count = f"{len(records)} {plural(len(records), records.noun)}"
+        count = counted(len(records), records.noun)
         log(f"the first {PRINTED} of {count} are embedded and printed; --output keeps those of all")
         records = records.take(slice(PRINTED))
     skips = skips_unreadable(args)
@@ -91,7 +91,7 @@ def embed_images(args: Args) -> None:
         written = ""
         if outputs.paths:
             written = f", written: {', '.join(map(str, outputs.paths))}"
-        print(f"{len(table)} {plural(len(table), records.noun)}, {table.width} numbers each{written}")
+        print(f"{counted(len(table), records.noun)}, {table.width} numbers each{written}")
 
 
 def skips_unreadable(args: Args) -> bool:

@@ -25,7 +25,7 @@ from core.errors import InputError, near_match
 from core.lists import list_titles, split_lists
 from core.numerals import read_float, read_int
 from core.recipe import Recipe, read_recipe, words_for
-from core.text import plural
+from core.text import counted, plural
 from core.types import SWITCH, Count, Lists, Paths, positive
 from data.benchmark_list import write_benchmark_list
 from data.check import check_images
@@ -195,7 +195,7 @@ def check(paths: list[str], data_dir: str | None) -> int:
         print(f"note: {note}")
     for fault in faults:
         print(fault)
-    print(f"{len(faults)} {plural(len(faults), 'fault')}")
+    print(counted(len(faults), "fault"))
     return len(faults)
 
 
@@ -234,7 +234,7 @@ def fix(list_file: str, data_dir: str | None, fixes: str, output: str, split: st
     clauses = []
     for action, count in sorted(counts.items()):
         noun, verb = DONE[action]
-        clauses.append(f"{count} {plural(count, noun)} {verb}")
+        clauses.append(f"{counted(count, noun)} {verb}")
     done = ", ".join(clauses)
     print(f"written: {output}; {done or 'nothing was to be done'}")
     # A list that stands elsewhere than the old one still has its paths.

@@ -25,7 +25,7 @@ from config.parse import Args, parse
 from config.script import run_script
 from core.errors import InputError, near_match
 from core.ranks import is_first, world_size
-from core.text import plural
+from core.text import counted, plural
 
 # Imports stand in the functions: torch takes seconds to import, which no help and no mistyped flag has to wait for.
 
@@ -323,7 +323,7 @@ def find(folder: str, args: Args) -> None:
         elif shown < len(index):
             which = " of these labels and categories"
         shown_all = plural(shown, "which is shown", "and all of them are shown")
-        log(f"--k={args['k']}: {index.folder} holds {shown} {plural(shown, index.noun)}{which}, {shown_all}")
+        log(f"--k={args['k']}: {index.folder} holds {counted(shown, index.noun)}{which}, {shown_all}")
     print_tables(answers)
     print_lines(unknown_notes(answers))
     if len(answers.records) > DRAWN and any(path.suffix == ".png" for path in outputs):
@@ -431,7 +431,7 @@ def serve(folder: str, args: Args) -> None:
             return open_live_encoder(settings_for_index(ModelSettings(), (), index), *device, args["runtime"])
 
         server = Server(folder, encoder, settings, token, open_encoder)
-        print_lines([f"{len(index)} {plural(len(index), index.noun)}", *greeting(port, settings, token)])
+        print_lines([counted(len(index), index.noun), *greeting(port, settings, token)])
         run(server.app, port)
 
 

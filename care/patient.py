@@ -10,7 +10,7 @@ from care.examine import Other
 from care.looks import Look, look_at_all
 from care.subject import Subject, open_subject, rows_in_table
 from core.console import log
-from core.text import plural
+from core.text import counted
 from embeddings.embed import embed_list
 from embeddings.encoder import Encoder
 from embeddings.files import load_table
@@ -81,7 +81,7 @@ class Patient:
         if self.feedback is None:
             return []
         clicks, elsewhere = read_clicks(self.feedback, self.subject.records)
-        log(f"{self.feedback}: {len(clicks)} {plural(len(clicks), 'click')} on rows of the list, {elsewhere} on others")
+        log(f"{self.feedback}: {counted(len(clicks), 'click')} on rows of the list, {elsewhere} on others")
         return clicks
 
 

@@ -7,7 +7,7 @@ from config.commands import Choice, Command
 from core.console import log
 from core.errors import InputError, near_match
 from core.sources import registered, summary_of
-from core.text import plural
+from core.text import counted
 
 BACKBONES = "models/backbones"
 # Prefixes of sources, whose names a package knows: {prefix: what stands behind it}.
@@ -107,7 +107,7 @@ def _counts(rows: list[tuple[str, ...]]) -> list[str]:
         source = files.get(name, name.partition(":")[0])
         counts[source] = counts.get(source, 0) + 1
     by_source = ", ".join(f"{count} of {source}" for source, count in counts.items())
-    return [f"{len(rows)} {plural(len(rows), 'model')}: {by_source}"]
+    return [f"{counted(len(rows), 'model')}: {by_source}"]
 
 
 def _of_packages(word: str) -> list[tuple[str, dict[str, object]]]:

@@ -26,6 +26,11 @@ def plural(count: int, word: str, of_more: str | None = None) -> str:
     return f"{word}s"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: `1 image`, `3 images`."""
+    return f"{count} {plural(count, noun)}"
+
+
 def printable(text: str) -> str:
     """A text on one line that a terminal can take: control characters, and bytes that are no UTF-8, as escapes."""
     characters = []

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from core.errors import InputError
 from core.items import content_of, file_of, is_clip, is_text, start_of
-from core.text import plural
+from core.text import counted
 from data.audio.files import read_sound
 from data.image.decode import box_overhang, crop_to_box, decode_whole
 from data.records import Records
@@ -52,9 +52,8 @@ def check_images(lists: dict[str, Records], read: Callable[[str], np.ndarray]) -
     problems = []
     copies = defaultdict(list)  # by digest
     for split, records in lists.items():
-        images, labels = len(records), len(records.vocabulary)
-        of_labels = f"{labels} {plural(labels, 'label')}"
-        print(f"{split}: {images} {plural(images, records.noun)} of {of_labels} in {records.source}")
+        images, labels = counted(len(records), records.noun), counted(len(records.vocabulary), "label")
+        print(f"{split}: {images} of {labels} in {records.source}")
         print("\n".join(_histogram(records.vocabulary.counts, f"{records.noun}s")))
         sizes = []
         lengths = []

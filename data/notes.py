@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from core.text import plural
+from core.text import counted, plural
 from data.records import Records
 from data.vocabulary import of_one_kind
 
@@ -59,7 +59,7 @@ def query_notes(test: Records) -> list[str]:
         return []
     first = queries[0]
     more, others = len(queries) - 1, int(test.is_query.sum()) - 1
-    which = f", and of {more} of {others} {plural(others, 'other')}," if more else ""
+    which = f", and of {more} of {counted(others, 'other')}," if more else ""
     return [
         f"{test.location(first)}: the label {test.label_text(first)} of this query{which} has no other {test.noun} in "
         f"the gallery: {plural(len(queries), 'it counts as a miss', 'they count as misses')}"

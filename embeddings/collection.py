@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import InputError
-from core.text import plural
+from core.text import counted
 from core.types import Count
 from data.embedded import unpack_what_is_named
 from data.records import Records
@@ -122,6 +122,6 @@ def label_sentence(labels: np.ndarray | Sequence[str | None] | None) -> str:
     known = [label for label in ([] if labels is None else list(labels)) if label is not None]
     if not known:
         return "nobody knows labels"
-    text = f"{len(set(known))} {plural(len(set(known)), 'label')}"
+    text = counted(len(set(known)), "label")
     unknown = len(labels) - len(known)
-    return f"{text}, {unknown} {plural(unknown, 'row')} without one" if unknown else text
+    return f"{text}, {counted(unknown, 'row')} without one" if unknown else text

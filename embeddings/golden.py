@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from core.errors import InputError, first_line
-from core.text import plural
+from core.text import counted
 from data.image.files import load
 from data.image.resize import resize
 from data.image.transforms import TestTransform
@@ -106,7 +106,7 @@ def golden_images(
     if records is not None:
         rows = spaced_rows(len(records), COUNT)
         images = [load(records, row) for row in rows] + images
-        source = f"{len(rows)} {plural(len(rows), 'image')} of {records.source} and {source}"
+        source = f"{counted(len(rows), 'image')} of {records.source} and {source}"
     return GoldenImages(network, source, images, transform, normalises)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from core.console import log
 from core.errors import InputError
 from core.files import make_folder, read_json, replace_json
-from core.text import plural
+from core.text import counted, plural
 from data.shards import unpack
 from data.soundness import refuse_broken_images
 from embeddings.encoder import Encoder
@@ -38,7 +38,7 @@ class Embedded(NamedTuple):
         shards, images = plural(self.shards, "shard"), plural(self.images, "image")
         text = f"{self.shards} {shards} embedded, {self.images} {images}, in {folder}"
         if self.before:
-            text += f"; {self.before} {plural(self.before, 'shard')} {plural(self.before, 'was', 'were')} done already"
+            text += f"; {counted(self.before, 'shard')} {plural(self.before, 'was', 'were')} done already"
         return text
 
 
@@ -86,7 +86,7 @@ def embed_shards(
             continue
         done = _embed_shard(shard, folder / f"{shard.name}.npz", encoder, skips_unreadable)
         replace_json(mark, {"shard": shard.name, "bytes": size, "images": done, "model": encoder.fingerprint})
-        log(f"{shard.name}: {done} {plural(done, 'image')} embedded")
+        log(f"{shard.name}: {counted(done, 'image')} embedded")
         count += 1
         images += done
     return Embedded(count, before, images)

@@ -13,7 +13,7 @@ from core.arrays import RowFile
 from core.console import log
 from core.errors import InputError
 from core.files import open_output
-from core.text import plural
+from core.text import counted
 from core.types import Paths, Switch
 from core.versions import package_versions
 from data.records import Records
@@ -117,7 +117,7 @@ def embed_rows(
     order = order.numpy()
     done = int((order >= 0).sum())
     if done:
-        log(f"{done} of {len(records)} {plural(len(records), records.noun)} are embedded already")
+        log(f"{done} of {counted(len(records), records.noun)} are embedded already")
     left = np.flatnonzero(order < 0)
     if not len(left):
         return order
@@ -154,11 +154,11 @@ def _table_of_readable(
     """The table of those records that could be read. order (N,): the row of each, -1 for none."""
     is_read = order >= 0
     if not is_read.any():
-        raise NothingReadable(f"not one of {len(records)} {plural(len(records), records.noun)} could be read")
+        raise NothingReadable(f"not one of {counted(len(records), records.noun)} could be read")
     if not is_read.all():
         missing = len(records) - int(is_read.sum())
         verb = "is" if missing == 1 else "are"
-        log(f"{missing} of {len(records)} {plural(len(records), records.noun)} could not be read and {verb} left out")
+        log(f"{missing} of {counted(len(records), records.noun)} could not be read and {verb} left out")
         records = records.take(is_read)
         order = order[is_read]
     if isinstance(rows, KeyedRows):

@@ -18,7 +18,7 @@ import numpy as np
 from core.console import log
 from core.errors import InputError
 from core.items import file_of
-from core.text import plural, shown_path
+from core.text import counted, plural, shown_path
 from core.types import AboveZero
 from data.formats.folders import find_files
 from data.records import Records
@@ -254,7 +254,7 @@ def plan_lines(plan: Plan, index: Index) -> list[str]:
     if plan.unseen:
         stay = plural(len(plan.unseen), "stays as it is", "stay as they are")
         lines.append(f"cannot look at {len(plan.unseen)}, which {stay}: {plan.unseen[0]}, for one")
-    kept = f"{plan.kept} {plural(plan.kept, index.noun)} {plural(plan.kept, 'stays as it is', 'stay as they are')}"
+    kept = f"{counted(plan.kept, index.noun)} {plural(plan.kept, 'stays as it is', 'stay as they are')}"
     return [*lines, kept]
 
 

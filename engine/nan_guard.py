@@ -10,7 +10,7 @@ from torch import nn
 
 import distributed
 from core.errors import InputError
-from core.text import plural
+from core.text import counted
 
 
 class FiniteGuard:
@@ -87,7 +87,7 @@ class NotFinite(InputError):
     def __init__(self, step: int, loss: float, norm: float, indices: torch.Tensor, skipped: int):
         after = ""
         if skipped:
-            after = f" after {skipped} {plural(skipped, 'step')} left out"
+            after = f" after {counted(skipped, 'step')} left out"
         super().__init__(f"the loss is {loss} and the gradient's norm {norm} at step {step}{after}")
         self.step = step
         self.indices = indices.tolist()

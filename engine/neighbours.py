@@ -19,7 +19,7 @@ import distributed
 from core.console import log
 from core.errors import InputError
 from core.sources import is_weights_name
-from core.text import plural
+from core.text import counted
 from data.collate import Batch
 from data.loader import BatchLoader, OnBad, open_test_loader
 from data.records import Records
@@ -101,7 +101,7 @@ class NeighbourBatches:
         if distributed.is_first():
             count = self.sampler.neighbours_shape[1]
             table = torch.from_numpy(nearest_labels(points.numpy(), count, self.sampler.lookalike))
-            log(f"behind step {step}: neighbours of {len(table)} {plural(len(table), 'label')} looked for")
+            log(f"behind step {step}: neighbours of {counted(len(table), 'label')} looked for")
         # The others may wait for long.
         distributed.barrier()
         distributed.broadcast_tensors([table])

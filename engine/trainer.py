@@ -10,7 +10,7 @@ import torch
 import distributed
 from core.console import log
 from core.errors import InputError
-from core.text import plural
+from core.text import counted
 from core.types import AtLeastZero, Count, NanPolicy, Positive, Seed
 from core.versions import versions
 from data.records import Records
@@ -153,7 +153,7 @@ class Trainer:
             steps = f"steps {self.progress.start + 1} to {self.schedule.total_iter_num}"
         images = len(self.records)
         log(
-            f"{loss_name} on {images} {plural(images, self.records.noun)} of {labels} {plural(labels, 'label')}, "
+            f"{loss_name} on {counted(images, self.records.noun)} of {counted(labels, 'label')}, "
             f"tested on {', '.join(lists)}; "
             f"{self.learner.device}, {self.learner.precision}; {steps}; writes to {self.run.folder}"
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from core.errors import InputError
-from core.text import plural
+from core.text import counted
 from core.slices import numbers_at_once, slices_within
 from losses._mined import Reference, column_labels
 
@@ -30,7 +30,7 @@ def check_pairs(labels: torch.Tensor, reference: Reference | None = None) -> Non
     columns = len(labels) + (0 if reference is None else len(reference.labels))
     positives, negatives = pair_counts(labels, reference)
     if positives.max() == 0:
-        rows = f"{columns} {plural(columns, 'row')}"
+        rows = counted(columns, "row")
         raise InputError(f"no label occurs twice among the {rows}; a pair loss needs two images of a label")
     if negatives.max() == 0:
         raise InputError(f"all {columns} rows have label {labels[0]}; a pair loss needs two labels in a batch")

@@ -4,7 +4,7 @@
 import torch
 
 from core.errors import InputError
-from core.text import plural
+from core.text import counted
 from losses._distances import table
 from losses._mined import Reference, Triplets
 from miners._blocks import nearest
@@ -56,6 +56,6 @@ def rows_by_label(labels: torch.Tensor) -> torch.Tensor:
     if len(values) == 1:
         raise InputError(f"all {len(labels)} rows have label {values[0]}; the miner hard_cluster needs two labels")
     if counts[0] == 1:
-        rows = f"{len(labels)} {plural(len(labels), 'row')}"
+        rows = counted(len(labels), "row")
         raise InputError(f"no label occurs twice among the {rows}; the miner hard_cluster needs two of each")
     return labels.argsort(stable=True).view(len(values), -1)

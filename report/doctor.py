@@ -11,7 +11,7 @@ import numpy as np
 
 from core.errors import InputError
 from core.files import make_folder
-from core.text import plural
+from core.text import counted
 from data.fixes import KEEP, KINDS, Finding, fix_command, write_fixes
 from data.image.files import read_image
 from data.records import Records
@@ -88,7 +88,7 @@ class Diagnosis:
             yield f"note: {note}"
         findings, images = len(self.findings), len(self.records)
         yield (
-            f"{findings} {plural(findings, 'finding')} on {images} {plural(images, self.records.noun)}; wrong labels: "
+            f"{counted(findings, 'finding')} on {counted(images, self.records.noun)}; wrong labels: "
             f"at most about {100 * self.wrong_labels:.1f} %"
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 from core.errors import InputError
 from core.files import open_output, replacing
 from core.items import file_of, is_text, noun_of
-from core.text import plural, printable, shown_path
+from core.text import counted, plural, printable, shown_path
 from core.types import Paths
 from data.names import Names
 from data.records import Records
@@ -156,7 +156,7 @@ def unknown_notes(answers: Answers) -> list[str]:
     count = int((~answers.is_same.any(1)).sum())
     queries = len(answers.is_same)
     return [
-        f"{count} of {queries} {plural(queries, 'query')} {plural(count, 'is', 'are')} {UNKNOWN}: nothing that "
+        f"{count} of {counted(queries, 'query')} {plural(count, 'is', 'are')} {UNKNOWN}: nothing that "
         f"{plural(count, 'it', 'they')} found has a cosine of "
         f"{answers.decision.threshold:.4f} or more"
     ]

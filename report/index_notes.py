@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
-from core.text import plural, printable, shown_path
+from core.text import counted, plural, printable, shown_path
 from data.records import Records
 from embeddings.sync import Synced
 from report.index_fitness import fitness_notes
@@ -15,7 +15,7 @@ SHOWN_FILES = 10  # of those that could not be read
 
 def built_notes(index: Index, given: int) -> list[str]:
     """Of an index that was made of so many images."""
-    line = f"{len(index)} {plural(len(index), index.noun)} in {index.folder}, backend {index.card['backend']}"
+    line = f"{counted(len(index), index.noun)} in {index.folder}, backend {index.card['backend']}"
     repeats = given - len(index)
     if repeats:
         line += f"; {repeats} skipped, which {plural(repeats, 'comes', 'come')} twice"
@@ -24,7 +24,7 @@ def built_notes(index: Index, given: int) -> list[str]:
 
 def added_notes(index: Index, added: Added) -> list[str]:
     """Of an index that was added to."""
-    clauses = [f"{added.new} {plural(added.new, index.noun)} added to {index.folder}, which now holds {len(index)}"]
+    clauses = [f"{counted(added.new, index.noun)} added to {index.folder}, which now holds {len(index)}"]
     if added.replaced:
         clauses.append(f"{added.replaced} replaced, whose picture has changed")
     if added.skipped:
@@ -78,7 +78,7 @@ def synced_notes(index: Index, synced: Synced) -> list[str]:
         "as they were": synced.kept,
     }
     clauses = ", ".join(f"{count} {word}" for word, count in counts.items())
-    line = f"{clauses}; {index.folder} now holds {len(index)} {plural(len(index), index.noun)}"
+    line = f"{clauses}; {index.folder} now holds {counted(len(index), index.noun)}"
     return [line, *unreadable_notes(synced.unreadable), *fitness_notes(index)]
 
 
@@ -94,7 +94,7 @@ def next_notes(index: Index, root: str | None) -> list[str]:
 def deleted_notes(index: Index, count: int) -> list[str]:
     """Of an index from which so many items were deleted."""
     return [
-        f"{count} {plural(count, index.noun)} deleted from {index.folder}, which now holds {len(index)}",
+        f"{counted(count, index.noun)} deleted from {index.folder}, which now holds {len(index)}",
         *fitness_notes(index),
     ]
 
@@ -106,7 +106,7 @@ def decided_notes(index: Index) -> list[str]:
     far, tar = origin["far"], origin["tar"]
     lines = [
         f"from cosine {decision.threshold:.4f} on, {index.noun}s are called the same in {index.folder}",
-        f"on {origin['list']}, {origin['labels']} {plural(origin['labels'], 'label')}: "
+        f"on {origin['list']}, {counted(origin['labels'], 'label')}: "
         f"FAR {far['value']:.3g}{_interval_text(far, 1, '.3g')}, "
         f"TAR {100 * tar['value']:.2f}{_interval_text(tar, 100, '.2f')} %",
         f"a query that is none of its {len(index):,} {plural(len(index), index.noun)} is called the same as "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core.errors import InputError
 from core.items import is_clip
-from core.text import plural
+from core.text import counted, plural
 from data.formats.problems import Problems
 from data.image.header import FORMATS, is_image
 from data.vocabulary import as_labels
@@ -156,7 +156,7 @@ def label_folders(folder: str | Path, level: int = 1) -> tuple[dict[str, list[st
     if not columns["paths"]:
         raise InputError(
             f"no image lies in a folder of its label below {str(folder)!r}: {str(folder / 'LABEL' / 'image.jpg')!r} "
-            f"is what is looked for ({len(paths)} {plural(len(paths), 'image')} there "
+            f"is what is looked for ({counted(len(paths), 'image')} there "
             f"{plural(len(paths), 'lies', 'lie')} elsewhere)"
         )
     if level == 1:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from core.text import plural
+from core.text import counted
 
 SHOWN_FAULTS = 20  # sentences about lists that an error shows at the most
 LONGEST_ECHO = 100  # characters of a wrong value or line that are shown
@@ -46,7 +46,7 @@ def first_faults(sentences: list[str], advice: str = "") -> list[str]:
     more = len(sentences) - SHOWN_FAULTS
     if more <= 0:
         return sentences
-    return [*sentences[:SHOWN_FAULTS], f"and {more} {plural(more, 'fault')} more{advice}"]
+    return [*sentences[:SHOWN_FAULTS], f"and {counted(more, 'fault')} more{advice}"]
 
 
 def not_empty(columns: dict[str, list], sentence: str, problems: Problems) -> dict[str, list] | None:

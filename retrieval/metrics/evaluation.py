@@ -9,7 +9,7 @@ import torch
 
 from core.console import log
 from core.slices import search_memory
-from core.text import plural
+from core.text import counted
 from core.types import Positive, Rates, SomeOf, Widths, Words
 from retrieval.metrics.clustering import cluster_agreement
 from retrieval.metrics.components import component_fractions
@@ -114,10 +114,10 @@ class Evaluation:
             )
         rule = "left out" if self.skip_lone else "counted as misses"
         lines.append(
-            f"{len(self.records)} {plural(len(self.records), self.records.noun)}, "
-            f"{self.queries} {plural(self.queries, 'query')}, "
+            f"{counted(len(self.records), self.records.noun)}, "
+            f"{counted(self.queries, 'query')}, "
             f"{len(self.query_gallery.gallery_rows)} in the gallery; "
-            f"{self.lone} {plural(self.lone, 'query')} without a positive, {rule}"
+            f"{counted(self.lone, 'query')} without a positive, {rule}"
         )
         return "\n".join([percent_table(columns), *lines])
 
