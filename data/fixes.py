@@ -168,9 +168,12 @@ def fix_command(file: Path, folder: Path, suffix: str, fixes: str | Path) -> str
         f"--fixes={fixes}",
         f"--output={file.with_name(f'clean{suffix}')}",
     ]
-    if folder not in (file.parent, file):
-        words.append(f"--data_dir={folder}")
-    return shlex.join(words)
+    return shlex.join(words + folder_words(file, folder))
+
+
+def folder_words(file: Path, folder: Path) -> list[str]:
+    """The flag that says where a list's paths start from, if that is not where it lies."""
+    return [] if folder in (file.parent, file) else [f"--data_dir={folder}"]
 
 
 @dataclass(frozen=True)

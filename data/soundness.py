@@ -13,7 +13,7 @@ from tqdm import tqdm
 from core.errors import InputError
 from core.items import is_text, member_of, modality_of
 from data.audio.files import check_clip
-from data.fixes import fix_command, read_raw_list
+from data.fixes import fix_command, folder_words, read_raw_list
 from data.formats.problems import SHOWN_FAULTS
 from data.image.decode import decode_whole
 from data.image.files import read_bytes
@@ -61,7 +61,7 @@ def _way_out(records: Records, row: int) -> str:
         folder = Path(path[: path.rfind(written)] or ".") if written in path else Path(".")
     command = fix_command(raw.file, folder, raw.suffix, Path(FIXES_FOLDER, "fixes.csv"))
     examine = ["python", "reader.py", "doctor", str(raw.file), f"--output_dir={FIXES_FOLDER}"]
-    examine += [word for word in shlex.split(command) if word.startswith("--data_dir=")]
+    examine += folder_words(raw.file, folder)
     if raw.kind == "folder":
         command += " (with --split=validation, if it is a list to test on)"
     return f"a list without such: {shlex.join(examine)}, and with what you leave in its fixes.csv: {command}"
