@@ -197,11 +197,16 @@ def faiss_search(table, k):
     return {f"faiss GpuIndexFlatIP, k={k}": lambda: index.search(rows, k)}
 
 
+def one_against_rest(rows, device):
+    """A QueryGallery of so many made-up embeddings on the device."""
+    table, labels = clusters(rows, WIDTH)
+    return QueryGallery.of(table.to(device), labels)
+
+
 def evaluation(rows, rounds, device):
     """(title, figures) of exact Recall@1, each image against all others, beside the bare product."""
-    table, labels = clusters(rows, WIDTH)
-    table = table.to(device)
-    query_gallery = QueryGallery.of(table, labels)
+    query_gallery = one_against_rest(rows, device)
+    table = query_gallery.gallery_table
     memory = search_memory(device.type)
 
     def bare():
@@ -219,9 +224,8 @@ def evaluation(rows, rounds, device):
 
 def nearest(rows, rounds, device):
     """(title, figures) of the exact nearest of each image."""
-    table, labels = clusters(rows, WIDTH)
-    table = table.to(device)
-    query_gallery = QueryGallery.of(table, labels)
+    query_gallery = one_against_rest(rows, device)
+    table = query_gallery.gallery_table
     memory = search_memory(device.type)
     contenders = {
         f"product and topk, float32, k={NEAREST + 1}": plain_search(table, NEAREST + 1),

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from runs import tiny_backbone
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.pairs import operations
 from data.samplers import PKSampler
 from engine.learner import Learner
 from engine.objective import Objective
@@ -33,16 +33,6 @@ SLACK = 1.1
 
 # Of a pair loss and its gradient, once it was called: operations, and calls of functions by Python.
 OF_A_LOSS = {"multi_similarity": (83, 341), "smooth_ap": (71, 361), "triplet_margin": (72, 373)}
-
-
-class Counted(TorchDispatchMode):
-    """Counts what reaches the devices."""
-
-    number = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.number += 1
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -62,9 +52,8 @@ def test_operations_of_a_step(name):
         update(learner)
 
     step()  # which makes the optimiser's state
-    with Counted() as counted:
-        step()
-    assert 0 < counted.number <= SLACK * OPERATIONS[name], f"{name}: {counted.number} operations a step"
+    number = operations(step)
+    assert 0 < number <= SLACK * OPERATIONS[name], f"{name}: {number} operations a step"
 
 
 def instructions(function):
@@ -125,9 +114,7 @@ def counts_of_a_loss(name):
         return torch.autograd.grad(loss(rows, labels), rows)
 
     slopes()
-    with Counted() as counted:
-        slopes()
-    return counted.number, calls(slopes)
+    return operations(slopes), calls(slopes)
 
 
 @pytest.mark.parametrize("name", OF_A_LOSS)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from runs import tiny_backbone
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.pairs import operations
 from core.pairs import InputPairs
 from engine.averaging import Averaging
 from engine.kept_classes import WithKeptClasses
@@ -49,16 +49,6 @@ class Crossings(TorchFunctionMode):
             crosses = function is torch.Tensor.to and args[0].device != META
             assert not crosses or kwargs.get("non_blocking"), "a tensor of the host"
         return result
-
-
-class Operations(TorchDispatchMode):
-    """Counts what reaches the device."""
-
-    number = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.number += 1
-        return function(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
@@ -125,7 +115,7 @@ def test_no_loss_waits(name, device, monkeypatch):
     take_steps(learner_of(network(), loss_of(name), device), monkeypatch)
 
 
-def operations(name, images, classes, monkeypatch):
+def operations_of_loss(name, images, classes, monkeypatch):
     """How many operations a loss and its gradient are on an accelerator."""
     facts = {"embedding_size": 8, "num_classes": classes}
     loss = LOSSES[name](**{fact: facts[fact] for fact in LOSSES.requirements(name)}).to(META)
@@ -133,17 +123,16 @@ def operations(name, images, classes, monkeypatch):
     labels = torch.arange(images) // 3
     if not getattr(loss, "reads_labels", False):
         labels = labels.to(META)
-    with waits_are_errors(META, monkeypatch), Operations() as counted:
-        loss(embeddings, labels).backward()
-    return counted.number
+    with waits_are_errors(META, monkeypatch):
+        return operations(lambda: loss(embeddings, labels).backward())
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
 def test_operations_of_a_loss_are_as_many_in_a_large_batch(name, monkeypatch):
     """An accelerator is not fed slices that are small enough for the cache of a CPU: each operation has its price."""
-    few = operations(name, 96, 50, monkeypatch)
-    assert operations(name, 1536, 50, monkeypatch) == few
-    assert operations(name, 96, 50_000, monkeypatch) == few
+    few = operations_of_loss(name, 96, 50, monkeypatch)
+    assert operations_of_loss(name, 1536, 50, monkeypatch) == few
+    assert operations_of_loss(name, 96, 50_000, monkeypatch) == few
 
 
 def with_memory(device):

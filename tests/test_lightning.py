@@ -359,14 +359,19 @@ torch.save(
 """
 
 
+def left_by_ranks(folder, program):
+    """What each of two ranks has left in `folder`, of a program that a user starts as one process."""
+    script = folder / "run.py"
+    script.write_text(program.format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(folder)))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
 @pytest.mark.slow
 def test_two_processes(tmp_path):
     """Both see all of the list, have the same figures and weights, and the backbone stays where it is to."""
-    script = tmp_path / "run.py"
-    script.write_text(TWO_PROCESSES.format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(tmp_path)))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    first, second = left_by_ranks(tmp_path, TWO_PROCESSES)
     for result in (first, second):
         assert result["indices"].tolist() == list(range(21))
         assert result["error"] < 1e-5
@@ -411,11 +416,7 @@ torch.save({{"weights": seen[-1], "stayed": stayed}}, f"{folder}/{{trainer.globa
 @pytest.mark.slow
 def test_pairs_in_two_processes(tmp_path):
     """Both end with the same weights, whatever their batches were, and the backbone stays in the first epoch alone."""
-    script = tmp_path / "run.py"
-    script.write_text(PAIRS_OF_TWO.format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(tmp_path)))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    first, second = left_by_ranks(tmp_path, PAIRS_OF_TWO)
     for result in (first, second):
         held, moved = result["stayed"]
         assert held == ["backbone.0.weight", "backbone.0.bias", "backbone.1.weight", "backbone.1.bias"] and moved == []
