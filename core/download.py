@@ -1,7 +1,6 @@
 """A file from an address: going on where an earlier try was cut off, checked, and there whole or not at all."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import urllib.request
@@ -12,6 +11,7 @@ from typing import IO
 from urllib.error import HTTPError
 
 from core.console import log
+from core.locks import lock_for_writing
 
 TRIES = 3
 TIMEOUT = 30  # seconds of silence
@@ -57,7 +57,7 @@ def _locked(path: Path) -> Iterator[None]:
     """Of several processes one at a time."""
     while True:
         with open(path, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_for_writing(lock, wait=True)
             # Who waited may have got the lock of a file that the one before has removed.
             if not _is_at(path, lock):
                 continue

@@ -6,8 +6,9 @@ import weakref
 from typing import IO
 
 
-def lock_for_writing(file: IO) -> None:
-    """Take an open file for this process until it is closed. Raises BlockingIOError where another one has it.
+def lock_for_writing(file: IO, wait: bool = False) -> None:
+    """Take an open file for this process until it is closed. Where another one has it, `wait` until it lets go; raises
+    BlockingIOError otherwise.
 
     Processes that are forked meanwhile, such as those that load images, do not hold it: where this one is killed they
     live on for some seconds, in which what it did could not be gone on with.
@@ -16,7 +17,10 @@ def lock_for_writing(file: IO) -> None:
         import fcntl
     except ImportError:  # on Windows, where nobody else is asked
         return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    kind = fcntl.LOCK_EX
+    if not wait:
+        kind |= fcntl.LOCK_NB
+    fcntl.flock(file, kind)
     _locked_files().add(file)
 
 

@@ -10,6 +10,7 @@ from types import GenericAlias, NoneType
 
 from core.errors import InputError
 from core.files import read_json
+from core.locks import lock_for_writing
 from retrieval.decision import Decision
 from retrieval.index.backends import BACKENDS
 
@@ -203,15 +204,13 @@ def locked(folder: str | Path) -> Iterator[None]:
 
     A folder that was made for an index which then failed is removed again.
     """
-    import fcntl  # not on Windows, where an index can be searched all the same
-
     folder = Path(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / LOCK, "a", opener=_open_no_link)
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_for_writing(lock)
             # Whoever removed the folder meanwhile left a lock on a file that is not there any more.
             if not os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK)):
                 raise OSError("removed by the process that held it")
@@ -227,8 +226,8 @@ def locked(folder: str | Path) -> Iterator[None]:
 
 
 def _open_no_link(path: str, mode: int) -> int:
-    """An opener that follows no link: a lock may not be made outside the folder."""
-    return os.open(path, mode | os.O_NOFOLLOW, 0o666)
+    """An opener that follows no link: a lock may not be made outside the folder. Windows knows no such mode."""
+    return os.open(path, mode | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 @contextlib.contextmanager
