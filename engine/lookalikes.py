@@ -52,7 +52,7 @@ class Lookalikes:
         self, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Masks (B, C) of positives, and of negatives that are no look-alikes."""
-        _, columns = placed(embeddings.float(), reference, "cosine")
+        columns = placed(embeddings.float(), reference, "cosine").columns
         positives = labels[:, None] == column_labels(labels, reference)
         negatives = ~positives
         positives.fill_diagonal_(False)

@@ -58,6 +58,16 @@ def centred(rows: torch.Tensor) -> torch.Tensor:
     return rows - rows.mean(0)
 
 
+def squared_distances(
+    rows: torch.Tensor, row_squares: torch.Tensor, columns: torch.Tensor, column_squares: torch.Tensor
+) -> torch.Tensor:
+    """Squared Euclidean distances (m, C) of rows (m, D) and columns (C, D), whose squared lengths are known (m,), (C,).
+
+    Never negative.
+    """
+    return torch.addmm(column_squares, rows, columns.T, alpha=-2).add_(row_squares[:, None]).clamp_min_(0)
+
+
 def distance_blocks(
     points: torch.Tensor, labels: torch.Tensor, reference: Reference | None = None
 ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -70,7 +80,7 @@ def distance_blocks(
     squares = points.square().sum(1)
     of_columns = column_labels(labels, reference)
     for rows in slices_within(len(labels), len(points), numbers_at_once(points.device.type, BLOCK)):
-        distances = torch.addmm(squares, points[rows], points.T, alpha=-2).add_(squares[rows, None]).clamp_min_(0)
+        distances = squared_distances(points[rows], squares[rows], points, squares)
         positives = labels[rows, None] == of_columns
         negatives = ~positives
         positives.diagonal(rows.start).fill_(False)

@@ -8,6 +8,7 @@ embeddings on an accelerator, nothing waits for the device; a loss says so by `r
 Labels of a reference stand on the device, for which there is one wait in a step.
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import torch
 from core.slices import numbers_at_once, slices_of, step_within
 from losses._mined import Reference
 from losses._pair_distances import check_pairs
-from losses._rows import Rows
+from losses._rows import Rows, ScoreTable
 
 PIECE = 2**19  # numbers that are worked on at once
 
@@ -45,6 +46,14 @@ class Block(NamedTuple):
     def negatives(self, table: torch.Tensor) -> torch.Tensor:
         """A copy of a table (m, C) of distances with infinity where a column is a positive."""
         return table.scatter(1, self.positives, math.inf)
+
+    def negative_counts(self) -> torch.Tensor:
+        """How many columns of its ranking are not a row's positives (m,)."""
+        columns = self.scores.shape[1] - self.count - (not self.with_self)
+        counts = self.scores.new_full((len(self.scores),), columns)
+        if self.same_image is not None:
+            counts -= self.same_image.sum(1)
+        return counts
 
     def place_itself(self, table: torch.Tensor, value: float) -> None:
         """Write `value` into a table (m, C) where a column is the row itself."""
@@ -127,6 +136,12 @@ class RankedRows(Rows):
             self.runs.append((slice(start, start + length), columns))
             start += length
             behind += count * length
+
+    def scored_by(self, *, unit: bool, distances: bool) -> "RankedRows":
+        """The same rows, ranked by other scores, which carry no gradient."""
+        others = copy.copy(self)
+        ScoreTable.__init__(others, self.embeddings.detach(), self.reference, unit=unit, distances=distances)
+        return others
 
     def blocks(self, band: slice, scores: torch.Tensor) -> Iterator[Block]:
         """Blocks of a band's rows and their scores (m, C); the scores of rows that are in none become 0."""

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from core.slices import slices_within
 from losses._mined import Reference
-from losses._threads import one_thread_if_small
+from losses._pair_distances import centred, squared_distances
+from losses._slopes import wants_gradient, with_gradient
 from losses._unit_vectors import lengths, normalise, through_scaling
 
 HELD = 2**24  # scores, later slopes, that are held at once: 64 MB
@@ -28,8 +28,8 @@ class Block(Protocol):
     scores: torch.Tensor  # (m, C) similarities or squared distances
 
 
-class Rows(ABC):
-    """Rows of a batch against columns, block by block.
+class ScoreTable:
+    """Rows of a batch, the columns that they are compared with, and their scores.
 
     unit: rows and columns are scaled to length one. distances: scores are squared Euclidean distances, never negative,
     in place of similarities.
@@ -62,10 +62,26 @@ class Rows(ABC):
                 others = normalise(others)
             self.columns = torch.cat([self.columns, others])
         if distances:  # moved so that their mean is the origin: the same distances, with less rounding
-            self.columns = self.columns - self.columns.mean(0)
+            self.columns = centred(self.columns)
             self.squares = self.columns.square().sum(1)
         self.rows = self.columns[: self.batch]
         self._scores = None
+
+    def scores(self, band: slice) -> torch.Tensor:
+        """(m, C) similarities or squared distances of a band's rows; those of a whole batch are made once."""
+        if self._scores is not None:
+            return self._scores
+        if self.distances:
+            scores = squared_distances(self.rows[band], self.squares[band], self.columns, self.squares)
+        else:
+            scores = self.rows[band] @ self.columns.T
+        if len(scores) == self.batch:
+            self._scores = scores
+        return scores
+
+
+class Rows(ScoreTable, ABC):
+    """Rows of a batch against columns, block by block."""
 
     @abstractmethod
     def blocks(self, band: slice, scores: torch.Tensor) -> Iterator[Block]:
@@ -80,19 +96,6 @@ class Rows(ABC):
         """The rows whose scores are held at once: all of them, or some at a time."""
         yield from slices_within(self.batch, len(self.columns), HELD)
 
-    def scores(self, band: slice) -> torch.Tensor:
-        """(m, C) similarities or squared distances of a band's rows; those of a whole batch are made once."""
-        if self._scores is not None:
-            return self._scores
-        if self.distances:
-            scores = torch.addmm(self.squares, self.rows[band], self.columns.T, alpha=-2)
-            scores.add_(self.squares[band, None]).clamp_min_(0)
-        else:
-            scores = self.rows[band] @ self.columns.T
-        if len(scores) == self.batch:
-            self._scores = scores
-        return scores
-
     def all_blocks(self) -> Iterator[Block]:
         """Blocks of all rows, only to look at."""
         for band in self.bands():
@@ -104,50 +107,42 @@ class Rows(ABC):
         row_terms(block): values (m,), their slopes (m, C) by the block's scores, and figures (m,). To be called once,
         and last, since it writes over the scores. Rows that are in no block have no values.
         """
-        return SumOfRows.apply(self.embeddings, self, row_terms)
+        total, gradient, values, figures = self._summed(row_terms, wants_gradient(self.embeddings))
+        return with_gradient(total, self.embeddings, gradient), values, *figures
 
-
-class SumOfRows(torch.autograd.Function):
-    """Sum of all rows' values, its gradient made on the way; see Rows.sums."""
-
-    @staticmethod
-    def forward(ctx, embeddings, batch, row_terms):
-        gradient = None if batch.is_held else torch.zeros_like(embeddings)
+    @torch.no_grad()
+    def _summed(
+        self, row_terms: Callable[[Block], tuple[torch.Tensor, ...]], with_slopes: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, list[torch.Tensor]]:
+        """The sum, its gradient to the embeddings (B, D) unless slopes are left out, the values, the figures."""
+        gradient = None
+        if with_slopes and not self.is_held:
+            gradient = torch.zeros_like(self.directions)
         found = []
-        for band in batch.bands():
-            held = batch.scores(band)
-            for block in batch.blocks(band, held):
+        for band in self.bands():
+            held = self.scores(band)
+            for block in self.blocks(band, held):
                 values, slopes, *figures = row_terms(block)
                 found.append((values, *figures))
                 if len(slopes) == len(held):  # one block has all rows of the band
                     held = slopes
                 else:
                     block.scores.copy_(slopes)
-            if not ctx.needs_input_grad[0]:
+            if not with_slopes:
                 continue
-            if batch.is_held:
-                gradient = carried(held, batch)
+            if self.is_held:
+                gradient = carried(held, self)
             else:
-                carry(held, batch, band, gradient)
-        if batch.lengths is not None and gradient is not None:
-            gradient = through_scaling(gradient, batch.directions, batch.lengths)
+                carry(held, self, band, gradient)
+        if self.lengths is not None and gradient is not None:
+            gradient = through_scaling(gradient, self.directions, self.lengths)
         values, *figures = found[0]
         if len(found) > 1:
             values, *figures = (torch.cat(parts) for parts in zip(*found, strict=True))
-        ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(values, *figures)
-        ctx.set_materialize_grads(False)  # else zeros are made for all that has no gradient
-        return values.sum(), values, *figures
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, upstream, *_):
-        (gradient,) = ctx.saved_tensors
-        with one_thread_if_small(gradient.device, len(gradient) ** 2):
-            return upstream * gradient, None, None
+        return values.sum(), gradient, values, figures
 
 
-def carried(slopes: torch.Tensor, batch: Rows) -> torch.Tensor:
+def carried(slopes: torch.Tensor, batch: ScoreTable) -> torch.Tensor:
     """What the slopes (B, C) of all values by their scores make of the gradient (B, D) of the batch's rows.
 
     Both ends of a pair move, and their slopes are one table: row i takes slopes_ij column_j, and where column j is a
@@ -165,7 +160,7 @@ def carried(slopes: torch.Tensor, batch: Rows) -> torch.Tensor:
     return slopes @ batch.columns
 
 
-def carry(slopes: torch.Tensor, batch: Rows, band: slice, gradient: torch.Tensor) -> None:
+def carry(slopes: torch.Tensor, batch: ScoreTable, band: slice, gradient: torch.Tensor) -> None:
     """Add to the batch's gradient (B, D) what `carried` says, of the slopes (m, C) of a band's values."""
     within = slopes[:, : batch.batch]
     factor = -2 if batch.distances else 1

@@ -43,14 +43,14 @@ def sum_over_triplets(
     margin None: the soft one. unit: scaled to length one, as cosines always are. Columns take a gradient as far as they
     are rows of the batch.
     """
-    rows = anchors_of(embeddings, labels, reference, distance, unit)
+    rows = RankedRows(embeddings, labels, reference, with_self=False, at_once=FEW, **scores_for(distance, unit))
     chosen = None
     if rule is not None:
-        chosen = chosen_by(rule, embeddings, labels, reference)
+        chosen = chosen_by(rule, rows, distance, unit)
 
     def row_terms(block: Block) -> tuple[torch.Tensor, ...]:
         distances = distances_of_scores(block.scores, distance)
-        keep = None if chosen is None else chosen(block.rows)
+        keep = None if chosen is None else chosen(block, distances)
         values, slopes, *figures = triplet_terms(block, distances, margin, keep)
         return values, slopes_by_scores(slopes, distances, distance), *figures
 
@@ -58,48 +58,52 @@ def sum_over_triplets(
     return Sums(loss, *(figure.sum() for figure in figures))
 
 
-def anchors_of(
-    embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None, distance: Distance, unit: bool
-) -> RankedRows:
-    """Rows of a batch, of which each is an anchor; of equal batches the blocks are the same, whatever the distance."""
+def scores_for(distance: Distance, unit: bool) -> dict[str, bool]:
+    """Which scores of a batch hold a distance, as `unit` and `distances` of ScoreTable."""
     cosine = distance == "cosine"
-    return RankedRows(
-        embeddings, labels, reference, with_self=False, unit=unit or cosine, distances=not cosine, at_once=FEW
-    )
+    return {"unit": unit or cosine, "distances": not cosine}
 
 
 def distances_of_scores(scores: torch.Tensor, distance: Distance) -> torch.Tensor:
-    """Distances (m, C) of what RankedRows holds: cosines, or squared distances."""
+    """Distances of such scores: cosines, or squared distances, over which roots are written."""
     if distance == "cosine":
         return 1 - scores
-    return scores.sqrt() if distance == "euclidean" else scores
+    return scores.sqrt_() if distance == "euclidean" else scores
 
 
 def slopes_by_scores(slopes: torch.Tensor, distances: torch.Tensor, distance: Distance) -> torch.Tensor:
-    """Slopes (m, C) by distances, which may be written over, as those by the scores; none where a root is zero."""
+    """Slopes by distances as those by the scores, none where a root is zero; writes over both."""
     if distance == "cosine":
         return slopes.neg_()
     if distance == "euclidean":
-        return slopes.div_(torch.where(distances > 0, 2 * distances, torch.inf))
+        return slopes.mul_(distances.mul_(2).reciprocal_().nan_to_num_(nan=torch.nan, posinf=0))
     return slopes
 
 
 def chosen_by(
-    rule: TripletRule, embeddings: torch.Tensor, labels: torch.Tensor, reference: Reference | None
-) -> Callable[[slice], torch.Tensor]:
-    """A function of a block's rows: 1 for the triplets (m, P, C) that a rule chooses, else 0.
+    rule: TripletRule, rows: RankedRows, distance: Distance, unit: bool
+) -> Callable[[Block, torch.Tensor], torch.Tensor]:
+    """A function of a block of rows, between which `distance` is taken, and its distances (m, C): 1 for the triplets
+    (m, P, C) that a rule chooses, else 0.
 
-    The rule's own distances are made of these rows alone, so that no second table of all is held.
+    Where the rule's own distances are others, they are made of these rows alone: no second table of all is held.
     """
-    rows = anchors_of(embeddings.detach(), labels, reference, rule.distance, rule.unit)
 
-    def chosen(numbers: slice) -> torch.Tensor:
-        (block,) = rows.blocks(numbers, rows.scores(numbers))
-        distances = distances_of_scores(block.scores, rule.distance)
+    def among(block: Block, distances: torch.Tensor) -> torch.Tensor:
         gaps = block.negatives(distances)[:, None] - block.own(distances)[:, :, None]
-        return ((gaps > 0) & (gaps <= rule.width)).to(gaps.dtype)
+        # Numbers, not bools: comparisons that write numbers are several times as fast, and so is what reads them.
+        farther = torch.gt(gaps, 0, out=torch.empty_like(gaps))
+        return gaps.le_(rule.width).mul_(farther)
 
-    return chosen
+    if (rule.distance, scores_for(rule.distance, rule.unit)) == (distance, scores_for(distance, unit)):
+        return among
+    others = rows.scored_by(**scores_for(rule.distance, rule.unit))
+
+    def among_others(block: Block, _: torch.Tensor) -> torch.Tensor:
+        (other,) = others.blocks(block.rows, others.scores(block.rows))
+        return among(other, distances_of_scores(other.scores, rule.distance))
+
+    return among_others
 
 
 def triplet_terms(
@@ -112,7 +116,6 @@ def triplet_terms(
     """
     positives = block.own(distances)
     negatives = block.negatives(distances)
-    present = negatives < torch.inf
     if margin is None:
         values, by_negative, by_positive, active = softpluses(positives, negatives, keep)
     else:
@@ -120,14 +123,16 @@ def triplet_terms(
         active = by_positive.sum(1)
     slopes = by_negative.neg_().scatter_add_(1, block.positives, by_positive)
 
+    # How many triplets each distance is part of; what is no negative has an infinite one.
+    negatives.nan_to_num_(nan=torch.nan, posinf=0)
     if keep is None:
-        of_positives = present.sum(1, keepdim=True).expand_as(positives)
-        of_negatives = block.count
-    else:
-        of_positives = keep.sum(2)
-        of_negatives = keep.sum(1)
-    to_positives = (positives * of_positives).sum(1)
-    to_negatives = (negatives.masked_fill(~present, 0) * of_negatives).sum(1)
+        of_positives = block.negative_counts()
+        to_positives = positives.sum(1) * of_positives
+        to_negatives = negatives.sum(1) * block.count
+        return values, slopes, of_positives * block.count, active, to_positives, to_negatives
+    of_positives = keep.sum(2)
+    to_positives = of_positives.mul(positives).sum(1)
+    to_negatives = negatives.mul_(keep.sum(1)).sum(1)
     return values, slopes, of_positives.sum(1), active, to_positives, to_negatives
 
 
@@ -154,10 +159,12 @@ def hinges(
 def hinges_of_sorted(edges: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What `hinges` says of edges (m, K) that ascend, but a sum for each value (m, C)."""
     below = torch.searchsorted(edges, values, right=True)
-    above = (edges.shape[1] - below).to(values.dtype)
-    # Entry k: the sum of the edges from k on; after the last edge, none.
+    # Entry k: how many edges there are from k on, and their sum; after the last edge, none.
+    counts = torch.arange(edges.shape[1], -1, -1, dtype=edges.dtype, device=edges.device)
     suffixes = F.pad(edges.flip(1).cumsum(1).flip(1), (0, 1))
-    sums = suffixes.gather(1, below).addcmul_(above, values.masked_fill(above == 0, 0), value=-1)
+    above = counts.expand_as(suffixes).gather(1, below)
+    # Above the last edge a value is nobody's, be it infinite.
+    sums = suffixes.gather(1, below).addcmul_(above, torch.minimum(values, edges[:, -1:]), value=-1)
     # A value lies below the edges from its own position on, so that the counts of positions add up.
     at = torch.zeros_like(suffixes).scatter_add_(1, below, torch.ones_like(values))
     return sums, above, at.cumsum(1)[:, :-1]

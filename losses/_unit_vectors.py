@@ -37,11 +37,11 @@ class UnitRows(torch.autograd.Function):
     def backward(ctx, upstream):
         units, sizes = ctx.saved_tensors
         with one_thread_if_small(units.device, len(units) ** 2):
-            return through_scaling(upstream, units, sizes)
+            return through_scaling(upstream.clone(), units, sizes)
 
 
 def through_scaling(slopes: torch.Tensor, units: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """Slopes (N, D) by unit vectors, as those by the rows that were divided by sizes (N, 1)."""
+    """Slopes (N, D) by unit vectors, as those by the rows that were divided by sizes (N, 1). Writes over them."""
     # A row's length changes nothing, so nothing pulls along the row.
     along = torch.linalg.vecdot(slopes, units)[:, None]
-    return torch.addcmul(slopes, along, units, value=-1).div_(sizes)
+    return slopes.addcmul_(along, units, value=-1).div_(sizes)

@@ -4,16 +4,15 @@ margin Hermans et al., 2017, arXiv 1703.07737, section 2)."""
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from core.types import Margin
 from losses._checks import check_option
-from losses._distances import distances_of, placed
+from losses._listed_triplets import sum_over_list
 from losses._mined import Reference, TripletRule, Triplets
 from losses._precision import full_precision
 from losses._registry import LOSSES
-from losses._triplets import Sums, sum_over_triplets
+from losses._triplets import sum_over_triplets
 
 
 @LOSSES.register("triplet_margin", stage="pair", batch="pk", memory=True, mined="triplets", rule=True)
@@ -59,8 +58,7 @@ class TripletMarginLoss(nn.Module):
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
         if isinstance(mined, Triplets):
-            rows, columns = placed(embeddings, reference, self.distance, self.normalise)
-            sums = self._sum_over(mined, rows, columns)
+            sums = sum_over_list(mined, embeddings, reference, self.margin, self.distance, self.normalise)
         else:
             sums = sum_over_triplets(
                 embeddings, labels, reference, self.margin, self.distance, self.normalise, rule=mined
@@ -74,20 +72,3 @@ class TripletMarginLoss(nn.Module):
             "neg_dist": sums.negative_distance / count,
         }
         return sums.loss / count
-
-    def _sum_over(self, mined: Triplets, rows: torch.Tensor, columns: torch.Tensor) -> Sums:
-        # Both at once: a table that serves positives and negatives is made once.
-        partners = torch.cat([mined.positives, mined.negatives])
-        distances = distances_of(rows, columns, mined.anchors.repeat(2), partners, self.distance)
-        positives, negatives = distances.view(2, -1)
-        losses = losses_of_triplets(positives, negatives, self.margin)
-        count = losses.new_full((), len(losses))
-        active = (losses > 0).to(losses.dtype).sum()
-        return Sums(losses.sum(), count, active, positives.detach().sum(), negatives.detach().sum())
-
-
-def losses_of_triplets(positives: torch.Tensor, negatives: torch.Tensor, margin: float | None) -> torch.Tensor:
-    """The loss (T,) of each triplet by its distances (T,) to positive and negative; margin None: the soft one."""
-    if margin is None:
-        return F.softplus(positives - negatives)
-    return F.relu(positives - negatives + margin)

@@ -1,12 +1,13 @@
 """What miners look at: distances of a batch to columns some rows at a time, and who is whose positive."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
 from core.errors import InputError
-from losses._distances import Distance, blocks, placed, table
+from losses._distances import Distance, placed
 from losses._mined import Reference, column_labels
 
 
@@ -35,15 +36,15 @@ def blocks_of(
 
     A row is no positive of its own, and neither is a reference row that shows the same image.
     """
-    rows, columns = placed(embeddings, reference, distance, unit_length)
+    points = placed(embeddings, reference, distance, unit_length)
     everyone = column_labels(labels, reference)
-    for block in blocks(rows, columns):
+    for block in points.blocks():
         same = labels[block, None] == everyone
         positives = same.clone()
         positives.diagonal(block.start).fill_(False)
         if reference is not None:
-            positives[:, len(rows) :] &= reference.batch_images[block, None] != reference.images
-        yield Block(block.start, table(rows[block], columns, distance), positives, ~same)
+            positives[:, points.batch :] &= reference.batch_images[block, None] != reference.images
+        yield Block(block.start, points.table(block), positives, ~same)
 
 
 def farthest(distances: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,13 +69,13 @@ def check_batch(labels: torch.Tensor, reference: Reference | None, miner: str) -
     """
     if labels.device.type != "cpu" or reference is not None:
         return
-    values, counts = labels.unique(return_counts=True)
-    if len(values) == 1:
+    counts = Counter(labels.tolist())
+    if len(counts) == 1:
         raise InputError(
-            f"all {len(labels)} rows have label {values[0]}; the miner {miner} needs two labels in a batch"
+            f"all {len(labels)} rows have label {labels[0]}; the miner {miner} needs two labels in a batch"
         )
-    if counts.min() == 1:
+    if 1 in counts.values():
+        lone = min(label for label, count in counts.items() if count == 1)
         raise InputError(
-            f"label {values[counts.argmin()]} occurs once among the {len(labels)} rows; the miner {miner} needs two "
-            "images of each label"
+            f"label {lone} occurs once among the {len(labels)} rows; the miner {miner} needs two images of each label"
         )

@@ -5,8 +5,8 @@ import torch
 
 from core.errors import InputError
 from core.text import counted
-from losses._distances import table
 from losses._mined import Reference, Triplets
+from losses._pair_distances import centred, squared_distances
 from miners._blocks import nearest
 from miners._mining import mining
 from miners._registry import MINERS
@@ -35,8 +35,9 @@ class HardClusterMiner:
         number = torch.arange(len(rows), device=rows.device)
         positives = rows[number, to_mean.argmax(1)]
         is_other = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-        centred = means - means.mean(0)
-        _, negatives = nearest(table(centred, centred, "squared"), is_other)
+        points = centred(means)
+        squares = points.square().sum(1)
+        _, negatives = nearest(squared_distances(points, squares, points, squares), is_other)
         return Triplets(len(labels) + number, positives, len(labels) + negatives)
 
     def extended(self, embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

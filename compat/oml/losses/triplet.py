@@ -11,7 +11,8 @@ from compat.oml.interfaces.miners import ITripletsMiner, labels2list
 from compat.oml.losses._reductions import check_reduction, reduced
 from compat.oml.miners import AllTripletsMiner, TripletMinerWithMemory
 from compat.oml.miners._by_ours import MinerByOurs
-from losses.triplet_margin import TripletMarginLoss, losses_of_triplets
+from losses._listed_triplets import losses_of_triplets
+from losses.triplet_margin import TripletMarginLoss
 
 TLogs = dict[str, float]
 NAMES_OF_LOGS = ("active_tri", "pos_dist", "neg_dist")
