@@ -1,13 +1,17 @@
 """Multi-class N-pair loss (Sohn, NIPS 2016, N-pair-mc) with L2 regularisation of the embeddings."""
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import nn
 
 from core.errors import InputError
 from losses._checks import check_option
-from losses._pair_distances import check_pairs, pair_counts
+from losses._pair_distances import check_pairs
 from losses._precision import full_precision
 from losses._registry import LOSSES
+from losses._slopes import wants_gradient, with_gradient
 
 
 @LOSSES.register("npairs", stage="pair", batch="pk")
@@ -40,37 +44,67 @@ class NpairsLoss(nn.Module):
     @full_precision
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError unless two labels have a pair each."""
-        # How many rows are anchors decides the shapes of all that follows.
+        # How many rows are anchors decides the shapes of all that follows, so labels are read on the host.
         labels = labels.cpu()
         check_pairs(labels)
-        positives, _ = pair_counts(labels)
-        # Rows by label: the first of each is its anchor if others follow, and these are its positives.
-        ordered, order = labels.sort(stable=True)
-        begins = torch.ones_like(ordered, dtype=torch.bool)
-        begins[1:] = ordered[1:] != ordered[:-1]
-        is_anchor = begins & (positives[order] > 0)
-        first = order[is_anchor]
-        later = order[~begins]
-        if len(first) < 2:
-            raise InputError(f"only label {labels[first].item()} occurs twice; the npairs loss needs two such labels")
-        anchor_of = is_anchor.cumsum(0)[~begins] - 1  # each positive's row among the anchors
-        first, later, anchor_of, counts = (
-            numbers.to(embeddings.device, non_blocking=True) for numbers in (first, later, anchor_of, positives[first])
-        )
+        groups = groups_of(labels.numpy(), embeddings)
+        value, gradient = self._with_slopes(embeddings.detach(), groups, wants_gradient(embeddings))
+        return with_gradient(value, embeddings, gradient)
 
-        similarities = self.feature_scale * embeddings[first] @ (self.feature_scale * embeddings[later]).T
-        to_own_anchor = similarities.gather(0, anchor_of[None])[0]
-        own_sums = torch.zeros_like(counts, dtype=similarities.dtype).index_add(0, anchor_of, to_own_anchor)
-        cross_entropy = (similarities.logsumexp(1) - own_sums / counts).mean()
-        regularisation = 0.5 * self.npairs_reg_lambda * embeddings.square().sum(1).mean()
+    @torch.no_grad()
+    def _with_slopes(
+        self, embeddings: torch.Tensor, groups: "Groups", wanted: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The loss, and its gradient (B, D) where it is wanted."""
+        anchors = embeddings.index_select(0, groups.anchors)
+        positives = embeddings.index_select(0, groups.positives)
+        similarities = (anchors @ positives.T).mul_(self.feature_scale**2)
+        own = similarities.gather(0, groups.anchor_of[None])
+        # What a positive weighs in the mean over anchors of the mean over their positives.
+        weights = groups.share / len(anchors)
+        # The logarithm of a row's sum of exponentials, by the softmax that the slopes are made of.
+        shares = similarities.softmax(1)
+        sums = similarities.amax(1) - shares.amax(1).log()
+        cross_entropy = sums.mean() - own[0] @ weights
+        loss = cross_entropy + embeddings.square().sum() * (0.5 * self.npairs_reg_lambda / len(embeddings))
 
-        detached = similarities.detach()
-        missed = anchor_of[detached.argmax(1)] != torch.arange(len(first), device=anchor_of.device)
-        own_sum = own_sums.detach().sum()
-        pairs = len(later)
+        best = groups.anchor_of.index_select(0, similarities.argmax(1))
+        missed = best != torch.arange(len(anchors), device=best.device)
+        own_sum, pairs = own.sum(), own.shape[1]
         self.logs = {
-            "active_share": missed.float().mean(),
+            "active_share": missed.sum() / len(anchors),
             "positive_similarity": own_sum / pairs,
-            "negative_similarity": (detached.sum() - own_sum) / (detached.numel() - pairs),
+            "negative_similarity": (similarities.sum() - own_sum) / (similarities.numel() - pairs),
         }
-        return cross_entropy + regularisation
+        if not wanted:
+            return loss, None
+        slopes = shares.div_(len(anchors)).scatter_add_(0, groups.anchor_of[None], -weights[None])
+        slopes.mul_(self.feature_scale**2)
+        gradient = embeddings * (self.npairs_reg_lambda / len(embeddings))
+        gradient.index_add_(0, groups.anchors, slopes @ positives)
+        return loss, gradient.index_add_(0, groups.positives, slopes.T @ anchors)
+
+
+class Groups(NamedTuple):
+    """Rows of a batch as labels of two rows and more have them: A anchors, each its label's first row, P positives."""
+
+    anchors: torch.Tensor  # (A,) rows
+    positives: torch.Tensor  # (P,) rows
+    anchor_of: torch.Tensor  # (P,) numbers of anchors
+    share: torch.Tensor  # (P,) one over the number of positives that the label has
+
+
+def groups_of(labels: np.ndarray, embeddings: torch.Tensor) -> Groups:
+    """Groups of labels (B,), where the embeddings are. Raises InputError unless two labels have a pair each."""
+    _, first, label, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
+    several = counts > 1
+    if several.sum() < 2:
+        raise InputError(f"only label {labels[first[several][0]]} occurs twice; the npairs loss needs two such labels")
+    is_positive = several[label]
+    is_positive[first] = False
+    positives = np.flatnonzero(is_positive)
+    positives = positives[label[positives].argsort(kind="stable")]
+    anchor_of = (several.cumsum() - 1)[label[positives]]
+    share = torch.from_numpy(1 / (counts[label[positives]] - 1)).to(embeddings.dtype)
+    found = (*(torch.from_numpy(numbers) for numbers in (first[several], positives, anchor_of)), share)
+    return Groups(*(numbers.to(embeddings.device, non_blocking=True) for numbers in found))

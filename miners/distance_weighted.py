@@ -53,12 +53,11 @@ class DistanceWeightedMiner:
         return Triplets(*concatenated(found))
 
     def _weights(self, distances: torch.Tensor, width: int) -> torch.Tensor:
-        """1 / q of distances (m, C) on the sphere of `width` dimensions, the largest of each row being 1."""
+        """1 / q of distances (m, C) on the sphere of `width` dimensions, a row's sum being 1."""
         distances = distances.clamp_min(self.cutoff)
         allowed = distances < min(self.nonzero_loss_cutoff, 2)
-        logs = (2 - width) * distances.log() - (width - 3) / 2 * torch.log1p(-distances.square() / 4)
-        logs = torch.where(allowed, logs, -torch.inf)
-        return (logs - logs.amax(1, keepdim=True)).exp().nan_to_num(0)
+        logs = (2 - width) * distances.log() - (width - 3) / 2 * (1 - distances.square() / 4).log()
+        return torch.where(allowed, logs, -torch.inf).softmax(1).nan_to_num(0)
 
 
 def drawn(weights: torch.Tensor, number: int, generator: torch.Generator) -> torch.Tensor:
