@@ -124,6 +124,7 @@ class RankedRows(Rows):
         self.with_self = with_self
         self.at_once = at_once
         self.paired = int(np.count_nonzero(counts > with_self))
+        self._positives, self._counts = positives, ordered_counts
         # Rows that have equally many positives, and these: [(rows, columns (m, P))].
         positives = torch.from_numpy(positives).to(embeddings.device, non_blocking=True)
         self.runs = []
@@ -136,6 +137,12 @@ class RankedRows(Rows):
             self.runs.append((slice(start, start + length), columns))
             start += length
             behind += count * length
+
+    def positive_pairs_once(self) -> tuple[np.ndarray, np.ndarray]:
+        """(rows (P,), rows (P,)) of all positive pairs within the batch, the lower one first, in order."""
+        rows = np.repeat(np.arange(self.batch), self._counts)
+        once = (rows < self._positives) & (self._positives < self.batch)
+        return rows[once], self._positives[once]
 
     def scored_by(self, *, unit: bool, distances: bool) -> "RankedRows":
         """The same rows, ranked by other scores, which carry no gradient."""

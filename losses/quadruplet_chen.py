@@ -3,6 +3,7 @@
 `quadruplet` is another loss of that name, of which one quadruplet of a batch counts.
 """
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -50,11 +51,11 @@ class QuadrupletChenLoss(nn.Module):
             values, slopes, _, active, positive_distance, negative_distance = triplet_terms(
                 block, block.scores, self.margin1
             )
-            further_active = torch.zeros_like(active)
-            if strangers is not None:
-                further_values, further_slopes, further_active = strangers.terms(block)
-                values.add_(further_values, alpha=triplets / quadruplets)
-                slopes.add_(further_slopes, alpha=triplets / quadruplets)
+            if strangers is None:
+                return values, slopes, active, torch.zeros_like(active), positive_distance, negative_distance
+            further_values, further_slopes, further_active = strangers.terms(block)
+            values.add_(further_values, alpha=triplets / quadruplets)
+            slopes.add_(further_slopes, alpha=triplets / quadruplets)
             return values, slopes, active, further_active, positive_distance, negative_distance
 
         total, _, *figures = rows.sums(row_terms)
@@ -86,22 +87,22 @@ class Strangers:
     """Sums of max(0, |a - p|^2 + margin - |l - n|^2) over all quadruplets.
 
     Each negative pair (l, n) meets the edges |a - p|^2 + margin of all positive pairs, less those of l's label and of
-    n's. Since (n, l) is a negative pair, too, taking those of l's label twice comes to the same sum; and since (a, p)
-    and (p, a) have one edge, taking one of them four times.
+    n's. Both orders of a pair have one distance, so each pair meets each edge once, for four. Of both orders of a
+    negative pair, each leaves out the edges of the label that comes first, also for four: that is l's and n's.
     """
 
     @torch.no_grad()
     def __init__(self, rows: RankedRows, margin: float) -> None:
-        # The edges of all rows, one row's after the other's, and where each row's begin.
-        edges = []
-        begins = []
-        behind = 0
-        for block in rows.all_blocks():
-            edges.append(block.own(block.scores).flatten() + margin)
-            begins.append(behind + block.count * torch.arange(len(block.positives), device=edges[-1].device))
-            behind += len(edges[-1])
-        self.edges = torch.cat(edges)
-        self.begins = torch.cat(begins)
+        # Positive pairs, the lower row first; where those of each row begin, and where they stand in a table of scores.
+        first, second = rows.positive_pairs_once()
+        self.columns = len(rows.columns)
+        self.begins = np.searchsorted(first, np.arange(rows.batch + 1))
+        device = rows.columns.device
+        self.places = torch.from_numpy(first * self.columns + second).to(device, non_blocking=True)
+        self.begins_there = torch.from_numpy(self.begins).to(device, non_blocking=True)
+
+        edges = [rows.scores(band).flatten().index_select(0, self._places(band)) for band in rows.bands()]
+        self.edges = torch.cat(edges).add_(margin)
         self.sorted, order = self.edges.sort()
 
         # Which force all pairs of strangers have on an edge is known after the last row.
@@ -109,34 +110,52 @@ class Strangers:
         self.by_edge = torch.zeros_like(self.edges)
         self.found = []
         for block in rows.all_blocks():
-            *terms, crossed, own_crossed = self._of_negatives(block)
+            own_numbers = self._own_numbers(block)
+            *terms, crossed, own_crossed = self._of_negatives(block, own_numbers)
             passed += crossed
-            self.by_edge.index_add_(0, self._own_numbers(block).flatten(), own_crossed.flatten(), alpha=-4)
+            self.by_edge.index_add_(0, own_numbers.flatten(), own_crossed.flatten(), alpha=-1)
             if rows.is_held:
                 self.found.append(terms)
-        self.by_edge.index_add_(0, order, passed)
+        self.by_edge.index_add_(0, order, passed).mul_(4)
 
     def terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of a block's rows l: sums (m,), slopes by the squared distances (m, C), how many are above zero (m,)."""
-        values, slopes, active = self.found.pop(0) if self.found else self._of_negatives(block)[:3]
-        own = self.begins[block.rows, None] + torch.arange(block.count, device=self.begins.device)
-        return values, slopes.scatter_add_(1, block.positives, self.by_edge[own]), active
+        """Of a block's rows l: sums (m,), slopes by the squared distances (m, C), how many are above zero (m,).
 
-    def _of_negatives(self, block: Block) -> tuple[torch.Tensor, ...]:
+        Of a pair that counts for both of its orders, one row has all.
+        """
+        if self.found:
+            values, slopes, active = self.found.pop(0)
+        else:
+            values, slopes, active, *_ = self._of_negatives(block, self._own_numbers(block))
+        by_edge = self.by_edge[self.begins[block.rows.start] : self.begins[block.rows.stop]]
+        slopes.view(-1).index_add_(0, self._places(block.rows), by_edge)
+        return values, slopes, active
+
+    def _of_negatives(self, block: Block, own_numbers: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What `terms` says, without slopes by positive pairs; how many pairs of strangers lie below each edge in
-        order (E,), and how many of them below each of the edges `_own_numbers` (m, P (P + 1) / 2)."""
+        order (E,), and how many of the row's below each of its label's edges (m, P (P + 1) / 2)."""
         negatives = block.negatives(block.scores)
-        sums, above, crossed = hinges_of_sorted(self.sorted[None], negatives.view(1, -1))
-        own_sums, own_above, own_crossed = hinges(self.edges[self._own_numbers(block)], negatives)
-        values = sums.view_as(negatives).sum(1).sub_(own_sums, alpha=4)
-        slopes = own_above.mul_(4).sub_(above.view_as(negatives))
+        start = block.rows.start
+        row, column = torch.triu_indices(len(negatives), self.columns - start, 1, device=negatives.device)
+        later = row.mul_(self.columns).add_(column).add_(start)
+        sums, above, crossed = hinges_of_sorted(self.sorted[None], negatives.flatten().index_select(0, later)[None])
+        own_sums, own_above, own_crossed = hinges(self.edges[own_numbers], negatives)
+        values = own_sums.mul_(-4)
+        values[0] += 4 * sums.sum()  # the rows' values are added up anyway
+        slopes = own_above
+        slopes.view(-1).index_add_(0, later, above[0], alpha=-1)
+        slopes.mul_(4)
         return values, slopes, -slopes.sum(1), crossed[0], own_crossed
 
+    def _places(self, rows: slice) -> torch.Tensor:
+        """Where the positive pairs of rows, which are the lower one of both, stand in the scores of these rows."""
+        return self.places[self.begins[rows.start] : self.begins[rows.stop]] - rows.start * self.columns
+
     def _own_numbers(self, block: Block) -> torch.Tensor:
-        """Which edges are those of a row's own label, each pair once (m, P (P + 1) / 2): (a, p) and (p, a) have one."""
+        """Which edges are those of a row's own label (m, P (P + 1) / 2)."""
         device = block.positives.device
         own = torch.arange(block.rows.start, block.rows.stop, device=device)[:, None]
         members = torch.cat([own, block.positives], 1).sort(1).values
         first, second = torch.triu_indices(block.count + 1, block.count + 1, 1, device=device)
-        # Positives ascend, and a row is none of its own: of the first of two members, the second has this place.
-        return self.begins[members[:, first]] + second - 1
+        # Of the edges of the first of two members, the second has this place.
+        return self.begins_there[members.index_select(1, first)].add_(second - first - 1)
