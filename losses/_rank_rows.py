@@ -124,6 +124,7 @@ class RankedRows(Rows):
         self.with_self = with_self
         self.at_once = at_once
         self.paired = int(np.count_nonzero(counts > with_self))
+        # On the host, for losses that pick among these pairs.
         self._positives, self._counts = positives, ordered_counts
         # Rows that have equally many positives, and these: [(rows, columns (m, P))].
         positives = torch.from_numpy(positives).to(embeddings.device, non_blocking=True)
@@ -143,6 +144,13 @@ class RankedRows(Rows):
         rows = np.repeat(np.arange(self.batch), self._counts)
         once = (rows < self._positives) & (self._positives < self.batch)
         return rows[once], self._positives[once]
+
+    def of_one_label(self, block: Block) -> np.ndarray:
+        """Each row of a block, and its positives (m, P + 1); not with a reference."""
+        rows = np.arange(block.rows.start, block.rows.stop)[:, None]
+        begin = self._counts[: block.rows.start].sum()
+        positives = self._positives[begin : begin + len(rows) * block.count]
+        return np.concatenate([rows, positives.reshape(len(rows), block.count)], 1)
 
     def scored_by(self, *, unit: bool, distances: bool) -> "RankedRows":
         """The same rows, ranked by other scores, which carry no gradient."""

@@ -6,23 +6,24 @@ from torch.autograd.function import once_differentiable
 from losses._threads import one_thread_if_small
 
 
-def with_gradient(value: torch.Tensor, embeddings: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
-    """The scalar `value` with a gradient to the embeddings (B, D): this one (B, D), None where none is wanted."""
+def with_gradient(value: torch.Tensor, of: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
+    """The scalar `value`, to which the gradient of a tensor, say the embeddings (B, D), is added: this one, of the
+    tensor's shape, None where none is wanted."""
     if gradient is None:
         return value
-    return KnownGradient.apply(embeddings, value, gradient)
+    return KnownGradient.apply(value, of, gradient)
 
 
-def wants_gradient(embeddings: torch.Tensor) -> bool:
-    """Whether anybody will ask for the gradient of what is made of the embeddings now."""
-    return embeddings.requires_grad and torch.is_grad_enabled()
+def wants_gradient(of: torch.Tensor) -> bool:
+    """Whether anybody will ask for the gradient of what is made of this tensor now."""
+    return of.requires_grad and torch.is_grad_enabled()
 
 
 class KnownGradient(torch.autograd.Function):
     """A value whose gradient is known when it is made."""
 
     @staticmethod
-    def forward(ctx, embeddings, value, gradient):
+    def forward(ctx, value, of, gradient):
         ctx.save_for_backward(gradient)
         return value.view_as(value)
 
@@ -32,4 +33,5 @@ class KnownGradient(torch.autograd.Function):
         (gradient,) = ctx.saved_tensors
         # A loss that has nearly as large tables as its gradient works with one thread, too.
         with one_thread_if_small(gradient.device, len(gradient) ** 2):
-            return upstream * gradient, None, None
+            # A value that has a gradient to another tensor already hands it on.
+            return upstream if ctx.needs_input_grad[0] else None, upstream * gradient, None

@@ -10,7 +10,8 @@ from core.errors import InputError, unknown
 from losses._checks import check_option
 from losses._precision import full_precision
 from losses._registry import LOSSES
-from losses._unit_vectors import normalise
+from losses._slopes import wants_gradient, with_gradient
+from losses._unit_vectors import lengths, through_scaling
 
 SAME_LABEL = ("left_out", "positive", "negative")
 LARGEST_SCALE = 100.0  # of a learned temperature, as CLIP has it
@@ -57,25 +58,49 @@ class ClipLoss(nn.Module):
         """Scalar loss of embeddings (2 P, D) and labels (2 P,) of P pairs. Raises InputError for an odd number."""
         if len(labels) % 2:
             raise InputError(f"{len(labels)} rows are no pairs; the clip loss takes rows image, text, image, …")
-        cosines = normalise(embeddings[0::2]) @ normalise(embeddings[1::2]).T
-        scores = self._scale(cosines) * cosines
+        learns = self.log_change is not None and wants_gradient(self.log_change)
+        loss, gradient, steepness = self._with_slopes(embeddings.detach(), labels, wants_gradient(embeddings) or learns)
+        loss = with_gradient(loss, embeddings, gradient)
+        return with_gradient(loss, self.log_change, steepness) if learns else loss
+
+    @torch.no_grad()
+    def _with_slopes(
+        self, embeddings: torch.Tensor, labels: torch.Tensor, wanted: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """The loss, and where they are wanted its gradients to the embeddings and to `log_change`."""
+        sizes = lengths(embeddings)[:, None]
+        units = embeddings / sizes
+        cosines = units[0::2] @ units[1::2].T
+        scale, is_free = self._scale(cosines)
+        scores = scale * cosines
 
         # Who belongs to whom: rows are images, columns texts.
         own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
         same = (labels[0::2, None] == labels[None, 1::2]) | own
         positive = same if self.same_label == "positive" else own
         if self.same_label == "left_out":
-            scores = scores.masked_fill(same & ~own, -math.inf)
-        losses = torch.cat([_cross_entropies(scores, positive), _cross_entropies(scores.T, positive.T)])
-        self._log(losses.detach(), cosines.detach(), scores.detach(), positive, same)
-        return losses.mean()
+            scores.masked_fill_(same & ~own, -math.inf)
+        of_images, to_texts = _cross_entropies(scores, positive, 1)
+        of_texts, to_images = _cross_entropies(scores, positive, 0)
+        losses = torch.cat([of_images, of_texts])
+        self._log(losses, cosines, scores, positive, same)
+        if not wanted:
+            return losses.mean(), None, None
 
-    def _scale(self, cosines: torch.Tensor) -> torch.Tensor:
-        """What cosines are multiplied by, a number of their type."""
+        slopes = to_texts.add_(to_images).mul_(scale / len(losses))  # by the cosines
+        steepness = ((slopes * cosines).sum() * is_free)[None]
+        gradient = torch.empty_like(embeddings)
+        gradient[0::2] = slopes @ units[1::2]
+        gradient[1::2] = slopes.T @ units[0::2]
+        return losses.mean(), through_scaling(gradient, units, sizes), steepness
+
+    def _scale(self, cosines: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What cosines are multiplied by, a number of their type, and 1 where that follows `log_change`, else 0."""
         if self.log_change is None:
-            return cosines.new_full((), 1 / self.temperature)
+            return cosines.new_full((), 1 / self.temperature), cosines.new_zeros(())
         largest = max(LARGEST_SCALE, 1 / self.temperature)
-        return (self.log_change[0].exp() / self.temperature).clamp(max=largest)
+        scale = (self.log_change[0].exp() / self.temperature).to(cosines)
+        return scale.clamp(max=largest), (scale <= largest).to(cosines)
 
     def _log(
         self,
@@ -89,7 +114,7 @@ class ClipLoss(nn.Module):
         others = (~same).sum().clamp(min=1)
         self.logs = {
             "active_share": (losses > math.log(2)).float().mean(),
-            "temperature": 1 / self._scale(cosines).detach(),
+            "temperature": 1 / self._scale(cosines)[0],
             "text_to_image": positive[scores.argmax(0), rows].float().mean(),
             "image_to_text": positive[rows, scores.argmax(1)].float().mean(),
             "positive_similarity": cosines.diagonal().mean(),
@@ -97,7 +122,13 @@ class ClipLoss(nn.Module):
         }
 
 
-def _cross_entropies(scores: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-    """Of each row the cross-entropy of a target that is spread evenly over the positive columns."""
-    targets = scores.masked_fill(~positive, 0).sum(1) / positive.sum(1)
-    return scores.logsumexp(1) - targets
+def _cross_entropies(scores: torch.Tensor, positive: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each row, or with dim 0 of each column, the cross-entropy of a target that is spread evenly over what is
+    positive; its slopes by the scores, of their shape."""
+    shares = positive.to(scores.dtype)
+    shares /= shares.sum(dim, keepdim=True)
+    # What is no target may be -infinity, of which no share is taken.
+    targets = scores.masked_fill(~positive, 0).mul_(shares).sum(dim)
+    slopes = scores.softmax(dim)
+    sums = scores.amax(dim) - slopes.amax(dim).log()
+    return sums - targets, slopes.sub_(shares)

@@ -95,11 +95,11 @@ class Strangers:
     def __init__(self, rows: RankedRows, margin: float) -> None:
         # Positive pairs, the lower row first; where those of each row begin, and where they stand in a table of scores.
         first, second = rows.positive_pairs_once()
+        self.rows = rows
         self.columns = len(rows.columns)
         self.begins = np.searchsorted(first, np.arange(rows.batch + 1))
         device = rows.columns.device
         self.places = torch.from_numpy(first * self.columns + second).to(device, non_blocking=True)
-        self.begins_there = torch.from_numpy(self.begins).to(device, non_blocking=True)
 
         edges = [rows.scores(band).flatten().index_select(0, self._places(band)) for band in rows.bands()]
         self.edges = torch.cat(edges).add_(margin)
@@ -139,7 +139,8 @@ class Strangers:
         row, column = torch.triu_indices(len(negatives), self.columns - start, 1, device=negatives.device)
         later = row.mul_(self.columns).add_(column).add_(start)
         sums, above, crossed = hinges_of_sorted(self.sorted[None], negatives.flatten().index_select(0, later)[None])
-        own_sums, own_above, own_crossed = hinges(self.edges[own_numbers], negatives)
+        own_edges = self.edges.index_select(0, own_numbers.flatten()).view_as(own_numbers)
+        own_sums, own_above, own_crossed = hinges(own_edges, negatives)
         values = own_sums.mul_(-4)
         values[0] += 4 * sums.sum()  # the rows' values are added up anyway
         slopes = own_above
@@ -153,9 +154,8 @@ class Strangers:
 
     def _own_numbers(self, block: Block) -> torch.Tensor:
         """Which edges are those of a row's own label (m, P (P + 1) / 2)."""
-        device = block.positives.device
-        own = torch.arange(block.rows.start, block.rows.stop, device=device)[:, None]
-        members = torch.cat([own, block.positives], 1).sort(1).values
-        first, second = torch.triu_indices(block.count + 1, block.count + 1, 1, device=device)
+        members = np.sort(self.rows.of_one_label(block), 1)
+        first, second = np.triu_indices(members.shape[1], 1)
         # Of the edges of the first of two members, the second has this place.
-        return self.begins_there[members.index_select(1, first)].add_(second - first - 1)
+        numbers = self.begins[members[:, first]] + (second - first - 1)
+        return torch.from_numpy(numbers).to(block.positives.device, non_blocking=True)

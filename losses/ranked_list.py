@@ -65,7 +65,7 @@ class RankedListLoss(nn.Module):
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
         pairs = PairRows(embeddings, labels, reference, mined, distances=True)
         total, _, pushed = pairs.sums(self.row_terms)
-        self.logs = {"active_share": (pushed > 0).float().mean(), **pairs.mean_scores()}
+        self.logs = {"active_share": pushed.sign().mean(), **pairs.mean_scores()}
         return total / len(labels)
 
     def row_terms(self, block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -101,14 +101,16 @@ class RoadmapLoss(nn.Module):
     def step(self, differences: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The bound from above of a step from 0 to 1: sums (m, P) and slopes (m, P, C) of differences over tau."""
         delta = self.delta / self.tau
-        ahead = differences.sign().clamp_min_(0).sum(2)
+        ahead = torch.gt(differences, 0, out=torch.empty_like(differences)).sum(2)
         sums, slopes = sigmoid_step(differences.clamp_max(delta))
         # Beyond delta the sigmoid keeps its value there, and what is added makes it the line.
         beyond = differences.sub_(delta).clamp_min_(0)
         lines = beyond.sum(2)
         is_beyond = beyond.sign_()
         sums += 0.5 * ahead + self.rho * self.tau * lines + (self.offset - 0.5 - self.at_delta) * is_beyond.sum(2)
-        return sums, slopes.lerp_(slopes.new_full((), self.rho * self.tau), is_beyond)
+        # Beyond, the sigmoid has left the slope that it has at delta.
+        at_delta = self.at_delta * (1 - self.at_delta)
+        return sums, slopes.add_(is_beyond, alpha=self.rho * self.tau - at_delta)
 
     @torch.no_grad()
     def calibration_factors(self, rankings: RankedRows) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,12 +118,13 @@ class RoadmapLoss(nn.Module):
 
         The gradient needs both while it is made, so the scores are gone through once more for them.
         """
-        far, near = rankings.rows.new_zeros(2).unbind()
+        far = near = rankings.rows.new_zeros(())
         if self.calibration_weight > 0:
             for block in rankings.all_blocks():
                 own = block.own(block.scores)
-                far += ((own < self.pos_margin) & block.is_other()).sum()
-                near += (block.scores > self.neg_margin).sum() - (own > self.neg_margin).sum()
+                far = far + ((own < self.pos_margin) & block.is_other()).sum()
+                across = torch.gt(block.scores, self.neg_margin, out=torch.empty_like(block.scores))
+                near = near + across.sum() - block.own(across).sum()
         return self.calibration_weight / far.clamp_min(1), self.calibration_weight / near.clamp_min(1)
 
 
