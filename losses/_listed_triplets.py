@@ -25,9 +25,7 @@ def sum_over_list(
     unit: bool,
 ) -> Sums:
     """Sums over the triplets that were mined of embeddings (B, D) and a reference; see `sum_over_triplets`."""
-    loss, gradient, figures = _summed(
-        mined, embeddings, reference, margin, distance, unit, wants_gradient(embeddings)
-    )
+    loss, gradient, figures = _summed(mined, embeddings, reference, margin, distance, unit, wants_gradient(embeddings))
     return Sums(with_gradient(loss, embeddings, gradient), *figures)
 
 
@@ -54,7 +52,10 @@ def _summed(
     losses = losses_of_triplets(to_positives, to_negatives, margin)
     steepness = losses.sign() if margin is not None else (to_positives - to_negatives).sigmoid_()
     figures = (
-        losses.new_full((), len(losses)), losses.count_nonzero().to(losses.dtype), to_positives.sum(), to_negatives.sum()
+        losses.new_full((), len(losses)),
+        losses.count_nonzero().to(losses.dtype),
+        to_positives.sum(),
+        to_negatives.sum(),
     )
     if not with_slopes:
         return losses.sum(), None, figures
@@ -67,9 +68,7 @@ def _summed(
 class OneByOne:
     """Pairs (P,) of a batch's rows and columns, each looked at by itself; `distances` (P,)."""
 
-    def __init__(
-        self, table: ScoreTable, anchors: torch.Tensor, partners: torch.Tensor, distance: Distance
-    ) -> None:
+    def __init__(self, table: ScoreTable, anchors: torch.Tensor, partners: torch.Tensor, distance: Distance) -> None:
         self.table, self.anchors, self.partners, self.distance = table, anchors, partners, distance
         self.left = table.columns.index_select(0, anchors)
         self.right = table.columns.index_select(0, partners)
@@ -99,9 +98,7 @@ class OneByOne:
 class OutOfTable:
     """What OneByOne is, of pairs that are looked up in the table of all scores."""
 
-    def __init__(
-        self, table: ScoreTable, anchors: torch.Tensor, partners: torch.Tensor, distance: Distance
-    ) -> None:
+    def __init__(self, table: ScoreTable, anchors: torch.Tensor, partners: torch.Tensor, distance: Distance) -> None:
         self.table, self.distance = table, distance
         self.scores = table.scores(slice(0, table.batch))
         self.places = anchors * len(table.columns) + partners
