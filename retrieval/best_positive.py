@@ -6,20 +6,22 @@ from typing import Protocol
 
 import torch
 
-from core.slices import MEMORY, step_within
-from retrieval.blocks import block_side, products, share_a_code
+from core.slices import MEMORY, slices_of, step_within
+from retrieval.blocks import block_side, products, true_float32
+from retrieval.candidates import SAMPLE, evenly
 from retrieval.product_type import LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS, fastest, in_order_, out_of_order
 from retrieval.query_gallery import QueryGallery
 from retrieval.rows import Frame
 from retrieval.scores import Scores
 
 COUNTED_BYTES = 8 * 2**20  # rows that are counted are copied in portions of so many bytes
-STRIP_QUERIES = 512  # queries whose positives are scored at a time
+RUN_ITEMS = 64  # items whose greatest score is compared, before any of them is
+STRIP_QUERIES = 128  # queries whose positives are scored at a time
 # The same on an accelerator, where many small portions wait for each other, and float64 may be slow.
 COUNTED_DEVICE_BYTES, STRIP_DEVICE_QUERIES = 128 * 2**20, 2048
 MOST_APART = 0.5  # where more than this share is undecided all are counted again, for the sake of the symmetry
 PRECISIONS = [torch.int8, torch.bfloat16, torch.float32, torch.float64]
-WIDEST_INT8 = 0.02  # error of a row's int8: beyond it so much would be left in doubt that bfloat16 is faster
+DOUBTED_PAIRS = 3000  # pairs of rows on whose products int8 saves as much as an item in doubt costs
 MOST_LISTED = 64  # items of a query that a count leaves in doubt and that are then scored one by one
 LISTED_BYTES = 16  # of each
 MOST_IN_DOUBT = 2048  # items after which a count is given up for a query, and left to a more precise one
@@ -85,16 +87,43 @@ def positive_ranks(
 
 def first_precision(query_gallery: QueryGallery, scores: Scores) -> torch.dtype:
     """The type of the first count: what this device multiplies fastest, int8 only where it leaves little in doubt."""
-    pairs = len(query_gallery.query_rows) * len(query_gallery.gallery_rows)
+    gallery_size = len(query_gallery.gallery_rows)
+    pairs = len(query_gallery.query_rows) * gallery_size
     types = (torch.bfloat16, torch.float32)
     if not scores.euclidean and LEAST_INT8_COLUMNS <= scores.width <= MOST_INT8_COLUMNS:
         types = (torch.int8, *types)
     dtype = fastest(query_gallery.device, scores.width, pairs, types)
-    if dtype == torch.int8:
-        errors = [scores.rounding_errors(side, dtype).max() for side in ("query", "gallery")]
-        if max(errors) > WIDEST_INT8:
-            dtype = fastest(query_gallery.device, scores.width, pairs, types[1:])
+    if dtype == torch.int8 and DOUBTED_PAIRS * in_doubt(query_gallery, scores) > gallery_size:
+        dtype = fastest(query_gallery.device, scores.width, pairs, types[1:])
     return dtype
+
+
+def in_doubt(query_gallery: QueryGallery, scores: Scores) -> float:
+    """How many items of the gallery a count of cosines in int8 leaves in doubt for a query, on average.
+
+    Some queries are scored against their positives and a sample of the gallery.
+    """
+    gallery_size = len(query_gallery.gallery_rows)
+    queries, sample = (evenly(*sizes) for sizes in zip((len(query_gallery.query_rows), gallery_size), SAMPLE))
+    labels = query_gallery.query_labels[queries]
+    positives = torch.isin(query_gallery.gallery_labels, labels).nonzero().flatten()[: SAMPLE[1]]
+    left = scores.factor("query", queries, torch.float32)
+
+    def sampled(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (n, m), and which of them are of one label."""
+        with true_float32(), torch.autocast(left.device.type, enabled=False):
+            product = left @ scores.factor("gallery", positions, torch.float32).T
+        return product, labels[:, None] == query_gallery.gallery_labels[positions]
+
+    score, is_positive = sampled(positives)
+    is_positive &= query_gallery.self_positions()[queries, None] != positives
+    best = score.masked_fill(~is_positive, -math.inf).amax(1, keepdim=True)
+    errors = scores.rounding_errors("query", torch.int8)[queries, None]
+    low, high = scores.fast_range(best, errors, scores.gallery_error(torch.int8), torch.int8)
+    score, is_positive = sampled(sample)
+    score /= scores.int8_step() ** 2
+    is_within = (score >= low) & (score <= high) & ~is_positive & best.isfinite()
+    return is_within.sum().item() / len(queries) * gallery_size / len(sample)
 
 
 class _Counts:
@@ -153,8 +182,7 @@ class _Counts:
 
         Yields (queries (m,), gallery positions (n,), scores (m, n)).
         """
-        most = STRIP_QUERIES if queries.device.type == "cpu" else STRIP_DEVICE_QUERIES
-        step = min(most, block_side(self.scores.width, dtype, self.memory, queries.device))
+        step = min(_strip_queries(queries.device), block_side(self.scores.width, dtype, self.memory, queries.device))
         for part in queries.split(step):
             labels = self.query_gallery.query_labels[part]
             # From the first label of these queries to the last: others in between are taken out below.
@@ -177,17 +205,23 @@ class _Counts:
         return is_positive
 
     def _hide(self, scores: torch.Tensor, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-        """Set to the least number what is no negative: items of the query's label (itself, too) or sequence."""
-        columns = self.query_gallery
-        self._hide_same(scores, columns.query_labels[queries], columns.gallery_labels[gallery])
-        if columns.query_sequences is not None:
-            self._hide_same(scores, columns.query_sequences[queries], columns.gallery_sequences[gallery])
-        return scores
+        """Set to the least number what is no negative: items of the query's label (itself, too) or sequence.
 
-    @staticmethod
-    def _hide_same(scores: torch.Tensor, query_codes: torch.Tensor, gallery_codes: torch.Tensor) -> None:
-        if share_a_code(query_codes, gallery_codes):
-            scores.masked_fill_(query_codes[:, None] == gallery_codes, _least(scores.dtype))
+        Both queries and gallery are sorted by label.
+        """
+        columns = self.query_gallery
+        query_labels, gallery_labels = columns.query_labels[queries], columns.gallery_labels[gallery]
+        first, last = (torch.searchsorted(gallery_labels, query_labels, right=right) for right in (False, True))
+        if (first < last).any():
+            # Items of a label stand side by side, so some queries have theirs in a narrow strip.
+            for part in slices_of(len(queries), _strip_queries(queries.device)):
+                strip = slice(int(first[part][0]), int(last[part][-1]))
+                _hide_same(scores[part, strip], query_labels[part], gallery_labels[strip])
+        if columns.query_sequences is not None:
+            query_sequences, gallery_sequences = columns.query_sequences[queries], columns.gallery_sequences[gallery]
+            if torch.isin(query_sequences, gallery_sequences).any():
+                _hide_same(scores, query_sequences, gallery_sequences)
+        return scores
 
     def _bounds(self, queries: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (low, high), float32: an item above high is before the best positive, one below low behind it."""
@@ -245,30 +279,32 @@ class _Counts:
         blocks = products(self.scores, queries, self.gallery, dtype, self.memory, is_symmetric, is_wanted)
         for block in blocks:
             block_scores = self._hide(block.scores, queries[block.rows], self.gallery[block.columns])
-            # (who asks, who is found, the axis of scores along which the items stand)
-            directions = [(block.rows, block.columns, 1)]
+            # (who asks, who is found, their scores by who asks)
+            directions = [(block.rows, block.columns, block_scores)]
             if block.mirrored:
-                directions.append((block.columns, block.rows, 0))
-            for asking, answering, axis in directions:
-                # Most columns have nothing near the best positive; only the others are copied and counted.
-                may_count = _may_reach(block_scores, axis, low[asking]) & is_open(asking)
-                step = step_within(4 * block_scores.shape[axis], self.counted_bytes)
-                for part in may_count.nonzero().flatten().split(step):
-                    chosen = block_scores.index_select(1 - axis, part)
-                    places = asking.start + part
-                    above, within = _count(chosen, axis, low[places], high[places])
-                    if is_exact:
-                        rows = self.rows[self.gallery[answering]]
-                        above += _ties_before(chosen, axis, low[places], best_row[places], rows, within)
-                    surely[places] += above
-                    maybe[places] += within
-                    if is_exact:
-                        continue
-                    few = ((within > 0) & (maybe[places] <= MOST_LISTED)).nonzero().flatten()
-                    if len(few):
-                        chosen = chosen.index_select(1 - axis, few)
-                        place, item = _within(chosen, axis, low[places[few]], high[places[few]])
-                        self.listed.add(queries[places[few][place]], self.gallery[answering][item])
+                directions.append((block.columns, block.rows, block_scores.T))
+            for asking, answering, by_asking in directions:
+                # Most runs of items have nothing near the best positive; only the others are copied and counted.
+                threshold = low[asking].masked_fill(~is_open(asking), math.inf)
+                for items, runs in _in_runs(answering, by_asking):
+                    who, which = _may_reach(runs, threshold).nonzero(as_tuple=True)
+                    step = step_within(4 * runs.shape[2], self.counted_bytes)
+                    for who_part, which_part in zip(who.split(step), which.split(step)):
+                        places = asking.start + who_part
+                        chosen = runs[who_part, which_part].float()
+                        above, within = _count(chosen, low[places], high[places])
+                        if is_exact:
+                            rows = self.rows[self.gallery[items]].view(runs.shape[1:])[which_part]
+                            above += _ties_before(chosen, low[places], best_row[places], rows, within)
+                        surely.index_add_(0, places, above)
+                        maybe.index_add_(0, places, within)
+                        if is_exact:
+                            continue
+                        few = ((within > 0) & (maybe[places] <= MOST_LISTED)).nonzero().flatten()
+                        if len(few):
+                            place, item = _within(chosen[few], low[places[few]], high[places[few]])
+                            number = items.start + which_part[few][place] * runs.shape[2] + item
+                            self.listed.add(queries[places[few][place]], self.gallery[number])
         self.surely[queries] = self.all_reduce_sum(surely)
         maybe[maybe > MOST_IN_DOUBT] = UNKNOWN
         if is_exact:
@@ -332,54 +368,72 @@ class _Listed:
         return queries[places], torch.cat(self.items)[places].long()
 
 
+def _strip_queries(device: torch.device) -> int:
+    return STRIP_QUERIES if device.type == "cpu" else STRIP_DEVICE_QUERIES
+
+
+def _hide_same(scores: torch.Tensor, query_codes: torch.Tensor, gallery_codes: torch.Tensor) -> None:
+    scores.masked_fill_(query_codes[:, None] == gallery_codes, _least(scores.dtype))
+
+
 def _least(dtype: torch.dtype) -> float:
     """What is below all products of a type."""
     return -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min
 
 
-def _may_reach(scores: torch.Tensor, axis: int, low: torch.Tensor) -> torch.Tensor:
-    """(n,) bool: whether any score along `axis` may reach `low` (n,)."""
-    if scores.dtype == torch.bfloat16 and scores.device.type == "cpu":
+def _in_runs(items: slice, scores: torch.Tensor) -> list[tuple[slice, torch.Tensor]]:
+    """Scores (m, n) of some items as runs (m, r, RUN_ITEMS), and what is left over as one shorter run (m, 1, c)."""
+    whole = scores.shape[1] // RUN_ITEMS * RUN_ITEMS
+    parts = []
+    if whole:
+        runs = scores[:, :whole].unflatten(1, (-1, RUN_ITEMS))
+        parts.append((slice(items.start, items.start + whole), runs))
+    if whole < scores.shape[1]:
+        parts.append((slice(items.start + whole, items.stop), scores[:, None, whole:]))
+    return parts
+
+
+def _may_reach(runs: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+    """(m, r) bool: whether any score of a run (m, r, c) may reach `low` (m,)."""
+    if runs.dtype == torch.bfloat16 and runs.device.type == "cpu":
         # Maxima of whole numbers are several times faster, and positive bfloat16 are ordered as their bits are.
         if (low > 0).all():
-            return scores.view(torch.int16).amax(axis).view(torch.bfloat16) >= low
-        return out_of_order(in_order_(scores.clone()).amax(axis)) >= low
-    return scores.amax(axis) >= low
+            return _greatest(runs.view(torch.int16)).view(torch.bfloat16) >= low[:, None]
+        return out_of_order(_greatest(in_order_(runs.clone()))) >= low[:, None]
+    return _greatest(runs) >= low[:, None]
 
 
-def _count(scores: torch.Tensor, axis: int, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Along `axis`: how many scores are above high (n,), and how many from low (n,) to high."""
+def _greatest(runs: torch.Tensor) -> torch.Tensor:
+    """(m, r): the greatest of each run (m, r, c)."""
+    if runs.stride(0) > 1:
+        return runs.amax(2)
+    # Of scores that were transposed, several times as fast along the axes as they stand in memory.
+    return runs.permute(1, 2, 0).amax(1).T.contiguous()
+
+
+def _count(scores: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of scores (n, c): how many are above high (n,), and how many from low (n,) to high."""
     if scores.device.type != "cpu":
-        above = (scores > high.unsqueeze(axis)).sum(axis)
-        return above, (scores >= low.unsqueeze(axis)).sum(axis) - above
-    scores = scores.float()
+        above = (scores > high[:, None]).sum(1)
+        return above, (scores >= low[:, None]).sum(1) - above
     mask = torch.empty_like(scores)  # comparisons written and summed as floats are several times faster than bools
-    above = torch.gt(scores, high.unsqueeze(axis), out=mask).sum(axis).long()
-    not_below = torch.ge(scores, low.unsqueeze(axis), out=mask).sum(axis).long()
+    above = torch.gt(scores, high[:, None], out=mask).sum(1).long()
+    not_below = torch.ge(scores, low[:, None], out=mask).sum(1).long()
     return above, not_below - above
 
 
-def _within(
-    scores: torch.Tensor, axis: int, low: torch.Tensor, high: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(who, which) of the scores, items along `axis`, that are from low (n,) to high, as _count counts them."""
-    by_row = scores.float() if axis == 1 else scores.float().T
-    return ((by_row >= low[:, None]) & (by_row <= high[:, None])).nonzero(as_tuple=True)
+def _within(scores: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(who, which) of the scores (n, c) that are from low (n,) to high, as _count counts them."""
+    return ((scores >= low[:, None]) & (scores <= high[:, None])).nonzero(as_tuple=True)
 
 
 def _ties_before(
-    scores: torch.Tensor,
-    axis: int,
-    best: torch.Tensor,
-    best_row: torch.Tensor,
-    rows: torch.Tensor,
-    ties: torch.Tensor,
+    scores: torch.Tensor, best: torch.Tensor, best_row: torch.Tensor, rows: torch.Tensor, ties: torch.Tensor
 ) -> torch.Tensor:
-    """(n,): how many of the scores along `axis` that equal best (n,) stand in smaller gallery rows than best_row."""
+    """(n,): how many of the scores (n, c) that equal best (n,) stand in smaller gallery rows (n, c) than best_row."""
     before = torch.zeros_like(best_row)
     tied = (ties > 0).nonzero().flatten()
     if len(tied):
-        scores = scores.index_select(1 - axis, tied)
-        is_earlier = rows.unsqueeze(1 - axis) < best_row[tied].unsqueeze(axis)
-        before[tied] = ((scores == best[tied].unsqueeze(axis)) & is_earlier).sum(axis)
+        is_earlier = rows[tied] < best_row[tied, None]
+        before[tied] = ((scores[tied] == best[tied, None]) & is_earlier).sum(1)
     return before

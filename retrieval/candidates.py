@@ -32,7 +32,7 @@ def kept_candidates(scores: Scores, k: int, dtype: torch.dtype) -> int:
     gallery_size = len(scores.rows["gallery"])
     if dtype == torch.float32:
         return min(k + MORE, gallery_size)
-    queries, gallery = (_evenly(len(scores.rows[side]), most) for side, most in zip(("query", "gallery"), SAMPLE))
+    queries, gallery = (evenly(len(scores.rows[side]), most) for side, most in zip(("query", "gallery"), SAMPLE))
     left, right = (scores.factor(*rows, torch.float32) for rows in (("query", queries), ("gallery", gallery)))
     with true_float32(), torch.autocast(left.device.type, enabled=False):
         sample = left @ right.T
@@ -45,7 +45,7 @@ def kept_candidates(scores: Scores, k: int, dtype: torch.dtype) -> int:
     return min(k + MORE + math.ceil(1.125 * doubtful * k), gallery_size)
 
 
-def _evenly(count: int, most: int) -> torch.Tensor:
+def evenly(count: int, most: int) -> torch.Tensor:
     """Positions (n,), at most `most`, evenly spread among `count`."""
     return torch.arange(0, count, -(-count // most))
 

@@ -20,8 +20,8 @@ TRIED_WIDTHS = (32, 1024)  # they are no narrower and no wider
 ROUNDS = 4  # the best of so many counts, after one that warms up
 WORTH_TRYING = 2**36  # multiplications of a search that takes longer than the trial
 # A coarser type leaves more in doubt, so it may take at most so much of a finer one's time: int8 doubts one query in
-# five, and has nearly as much to do beside its products as for them (benchmarks/search_speed.py).
-WORTH = {torch.int8: 0.4, torch.bfloat16: 0.85}
+# five, and has half as much to do beside its products as for them (benchmarks/search_speed.py).
+WORTH = {torch.int8: 0.75, torch.bfloat16: 0.85}
 # Looking through what int8 leaves in doubt costs more than it saves for narrower rows; wider ones overflow int32.
 LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS = 256, 2**16
 

@@ -7,7 +7,7 @@ import torch
 
 from core.threads import side_by_side
 from retrieval import best_positive, candidates, product_type, topk
-from retrieval.best_positive import first_precision, positive_ranks
+from retrieval.best_positive import first_precision, in_doubt, positive_ranks
 from retrieval.candidates import kept_candidates
 from retrieval.product_type import in_order_, out_of_order
 from retrieval.query_gallery import QueryGallery
@@ -22,9 +22,9 @@ MANY = 2**40  # pairs
     "taken, types, expected",
     [
         ((1, 3, 4), product_type.TYPES, torch.int8),
-        ((1, 2, 4), product_type.TYPES, torch.bfloat16),  # int8 would leave too much in doubt
+        ((1, 2, 4), product_type.TYPES, torch.int8),
         ((1, 2, 4), product_type.TYPES[1:], torch.bfloat16),
-        ((1.9, 2, 4), product_type.TYPES, torch.bfloat16),  # too little faster for what it leaves in doubt
+        ((1.6, 2, 4), product_type.TYPES, torch.bfloat16),  # too little faster for what it leaves in doubt
         ((math.inf, 9, 4), product_type.TYPES, torch.float32),
         ((1.5, 9, 4), product_type.TYPES, torch.int8),
         ((3, 9, 4), product_type.TYPES, torch.float32),
@@ -45,21 +45,37 @@ def test_each_type_is_tried_and_the_threads_are_left_as_they_were():
 
 
 @pytest.mark.parametrize(
-    "distance, outlier, expected",
+    "distance, spread, expected",
     [
-        ("cosine", False, torch.int8),
-        ("cosine", True, torch.bfloat16),  # one row of a single large number makes the steps of all rows wide
-        ("squared_euclidean", False, torch.bfloat16),
+        ("cosine", 0.3, torch.int8),
+        ("cosine", 3.0, torch.bfloat16),  # positives are no closer than others, which are as close as steps of int8
+        ("squared_euclidean", 0.3, torch.bfloat16),
     ],
 )
-def test_int8_only_where_it_tells_rows_apart(monkeypatch, distance, outlier, expected):
+def test_int8_only_where_it_tells_rows_apart(monkeypatch, distance, spread, expected):
     monkeypatch.setattr(product_type, "seconds", lambda width: dict(zip(product_type.TYPES, (1, 3, 4))))
     monkeypatch.setattr(product_type, "WORTH_TRYING", 0)
-    rows = torch.randn(60, 512, generator=torch.Generator().manual_seed(0))
-    if outlier:
-        rows[7] = torch.eye(512)[3]
-    task = QueryGallery.of(rows, torch.arange(60) // 4)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(15, 512, generator=generator).repeat(4, 1)
+    rows += spread * torch.randn(60, 512, generator=generator)
+    task = QueryGallery.of(rows, torch.arange(60) % 15)
     assert first_precision(task, Scores(task, distance)) == expected
+
+
+def test_what_int8_leaves_in_doubt():
+    """All of a small gallery is its own sample: counted are the items within the bounds of the best positive's score."""
+    rows = torch.randn(40, 256, generator=torch.Generator().manual_seed(0)) + 1
+    labels = torch.arange(40) // 3
+    task = QueryGallery.of(rows, labels)
+    scores = Scores(task)
+    unit = torch.nn.functional.normalize(rows.double(), dim=1)
+    cosines = (unit @ unit.T).fill_diagonal_(-1)
+    is_positive = labels[:, None] == labels
+    best = cosines.masked_fill(~is_positive, -1).amax(1, keepdim=True)
+    move = (scores.rounding_errors("query", torch.int8)[:, None] + scores.gallery_error(torch.int8)) * 1.01
+    near = ((cosines - best).abs() <= move) & ~is_positive & (best > -1)
+    assert 0 < in_doubt(task, scores) <= near.sum().item() / 40
+    assert in_doubt(QueryGallery.of(rows, torch.arange(40)), scores) == 0  # where nobody has a positive
 
 
 @pytest.mark.skipif(not product_type.multiplies_int8(), reason="this processor adds products of int8 in 16 bits")
