@@ -1,13 +1,15 @@
 """The rank of each query's best positive, by counting what beats it: no sort, no top-k, all of N x N never held."""
 
 import math
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import torch
 
 from core.slices import MEMORY, slices_of, step_within
-from retrieval.blocks import block_side, products, true_float32
+from core.threads import draw_side_by_side, workers
+from retrieval.blocks import Block, block_side, each_product, products, true_float32
 from retrieval.candidates import SAMPLE, evenly
 from retrieval.product_type import LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS, fastest, in_order_, out_of_order
 from retrieval.query_gallery import QueryGallery
@@ -146,9 +148,8 @@ class _Counts:
         self.memory = memory
         self.shard = shard
         device = query_gallery.device
-        self.counted_bytes = COUNTED_BYTES
-        if device.type != "cpu":
-            self.counted_bytes = min(COUNTED_DEVICE_BYTES, memory // 8)
+        counted_bytes = COUNTED_BYTES if device.type == "cpu" else COUNTED_DEVICE_BYTES
+        self.counted_bytes = min(counted_bytes, memory // 8 // workers(device))
         # Rows that ties are settled by: those of the whole list, even where a rank has only some of them.
         self.rows = query_gallery.gallery_rows if shard is None else shard.rows[query_gallery.gallery_rows]
         self.ks = None if ks is None else torch.tensor(sorted(set(ks)), device=device)
@@ -162,8 +163,11 @@ class _Counts:
         self.self_positions = query_gallery.self_positions()
         # A first look at the positives alone: what has to be beaten.
         best = torch.full((len(self.self_positions),), -math.inf, device=device)
-        for queries, _, strip in self._positive_strips(self.by_label, torch.float32):
+
+        def beat(queries: torch.Tensor, _: torch.Tensor, strip: torch.Tensor) -> None:
             best[queries] = torch.maximum(best[queries], strip.amax(1))
+
+        self._each_strip(beat, self.by_label, torch.float32)
         self.best = self.all_reduce_max(best)
         self.surely = torch.zeros_like(self.self_positions)
         self.maybe = torch.zeros_like(self.surely)
@@ -175,25 +179,35 @@ class _Counts:
     def all_reduce_max(self, numbers: torch.Tensor) -> torch.Tensor:
         return numbers if self.shard is None else self.shard.all_reduce_max(numbers)
 
-    def _positive_strips(
-        self, queries: torch.Tensor, dtype: torch.dtype
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Scores of queries (sorted by label) against their positives; what is none is -infinity.
+    def _each_strip(
+        self,
+        function: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None],
+        queries: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> None:
+        """Score queries (sorted by label) against their positives; what is none is -infinity.
 
-        Yields (queries (m,), gallery positions (n,), scores (m, n)).
+        function(queries (m,), gallery positions (n,), scores (m, n)) is called for one strip after another, and in
+        several threads at once for queries that differ.
         """
-        step = min(_strip_queries(queries.device), block_side(self.scores.width, dtype, self.memory, queries.device))
-        for part in queries.split(step):
-            labels = self.query_gallery.query_labels[part]
-            # From the first label of these queries to the last: others in between are taken out below.
-            start = int(torch.searchsorted(self.sorted_labels, labels[0]))
-            stop = int(torch.searchsorted(self.sorted_labels, labels[-1], right=True))
-            strip = self.gallery[start:stop]
-            for block in products(self.scores, part, strip, dtype, self.memory):
-                asking = part[block.rows]
-                answering = strip[block.columns]
-                is_positive = self._is_positive(asking, answering)
-                yield asking, answering, block.scores.masked_fill_(~is_positive, -math.inf)
+        memory = self.memory // workers(queries.device)
+        step = min(_strip_queries(queries.device), block_side(self.scores.width, dtype, memory, queries.device))
+
+        def work(parts: Iterator[torch.Tensor]) -> None:
+            for part in parts:
+                labels = self.query_gallery.query_labels[part]
+                # From the first label of these queries to the last: others in between are taken out below.
+                start = int(torch.searchsorted(self.sorted_labels, labels[0]))
+                stop = int(torch.searchsorted(self.sorted_labels, labels[-1], right=True))
+                strip = self.gallery[start:stop]
+                for block in products(self.scores, part, strip, dtype, memory):
+                    asking = part[block.rows]
+                    answering = strip[block.columns]
+                    is_positive = self._is_positive(asking, answering)
+                    function(asking, answering, block.scores.masked_fill_(~is_positive, -math.inf))
+
+        with true_float32():  # set for all threads, before there are any
+            draw_side_by_side(work, iter(queries.split(step)), queries.device)
 
     def _is_positive(self, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
         """(m, n) bool: whether a gallery item is one of the query's label that it can find."""
@@ -240,13 +254,16 @@ class _Counts:
         """Exact score (n,) float32 and gallery row of each query's best positive, the smallest row among equals."""
         best = torch.full((len(self.best),), -math.inf, device=self.best.device)
         best_row = torch.full_like(self.self_positions, LAST_ROW)
-        for asking, answering, strip in self._positive_strips(queries, torch.float64):
+
+        def beat(asking: torch.Tensor, answering: torch.Tensor, strip: torch.Tensor) -> None:
             score = strip.amax(1)
             # Of equal scores the smallest row counts, within a strip and from one strip to the next.
             row = torch.where(strip == score[:, None], self.rows[answering], LAST_ROW).amin(1)
             row_if_equal = torch.where(score == best[asking], best_row[asking].minimum(row), best_row[asking])
             best_row[asking] = torch.where(score > best[asking], row, row_if_equal)
             best[asking] = best[asking].maximum(score)
+
+        self._each_strip(beat, queries, torch.float64)
         best_of_all = self.all_reduce_max(best)
         # The smallest row is minus the greatest of the negated ones.
         best_row = -self.all_reduce_max(-best_row.where(best == best_of_all, LAST_ROW))
@@ -276,8 +293,7 @@ class _Counts:
             """Whether a block may still change what somebody asks for."""
             return bool(is_open(rows).any()) or (is_symmetric and bool(is_open(columns).any()))
 
-        blocks = products(self.scores, queries, self.gallery, dtype, self.memory, is_symmetric, is_wanted)
-        for block in blocks:
+        def look_at(block: Block) -> None:
             block_scores = self._hide(block.scores, queries[block.rows], self.gallery[block.columns])
             # (who asks, who is found, their scores by who asks)
             directions = [(block.rows, block.columns, block_scores)]
@@ -296,15 +312,20 @@ class _Counts:
                         if is_exact:
                             rows = self.rows[self.gallery[items]].view(runs.shape[1:])[which_part]
                             above += _ties_before(chosen, low[places], best_row[places], rows, within)
-                        surely.index_add_(0, places, above)
-                        maybe.index_add_(0, places, within)
+                        with lock:
+                            surely.index_add_(0, places, above)
+                            maybe.index_add_(0, places, within)
                         if is_exact:
                             continue
                         few = ((within > 0) & (maybe[places] <= MOST_LISTED)).nonzero().flatten()
                         if len(few):
                             place, item = _within(chosen[few], low[places[few]], high[places[few]])
                             number = items.start + which_part[few][place] * runs.shape[2] + item
-                            self.listed.add(queries[places[few][place]], self.gallery[number])
+                            with lock:
+                                self.listed.add(queries[places[few][place]], self.gallery[number])
+
+        lock = threading.Lock()
+        each_product(look_at, self.scores, queries, self.gallery, dtype, self.memory, is_symmetric, is_wanted)
         self.surely[queries] = self.all_reduce_sum(surely)
         maybe[maybe > MOST_IN_DOUBT] = UNKNOWN
         if is_exact:

@@ -3,15 +3,18 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from core.slices import slices_of, slices_within, step_within
+from core.threads import draw_side_by_side, workers
 from retrieval.exact import Side
 from retrieval.product_type import multiply, product_dtype
 from retrieval.scores import Scores
 
 LARGEST_SIDE, SMALLEST_SIDE = 2048, 16  # rows of a block: below 1024 products lose speed, above 2048 they gain little
+SHARED_BLOCKS, LEAST_SHARED_SIDE = 8, 256  # blocks for each thread if they are no smaller than this
 LARGEST_DEVICE_SIDE = 8192  # on an accelerator, where a block costs some hundred launches
 
 
@@ -23,6 +26,16 @@ class Block:
     """
 
     scores: torch.Tensor
+    rows: slice
+    columns: slice
+    mirrored: bool
+
+
+class _Factors(NamedTuple):
+    """What a Block's scores are the product of."""
+
+    left: torch.Tensor
+    right: torch.Tensor
     rows: slice
     columns: slice
     mirrored: bool
@@ -47,6 +60,53 @@ def products(
     """
     side = block_side(scores.width, dtype, memory, gallery.device)
     buffer = torch.empty(side * side, dtype=product_dtype(dtype), device=gallery.device)
+    for factors in _factors(scores, queries, gallery, dtype, memory, side, symmetric, wanted):
+        yield _block(scores, factors, buffer, dtype)
+
+
+def each_product(
+    function: Callable[[Block], None],
+    scores: Scores,
+    queries: torch.Tensor,
+    gallery: torch.Tensor,
+    dtype: torch.dtype,
+    memory: int,
+    symmetric: bool = False,
+    wanted: Callable[[slice, slice], bool] | None = None,
+) -> None:
+    """function(block) of each of `products`: on the CPU as many side by side as torch has threads.
+
+    Threads that share a product and each small step after it wait for each other after each of them; here each has a
+    block of its own. What `function` changes it has to lock.
+    """
+    threads = workers(gallery.device)
+    side = block_side(scores.width, dtype, memory // threads, gallery.device)
+    # Some blocks for each thread, so that none is left without.
+    while side > LEAST_SHARED_SIDE and threads > 1 and SHARED_BLOCKS * threads * side**2 > len(queries) * len(gallery):
+        side //= 2
+
+    def work(pieces: Iterator[_Factors]) -> None:
+        buffer = torch.empty(side * side, dtype=product_dtype(dtype), device=gallery.device)
+        for factors in pieces:
+            function(_block(scores, factors, buffer, dtype))
+
+    # The switches are of all threads, so they are set before there are any, and set back when all have ended.
+    with true_float32():
+        pieces = _factors(scores, queries, gallery, dtype, memory, side, symmetric, wanted)
+        draw_side_by_side(work, pieces, gallery.device)
+
+
+def _factors(
+    scores: Scores,
+    queries: torch.Tensor,
+    gallery: torch.Tensor,
+    dtype: torch.dtype,
+    memory: int,
+    side: int,
+    symmetric: bool,
+    wanted: Callable[[slice, slice], bool] | None,
+) -> Iterator[_Factors]:
+    """The factors of all blocks of `products`, with `side` rows and columns at most."""
     # The gallery's factor is made for a panel of several blocks, and kept while all queries pass by.
     panel_step = side * step_within(side * scores.width * dtype.itemsize, memory // 16)
     for panel in slices_of(len(gallery), panel_step):
@@ -66,8 +126,12 @@ def products(
                 left = whole_factor(scores, "query", queries[rows], dtype)
             for column in columns:
                 right = panel_factor[column.start - panel.start : column.stop - panel.start]
-                product = _product(scores, left, right, buffer, dtype)
-                yield Block(product, rows, column, symmetric and column.start != rows.start)
+                yield _Factors(left, right, rows, column, symmetric and column.start != rows.start)
+
+
+def _block(scores: Scores, factors: _Factors, buffer: torch.Tensor, dtype: torch.dtype) -> Block:
+    product = _product(scores, factors.left, factors.right, buffer, dtype)
+    return Block(product, factors.rows, factors.columns, factors.mirrored)
 
 
 def strips(
