@@ -1,13 +1,14 @@
 """The best fast scores so far, kept until exact ones decide."""
 
 import math
+import threading
 
 import numpy as np
 import torch
 
 from core.slices import slices_of, slices_within
 from core.threads import side_by_side
-from retrieval.blocks import products, strips, true_float32
+from retrieval.blocks import Block, each_product, products, strips, true_float32
 from retrieval.product_type import in_order_, out_of_order
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import RUN, Scores
@@ -90,6 +91,7 @@ class Candidates:
         # Those that were looked for a second time, and which number a query has there.
         self.again = None
         self.number_again = torch.full_like(self.filled, NOWHERE)
+        self.lock = threading.Lock()  # of keys, filled and floor, while threads look at blocks
 
     def collect(self, memory: int, guess: bool) -> None:
         """Look at all scores.
@@ -163,7 +165,8 @@ class Candidates:
 
     def _sweep(self, numbers: torch.Tensor, gallery: torch.Tensor, memory: int, symmetric: bool) -> None:
         """Add all scores of the queries with these numbers (n,) against gallery positions (g,)."""
-        for block in products(self.scores, self.queries[numbers], gallery, self.dtype, memory, symmetric):
+
+        def look_at(block: Block) -> None:
             asking = numbers[block.rows]
             answering = gallery[block.columns]
             self._hide(block.scores, self.queries[asking], answering)
@@ -174,7 +177,10 @@ class Candidates:
             # Above a positive floor are positive scores alone, which are in order as they are.
             if not all((self.floor[others] > 0).all() for _, _, others, _ in directions):
                 in_order_(block.scores)
-            side_by_side(lambda direction: self._add(*direction), directions, gallery.device)
+            for direction in directions:
+                self._add(*direction)
+
+        each_product(look_at, self.scores, self.queries[numbers], gallery, self.dtype, memory, symmetric)
 
     def _hide(self, scores: torch.Tensor, queries: torch.Tensor, gallery: torch.Tensor) -> None:
         """Set to -infinity what a query must not find: itself, and items of its sequence."""
@@ -200,12 +206,29 @@ class Candidates:
         floor = self.floor[numbers]
         if (floor == -math.inf).all():
             floor = self._first_floor(scores, axis)
-            self.floor[numbers] = floor
+            with self.lock:
+                self.floor[numbers] = self.floor[numbers].maximum(floor)
         # Few scores are above it. They come ordered by row: each goes behind those that its row has.
         row, column, value = above_floor(scores, axis, in_order_(floor.to(self.dtype)))
         keys = pack(out_of_order(value), gallery[column])
         counts = row.bincount(minlength=len(numbers))
         number_in_row = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        with self.lock:
+            self._append(numbers, row, number_in_row, keys, counts)
+
+    def _append(
+        self,
+        numbers: torch.Tensor,
+        row: torch.Tensor,
+        number_in_row: torch.Tensor,
+        keys: torch.Tensor,
+        counts: torch.Tensor,
+    ) -> None:
+        """Put new keys (m,) behind those that the queries with these numbers (n,) have.
+
+        row (m,): which of `numbers` a key is of, ascending; number_in_row (m,): how many of its keys come before;
+        counts (n,): how many keys each has.
+        """
         room = self.keys.shape[1]
         crowded = (self.filled[numbers] + counts > room).nonzero().flatten()
         if len(crowded):
