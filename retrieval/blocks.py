@@ -15,6 +15,7 @@ from retrieval.scores import Scores
 
 LARGEST_SIDE, SMALLEST_SIDE = 2048, 16  # rows of a block: below 1024 products lose speed, above 2048 they gain little
 SHARED_BLOCKS, LEAST_SHARED_SIDE = 8, 256  # blocks for each thread if they are no smaller than this
+FEWEST_SHARES = 8  # of the memory, one for each thread: their blocks stay in a processor's caches
 LARGEST_DEVICE_SIDE = 8192  # on an accelerator, where a block costs some hundred launches
 
 
@@ -80,7 +81,8 @@ def each_product(
     block of its own. What `function` changes it has to lock.
     """
     threads = workers(gallery.device)
-    side = block_side(scores.width, dtype, memory // threads, gallery.device)
+    shares = max(threads, FEWEST_SHARES) if threads > 1 else 1
+    side = block_side(scores.width, dtype, memory // shares, gallery.device)
     # Some blocks for each thread, so that none is left without.
     while side > LEAST_SHARED_SIDE and threads > 1 and SHARED_BLOCKS * threads * side**2 > len(queries) * len(gallery):
         side //= 2

@@ -62,7 +62,8 @@ def search_in_parts(
     most_queries = max(FEWEST, memory // 2 // (KEY_BYTES * (kept + ROOM)))
     queries = torch.arange(len(query_gallery.query_rows), device=query_gallery.device)
     for portion in queries.tensor_split(-(-len(queries) // most_queries)):
-        candidates = Candidates(query_gallery, scores, portion, k, dtype, kept, memory // 2)
+        # A little less where there is room beyond those kept, since each thread has copies of its blocks besides.
+        candidates = Candidates(query_gallery, scores, portion, k, dtype, kept, memory * 3 // 8)
         # A guessed floor saves most of the sorting; where it was too high, `nearest` looks again.
         candidates.collect(memory // 2, guess=True)
         first = int(portion[0])
