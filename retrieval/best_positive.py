@@ -325,7 +325,8 @@ class _Counts:
                                 self.listed.add(queries[places[few][place]], self.gallery[number])
 
         lock = threading.Lock()
-        each_product(look_at, self.scores, queries, self.gallery, dtype, self.memory, is_symmetric, is_wanted)
+        # The other half is for the copies that each thread makes of what it counts.
+        each_product(look_at, self.scores, queries, self.gallery, dtype, self.memory // 2, is_symmetric, is_wanted)
         self.surely[queries] = self.all_reduce_sum(surely)
         maybe[maybe > MOST_IN_DOUBT] = UNKNOWN
         if is_exact:

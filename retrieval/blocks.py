@@ -15,7 +15,7 @@ from retrieval.scores import Scores
 
 LARGEST_SIDE, SMALLEST_SIDE = 2048, 16  # rows of a block: below 1024 products lose speed, above 2048 they gain little
 SHARED_BLOCKS, LEAST_SHARED_SIDE = 8, 256  # blocks for each thread if they are no smaller than this
-FEWEST_SHARES = 8  # of the memory, one for each thread: their blocks stay in a processor's caches
+FEWEST_SHARES = 4  # of the memory, one for each thread: their blocks stay in a processor's caches
 LARGEST_DEVICE_SIDE = 8192  # on an accelerator, where a block costs some hundred launches
 
 
