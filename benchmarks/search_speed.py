@@ -128,7 +128,7 @@ def contenders(
     table: torch.Tensor, labels: torch.Tensor, peer_share: int, every_type: bool
 ) -> dict[str, dict[str, Callable]]:
     """Both lanes: {lane: {name: function}}. every_type: ours in each type, not in float32 and the chosen one alone."""
-    task = QueryGallery.of(table)
+    task = QueryGallery.of(table, labels)
     scores = Scores(task)
     lanes = {"Recall@1 (and @10, @100)": {}, "100 nearest": {}}
     recall, top = lanes.values()
