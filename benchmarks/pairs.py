@@ -2,6 +2,7 @@
 
     python benchmarks/pairs.py                                 # two minutes on 2 cores
     python benchmarks/pairs.py --sizes=160 --rounds=1
+    python benchmarks/pairs.py --sizes=160 --compiled=contrastive,triplet_margin    # through torch.compile, too
 
 512 dimensions, 4 images a label (triplets for the loss that takes them; 2 for npairs, of which its peer takes no more).
 The bare Gram matrix is X X^T and the two products that carry a gradient back through it. Operations are what torch
@@ -154,10 +155,11 @@ def mined_triplets(miner: str) -> Callable:
     return Objective(torch.nn.Identity(), LOSSES["triplet_margin"](), miner=mining).compare
 
 
-def contenders(size: int, largest_list: int = LARGEST_LIST) -> dict[str, Callable]:
+def contenders(size: int, largest_list: int = LARGEST_LIST, compiled: tuple[str, ...] = ()) -> dict[str, Callable]:
     """{name: function}: the bare products, every pair loss of ours, some with miners, the peers'.
 
-    largest_list: images up to which the cubic peers take part.
+    largest_list: images up to which the cubic peers take part. compiled: losses of ours that take part through
+    torch.compile as well; how long the first call of each takes is printed.
     """
     generator = torch.Generator().manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(size, WIDTH, generator=generator)).requires_grad_()
@@ -172,6 +174,12 @@ def contenders(size: int, largest_list: int = LARGEST_LIST) -> dict[str, Callabl
             labels = couples
         leaf = rows[: len(labels)].detach().requires_grad_()
         functions[f"ours: {name}"] = repeated(gradient(LOSSES[name](), leaf, labels))
+        if name in compiled:
+            function = gradient(torch.compile(LOSSES[name]()), leaf, labels)
+            began = time.perf_counter()
+            function()
+            print(f"compiled {name}: the first call took {time.perf_counter() - began:.1f} s", flush=True)
+            functions[f"ours, compiled: {name}"] = repeated(function)
     for miner in MINED:
         functions[f"ours: triplet_margin + {miner}"] = repeated(gradient(mined_triplets(miner), rows, batches["pk"]))
     for name, make in peers().items():
@@ -211,6 +219,7 @@ def main(argv: list[str] | None = None) -> None:
         default=LARGEST_LIST,
         help="images up to which peers that list all triples take part, at 12 KB each (default: 160)",
     )
+    parser.add_argument("--compiled", default="", help="losses that take part through torch.compile as well")
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
@@ -218,7 +227,7 @@ def main(argv: list[str] | None = None) -> None:
     lanes = [heading(args.rounds)]
     for text in args.sizes.split(","):
         size = int(text)
-        functions = contenders(size, args.largest_list)
+        functions = contenders(size, args.largest_list, tuple(args.compiled.split(",")))
         figures = contest(functions, args.rounds)
         for name, figure in figures.items():
             figure["operations"] = functions[name].operations

@@ -104,7 +104,7 @@ def groups_of(labels: np.ndarray, embeddings: torch.Tensor) -> Groups:
     is_positive[first] = False
     positives = np.flatnonzero(is_positive)
     positives = positives[label[positives].argsort(kind="stable")]
-    anchor_of = (several.cumsum() - 1)[label[positives]]
+    anchor_of = (np.cumsum(several, dtype=np.int64) - 1)[label[positives]]
     share = torch.from_numpy(1 / (counts[label[positives]] - 1)).to(embeddings.dtype)
     found = (*(torch.from_numpy(numbers) for numbers in (first[several], positives, anchor_of)), share)
     return Groups(*(numbers.to(embeddings.device, non_blocking=True) for numbers in found))

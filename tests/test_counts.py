@@ -32,7 +32,14 @@ SLACK = 1.1
 
 
 # Of a pair loss and its gradient, once it was called: operations, and calls of functions by Python.
-OF_A_LOSS = {"multi_similarity": (83, 341), "smooth_ap": (71, 361), "triplet_margin": (72, 373)}
+OF_A_LOSS = {
+    "multi_similarity": (84, 345),
+    "smooth_ap": (72, 365),
+    "triplet_margin": (70, 387),
+    "npairs": (54, 306),
+    "quadruplet_chen": (156, 623),
+    "clip": (111, 327),
+}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
