@@ -91,7 +91,7 @@ def embed_images(args: Args) -> None:
         written = ""
         if outputs.paths:
             written = f", written: {', '.join(map(str, outputs.paths))}"
-        print(f"{counted(len(table), records.noun)}, {table.width} numbers each{written}")
+        print(f"{counted(len(table), records.noun)}, {counted(table.width, 'number')} each{written}")
 
 
 def skips_unreadable(args: Args) -> bool:
@@ -121,7 +121,7 @@ def embed_shards(args: Args) -> None:
     if args["ray_workers"]:
         flags = EncoderFlags(args.model, args.device, args.encoder, args["num_workers"])
         done = embed_by_ray(shards, folder, flags, skips, **args.ray)
-        print(f"{args['ray_workers']} workers of Ray: {done.as_text(folder)}")
+        print(f"{counted(args['ray_workers'], 'worker')} of Ray: {done.as_text(folder)}")
         return
     # Each rank has shards of its own, so none waits for another, nor is lost with it.
     rank, world_size = distributed.stand_alone()

@@ -114,7 +114,7 @@ def open_training(
                 "which may be some rows of such a list (LIST.columns#rows=0:10000)"
             )
         train, test = hold_out(train, val_classes)
-        tested_on = f"{val_classes} train labels held out"
+        tested_on = f"{counted(val_classes, 'train label')} held out"
     else:
         lists = split_lists(test_list, data_dir)
         if len(set(lists)) < len(lists):
@@ -249,9 +249,12 @@ def convert(**flags: object) -> None:
     if flags["partial"]:
         published = "not checked to be the published set"
     train, test = done.counts.train, done.counts.test
-    line = f"{train[0]:,} images of {train[1]:,} labels to train with, {test[0]:,} of {test[1]:,} to test with"
+    line = (
+        f"{counted(train[0], 'image', ',')} of {counted(train[1], 'label', ',')} to train with, {test[0]:,} of "
+        f"{test[1]:,} to test with"
+    )
     if done.counts.queries != test[0]:
-        line += f" ({done.counts.queries:,} queries, {done.counts.gallery:,} in the gallery)"
+        line += f" ({counted(done.counts.queries, 'query', ',')}, {done.counts.gallery:,} in the gallery)"
     print(f"written: {done.file}, {done.facts.title}, {published}: {line}")
     if done.dropped:
         images = "image to train with is" if done.dropped == 1 else "images to train with are"
@@ -266,7 +269,7 @@ def pack(list_file: str, data_dir: str | None, output: str, overwrite: bool) -> 
         f"{rows:,} {plural(rows, 'row')} of {labels:,} {plural(labels, 'label')} ({name})"
         for name, (rows, labels) in done.parts.items()
     ]
-    print(f"written: {done.file}, {', '.join(parts)}, {done.size:,} bytes")
+    print(f"written: {done.file}, {', '.join(parts)}, {counted(done.size, 'byte', ',')}")
     # A list without splits is to train with, or to test with.
     test_list = str(done.file) if len(done.parts) > 1 else "..."
     _print_training(done.file, test_list, done.root)
@@ -411,7 +414,7 @@ def main(argv: list[str]) -> None:
             return
         lists = flags["lists"]
         if len(lists) > 2:
-            parser.error(f"{len(lists)} lists are given; one, or a train and a test list can be checked")
+            parser.error(f"{counted(len(lists), 'list')} are given; one, or a train and a test list can be checked")
         sys.exit(1 if check(lists, flags["data_dir"]) else 0)
     except InputError as error:
         parser.error(str(error))

@@ -327,7 +327,7 @@ def find(folder: str, args: Args) -> None:
     print_tables(answers)
     print_lines(unknown_notes(answers))
     if len(answers.records) > DRAWN and any(path.suffix == ".png" for path in outputs):
-        print(f"the picture shows {DRAWN} of {len(answers.records)} queries")
+        print(f"the picture shows {DRAWN} of {counted(len(answers.records), 'query')}")
     print_lines(fitness_notes(index))
     if written:
         print(f"written: {', '.join(str(path) for path in outputs if path in written)}")

@@ -14,6 +14,7 @@ from care.looks import Look, look_at
 from care.outliers import outliers
 from care.subject import Subject
 from core.items import content_of
+from core.text import counted, plural
 from data.fixes import KEEP, KINDS, LABEL, REMOVE, Finding, RawRow
 from data.records import Records
 
@@ -211,7 +212,10 @@ class _Examiner:
                 )
         judged = int(np.isfinite(doubts.score).sum())
         if judged < FEWEST:
-            self.notes.append(f"labels are not judged by their rows: {judged} rows are too few to say what is usual")
+            self.notes.append(
+                f"labels are not judged by their rows: {counted(judged, 'row')} {plural(judged, 'is', 'are')} too few "
+                "to say what is usual"
+            )
 
     def _label_evidence(self, row: int, doubts: LabelDoubts, twin: int | None) -> str:
         if twin is not None:
@@ -286,7 +290,8 @@ class _Examiner:
         if shared:
             count = len(self.records.vocabulary)
             self.notes.append(
-                f"{len(shared)} of {count} labels are labels of {other.name}, too ({min(shared)}, for one): figures on "
+                f"{len(shared)} of {counted(count, 'label')} {plural(len(shared), 'is', 'are')} in {other.name}, too "
+                f"({min(shared)}, for one): figures on "
                 "one after training on the other do not tell how unseen labels are found"
             )
 

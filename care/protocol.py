@@ -15,6 +15,7 @@ import torch
 from core.errors import InputError
 from core.files import read_flags, read_json, run_folder
 from core.sources import is_weights_name
+from core.text import counted, plural
 from data.convert import Counts
 from data.convert.cars import FACTS as CARS
 from data.convert.cub import FACTS as CUB
@@ -269,7 +270,8 @@ class Linter:
         if None not in counts and counts != benchmark.split.train:
             images, labels = benchmark.split.train
             notes.cautions.append(
-                f"it was trained on {counts[0]:,} images of {counts[1]:,} labels, the protocol has {images:,} of "
+                f"it was trained on {counted(counts[0], 'image', ',')} of {counted(counts[1], 'label', ',')}, the "
+                f"protocol has {images:,} of "
                 f"{labels:,}"
             )
         if self.train is None:
@@ -278,7 +280,9 @@ class Linter:
         labels, train_labels = of_one_kind(records.vocabulary.labels, self.train.vocabulary.labels)
         shared = int(np.isin(labels, train_labels).sum())
         if shared:
-            notes.reasons.append(f"{shared:,} of {len(labels):,} test labels were trained with")
+            notes.reasons.append(
+                f"{shared:,} of {counted(len(labels), 'test label', ',')} {plural(shared, 'was', 'were')} trained with"
+            )
 
 
 class _Notes:
@@ -294,18 +298,21 @@ def _judge_test_list(notes: _Notes, benchmark: Benchmark, records: Records) -> N
     found = (len(records), len(records.vocabulary))
     if found != (images, labels):
         notes.reasons.append(
-            f"the test list has {found[0]:,} images of {found[1]:,} labels, the protocol {images:,} of {labels:,}"
+            f"the test list has {counted(found[0], 'image', ',')} of {counted(found[1], 'label', ',')}, the protocol "
+            f"{images:,} of {labels:,}"
         )
     queries, gallery = int(records.is_query.sum()), int(records.is_gallery.sum())
     if benchmark.split.queries is not None:
         if (queries, gallery) != (benchmark.split.queries, benchmark.split.gallery):
             notes.reasons.append(
-                f"{queries:,} images ask and {gallery:,} can be found, in the protocol {benchmark.split.queries:,} "
+                f"{counted(queries, 'image', ',')} ask and {gallery:,} can be found, in the protocol "
+                f"{benchmark.split.queries:,} "
                 f"and {benchmark.split.gallery:,}"
             )
     elif (queries, gallery) != (len(records), len(records)):
         notes.reasons.append(
-            f"{queries:,} of {len(records):,} images ask and {gallery:,} can be found, in the protocol all of them"
+            f"{queries:,} of {counted(len(records), 'image', ',')} ask and {gallery:,} can be found, in the protocol "
+            "all of them"
         )
 
 
@@ -331,7 +338,10 @@ def _judge_search(notes: _Notes, benchmark: Benchmark, search: Search) -> None:
         names = ", ".join(search.postprocess)
         notes.reasons.append(f"{names} ranks what was found anew (the figures before it are not of it)")
     if search.lone_skipped:
-        notes.reasons.append(f"{search.lone_skipped:,} queries without a right answer were left out")
+        notes.reasons.append(
+            f"{counted(search.lone_skipped, 'query', ',')} without a right answer "
+            f"{plural(search.lone_skipped, 'was', 'were')} left out"
+        )
     if search.definition != "standard":
         notes.reasons.append(f"figures are by the definitions of {search.definition}")
     if search.has_threshold and search.threshold_on is None:
@@ -358,7 +368,8 @@ def _judge_copies(notes: _Notes, records: Records, embeddings: object) -> None:
     copies = sum(seen[key] > 1 for key in keys)
     if copies:
         notes.cautions.append(
-            f"{copies:,} of {len(records):,} images have the very embedding of another one of their label: copies, "
+            f"{copies:,} of {counted(len(records), 'image', ',')} {plural(copies, 'has', 'have')} the very embedding "
+            "of another one of their label: copies, "
             "which find each other"
         )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import InputError
+from core.text import counted
 from data.fixes import RawList, RawRow, read_raw_list
 from data.formats.csv import parse_csv
 from data.formats.problems import SHOWN_FAULTS, Problems
@@ -99,7 +100,8 @@ def rows_in_table(records: Records, table: EmbeddingTable, file: str) -> np.ndar
     missing = np.flatnonzero(found < 0)
     if len(missing):
         raise InputError(
-            f"{file!r} has no embedding of {len(missing)} of {len(records)} rows ({records.location(missing[0])}, for "
+            f"{file!r} has no embedding of {len(missing)} of {counted(len(records), 'row')} "
+            f"({records.location(missing[0])}, for "
             "one); leave --embeddings out to have them made"
         )
     return found

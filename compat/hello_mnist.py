@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from core.errors import InputError
+from core.text import counted
 from data.samplers import SiamesePairsSampler
 from data.vocabulary import Vocabulary
 from losses import LOSSES
@@ -97,7 +98,7 @@ class SiameseNetwork(nn.Module):
     def training_step(self, batch: tuple, batch_idx: int) -> dict[str, Any]:
         """{"loss", "log": {"train_loss"}, "embeddings" of the first images, "labels" of these} of a batch of pairs."""
         if len(batch) != 2:
-            raise InputError(f"a batch has {len(batch)} parts; it is (images, partners), (targets, labels)")
+            raise InputError(f"a batch has {counted(len(batch), 'part')}; it is (images, partners), (targets, labels)")
         (images, partners), (targets, labels) = batch
         embeddings = self(images)
         loss = self.loss_func(embeddings, self(partners), targets)

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from compat.hello_mnist import SiameseNetwork
 from core.errors import InputError
 from core.packages import needed
+from core.text import counted
 
 PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 INPUT_TENSORS_KEY = "input_tensors"
@@ -347,7 +348,8 @@ class MetricValCallback(lightning().Callback):
         seen = _distinct_of_all(indices)
         if seen != wanted:
             raise InputError(
-                f"validation has seen {seen} of the {wanted} items of its list; figures are of all of them, so "
+                f"validation has seen {seen} of the {counted(wanted, 'item')} of its list; figures are of all of "
+                "them, so "
                 "loaders leave none out (drop_last, overfit_batches, limit_val_batches)"
             )
         self.metric.setup(num_samples=wanted)

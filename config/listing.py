@@ -155,7 +155,7 @@ def _of_open_clip(word: str) -> list[tuple[str, dict[str, object]]]:
 
 def _title(choice: Choice) -> str:
     count = len(choice.names())
-    return f"{count} values of --{choice.flag}, each a {choice.kind}"
+    return f"{counted(count, 'value')} of --{choice.flag}, each a {choice.kind}"
 
 
 def _names_with_summaries(choice: Choice) -> list[str]:

@@ -1,7 +1,9 @@
 """How a script begins and ends: a user's mistake is a sentence and the status 2."""
 
 import gc
+import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,13 +25,14 @@ def run_script(main: Callable[[Sequence[str]], None]) -> None:
     try:
         main(sys.argv[1:])
         _part_from_other_ranks()
+        _end(0)
     except Stopped as stopped:
         if is_first():
             print(f"{name}: stopped by {stopped.signal.name} {stopped}", file=sys.stderr)
-        sys.exit(128 + stopped.signal)
+        _end(128 + stopped.signal)
     except KeyboardInterrupt:
         print(f"{name}: stopped by SIGINT", file=sys.stderr)
-        sys.exit(130)
+        _end(130)
     except InputError as error:
         _end_in_sentences(name, error)
     except RuntimeError as error:
@@ -55,4 +58,18 @@ def _end_in_sentences(name: str, error: InputError) -> None:
     if world_size() > 1:
         name += f", rank {rank()}"
     print(f"{name}: {sentences}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    _end(2)
+
+
+def _end(status: int) -> None:
+    """End with a status, or go on to the script's end with 0.
+
+    A logger's thread that is left then waits for a server that does not answer, and so would what its package does when
+    Python ends, wandb's for a minute and a half.
+    """
+    if any(thread.name.startswith("logger ") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    if status:
+        sys.exit(status)

@@ -16,6 +16,7 @@ import numpy as np
 from core.errors import InputError, first_line
 from core.files import replacing, synced
 from core.slices import slices_within
+from core.text import counted
 
 MAPPED = 2**28  # bytes of an .npz from which on its embeddings stay on the disk
 # Of a zip's members: bytes before their name, of the field that tells of large ones, and a field of padding, of an id
@@ -97,7 +98,7 @@ def map_npz(path: str | Path, name: str) -> np.ndarray | None:
     if is_fortran or dtype.hasobject or start % dtype.alignment or not math.prod(shape):
         return None
     if begin + member.file_size != start + dtype.itemsize * math.prod(shape):
-        raise InputError(f"{str(path)!r} is damaged: {name} are {shape} {dtype} in {member.file_size} bytes")
+        raise InputError(f"{str(path)!r} is damaged: {name} are {shape} {dtype} in {counted(member.file_size, 'byte')}")
     return np.memmap(path, dtype, "c", start, shape)
 
 

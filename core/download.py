@@ -12,6 +12,7 @@ from urllib.error import HTTPError
 
 from core.console import log
 from core.locks import lock_for_writing
+from core.text import counted
 
 TRIES = 3
 TIMEOUT = 30  # seconds of silence
@@ -83,7 +84,7 @@ def _fetch_whole(address: str, part: Path) -> None:
         try:
             if _append(address, part):
                 return
-            error = OSError(f"cut off after {part.stat().st_size} bytes, which are kept for another try")
+            error = OSError(f"cut off after {counted(part.stat().st_size, 'byte')}, which are kept for another try")
         except HTTPError:  # the server's word, which another try would not change
             raise
         except (OSError, HTTPException) as cut:

@@ -26,9 +26,9 @@ def plural(count: int, word: str, of_more: str | None = None) -> str:
     return f"{word}s"
 
 
-def counted(count: int, noun: str) -> str:
-    """A number and its noun: `1 image`, `3 images`."""
-    return f"{count} {plural(count, noun)}"
+def counted(count: int, noun: str, form: str = "") -> str:
+    """A number and its noun: `1 image`, `3 images`; form: of the number, as f-strings have it (`,`: `3,000 images`)."""
+    return f"{count:{form}} {plural(count, noun)}"
 
 
 def printable(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from core.console import log
 from core.errors import InputError, first_line, near_match
 from core.files import make_folder, replacing
+from core.text import counted, plural
 from data.convert import CONVERTERS, Archive, Counts, DataSet, Row
 from data.formats.csv import CSV_BOX
 from data.formats.tars import is_compressed, refuse_cut
@@ -257,7 +258,8 @@ def _refuse_missing(folder: Path, rows: list[Row]) -> None:
     missing = [row.path for row in rows if not (folder / row.path).is_file()]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(rows)} images are not in {str(folder)!r} ({missing[0]}, for one): the archive was "
+            f"{len(missing)} of {counted(len(rows), 'image')} {plural(len(missing), 'is', 'are')} not in "
+            f"{str(folder)!r} ({missing[0]}, for one): the archive was "
             "cut short, or unpacked in part; remove that to have it unpacked anew"
         )
 
@@ -269,14 +271,16 @@ def _refuse_other_counts(counts: Counts, facts: DataSet, protocol: str) -> None:
         found, expected = getattr(counts, split), getattr(published, split)
         if found != expected:
             raise InputError(
-                f"{found[0]:,} images of {found[1]:,} labels to {split} with; {facts.title} has {expected[0]:,} of "
+                f"{counted(found[0], 'image', ',')} of {counted(found[1], 'label', ',')} to {split} with; "
+                f"{facts.title} has {expected[0]:,} of "
                 f"{expected[1]:,}: another version, or a part of it (--partial takes it all the same)"
             )
     for part in ("queries", "gallery"):
         expected = getattr(published, part)
         if expected is not None and getattr(counts, part) != expected:
             raise InputError(
-                f"{getattr(counts, part):,} images are {part}; {facts.title} has {expected:,}: another version, or a "
+                f"{counted(getattr(counts, part), 'image', ',')} {plural(getattr(counts, part), 'is', 'are')} {part}; "
+                f"{facts.title} has {expected:,}: another version, or a "
                 "part of it (--partial takes it all the same)"
             )
 

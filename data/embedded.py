@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 from core.errors import InputError
+from core.text import counted
 
 EMBEDDED = Path(__file__).parent / "emoji"
 MOST_UNPACKED = 2**30  # bytes that an archive may become
@@ -67,5 +68,5 @@ def _unpack(archive: Path, folder: Path) -> None:
                 raise zipfile.BadZipFile(f"{name!r} in it leads out of the folder")
         size = sum(member.file_size for member in file.infolist())
         if size > MOST_UNPACKED:
-            raise zipfile.BadZipFile(f"it would take {size:,} bytes, more than {MOST_UNPACKED:,}")
+            raise zipfile.BadZipFile(f"it would take {counted(size, 'byte', ',')}, more than {MOST_UNPACKED:,}")
         file.extractall(folder)

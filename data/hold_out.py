@@ -3,6 +3,7 @@
 import numpy as np
 
 from core.errors import InputError
+from core.text import counted
 from data.formats.problems import Problems
 from data.records import Records
 from data.repeats import fold_repeats
@@ -26,6 +27,8 @@ def held_out_mask(records: Records, count: int, seed: int = 0) -> np.ndarray:
     """Which images have one of `count` random labels, (N,) bool. Raises InputError for more labels than there are."""
     labels = records.vocabulary.labels
     if not 0 < count < len(labels):
-        raise InputError(f"val_classes is {count}; with {len(labels)} train labels it can be 1 to {len(labels) - 1}")
+        raise InputError(
+            f"val_classes is {count}; with {counted(len(labels), 'train label')} it can be 1 to {len(labels) - 1}"
+        )
     held_out = np.random.default_rng([seed, count]).permutation(labels)[:count]
     return np.isin(records.labels, held_out)

@@ -11,6 +11,7 @@ import numpy as np
 
 from core.errors import InputError
 from core.items import file_of, is_text, noun_of, start_of
+from core.text import counted
 from data.embedded import EMBEDDED, embedded_data
 from data.formats import FORMATS, parse
 from data.formats.archives import archives_of, is_archive
@@ -156,7 +157,9 @@ def _read(path: str | Path, file: Path | None, folder: Path, split: str | None) 
         return None, problems.lines(file)
     if rows is not None and not is_stored_list(file):
         if (rows.start or 0) >= len(records):
-            return None, [f"{file}: it has {len(records)} such rows; #rows={rows.start or 0}:... names none of them"]
+            return None, [
+                f"{file}: it has {counted(len(records), 'such row')}; #rows={rows.start or 0}:... names none of them"
+            ]
         records = records.take(rows)
 
     # Wrong names are a problem of the list, but none that its rows could not be read with.

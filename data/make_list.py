@@ -10,6 +10,7 @@ import numpy as np
 
 from core.errors import InputError
 from core.files import make_folder, replacing
+from core.text import counted
 from data.formats.csv import SPLITS
 from data.formats.folders import label_folders
 
@@ -34,7 +35,7 @@ def write_label_list(
     held_out = round(test_share * len(labels))
     if test_share and not 0 < held_out < len(labels):
         raise InputError(
-            f"test_share={test_share:g} of {len(labels)} labels is {held_out}: nothing is left on one side"
+            f"test_share={test_share:g} of {counted(len(labels), 'label')} is {held_out}: nothing is left on one side"
         )
     # By label, so that none is both trained with and tested on.
     shuffled = np.random.default_rng(seed).permutation(labels)

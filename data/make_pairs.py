@@ -9,6 +9,7 @@ import numpy as np
 
 from core.errors import InputError
 from core.files import replacing
+from core.text import counted
 from data.records import Records
 
 
@@ -31,7 +32,8 @@ def draw_pairs(records: Records, folds: int, pairs: int, seed: int) -> list[tupl
             if len(places) < pairs:
                 words = "one label" if kind else "two labels"
                 raise InputError(
-                    f"fold {fold + 1} of {folds} has {len(places)} pairs of {words}, fewer than {pairs}; take fewer "
+                    f"fold {fold + 1} of {folds} has {counted(len(places), 'pair')} of {words}, fewer than {pairs}; "
+                    "take fewer "
                     f"pairs or fewer folds of {records.source}"
                 )
             for place in np.sort(rng.choice(places, pairs, replace=False)).tolist():

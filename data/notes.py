@@ -17,7 +17,8 @@ def list_notes(train: Records, test: Records) -> list[str]:
     if len(shared):
         are = plural(len(shared), "is a train label", "are train labels")
         notes.append(
-            f"{len(shared)} of {len(labels)} test labels {are}, too ({test.names.of_label(shared[0])}, for one): "
+            f"{len(shared)} of {counted(len(labels), 'test label')} {are}, too ({test.names.of_label(shared[0])}, for "
+            "one): "
             f"figures on them do not tell how {test.noun}s of unseen labels are found"
         )
     # Images of a list that stays on the disk are known by nobody.
@@ -84,5 +85,5 @@ def singleton_notes(train: Records, use: str | None) -> list[str]:
     if use is None or not len(singletons):
         return []
     example = train.location(vocabulary.rows_of(singletons[0])[0])
-    count = f"{len(singletons)} of {len(vocabulary)} train labels {plural(len(singletons), 'has', 'have')}"
+    count = f"{len(singletons)} of {counted(len(vocabulary), 'train label')} {plural(len(singletons), 'has', 'have')}"
     return [f"{count} a single {train.noun} ({example}, for one): {use}"]

@@ -16,6 +16,7 @@ import numpy as np
 
 from core.errors import InputError, meant_by
 from core.items import noun_of
+from core.text import counted
 from data.formats.csv import BOOLEANS, find_delimiter
 from data.formats.problems import echo, first_faults
 from data.records import Records
@@ -166,7 +167,8 @@ def _lfw_pairs(path: str | Path, lines: list[tuple[int, str]]) -> PairFile:
     expected = 2 * fold_count * size
     if len(lines) - 1 != expected:
         raise InputError(
-            f"{path}:{line}: {fold_count} folds of {size} pairs of either kind are {expected} pairs; it holds "
+            f"{path}:{line}: {counted(fold_count, 'fold')} of {counted(size, 'pair')} of either kind are "
+            f"{counted(expected, 'pair')}; it holds "
             f"{len(lines) - 1}"
         )
     left, right, same, problems = [], [], [], []

@@ -9,6 +9,7 @@ from core.errors import InputError, first_line
 from core.items import member_item
 from core.packages import needed
 from core.types import Paths
+from core.text import counted
 from data.formats.tars import is_compressed, tar_samples
 from data.members import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_COLUMNS, first_column
 from data.records import Records
@@ -46,7 +47,9 @@ def find_shards(*, shards: Paths | None = None) -> list[Path]:
             found.append(path)
     [(name, times)] = Counter(path.name for path in found).most_common(1) or [("", 0)]
     if times > 1:
-        raise InputError(f"{times} shards are called {name!r}, and would be embedded into one file; rename them")
+        raise InputError(
+            f"{counted(times, 'shard')} are called {name!r}, and would be embedded into one file; rename them"
+        )
     return found
 
 
@@ -70,7 +73,7 @@ def unpack(shard: Path, folder: Path) -> tuple[Records | None, list[str]]:
         labels.append(label)
     [(name, times)] = Counter(names).most_common(1) or [("", 0)]
     if times > 1:
-        raise InputError(f"{str(shard)!r} has {times} images called {name!r}")
+        raise InputError(f"{str(shard)!r} has {counted(times, 'image')} called {name!r}")
     if not paths:
         return None, items
     columns = {"paths": paths}

@@ -19,6 +19,7 @@ from core.errors import InputError
 from core.files import read_json
 from core.items import is_text
 from core.slices import slices_of
+from core.text import counted
 from data.formats.csv import SPLITS
 from data.records import COLUMNS, Records
 from data.vocabulary import Vocabulary
@@ -223,7 +224,8 @@ def open_stored(file: Path, folder: Path, split: str | None, rows: slice | None 
         )
     if not len(wanted):
         raise InputError(
-            f"{str(file)!r} has {sum(counts):,} rows; #rows={rows.start or 0}:{rows.stop} names none of them"
+            f"{str(file)!r} has {counted(sum(counts), 'row', ',')}; #rows={rows.start or 0}:{rows.stop} names none of "
+            "them"
         )
     if len(parts) == 1:
         return parts[0].take(wanted)
@@ -329,7 +331,9 @@ class _Columns:
         except OSError as error:
             raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from None
         if found != size:
-            raise InputError(f"{str(path)!r} has {found:,} bytes, not {size:,}: it was cut short; pack the list anew")
+            raise InputError(
+                f"{str(path)!r} has {counted(found, 'byte', ',')}, not {size:,}: it was cut short; pack the list anew"
+            )
         # An empty file cannot be mapped.
         if not size:
             return np.zeros(shape, kind)

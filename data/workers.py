@@ -8,6 +8,7 @@ from pathlib import Path
 
 from core.console import log
 from core.errors import InputError
+from core.text import counted, plural
 
 FEW_IMAGES = 500  # take less time to load than a process takes to start
 MOST_WORKERS = 8
@@ -49,7 +50,7 @@ def workers_that_fit(workers: int, batch_bytes: int) -> int:
     if fitting >= workers:
         return workers
     if fitting:
-        consequence = f"{fitting} of {workers} loading processes are started"
+        consequence = f"{fitting} of {counted(workers, 'loading process')} {plural(fitting, 'is', 'are')} started"
     else:
         consequence = "this process loads images itself"
     log(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from core.errors import InputError
+from core.text import counted, plural
 from data.collate import Batch
 from data.hold_out import held_out_mask
 from data.records import Records
@@ -87,12 +88,12 @@ def open_features(
     if val_classes:
         held_out = held_out_mask(table.records, val_classes)
         train, test = _take(table, ~held_out), _take(table, held_out)
-        tested_on = f"{val_classes} train labels held out"
+        tested_on = f"{counted(val_classes, 'train label')} held out"
     else:
         train, test = table, _open(test_features)
         tested_on = f"the features {test_features}"
     if train.width != test.width:
-        raise InputError(f"{features!r} has {train.width} numbers a row, {test_features!r} has {test.width}")
+        raise InputError(f"{features!r} has {counted(train.width, 'number')} a row, {test_features!r} has {test.width}")
     if train.fingerprint != test.fingerprint:
         raise InputError(f"{features!r} and {test_features!r} were made by two models; features have to be of one")
     return FeatureData(train.records, test.records, tested_on, train.matrix, test.matrix, train.fingerprint)
@@ -109,7 +110,10 @@ def _open(path: str, needs_roles: bool = True) -> EmbeddingTable:
     matrix = table.matrix.float()
     bad = (~torch.isfinite(matrix).all(1)).nonzero()
     if len(bad):
-        raise InputError(f"{path!r}: {len(bad)} rows are not finite, first that of {table.records.paths[bad[0, 0]]!r}")
+        raise InputError(
+            f"{path!r}: {counted(len(bad), 'row')} {plural(len(bad), 'is', 'are')} not finite, first that of "
+            f"{table.records.paths[bad[0, 0]]!r}"
+        )
     return replace(table, matrix=matrix)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from core.console import log
 from core.errors import InputError
 from core.items import is_text, modality_of
+from core.text import counted, plural
 from data.formats.feedback import read_feedback
 from data.records import Records
 from data.soundness import refuse_broken_images
@@ -84,7 +85,8 @@ def _read(file: Path) -> dict[tuple[str, str], bool]:
     if unknown:
         shown = ", ".join(map(repr, unknown[:FAULTS_SHOWN]))
         raise InputError(
-            f"{file} names {len(unknown)} images that are not there: {shown}; is it of an index of this machine, and "
+            f"{file} names {counted(len(unknown), 'image')} that {plural(len(unknown), 'is', 'are')} not there: "
+            f"{shown}; is it of an index of this machine, and "
             "are its images where they were?"
         )
     return pairs
@@ -103,10 +105,16 @@ def _note_tested(records: Records, test: Records) -> None:
     tested = {os.path.abspath(path) for path in test.paths.tolist()}
     seen = sum(os.path.abspath(path) in tested for path in records.paths.tolist())
     if seen:
-        log(f"note: {seen} of {len(records)} images of the feedback are tested on, too, which flatters the test")
+        log(
+            f"note: {seen} of {counted(len(records), 'image')} of the feedback {plural(seen, 'is', 'are')} tested on, "
+            "too, which flatters the test"
+        )
 
 
 def pair_counts(feedback: Sequence[bool]) -> str:
     """How many pairs there are, in words."""
     right = int(np.sum(feedback))
-    return f"{right} pairs that are the same and {len(feedback) - right} that are not"
+    return (
+        f"{counted(right, 'pair')} that {plural(right, 'is', 'are')} the same and {len(feedback) - right} that "
+        f"{plural(len(feedback) - right, 'is', 'are')} not"
+    )

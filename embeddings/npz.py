@@ -7,6 +7,7 @@ import numpy as np
 
 from core.arrays import read_npz
 from core.errors import InputError
+from core.text import counted
 from data.formats.columns import tell_unknown
 from data.names import NO_NAMES, Names
 from data.records import Records
@@ -73,7 +74,7 @@ def _columns(path: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         expected = (count, 4) if name == "boxes" else (count,)
         if column.shape != expected:
             shape = len(column) if column.ndim == 1 else column.shape
-            raise InputError(f"{str(path)!r}: {shape} {name} for {count} embeddings")
+            raise InputError(f"{str(path)!r}: {shape} {name} for {counted(count, 'embedding')}")
     for name, column in columns.items():
         if column.dtype.kind not in COLUMNS[name]:
             raise InputError(f"{str(path)!r}: the {name} are {column.dtype}; their kind has to be {COLUMNS[name]!r}")

@@ -13,6 +13,7 @@ from embeddings.encoder import Encoder
 from embeddings.golden import spaced_rows
 from embeddings.table import EmbeddingTable
 from retrieval.metrics.evaluation import evaluate
+from core.text import counted
 
 CALIBRATED_ON = 256  # images
 BATCH = 32
@@ -39,7 +40,7 @@ class Recalls:
     def as_text(self) -> str:
         """In words."""
         return (
-            f"Recall@1 on {self.images} images of {self.source}: {100 * self.before:.2f} % before, "
+            f"Recall@1 on {counted(self.images, 'image')} of {self.source}: {100 * self.before:.2f} % before, "
             f"{100 * self.after:.2f} % after"
         )
 

@@ -14,6 +14,7 @@ from core.errors import InputError
 from core.files import read_json
 from core.items import is_text
 from core.types import Paths
+from core.text import counted
 from data.names import Names
 from data.records import Records
 from data.vocabulary import of_one_kind
@@ -86,7 +87,8 @@ def open_ready(
                 rows = opened.enter_context(temporary_rows(folder, table.width))
             elif table.width != rows.width:
                 raise InputError(
-                    f"{str(file)!r} is damaged: its embeddings have {table.width} numbers, those before {rows.width}"
+                    f"{str(file)!r} is damaged: its embeddings have {counted(table.width, 'number')}, those before "
+                    f"{rows.width}"
                 )
             rows.append(table.mapped())
             lists.append(table.records)
@@ -135,7 +137,9 @@ def _refuse_other_count(file: Path, count: int) -> None:
     """Raise InputError where a shard's mark tells of another number of images."""
     mark = file.with_suffix(DONE)
     if mark.is_file() and _images_of(mark) != count:
-        raise InputError(f"{str(file)!r} has {count} embeddings, but {str(mark)!r} tells of {_images_of(mark)}")
+        raise InputError(
+            f"{str(file)!r} has {counted(count, 'embedding')}, but {str(mark)!r} tells of {_images_of(mark)}"
+        )
 
 
 def _joined(lists: Sequence[Records], data_dir: str | None) -> Records:

@@ -21,7 +21,7 @@ import torch
 from core.errors import InputError
 from core.items import file_of, is_text
 from core.slices import slices_within
-from core.text import plural, shown_path
+from core.text import counted, plural, shown_path
 from core.types import Positive, Seed, Share
 from data.records import Records
 from embeddings.encoder import Encoder
@@ -184,7 +184,9 @@ def run_upgrade(
     already = len(index) - len(mapped_ids(index)) if progress(index) else 0
     if progress(index) is None:
         begin(index, encoder, source, settings, say)
-        say(f"{index.folder} is of the new model now; {len(mapped_ids(index))} items are behind the bridge still")
+        say(
+            f"{index.folder} is of the new model now; {counted(len(mapped_ids(index)), 'item')} still behind the bridge"
+        )
     for left, unread in migrate(index, encoder, settings.upgrade_batch):
         done = len(index) - left
         failed = f", {unread} could not be read" if unread else ""
@@ -237,7 +239,8 @@ def _chosen(index: Index, ids: np.ndarray, parts: np.ndarray, new: np.ndarray, s
     fit, choose, judge = (parts == part for part in range(3))
     if judge.sum() < LEAST_JUDGES or choose.sum() < LEAST_JUDGES or fit.sum() < LEAST_JUDGES:
         raise InputError(
-            f"{len(ids)} items are too few to fit a bridge and to judge it: {LEAST_JUDGES} are needed for each; give a "
+            f"{counted(len(ids), 'item')} {plural(len(ids), 'is', 'are')} too few to fit a bridge and to judge it: "
+            f"{LEAST_JUDGES} are needed for each; give a "
             "greater --share"
         )
     scores = {}

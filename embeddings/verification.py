@@ -12,6 +12,7 @@ from core.errors import InputError
 from core.files import read_flags
 from core.numerals import read_float
 from core.types import Count, Rates, Seed
+from core.text import counted, plural
 from data.pair_files import PairFile, RowsByPath, Templates, read_pairs, read_templates
 from data.records import Records
 from embeddings.table import EmbeddingTable
@@ -175,7 +176,10 @@ def open_verification(
             check_folds(pairs.is_same, pairs.folds)
         if pairs.is_same.all() or not pairs.is_same.any():
             kind = "same" if pairs.is_same.all() else "different"
-            raise InputError(f"{pairs.source}: all {len(rows[0])} pairs are {kind}; it takes pairs of both kinds")
+            raise InputError(
+                f"{pairs.source}: all {counted(len(rows[0]), 'pair')} {plural(len(rows[0]), 'is', 'are')} {kind}; it "
+                "takes pairs of both kinds"
+            )
         check_fars(far, int((~pairs.is_same).sum()))
     else:
         check_fars(far, 0 if templates else most_negatives(records))
@@ -256,7 +260,8 @@ def _refuse_contradiction(pairs: PairFile, rows: np.ndarray, records: Records, t
         says = "the same" if pairs.is_same[first] else "not the same"
         raise InputError(
             f"{pairs.source}:{pairs.lines[first]}: {pairs.left[first]!r} and {pairs.right[first]!r} are called {says}, "
-            f"which by the labels of {records.source} they are not ({len(wrong)} of {len(pairs.lines)} pairs)"
+            f"which by the labels of {records.source} they are not ({len(wrong)} of "
+            f"{counted(len(pairs.lines), 'pair')})"
         )
 
 
@@ -276,7 +281,9 @@ def _unknown_codes(text: str, records: Records, seed: int) -> torch.Tensor:
         if missing:
             raise InputError(f"{text}: no label {missing[0]!r} in {records.source} ({len(missing)} of {len(wanted)})")
         if len(set(wanted)) >= len(names) or not wanted:
-            raise InputError(f"{text}: {len(set(wanted))} of {len(names)} labels are unknown; some have to be, not all")
+            raise InputError(
+                f"{text}: {len(set(wanted))} of {counted(len(names), 'label')} are unknown; some have to be, not all"
+            )
         chosen = set(wanted)
     elif 0 < share < 1:
         chosen = set(draw_unknown(names, share, seed))
@@ -292,7 +299,7 @@ def _note_held_out(
     refuse_one_label(held, "the list of --threshold_on")
     shared = set(map(str, held.vocabulary.labels.tolist())) & set(map(str, tested.vocabulary.labels.tolist()))
     if shared and held.source == tested.source:
-        log(f"note: the threshold is chosen on {len(shared)} labels that it is then judged on")
+        log(f"note: the threshold is chosen on {counted(len(shared), 'label')} that it is then judged on")
     if threshold_on != "val":
         return Path(held.source).name
     config = Path(pretrained_model or "") / "config.json"
@@ -303,7 +310,7 @@ def _note_held_out(
                 f"note: the run held out {trained or 'no'} train labels, not {val_classes}: it was trained on some "
                 "that the threshold is chosen on, which score better than others will"
             )
-    return f"{val_classes} train labels held out"
+    return f"{counted(val_classes, 'train label')} held out"
 
 
 @dataclass(frozen=True)
@@ -403,7 +410,9 @@ class SameOrNot:
             lines.append(f"FAR {left_out}: left out, since so few negative pairs hold no such share")
         lines.append(f"EER {figures.eer.as_text()} at {self._score_name} {self._score_text(figures.eer_threshold)}")
         if figures.resamples:
-            lines.append(f"[95 % intervals over {figures.labels} labels, drawn {figures.resamples} times]")
+            lines.append(
+                f"[95 % intervals over {counted(figures.labels, 'label')}, drawn {counted(figures.resamples, 'time')}]"
+            )
         if self.held is not None:
             lines.append(f"threshold chosen on {self.held_out}, and what it gives on these pairs:")
             rows = [("FAR", self._score_name, "TAR there", "FAR here", "TAR here")]
@@ -424,7 +433,7 @@ class SameOrNot:
             )
         if self.folds is not None:
             lines.append(
-                f"{len(self.folds.names)} folds: accuracy {100 * self.folds.mean:.2f} ± "
+                f"{counted(len(self.folds.names), 'fold')}: accuracy {100 * self.folds.mean:.2f} ± "
                 f"{100 * self.folds.standard_error:.2f} % (standard error), the threshold of each from the others"
             )
             accuracies = ", ".join(f"{100 * accuracy:.2f}" for accuracy in self.folds.accuracies)
@@ -432,8 +441,9 @@ class SameOrNot:
         if self.unknown is not None:
             unknown = self.unknown
             lines.append(
-                f"open set, {unknown.unknown_labels} labels unknown: {unknown.mated:,} queries with a mate among "
-                f"{unknown.gallery:,} items, {unknown.unmated:,} without"
+                f"open set, {counted(unknown.unknown_labels, 'label')} unknown: "
+                f"{counted(unknown.mated, 'query', ',')} with a mate among "
+                f"{counted(unknown.gallery, 'item', ',')}, {unknown.unmated:,} without"
             )
             rows = [("FPIR", self._score_name, "FNIR")]
             for point in unknown.points:

@@ -1,6 +1,7 @@
 """What a run's batches are made by: the sampler of the flags, or the loss's own."""
 
 from core.errors import InputError
+from core.text import counted
 from data.records import Records
 from data.samplers import BatchSampler, build_sampler
 from losses import LOSSES
@@ -32,7 +33,8 @@ def open_batches(
     batches = build_sampler(records, usual, options, sampler=sampler, **sizes)
     if not batches.has_pairs and name != usual and LOSSES.fact(loss_name, "stage") == "pair":
         raise InputError(
-            f"--sampler={name}: {batches.batch_size} images of {len(records.vocabulary)} labels may be all of "
+            f"--sampler={name}: {counted(batches.batch_size, 'image')} of {counted(len(records.vocabulary), 'label')} "
+            "may be all of "
             f"different labels, or of one, and --loss_name={loss_name} has to compare both kinds of pairs; take "
             f"--sampler={usual}"
         )

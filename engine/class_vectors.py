@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from core.errors import InputError
+from core.text import counted
 from data.records import Records
 from data.vocabulary import of_one_kind
 from embeddings.files import load_table
@@ -31,7 +32,8 @@ def fix_class_vectors(loss: nn.Module, train: Records, *, class_vectors: str | N
     table = load_table(class_vectors, needs_roles=False)
     if table.width != loss.weight.shape[1]:
         raise InputError(
-            f"{class_vectors!r} has {table.width} numbers a row, and embeddings are {loss.weight.shape[1]} wide; give "
+            f"{class_vectors!r} has {counted(table.width, 'number')} a row, and embeddings are {loss.weight.shape[1]} "
+            "wide; give "
             f"--embedding_size={table.width}"
         )
     labels, given = of_one_kind(train.vocabulary.labels, table.records.labels)
@@ -39,7 +41,7 @@ def fix_class_vectors(loss: nn.Module, train: Records, *, class_vectors: str | N
     if len(missing):
         label = train.names.of_label(train.vocabulary.labels[missing[0]])
         raise InputError(
-            f"{class_vectors!r} has no row of {len(missing)} of {len(labels)} train labels, first {label!r}"
+            f"{class_vectors!r} has no row of {len(missing)} of {counted(len(labels), 'train label')}, first {label!r}"
         )
     rows = np.flatnonzero(np.isin(given, labels))
     code_of = {label: code for code, label in enumerate(labels.tolist())}

@@ -5,6 +5,7 @@ from torch import nn
 
 from core.errors import InputError
 from core.types import Share
+from core.text import counted
 from data.records import Records
 from embeddings.classifier import classes_of, open_class_loss
 from engine.mining import Mining
@@ -68,7 +69,7 @@ def with_kept_classes(
     labels = records.vocabulary
     if before.tolist() != labels.labels.tolist():
         raise InputError(
-            f"--keep_classes goes on with the {len(before)} labels of {source!r}, but the train list has "
+            f"--keep_classes goes on with the {counted(len(before), 'label')} of {source!r}, but the train list has "
             f"{len(labels)} that are not the same"
         )
     tell_labels(class_loss, records)

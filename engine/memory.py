@@ -12,6 +12,7 @@ import distributed
 from core.console import log
 from core.errors import InputError
 from core.types import Count
+from core.text import counted
 from data.loader import InputSettings, open_test_loader
 from data.records import Records
 from embeddings.embed import embed_batches
@@ -76,7 +77,7 @@ class Memory:
         count, width = state["embeddings"].shape
         if state["size"] != self.size or width != self.embeddings.shape[1]:
             asked = f"{self.size} x {self.embeddings.shape[1]}"
-            raise ValueError(f"its memory is of {state['size']} x {width} numbers, not {asked}")
+            raise ValueError(f"its memory is of {state['size']} x {counted(width, 'number')}, not {asked}")
         rows = slice(count)
         self.embeddings[rows] = state["embeddings"].to(self.embeddings)
         self.labels[rows] = state["labels"].to(self.labels)
@@ -116,7 +117,7 @@ def build_memory(
             f"memory_size is {memory_size}, but {loss_name} compares a batch's images only; with a memory go {able}"
         )
     if memory_size > images:
-        raise InputError(f"memory_size is {memory_size}, more than the train list's {images} images")
+        raise InputError(f"memory_size is {memory_size}, more than the train list's {counted(images, 'image')}")
     return Memory(memory_size, width, device, memory_start, memory_fill)
 
 
@@ -163,4 +164,4 @@ def fill_memory(
     labels = torch.from_numpy(records.vocabulary.codes)[images]
     memory.enter(embeddings[is_there].to(device), labels[is_there].to(device), images[is_there].to(device))
     memory.batches = 0
-    log(f"the memory holds {memory.count} of {len(records)} train images")
+    log(f"the memory holds {memory.count} of {counted(len(records), 'train image')}")

@@ -102,7 +102,8 @@ class NotFinite(InputError):
             file.write_bytes(b"".join(os.fsencode(f"{path}\n") for path in batch))
         first_three = ", ".join(repr(path) for path in batch[:3])
         return InputError(
-            f"{self}; try a smaller --lr, or --nan=skip:10. Its batch of {len(batch)} images is in {file}, first "
+            f"{self}; try a smaller --lr, or --nan=skip:10. Its batch of {counted(len(batch), 'image')} is in {file}, "
+            "first "
             f"{first_three}"
         )
 

@@ -142,7 +142,8 @@ def _class_weights(
     if weight is not None:
         if learner.objective.loss_is_sharded or len(weight) != labels:
             raise InputError(
-                f"--closeness=weights takes one row of class weights for each of the {labels} labels, on every rank; "
+                f"--closeness=weights takes one row of class weights for each of the {counted(labels, 'label')}, on "
+                "every rank; "
                 "take --closeness=means"
             )
         return lambda: _row_of_each_class(weight)

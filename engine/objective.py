@@ -9,6 +9,7 @@ import distributed
 from core.errors import InputError
 from core.pml import PREFIX
 from core.types import Count, LossName, Widths, plain
+from core.text import counted
 from data.categories import label_categories
 from data.records import Records
 from distributed import sharded_classes
@@ -141,7 +142,7 @@ def build_loss(
     does not go with `shard_classes`, and for a width that is no part of an embedding.
     """
     if class_dim and class_dim != num_classes:
-        raise InputError(f"class_dim is {class_dim}, but training uses {num_classes} labels")
+        raise InputError(f"class_dim is {class_dim}, but training uses {counted(num_classes, 'label')}")
     if shard_classes and loss_name.startswith(PREFIX):
         raise InputError(f"--shard_classes does not go with {loss_name}, whose weights are of one piece")
     several = distributed.world_size() > 1
@@ -152,7 +153,8 @@ def build_loss(
         raise InputError("--matryoshka does not go with --shard_classes")
     if matryoshka and max(matryoshka) >= embedding_size:
         raise InputError(
-            f"--matryoshka={plain(matryoshka)}: the embedding has {embedding_size} numbers, and widths are below that"
+            f"--matryoshka={plain(matryoshka)}: the embedding has {counted(embedding_size, 'number')}, and widths are "
+            "below that"
         )
 
     def of_width(width: int) -> nn.Module:

@@ -9,6 +9,7 @@ import distributed
 from core.console import log
 from core.errors import InputError
 from core.types import Words
+from core.text import counted, plural
 from data.records import Records
 from embeddings.pair_distances import PairReader
 from embeddings.table import EmbeddingTable
@@ -69,7 +70,10 @@ class RerankTester(Tester):
         self.pairs = pairs_of(self.found, self.searched, self.top_n)
         self.as_found = self.recalls(self.found)
         words = ", ".join(f"Recall@{k} {100 * recall:.2f} %" for k, recall in self.as_found.items())
-        log(f"{retrieval.source} finds {words}; {len(self.pairs[0])} pairs are to be put in order")
+        log(
+            f"{retrieval.source} finds {words}; {counted(len(self.pairs[0]), 'pair')} "
+            f"{plural(len(self.pairs[0]), 'is', 'are')} to be put in order"
+        )
         for other in self.others:
             other.find(retrieval)
 

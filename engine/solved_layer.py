@@ -13,6 +13,7 @@ import distributed
 from core.console import log
 from core.errors import InputError
 from core.types import AboveZero, Count, OneOf
+from core.text import counted, plural
 from data.loader import open_test_loader, open_train_loader
 from data.records import Records
 from data.samplers import EachOnce
@@ -210,10 +211,14 @@ def solve_last_layer(
     note = ""
     alone = int((counts == 1).sum())
     if alone and isinstance(solver, Whitening):
-        note = f"; {alone} labels of a single one tell nothing of what images of a label share"
+        note = (
+            f"; {counted(alone, 'label')} of a single one {plural(alone, 'tells', 'tell')} nothing of what images of "
+            "a label share"
+        )
     log(
-        f"{type(solver).__name__.lower()} of {len(features)} features of {int((counts > 0).sum())} labels, from "
-        f"{layer.in_features} numbers to {layer.out_features}; {seconds:.1f} sec{note}"
+        f"{type(solver).__name__.lower()} of {counted(len(features), 'feature')} of "
+        f"{counted(int((counts > 0).sum()), 'label')}, from "
+        f"{counted(layer.in_features, 'number')} to {layer.out_features}; {seconds:.1f} sec{note}"
     )
 
 
@@ -222,10 +227,11 @@ def _check(solver: Whitening | Pca, layer: nn.Module, inputs: LayerInputs, views
     width = layer.in_features
     made = solver.dimensions or width
     if made > width:
-        raise InputError(f"{name} to {made} dimensions: the features have {width} numbers only")
+        raise InputError(f"{name} to {counted(made, 'dimension')}: the features have {counted(width, 'number')} only")
     if layer.out_features != made:
         raise InputError(
-            f"--embedding_size is {layer.out_features}, but {name} gives {made} numbers: leave it out, or ask by "
+            f"--embedding_size is {layer.out_features}, but {name} gives {counted(made, 'number')}: leave it out, or "
+            "ask by "
             "--dimensions"
         )
     if views and inputs.features is not None:

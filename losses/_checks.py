@@ -5,6 +5,7 @@ import math
 import torch
 
 from core.errors import InputError
+from core.text import counted, plural
 
 
 def check_embeddings(embeddings: torch.Tensor) -> None:
@@ -18,7 +19,10 @@ def check_embeddings(embeddings: torch.Tensor) -> None:
 def check_labels(labels: torch.Tensor, rows: int) -> None:
     """Raise InputError unless `labels` is an integer tensor of shape (rows,)."""
     if labels.shape != (rows,):
-        raise InputError(f"labels have shape {tuple(labels.shape)}; {rows} rows of embeddings need ({rows},)")
+        raise InputError(
+            f"labels have shape {tuple(labels.shape)}; {counted(rows, 'row')} of embeddings "
+            f"{plural(rows, 'needs', 'need')} ({rows},)"
+        )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise InputError(f"labels are {labels.dtype}; a loss takes integers")
 
@@ -40,8 +44,10 @@ def check_classes(embeddings: torch.Tensor, labels: torch.Tensor, width: int, cl
     stops there by itself, with a less friendly message.
     """
     if embeddings.shape[1] != width:
-        raise InputError(f"embeddings have {embeddings.shape[1]} columns; the class weights have {width}")
+        raise InputError(f"embeddings have {counted(embeddings.shape[1], 'column')}; the class weights have {width}")
     if labels.device.type == "cpu":
         outside = labels[(labels < 0) | (labels >= classes)]
         if len(outside):
-            raise InputError(f"label {outside[0]} is outside 0..{classes - 1}, the {classes} classes of the loss")
+            raise InputError(
+                f"label {outside[0]} is outside 0..{classes - 1}, the {counted(classes, 'class')} of the loss"
+            )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from core.errors import InputError
-from core.text import counted
+from core.text import counted, plural
 from core.slices import numbers_at_once, slices_within
 from losses._mined import Reference, column_labels
 
@@ -33,7 +33,10 @@ def check_pairs(labels: torch.Tensor, reference: Reference | None = None) -> Non
         rows = counted(columns, "row")
         raise InputError(f"no label occurs twice among the {rows}; a pair loss needs two images of a label")
     if negatives.max() == 0:
-        raise InputError(f"all {columns} rows have label {labels[0]}; a pair loss needs two labels in a batch")
+        raise InputError(
+            f"all {counted(columns, 'row')} {plural(columns, 'has', 'have')} label {labels[0]}; a pair loss needs two "
+            "labels in a batch"
+        )
 
 
 def pair_counts(labels: torch.Tensor, reference: Reference | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from core.errors import InputError, unknown
+from core.text import counted, plural
 from losses._checks import check_option
 from losses._precision import full_precision
 from losses._registry import LOSSES
@@ -57,7 +58,10 @@ class ClipLoss(nn.Module):
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar loss of embeddings (2 P, D) and labels (2 P,) of P pairs. Raises InputError for an odd number."""
         if len(labels) % 2:
-            raise InputError(f"{len(labels)} rows are no pairs; the clip loss takes rows image, text, image, …")
+            raise InputError(
+                f"{counted(len(labels), 'row')} {plural(len(labels), 'is no pair', 'are no pairs')}; the clip loss "
+                "takes rows image, text, image, …"
+            )
         learns = self.log_change is not None and wants_gradient(self.log_change)
         loss, gradient, steepness = self._with_slopes(embeddings.detach(), labels, wants_gradient(embeddings) or learns)
         loss = with_gradient(loss, embeddings, gradient)

@@ -3,6 +3,7 @@
 import torch
 
 from core.errors import InputError
+from core.text import counted, plural
 from losses._precision import full_precision
 from losses._registry import LOSSES
 from losses.contrastive import ContrastiveLoss
@@ -30,5 +31,8 @@ class SiameseLoss(ContrastiveLoss):
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError where B is odd."""
         if len(labels) % 2:
-            raise InputError(f"{len(labels)} rows are no pairs; the siamese loss takes rows image, partner, image, …")
+            raise InputError(
+                f"{counted(len(labels), 'row')} {plural(len(labels), 'is no pair', 'are no pairs')}; the siamese loss "
+                "takes rows image, partner, image, …"
+            )
         return self.of_pairs(embeddings[0::2], embeddings[1::2], labels[0::2] == labels[1::2])

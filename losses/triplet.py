@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from core.errors import InputError
+from core.text import counted
 from losses._checks import check_option
 from losses._precision import full_precision
 from losses._registry import LOSSES
@@ -48,7 +49,7 @@ def check_triplets(labels: torch.Tensor) -> None:
     Off the CPU only their number is looked at: reading labels back would stall the device in every step.
     """
     if len(labels) % 3:
-        raise InputError(f"a batch of {len(labels)} rows cannot be triplets: it has to be divisible by 3")
+        raise InputError(f"a batch of {counted(len(labels), 'row')} cannot be triplets: it has to be divisible by 3")
     anchor, positive, negative = labels.view(-1, 3).unbind(1)
     wrong = (anchor != positive) | (anchor == negative)
     if labels.device.type == "cpu" and wrong.any():

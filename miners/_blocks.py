@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from core.errors import InputError
+from core.text import counted, plural
 from losses._distances import Distance, placed
 from losses._mined import Reference, column_labels
 
@@ -72,10 +73,12 @@ def check_batch(labels: torch.Tensor, reference: Reference | None, miner: str) -
     counts = Counter(labels.tolist())
     if len(counts) == 1:
         raise InputError(
-            f"all {len(labels)} rows have label {labels[0]}; the miner {miner} needs two labels in a batch"
+            f"all {counted(len(labels), 'row')} {plural(len(labels), 'has', 'have')} label {labels[0]}; the miner "
+            f"{miner} needs two labels in a batch"
         )
     if 1 in counts.values():
         lone = min(label for label, count in counts.items() if count == 1)
         raise InputError(
-            f"label {lone} occurs once among the {len(labels)} rows; the miner {miner} needs two images of each label"
+            f"label {lone} occurs once among the {counted(len(labels), 'row')}; the miner {miner} needs two images of "
+            "each label"
         )

@@ -4,7 +4,7 @@
 import torch
 
 from core.errors import InputError
-from core.text import counted
+from core.text import counted, plural
 from losses._mined import Reference, Triplets
 from losses._pair_distances import centred, squared_distances
 from miners._blocks import nearest
@@ -51,11 +51,15 @@ def rows_by_label(labels: torch.Tensor) -> torch.Tensor:
     values, counts = labels.unique(return_counts=True)
     if (counts != counts[0]).any():
         raise InputError(
-            f"labels have from {counts.min()} to {counts.max()} images in the batch; the miner hard_cluster needs the "
+            f"labels have from {counts.min()} to {counted(counts.max(), 'image')} in the batch; the miner "
+            "hard_cluster needs the "
             "same number of each"
         )
     if len(values) == 1:
-        raise InputError(f"all {len(labels)} rows have label {values[0]}; the miner hard_cluster needs two labels")
+        raise InputError(
+            f"all {counted(len(labels), 'row')} {plural(len(labels), 'has', 'have')} label {values[0]}; the miner "
+            "hard_cluster needs two labels"
+        )
     if counts[0] == 1:
         rows = counted(len(labels), "row")
         raise InputError(f"no label occurs twice among the {rows}; the miner hard_cluster needs two of each")

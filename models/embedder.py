@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import InputError, unknown
+from core.text import counted
 from models.backbones import BACKBONES, Wrapped, source_of, submodules_or_parameters
 from models.export.exported import CARD, exported_folder, fill_from, read_exported_card
 from models.heads import build_head, build_layer, head_width, longer_head
@@ -61,7 +62,7 @@ class Embedder(nn.Module):
         if embedding_size < 0:
             raise InputError(f"embedding_size is {embedding_size}; it is 0 (the pooled feature) or a width")
         if not 0 <= freeze_stages <= len(row.stages):
-            raise InputError(f"freeze_stages is {freeze_stages}; {model} has {len(row.stages)} stages")
+            raise InputError(f"freeze_stages is {freeze_stages}; {model} has {counted(len(row.stages), 'stage')}")
         if tuple(test_scales) != (1.0,) and modality != "image":
             raise InputError(f"test_scales are of images, and {model} takes {modality}s; leave them out")
         if weights is not None and weights not in BACKBONES.fact(model, "weights"):

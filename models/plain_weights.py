@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from core.errors import InputError, first_line
+from core.text import counted
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -55,7 +56,7 @@ def _damage(file: Path, error: Exception) -> str | None:
     if earlier:
         newest = max(earlier, key=lambda step: step.stat().st_mtime)
         advice += f", or go on from an earlier step, {str(newest)!r}"
-    return f"it is cut short or damaged, {status.st_size:,} bytes; {advice}"
+    return f"it is cut short or damaged, {counted(status.st_size, 'byte', ',')}; {advice}"
 
 
 def _why_not(error: Exception) -> str:

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from core.errors import InputError
 from core.files import first_line
 from core.sources import is_weights_name
+from core.text import counted
 from models.backbones import BACKBONES, PUBLISHED, source_of
 from models.embedder import Embedder
 from models.heads import longer_head
@@ -330,7 +331,8 @@ def _prefix_of_backbone(embedder: Embedder, state: State, file: Path) -> str | N
     if len(whole) > 1:
         networks = ", ".join(repr(prefix.rstrip(".")) for prefix in whole)
         raise InputError(
-            f"{str(file)!r} holds {len(whole)} networks that fit, {networks}: save the state dict of the one that is "
+            f"{str(file)!r} holds {counted(len(whole), 'network')} that fit, {networks}: save the state dict of the "
+            "one that is "
             "meant"
         )
     if not whole:

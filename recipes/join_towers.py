@@ -17,6 +17,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
 from config.script import run_script  # noqa: E402
 from core.errors import InputError  # noqa: E402
 from core.files import make_folder  # noqa: E402
+from core.text import counted
 
 
 def settings_of(tower: str):
@@ -46,7 +47,7 @@ def join(folder: Path, names: Sequence[str]) -> None:
     network = TwoTowers({modality: open_model(settings) for modality, settings in towers.items()})
     make_folder(folder)
     write_towers(folder, towers)
-    print(f"written: {folder}, {' and '.join(towers)} in one space of {network.embedding_size} numbers")
+    print(f"written: {folder}, {' and '.join(towers)} in one space of {counted(network.embedding_size, 'number')}")
 
 
 def main(argv: Sequence[str]) -> None:

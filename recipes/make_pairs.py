@@ -15,6 +15,7 @@ from config.script import run_script  # noqa: E402
 from core.errors import InputError  # noqa: E402
 from core.files import open_output  # noqa: E402
 from core.types import positive, seed  # noqa: E402
+from core.text import counted
 from data.lists import find_list, open_list  # noqa: E402
 from data.make_pairs import draw_pairs, write_pairs  # noqa: E402
 
@@ -36,7 +37,10 @@ def main(argv: list[str]) -> None:
         write_pairs(records, folder, drawn, path)
     except InputError as error:
         parser.error(str(error))
-    print(f"written: {path}, {len(drawn):,} pairs in {flags.folds} folds, of {len(records.vocabulary)} labels")
+    print(
+        f"written: {path}, {counted(len(drawn), 'pair', ',')} in {counted(flags.folds, 'fold')}, of "
+        f"{counted(len(records.vocabulary), 'label')}"
+    )
 
 
 if __name__ == "__main__":

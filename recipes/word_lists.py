@@ -19,6 +19,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 from config.script import run_script  # noqa: E402
 from core.files import make_folder, replacing  # noqa: E402
+from core.text import counted
 from data.embedded import embedded_data  # noqa: E402
 from data.formats.csv import SPLITS  # noqa: E402
 from data.lists import open_list  # noqa: E402
@@ -34,7 +35,7 @@ def write_rows(file: Path, rows: list[tuple]) -> None:
     table.writerows(rows)
     with replacing(file) as output:
         output.write(stream.getvalue().encode())
-    print(f"written: {file}, {len(rows)} rows")
+    print(f"written: {file}, {counted(len(rows), 'row')}")
 
 
 def main(argv: Sequence[str]) -> None:

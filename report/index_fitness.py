@@ -2,7 +2,7 @@
 
 import shlex
 
-from core.text import printable, shown_path
+from core.text import counted, printable, shown_path
 from retrieval.index.backends import BACKENDS
 from retrieval.index.index import Index
 
@@ -29,14 +29,14 @@ def fitness_notes(index: Index) -> list[str]:
 
 def recall_text(recall: dict) -> str:
     """What a card says of recall, and what it is true of."""
-    text = f"recall@{recall['at']} against exact search: {recall['value']:.4f} ({recall['queries']} queries)"
+    text = f"recall@{recall['at']} against exact search: {recall['value']:.4f} ({counted(recall['queries'], 'query')})"
     if recall.get("changes") == 0:
         return text
     if "changes" in recall:
-        since = f"{recall['changes']:,} changes since"
+        since = f"{counted(recall['changes'], 'change', ',')} since"
     else:
         since = "how many changes since is not known"
-    return f"{text}, measured when it held {recall['items']:,} items; {since}"
+    return f"{text}, measured when it held {counted(recall['items'], 'item', ',')}; {since}"
 
 
 def build_command(index: Index) -> str:

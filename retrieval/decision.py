@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import InputError
+from core.text import counted
 
 # A cosine lies between -1 and 1; a threshold above all of them, which nothing reaches, is the next number behind.
 LARGEST_COSINE = 1.001
@@ -42,7 +43,10 @@ class Decision:
             if not all(_is_number(number) for number in getattr(self, name)):
                 return f"{name} hold what is no number"
         if not self.scores or len(self.scores) != len(self.probabilities):
-            return f"{len(self.scores)} scores, {len(self.probabilities)} probabilities; one a score, and one at least"
+            return (
+                f"{counted(len(self.scores), 'score')}, {counted(len(self.probabilities), 'probability')}; one a "
+                "score, and one at least"
+            )
         if (np.diff(self.scores) <= 0).any():
             return "scores do not rise"
         if (np.diff(self.probabilities) < 0).any():

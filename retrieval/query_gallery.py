@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from core.errors import InputError
+from core.text import counted, plural
 
 Column = np.ndarray | torch.Tensor | Sequence
 
@@ -88,7 +89,9 @@ class QueryGallery:
         queries = _checked_table(query_embeddings, "query embeddings")
         gallery = _checked_table(gallery_embeddings, "the gallery")
         if queries.shape[1] != gallery.shape[1]:
-            raise InputError(f"query embeddings have {queries.shape[1]} columns, the gallery's have {gallery.shape[1]}")
+            raise InputError(
+                f"query embeddings have {counted(queries.shape[1], 'column')}, the gallery's have {gallery.shape[1]}"
+            )
         device = gallery.device
         sizes = [len(queries), len(gallery)]
         # Numbered together: a label has one number on both sides.
@@ -199,7 +202,8 @@ def _flagged_rows(mask: Column | None, table: torch.Tensor, name: str) -> torch.
     if mask.shape != (len(table),) or mask.dtype != torch.bool or not mask.any():
         chosen = int(mask.sum()) if mask.dtype == torch.bool else f"{mask.dtype} values"
         raise InputError(
-            f"{name} has shape {tuple(mask.shape)} with {chosen} set; {len(table)} embeddings need ({len(table)},) "
+            f"{name} has shape {tuple(mask.shape)} with {chosen} set; {counted(len(table), 'embedding')} "
+            f"{plural(len(table), 'needs', 'need')} ({len(table)},) "
             "bool, one or more set"
         )
     return mask.nonzero().flatten()
@@ -213,7 +217,10 @@ def _checked_categories(categories: Column, length: int) -> np.ndarray:
 
 def _check_length(values: np.ndarray | torch.Tensor, length: int, name: str) -> None:
     if tuple(values.shape) != (length,):
-        raise InputError(f"{name} have shape {tuple(values.shape)}; {length} embeddings need ({length},)")
+        raise InputError(
+            f"{name} have shape {tuple(values.shape)}; {counted(length, 'embedding')} "
+            f"{plural(length, 'needs', 'need')} ({length},)"
+        )
 
 
 def _shared_codes(

@@ -12,6 +12,7 @@ import torch
 from core.arrays import read_npz, write_npz
 from core.errors import InputError
 from core.slices import MEMORY
+from core.text import counted
 from retrieval.candidates import NOWHERE
 from retrieval.query_gallery import Column, QueryGallery
 from retrieval.relevance import Relevance
@@ -151,9 +152,13 @@ class RetrievalResults:
         }
         for fault, rows in checks.items():
             if rows.any():
-                raise InputError(f"query {int(rows.nonzero()[0])}: {fault} ({int(rows.sum())} of {len(rows)} queries)")
+                raise InputError(
+                    f"query {int(rows.nonzero()[0])}: {fault} ({int(rows.sum())} of {counted(len(rows), 'query')})"
+                )
         if self.relevance is not None and len(self.relevance.group) != len(ids):
-            raise InputError(f"right ids are known for {len(self.relevance.group)} queries, results for {len(ids)}")
+            raise InputError(
+                f"right ids are known for {counted(len(self.relevance.group), 'query')}, results for {len(ids)}"
+            )
 
     def __len__(self) -> int:
         return len(self.padded_ids)
@@ -212,7 +217,9 @@ class RetrievalResults:
         return type(self).from_padded(distances[:, :width], ids[:, :width], self.relevance)
 
     def __str__(self) -> str:
-        lines = [f"{len(self)} queries, at most {self.n_retrieved_items} items each, nearest first"]
+        lines = [
+            f"{counted(len(self), 'query')}, at most {counted(self.n_retrieved_items, 'item')} each, nearest first"
+        ]
         for query, count in enumerate(self.counts[:SHOWN].clamp_max(SHOWN).tolist()):
             items = [self._item_text(query, place) for place in range(count)]
             lines.append(f"query {query}: {', '.join(items) or 'nothing'}")
@@ -278,9 +285,12 @@ def _check_lists(distances: Sequence, retrieved_ids: Sequence, gt_ids: Sequence 
     right = ""
     if gt_ids is not None:
         lengths.add(len(gt_ids))
-        right = f", {len(gt_ids)} lists of right ids"
+        right = f", {counted(len(gt_ids), 'list')} of right ids"
     if len(lengths) > 1:
-        raise InputError(f"{len(distances)} lists of distances, {len(retrieved_ids)} lists of ids{right}: they differ")
+        raise InputError(
+            f"{counted(len(distances), 'list')} of distances, {counted(len(retrieved_ids), 'list')} of ids{right}: "
+            "they differ"
+        )
     for query, (query_distances, query_ids) in enumerate(zip(distances, retrieved_ids)):
         distances_shape = tuple(torch.as_tensor(query_distances).shape)
         ids_shape = tuple(torch.as_tensor(query_ids).shape)

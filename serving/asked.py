@@ -10,6 +10,7 @@ from starlette.requests import Request
 from serving import asking
 from serving.refusal import Refusal
 from serving.sounds import SOUND_TYPES
+from core.text import counted, plural
 
 IMAGE_TYPES = ("image/", "application/octet-stream")
 WANTED = (
@@ -153,7 +154,7 @@ def _asked_of_form(parts: Sequence[asking.FormPart], takes: Container[str]) -> A
     if images:
         fields["images"] = None
     if len(images) > asking.MOST_QUERIES:
-        raise Refusal(422, f"there are {len(images)} images; {asking.MOST_QUERIES} are the most")
+        raise Refusal(422, f"there are {counted(len(images), 'image')}; {asking.MOST_QUERIES} are the most")
     return _asked(fields, tuple(images), takes, sound)
 
 
@@ -208,7 +209,10 @@ def _boxes(fields: dict[str, Any], count: int) -> tuple:
     if "boxes" in fields:
         boxes = asking.several(fields["boxes"], "boxes", asking.MOST_QUERIES)
         if len(boxes) != count:
-            raise Refusal(422, f"there are {len(boxes)} boxes for {count} images")
+            raise Refusal(
+                422,
+                f"there {plural(len(boxes), 'is', 'are')} {counted(len(boxes), 'box')} for {counted(count, 'image')}",
+            )
         return tuple(box if box is None else asking.box_value(box, "boxes") for box in boxes)
     return (None,) * count
 

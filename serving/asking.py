@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from starlette.requests import Request
 
 from core.errors import near_match
+from core.text import counted
 from serving.refusal import Refusal
 
 PATIENCE = 60.0  # seconds that a body may take to come
@@ -32,7 +33,7 @@ async def read_body(request: Request, most: int) -> bytes:
     is packed (415), and for one that takes too long (408)."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Refusal(415, "a packed body is not taken; leave Content-Encoding out")
-    too_large = Refusal(413, f"the request is larger than {most:,} bytes, which is all that is taken")
+    too_large = Refusal(413, f"the request is larger than {counted(most, 'byte', ',')}, which is all that is taken")
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > most:
         raise too_large
@@ -92,7 +93,7 @@ def read_form(content: bytes, header: str, known: tuple[str, ...]) -> list[FormP
     if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
         raise Refusal(400, "the form is not whole: its last boundary is missing")
     if len(pieces) > MOST_PARTS + 2:
-        raise Refusal(422, f"the form has {len(pieces) - 2} parts; {MOST_PARTS} are the most")
+        raise Refusal(422, f"the form has {counted(len(pieces) - 2, 'part')}; {MOST_PARTS} are the most")
     parts = []
     for piece in pieces[1:-1]:
         head, blank, inside = piece.partition(b"\r\n\r\n")
@@ -146,7 +147,9 @@ def plain_text(value: Any, name: str, longest: int) -> str:
     if not isinstance(value, str):
         raise Refusal(422, f"{name} has to be a text, not {_kind(value)}")
     if not value.strip() or len(value) > longest:
-        raise Refusal(422, f"{name} has {len(value)} characters; it has to have 1 to {longest} that are no spaces")
+        raise Refusal(
+            422, f"{name} has {counted(len(value), 'character')}; it has to have 1 to {longest} that are no spaces"
+        )
     for character in value:
         # Halves of characters, and what ends a text in C.
         if unicodedata.category(character) == "Cs" or character == "\0":

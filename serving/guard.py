@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.settings import LOCAL_NAMES, ServeSettings
+from core.text import counted
 
 OPEN_PATHS = ("/api/health", "/openapi.json", "/")
 SAFE_METHODS = ("GET", "HEAD")
@@ -92,7 +93,7 @@ class Guard:
         wait = self._rates.wait(client, cost)
         if wait:
             after = {"retry-after": str(wait)}
-            return 429, f"too many requests; try again in {wait} seconds (--rate_limit)", after
+            return 429, f"too many requests; try again in {counted(wait, 'second')} (--rate_limit)", after
         if not may_ask:
             asked = {"www-authenticate": 'Bearer realm="search"'}
             return 401, "a token is needed: send it as Authorization: Bearer TOKEN", asked

@@ -16,6 +16,7 @@ from serving.asking import (
 from serving.pictures import SHOWN_AS, SIDES
 from serving.settings import ServeSettings
 from serving.sounds import FORMATS as SOUNDS
+from core.text import counted
 
 Schema = dict[str, Any]
 
@@ -327,8 +328,8 @@ def description(settings: ServeSettings, has_token: bool) -> Schema:
         "info": {
             "title": "Search by image",
             "version": "1",
-            "description": f"At most {settings.max_upload:,} bytes a request and {settings.max_pixels:,} pixels an "
-            'image. Whatever is refused is told in a sentence, {"error": ...}.',
+            "description": f"At most {counted(settings.max_upload, 'byte', ',')} a request and {settings.max_pixels:,} "
+            'pixels an image. Whatever is refused is told in a sentence, {"error": ...}.',
         },
         "paths": paths,
     }

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from core.errors import InputError
+from core.text import counted
 from data.image.decode import decode_whole
 from data.image.header import FORMATS, image_size
 from data.image.resize import resize
@@ -36,7 +37,7 @@ def check_size(content: bytes, max_pixels: int) -> tuple[int, int]:
     """
     size = image_size(np.frombuffer(content, np.uint8))
     if size is None:
-        raise Refusal(415, f"that is no image; it has to be a whole {FORMATS} ({len(content)} bytes came)")
+        raise Refusal(415, f"that is no image; it has to be a whole {FORMATS} ({counted(len(content), 'byte')} came)")
     height, width = size
     if height * width > max_pixels:
         raise Refusal(413, f"the image has {width} x {height} pixels; no more than {max_pixels:,} are taken")

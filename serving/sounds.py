@@ -6,6 +6,7 @@ import torch
 
 from core.errors import InputError
 from core.items import is_clip
+from core.text import counted
 from data.audio.files import Sound
 from data.audio.modality import Clip
 from data.audio.player import encode_clip
@@ -35,7 +36,7 @@ def open_clip(content: bytes) -> Clip:
     """An uploaded sound, whose samples are not read yet. Raises Refusal (415) for what is none that is taken."""
     suffix = sound_suffix(content)
     if suffix is None:
-        raise Refusal(415, f"that is no sound; it has to be a whole {FORMATS} ({len(content)} bytes came)")
+        raise Refusal(415, f"that is no sound; it has to be a whole {FORMATS} ({counted(len(content), 'byte')} came)")
     # Readers want a file of a name; it is open when the name goes.
     with tempfile.NamedTemporaryFile(suffix=suffix) as file:
         file.write(content)
@@ -48,7 +49,8 @@ def open_clip(content: bytes) -> Clip:
         sound.close()
         raise Refusal(
             415,
-            f"that sound has {sound.rate} samples a second of {sound.channels} channels; {LEAST_RATE:,} to "
+            f"that sound has {counted(sound.rate, 'sample')} a second of {counted(sound.channels, 'channel')}; "
+            f"{LEAST_RATE:,} to "
             f"{MOST_RATE:,} of up to {MOST_CHANNELS} are taken",
         )
     return Clip(sound, None)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from core.errors import InputError
+from core.text import counted
 
 BLOCK = 4096  # rows that are lifted to float64 at a time
 
@@ -82,4 +83,4 @@ def centred(weight: torch.Tensor, spread: Spread) -> Affine:
 def check_dimensions(dimensions: int, width: int) -> None:
     """Raise InputError for more dimensions than features have."""
     if dimensions > width:
-        raise InputError(f"dimensions is {dimensions}, but the features have {width} numbers")
+        raise InputError(f"dimensions is {dimensions}, but the features have {counted(width, 'number')}")

@@ -112,7 +112,7 @@ MISTAKES = [
     ("train", {"seed": -1}, "seed", "-1"),
     ("train", {"val_classes": 10}, "val_classes is 10; with 10 train labels it can be 1 to 9"),
     ("train", {"val_classes": -1}, "val_classes", "-1"),
-    ("train", {"freeze_stages": 2}, "freeze_stages is 2; Tiny has 1 stages"),
+    ("train", {"freeze_stages": 2}, "freeze_stages is 2; Tiny has 1 stage"),
     ("train", {"freeze_stages": -1}, "freeze_stages", "-1"),
     ("train", {"checkpoint": "/nowhere/run"}, "/nowhere"),
     ("train", {"seed": 2**64}, "seed", f"'{2**64}' is not an integer from 0 to {2**63 - 1}"),

@@ -144,7 +144,7 @@ def test_a_table_without_a_column_and_columns_of_another_length(shapes):
     table = table_of(shapes)
     with pytest.raises(AssertionError, match="no column is_query"):
         d.ImageQueryGalleryDataset(Table(path=table["path"], is_gallery=table["is_gallery"]), dataset_root=shapes)
-    with pytest.raises(AssertionError, match="'a' has 1 values for 16"):
+    with pytest.raises(AssertionError, match="'a' has 1 value for 16"):
         d.ImageBaseDataset(table["path"], shapes, extra_data={"a": [1]})
     with pytest.raises(ValueError, match="extra_data has the key 'idx'"):
         d.ImageBaseDataset(table["path"], shapes, extra_data={"idx": table["label"]})[0]

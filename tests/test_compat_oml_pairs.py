@@ -109,7 +109,7 @@ def test_reranking_puts_the_first_items_in_order_and_leaves_the_rest():
         PairwiseReranker(1, Told(distances))
     with pytest.raises(TypeError, match="each once, and not depth"):
         PairwiseReranker(3, Told(distances), depth=1)
-    with pytest.raises(AssertionError, match="results are of 1 queries, the dataset has 6"):
+    with pytest.raises(AssertionError, match="results are of 1 query, the dataset has 6"):
         PairwiseReranker(3, Told(distances)).process(results, Points(points, [0] * 6))
 
 

@@ -357,7 +357,7 @@ def test_images_that_are_missing(tmp_path):
     folder = write(tmp_path / "sop", sop_files())
     (folder / "Stanford_Online_Products" / "bicycle_final" / "2_1.JPG").unlink()
     with pytest.raises(
-        InputError, match="1 of 10 images are not in .*bicycle_final/2_1.JPG, for one.: the archive was c"
+        InputError, match="1 of 10 images is not in .*bicycle_final/2_1.JPG, for one.: the archive was c"
     ):
         converted("sop", folder, tmp_path / "x.csv")
 

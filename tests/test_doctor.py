@@ -373,7 +373,7 @@ def test_leaks_between_splits_and_lists(collection):
     found = examine(first, looks[:60], embeddings[:60], other)
     assert {finding.row for finding in found.findings if finding.kind == "leak"} == {5, 6}
     assert found.notes == [
-        "1 of 12 labels are labels of other.csv, too (label 0, for one): figures on one after training on the other do "
+        "1 of 12 labels is in other.csv, too (label 0, for one): figures on one after training on the other do "
         "not tell how unseen labels are found"
     ]
 

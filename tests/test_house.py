@@ -1,11 +1,13 @@
 """The shape of the repository: who may import whom, no work at import time, no wide line."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from core.text import plural
 from data.convert import CONVERTERS
 from losses import LOSSES
 from miners import MINERS
@@ -254,6 +256,60 @@ def test_no_bad_manners(path):
             assert node.func.attr != "cuda", f"{place}: .cuda() is not device-agnostic"
     assert all(handler.type is not None for handler in handlers), "catches everything"
     assert "warnings" not in {name for _, name in imported(tree)}
+
+
+# What a sentence may count: of these a number is said with `core.text.counted`, lest it says "1 images".
+NOUNS = """
+anchor attempt batch box byte category channel class click code column dimension embedding epoch feature file fold
+group id image item label line list network number pair part path process query rank report row sample score second
+shard sound step tag text triplet value word worker
+""".split()
+# What stands before a noun and is a word, or is never 1 where it stands.
+NOT_COUNTED = {
+    "{kind} files",
+    "{kind} codes",
+    "{kinds} rows",
+    "{loss_name} takes labels",
+    "{name} texts",
+    "{names} ranks",
+    "{source} embeds images",
+    "{words} numbers",
+    "{sizes['sampler']} makes batches",
+    "{runtime} takes networks",
+    "{mask.dtype} values",
+    "{loss_name} leaves triplets",
+    "{one} codes",
+    "{width} numbers and",
+    "{first + 2} have labels",
+    "{trained or 'no'} train labels",
+    "{len(clicks)} clicks",
+    "{len(rows)} rows",
+    "{len(shallow)} images",
+    "{len(wanted)} rows are too many",
+    "{texts} lines",
+}
+
+
+@each_file
+def test_a_number_and_its_noun_agree(path):
+    """Programs that print tables, whose numbers are settings, are no part of this."""
+    if path.relative_to(ROOT).as_posix() in PROGRAMS | {"data/build_mnist.py", "data/build_stamps.py"}:
+        return
+    plurals = "|".join(plural(2, noun) for noun in NOUNS)
+    for node in ast.walk(tree_of(path)):
+        if not isinstance(node, ast.JoinedStr):
+            continue
+        for value, text in zip(node.values, node.values[1:]):
+            if not isinstance(value, ast.FormattedValue) or not isinstance(text, ast.Constant):
+                continue
+            number = ast.unparse(value.value)
+            is_settled = number.isupper() or "counted(" in number or "plural(" in number or value.conversion == ord("r")
+            is_fraction = value.format_spec is not None and "," not in ast.unparse(value.format_spec)
+            said = f"{{{number}}}{text.value}"
+            if is_settled or is_fraction or said.startswith(tuple(NOT_COUNTED)):
+                continue
+            found = re.match(rf" (?:(?!(?:of|and|are|in|by|is|has|to) )[a-z]+ )?({plurals})\b", text.value)
+            assert not found, f"line {node.lineno}: {said[:60]!r} says a 1 with a plural; counted() does not"
 
 
 @each_file

@@ -17,6 +17,7 @@ import pytest
 import torch
 from runs import read_json, run, train_flags
 
+from config.script import run_script
 from core.errors import InputError
 from engine.loggers import LOGGERS, Background, RunFacts, _background, refuse_unready
 from engine.loggers._names import flat, plain_name, revision
@@ -120,6 +121,42 @@ def test_a_server_that_hangs_slows_nothing(tmp_path, capsys, monkeypatch):
     assert time.monotonic() - began < 2
     assert "it: 500 of 500 reports are lost: its server does not answer" in capsys.readouterr().out
     hanging.set()
+
+
+def test_a_call_that_hung_before_the_end_is_not_waited_for(tmp_path, capsys, monkeypatch):
+    """Nor do files, which a server that works is given time for, keep a run that has none; idle time is no call's."""
+    monkeypatch.setattr(_background, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(_background, "BYTES_A_SECOND", 1.0)
+    (tmp_path / "last.pt").write_bytes(bytes(100))
+    hanging = threading.Event()
+    logger = Background("it", lambda: hanging.wait() and Recorder())
+    time.sleep(0.4)
+    logger.checkpoint(tmp_path / "last.pt", 1)
+    began = time.monotonic()
+    logger.close()
+    assert time.monotonic() - began < 50  # of the 100 of its file
+    assert "it: 1 of 1 report is lost: its server does not answer" in capsys.readouterr().out
+    hanging.set()
+
+    recorder = Recorder(delay=0.1)
+    logger = Background("it", lambda: recorder)
+    time.sleep(0.4)
+    logger.checkpoint(tmp_path / "last.pt", 1)
+    logger.close()
+    assert [call[0] for call in recorder.calls] == ["checkpoint", "close"] and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+def test_a_script_does_not_wait_for_what_its_loggers_wait_for(is_left, monkeypatch, capsys):
+    """wandb, for one, has Python wait at its end until the server has been given up."""
+    monkeypatch.setattr(_background, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(os, "_exit", lambda status: print("left with", status))
+    hanging = threading.Event()
+    logger = Background("it", lambda: (is_left and hanging.wait(), Recorder())[1])
+    run_script(lambda words: logger.close())
+    hanging.set()
+    logger.thread.join()
+    assert ("left with 0" in capsys.readouterr().out) == is_left
 
 
 def test_what_hangs_at_its_end_is_said(capsys, monkeypatch):
@@ -354,18 +391,21 @@ import sys, time
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
+from config.script import run_script
 from engine.loggers import _background, open_loggers
 _background.ANSWER_SECONDS = 2
 _background.CLOSING_SECONDS = 4
-began = time.monotonic()
-(logger, _) = open_loggers(Path(sys.argv[1]), names=[sys.argv[2]], project="p", tags=("a",))
-logger.config({"flags": {"lr": 1}})
-for step in range(50):
-    logger.log({"loss": 1.0}, step, "train")
-logger.image("test/worst", np.zeros((4, 4, 3), np.uint8), 1)
-print("told in", time.monotonic() - began, flush=True)
-logger.close()
-print("closed", flush=True)
+def main(_):
+    began = time.monotonic()
+    (logger, _) = open_loggers(Path(sys.argv[1]), names=[sys.argv[2]], project="p", tags=("a",))
+    logger.config({"flags": {"lr": 1}})
+    for step in range(50):
+        logger.log({"loss": 1.0}, step, "train")
+    logger.image("test/worst", np.zeros((4, 4, 3), np.uint8), 1)
+    print("told in", time.monotonic() - began, flush=True)
+    logger.close()
+    print("closed", flush=True)
+run_script(main)
 """
 
 

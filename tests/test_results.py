@@ -92,8 +92,8 @@ def test_lists_of_any_length():
 @pytest.mark.parametrize(
     "distances, found, right, sentence",
     [
-        (floats([0.1]), ids([1], [2]), None, "1 lists of distances, 2 lists of ids: they differ"),
-        (floats([0.1]), ids([1]), ids([1], [2]), "1 lists of ids, 2 lists of right ids"),
+        (floats([0.1]), ids([1], [2]), None, "1 list of distances, 2 lists of ids: they differ"),
+        (floats([0.1]), ids([1]), ids([1], [2]), "1 list of ids, 2 lists of right ids"),
         (floats([0.1, 0.2]), ids([1]), None, r"query 0: distances \(2,\) and ids \(1,\)"),
         (floats([0.1], [0.3, 0.2]), ids([1], [1, 2]), None, "query 1: distances are not ascending"),
         (floats([0.1], [0.1, float("nan")]), ids([1], [1, 2]), None, "query 1: distances hold NaN"),

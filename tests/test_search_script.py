@@ -514,8 +514,8 @@ def test_what_recall_is_true_of_is_said(sop_tree, finished_run, tmp_path):
     images = Index.open(folder).rows.paths()
     assert f"{line}\n" in search("find", folder, images[0], k=1)
     printed = search("delete", folder, images[0])
-    assert printed.endswith(f"{line}, measured when it held 30 items; 1 changes since\n")
-    assert f"{line}, measured when it held 30 items; 1 changes since\n" in search("find", folder, images[1], k=1)
+    assert printed.endswith(f"{line}, measured when it held 30 items; 1 change since\n")
+    assert f"{line}, measured when it held 30 items; 1 change since\n" in search("find", folder, images[1], k=1)
     printed = search("delete", folder, images[1])  # 2 of 30 are more than a twentieth
     assert re.search(r"recall@10 against exact search: \d\.\d{4} \(28 queries\)\n", printed)
     assert "recall@" not in search("build", tmp_path / "exact", data_dir=sop_tree, pretrained_model=finished_run)

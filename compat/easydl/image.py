@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision import transforms
 
 from core.errors import InputError
+from core.text import counted
 from data.image import reading
 from data.image.reading import Source
 from models.backbones import IMAGENET
@@ -83,7 +84,7 @@ def smart_read_image(image_str: Source, auto_retry: int = 0, exif_transpose: boo
     except ImageLoadError as error:
         if auto_retry <= 0:
             raise
-        raise ImageLoadError(f"Failed after {auto_retry} attempts. Last error: {error}") from None
+        raise ImageLoadError(f"Failed after {counted(auto_retry, 'attempt')}. Last error: {error}") from None
 
 
 def _read(source: Source) -> Image.Image:

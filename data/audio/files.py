@@ -16,6 +16,7 @@ import numpy as np
 from core.errors import InputError, first_line
 from core.items import file_of, start_of
 from core.packages import needed
+from core.text import counted
 
 WAV = ".wav"
 SAMPLE_WIDTHS = (1, 2, 3, 4)  # bytes of an integer in a WAV that the standard library reads
@@ -83,7 +84,8 @@ class Sound:
             raise InputError(f"clip {self.path!r} cannot be read: {first_line(error)}") from None
         if len(samples) < count:
             raise InputError(
-                f"clip {self.path!r} is cut off: it ends after {start + len(samples)} of {self.frames} samples"
+                f"clip {self.path!r} is cut off: it ends after {start + len(samples)} of "
+                f"{counted(self.frames, 'sample')}"
             )
         mono = _mean_of_channels(samples)
         # A sum over all samples is finite only where each of them is.
@@ -200,7 +202,7 @@ class WaveDecoder:
         self.frames = self._sound.getnframes()
         self._width = self._sound.getsampwidth()
         if self._width not in SAMPLE_WIDTHS:
-            raise wave.Error(f"its samples are of the format of {self._width} bytes")
+            raise wave.Error(f"its samples are of the format of {counted(self._width, 'byte')}")
 
     def read(self, start: int, count: int) -> np.ndarray:
         self._sound.setpos(start)

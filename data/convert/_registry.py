@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from core.errors import InputError
 from core.registry import Registry
+from core.text import counted
 
 # Functions (folder, protocol, with_boxes) -> rows. Facts of each: `facts`, a DataSet; `drops`, where a protocol leaves
 # out rows that its published counts have, {protocol: rows -> rows}.
@@ -125,7 +126,7 @@ def split_line(file: Path, number: int, line: str, words: int) -> list[str]:
     """The words of a line, the last of which may hold blanks. Raises InputError for another number of them."""
     found = line.split(maxsplit=words - 1)
     if len(found) != words:
-        raise InputError(f"{file}:{number}: {len(found)} words, not {words}: {line[:100]!r}")
+        raise InputError(f"{file}:{number}: {counted(len(found), 'word')}, not {words}: {line[:100]!r}")
     return found
 
 

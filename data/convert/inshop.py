@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from core.errors import InputError
+from core.text import counted, plural
 from data.convert._registry import (
     CONVERTERS,
     TEST,
@@ -97,7 +98,10 @@ def _check_number(file: Path, first: list[str], rows: int) -> None:
     """The first line says how many lines follow."""
     told = read_whole(file, 1, first[0]) if first else 0
     if told != rows:
-        raise InputError(f"{file}:1: {told} images are announced, but {rows} lines follow; the file was cut short")
+        raise InputError(
+            f"{file}:1: {counted(told, 'image')} {plural(told, 'is', 'are')} announced, but {counted(rows, 'line')} "
+            f"{plural(rows, 'follows', 'follow')}; the file was cut short"
+        )
 
 
 def _read_boxes(file: Path) -> dict[str, tuple[int, int, int, int]]:

@@ -12,6 +12,7 @@ import numpy as np
 from core.errors import InputError, meant_by
 from core.items import clip_item, is_clip, start_of, text_item
 from core.numerals import is_plain_int64, read_float
+from core.text import counted
 from data.formats.columns import tell_unknown
 from data.formats.problems import Problems, echo, not_empty
 from data.vocabulary import as_labels
@@ -170,7 +171,7 @@ def add_row(
     missing = sum(value is None for value in row.values())
     if superfluous or missing:
         width = len(header) + len(superfluous) - missing
-        problems.add(number, f"expected {len(header)} columns ({echo(', '.join(header), str)}), got {width}")
+        problems.add(number, f"expected {counted(len(header), 'column')} ({echo(', '.join(header), str)}), got {width}")
         return
     row_split = row["split"].strip()
     if row_split not in SPLITS.values():
@@ -221,7 +222,9 @@ def _text(row: dict[str, str], number: int, problems: Problems) -> str:
     text = row[CSV_TEXT].strip()
     # A column of text in memory is as wide as its longest value.
     if len(text) > LONGEST_TEXT or "\0" in text:
-        what = "a NUL character" if "\0" in text else f"{len(text):,} characters, more than {LONGEST_TEXT:,}"
+        what = (
+            "a NUL character" if "\0" in text else f"{counted(len(text), 'character', ',')}, more than {LONGEST_TEXT:,}"
+        )
         problems.add(number, f"the text {echo(text)} has {what}")
     return text
 

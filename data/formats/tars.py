@@ -14,6 +14,7 @@ import numpy as np
 from core.arrays import read_npz, write_npz
 from core.console import log
 from core.errors import InputError, first_line
+from core.text import counted
 from data.formats.folders import IMAGE_SUFFIXES
 
 LARGEST = 2**30  # bytes of one image, or of what tells its label
@@ -73,7 +74,7 @@ def tar_samples(
                 yield sample
             key, sample = key_of_member, Sample([], {})
         if member.size > LARGEST:
-            raise InputError(f"{place!r}: {member.name!r} has {member.size} bytes; {LARGEST} are the most")
+            raise InputError(f"{place!r}: {member.name!r} has {counted(member.size, 'byte')}; {LARGEST} are the most")
         suffix = path.suffix.lower()
         if suffix in IMAGE_SUFFIXES:
             sample.images.append((member.name, take(member)))

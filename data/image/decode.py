@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from core.errors import InputError
+from core.text import counted
 from data.image.header import FORMATS, MAX_PIXELS, JpegHeader, image_size, read_jpeg_header
 from data.image.resize import resize, resize_fast
 
@@ -231,7 +232,8 @@ def _refuse_bombs(size: tuple[int, int] | None, encoded: np.ndarray, path: str |
 
 def _no_image(encoded: np.ndarray, path: str | Path) -> InputError:
     return InputError(
-        f"{str(path)!r} is not an image that OpenCV can decode ({encoded.size} bytes); it has to be a whole {FORMATS} "
+        f"{str(path)!r} is not an image that OpenCV can decode ({counted(encoded.size, 'byte')}); it has to be a "
+        f"whole {FORMATS} "
         "of 8 or 16 bits a channel"
     )
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from core.errors import InputError
-from core.text import plural
+from core.text import counted, plural
 from data.vocabulary import Vocabulary
 
 
@@ -50,7 +50,7 @@ def refuse_few_labels(
             advice = fitting(len(vocabulary) * samples_each_class, multiple, max(multiple, 2 * samples_each_class))
         raise InputError(
             f"train_batch_size {batch_size} with samples_each_class {samples_each_class} needs "
-            f"{needed} labels, but the train list has {len(vocabulary)}{advice}"
+            f"{counted(needed, 'label')}, but the train list has {len(vocabulary)}{advice}"
         )
 
 
@@ -60,7 +60,7 @@ def refuse_singletons(vocabulary: Vocabulary) -> None:
     if len(singletons):
         has = plural(len(singletons), "has", "have")
         raise InputError(
-            f"{len(singletons)} of {len(vocabulary)} train labels {has} a single image "
+            f"{len(singletons)} of {counted(len(vocabulary), 'train label')} {has} a single image "
             f"(label {vocabulary.labels[singletons[0]]}, for one), but this sampler needs two of each; pk does not"
         )
 
@@ -70,9 +70,11 @@ def as_categories(vocabulary: Vocabulary, categories: Vocabulary | np.ndarray, n
     if not isinstance(categories, Vocabulary):
         categories = Vocabulary.of(categories)
     if len(categories.codes) != len(vocabulary):
-        raise ValueError(f"{len(categories.codes)} categories of {len(vocabulary)} labels")
+        raise ValueError(f"{counted(len(categories.codes), 'category')} of {counted(len(vocabulary), 'label')}")
     if not 1 <= n_categories <= len(categories):
-        raise InputError(f"n_categories is {n_categories}; with {len(categories)} categories it can be 1 to that many")
+        raise InputError(
+            f"n_categories is {n_categories}; with {counted(len(categories), 'category')} it can be 1 to that many"
+        )
     return categories
 
 
@@ -81,7 +83,8 @@ def labels_of_category(batch_size: int, samples_each_class: int, n_categories: i
     labels = labels_of_batch(batch_size, samples_each_class)
     if labels % n_categories:
         raise InputError(
-            f"train_batch_size {batch_size} with samples_each_class {samples_each_class} holds {labels} labels, "
+            f"train_batch_size {batch_size} with samples_each_class {samples_each_class} holds "
+            f"{counted(labels, 'label')}, "
             f"which is not divisible by n_categories {n_categories}"
         )
     return labels // n_categories
@@ -102,6 +105,7 @@ def refuse_short_categories(categories: Vocabulary, needed: int, advice: str) ->
     if len(short):
         first = short[0]
         raise InputError(
-            f"a batch takes {needed} labels of a category, but {len(short)} of {len(categories)} categories have fewer "
+            f"a batch takes {counted(needed, 'label')} of a category, but {len(short)} of "
+            f"{counted(len(categories), 'category')} have fewer "
             f"({categories.labels[first]} has {categories.counts[first]}, for one); {advice}"
         )

@@ -7,6 +7,7 @@ import numpy as np
 
 from core.errors import InputError
 from core.types import Positive
+from core.text import counted
 from data.samplers._batches import SAMPLERS, SteppedSampler
 from data.samplers._checks import as_categories, labels_of_category, refuse_few_labels
 from data.samplers._draws import ITS_OWN_POSITIVE, draw_rounds
@@ -52,7 +53,8 @@ class CategoryPKSampler(SteppedSampler):
         combinations = math.comb(len(self.categories), n_categories)
         if combinations > MOST_COMBINATIONS:
             raise InputError(
-                f"{n_categories} of {len(self.categories)} categories can be combined in {combinations:,} ways, more "
+                f"{n_categories} of {counted(len(self.categories), 'category')} can be combined in {combinations:,} "
+                "ways, more "
                 f"than the {MOST_COMBINATIONS:,} that an epoch goes through; take a smaller n_categories"
             )
         self.combinations = np.array(list(itertools.combinations(range(len(self.categories)), n_categories)))

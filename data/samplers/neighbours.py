@@ -6,6 +6,7 @@ import numpy as np
 
 from core.errors import InputError
 from core.types import Cosine, Count, Positive
+from core.text import counted
 from data.samplers._batches import SAMPLERS, SteppedSampler
 from data.samplers._checks import labels_of_batch, refuse_few_labels
 from data.samplers._draws import ITS_OWN_POSITIVE, draw_rounds
@@ -59,7 +60,7 @@ class NeighbourSampler(SteppedSampler):
         if self.labels_in_batch % nearest:
             raise InputError(
                 f"train_batch_size {batch_size} with samples_each_class {samples_each_class} holds "
-                f"{self.labels_in_batch} labels, which is not divisible by nearest {nearest}"
+                f"{counted(self.labels_in_batch, 'label')}, which is not divisible by nearest {nearest}"
             )
         self.seeds_in_batch = self.labels_in_batch // nearest
         self.steps = len(self.vocabulary) // self.seeds_in_batch

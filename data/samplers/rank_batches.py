@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from core.errors import InputError
+from core.text import counted
 from data.samplers._batches import BatchSampler, Sample
 
 
@@ -27,7 +28,7 @@ class RankBatches:
     def __init__(self, batches: BatchSampler, rank: int, world_size: int):
         if batches.batch_size < world_size:
             raise InputError(
-                f"train_batch_size {batches.batch_size} leaves some of {world_size} ranks without an image"
+                f"train_batch_size {batches.batch_size} leaves some of {counted(world_size, 'rank')} without an image"
             )
         self.batches = batches
         self.rank = rank

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from core.errors import InputError
+from core.text import counted
 from data.samplers._batches import SAMPLERS, BatchSampler
 from data.samplers._checks import fitting
 from data.samplers._permutation import Permutation
@@ -24,7 +25,7 @@ class ShuffledSampler(BatchSampler):
         self.steps = self.images // batch_size
         if not self.steps:
             raise InputError(
-                f"train_batch_size is {batch_size}, but the train list has only {self.images} images"
+                f"train_batch_size is {batch_size}, but the train list has only {counted(self.images, 'image')}"
                 f"{fitting(self.images, 1, 1)}"
             )
         # Only so many images cannot all be of different labels, nor all of one.

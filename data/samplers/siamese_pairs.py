@@ -3,6 +3,7 @@
 import numpy as np
 
 from core.errors import InputError
+from core.text import counted
 from data.samplers._batches import SAMPLERS, BatchSampler
 from data.samplers._checks import fitting
 from data.vocabulary import Vocabulary
@@ -35,7 +36,7 @@ class SiamesePairsSampler(BatchSampler):
         self.steps = images * 2 // batch_size
         if not self.steps:
             raise InputError(
-                f"train_batch_size {batch_size} needs {batch_size // 2} images, but the list has {images}"
+                f"train_batch_size {batch_size} needs {counted(batch_size // 2, 'image')}, but the list has {images}"
                 f"{fitting(2 * images, 2, 2)}"
             )
         # Where each image stands in `vocabulary.rows`, in which those of a label are side by side.

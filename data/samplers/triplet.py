@@ -3,6 +3,7 @@
 import numpy as np
 
 from core.errors import InputError
+from core.text import counted
 from data.samplers._batches import SAMPLERS, BatchSampler
 from data.samplers._checks import fitting
 from data.vocabulary import Vocabulary
@@ -32,8 +33,8 @@ class TripletSampler(BatchSampler):
         self.steps = len(self.anchors) * 3 // batch_size
         if not self.steps:
             raise InputError(
-                f"train_batch_size {batch_size} needs {batch_size // 3} anchors, "
-                f"but only {len(self.anchors)} images of the train list share their label with another"
+                f"train_batch_size {batch_size} needs {counted(batch_size // 3, 'anchor')}, "
+                f"but only {counted(len(self.anchors), 'image')} of the train list share their label with another"
                 f"{fitting(3 * len(self.anchors), 3, 3)}"
             )
         # Where each image stands in `vocabulary.rows`, in which those of a label are side by side.

@@ -1,5 +1,6 @@
 """A logger in a thread of its own, so that a server which is slow, or gone, neither ends a run nor slows it."""
 
+import math
 import queue
 import threading
 import time
@@ -8,12 +9,14 @@ from pathlib import Path
 
 from core.console import log
 from core.errors import first_line
+from core.text import counted, plural
 from engine.loggers._handing_on import HandingOn
 from engine.loggers._protocol import Logger
 
 MOST_CALLS = 2000  # that wait
 MOST_BYTES = 2**27  # of pictures that wait
-ANSWER_SECONDS = 30.0  # in which one call has to come back, at the end of a run
+ANSWER_SECONDS = 30.0  # in which one call has to come back, those before the end of a run counted
+LOOK_SECONDS = 0.2  # from one look at it to the next then
 CLOSING_SECONDS = 60.0  # for all that still waits then
 BYTES_A_SECOND = 5e6  # of a file that is sent
 
@@ -34,6 +37,8 @@ class Background(HandingOn):
         self.waiting = 0
         self.waiting_bytes = 0
         self.file_bytes = 0
+        # Until when the call in hand may take; any time while there is none.
+        self.patience = time.monotonic() + ANSWER_SECONDS
         self.lost = 0
         self.reason = ""
         self.ended_at: float | None = None
@@ -57,21 +62,20 @@ class Background(HandingOn):
     def close(self) -> None:
         """Wait for what is told to have gone out, as long as something does; say what is lost."""
         self.end()
-        sending = self.file_bytes / BYTES_A_SECOND
-        # From when all loggers were told, so that several that are gone take no longer than one.
-        end = self.ended_at + CLOSING_SECONDS + sending
-        while self.thread.is_alive() and time.monotonic() < end:
-            before = self.waiting
-            # A call that does not come back in this time does not come back.
-            self.thread.join(min(ANSWER_SECONDS + sending, end - time.monotonic()))
-            if self.thread.is_alive() and self.waiting == before:
-                break
+        # From when all loggers were told, so that several that are gone take no longer than one. A call that has been
+        # under way for long by then does not come back any more.
+        end = self.ended_at + CLOSING_SECONDS + self.file_bytes / BYTES_A_SECOND
+        while self.thread.is_alive() and (left := min(end, self.patience) - time.monotonic()) > 0:
+            self.thread.join(min(left, LOOK_SECONDS))
         if self.thread.is_alive() and not self.waiting:
             log(f"{self.name}: its package has not come to its end; what it still holds may be lost; the run is whole")
         elif self.thread.is_alive():
             self._lose(self.waiting, "its server does not answer")
         if self.lost:
-            log(f"{self.name}: {self.lost} of {self.told} reports are lost: {self.reason}; the run itself is whole")
+            log(
+                f"{self.name}: {self.lost} of {counted(self.told, 'report')} {plural(self.lost, 'is', 'are')} lost: "
+                f"{self.reason}; the run itself is whole"
+            )
 
     def _tell(self, method: str, *arguments: object) -> None:
         # Arrays and tensors: all else is small.
@@ -95,17 +99,25 @@ class Background(HandingOn):
     def _work(self) -> None:
         """The thread: open the logger, hand it all that comes, close it."""
         logger = self._try(self.open_logger)
+        self.patience = math.inf
         call = self.queue.get()
         while call is not None:
             method, size, arguments = call
+            self._begin_call(self.file_bytes if method == "checkpoint" else 0)
             if logger is None or not self._hand_on(logger, method, arguments):
                 self._lose(1, "it could not be opened")
             with self.lock:
                 self.waiting -= 1
                 self.waiting_bytes -= size
+            self.patience = math.inf
             call = self.queue.get()
         if logger is not None:
+            # Packages may have put files off until now.
+            self._begin_call(self.file_bytes)
             self._try(logger.close)
+
+    def _begin_call(self, file_bytes: int) -> None:
+        self.patience = time.monotonic() + ANSWER_SECONDS + file_bytes / BYTES_A_SECOND
 
     def _hand_on(self, logger: Logger, method: str, arguments: tuple) -> bool:
         """Call the logger; whether that went well."""

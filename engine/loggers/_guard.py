@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from core.console import log
 from core.errors import first_line
+from core.text import counted, plural
 from engine.loggers._handing_on import HandingOn
 from engine.loggers._protocol import Logger
 
@@ -26,7 +27,10 @@ class Guard(HandingOn):
         if self.logger is not None:
             self._try(self.logger.close)
         if self.lost:
-            log(f"{self.name}: {self.lost} of {self.told} reports are lost; the run itself is whole")
+            log(
+                f"{self.name}: {self.lost} of {counted(self.told, 'report')} {plural(self.lost, 'is', 'are')} lost; "
+                "the run itself is whole"
+            )
 
     def _open(self, open_logger: Callable[[], Logger]) -> None:
         self.logger = open_logger()

@@ -11,6 +11,7 @@ from torch import nn
 
 from core.errors import InputError, first_line, near_match
 from core.packages import needed
+from core.text import counted
 from models.backbones._download import BY_OTHER_MEANS, download
 from models.backbones._hub import hub_file
 from models.backbones._row import BACKBONES, HALF, PUBLISHED, Backbone, ImageInput, Wrapped
@@ -240,7 +241,9 @@ def _output(net: nn.Module, shape: torch.Size, name: str) -> tuple[str, bool]:
         return "tokens", False
     if len(shape) == 4 and net.num_features in (shape[1], shape[3]):
         return "maps", shape[1] != net.num_features
-    raise InputError(f"{name} gives {tuple(shape)}, which are neither maps nor tokens of {net.num_features} channels")
+    raise InputError(
+        f"{name} gives {tuple(shape)}, which are neither maps nor tokens of {counted(net.num_features, 'channel')}"
+    )
 
 
 def _own_pooling(net: nn.Module, features: torch.Tensor, head: list[str], prefix_tokens: int) -> str:

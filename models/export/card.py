@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from core.text import counted
+
 README = "README.md"
 # In the header of every card that an export writes: only over these it writes.
 MARK = "library_name: deep-metric-learning"
@@ -161,7 +163,7 @@ def _data(card: dict[str, Any]) -> str:
     lines = []
     for split, facts in lists.items():
         lines.append(
-            f"- {split}: {facts['file']}, {facts['images']} images of {facts['labels']} labels "
+            f"- {split}: {facts['file']}, {counted(facts['images'], 'image')} of {counted(facts['labels'], 'label')} "
             f"(SHA-256 {facts['sha256'][:16]}…)"
         )
     return "\n".join(lines)

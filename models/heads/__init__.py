@@ -3,6 +3,7 @@
 from torch import nn
 
 from core.errors import InputError
+from core.text import counted
 from models.heads._registry import HEADS
 from models.heads.bnneck import BnNeck
 from models.heads.first import First
@@ -61,7 +62,8 @@ def build_layer(name: str, in_features: int, out_features: int) -> nn.Module:
     """The layer of that name. Raises InputError for an unknown one, and where it cannot change the width."""
     if HEADS.fact(name, "keeps_width", False) and out_features != in_features:
         raise InputError(
-            f"a layer {name} is as wide as its input, which has {in_features} numbers, not {out_features}; a layer in "
+            f"a layer {name} is as wide as its input, which has {counted(in_features, 'number')}, not {out_features}; "
+            "a layer in "
             f"front of it can change that: --head=linear:{out_features},{name}"
         )
     return HEADS[name](in_features, out_features)

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from core.errors import InputError
+from core.text import counted
 from models.heads._registry import HEADS
 
 
@@ -14,7 +15,7 @@ class First(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         if out_features > in_features:
-            raise InputError(f"a layer first of {out_features} numbers: its input has {in_features}")
+            raise InputError(f"a layer first of {counted(out_features, 'number')}: its input has {in_features}")
         self.in_features = in_features
         self.out_features = out_features
 

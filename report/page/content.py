@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from core.errors import InputError
+from core.text import counted
 from data.records import Records
 from embeddings.attention import Look
 from report.page.album import LoadImage
@@ -61,9 +62,9 @@ class PageContent:
         rows = len(self.embeddings)
         queries = len(self.query_rows)
         if len(self.records) != rows:
-            raise InputError(f"a report of {rows} embeddings has {len(self.records)} paths")
+            raise InputError(f"a report of {counted(rows, 'embedding')} has {counted(len(self.records), 'path')}")
         for name, length in (("results", len(self.results)), ("query values", len(self.query_values))):
             if length != queries:
-                raise InputError(f"a report of {queries} queries has {length} {name}")
+                raise InputError(f"a report of {counted(queries, 'query')} has {length} {name}")
         if self.leaks is not None and self.others is None:
             raise InputError("leaks into another list can be shown with that list only: others is missing")

@@ -20,6 +20,7 @@ from report.page.examples import examples_data
 from report.page.figures import categories_data, histogram_data, metrics_data
 from report.page.map import map_data
 from report.page.template import write_html
+from core.text import counted
 
 
 def write_page(
@@ -61,7 +62,7 @@ def write_page(
         f"{records.noun}s": f"{len(records):,}",
         "labels": f"{len(records.vocabulary):,}",
         "gallery": f"{len(query_gallery.gallery_rows):,}",
-        "embedding": f"{table.matrix.shape[1]:,} numbers",
+        "embedding": counted(table.matrix.shape[1], "number", ","),
         "distance": evaluation.distance,
         "definitions": evaluation.definition,
         "made": time.strftime("%Y-%m-%d %H:%M"),

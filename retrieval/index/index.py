@@ -19,6 +19,7 @@ from core.errors import InputError
 from core.files import replace_json
 from core.items import noun_of
 from core.slices import CACHED_NUMBERS, MEMORY, slices_within
+from core.text import counted, plural
 from retrieval.decision import Decision
 from retrieval.index.backends import make_backend
 from retrieval.index.backends._backend import Backend
@@ -380,7 +381,7 @@ class Index:
     def _refuse_width(self, embeddings: np.ndarray) -> None:
         if embeddings.shape[1] != self.card["width"]:
             raise InputError(
-                f"index {str(self.folder)!r} holds embeddings of {self.card['width']} numbers; these have "
+                f"index {str(self.folder)!r} holds embeddings of {counted(self.card['width'], 'number')}; these have "
                 f"{embeddings.shape[1]}"
             )
 
@@ -575,7 +576,10 @@ def _checked(embeddings: npt.ArrayLike, paths: list[str] | None = None) -> np.nd
             names = [repr(paths[row]) for row in broken[:3]]
         if len(broken) > 3:
             names.append("...")
-        raise InputError(f"{len(broken)} of {len(embeddings)} embeddings are NaN or infinite: {', '.join(names)}")
+        raise InputError(
+            f"{len(broken)} of {counted(len(embeddings), 'embedding')} {plural(len(broken), 'is', 'are')} NaN or "
+            f"infinite: {', '.join(names)}"
+        )
     return embeddings
 
 
@@ -590,7 +594,10 @@ def _checked_items(
     paths = [str(path) for path in paths]
     embeddings = _checked(embeddings, paths)
     if len(paths) != len(embeddings):
-        raise InputError(f"{len(embeddings)} embeddings, {len(paths)} paths: an index takes one path an embedding")
+        raise InputError(
+            f"{counted(len(embeddings), 'embedding')}, {counted(len(paths), 'path')}: an index takes one path an "
+            "embedding"
+        )
     for path in paths:
         try:
             path.encode(errors="surrogateescape")

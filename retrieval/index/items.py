@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from core.errors import InputError
 from core.items import is_text
+from core.text import counted
 
 UNKNOWN = -1  # the code of a label that nobody knows; no label itself, as -1 may well be one
 LABEL, CATEGORY = ("label", "labels"), ("category", "categories")  # what a column's values are called in sentences
@@ -45,7 +46,8 @@ class LabelColumn:
         labels = np.asarray(labels)
         if labels.shape != (count,) or labels.dtype.kind not in "iuUO":
             raise InputError(
-                f"{nouns[1]} are {labels.shape} {labels.dtype} for {count} embeddings; an index takes an integer, a "
+                f"{nouns[1]} are {labels.shape} {labels.dtype} for {counted(count, 'embedding')}; an index takes an "
+                "integer, a "
                 "string or None (unknown) for each"
             )
         if labels.dtype.kind == "O":
@@ -226,7 +228,8 @@ def checked_boxes(boxes: npt.ArrayLike | None, count: int) -> np.ndarray:
     boxes = np.asarray(boxes, dtype=np.float64)
     if boxes.shape != (count, 4):
         raise InputError(
-            f"boxes are {boxes.shape} for {count} embeddings; an index takes left, top, right, bottom for each, or NaN"
+            f"boxes are {boxes.shape} for {counted(count, 'embedding')}; an index takes left, top, right, bottom for "
+            "each, or NaN"
         )
     wrong = wrong_boxes(boxes)
     if len(wrong):

@@ -18,6 +18,7 @@ from core.arrays import read_npy, write_npy
 from core.errors import InputError
 from core.files import read_json, sync, synced, write_json
 from core.slices import CACHED_NUMBERS, slices_of, slices_within
+from core.text import counted
 from retrieval.index.items import CATEGORY, LABEL, UNKNOWN, Items, LabelColumn, wrong_boxes
 from retrieval.plain import row_lengths
 
@@ -105,7 +106,9 @@ class Segment:
             return
         kind, shape = self._boxes.dtype.str, self._boxes.shape
         if (kind, shape) != ("<f8", (len(self.ids), 4)):
-            raise InputError(f"{str(self.folder)!r} is damaged: boxes {shape} {kind} for {len(self.ids)} items")
+            raise InputError(
+                f"{str(self.folder)!r} is damaged: boxes {shape} {kind} for {counted(len(self.ids), 'item')}"
+            )
         for block in slices_within(len(self.ids), 4, CACHED_NUMBERS):
             wrong = wrong_boxes(self._boxes[block])
             if len(wrong):

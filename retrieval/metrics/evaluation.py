@@ -270,7 +270,7 @@ def _note_large_k(metrics: tuple[str, ...], gallery_size: int) -> None:
         if k is not None and k > gallery_size:
             beyond.append(name)
     if beyond:
-        log(f"{', '.join(beyond)}: the gallery has {gallery_size} items, so k is {gallery_size}")
+        log(f"{', '.join(beyond)}: the gallery has {counted(gallery_size, 'item')}, so k is {gallery_size}")
 
 
 def _figures_of(results: RetrievalResults, metrics: tuple[str, ...], definition: str, skip_lone: bool) -> Figures:

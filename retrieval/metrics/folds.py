@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.errors import InputError
+from core.text import counted, plural
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def check_folds(is_same: np.ndarray, folds: np.ndarray) -> None:
         if kinds.all() or not kinds.any():
             kind = "same" if kinds.all() else "different"
             raise InputError(
-                f"fold {str(name)!r}: all of its {len(kinds)} pairs are {kind}; a fold needs pairs of both kinds"
+                f"fold {str(name)!r}: all of its {counted(len(kinds), 'pair')} {plural(len(kinds), 'is', 'are')} "
+                f"{kind}; a fold needs pairs of both kinds"
             )
 
 

@@ -13,6 +13,7 @@ import torch
 
 from core.errors import InputError
 from core.slices import CACHED_NUMBERS, MEMORY, slices_within
+from core.text import counted
 from retrieval.metrics.verification import COVERAGE, Interval, Rate, allowed_accepts
 from retrieval.query_gallery import QueryGallery
 from retrieval.topk import search
@@ -145,7 +146,7 @@ def answer_threshold(strangers: np.ndarray, rate: float) -> float:
     allowed = allowed_accepts(rate, len(strangers))
     if not 0 < allowed < len(strangers):
         raise InputError(
-            f"an FPIR of {rate:g} of {len(strangers)} queries without a mate is no part of them; it can be "
+            f"an FPIR of {rate:g} of {counted(len(strangers), 'query')} without a mate is no part of them; it can be "
             f"{1 / max(1, len(strangers)):.2g} or more, and less than 1"
         )
     refused = np.sort(strangers)[::-1][allowed]

@@ -8,6 +8,7 @@ import torch
 
 from core.errors import InputError
 from core.slices import MEMORY
+from core.text import counted
 from retrieval.best_positive import positive_ranks
 from retrieval.query_gallery import QueryGallery
 from retrieval.templates import mean_embeddings
@@ -45,7 +46,8 @@ def check_photos(gallery_labels: np.ndarray, counts: Sequence[int], is_apart: bo
         most = int(np.unique(gallery_labels, return_counts=True)[1].max(initial=0))
         if most <= max(counts):
             raise InputError(
-                f"--photos_curve={','.join(map(str, counts))}: no label has more than {most} images in the gallery, so "
+                f"--photos_curve={','.join(map(str, counts))}: no label has more than {counted(most, 'image')} in the "
+                "gallery, so "
                 f"none is left to ask; up to {most - 1} can be held"
             )
 

@@ -20,6 +20,7 @@ import torch
 
 from core.errors import InputError
 from core.slices import CACHED_NUMBERS, MEMORY, slices_within
+from core.text import counted
 from retrieval.metrics.pairs import BINS, PairBlock, PairHistogram, Tally, bracket, pair_blocks, pair_histogram
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import Scores
@@ -106,7 +107,8 @@ class Verification:
 def too_fine(far: float, negatives: int) -> str:
     """The sentence on a FAR of which not one negative pair would be left."""
     return (
-        f"a FAR of {far:g} of {negatives:,} negative pairs is less than one pair; the finest that they allow is "
+        f"a FAR of {far:g} of {counted(negatives, 'negative pair', ',')} is less than one pair; the finest that they "
+        "allow is "
         f"{1 / max(1, negatives):.2g}"
     )
 

@@ -20,6 +20,7 @@ from compat.easydl.dml.pytorch_models import DMLModelManager
 from core.console import log
 from core.errors import InputError
 from core.files import replacing
+from core.text import counted
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
 from retrieval.scores import Scores
@@ -86,7 +87,7 @@ def evaluate_embedding_top1_accuracy_ignore_self(embeddings_dataframe: Any) -> d
     """
     check_columns(embeddings_dataframe, "embedding", "label")
     if len(embeddings_dataframe) < 2:
-        raise InputError(f"a data frame of {len(embeddings_dataframe)} rows has no nearest other row")
+        raise InputError(f"a data frame of {counted(len(embeddings_dataframe), 'row')} has no nearest other row")
     frame = embeddings_dataframe.copy()
     embeddings = np.array(frame["embedding"].tolist(), dtype=np.float64)
     results = RetrievalResults.from_embeddings(embeddings, k=1, distance="squared_euclidean")
@@ -237,7 +238,7 @@ def _checked(
     if truth.shape != scores.shape or truth.ndim != 2 or truth.shape[0] != truth.shape[1]:
         raise InputError(f"truth has shape {tuple(truth.shape)}, scores {tuple(scores.shape)}; both have to be (N, N)")
     if scores.isnan().any():
-        raise InputError(f"{int(scores.isnan().sum())} scores are NaN")
+        raise InputError(f"{counted(int(scores.isnan().sum()), 'score')} of NaN")
     return truth, scores
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from core.errors import InputError
+from core.text import counted
 
 
 def generate_2d_gaussian_points(
@@ -14,7 +15,7 @@ def generate_2d_gaussian_points(
     """
     mean = np.asarray(mean, dtype=np.float64).reshape(-1)
     if mean.shape != (2,):
-        raise InputError(f"mean has {mean.size} numbers; it is a point of the plane, of 2")
+        raise InputError(f"mean has {counted(mean.size, 'number')}; it is a point of the plane, of 2")
     cov = np.asarray(cov, dtype=np.float64)
     if cov.ndim == 0:
         cov = cov * np.eye(2)

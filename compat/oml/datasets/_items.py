@@ -5,13 +5,16 @@ from typing import Any
 
 from compat.oml._errors import require
 from core.errors import InputError
+from core.text import counted
 
 
 def checked_extra(extra_data: Mapping[str, Any] | None, size: int) -> dict[str, Any]:
     """Further columns of so many items. Raises RefusedAssertion for one of another length."""
     extra_data = dict(extra_data or {})
     for key, column in extra_data.items():
-        require(len(column) == size, f"extra_data {key!r} has {len(column)} values for {size} items")
+        require(
+            len(column) == size, f"extra_data {key!r} has {counted(len(column), 'value')} for {counted(size, 'item')}"
+        )
     return extra_data
 
 

@@ -33,6 +33,7 @@ from compat.oml.utils.audios import block_with_player, visualize_audio
 from compat.oml.utils.images.images import draw_bbox
 from core.errors import InputError
 from core.items import clip_item
+from core.text import counted
 from data.audio.files import Sound, first_frame
 from data.audio.modality import read_resampled
 from data.audio.picture import draw_sound_picture
@@ -63,7 +64,7 @@ class AudioBaseDataset(IBaseDataset, IVisualizableDataset, IHTMLVisualizableData
     ) -> None:
         paths = [str(Path(dataset_root or "", path)) for path in paths]
         starts = [0.0] * len(paths) if start_times is None else [float(start) for start in start_times]
-        require(len(starts) == len(paths), f"{len(starts)} start times for {len(paths)} sounds")
+        require(len(starts) == len(paths), f"{counted(len(starts), 'start time')} for {counted(len(paths), 'sound')}")
         require(sample_rate > 0, f"sample_rate={sample_rate} is not above 0")
         require(max_num_seconds is None or max_num_seconds > 0, f"max_num_seconds={max_num_seconds} is not above 0")
         require(convert_to_mono is True, "convert_to_mono=False has no counterpart: networks here hear one channel")

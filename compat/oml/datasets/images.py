@@ -39,6 +39,7 @@ from compat.oml.utils.dataframe_format import check_retrieval_dataframe_format
 from compat.oml.utils.images.images import TImReader, draw_bbox, imread_pillow
 from core.errors import InputError
 from core.packages import needed
+from core.text import counted
 from data.image.files import read_bytes
 
 
@@ -63,7 +64,10 @@ class ImageBaseDataset(IBaseDataset, IVisualizableDataset):
         index_key: str = INDEX_KEY,
     ) -> None:
         paths = [str(Path(dataset_root or "", path)) for path in paths]
-        require(bboxes is None or len(bboxes) == len(paths), f"{len(bboxes or ())} boxes for {len(paths)} images")
+        require(
+            bboxes is None or len(bboxes) == len(paths),
+            f"{counted(len(bboxes or ()), 'box')} for {counted(len(paths), 'image')}",
+        )
         self.extra_data = checked_extra(extra_data, len(paths))
         self.input_tensors_key = input_tensors_key
         self.index_key = index_key

@@ -9,6 +9,7 @@ import torch
 from compat.oml._errors import require
 from compat.oml.retrieval.retrieval_results import RetrievalResults, query_gallery_of
 from retrieval.query_gallery import QueryGallery
+from core.text import counted
 
 Found = tuple[Sequence[torch.Tensor], Sequence[torch.Tensor], Sequence[torch.Tensor] | None]
 
@@ -55,7 +56,7 @@ def batched_knn_qg(
         require((column is None) == (of_items[name] is None), f"{name} are given for one side alone")
         if column is not None:
             lengths = f"{len(column)} and {len(of_items[name])}"
-            sizes = f"{len(embeddings_query)} queries and {len(embeddings_gallery)} items"
+            sizes = f"{counted(len(embeddings_query), 'query')} and {counted(len(embeddings_gallery), 'item')}"
             is_right = (len(column), len(of_items[name])) == (len(embeddings_query), len(embeddings_gallery))
             require(is_right, f"{name} are {lengths} for {sizes}")
     columns = [labels_query, labels_gallery, sequence_ids_query, sequence_ids_gallery]

@@ -6,6 +6,7 @@ from collections import Counter
 import torch
 
 from compat.oml._errors import RefusedType, require
+from core.text import counted, plural
 
 TLabels = list[int] | torch.Tensor
 TTriplets = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -39,9 +40,16 @@ class ITripletsMinerInBatch(ITripletsMiner):
     def sample(self, features: torch.Tensor, labels: TLabels) -> TTriplets:
         labels = labels2list(labels)
         counts = Counter(labels)
-        require(len(counts) > 1, f"all {len(labels)} rows have one label; a triplet needs two labels")
+        require(
+            len(counts) > 1,
+            f"all {counted(len(labels), 'row')} {plural(len(labels), 'has', 'have')} one label; a triplet needs two "
+            "labels",
+        )
         lone = [label for label, count in counts.items() if count == 1]
-        require(not lone, f"label {(lone or [0])[0]} occurs once among {len(labels)} rows; a triplet needs two of it")
+        require(
+            not lone,
+            f"label {(lone or [0])[0]} occurs once among {counted(len(labels), 'row')}; a triplet needs two of it",
+        )
         anchors, positives, negatives = self._sample(features, labels=labels)
         return features[anchors], features[positives], features[negatives]
 

@@ -4,6 +4,7 @@ import torch
 
 from compat.oml._errors import RefusedAssertion, raised_as, require
 from core.errors import InputError
+from core.text import counted
 from losses.surrogate_precision import SurrogatePrecisionLoss
 
 
@@ -23,7 +24,10 @@ class SurrogatePrecision(SurrogatePrecisionLoss):
 
     def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss of features (B, D) and labels (B,)."""
-        require(len(features) == len(labels), f"{len(features)} rows of features, {len(labels)} labels")
+        require(
+            len(features) == len(labels),
+            f"{counted(len(features), 'row')} of features, {counted(len(labels), 'label')}",
+        )
         loss = super().forward(features, labels)
         if self.reduction == "sum":
             # OML takes its sum of precisions from 1.

@@ -13,6 +13,7 @@ from compat.oml.miners import AllTripletsMiner, TripletMinerWithMemory
 from compat.oml.miners._by_ours import MinerByOurs
 from losses._listed_triplets import losses_of_triplets
 from losses.triplet_margin import TripletMarginLoss
+from core.text import counted, plural
 
 TLogs = dict[str, float]
 NAMES_OF_LOGS = ("active_tri", "pos_dist", "neg_dist")
@@ -73,7 +74,10 @@ class TripletLossPlain(nn.Module):
 
 def get_tri_ids_in_plain(n: int) -> tuple[list[int], list[int], list[int]]:
     """Numbers of the anchors, positives and negatives among n rows that lie in triplets."""
-    require(n % 3 == 0, f"{n} rows are no triplets; their number is divisible by 3")
+    require(
+        n % 3 == 0,
+        f"{counted(n, 'row')} {plural(n, 'is no triplet', 'are no triplets')}; their number is divisible by 3",
+    )
     return list(range(0, n, 3)), list(range(1, n, 3)), list(range(2, n, 3))
 
 

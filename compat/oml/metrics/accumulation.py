@@ -9,6 +9,7 @@ import torch
 from compat.oml._errors import RefusedResults, RefusedType, require
 from compat.oml.ddp.utils import get_world_size_safe, merge_list_of_dicts, sync_dicts_ddp
 from core.errors import InputError
+from core.text import counted
 
 TStorage = dict[str, torch.Tensor | np.ndarray | list[Any]]
 
@@ -74,7 +75,7 @@ class Accumulator:
     def sync(self) -> Self:
         """What all processes have gathered; where indices are known each item once, in their order."""
         if not self.is_storage_full():
-            raise InputError(f"{self._count} of {self.num_samples} items are there; all of them are needed")
+            raise InputError(f"{self._count} of {counted(self.num_samples, 'item')} are there; all of them are needed")
         is_alone = get_world_size_safe() <= 1
         storage = sync_dicts_ddp(self.storage, get_world_size_safe())
         indices = storage.pop(self._indices_key, None)

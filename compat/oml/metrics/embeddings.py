@@ -25,6 +25,7 @@ from compat.oml.metrics.functions import calc_fnmr_at_fmr_rr, calc_retrieval_met
 from compat.oml.retrieval._figures import Figure
 from compat.oml.retrieval.retrieval_results import RetrievalResults
 from core.errors import InputError
+from core.text import counted
 
 Metrics = dict[str, Any]
 
@@ -79,7 +80,10 @@ class EmbeddingMetrics(IMetricVisualisable):
     def update(self, embeddings: torch.Tensor, indices: TIndices) -> None:
         """Embeddings (B, D) of the items of these numbers (B,)."""
         indices = torch.as_tensor(indices).reshape(-1).cpu()
-        require(len(indices) == len(embeddings), f"{len(embeddings)} embeddings of {len(indices)} items")
+        require(
+            len(indices) == len(embeddings),
+            f"{counted(len(embeddings), 'embedding')} of {counted(len(indices), 'item')}",
+        )
         if self.acc.num_samples is None:
             raise InputError("how many items there will be is not known; setup() says it")
         self.acc.update_data({EMBEDDINGS_KEY: embeddings}, indices.tolist())
@@ -105,7 +109,7 @@ class EmbeddingMetrics(IMetricVisualisable):
         """Embeddings (N, D) of all items, those of all ranks."""
         count = self.acc.num_samples
         if not self.acc.collected_samples:
-            raise InputError(f"no embeddings of {count} items; update() takes those of every batch")
+            raise InputError(f"no embeddings of {counted(count, 'item')}; update() takes those of every batch")
         table = None
         is_there = torch.zeros(count, dtype=torch.bool)
         own_indices = torch.tensor(self.acc.indices)
@@ -115,7 +119,9 @@ class EmbeddingMetrics(IMetricVisualisable):
             table[indices] = embeddings
             is_there[indices] = True
         if not is_there.all():
-            raise InputError(f"embeddings of {int(is_there.sum())} of {count} items; figures need all of them")
+            raise InputError(
+                f"embeddings of {int(is_there.sum())} of {counted(count, 'item')}; figures need all of them"
+            )
         return table
 
     def _results(self, embeddings: torch.Tensor) -> RetrievalResults:

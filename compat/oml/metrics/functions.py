@@ -7,6 +7,7 @@ import torch
 
 from compat.oml._errors import RefusedType
 from core.errors import InputError
+from core.text import counted
 from retrieval.metrics.components import component_fractions
 from retrieval.metrics.ranking import Ranked, values
 from retrieval.results import RetrievalResults
@@ -39,7 +40,7 @@ def calc_retrieval_metrics_rr(
     if query_categories is None:
         return _nested(asked, columns, reduce)
     if len(query_categories) != len(rr):
-        raise InputError(f"{len(query_categories)} categories for {len(rr)} queries")
+        raise InputError(f"{counted(len(query_categories), 'category')} for {counted(len(rr), 'query')}")
     found = {OVERALL: _nested(asked, columns, reduce)}
     for category, queries in _rows_by_category(query_categories).items():
         chosen = {name: column[queries] for name, column in columns.items()}

@@ -8,6 +8,7 @@ import torch
 from compat.oml._errors import RefusedAssertion, raised_as, require
 from compat.oml.interfaces.miners import ITripletsMinerInBatch, TLabels, TTriplets, TTripletsIds
 from losses._mined import Triplets
+from core.text import counted
 
 
 class Mined(NamedTuple):
@@ -47,5 +48,7 @@ class MinerByOurs(ITripletsMinerInBatch):
 def on_device(labels: TLabels, features: torch.Tensor) -> torch.Tensor:
     """Labels (B,) as a tensor beside the features. Raises RefusedAssertion for another number of them."""
     labels = torch.as_tensor(labels, device=features.device).reshape(-1)
-    require(len(labels) == len(features), f"{len(features)} rows of features, {len(labels)} labels")
+    require(
+        len(labels) == len(features), f"{counted(len(features), 'row')} of features, {counted(len(labels), 'label')}"
+    )
     return labels

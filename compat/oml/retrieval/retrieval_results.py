@@ -21,6 +21,7 @@ from compat.oml.interfaces.datasets import (
 )
 from compat.oml.retrieval._figures import Figure, draw_results, page_of_results
 from core.errors import InputError
+from core.text import counted
 from retrieval.query_gallery import QueryGallery
 from retrieval.relevance import Relevance
 from retrieval.results import RetrievalResults as Results
@@ -198,11 +199,11 @@ class RetrievalResults(Results):
             raise RefusedType(f"query_ids is {query_ids!r}; it is a list of queries' numbers")
         for number in query_ids:
             if not -len(self) <= number < len(self):
-                raise RefusedIndex(f"query_ids has {number}; there are {len(self)} queries, from 0")
+                raise RefusedIndex(f"query_ids has {number}; there are {counted(len(self), 'query')}, from 0")
 
     def _require_queries(self, count: int, dataset: Any) -> None:
         if count != len(self):
-            raise RefusedResults(f"results are of {len(self)} queries, {type(dataset).__name__} has {count}")
+            raise RefusedResults(f"results are of {counted(len(self), 'query')}, {type(dataset).__name__} has {count}")
 
 
 def query_gallery_of(
@@ -257,7 +258,10 @@ def _in_order(distances: torch.Tensor) -> torch.Tensor:
 
 
 def _require_same_length(embeddings: torch.Tensor, dataset: IBaseDataset) -> None:
-    require(len(embeddings) == len(dataset), f"{len(embeddings)} embeddings of a dataset of {len(dataset)} items")
+    require(
+        len(embeddings) == len(dataset),
+        f"{counted(len(embeddings), 'embedding')} of a dataset of {counted(len(dataset), 'item')}",
+    )
 
 
 def _require_kind(dataset: Any, kind: type) -> None:

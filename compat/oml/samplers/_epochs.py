@@ -8,6 +8,7 @@ import numpy as np
 from compat.oml._errors import RefusedType
 from compat.oml.interfaces.samplers import IBatchSampler
 from core.errors import InputError
+from core.text import counted, plural
 from data.samplers import BatchSampler
 from data.vocabulary import Vocabulary
 
@@ -53,9 +54,9 @@ def check_category_sizes(
     check_whole(n_categories=n_categories, n_labels=n_labels, n_instances=n_instances)
     most = len(np.unique(categories))
     if not 1 <= n_categories <= most:
-        raise InputError(f"n_categories is {n_categories}; with {most} categories it is 1 to that many")
+        raise InputError(f"n_categories is {n_categories}; with {counted(most, 'category')} it is 1 to that many")
     if not 1 < n_labels <= len(vocabulary):
-        raise InputError(f"n_labels is {n_labels}; with {len(vocabulary)} labels it is 2 to that many")
+        raise InputError(f"n_labels is {n_labels}; with {counted(len(vocabulary), 'label')} it is 2 to that many")
     if n_instances < 2:
         raise InputError(f"n_instances is {n_instances}; a pair needs 2")
 
@@ -69,8 +70,11 @@ def categories_of(vocabulary: Vocabulary, label2category: Mapping[int, str | int
     labels = vocabulary.labels.tolist()
     without = [label for label in labels if label not in label2category]
     if without:
-        raise InputError(f"{len(without)} of {len(labels)} labels have no category ({without[0]}, for one)")
+        raise InputError(
+            f"{len(without)} of {counted(len(labels), 'label')} {plural(len(without), 'has', 'have')} no category "
+            f"({without[0]}, for one)"
+        )
     others = [label for label in label2category if label not in set(labels)]
     if others:
-        raise InputError(f"label2category has {len(others)} labels that no item has ({others[0]}, for one)")
+        raise InputError(f"label2category has {counted(len(others), 'label')} that no item has ({others[0]}, for one)")
     return np.asarray([label2category[label] for label in labels])

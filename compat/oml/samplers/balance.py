@@ -4,6 +4,7 @@ from compat.oml._errors import RefusedAssertion, raised_as, require
 from compat.oml.samplers._epochs import EpochsByOurs, Labels
 from data.samplers.balance import BalanceSampler as Balanced
 from data.vocabulary import Vocabulary
+from core.text import counted
 
 
 class BalanceSampler(EpochsByOurs):
@@ -17,7 +18,7 @@ class BalanceSampler(EpochsByOurs):
         are_whole = isinstance(n_labels, int) and isinstance(n_instances, int)
         require(are_whole, f"n_labels is {n_labels!r}, n_instances {n_instances!r}; they are whole numbers")
         is_possible = 1 < n_labels <= len(vocabulary)
-        require(is_possible, f"n_labels is {n_labels}; with {len(vocabulary)} labels it is 2 to that many")
+        require(is_possible, f"n_labels is {n_labels}; with {counted(len(vocabulary), 'label')} it is 2 to that many")
         require(n_instances > 1, f"n_instances is {n_instances}; a pair needs 2")
         self.n_labels = n_labels
         self.n_instances = n_instances

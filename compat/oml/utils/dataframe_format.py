@@ -20,6 +20,7 @@ from compat.oml.const import (
 )
 from core.console import log
 from core.packages import needed
+from core.text import counted, plural
 from data.formats.problems import first_faults
 from data.lists import read_list
 
@@ -47,7 +48,10 @@ def check_retrieval_dataframe_format(
         counts = df.groupby(LABELS_COLUMN)[CATEGORIES_COLUMN].nunique()
         several = counts.index[counts > 1].tolist()
         if several:
-            log(f"note: {len(several)} labels are of several categories ({several[0]}, for one); the last one counts")
+            log(
+                f"note: {counted(len(several), 'label')} {plural(len(several), 'is', 'are')} of several categories "
+                f"({several[0]}, for one); the last one counts"
+            )
 
 
 def _of_list(df: Any, root: Path) -> list[str]:

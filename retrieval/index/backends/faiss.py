@@ -7,6 +7,7 @@ import numpy as np
 
 from core.errors import InputError, near_match
 from core.files import sync
+from core.text import counted, plural
 from retrieval.index.backends import BACKENDS
 from retrieval.index.backends._backend import Backend, require
 from retrieval.index.segments import Rows
@@ -58,7 +59,9 @@ class FaissBackend(Backend):
 
     def check(self, items: int, width: int) -> None:
         if self.lists > items:
-            raise InputError(f"lists is {self.lists}, but there are only {items} items")
+            raise InputError(
+                f"lists is {self.lists}, but there {plural(items, 'is', 'are')} only {counted(items, 'item')}"
+            )
         if self.code_bytes and width % self.code_bytes:
             raise InputError(f"code_bytes is {self.code_bytes}, which does not divide the width {width}")
 

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 import numpy as np
 
 from core.errors import InputError, first_line
+from core.text import counted
 from retrieval.index.backends import BACKENDS
 from retrieval.index.backends._backend import Backend, require
 from retrieval.index.backends._facts import facts_of
@@ -99,7 +100,9 @@ class PgvectorBackend(Backend):
     def check(self, items: int, width: int) -> None:
         most = WIDEST[self.is_half]
         if width > most:
-            raise InputError(f"pgvector's graph takes {most} numbers as {self.kind}; these embeddings have {width}")
+            raise InputError(
+                f"pgvector's graph takes {counted(most, 'number')} as {self.kind}; these embeddings have {width}"
+            )
 
     def update(self, folder: Path, generation: int, rows: Rows, state: dict | None) -> dict | None:
         is_new = state is None

@@ -17,6 +17,7 @@ import numpy as np
 
 from core.errors import InputError, first_line
 from core.files import read_json, sync
+from core.text import counted
 from retrieval.index.backends import BACKENDS
 from retrieval.index.backends._backend import Backend, require
 from retrieval.index.backends._conditions import conditions_of
@@ -133,7 +134,7 @@ class QdrantEdgeBackend(Backend):
                 shard = self._load(path, rows.width)
                 count = shard.info().points_count
                 if count != stored:
-                    raise InputError(f"{str(path)!r} is damaged: it holds {count} items, not {stored}")
+                    raise InputError(f"{str(path)!r} is damaged: it holds {counted(count, 'item')}, not {stored}")
             except InputError:
                 # Another process may be removing it, since it has changed the index.
                 if not path.exists() or not _is_current(folder, state):

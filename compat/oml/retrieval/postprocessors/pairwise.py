@@ -12,6 +12,7 @@ from compat.oml.interfaces.datasets import IQueryGalleryDataset
 from compat.oml.interfaces.retrieval import IRetrievalPostprocessor
 from compat.oml.retrieval.retrieval_results import RetrievalResults
 from retrieval.rerank import Pairwise
+from core.text import counted
 
 ORDER = ("top_n", "pairwise_model", "num_workers", "batch_size", "verbose", "use_fp16")
 DEFAULTS = {"top_n": 5, "num_workers": 0, "batch_size": BATCH_SIZE, "verbose": False, "use_fp16": False}
@@ -51,7 +52,9 @@ class PairwiseReranker(IRetrievalPostprocessor):
         """The results of a dataset's queries, as many items each, in the new order (retrieval/rerank/pairwise.py)."""
         query_ids = torch.as_tensor(dataset.get_query_ids()).reshape(-1)
         gallery_ids = torch.as_tensor(dataset.get_gallery_ids()).reshape(-1)
-        require(len(query_ids) == len(rr), f"results are of {len(rr)} queries, the dataset has {len(query_ids)}")
+        require(
+            len(query_ids) == len(rr), f"results are of {counted(len(rr), 'query')}, the dataset has {len(query_ids)}"
+        )
 
         def distances(queries: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
             pairs = list(zip(query_ids[queries].tolist(), gallery_ids[items].tolist()))

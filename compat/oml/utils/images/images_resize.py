@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from compat.oml._errors import RefusedType, require
+from core.text import counted
 
 SizeHW = tuple[int, int]  # height, width in pixels
 ImageType = torch.Tensor | np.ndarray  # arrays (H, W) or (H, W, C), tensors (H, W), (C, H, W) or (B, C, H, W)
@@ -69,7 +70,7 @@ def get_karesize_param(src_hw: SizeHW, new_hw: SizeHW) -> tuple[float, SizeHW, l
 def resize_tensor(tensor: torch.Tensor, new_size_hw: SizeHW) -> torch.Tensor:
     """A tensor in another size, bicubic from corner to corner, within its own range of values; masks stay masks."""
     require(isinstance(tensor, torch.Tensor), f"a tensor is resized here, not {type(tensor).__name__}")
-    require(2 <= tensor.ndim <= 4, f"a tensor of {tensor.ndim} dimensions is no image")
+    require(2 <= tensor.ndim <= 4, f"a tensor of {counted(tensor.ndim, 'dimension')} is no image")
     images = tensor[(None,) * (4 - tensor.ndim)].float()
     least, largest = float(images.min()), float(images.max())
     resized = functional.interpolate(images, tuple(new_size_hw), mode="bicubic", align_corners=True)
@@ -82,7 +83,7 @@ def resize_tensor(tensor: torch.Tensor, new_size_hw: SizeHW) -> torch.Tensor:
 def resize_ndarray(array: np.ndarray, new_size_hw: SizeHW) -> np.ndarray:
     """An array in another size, bicubic by OpenCV."""
     require(isinstance(array, np.ndarray), f"an array is resized here, not {type(array).__name__}")
-    require(2 <= array.ndim <= 3, f"an array of {array.ndim} dimensions is no image")
+    require(2 <= array.ndim <= 3, f"an array of {counted(array.ndim, 'dimension')} is no image")
     pixels = array.astype(np.uint8) if array.dtype == bool else array
     resized = cv2.resize(pixels, tuple(new_size_hw[::-1]), interpolation=cv2.INTER_CUBIC)
     # OpenCV drops a channel that is the only one.
