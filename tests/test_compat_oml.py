@@ -628,7 +628,7 @@ def test_samplers_refuse_with_omls_exceptions():
             kind(labels, categories, 3, 2, 2)
         with pytest.raises(ValueError, match="no category"):
             kind(labels, {0: "a"}, 1, 2, 2)
-        with pytest.raises(ValueError, match="labels that no item has"):
+        with pytest.raises(ValueError, match="1 label that no item has"):
             kind(labels, {**categories, 9: "b"}, 1, 2, 2)
         with pytest.raises(ValueError, match="b has 1"):
             kind(labels, categories, 1, 2, 2)
