@@ -1,6 +1,7 @@
 """What ends a script in a sentence: a user's mistake, with the near match that it offers, and a signal."""
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
 
@@ -52,6 +53,7 @@ def _closest(word: str, options: Iterable[str]) -> str | None:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, or else its kind, on one line."""
-    text = str(error) or type(error).__name__
-    return text.splitlines()[0]
+    """What an error says, or else its kind, on one line: the first that is neither empty, a colour nor a rule."""
+    lines = re.sub(r"\x1b\[[\d;]*m", "", str(error)).splitlines()
+    told = [line.strip() for line in lines if line.strip() and not line.startswith("--")]
+    return told[0] if told else type(error).__name__

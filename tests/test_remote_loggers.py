@@ -18,7 +18,7 @@ import torch
 from runs import read_json, run, train_flags
 
 from config.script import run_script
-from core.errors import InputError
+from core.errors import InputError, first_line
 from engine.loggers import LOGGERS, Background, RunFacts, _background, refuse_unready
 from engine.loggers._names import flat, plain_name, revision
 from engine.loggers._protocol import Logger
@@ -199,6 +199,14 @@ def test_a_slow_server_gets_all_the_same(capsys):
         logger.log({"loss": 1.0}, step, "train")
     logger.close()
     assert len(recorder.calls) == 31 and capsys.readouterr().out == ""
+
+
+def test_the_reason_of_a_package_is_its_first_line_with_words():
+    assert (
+        first_line(RuntimeError("\n\x1b[95m\n----NoSuchToken----\n\x1b[0m\nThe token is invalid.\n"))
+        == "The token is invalid."
+    )
+    assert first_line(KeyError()) == "KeyError" and first_line(ValueError(" one\ntwo")) == "one"
 
 
 def test_names_for_servers():
