@@ -344,36 +344,115 @@ def test_commands_for_the_image_parse(words):
     parse_words([word.replace("/photos", "photos") for word in words])
 
 
+def copied_sources(rest):
+    """The sources of a COPY, and where they go."""
+    *sources, target = [part for part in rest.split() if not part.startswith("--")]
+    return sources, target
+
+
+@pytest.fixture
+def stand_ins(tmp_path):
+    """A folder of programs that RUN calls: each says what it was called with, in calls.txt; pip looks without fetching.
+
+    An environment is not made anew, what is installed here is looked at: --no-deps, since torch's own needs differ from
+    build to build.
+    """
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    calls = tmp_path / "calls.txt"
+    pip = f"{sys.executable} -m pip install --dry-run --quiet --no-index --no-deps"
+    for name in ("useradd", "install", "apt-get", "rm"):
+        (folder / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {calls}\n')
+    (folder / "python").write_text(
+        f'#!/bin/sh\necho python "$@" >> {calls}\n'
+        f'case "$1 $2 $3" in\n"-m venv "*) ;;\n'
+        f'"-m pip install") shift 3; exec {pip} "$@" ;;\n'
+        f'*) exec {sys.executable} "$@" ;;\nesac\n'
+    )
+    for file in folder.iterdir():
+        file.chmod(0o755)
+    return folder, calls
+
+
 @pytest.mark.slow
-def test_steps_of_the_image_in_a_folder(tmp_path):
-    """What COPY brings, in a folder of its own: requirements are met, make test would run, two steps are trained."""
+@pytest.mark.parametrize("name", ["test", "app"])
+def test_steps_of_the_image_in_a_folder(name, tmp_path, stand_ins):
+    """Every step of a stage in its order, in a folder with what COPY has brought until then, less what is left out."""
     app = tmp_path / "app"
-    shutil.copytree(ROOT, app, ignore=shutil.ignore_patterns(*NOT_COPIED))
-    for path in sorted(app.rglob("*"), reverse=True):
-        if path.is_file() and is_left_out(path.relative_to(app)):
-            path.unlink()
-    for _, word, rest in instructions():
-        if word == "RUN" and "pip install -r requirements.txt" in rest:
-            # By what is installed here, so that nothing is fetched; torch's own needs differ from build to build.
-            pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-index", "--no-deps"]
-            subprocess.run([*pip, "-r", "requirements.txt"], cwd=app, check=True)
-        if word == "CMD" and json.loads(rest)[0] == "make":
-            made = subprocess.run(["make", "--dry-run", *json.loads(rest)[1:]], cwd=app, capture_output=True, text=True)
-            assert made.returncode == 0 and "python -m pytest" in made.stdout
-        if word == "CMD" and json.loads(rest)[0] == "python":
-            done = subprocess.run([sys.executable, *json.loads(rest)[1:]], cwd=app, capture_output=True, text=True)
-            assert done.returncode == 0 and "--loss_name" in done.stdout
-    # The line of docker.yml, with few labels to test on.
-    [line] = [
-        step["run"]
-        for step in steps(yaml.safe_load((ROOT / ".github" / "workflows" / "docker.yml").read_text()))
-        if "train_elem.py" in step.get("run", "")
-    ]
-    words = shlex.split(line.split("python ")[1])
-    small = ["--val_classes=5", "--image_shape=3,32,32", "--model=ResNet18", "--use_gpu=False"]
-    trained = subprocess.run([sys.executable, *words, *small], cwd=app, capture_output=True, text=True)
-    assert trained.returncode == 0, trained.stderr
-    assert (app / "output" / "result.json").is_file()
+    app.mkdir()
+    programs, calls = stand_ins
+    environment = {
+        "PATH": f"{programs}:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        **{rest.split("=")[0]: rest.partition("=")[2].strip('"') for word, rest in stage_of(name) if word == "ARG"},
+    }
+    for word, rest in stage_of(name):
+        if word == "COPY":
+            sources, target = copied_sources(rest)
+            for source in sources:
+                for path in [ROOT / source] if (ROOT / source).is_file() else sorted((ROOT / source).rglob("*")):
+                    place = path.relative_to(ROOT)
+                    if not path.is_file() or is_left_out(place) or set(place.parts) & {"__pycache__", ".venv"}:
+                        continue
+                    inside = (
+                        app / target / (place.name if (ROOT / source).is_file() else path.relative_to(ROOT / source))
+                    )
+                    inside.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, inside)
+        if word == "RUN":
+            done = subprocess.run(["sh", "-c", rest], cwd=app, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, f"RUN {rest}\n{done.stdout}{done.stderr}"
+        if word == "CMD":
+            command = json.loads(rest)
+            made = ["make", "--dry-run", *command[1:]] if command[0] == "make" else command
+            done = subprocess.run(made, cwd=app, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert "python -m pytest" in done.stdout or "--loss_name" in done.stdout
+    called = calls.read_text()
+    assert "python -m venv /opt/venv" in called and "-r requirements.txt" in called
+    assert not (app / ".git").exists() and not (app / "data" / "emoji").exists()
+    if name == "app":
+        # The line of docker.yml, with few labels to test on.
+        [line] = [
+            step["run"]
+            for step in steps(yaml.safe_load((ROOT / ".github" / "workflows" / "docker.yml").read_text()))
+            if "train_elem.py" in step.get("run", "")
+        ]
+        words = shlex.split(line.split("python ")[1])
+        small = ["--val_classes=5", "--image_shape=3,32,32", "--model=ResNet18", "--use_gpu=False"]
+        trained = subprocess.run([sys.executable, *words, *small], cwd=app, capture_output=True, text=True)
+        assert trained.returncode == 0, trained.stderr
+        assert (app / "output" / "result.json").is_file()
+
+
+def test_nothing_of_the_image_needs_a_library_that_it_lacks():
+    """A slim image has no libGL, which OpenCV with windows needs; the one without is asked for, and it alone."""
+    files = [ROOT / "requirements.txt", *(ROOT / "requirements").glob("*.txt")]
+    asked = {
+        line.strip() for file in files for line in file.read_text().splitlines() if "opencv" in line and line[0] != "#"
+    }
+    assert asked and all(line.startswith("opencv-python-headless") for line in asked)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_commands_of_workflows_are_ones_that_are_there(path):
+    """Make targets run dry in a folder of the checkout; docker and python take what is given to them."""
+    for step in steps(yaml.safe_load(path.read_text())):
+        if "run" not in step:
+            continue
+        words = shlex.split(re.sub(r"^(?:[A-Z_]+=\S* )+", "", step["run"]))
+        if words[0] == "make":
+            done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0 and done.stdout, done.stderr
+        elif words[:2] == ["docker", "build"]:
+            declared = {rest.split("=")[0] for _, word, rest in instructions() if word == "ARG"}
+            given = {words[at + 1].split("=")[0] for at, word in enumerate(words) if word == "--build-arg"}
+            targets = {word.split("=")[1] for word in words if word.startswith("--target=")}
+            assert given <= declared and targets <= {stage for stage, _, _ in instructions()} and words[-1] == "."
+        else:
+            assert words[:2] == ["docker", "run"], step["run"]
+            if "python" in words:
+                parse_words(words[words.index("python") + 1 :])
 
 
 # Commands of the pages
