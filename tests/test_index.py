@@ -591,7 +591,7 @@ def test_searches_and_deletions_that_cannot_be(exact):
     for k in (0, -1):
         with pytest.raises(InputError, match=f"k is {k}; at least one"):
             exact.search(data(1)[0], k)
-    with pytest.raises(InputError, match="1 of 2 embeddings are NaN or infinite: query 1"):
+    with pytest.raises(InputError, match="1 of 2 embeddings is NaN or infinite: query 1"):
         exact.search(np.float32([[1] * 16, [np.nan] * 16]))
     for items, name in (([0, 99, -1], "99"), (["/photos/0/1.jpg", "/photos/9.jpg"], "'/photos/9.jpg'"), ([-1], "-1")):
         with pytest.raises(InputError, match=f"{name} is not in index .*; nothing is deleted"):
