@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     tester.find(retrieval)
     pairs = ()
     if scorer.learns:
-        embeddings = retrieval.embed(data.train, on_bad)
+        embeddings = retrieval.embed(data.train, "embeddings_train.npz", on_bad)
         tell_neighbours(batches, embeddings, data.train)
         pairs = MinedPairs(loader, embeddings, PairsMiner(**args.mining))
     progress.seconds["retrieval"] = time.perf_counter() - began

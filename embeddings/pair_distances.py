@@ -20,7 +20,7 @@ from data.samplers import InOrder, Sample
 from data.soundness import refuse_broken_images
 from embeddings.table import EmbeddingTable
 from models import ModelSettings
-from models.pair_scorer import EmbeddingScorer, PairScorer, open_pair_scorer
+from models.pair_scorer import EmbeddingScorer, PairScorer, fast_scorer, open_pair_scorer
 
 COMPARED = 2**14  # pairs of embeddings that are compared at a time
 
@@ -95,16 +95,13 @@ class PairReader:
     def __call__(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor | None:
         """Rows (P,) with rows (P,), int64 on the CPU -> distances (P,) float32 on the CPU; None on ranks behind the
         first."""
-        was_training = self.scorer.training
-        self.scorer.eval()
-        try:
-            if isinstance(self.scorer, EmbeddingScorer):
-                return self._by_embeddings(first, second)
-            return self._by_pairs(first, second)
-        finally:
-            self.scorer.train(was_training)
+        # Nearly all of the time goes to the network. A training changes its weights between two calls.
+        scorer = fast_scorer(self.scorer)
+        if isinstance(scorer, EmbeddingScorer):
+            return self._by_embeddings(scorer, first, second)
+        return self._by_pairs(scorer, first, second)
 
-    def _by_pairs(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor | None:
+    def _by_pairs(self, scorer: PairScorer, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor | None:
         pairs = PairsInOrder(first, second, self.batch_size, *self.ranks)
 
         @torch.inference_mode()
@@ -113,13 +110,13 @@ class PairReader:
             for (inputs, _), (numbers, left, right) in zip(loaded, pairs.places(), strict=True):
                 batch = InputPairs(inputs, left, right).to(self.device, non_blocking=True)
                 with autocast(self.device, self.precision):
-                    distances = self.scorer.distances(batch, self.symmetric)
+                    distances = scorer.distances(batch, self.symmetric)
                 yield numbers, distances.float().cpu()[:, None]
 
         distances = self._gathered(own_batches(), len(first), 1)
         return None if distances is None else distances[:, 0]
 
-    def _by_embeddings(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor | None:
+    def _by_embeddings(self, scorer: EmbeddingScorer, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor | None:
         """As `_by_pairs`, of a scorer that compares embeddings: each row is embedded once, whatever pairs it is in."""
         rows, places = torch.cat([first, second]).unique(return_inverse=True)
         in_order = InOrder(len(rows), self.batch_size, *self.ranks)
@@ -128,18 +125,18 @@ class PairReader:
         def own_batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             for inputs, numbers in self._load(self.records.take(rows.numpy()), in_order, "embedding"):
                 with autocast(self.device, self.precision):
-                    embeddings = self.scorer.embed(inputs.to(self.device, non_blocking=True))
+                    embeddings = scorer.embed(inputs.to(self.device, non_blocking=True))
                 yield numbers, embeddings.cpu()
 
-        table = self._gathered(own_batches(), len(rows), self.scorer.embedder.embedding_size)
+        table = self._gathered(own_batches(), len(rows), scorer.embedder.embedding_size)
         if table is None:
             return None
         left, right = places.split(len(first))
         distances = torch.empty(len(first))
         with torch.inference_mode():
             for part in slices_of(len(first), COMPARED):
-                scores = self.scorer.compare(table[left[part]].to(self.device), table[right[part]].to(self.device))
-                distances[part] = self.scorer.as_distances(scores).cpu()
+                scores = scorer.compare(table[left[part]].to(self.device), table[right[part]].to(self.device))
+                distances[part] = scorer.as_distances(scores).cpu()
         return distances
 
     def _load(

@@ -25,7 +25,7 @@ from retrieval.metrics.ranking import Ranked, parse_metric, values
 from retrieval.rerank import Pairwise, pairs_of
 from retrieval.results import RetrievalResults
 
-FOUND = 100  # items of each query that figures are over, as by eval.py
+FOUND = 100  # items of each query that figures are over, as by eval.py; more where more are put in order
 
 
 class RerankTester(Tester):
@@ -61,12 +61,16 @@ class RerankTester(Tester):
         self.top_n = top_n
         self.symmetric = symmetric
 
-    def find(self, retrieval: RetrievalRun) -> None:
-        """Search the lists by an earlier run, and say what that finds; all ranks call it together."""
-        embeddings = retrieval.embed(self.records)
+    def find(self, retrieval: RetrievalRun, number: int = 0) -> None:
+        """Search the lists by an earlier run, and say what that finds; all ranks call it together.
+
+        number: of this one among the lists.
+        """
+        # The first list's go by the name that eval.py gives them.
+        embeddings = retrieval.embed(self.records, f"embeddings_{number + 1}.npz" if number else "embeddings.npz")
         # Every rank has all embeddings, and finds the same.
         self.searched = EmbeddingTable(self.records, embeddings).query_gallery(torch.device("cpu"))
-        self.found = RetrievalResults.from_query_gallery(self.searched, FOUND, self.distance)
+        self.found = RetrievalResults.from_query_gallery(self.searched, max(FOUND, self.top_n), self.distance)
         self.pairs = pairs_of(self.found, self.searched, self.top_n)
         self.as_found = self.recalls(self.found)
         words = ", ".join(f"Recall@{k} {100 * recall:.2f} %" for k, recall in self.as_found.items())
@@ -74,8 +78,8 @@ class RerankTester(Tester):
             f"{retrieval.source} finds {words}; {counted(len(self.pairs[0]), 'pair')} "
             f"{plural(len(self.pairs[0]), 'is', 'are')} to be put in order"
         )
-        for other in self.others:
-            other.find(retrieval)
+        for number, other in enumerate(self.others, 1):
+            other.find(retrieval, number)
 
     def embed(self, model: PairScorer) -> torch.Tensor | None:
         """Distances (P,) of the pairs on the first rank, None on others; all ranks call it together."""

@@ -66,7 +66,7 @@ def test_evaluations_have_it():
         def __len__(self):
             return 120
 
-    check_figures(("recall@1",), (), "cosine", {})
+    check_figures(("recall@1",), (), "cosine", {}, 100)
     evaluation = evaluate(QueryGallery.of(*data()), data()[0], List(), photos_curve=(1, 4))
     names = ["recall@1@photos=1", "recall@1@mean_of=1", "recall@1@photos=4", "recall@1@mean_of=4"]
     assert [name for name in evaluation.figures if "@1@" in name] == names

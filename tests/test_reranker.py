@@ -19,7 +19,15 @@ from core.pairs import InputPairs
 from engine.mined_pairs import mined
 from engine.pair_loss import PairLoss
 from miners import PairsMiner
-from models.pair_scorer import ConcatSiamese, LinearSiamese, TrivialDistanceSiamese, open_pair_scorer
+from models import ModelSettings, build_model
+from models.pair_scorer import (
+    ConcatSiamese,
+    LinearSiamese,
+    TrivialDistanceSiamese,
+    build_pair_scorer,
+    fast_scorer,
+    open_pair_scorer,
+)
 from retrieval.query_gallery import QueryGallery
 from retrieval.rerank import Pairwise, pairs_of
 from retrieval.results import RetrievalResults
@@ -238,6 +246,29 @@ def test_mined_pairs_are_the_hard_ones():
     assert found == sorted(found)  # so that any part has pairs of both kinds
 
 
+@pytest.mark.parametrize("name", ["concat_siamese", "linear_siamese"])
+def test_a_copy_that_scores_faster_scores_the_same(name):
+    """Its BatchNorms are folded; the scorer itself stays as it is, in the middle of a training."""
+    torch.manual_seed(1)
+    settings = ModelSettings(model="Tiny", image_shape=(3, 32, 32))
+    with tiny_backbone():
+        scorer = build_pair_scorer(build_model(settings, None), settings, {}, scorer=name).train()
+    norm = scorer.embedder.backbone.bn1
+    for values in (norm.running_mean, norm.running_var, norm.weight.data, norm.bias.data):
+        values.uniform_(0.5, 2)
+    before = {key: value.clone() for key, value in scorer.state_dict().items()}
+    images = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
+    pairs = InputPairs(images, torch.tensor([0, 2, 4, 5]), torch.tensor([1, 3, 0, 2]))
+
+    with torch.no_grad():
+        fast = fast_scorer(scorer)
+        assert scorer.training and not fast.training
+        assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fast.modules())
+        found = fast.distances(pairs)
+        assert_within(found, scorer.eval().distances(pairs), gamma(2000, torch.float32) * 10)
+    assert all(torch.equal(value, before[key]) for key, value in scorer.state_dict().items())
+
+
 # Runs
 
 
@@ -409,6 +440,37 @@ def test_several_lists_and_the_figure_that_chooses(train, sop_copy, finished_run
     test = [line for line in read_metrics(folder) if line["group"] == "test"][-1]
     assert 0 <= test["recall@1/disc"] <= 1
     assert read_json(folder / "result.json")["best"]["figure"] == "recall@1/disc"
+
+
+def test_embeddings_of_the_earlier_run_are_kept(train, finished_run, sop_tree, tmp_path):
+    """In its own folder, for the next training, and for eval.py; the same to the bit. What is not a run's has none."""
+    own = shutil.copytree(finished_run, tmp_path / "own", ignore=shutil.ignore_patterns("eval"))
+    common = {"pretrained_model": own, "scorer": "linear_siamese"}
+    first, printed = train("first", **common)
+    assert "embeddings taken from" not in printed
+    assert {file.name for file in (own / "eval").iterdir()} == {"embeddings.npz", "embeddings_train.npz"}
+    again, printed = train("again", **common)
+    assert printed.count("embeddings taken from") == 2
+    without, printed = train("without", **common, cache=False)
+    assert "embeddings taken from" not in printed
+    for folder in (again, without):
+        assert_bit_equal(weights(first / "last.pt"), weights(folder / "last.pt"))
+        assert untimed(first) == untimed(folder)
+    flags = {"data_dir": sop_tree, "pretrained_model": own, "num_workers": 0, "use_gpu": False}
+    assert f"embeddings taken from {own / 'eval' / 'embeddings.npz'}" in run("eval", as_line(flags))
+    _, printed = train("of a file", pretrained_model=own / "last.pt")
+    assert "embeddings taken from" not in printed
+
+
+def test_more_items_than_there_are(train, finished_run, sop_tree, tmp_path):
+    """All of a small gallery are put in order; what was not found cannot be, and that is said before any work."""
+    folder, printed = train("all", 1, scorer="linear_siamese", top_n=1000)
+    assert f"{30 * 29} pairs are to be put in order" in printed
+    with pytest.raises(
+        InputError, match=r"--top_n=200 is to put more .* than the --top=100 .*; --top=200 finds as many"
+    ):
+        evaluate(tmp_path / "eval", sop_tree, pretrained_model=finished_run, pairwise_model=folder, top_n=200)
+    evaluate(tmp_path / "eval", sop_tree, pretrained_model=finished_run, pairwise_model=folder, top_n=200, top=200)
 
 
 # Bad input

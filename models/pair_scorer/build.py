@@ -1,5 +1,6 @@
 """A pair scorer around a network: built to be trained, or opened as a run of train_reranker.py saved it."""
 
+import copy
 from dataclasses import replace
 from typing import Annotated
 
@@ -11,6 +12,8 @@ from core.types import OneOf
 from models.batchnorm import statistics_left_alone
 from models.build import ModelSettings, example_input
 from models.embedder import ARGUMENTS, Embedder
+from models.fast import folded
+from models.low_rank import merged
 from models.pair_scorer._scorer import PAIR_SCORERS, PairScorer
 from models.trained import trained_settings
 from models.weights import PAIR_SCORER, read_weights, weights_file
@@ -62,6 +65,13 @@ def open_pair_scorer(source: str) -> tuple[PairScorer, ModelSettings]:
         raise InputError(f"{str(file)!r} is no whole pair scorer: {str(error).splitlines()[-1].strip()}") from None
     scorer.facts = facts
     return scorer.eval(), settings
+
+
+def fast_scorer(scorer: PairScorer) -> PairScorer:
+    """A copy in evaluation mode that scores as the scorer does, up to rounding: its BatchNorms are folded."""
+    fast = copy.deepcopy(scorer).eval()
+    fast.embedder.backbone = folded(merged(fast.embedder.backbone))
+    return fast.to(memory_format=torch.channels_last)
 
 
 def _check_forward(scorer: PairScorer, settings: ModelSettings) -> None:

@@ -1,6 +1,6 @@
 """All figures of one list's embeddings: metrics, pairs, shape, and what post-processing makes of them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from core.console import log
+from core.errors import InputError
 from core.slices import search_memory
 from core.text import counted
 from core.types import Positive, Rates, SomeOf, Widths, Words
@@ -136,11 +137,20 @@ def threshold_facts(score: float, distance: str) -> dict[str, float]:
 
 
 def check_figures(
-    metrics: Iterable[str], postprocess: Iterable[str], distance: str, options: dict[str, object]
+    metrics: Iterable[str], postprocess: Collection[str], distance: str, options: dict[str, object], top: int
 ) -> None:
-    """Raise InputError for a metric that there is not, and for a post-processor that does not fit: before any work."""
+    """Raise InputError for a metric that there is not, and for a post-processor that does not fit: before any work.
+
+    top: items of each query that post-processors are handed.
+    """
     parse_metrics(",".join(metrics))
     open_chain(postprocess, options, distance)
+    top_n = chain_options(postprocess, options).get("top_n", 0)
+    if top_n > top:
+        raise InputError(
+            f"--top_n={top_n} is to put more items of each query in order than the --top={top} that are found; "
+            f"--top={top_n} finds as many"
+        )
 
 
 def evaluate(
