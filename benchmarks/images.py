@@ -44,7 +44,7 @@ from data.loader import open_loader
 from data.records import Records
 from data.samplers import Sample
 
-SIDE, CROP_SCALE = 224, (0.2, 1.0)
+SIDE, CROP_SCALE, BATCH = 224, (0.2, 1.0), 32
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "simplejpeg", "scikit-learn")
 OURS = "ours, --decode="
@@ -63,9 +63,9 @@ def draws_of(paths: list[str], transform: TrainTransform) -> list[tuple[str, Cro
     draws = []
     for seed, path in enumerate(paths):
         height, width = read_image(path).shape[:2]
-        torch.manual_seed(seed)
-        crop = transform.draw_crop(height, width)
-        flip = bool(torch.rand(()) < 0.5)
+        generator = torch.Generator().manual_seed(seed)
+        crop = transform.draw_crop(height, width, generator)
+        flip = bool(torch.rand((), generator=generator) < 0.5)
         draws.append((path, crop, flip))
     return draws
 
@@ -109,10 +109,12 @@ def bare(path: str, _crop: Crop, _flip: bool) -> np.ndarray:
 
 
 def ours(paths: list[str], transform: TrainTransform, decoder: str) -> Iterator[np.ndarray]:
-    """The crops as training gets them, one by one: (SIDE, SIDE, 3) uint8."""
+    """The crops as training gets them, a batch of BATCH at a time: (SIDE, SIDE, 3) uint8."""
     loader = open_loader(list_of(paths), ImageModality(transform, decoder), [])
-    for row in range(len(paths)):
-        yield loader.dataset[Sample(row, row)][0].numpy()
+    samples = [Sample(row, row) for row in range(len(paths))]
+    for start in range(0, len(paths), BATCH):
+        for inputs, _, _ in loader.dataset.__getitems__(samples[start : start + BATCH]):
+            yield inputs.numpy()
 
 
 def contenders(paths: list[str], transform: TrainTransform) -> dict[str, Callable[[], None]]:

@@ -12,7 +12,7 @@ from data.records import Records
 from data.samplers import Sample
 
 
-class MixedModality:
+class MixedModality(Modality):
     """A Modality that does with each row as that of the row does; a batch is of rows of one."""
 
     def __init__(self, modalities: Mapping[str, Modality]):

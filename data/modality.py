@@ -1,5 +1,6 @@
 """What a modality is asked for: how one row of a list becomes what a network takes, and what a report shows of it."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,15 @@ class Modality(Protocol):
 
     def augment(self, sample: Any, seed: int) -> torch.Tensor:
         """The network's input of one row; everything random in it follows from `seed`."""
+
+    def begin(self, sample: Any, seed: int) -> Callable[[], Any]:
+        """As `augment` in two halves: what is random is drawn now, what comes back does the rest and returns its result.
+
+        The rows of a batch are begun one after the other, so what waits has to be small: unless a modality says
+        otherwise, everything is done now.
+        """
+        inputs = self.augment(sample, seed)
+        return lambda: inputs
 
     def collate(self, samples: list[torch.Tensor]) -> torch.Tensor:
         """Inputs of B rows as a batch. In a loader process it goes into the memory shared with the training process."""

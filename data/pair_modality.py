@@ -1,5 +1,6 @@
 """How rows that are an image with its text are loaded, as pairs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,12 @@ import torch
 from core.items import text_of
 from core.pairs import ImageTextBatch
 from data.image.modality import ImageModality
+from data.modality import Modality
 from data.records import Records
 from data.text.modality import TextModality
 
 
-class PairModality:
+class PairModality(Modality):
     """A Modality whose rows are an image with its text."""
 
     def __init__(self, images: ImageModality, texts: TextModality):
@@ -26,6 +28,13 @@ class PairModality:
     def augment(self, sample: tuple[Any, str], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, text = sample
         return self.images.augment(image, seed), self.texts.augment(text, seed)
+
+    def begin(self, sample: tuple[Any, str], seed: int) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+        """As `augment`, of which the image may wait."""
+        image, text = sample
+        finish_image = self.images.begin(image, seed)
+        tokens = self.texts.augment(text, seed)
+        return lambda: (finish_image(), tokens)
 
     def collate(self, samples: list[tuple[torch.Tensor, torch.Tensor]]) -> ImageTextBatch:
         images, texts = zip(*samples, strict=True)

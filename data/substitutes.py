@@ -1,13 +1,42 @@
 """What takes the place of rows that cannot be read in their batch: other rows, or nothing."""
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import numpy as np
 
 from core.errors import InputError
-from data.dataset import Loaded, RecordDataset
+from data.dataset import Loaded, RecordDataset, at_a_time
 from data.samplers import RankBatch, Sample
 
+T = TypeVar("T")
 
-class SubstitutingDataset(RecordDataset):
+
+class TryingDataset(RecordDataset):
+    """As RecordDataset, for those that go on without what cannot be read; `broken` {index: sentence} is what is not."""
+
+    def try_all(self, samples: Sequence[Sample], broken: dict[int, str]) -> list[Loaded | None]:
+        """The rows of a batch; None where one cannot be read, and then `broken` says why."""
+        rows = []
+        for some in at_a_time(samples):
+            begun = [_attempt(lambda sample=sample: self.begin(sample), sample.index, broken) for sample in some]
+            for sample, finish in zip(some, begun, strict=True):
+                rows.append(None if finish is None else _attempt(finish, sample.index, broken))
+        return rows
+
+
+def _attempt(step: Callable[[], T], index: int, broken: dict[int, str]) -> T | None:
+    """What a step gives of the row `index`; None where it, or one before it, cannot read that."""
+    if index in broken:
+        return None
+    try:
+        return step()
+    except InputError as error:
+        broken[index] = str(error)
+        return None
+
+
+class SubstitutingDataset(TryingDataset):
     """As RecordDataset, but for a row that cannot be read another one is loaded.
 
     It is one of the same label, in an order that follows from the sample's seed; where none of these can be read, one
@@ -21,7 +50,10 @@ class SubstitutingDataset(RecordDataset):
         Raises InputError if nothing is left.
         """
         broken = {}
-        loaded = [self._load_of_label(sample, broken) for sample in samples]
+        loaded = self.try_all(samples, broken)
+        for position, sample in enumerate(samples):
+            if loaded[position] is None:
+                loaded[position] = self._load_any(int(self.codes[sample.index]), sample.seed, broken)
         if any(row is None for row in loaded):
             loaded = self._replace_labels(samples, loaded, broken)
         return loaded, broken
@@ -54,7 +86,7 @@ class SubstitutingDataset(RecordDataset):
 
     def _load_of_label(self, sample: Sample, broken: dict[int, str]) -> Loaded | None:
         """A sample's row, or another one of its label; None where nothing of that can be read."""
-        row = self._try(sample, broken)
+        (row,) = self.try_all([sample], broken)
         if row is None:
             row = self._load_any(int(self.codes[sample.index]), sample.seed, broken)
         return row
@@ -87,32 +119,17 @@ class SubstitutingDataset(RecordDataset):
     def _load_any(self, code: int, seed: int, broken: dict[int, str]) -> Loaded | None:
         """The first row of a label that can be read, in an order that follows from the seed."""
         for index in np.random.default_rng(seed).permutation(self.records.vocabulary.rows_of(code)):
-            row = self._try(Sample(int(index), seed), broken)
+            (row,) = self.try_all([Sample(int(index), seed)], broken)
             if row is not None:
                 return row
         return None
 
-    def _try(self, sample: Sample, broken: dict[int, str]) -> Loaded | None:
-        """The row of a sample; None where it cannot be read, and then `broken` says why."""
-        if sample.index in broken:
-            return None
-        try:
-            return self[sample]
-        except InputError as error:
-            broken[sample.index] = str(error)
-            return None
 
-
-class DroppingDataset(RecordDataset):
+class DroppingDataset(TryingDataset):
     """As RecordDataset, but a row that cannot be read is missing from its batch."""
 
     def __getitems__(self, samples: list[Sample]) -> tuple[list[Loaded], dict[int, str]]:
         """(rows that can be read, {index: sentence} of the others)."""
-        rows = []
         broken = {}
-        for sample in samples:
-            try:
-                rows.append(self[sample])
-            except InputError as error:
-                broken[sample.index] = str(error)
+        rows = [row for row in self.try_all(samples, broken) if row is not None]
         return rows, broken

@@ -304,8 +304,8 @@ def test_the_same_numbers_are_drawn_whatever_the_decoder(tmp_path, monkeypatch, 
     images, drawn = write_set(tmp_path), []
     draw_crop = TrainTransform.draw_crop
 
-    def record(self, height, width):
-        drawn.append(((height, width), draw_crop(self, height, width)))
+    def record(self, height, width, generator):
+        drawn.append(((height, width), draw_crop(self, height, width, generator)))
         return drawn[-1][1]
 
     monkeypatch.setattr(TrainTransform, "draw_crop", record)

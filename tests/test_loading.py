@@ -48,14 +48,14 @@ from config.script import run_script
 from data.dataset import RecordDataset
 from runs import SCRIPTS, tiny_backbone
 
-load = RecordDataset.__getitem__
+begin = RecordDataset.begin
 
 def kill_at_five(self, draw):
     if draw.index == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-    return load(self, draw)
+    return begin(self, draw)
 
-RecordDataset.__getitem__ = kill_at_five
+RecordDataset.begin = kill_at_five
 name, sys.argv[1:] = sys.argv[3], sys.argv[4:]
 with tiny_backbone():
     run_script(SCRIPTS[name].main)

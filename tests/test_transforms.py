@@ -10,7 +10,7 @@ from tolerances import assert_within, fixed_point, share_error
 
 from core.errors import InputError
 from data.image import augmentations, decode, transforms
-from data.image.augmentations import AUGMENTATIONS, random_affine, random_colour, uniform
+from data.image.augmentations import AUGMENTATIONS, draw_affine, draw_colour, uniform
 
 NOISE = np.random.default_rng(0).integers(0, 256, (45, 60, 3), dtype=np.uint8)
 SQUARE = NOISE[:, :45]
@@ -154,7 +154,7 @@ def test_erasing_sets_one_rectangle_to_grey_one_time_in_four():
 
 
 def fixed(monkeypatch, *values):
-    monkeypatch.setattr(augmentations, "uniform", lambda low, high: np.array(values, dtype=float))
+    monkeypatch.setattr(augmentations, "uniform", lambda low, high, generator: np.array(values, dtype=float))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def fixed(monkeypatch, *values):
 def test_colour_formulas(monkeypatch, hue, saturation, contrast, brightness, formula):
     fixed(monkeypatch, hue, saturation, contrast, brightness)
     expected = np.clip(formula(NOISE), 0, 255)
-    changed = random_colour(NOISE, jitter=True, grey=False)
+    changed = draw_colour(torch.default_generator)(NOISE)
     assert_within(changed, expected, ROUNDING)
     assert changed.dtype == np.uint8
     if (hue, saturation, contrast, brightness) == (0, 1, 1, 1):
@@ -181,9 +181,9 @@ def test_colour_formulas(monkeypatch, hue, saturation, contrast, brightness, for
 def test_hue_and_saturation_leave_greys_and_the_luma_alone(monkeypatch):
     fixed(monkeypatch, 0.5, 1.5, 1, 1)
     greys = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
-    assert np.array_equal(random_colour(greys, jitter=True, grey=False), greys)
+    assert np.array_equal(draw_colour(torch.default_generator)(greys), greys)
     soft = NOISE // 8 + 112  # stays clear of the clipping at 0 and 255
-    turned = random_colour(soft, jitter=True, grey=False)
+    turned = draw_colour(torch.default_generator)(soft)
     assert_within(turned @ LUMA, soft @ LUMA, ROUNDING)
     assert np.abs(turned.astype(int) - soft).max() > 5
 
@@ -193,7 +193,7 @@ def test_hue_turns_the_chroma_plane(monkeypatch):
     fixed(monkeypatch, math.pi, 1, 1, 1)
     soft = NOISE // 8 + 112
     luma = (soft @ LUMA)[..., None]
-    assert_within(random_colour(soft, jitter=True, grey=False), 2 * luma - soft, ROUNDING)
+    assert_within(draw_colour(torch.default_generator)(soft), 2 * luma - soft, ROUNDING)
 
 
 @pytest.mark.parametrize(
@@ -210,19 +210,19 @@ def test_hue_turns_the_chroma_plane(monkeypatch):
 def test_affine_by_hand(monkeypatch, angle, log_scale, right, down, expected):
     fixed(monkeypatch, angle, log_scale, right, down)
     image = NOISE[:20, :20]
-    assert np.array_equal(random_affine(image), expected(image))
+    assert np.array_equal(draw_affine(torch.default_generator)(image), expected(image))
 
 
 def test_affine_scales_about_the_centre(monkeypatch):
     fixed(monkeypatch, 0, math.log(0.5), 0, 0)
     image = np.zeros((20, 20, 3), np.uint8)
-    dark = random_affine(image)[:, :, 0] < 128
+    dark = draw_affine(torch.default_generator)(image)[:, :, 0] < 128
     assert dark[5:15, 5:15].all() and dark.sum() == 100
 
 
 def test_uniform_stays_in_its_bounds():
     torch.manual_seed(0)
-    draws = np.array([uniform([-15, 0.5], [15, 1.5]) for _ in range(500)])
+    draws = np.array([uniform([-15, 0.5], [15, 1.5], torch.default_generator) for _ in range(500)])
     near = 14 / 500 * np.array([30, 1])  # none of 500 draws in such a part of the range: a chance of exp(-14)
     assert (draws.min(axis=0) < [-15, 0.5] + near).all() and (draws.max(axis=0) > [15, 1.5] - near).all()
     assert (draws >= [-15, 0.5]).all() and (draws < [15, 1.5]).all()

@@ -14,6 +14,7 @@ from data.audio.augmentations import augmentation_functions
 from data.audio.files import Sound, first_frame
 from data.audio.picture import draw_sound_picture
 from data.audio.resample import Resampler
+from data.modality import Modality
 from data.records import Records
 
 # Stands behind a clip's last sample where others of its batch are longer: no sample of a file is one, so that a batch
@@ -35,7 +36,7 @@ class Clip(NamedTuple):
     start: float | None
 
 
-class AudioModality:
+class AudioModality(Modality):
     """Sounds as a Modality: one channel, the mean of all that a file has, at `rate` samples a second.
 
     seconds: what is longer is cut: behind so many seconds from the row's start_time, or else from the beginning.

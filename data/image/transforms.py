@@ -1,7 +1,11 @@
-"""Images to network inputs: the test geometry, and the training crop with its augmentations; uint8 in, uint8 out."""
+"""Images to network inputs: the test geometry, and the training crop with its augmentations; uint8 in, uint8 out.
+
+Of a training image everything random is drawn first, by its sides alone: a JPEG that is still encoded is decoded when
+its crop is known.
+"""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -18,9 +22,13 @@ class TestTransform(TestGeometry):
         """(H, W, 3) uint8 array -> (height, width, 3) uint8 tensor."""
         return torch.from_numpy(self.crop(image))
 
+    def draw(self, _shape: tuple[int, ...], _generator: torch.Generator) -> Callable[[np.ndarray], torch.Tensor]:
+        """As TrainTransform's; nothing is random here."""
+        return self
+
 
 class TrainTransform:
-    """The named augmentations, drawn from torch's default generator; without "crop" the test geometry comes first.
+    """The named augmentations; without "crop" the test geometry comes first.
 
     augment: names of AUGMENTATIONS. crop_scale: least and largest share of the image's area that a crop has.
     resize_filter, resize_mode: of the test geometry.
@@ -44,22 +52,40 @@ class TrainTransform:
         self.augmentations = augmentation_functions(augment)
 
     def __call__(self, image: np.ndarray | EncodedJpeg) -> torch.Tensor:
-        """(H, W, 3) uint8 array, or an EncodedJpeg if "crop" is named -> (height, width, 3) uint8 tensor."""
-        if self.draws_crop:
-            # Drawn by the sides alone: a JPEG that is still encoded is decoded once its crop is known.
-            crop = self.draw_crop(*image.shape[:2])
-            pixels = resized_crop(image, crop, self.width, self.height)
-        else:
-            pixels = self.centre_crop.crop(image)
-        for augmentation in self.augmentations:
-            pixels = augmentation(pixels)
-        return torch.from_numpy(pixels).contiguous()
+        """(H, W, 3) uint8 array, or an EncodedJpeg if "crop" is named -> (height, width, 3) uint8 tensor.
 
-    def draw_crop(self, full_height: int, full_width: int) -> Crop:
+        Drawn from torch's default generator.
+        """
+        return self.draw(image.shape, torch.default_generator)(image)
+
+    def draw(
+        self, shape: tuple[int, ...], generator: torch.Generator
+    ) -> Callable[[np.ndarray | EncodedJpeg], torch.Tensor]:
+        """What is done to an image of this shape, (H, W, 3): a function of it; nothing is drawn any more when it is
+        called."""
+        crop = None
+        if self.draws_crop:
+            crop = self.draw_crop(*shape[:2], generator)
+        changes = [draw(generator) for draw in self.augmentations]
+
+        def apply(image: np.ndarray | EncodedJpeg) -> torch.Tensor:
+            if crop is None:
+                pixels = self.centre_crop.crop(image)
+            else:
+                pixels = resized_crop(image, crop, self.width, self.height)
+            for change in changes:
+                pixels = change(pixels)
+            return torch.from_numpy(pixels).contiguous()
+
+        return apply
+
+    def draw_crop(self, full_height: int, full_width: int, generator: torch.Generator) -> Crop:
         """A crop of random area and aspect (arXiv 1409.4842 §6), else after ten misfits the largest centred one."""
         low, high = self.crop_scale
         for _ in range(10):
-            area_draw, aspect_draw, top_draw, left_draw = torch.rand(4, dtype=torch.float64).tolist()
+            area_draw, aspect_draw, top_draw, left_draw = torch.rand(
+                4, dtype=torch.float64, generator=generator
+            ).tolist()
             area = full_height * full_width * (low + (high - low) * area_draw)
             aspect = math.exp(math.log(4 / 3) * (2 * aspect_draw - 1))
             width = round(math.sqrt(area * aspect))

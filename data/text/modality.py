@@ -7,6 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from core.items import text_of
+from data.modality import Modality
 from data.records import Records
 from data.text.picture import draw_text_picture
 
@@ -22,7 +23,7 @@ class Tokenizer(Protocol):
         """Numbers of tokens, 0 or more each, as many as the network takes at the most."""
 
 
-class TextModality:
+class TextModality(Modality):
     """Texts as a Modality. tokenizer: the one that the network was trained with."""
 
     def __init__(self, tokenizer: Tokenizer):
