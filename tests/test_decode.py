@@ -234,7 +234,7 @@ def test_rows_below_a_crop_are_not_decoded(options):
     torn = encoded.copy()
     torn[-len(torn) // 5 : -2] = 0
     uncut = attach(encoded, segment(0xFE, b"")).tobytes() + b"x"  # no end at the end, so all is decoded
-    for bottom in (17, 96, 200, 333):
+    for bottom in (17, 32, 96, 200, 333):
         for side in (16, 33, 50, 180):
             crop = Crop(11, 0, 450, bottom), 2 * side, side
             crops = [
