@@ -7,19 +7,20 @@
 The JPEGs are made here, 500 to 800 pixels a side: A like dense photographs (quality 90 to 95), B like Stanford Online
 Products, a thing on white (quality 70 to 80). All contenders cut the same crops; ours draw them within their time, too.
 "bare: read, ..." is the limit of a decoder's route: the file read, what the crop needs of it decoded, that resized; the
-header is read and the crop drawn before. Likeness is to --decode=exact, over all images and the least of one: edges of
+header is read and the crop drawn before. A second table has the parts of that, and what they would be with a decoder
+that transforms no pixel but the crop's own. Likeness is to --decode=exact, over all images and the least of one: edges of
 a crop that is decoded at 1/2 are rounded to its pixels, and such a shift by half of one is what most of the difference
 is.
 """
 
 import argparse
-import cProfile
-import pstats
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,20 @@ def bare(path: str, _crop: Crop, _flip: bool) -> np.ndarray:
     return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
 
 
-def ours(paths: list[str], transform: TrainTransform, decoder: str) -> Iterator[np.ndarray]:
-    """The crops as training gets them, a batch of BATCH at a time: (SIDE, SIDE, 3) uint8."""
+def ours(paths: list[str], transform: TrainTransform, decoder: str) -> Callable[[], Iterator[np.ndarray]]:
+    """What yields the crops as training gets them, a batch of BATCH at a time: (SIDE, SIDE, 3) uint8.
+
+    The loader is opened here, as training does once for all of its batches.
+    """
     loader = open_loader(list_of(paths), ImageModality(transform, decoder), [])
     samples = [Sample(row, row) for row in range(len(paths))]
-    for start in range(0, len(paths), BATCH):
-        for inputs, _, _ in loader.dataset.__getitems__(samples[start : start + BATCH]):
-            yield inputs.numpy()
+
+    def crops() -> Iterator[np.ndarray]:
+        for start in range(0, len(paths), BATCH):
+            for inputs, _, _ in loader.dataset.__getitems__(samples[start : start + BATCH]):
+                yield inputs.numpy()
+
+    return crops
 
 
 def contenders(paths: list[str], transform: TrainTransform) -> dict[str, Callable[[], None]]:
@@ -142,10 +150,12 @@ def contenders(paths: list[str], transform: TrainTransform) -> dict[str, Callabl
         return run
 
     def run_ours(decoder):
+        crops = ours(paths, transform, decoder)
+
         def run():
             if decoder == "simplejpeg":
                 import simplejpeg  # noqa: F401
-            for _ in ours(paths, transform, decoder):
+            for _ in crops():
                 pass
 
         return run
@@ -197,45 +207,71 @@ def measure(paths: list[str], transform: TrainTransform, rounds: int) -> dict[st
     for name in figures:
         if name.startswith(OURS):
             decoder = name.removeprefix(OURS)
-            exact_crops = ours(paths, transform, "exact")
-            figures[name]["likeness"] = likeness(ours(paths, transform, decoder), exact_crops)
+            exact_crops = ours(paths, transform, "exact")()
+            figures[name]["likeness"] = likeness(ours(paths, transform, decoder)(), exact_crops)
     return figures
 
 
-# Words in the names of the functions that the profiler sees.
-STAGES = {
-    "read the file": ["_io.FileIO", "io.open", "frombuffer"],
-    "decode": ["<imdecode>", "_decode_simplejpeg"],
-    "resize": ["<resize>"],
-    "flip": ["<flip>"],
+PARTS = {
+    "read": "read the file",
+    "codes": "Huffman codes, as far as it reads",
+    "transform": "inverse DCT, colours",
+    "own": "of it for the crop's own pixels",
+    "resize": "resize",
+    "bare": "sum: bare",
+    "floor": "sum, if only the crop's own pixels were transformed",
+    "ours": "all, also headers, draws, flips",
 }
-REST = "rest: header, draws, Python"
+SUMS = ("bare", "floor", "ours")
 
 
-def stage_table(paths: list[str], transform: TrainTransform, decoder: str) -> str:
-    """Where one pass by `decoder` spends its time, by the profiler, which itself adds to the rest."""
-    profile = cProfile.Profile()
-    profile.runcall(lambda: list(ours(paths, transform, decoder)))
-    seconds_of = dict.fromkeys((*STAGES, REST), 0.0)
-    for (_, _, function), (_, _, seconds, _, _) in pstats.Stats(profile).stats.items():
-        seconds_of[_stage_of(function)] += seconds
-    total = sum(seconds_of.values())
+def parts(paths: list[str], transform: TrainTransform, decoder: str, rounds: int) -> dict[str, float]:
+    """{part: microseconds an image}: PARTS, each of them alone over all images, and the ancestor.
+
+    Huffman codes stand one behind the other, so that a decoder has to read all of them from the top of an image to its
+    crop's last row. They are timed by decoding at 1/8, where no more than the mean of a block is transformed.
+    """
+    draws = draws_of(paths, transform)
+    whats, cuts, decoded = [], [], 0
+    for path, crop, _ in draws:
+        image, scale = open_image(decoder, read_bytes(path), path), scale_of_crop(crop, SIDE, SIDE)
+        whats.append((image, scale, crop.top + crop.height))
+        pixels = image.decode(*whats[-1][1:])
+        left, top, width, height = (number // scale for number in crop)
+        cuts.append(pixels[top : top + height, left : left + width].copy())
+        decoded += pixels.size
+
+    crops = ours(paths, transform, decoder)
+    functions = {
+        "read": lambda: [read_bytes(path).size for path in paths],
+        "codes": lambda: [image.decode(8, rows).size for image, _, rows in whats],
+        "decode": lambda: [image.decode(scale, rows).size for image, scale, rows in whats],
+        "resize": lambda: [resize_fast(cut, SIDE, SIDE).size for cut in cuts],
+        "ours": lambda: [crop.size for crop in crops()],
+        "ancestor": lambda: [ancestor(*draw).size for draw in draws],
+    }
+    of = {name: 1e6 * run["seconds"] / len(paths) for name, run in contest(functions, rounds).items()}
+    of["transform"] = of["decode"] - of["codes"]
+    of["own"] = of["transform"] * sum(cut.size for cut in cuts) / decoded
+    of["bare"] = of["read"] + of["decode"] + of["resize"]
+    of["floor"] = of["read"] + of["codes"] + of["own"] + of["resize"]
+    return of
+
+
+def parts_table(of: dict[str, float], decoder: str) -> str:
+    """The parts of one decoder; of their sums how far from them ours is, and what they would be times the ancestor's."""
     rows = []
-    for stage, seconds in seconds_of.items():
-        rows.append([stage, f"{1e6 * seconds / len(paths):.0f}", f"{100 * seconds / total:.0f}"])
-    return markdown([f"--decode={decoder}", "µs an image", "%"], rows)
-
-
-def _stage_of(function: str) -> str:
-    for stage, words in STAGES.items():
-        if any(word in function for word in words):
-            return stage
-    return REST
+    for part, words in PARTS.items():
+        ratios = ["", ""]
+        if part in SUMS:
+            ratios = [f"{of['ancestor'] / of[part]:.2f}", f"{of['ours'] / of[part]:.2f}"]
+        rows.append([words, f"{of[part]:.0f}", *ratios])
+    return markdown([f"--decode={decoder}", "µs an image", "× ancestor", "all / it"], rows)
 
 
 def feed(paths: list[str], transform: TrainTransform, num_workers: int, batches: int) -> float:
     """Images a second that `num_workers` processes feed, counted from the first batch on."""
-    size = min(32, len(paths))
+    size = min(BATCH, len(paths))
     endless = ([Sample((step * size + i) % len(paths), step * size + i) for i in range(size)] for step in range(10**6))
     modality = ImageModality(transform, choose_decoder("auto"))
     stream = iter(open_loader(list_of(paths), modality, endless, num_workers))
@@ -246,21 +282,40 @@ def feed(paths: list[str], transform: TrainTransform, num_workers: int, batches:
     return batches * size / (time.perf_counter() - began)
 
 
+def feed_threads(paths: list[str], transform: TrainTransform, count: int, batches: int) -> float:
+    """As `feed`, by threads of this process: what decodes and resizes lets go of Python's lock."""
+
+    def load(_thread: int) -> None:
+        size = min(BATCH, len(paths))
+        table = [[Sample(row, row) for row in range(size)]] * (batches // count)
+        for _ in open_loader(list_of(paths), ImageModality(transform, choose_decoder("auto")), table):
+            pass
+
+    with ThreadPoolExecutor(count) as pool:
+        began = time.perf_counter()
+        list(pool.map(load, range(count)))
+        return batches // count * count * min(BATCH, len(paths)) / (time.perf_counter() - began)
+
+
 def feed_table(
     paths: list[str], transform: TrainTransform, rounds: int, batches: int
-) -> tuple[dict[int, list[float]], str]:
-    """DataLoader throughput of 1 and 2 workers in turn: its figures and a table."""
-    rates = {1: [], 2: []}
+) -> tuple[dict[str, list[float]], str]:
+    """Throughput of loader processes and of threads in turn: its figures and a table."""
+    ways = {
+        "1 process": partial(feed, num_workers=1),
+        "2 processes": partial(feed, num_workers=2),
+        "2 threads of one process": partial(feed_threads, count=2),
+    }
+    rates = {name: [] for name in ways}
     for _ in range(rounds):
-        for workers, of_workers in rates.items():
-            of_workers.append(feed(paths, transform, workers, batches))
-    alone = statistics.median(rates[1])
+        for name, way in ways.items():
+            rates[name].append(way(paths, transform, batches=batches))
+    alone = statistics.median(rates["1 process"])
     rows = []
-    for workers, of_workers in rates.items():
-        median = statistics.median(of_workers)
-        spread = f"{min(of_workers):.0f}–{max(of_workers):.0f}"
-        rows.append([workers, f"{median:.0f}", spread, f"{median / alone:.2f}"])
-    return rates, markdown(["workers", "images/s", "least–most", "× one"], rows)
+    for name, found in rates.items():
+        median = statistics.median(found)
+        rows.append([name, f"{median:.0f}", f"{min(found):.0f}–{max(found):.0f}", f"{median / alone:.2f}"])
+    return rates, markdown(["fed by", "images/s", "least–most", "× one"], rows)
 
 
 def make_sets(folder: Path, own_folder: str | None, count: int) -> dict[str, list[str]]:
@@ -296,10 +351,11 @@ def main(argv: list[str] | None = None) -> None:
             figures = measure(paths, transform, args.rounds)
             sections.append(f"### Set {name}: {len(paths)} JPEGs of {size:.0f} kB\n\n{set_table(figures, len(paths))}")
             rates, table = feed_table(paths, transform, args.rounds, args.batches)
-            stages = [stage_table(paths, transform, decode) for decode in ("opencv", "simplejpeg")]
-            sections.append("\n\n".join(["Where the time goes, by the profiler:", *stages]))
-            sections.append(f"Fed by worker processes, --decode={choose_decoder('auto')}:\n\n{table}")
-            result["sets"][name] = {"kilobytes": size, "contenders": figures, "workers": rates}
+            limits = {decode: parts(paths, transform, decode, args.rounds) for decode in ("opencv", "simplejpeg")}
+            tables = [parts_table(of, decode) for decode, of in limits.items()]
+            sections.append("\n\n".join(["What bounds it, each part timed alone:", *tables]))
+            sections.append(f"Fed to training, --decode={choose_decoder('auto')}:\n\n{table}")
+            result["sets"][name] = {"kilobytes": size, "contenders": figures, "parts": limits, "workers": rates}
             print("\n\n".join(sections[-3:]), flush=True)
     write(args.output, "images", result, "\n\n".join(sections))
 
