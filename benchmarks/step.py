@@ -6,7 +6,8 @@
 A network is name:pixels:batch. The plain loop runs in a process of its own, as a user's would (_plain_loop.py):
 float32, contiguous, with malloc and OpenMP as they come. The other rows share one process, which has this repository's
 settings of both. The whole step is our loop with everything in it: images of the embedded set loaded by a worker, loss,
-displayed figures, the checkpoint's seconds spread over 1,000 steps. With --compile the compiled network is a row more,
+displayed figures, the checkpoint's seconds spread over 1,000 steps. The limit is what the same step's convolutions,
+products and attention take alone, one after the other (_heavy_calls.py): all that is left to save stands between. With --compile the compiled network is a row more,
 and the seconds until its first step are told: minutes.
 """
 
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder is searched for modules, the repository is not
@@ -26,8 +28,9 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 import torch
 
+from benchmarks._heavy_calls import HeavyCalls, seconds_alone
 from benchmarks.contest import heading, markdown, seconds_text, timed, write
-from core.device import choose_device, choose_precision
+from core.device import choose_device, choose_precision, has_bfloat16
 from core.openmp import POLICY
 from data.image.modality import ImageModality
 from data.image.transforms import TrainTransform
@@ -49,6 +52,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = "ResNet50:224:16,ResNet18:96:64,timm:vit_small_patch16_224:224:8"
 STEPS = 10  # of the whole loop in one run
 PLAIN = "plain loop: float32, contiguous, a process of its own"
+NAMES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 @contextmanager
@@ -92,6 +96,12 @@ class Bench:
         update(self.learner)
         return loss.item()
 
+    def limit(self, images, labels, precision):
+        """The seconds of a step's heavy calls, each alone, as `race` takes them."""
+        with HeavyCalls() as heavy:
+            self.step(images, labels, precision)
+        return {"seconds": seconds_alone(heavy.calls), "peak_mb": 0}
+
     def whole(self, loader, precision):
         """STEPS steps of the real loop."""
         shown = []
@@ -132,20 +142,27 @@ def contenders(network, pixels, batch, images, labels, plain, compiled=False):
     modality = ImageModality(TrainTransform(pixels, pixels, 0, ("crop", "flip"), (0.08, 1.0)))
     loader = open_loader(images, modality, sampler, num_workers=1)
 
-    def whole():
-        run = timed(lambda: own.whole(loader, auto))
+    def whole(precision):
+        run = timed(lambda: own.whole(loader, precision))
         return {"seconds": run["seconds"] / STEPS, "peak_mb": run["peak_mb"]}
 
-    functions = {
-        PLAIN: plain,
-        "float32": second(lambda: own.step(pictures, codes, "fp32")),
-        "bfloat16": second(lambda: own.step(pictures, codes, "bf16")),
-        f"{auto}, --recompute=True": second(lambda: frugal.step(pictures, codes, auto)),
-    }
+    # Where bfloat16 is fast only for some networks, --precision=auto leaves it to whoever asks for it.
+    precisions = [auto]
+    if auto == "fp32" and has_bfloat16():
+        precisions.append("bf16")
+    functions = {PLAIN: plain}
+    for precision, name in NAMES.items():
+        functions[name] = second(partial(own.step, pictures, codes, precision))
+        functions[f"limit, {name}: convolutions, products, attention alone"] = partial(
+            own.limit, pictures, codes, precision
+        )
+    functions[f"{precisions[-1]}, --recompute=True"] = second(lambda: frugal.step(pictures, codes, precisions[-1]))
     if compiled:
         made = Bench(network, classes, compiled=True)
         functions[f"{auto}, --compile=True"] = second(lambda: made.step(pictures, codes, auto))
-    functions[f"whole step, --precision=auto ({auto})"] = whole
+    functions[f"whole step, --precision=auto ({auto})"] = partial(whole, auto)
+    for precision in precisions[1:]:
+        functions[f"whole step, --precision={precision}"] = partial(whole, precision)
     return functions, own
 
 
@@ -192,7 +209,8 @@ def lane_table(figures, batch):
     for name, own in figures.items():
         spread = "–".join(seconds_text(seconds) for seconds in own["spread"])
         speed = [f"{batch / own['seconds']:.1f}", f"{limit / own['seconds']:.2f}"]
-        rows.append([name, seconds_text(own["seconds"]), spread, *speed, f"{own['peak_mb']:.0f}"])
+        megabytes = f"{own['peak_mb']:.0f}" if own["peak_mb"] else ""
+        rows.append([name, seconds_text(own["seconds"]), spread, *speed, megabytes])
     return markdown(["", "seconds a step", "least–most", "images/s", "× plain", "peak MB"], rows)
 
 
