@@ -50,7 +50,6 @@ from models.recompute import recompute_stages
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = "ResNet50:224:16,ResNet18:96:64,timm:vit_small_patch16_224:224:8"
-STEPS = 10  # of the whole loop in one run
 PLAIN = "plain loop: float32, contiguous, a process of its own"
 NAMES = {"fp32": "float32", "bf16": "bfloat16"}
 
@@ -102,8 +101,8 @@ class Bench:
             self.step(images, labels, precision)
         return {"seconds": seconds_alone(heavy.calls), "peak_mb": 0}
 
-    def whole(self, loader, precision):
-        """STEPS steps of the real loop."""
+    def whole(self, loader, precision, steps):
+        """So many steps of the real loop."""
         shown = []
         self.learner.precision = precision
         fit(
@@ -111,9 +110,9 @@ class Bench:
             loader,
             lambda step: 1e-4,
             start=0,
-            total=STEPS,
+            total=steps,
             guard=FiniteGuard(self.learner.objective, self.learner.device),
-            display_every=STEPS,
+            display_every=steps,
             on_display=lambda step, figures: shown.append(figures),
             on_step=lambda step: None,
         )
@@ -128,10 +127,10 @@ class Bench:
             return time.perf_counter() - began
 
 
-def contenders(network, pixels, batch, images, labels, plain, compiled=False):
+def contenders(network, pixels, batch, images, labels, plain, steps, compiled=False):
     """({name: function}, the whole loop's Bench): one step each, and the whole loop with its seconds for one step.
 
-    plain: what does a step of the plain loop.
+    plain: what does a step of the plain loop. steps: of the whole loop in one run.
     """
     classes = int(labels.max()) + 1
     own, frugal = Bench(network, classes), Bench(network, classes, recompute=True)
@@ -143,8 +142,8 @@ def contenders(network, pixels, batch, images, labels, plain, compiled=False):
     loader = open_loader(images, modality, sampler, num_workers=1)
 
     def whole(precision):
-        run = timed(lambda: own.whole(loader, precision))
-        return {"seconds": run["seconds"] / STEPS, "peak_mb": run["peak_mb"]}
+        run = timed(lambda: own.whole(loader, precision, steps))
+        return {"seconds": run["seconds"] / steps, "peak_mb": run["peak_mb"]}
 
     # Where bfloat16 is fast only for some networks, --precision=auto leaves it to whoever asks for it.
     precisions = [auto]
@@ -220,6 +219,7 @@ def main(argv=None):
     parser.add_argument(
         "--rounds", type=int, default=3, help="runs of each contender (default: 3), of which the first step warms up"
     )
+    parser.add_argument("--steps", type=int, default=10, help="of the whole loop in one run (default: 10)")
     parser.add_argument("--compile", action="store_true", help="also the compiled network")
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
@@ -230,7 +230,9 @@ def main(argv=None):
     for text in args.networks.split(","):
         network, pixels, batch = text.rsplit(":", 2)
         with plain_loop(network, pixels, batch, len(images.vocabulary)) as plain:
-            entrants, bench = contenders(network, int(pixels), int(batch), images, labels, plain, args.compile)
+            entrants, bench = contenders(
+                network, int(pixels), int(batch), images, labels, plain, args.steps, args.compile
+            )
             figures = race(entrants, args.rounds)
         saving = bench.save_seconds() / 1000
         result["networks"][text] = {**figures, "checkpoint_seconds_per_step": saving}
