@@ -8,8 +8,8 @@ The JPEGs are made here, 500 to 800 pixels a side: A like dense photographs (qua
 Products, a thing on white (quality 70 to 80). All contenders cut the same crops; ours draw them within their time, too.
 "bare: read, ..." is the limit of a decoder's route: the file read, what the crop needs of it decoded, that resized; the
 header is read and the crop drawn before. A second table has the parts of that, and what they would be with a decoder
-that transforms no pixel but the crop's own. Likeness is to --decode=exact, over all images and the least of one: edges of
-a crop that is decoded at 1/2 are rounded to its pixels, and such a shift by half of one is what most of the difference
+that transforms no pixel but the crop's own. Likeness is to --decode=exact, over all images and the least of one: edges
+of a crop that is decoded at 1/2 are rounded to its pixels, and such a shift by half of one is what most of the difference
 is.
 """
 
@@ -259,7 +259,7 @@ def parts(paths: list[str], transform: TrainTransform, decoder: str, rounds: int
 
 
 def parts_table(of: dict[str, float], decoder: str) -> str:
-    """The parts of one decoder; of their sums how far from them ours is, and what they would be times the ancestor's."""
+    """The parts of one decoder; of their sums how far ours is from them, and their speed in the ancestor's."""
     rows = []
     for part, words in PARTS.items():
         ratios = ["", ""]

@@ -7,8 +7,8 @@ A network is name:pixels:batch. The plain loop runs in a process of its own, as 
 float32, contiguous, with malloc and OpenMP as they come. The other rows share one process, which has this repository's
 settings of both. The whole step is our loop with everything in it: images of the embedded set loaded by a worker, loss,
 displayed figures, the checkpoint's seconds spread over 1,000 steps. The limit is what the same step's convolutions,
-products and attention take alone, one after the other (_heavy_calls.py): all that is left to save stands between. With --compile the compiled network is a row more,
-and the seconds until its first step are told: minutes.
+products and attention take alone, one after the other (_heavy_calls.py): all that is left to save stands between.
+With --compile the compiled network is a row more, and the seconds until its first step are told: minutes.
 """
 
 import argparse

@@ -27,7 +27,7 @@ class Modality(Protocol):
         """The network's input of one row; everything random in it follows from `seed`."""
 
     def begin(self, sample: Any, seed: int) -> Callable[[], Any]:
-        """As `augment` in two halves: what is random is drawn now, what comes back does the rest and returns its result.
+        """As `augment` in two halves: what is random is drawn now, what comes back does the rest, and returns that.
 
         The rows of a batch are begun one after the other, so what waits has to be small: unless a modality says
         otherwise, everything is done now.
