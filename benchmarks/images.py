@@ -9,8 +9,8 @@ Products, a thing on white (quality 70 to 80). All contenders cut the same crops
 "bare: read, ..." is the limit of a decoder's route: the file read, what the crop needs of it decoded, that resized; the
 header is read and the crop drawn before. A second table has the parts of that, and what they would be with a decoder
 that transforms no pixel but the crop's own. Likeness is to --decode=exact, over all images and the least of one: edges
-of a crop that is decoded at 1/2 are rounded to its pixels, and such a shift by half of one is what most of the difference
-is.
+of a crop that is decoded at 1/2 are rounded to its pixels, and such a shift by half of one is what most of the
+difference is.
 """
 
 import argparse
