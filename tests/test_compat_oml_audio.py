@@ -65,7 +65,7 @@ def test_queries_and_galleries_of_sounds_and_how_they_are_shown(folder):
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        ({"start_times": [0.0]}, "1 start times for 2 sounds"),
+        ({"start_times": [0.0]}, "1 start time for 2 sounds"),
         ({"sample_rate": 0}, "sample_rate=0 is not above 0"),
         ({"max_num_seconds": 0}, "max_num_seconds=0 is not above 0"),
         ({"convert_to_mono": False}, "convert_to_mono=False has no counterpart"),

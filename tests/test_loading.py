@@ -85,7 +85,8 @@ def test_as_many_processes_as_the_shared_memory_holds(monkeypatch, capsys, free,
     monkeypatch.setattr(workers.shutil, "disk_usage", lambda path: Usage(free, 0, free))
     assert workers.workers_that_fit(4, 10**6) == count
     said = capsys.readouterr().out
-    told = f"{count} of 4 loading processes are started" if count else "this process loads images itself"
+    are = "is" if count == 1 else "are"
+    told = f"{count} of 4 loading processes {are} started" if count else "this process loads images itself"
     assert (f"so {told}; docker run --shm-size=2g" in said) == (count < 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert workers.workers_that_fit(4, 10**6) <= count

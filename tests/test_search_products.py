@@ -1,12 +1,14 @@
 """The choice of the type that a search multiplies in: by what was measured, with the same answers whichever it is."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from core.threads import side_by_side
-from retrieval import best_positive, candidates, product_type, topk
+from core import threads
+from core.threads import draw_side_by_side, side_by_side
+from retrieval import best_positive, blocks, candidates, product_type, topk
 from retrieval.best_positive import first_precision, in_doubt, positive_ranks
 from retrieval.candidates import kept_candidates
 from retrieval.product_type import in_order_, out_of_order
@@ -37,10 +39,10 @@ def test_the_fastest_is_chosen(monkeypatch, taken, types, expected):
 
 
 def test_each_type_is_tried_and_the_threads_are_left_as_they_were():
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     taken = product_type.seconds(32)
     assert list(taken) == list(product_type.TYPES) and all(second > 0 for second in taken.values())
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == before
     assert math.isinf(taken[torch.int8]) != product_type.multiplies_int8()
 
 
@@ -134,7 +136,7 @@ def test_rows_that_bfloat16_cannot_tell_apart_are_searched_in_float32(monkeypatc
 
 
 def test_pieces_run_side_by_side_in_their_order():
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         assert side_by_side(lambda piece: (piece, torch.get_num_threads()), range(5), CPU) == [(n, 1) for n in range(5)]
@@ -142,4 +144,49 @@ def test_pieces_run_side_by_side_in_their_order():
             side_by_side(lambda piece: 1 / piece, (1, 0), CPU)
         assert torch.get_num_threads() == 2
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+def test_pieces_that_are_drawn_reach_one_thread_each(monkeypatch):
+    """Five threads empty one generator; where one fails the others stop, and its error is raised."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(threads, "workers", lambda device: 5)
+    seen = []
+
+    def work(pieces):
+        for piece in pieces:
+            seen.append((piece, torch.get_num_threads()))
+
+    def fail(pieces):
+        for piece in pieces:
+            if piece == 7:
+                raise ValueError("seven")
+
+    draw_side_by_side(work, iter(range(1000)), CPU)
+    assert sorted(seen) == [(number, 1) for number in range(1000)]
+    with pytest.raises(ValueError, match="seven"):
+        draw_side_by_side(fail, itertools.count(), CPU)
+    # An error of the generator itself is met by the thread that draws from it.
+    with pytest.raises(ZeroDivisionError):
+        draw_side_by_side(work, (1 // (3 - number) for number in range(9)), CPU)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("dtype", product_type.TYPES)
+def test_many_threads_find_what_one_finds(monkeypatch, dtype):
+    """Blocks of 16 rows, in seven threads."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(300, 64, generator=generator))
+    task = QueryGallery.of(rows, torch.arange(300) // 5)
+    ranks = positive_ranks(task, None, "cosine", 2**17, dtype=dtype)
+    if dtype != torch.int8:
+        nearest = search(task, 10, "cosine", 2**17, dtype)
+    for module in (threads, blocks, best_positive):
+        monkeypatch.setattr(module, "workers", lambda device: 7)
+    assert torch.equal(positive_ranks(task, None, "cosine", 2**17, dtype=dtype), ranks)
+    told = positive_ranks(task, (1, 10), "cosine", 2**17, dtype=dtype)
+    for k in (1, 10):
+        assert torch.equal(told < k, ranks < k)
+    if dtype != torch.int8:
+        for found, expected in zip(search(task, 10, "cosine", 2**17, dtype), nearest):
+            assert torch.equal(found, expected)

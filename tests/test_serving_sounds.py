@@ -153,7 +153,7 @@ def wav_header(rate, channels, frames=100):
         (picture(), "that is no sound"),
         (tone(200)[:400], "that sound lost its end|that sound has lost its end|cut off"),
         (b"fLaC" + b"x" * 100, "that sound is no sound that can be read"),
-        (wav_header(3, 1), "that sound has 3 samples a second of 1 channels; 1,000 to 384,000"),
+        (wav_header(3, 1), "that sound has 3 samples a second of 1 channel; 1,000 to 384,000"),
         (wav_header(4_000_000, 1), "that sound has 4000000 samples a second"),
         (wav_header(8000, 40), "of 40 channels"),
     ],
