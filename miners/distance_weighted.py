@@ -41,8 +41,7 @@ class DistanceWeightedMiner:
         found = []
         for block in blocks_of(embeddings, labels, reference, unit_length=True):
             rows = slice(block.first, block.first + len(block.distances))
-            weights = self._weights(block.distances, embeddings.shape[1])
-            weights = torch.where(block.negatives, weights, 0)
+            weights = self._weights(block.distances, block.negatives, embeddings.shape[1])
             positives = drawn(same.positive[rows].to(weights.dtype), same.columns.shape[1], generator)
             negatives = drawn(weights, same.columns.shape[1], generator)
             # All rows draw as often as the largest label asks for; a row keeps as many as its own does.
@@ -52,10 +51,15 @@ class DistanceWeightedMiner:
             found.append((anchors + block.first, positives[anchors, draws], negatives[anchors, draws]))
         return Triplets(*concatenated(found))
 
-    def _weights(self, distances: torch.Tensor, width: int) -> torch.Tensor:
-        """1 / q of distances (m, C) on the sphere of `width` dimensions, a row's sum being 1."""
+    def _weights(self, distances: torch.Tensor, negatives: torch.Tensor, width: int) -> torch.Tensor:
+        """1 / q of distances (m, C) on the sphere of `width` dimensions, a row's sum being 1; 0 for what is no negative
+        (m, C) and for what is too far.
+
+        Of 512 dimensions a near column weighs e^300 times as much as most others, and one that may not be drawn, such
+        as the row itself, would leave nothing of them.
+        """
         distances = distances.clamp_min(self.cutoff)
-        allowed = distances < min(self.nonzero_loss_cutoff, 2)
+        allowed = negatives & (distances < min(self.nonzero_loss_cutoff, 2))
         logs = (2 - width) * distances.log() - (width - 3) / 2 * (1 - distances.square() / 4).log()
         return torch.where(allowed, logs, -torch.inf).softmax(1).nan_to_num(0)
 

@@ -175,13 +175,18 @@ def test_wrong_shapes_are_refused_as_by_losses():
         MINERS["hard"]()(random_rows(6), LABELS)
 
 
-def test_negatives_are_drawn_by_the_inverse_density_of_their_distance():
-    width, times = 5, 3000
-    rows = torch.nn.functional.normalize(random_rows(len(LABELS), width, seed=3, dtype=torch.float64))
+@pytest.mark.parametrize("width, dtype", [(5, torch.float64), (512, torch.float32)])
+def test_negatives_are_drawn_by_the_inverse_density_of_their_distance(width, dtype):
+    """At 512 dimensions densities differ by more than float32 can hold."""
+    times = 3000
+    rows = torch.nn.functional.normalize(random_rows(len(LABELS), width, seed=3, dtype=dtype)).double()
+    # All have some in common, so that each row has a negative that is near enough.
+    rows = torch.nn.functional.normalize(rows + 0.02)
     distances = torch.cdist(rows, rows).clamp_min(0.5)
-    density = distances ** (width - 2) * (1 - distances.square() / 4) ** ((width - 3) / 2)
-    chances = torch.where((LABELS[:, None] != LABELS) & (distances < 1.4), 1 / density, 0)
-    chances /= chances.sum(1, keepdim=True)
+    logs = (width - 2) * distances.log() + (width - 3) / 2 * (1 - distances.square() / 4).log()
+    is_possible = (LABELS[:, None] != LABELS) & (distances < 1.4)
+    chances = torch.where(is_possible, -logs, -torch.inf).softmax(1)
+    rows = rows.to(dtype)
     torch.manual_seed(0)
     counts = torch.zeros(2, len(LABELS), len(LABELS))
     for _ in range(times):
