@@ -271,8 +271,7 @@ class Linter:
             images, labels = benchmark.split.train
             notes.cautions.append(
                 f"it was trained on {counted(counts[0], 'image', ',')} of {counted(counts[1], 'label', ',')}, the "
-                f"protocol has {images:,} of "
-                f"{labels:,}"
+                f"protocol has {images:,} of {labels:,}"
             )
         if self.train is None:
             notes.cautions.append("the train list cannot be read any more: whether it shares labels is not known")
@@ -306,8 +305,7 @@ def _judge_test_list(notes: _Notes, benchmark: Benchmark, records: Records) -> N
         if (queries, gallery) != (benchmark.split.queries, benchmark.split.gallery):
             notes.reasons.append(
                 f"{counted(queries, 'image', ',')} ask and {gallery:,} can be found, in the protocol "
-                f"{benchmark.split.queries:,} "
-                f"and {benchmark.split.gallery:,}"
+                f"{benchmark.split.queries:,} and {benchmark.split.gallery:,}"
             )
     elif (queries, gallery) != (len(records), len(records)):
         notes.reasons.append(
@@ -369,8 +367,7 @@ def _judge_copies(notes: _Notes, records: Records, embeddings: object) -> None:
     if copies:
         notes.cautions.append(
             f"{copies:,} of {counted(len(records), 'image', ',')} {plural(copies, 'has', 'have')} the very embedding "
-            "of another one of their label: copies, "
-            "which find each other"
+            "of another one of their label: copies, which find each other"
         )
 
 

@@ -101,7 +101,6 @@ def rows_in_table(records: Records, table: EmbeddingTable, file: str) -> np.ndar
     if len(missing):
         raise InputError(
             f"{file!r} has no embedding of {len(missing)} of {counted(len(records), 'row')} "
-            f"({records.location(missing[0])}, for "
-            "one); leave --embeddings out to have them made"
+            f"({records.location(missing[0])}, for one); leave --embeddings out to have them made"
         )
     return found

@@ -349,8 +349,7 @@ class MetricValCallback(lightning().Callback):
         if seen != wanted:
             raise InputError(
                 f"validation has seen {seen} of the {counted(wanted, 'item')} of its list; figures are of all of "
-                "them, so "
-                "loaders leave none out (drop_last, overfit_batches, limit_val_batches)"
+                "them, so loaders leave none out (drop_last, overfit_batches, limit_val_batches)"
             )
         self.metric.setup(num_samples=wanted)
         self.metric.update(embeddings=torch.cat(self._embeddings), indices=indices)

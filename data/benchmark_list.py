@@ -280,8 +280,7 @@ def _refuse_other_counts(counts: Counts, facts: DataSet, protocol: str) -> None:
         if expected is not None and getattr(counts, part) != expected:
             raise InputError(
                 f"{counted(getattr(counts, part), 'image', ',')} {plural(getattr(counts, part), 'is', 'are')} {part}; "
-                f"{facts.title} has {expected:,}: another version, or a "
-                "part of it (--partial takes it all the same)"
+                f"{facts.title} has {expected:,}: another version, or a part of it (--partial takes it all the same)"
             )
 
 

@@ -33,8 +33,7 @@ def draw_pairs(records: Records, folds: int, pairs: int, seed: int) -> list[tupl
                 words = "one label" if kind else "two labels"
                 raise InputError(
                     f"fold {fold + 1} of {folds} has {counted(len(places), 'pair')} of {words}, fewer than {pairs}; "
-                    "take fewer "
-                    f"pairs or fewer folds of {records.source}"
+                    f"take fewer pairs or fewer folds of {records.source}"
                 )
             for place in np.sort(rng.choice(places, pairs, replace=False)).tolist():
                 drawn.append((int(rows[left[place]]), int(rows[right[place]]), kind, fold + 1))

@@ -18,8 +18,7 @@ def list_notes(train: Records, test: Records) -> list[str]:
         are = plural(len(shared), "is a train label", "are train labels")
         notes.append(
             f"{len(shared)} of {counted(len(labels), 'test label')} {are}, too ({test.names.of_label(shared[0])}, for "
-            "one): "
-            f"figures on them do not tell how {test.noun}s of unseen labels are found"
+            f"one): figures on them do not tell how {test.noun}s of unseen labels are found"
         )
     # Images of a list that stays on the disk are known by nobody.
     if not train.vocabulary.is_stored:

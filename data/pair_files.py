@@ -168,8 +168,7 @@ def _lfw_pairs(path: str | Path, lines: list[tuple[int, str]]) -> PairFile:
     if len(lines) - 1 != expected:
         raise InputError(
             f"{path}:{line}: {counted(fold_count, 'fold')} of {counted(size, 'pair')} of either kind are "
-            f"{counted(expected, 'pair')}; it holds "
-            f"{len(lines) - 1}"
+            f"{counted(expected, 'pair')}; it holds {len(lines) - 1}"
         )
     left, right, same, problems = [], [], [], []
     for number, (line, text) in enumerate(lines[1:]):

@@ -86,8 +86,7 @@ def _read(file: Path) -> dict[tuple[str, str], bool]:
         shown = ", ".join(map(repr, unknown[:FAULTS_SHOWN]))
         raise InputError(
             f"{file} names {counted(len(unknown), 'image')} that {plural(len(unknown), 'is', 'are')} not there: "
-            f"{shown}; is it of an index of this machine, and "
-            "are its images where they were?"
+            f"{shown}; is it of an index of this machine, and are its images where they were?"
         )
     return pairs
 

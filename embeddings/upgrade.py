@@ -240,8 +240,7 @@ def _chosen(index: Index, ids: np.ndarray, parts: np.ndarray, new: np.ndarray, s
     if judge.sum() < LEAST_JUDGES or choose.sum() < LEAST_JUDGES or fit.sum() < LEAST_JUDGES:
         raise InputError(
             f"{counted(len(ids), 'item')} {plural(len(ids), 'is', 'are')} too few to fit a bridge and to judge it: "
-            f"{LEAST_JUDGES} are needed for each; give a "
-            "greater --share"
+            f"{LEAST_JUDGES} are needed for each; give a greater --share"
         )
     scores = {}
     for bridge in fit_bridges(old[fit], new[fit]):

@@ -33,8 +33,7 @@ def fix_class_vectors(loss: nn.Module, train: Records, *, class_vectors: str | N
     if table.width != loss.weight.shape[1]:
         raise InputError(
             f"{class_vectors!r} has {counted(table.width, 'number')} a row, and embeddings are {loss.weight.shape[1]} "
-            "wide; give "
-            f"--embedding_size={table.width}"
+            f"wide; give --embedding_size={table.width}"
         )
     labels, given = of_one_kind(train.vocabulary.labels, table.records.labels)
     missing = np.flatnonzero(~np.isin(labels, given))

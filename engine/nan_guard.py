@@ -103,8 +103,7 @@ class NotFinite(InputError):
         first_three = ", ".join(repr(path) for path in batch[:3])
         return InputError(
             f"{self}; try a smaller --lr, or --nan=skip:10. Its batch of {counted(len(batch), 'image')} is in {file}, "
-            "first "
-            f"{first_three}"
+            f"first {first_three}"
         )
 
 

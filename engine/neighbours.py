@@ -143,8 +143,7 @@ def _class_weights(
         if learner.objective.loss_is_sharded or len(weight) != labels:
             raise InputError(
                 f"--closeness=weights takes one row of class weights for each of the {counted(labels, 'label')}, on "
-                "every rank; "
-                "take --closeness=means"
+                "every rank; take --closeness=means"
             )
         return lambda: _row_of_each_class(weight)
     if sampler.refresh_steps:

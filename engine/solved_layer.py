@@ -231,8 +231,7 @@ def _check(solver: Whitening | Pca, layer: nn.Module, inputs: LayerInputs, views
     if layer.out_features != made:
         raise InputError(
             f"--embedding_size is {layer.out_features}, but {name} gives {counted(made, 'number')}: leave it out, or "
-            "ask by "
-            "--dimensions"
+            "ask by --dimensions"
         )
     if views and inputs.features is not None:
         raise InputError("--views augment images, and --features are none; leave one of them out")

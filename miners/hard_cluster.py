@@ -52,8 +52,7 @@ def rows_by_label(labels: torch.Tensor) -> torch.Tensor:
     if (counts != counts[0]).any():
         raise InputError(
             f"labels have from {counts.min()} to {counted(counts.max(), 'image')} in the batch; the miner "
-            "hard_cluster needs the "
-            "same number of each"
+            "hard_cluster needs the same number of each"
         )
     if len(values) == 1:
         raise InputError(

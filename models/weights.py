@@ -332,8 +332,7 @@ def _prefix_of_backbone(embedder: Embedder, state: State, file: Path) -> str | N
         networks = ", ".join(repr(prefix.rstrip(".")) for prefix in whole)
         raise InputError(
             f"{str(file)!r} holds {counted(len(whole), 'network')} that fit, {networks}: save the state dict of the "
-            "one that is "
-            "meant"
+            "one that is meant"
         )
     if not whole:
         return None

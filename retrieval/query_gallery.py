@@ -203,8 +203,7 @@ def _flagged_rows(mask: Column | None, table: torch.Tensor, name: str) -> torch.
         chosen = int(mask.sum()) if mask.dtype == torch.bool else f"{mask.dtype} values"
         raise InputError(
             f"{name} has shape {tuple(mask.shape)} with {chosen} set; {counted(len(table), 'embedding')} "
-            f"{plural(len(table), 'needs', 'need')} ({len(table)},) "
-            "bool, one or more set"
+            f"{plural(len(table), 'needs', 'need')} ({len(table)},) bool, one or more set"
         )
     return mask.nonzero().flatten()
 

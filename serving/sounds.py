@@ -50,8 +50,7 @@ def open_clip(content: bytes) -> Clip:
         raise Refusal(
             415,
             f"that sound has {counted(sound.rate, 'sample')} a second of {counted(sound.channels, 'channel')}; "
-            f"{LEAST_RATE:,} to "
-            f"{MOST_RATE:,} of up to {MOST_CHANNELS} are taken",
+            f"{LEAST_RATE:,} to {MOST_RATE:,} of up to {MOST_CHANNELS} are taken",
         )
     return Clip(sound, None)
 

@@ -233,8 +233,7 @@ def _refuse_bombs(size: tuple[int, int] | None, encoded: np.ndarray, path: str |
 def _no_image(encoded: np.ndarray, path: str | Path) -> InputError:
     return InputError(
         f"{str(path)!r} is not an image that OpenCV can decode ({counted(encoded.size, 'byte')}); it has to be a "
-        f"whole {FORMATS} "
-        "of 8 or 16 bits a channel"
+        f"whole {FORMATS} of 8 or 16 bits a channel"
     )
 
 

@@ -84,8 +84,7 @@ def labels_of_category(batch_size: int, samples_each_class: int, n_categories: i
     if labels % n_categories:
         raise InputError(
             f"train_batch_size {batch_size} with samples_each_class {samples_each_class} holds "
-            f"{counted(labels, 'label')}, "
-            f"which is not divisible by n_categories {n_categories}"
+            f"{counted(labels, 'label')}, which is not divisible by n_categories {n_categories}"
         )
     return labels // n_categories
 

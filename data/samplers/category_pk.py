@@ -54,8 +54,7 @@ class CategoryPKSampler(SteppedSampler):
         if combinations > MOST_COMBINATIONS:
             raise InputError(
                 f"{n_categories} of {counted(len(self.categories), 'category')} can be combined in {combinations:,} "
-                "ways, more "
-                f"than the {MOST_COMBINATIONS:,} that an epoch goes through; take a smaller n_categories"
+                f"ways, more than the {MOST_COMBINATIONS:,} that an epoch goes through; take a smaller n_categories"
             )
         self.combinations = np.array(list(itertools.combinations(range(len(self.categories)), n_categories)))
         self.steps = batches_each * combinations

@@ -63,8 +63,7 @@ def build_layer(name: str, in_features: int, out_features: int) -> nn.Module:
     if HEADS.fact(name, "keeps_width", False) and out_features != in_features:
         raise InputError(
             f"a layer {name} is as wide as its input, which has {counted(in_features, 'number')}, not {out_features}; "
-            "a layer in "
-            f"front of it can change that: --head=linear:{out_features},{name}"
+            f"a layer in front of it can change that: --head=linear:{out_features},{name}"
         )
     return HEADS[name](in_features, out_features)
 

@@ -47,8 +47,7 @@ class LabelColumn:
         if labels.shape != (count,) or labels.dtype.kind not in "iuUO":
             raise InputError(
                 f"{nouns[1]} are {labels.shape} {labels.dtype} for {counted(count, 'embedding')}; an index takes an "
-                "integer, a "
-                "string or None (unknown) for each"
+                "integer, a string or None (unknown) for each"
             )
         if labels.dtype.kind == "O":
             return cls._of_objects(labels.tolist(), nouns)

@@ -115,8 +115,7 @@ class Evaluation:
             )
         rule = "left out" if self.skip_lone else "counted as misses"
         lines.append(
-            f"{counted(len(self.records), self.records.noun)}, "
-            f"{counted(self.queries, 'query')}, "
+            f"{counted(len(self.records), self.records.noun)}, {counted(self.queries, 'query')}, "
             f"{len(self.query_gallery.gallery_rows)} in the gallery; "
             f"{counted(self.lone, 'query')} without a positive, {rule}"
         )

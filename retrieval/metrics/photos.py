@@ -47,8 +47,7 @@ def check_photos(gallery_labels: np.ndarray, counts: Sequence[int], is_apart: bo
         if most <= max(counts):
             raise InputError(
                 f"--photos_curve={','.join(map(str, counts))}: no label has more than {counted(most, 'image')} in the "
-                "gallery, so "
-                f"none is left to ask; up to {most - 1} can be held"
+                f"gallery, so none is left to ask; up to {most - 1} can be held"
             )
 
 

@@ -108,8 +108,7 @@ def too_fine(far: float, negatives: int) -> str:
     """The sentence on a FAR of which not one negative pair would be left."""
     return (
         f"a FAR of {far:g} of {counted(negatives, 'negative pair', ',')} is less than one pair; the finest that they "
-        "allow is "
-        f"{1 / max(1, negatives):.2g}"
+        f"allow is {1 / max(1, negatives):.2g}"
     )
 
 
