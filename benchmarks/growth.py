@@ -11,7 +11,6 @@ exceeds it by more than 0.15; a processor's cache that is left at one of the siz
 """
 
 import argparse
-import gc
 import json
 import math
 import sys
@@ -36,6 +35,7 @@ from benchmarks.images import list_of
 from benchmarks.jpegs import texture
 from benchmarks.pairs import IMAGES, gradient
 from benchmarks.search_speed import clusters, ours_recall, ours_top
+from config.script import look_for_garbage_seldom
 from core.device import choose_device
 from data.dataset import RecordDataset
 from data.image.modality import ImageModality
@@ -325,9 +325,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--picture", default=str(PICTURE), help="file of the picture (default: beside this file)")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
-    # As scripts do (config/script.py): looking for garbage among torch's million objects takes longer than what is
-    # timed.
-    gc.set_threshold(50_000, 20, 20)
+    look_for_garbage_seldom()  # as scripts do: it takes longer than what is timed
     kept = Path(args.output, "growth.json")
     figures = json.loads(kept.read_text()) if kept.is_file() else []
     lanes = [] if args.draw else args.lanes.split(",")

@@ -15,9 +15,7 @@ from data.workers import ignore_worker_deaths, loading_failure
 def run_script(main: Callable[[Sequence[str]], None]) -> None:
     """Call main(argv); a user's mistake ends in sentences and exit status 2, a signal in 128 plus its number."""
     name = Path(sys.argv[0]).name
-    # Loading torch makes a million objects that stay. To look for garbage among them each time that 700 are there, as
-    # Python does, takes a seventh of the loading.
-    gc.set_threshold(50_000, 20, 20)
+    look_for_garbage_seldom()
     for stream in (sys.stdout, sys.stderr):
         # A file's name may hold what the terminal cannot show.
         if hasattr(stream, "reconfigure"):
@@ -49,6 +47,12 @@ def _part_from_other_ranks() -> None:
         import distributed
 
         distributed.close()
+
+
+def look_for_garbage_seldom() -> None:
+    """Loading torch makes a million objects that stay. To look for garbage among them each time that 700 are there, as
+    Python does, takes a seventh of the loading."""
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _end_in_sentences(name: str, error: InputError) -> None:

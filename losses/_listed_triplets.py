@@ -25,44 +25,40 @@ def sum_over_list(
     unit: bool,
 ) -> Sums:
     """Sums over the triplets that were mined of embeddings (B, D) and a reference; see `sum_over_triplets`."""
-    loss, gradient, figures = _summed(mined, embeddings, reference, margin, distance, unit, wants_gradient(embeddings))
+    gradient = None
+    with_slopes = wants_gradient(embeddings)
+    with torch.no_grad():
+        pairs = pairs_of(mined, embeddings, reference, distance, unit)
+        to_positives, to_negatives = pairs.distances.view(2, -1)
+        losses = losses_of_triplets(to_positives, to_negatives, margin)
+        steepness = losses.sign() if margin is not None else (to_positives - to_negatives).sigmoid_()
+        figures = (
+            losses.new_full((), len(losses)),
+            losses.count_nonzero().to(losses.dtype),
+            to_positives.sum(),
+            to_negatives.sum(),
+        )
+        if with_slopes:
+            gradient = pairs.gradient(torch.cat([steepness, -steepness]))
+            if pairs.table.lengths is not None:
+                gradient = through_scaling(gradient, pairs.table.directions, pairs.table.lengths)
+        loss = losses.sum()
     return Sums(with_gradient(loss, embeddings, gradient), *figures)
 
 
-@torch.no_grad()
-def _summed(
-    mined: Triplets,
-    embeddings: torch.Tensor,
-    reference: Reference | None,
-    margin: float | None,
-    distance: Distance,
-    unit: bool,
-    with_slopes: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...]]:
-    """The sum of losses, its gradient to the embeddings unless slopes are left out, the other Sums."""
+def pairs_of(
+    mined: Triplets, embeddings: torch.Tensor, reference: Reference | None, distance: Distance, unit: bool
+) -> "OneByOne | OutOfTable":
+    """Each anchor with its positive, then each with its negative: both at once, so that a table is made once."""
+    anchors = mined.anchors.repeat(2)
+    partners = torch.cat([mined.positives, mined.negatives])
     cosine = distance == "cosine"
     columns = len(embeddings) + (0 if reference is None else len(reference.labels))
-    few = 2 * len(mined.anchors) * embeddings.shape[1] <= max(BLOCK, len(embeddings) * columns)
-    table = ScoreTable(embeddings, reference, unit=unit or cosine, distances=not (cosine or few))
-    # Both kinds of pairs at once: a table that serves positives and negatives is made once.
-    pairs = (OneByOne if few else OutOfTable)(
-        table, mined.anchors.repeat(2), torch.cat([mined.positives, mined.negatives]), distance
-    )
-    to_positives, to_negatives = pairs.distances.view(2, -1)
-    losses = losses_of_triplets(to_positives, to_negatives, margin)
-    steepness = losses.sign() if margin is not None else (to_positives - to_negatives).sigmoid_()
-    figures = (
-        losses.new_full((), len(losses)),
-        losses.count_nonzero().to(losses.dtype),
-        to_positives.sum(),
-        to_negatives.sum(),
-    )
-    if not with_slopes:
-        return losses.sum(), None, figures
-    gradient = pairs.gradient(torch.cat([steepness, -steepness]))
-    if table.lengths is not None:
-        gradient = through_scaling(gradient, table.directions, table.lengths)
-    return losses.sum(), gradient, figures
+    if len(anchors) * embeddings.shape[1] <= max(BLOCK, len(embeddings) * columns):
+        table = ScoreTable(embeddings, reference, unit=unit or cosine, distances=False)
+        return OneByOne(table, anchors, partners, distance)
+    table = ScoreTable(embeddings, reference, unit=unit or cosine, distances=not cosine)
+    return OutOfTable(table, anchors, partners, distance)
 
 
 class OneByOne:

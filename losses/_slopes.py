@@ -19,6 +19,15 @@ def wants_gradient(of: torch.Tensor) -> bool:
     return of.requires_grad and torch.is_grad_enabled()
 
 
+def softmax_and_log_sums(numbers: torch.Tensor, dim: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax along `dim` of numbers (m, C), and the logarithms of the sums of exponentials, whose slopes it is.
+
+    One softmax is the quickest exponential, and its greatest share tells the sum.
+    """
+    shares = numbers.softmax(dim)
+    return shares, numbers.amax(dim) - shares.amax(dim).log()
+
+
 class KnownGradient(torch.autograd.Function):
     """A value whose gradient is known when it is made."""
 

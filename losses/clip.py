@@ -11,7 +11,7 @@ from core.text import counted, plural
 from losses._checks import check_option
 from losses._precision import full_precision
 from losses._registry import LOSSES
-from losses._slopes import wants_gradient, with_gradient
+from losses._slopes import softmax_and_log_sums, wants_gradient, with_gradient
 from losses._unit_vectors import lengths, through_scaling
 
 SAME_LABEL = ("left_out", "positive", "negative")
@@ -133,6 +133,5 @@ def _cross_entropies(scores: torch.Tensor, positive: torch.Tensor, dim: int) -> 
     shares /= shares.sum(dim, keepdim=True)
     # What is no target may be -infinity, of which no share is taken.
     targets = scores.masked_fill(~positive, 0).mul_(shares).sum(dim)
-    slopes = scores.softmax(dim)
-    sums = scores.amax(dim) - slopes.amax(dim).log()
+    slopes, sums = softmax_and_log_sums(scores, dim)
     return sums - targets, slopes.sub_(shares)

@@ -11,7 +11,7 @@ from losses._checks import check_option
 from losses._pair_distances import check_pairs
 from losses._precision import full_precision
 from losses._registry import LOSSES
-from losses._slopes import wants_gradient, with_gradient
+from losses._slopes import softmax_and_log_sums, wants_gradient, with_gradient
 
 
 @LOSSES.register("npairs", stage="pair", batch="pk")
@@ -62,9 +62,7 @@ class NpairsLoss(nn.Module):
         own = similarities.gather(0, groups.anchor_of[None])
         # What a positive weighs in the mean over anchors of the mean over their positives.
         weights = groups.share / len(anchors)
-        # The logarithm of a row's sum of exponentials, by the softmax that the slopes are made of.
-        shares = similarities.softmax(1)
-        sums = similarities.amax(1) - shares.amax(1).log()
+        shares, sums = softmax_and_log_sums(similarities)
         cross_entropy = sums.mean() - own[0] @ weights
         loss = cross_entropy + embeddings.square().sum() * (0.5 * self.npairs_reg_lambda / len(embeddings))
 

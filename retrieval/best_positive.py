@@ -2,13 +2,13 @@
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
 
 from core.slices import MEMORY, slices_of, step_within
-from core.threads import draw_side_by_side, workers
+from core.threads import side_by_side, workers
 from retrieval.blocks import Block, block_side, each_product, products, true_float32
 from retrieval.candidates import SAMPLE, evenly
 from retrieval.product_type import LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS, fastest, in_order_, out_of_order
@@ -193,21 +193,20 @@ class _Counts:
         memory = self.memory // workers(queries.device)
         step = min(_strip_queries(queries.device), block_side(self.scores.width, dtype, memory, queries.device))
 
-        def work(parts: Iterator[torch.Tensor]) -> None:
-            for part in parts:
-                labels = self.query_gallery.query_labels[part]
-                # From the first label of these queries to the last: others in between are taken out below.
-                start = int(torch.searchsorted(self.sorted_labels, labels[0]))
-                stop = int(torch.searchsorted(self.sorted_labels, labels[-1], right=True))
-                strip = self.gallery[start:stop]
-                for block in products(self.scores, part, strip, dtype, memory):
-                    asking = part[block.rows]
-                    answering = strip[block.columns]
-                    is_positive = self._is_positive(asking, answering)
-                    function(asking, answering, block.scores.masked_fill_(~is_positive, -math.inf))
+        def score(part: torch.Tensor) -> None:
+            labels = self.query_gallery.query_labels[part]
+            # From the first label of these queries to the last: others in between are taken out below.
+            start = int(torch.searchsorted(self.sorted_labels, labels[0]))
+            stop = int(torch.searchsorted(self.sorted_labels, labels[-1], right=True))
+            strip = self.gallery[start:stop]
+            for block in products(self.scores, part, strip, dtype, memory):
+                asking = part[block.rows]
+                answering = strip[block.columns]
+                is_positive = self._is_positive(asking, answering)
+                function(asking, answering, block.scores.masked_fill_(~is_positive, -math.inf))
 
         with true_float32():  # set for all threads, before there are any
-            draw_side_by_side(work, iter(queries.split(step)), queries.device)
+            side_by_side(score, queries.split(step), queries.device)
 
     def _is_positive(self, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
         """(m, n) bool: whether a gallery item is one of the query's label that it can find."""

@@ -49,19 +49,17 @@ def products(
     dtype: torch.dtype,
     memory: int,
     symmetric: bool = False,
-    wanted: Callable[[slice, slice], bool] | None = None,
 ) -> Iterator[Block]:
     """Yield every Block of the positions queries (Q,) against gallery (G,).
 
     dtype: int8, bfloat16 or float32 for fast scores, in fast units (retrieval/scores.py), those of int8 whole ones in
     int32; float64 for exact ones, which come as float32. memory: bytes for scores and factors together, half of which
     these blocks take. symmetric: queries and gallery are the same positions; then each pair of blocks is multiplied
-    once, and those on the diagonal come before others of their rows and columns. wanted(rows, columns): whether a block
-    is needed.
+    once, and those on the diagonal come before others of their rows and columns.
     """
     side = block_side(scores.width, dtype, memory, gallery.device)
     buffer = torch.empty(side * side, dtype=product_dtype(dtype), device=gallery.device)
-    for factors in _factors(scores, queries, gallery, dtype, memory, side, symmetric, wanted):
+    for factors in _factors(scores, queries, gallery, dtype, memory, side, symmetric):
         yield _block(scores, factors, buffer, dtype)
 
 
@@ -75,7 +73,8 @@ def each_product(
     symmetric: bool = False,
     wanted: Callable[[slice, slice], bool] | None = None,
 ) -> None:
-    """function(block) of each of `products`: on the CPU as many side by side as torch has threads.
+    """function(block) of each of `products`: on the CPU as many side by side as torch has threads. wanted(rows,
+    columns): whether a block is needed.
 
     Threads that share a product and each small step after it wait for each other after each of them; here each has a
     block of its own. What `function` changes it has to lock.
@@ -106,7 +105,7 @@ def _factors(
     memory: int,
     side: int,
     symmetric: bool,
-    wanted: Callable[[slice, slice], bool] | None,
+    wanted: Callable[[slice, slice], bool] | None = None,
 ) -> Iterator[_Factors]:
     """The factors of all blocks of `products`, with `side` rows and columns at most."""
     # The gallery's factor is made for a panel of several blocks, and kept while all queries pass by.

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from core.console import log
 from core.errors import first_line
-from core.text import counted, plural
 from engine.loggers._handing_on import HandingOn
 from engine.loggers._protocol import Logger
 
@@ -71,11 +70,7 @@ class Background(HandingOn):
             log(f"{self.name}: its package has not come to its end; what it still holds may be lost; the run is whole")
         elif self.thread.is_alive():
             self._lose(self.waiting, "its server does not answer")
-        if self.lost:
-            log(
-                f"{self.name}: {self.lost} of {counted(self.told, 'report')} {plural(self.lost, 'is', 'are')} lost: "
-                f"{self.reason}; the run itself is whole"
-            )
+        self._say_lost(f": {self.reason}")
 
     def _tell(self, method: str, *arguments: object) -> None:
         # Arrays and tensors: all else is small.

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from core.console import log
 from core.errors import first_line
-from core.text import counted, plural
 from engine.loggers._handing_on import HandingOn
 from engine.loggers._protocol import Logger
 
@@ -26,11 +25,7 @@ class Guard(HandingOn):
     def close(self) -> None:
         if self.logger is not None:
             self._try(self.logger.close)
-        if self.lost:
-            log(
-                f"{self.name}: {self.lost} of {counted(self.told, 'report')} {plural(self.lost, 'is', 'are')} lost; "
-                "the run itself is whole"
-            )
+        self._say_lost()
 
     def _open(self, open_logger: Callable[[], Logger]) -> None:
         self.logger = open_logger()

@@ -7,15 +7,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from core.console import log
+from core.text import counted, plural
 from engine.loggers._protocol import Logger
 
 
 class HandingOn(Logger, ABC):
     """A logger that stands before another: whatever it is told comes to `_tell`."""
 
+    name: str
+    told: int  # reports so far
+    lost: int  # of them
+
     @abstractmethod
     def _tell(self, method: str, *arguments: object) -> None:
         """The other logger's method of this name is to be called with these arguments."""
+
+    def _say_lost(self, reason: str = "") -> None:
+        """Say how many reports are lost, if any. reason: `: why`, or nothing."""
+        if self.lost:
+            log(
+                f"{self.name}: {self.lost} of {counted(self.told, 'report')} {plural(self.lost, 'is', 'are')} lost"
+                f"{reason}; the run itself is whole"
+            )
 
     def config(self, sections: dict[str, object]) -> None:
         self._tell("config", sections)
