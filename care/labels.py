@@ -46,11 +46,11 @@ class LabelDoubts:
     trust: np.ndarray
 
 
-def label_doubts(embeddings: np.ndarray, codes: np.ndarray, seed: int = 0) -> LabelDoubts:
+def label_doubts(embeddings: np.ndarray, codes: np.ndarray) -> LabelDoubts:
     """The doubts about labels with the codes (N,) 0..C-1 of centred rows (N, D) of length 1."""
     counts = np.bincount(codes)
     judged = counts[codes] > 1
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     probability = np.zeros(len(codes))
     share = 0.0
     label_means = _LabelMeans(embeddings, codes, np.ones(len(codes)))

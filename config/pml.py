@@ -10,7 +10,7 @@ from core.types import boolean, literal, literal_or_text, one_of
 PML_MINER, PML_DISTANCE = "pml_miner", "pml_distance"
 
 
-def flags_of_pml(loss_name: str, miner: str, distance: str, taken: Container[str] = ()) -> list[Flag]:
+def flags_of_pml(loss_name: str, miner: str, distance: str, taken: Container[str]) -> list[Flag]:
     """The flags that a loss pml:NAME brings, with a miner and a distance of those names; `none` is none.
 
     A name that is none of the package's brings no flags; the flag itself will refuse it. taken: names of flags that

@@ -25,7 +25,6 @@ ENDS = (".zip", ".tar", ".tar.gz", ".tgz")
 ZIP_START = b"PK"
 # Beside what an archive holds, Macs write a folder of their own.
 OF_MACS = "__MACOSX"
-NOT_CHECKED = "its counts are not checked, so that it is not called the published set"
 
 
 class Converted(NamedTuple):

@@ -60,13 +60,13 @@ def read_digits(file: Path) -> tuple[np.ndarray, np.ndarray]:
     return images.astype(np.uint8).reshape(-1, SIDE, SIDE), labels
 
 
-def write_digits(images: np.ndarray, labels: np.ndarray, folder: str | Path, seed: int = 0) -> Path:
+def write_digits(images: np.ndarray, labels: np.ndarray, folder: str | Path) -> Path:
     """Write images (N, 28, 28) uint8 of labels (N,) into a folder a label, and their list, whose path is returned.
 
-    Of each label a fifth, at random by `seed`, are validation rows. The list comes last: where it is, all images are.
+    Of each label a fifth, at random, are validation rows. The list comes last: where it is, all images are.
     """
     folder = make_folder(folder)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows = []
     for label in np.unique(labels):
         make_folder(folder / str(label))

@@ -14,12 +14,10 @@ from data.records import Records
 from data.stored import StoredRecords
 
 
-def describe_lists(
-    train: Records, test: Records, more: Mapping[str, Records] | None = None
-) -> dict[str, dict[str, object]]:
+def describe_lists(train: Records, test: Records, more: Mapping[str, Records]) -> dict[str, dict[str, object]]:
     """{split: list_facts} of both lists, and of further test lists {title: list} as `test TITLE`."""
     described = {"train": list_facts(train), "test": list_facts(test)}
-    for title, records in (more or {}).items():
+    for title, records in more.items():
         described[f"test {title}"] = list_facts(records)
     return described
 

@@ -78,7 +78,7 @@ class PairReader:
         precision: str,
         batch_size: int,
         num_workers: int | str,
-        symmetric: bool = False,
+        symmetric: bool,
         alone: bool = False,
     ):
         refuse_other_modality(records, settings.modality)

@@ -99,7 +99,7 @@ def embed_stream(
 
 
 def embed_rows(
-    rows: RowFile | KeyedRows | None, records: Records, encoder: Encoder, skips_unreadable: bool = False
+    rows: RowFile | KeyedRows | None, records: Records, encoder: Encoder, skips_unreadable: bool
 ) -> np.ndarray:
     """Append to a RowFile or KeyedRows the embeddings of those records that it lacks, batch by batch.
 

@@ -68,7 +68,7 @@ def resume(
     num_classes: int,
     lists: dict[str, dict[str, object]],
     total_iter_num: int,
-    begun: Progress | None = None,
+    begun: Progress,
 ) -> Progress:
     """Put the learner where the run's checkpoint is, in place; a run without one begins at step 0.
 
@@ -77,7 +77,7 @@ def resume(
     list, and for a run that is done.
     """
     if run.checkpoint is None:
-        return begun or Progress()
+        return begun
     file = weights_file(run.checkpoint, "checkpoint")
     state = read_weights(file)
     if learner.objective.loss_is_sharded:

@@ -51,7 +51,7 @@ class Learner:
         return self.averaging.network(is_last)
 
 
-def check_batches(model: Embedder, settings: ModelSettings, train_batch_size: int, micro_batch: int = 0) -> None:
+def check_batches(model: Embedder, settings: ModelSettings, train_batch_size: int, micro_batch: int) -> None:
     """Raise InputError where `model`, on the CPU, cannot train on batches, or micro-batches, of so many images."""
     if micro_batch > train_batch_size:
         raise InputError(

@@ -19,7 +19,7 @@ class StopRequest:
     reach a process's main thread; in another thread nothing is caught.
     """
 
-    def __init__(self, may_interrupt: bool = True):
+    def __init__(self, may_interrupt: bool):
         self.signal: int | None = None
         self.may_interrupt = may_interrupt
         self.is_interruptible = False

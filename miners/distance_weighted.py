@@ -83,7 +83,7 @@ class SameLabel(NamedTuple):
     positive: torch.Tensor
 
 
-def same_label_columns(labels: torch.Tensor, reference: Reference | None = None) -> SameLabel:
+def same_label_columns(labels: torch.Tensor, reference: Reference | None) -> SameLabel:
     """SameLabel of labels (B,). On a GPU, K is read back: the one time that the miner waits for it."""
     everyone = column_labels(labels, reference)
     ordered, order = everyone.sort(stable=True)

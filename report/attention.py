@@ -40,6 +40,7 @@ from retrieval.results import RetrievalResults
 
 COLUMNS = ("query", "where it looked", "best hit", "where it looked")
 HEAD = 26  # height of the columns' names, in pixels before scaling
+THUMBNAIL = 128  # pixels before scaling
 STRENGTH = 0.65  # of the colours where a network looked most
 RED = 225  # the level of OpenCV's map of colours behind which it only grows darker
 
@@ -94,18 +95,17 @@ def attention_sheet(
     path: str | Path | None = None,
     title: str = "",
     captions: Sequence[str] | None = None,
-    thumbnail: int = 128,
 ) -> np.ndarray:
     """Draw a row a query: itself (blue frame), where it was looked at, its best hit (green where right, red where
     wrong), where that was.
 
-    captions: one text a row, below the query; below the hit stands its score. thumbnail: pixels before the sheet's
-    twofold scale. Returns the sheet as uint8 (H, W, 3) in RGB and, given `path`, writes it there as PNG. Raises
-    InputError where there are no rows or the file cannot be written.
+    captions: one text a row, below the query; below the hit stands its score. Returns the sheet as uint8 (H, W, 3) in
+    RGB and, given `path`, writes it there as PNG. Raises InputError where there are no rows or the file cannot be
+    written.
     """
     if not rows:
         raise InputError("a picture of attention needs at least one query")
-    side = thumbnail + 2 * (FRAME + PAD)
+    side = THUMBNAIL + 2 * (FRAME + PAD)
     second = MARGIN + side + GAP
     third = second + side + QUERY_GAP
     lefts = (MARGIN, second, third, third + side + GAP)
@@ -126,7 +126,7 @@ def attention_sheet(
         tiles = ((row.query, QUERY), (row.query_look, QUERY), (row.hit, colour), (row.hit_look, colour))
         for left, (image, frame) in zip(lefts, tiles):
             if image is not None:
-                draw_tile(sheet, image, left, top, thumbnail, frame)
+                draw_tile(sheet, image, left, top, THUMBNAIL, frame)
         if captions:
             draw_centred(sheet, captions[number], lefts[0] + side / 2, baseline, INK, side)
         if row.hit is not None:

@@ -4,7 +4,7 @@ from embeddings.classifier import Classifier
 from embeddings.table import EmbeddingTable
 
 
-def print_embeddings(table: EmbeddingTable, most: int, classifier: Classifier | None = None) -> None:
+def print_embeddings(table: EmbeddingTable, most: int, classifier: Classifier | None) -> None:
     """Print the first numbers of the first images, `most` at most, and by a classifier their likeliest labels."""
     embeddings = table.head(most)
     for row, numbers in enumerate(embeddings[:, :5].tolist()):

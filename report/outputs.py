@@ -83,9 +83,9 @@ def write_outputs(
     evaluation: Evaluation,
     pretrained_model: str | None,
     leaks: EmbeddingTable | None,
-    attention: Attention | None = None,
-    verification: dict | None = None,
-    notices: Sequence[str] = (),
+    attention: Attention | None,
+    verification: dict | None,
+    notices: Sequence[str],
 ) -> None:
     """Write the files {flag: path} that are asked for.
 

@@ -112,9 +112,8 @@ def scatter(
     title: str = "",
     caption: str = "",
     frame: Frame | None = None,
-    path: str | Path | None = None,
 ) -> np.ndarray:
-    """One picture of points (N, 2), with the axes' numbers and a legend, uint8 (H, W, 3); written to `path` (.png).
+    """One picture of points (N, 2), with the axes' numbers and a legend, uint8 (H, W, 3).
 
     frame: what of the plane to show, None for all points. Raises InputError for no points and numbers that are not
     finite.
@@ -131,8 +130,6 @@ def scatter(
         y = MARGIN + HEAD + 12 + code * LEGEND_ROW
         _draw_dot(canvas, x, y, 5, colouring.colour(code))
         draw_text(canvas, shortened(name, LEGEND - 36), x + 14, y + 4, INK)
-    if path is not None:
-        write_png(canvas, path)
     return canvas
 
 
@@ -144,7 +141,7 @@ def scatter_strip(
 ) -> np.ndarray:
     """Several pictures of the same items in one frame: (points (N, 2), caption) each, in rows; a legend below all.
 
-    Returns and writes as `scatter`.
+    Returns uint8 (H, W, 3) and, given `path`, writes it there as PNG. Raises InputError as `scatter` does.
     """
     for points, _ in pictures:
         _check(points)

@@ -16,7 +16,7 @@ def load_thumbnail(records: Records, index: int) -> np.ndarray:
     return read_thumbnail(records.paths[index], records.box_of(index))
 
 
-def read_thumbnail(path: str, box: np.ndarray | None = None) -> np.ndarray:
+def read_thumbnail(path: str, box: np.ndarray | None) -> np.ndarray:
     """As `load_thumbnail`, of what has this path and box."""
     if is_text(path):
         return draw_text_picture(text_of(path))

@@ -201,10 +201,6 @@ class Codes:
     def __len__(self) -> int:
         return len(self.first.scales)
 
-    @property
-    def is_one_stage(self) -> bool:
-        return len(self.full) == 1 and self.full[0] is self.first
-
     @classmethod
     def of(cls, table: np.ndarray, lengths: np.ndarray, kind: str = "int8") -> "Codes":
         """The codes of a table (N, D) float32 with its row_lengths (N,) float64, in memory.

@@ -1,6 +1,5 @@
 """What a converter is, and the table of converters."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -136,6 +135,3 @@ def read_whole(file: Path, number: int, text: object) -> int:
         return int(float(text))
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{file}:{number}: {text!r} is not a number") from None
-
-
-Converter = Callable[[Path, str, bool], list[Row]]

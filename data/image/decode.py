@@ -192,7 +192,7 @@ class EncodedJpeg:
         return image
 
 
-def crop_to_box(image: np.ndarray, path: str | Path, box: np.ndarray | None = None) -> np.ndarray:
+def crop_to_box(image: np.ndarray, path: str | Path, box: np.ndarray | None) -> np.ndarray:
     """What of (H, W, 3) lies in `box`, a view; see `decode_whole`."""
     left, top, right, bottom = _clip_box(box, *image.shape[:2], path)
     return image[top:bottom, left:right]

@@ -209,19 +209,19 @@ class VisionTransformer(Wrapped):
         }
 
 
-def resized_positions(positions: torch.Tensor, height: int, width: int, prefix: int = 1) -> torch.Tensor:
-    """Embeddings of positions (1, prefix + side ** 2, C) for a grid of height x width patches, bicubic between them.
+def resized_positions(positions: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Embeddings of positions (1, 1 + side ** 2, C) for a grid of height x width patches, bicubic between them.
 
-    prefix: those of tokens that have no place in the grid, which stay as they are.
+    The first is the class token's, which has no place in the grid and stays as it is.
     """
     # Numbers, also while a trace follows, in which sizes are tensors: an export is of one size.
     height, width = int(height), int(width)
-    side = round(int(positions.shape[1] - prefix) ** 0.5)
+    side = round(int(positions.shape[1] - 1) ** 0.5)
     if (height, width) == (side, side):
         return positions
-    grid = positions[:, prefix:].transpose(1, 2).unflatten(2, (side, side))
+    grid = positions[:, 1:].transpose(1, 2).unflatten(2, (side, side))
     grid = functional.interpolate(grid, size=(height, width), mode="bicubic", align_corners=True)
-    return torch.cat([positions[:, :prefix], grid.flatten(2).transpose(1, 2)], 1)
+    return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], 1)
 
 
 @BACKBONES.register_table(

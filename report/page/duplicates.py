@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from core.slices import MEMORY
 from retrieval.metrics.pairs import PairHistogram
 from retrieval.query_gallery import QueryGallery
 from retrieval.results import RetrievalResults
@@ -89,13 +88,12 @@ def closest_across_lists(
     floor: float = -math.inf,
     distance: str = "cosine",
     most: int = MOST,
-    memory: int = MEMORY,
 ) -> LookAlikes:
     """Each row's nearest row in another list, the closest of these: pairs of a row here and a row there.
 
     embeddings (N, D), others (M, D). Raises InputError as QueryGallery.apart does.
     """
     query_gallery = QueryGallery.apart(torch.as_tensor(embeddings), torch.as_tensor(others))
-    rows, scores = search(query_gallery, 1, distance, memory)
+    rows, scores = search(query_gallery, 1, distance)
     left = np.arange(len(rows))
     return LookAlikes.closest(left, rows[:, 0].cpu().numpy(), scores[:, 0].cpu().numpy(), floor, most)

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from core.text import counted
 from data.records import Records
+from embeddings.attention import Attention
+from embeddings.table import EmbeddingTable
 from report.page.album import Album
 from report.page.captions import Captions, list_name
 from report.page.content import PageContent
@@ -20,19 +23,19 @@ from report.page.examples import examples_data
 from report.page.figures import categories_data, histogram_data, metrics_data
 from report.page.map import map_data
 from report.page.template import write_html
-from core.text import counted
+from retrieval.metrics.evaluation import Evaluation
 
 
 def write_page(
     path: str | Path,
-    evaluation,  # Evaluation
-    table,  # EmbeddingTable
-    model_name: str = "saved embeddings",
-    projection: str = "pca",
-    leaks=None,  # EmbeddingTable | None
-    attention=None,  # Attention | None
-    verification: dict | None = None,
-    notices: Sequence[str] = (),
+    evaluation: Evaluation,
+    table: EmbeddingTable,
+    model_name: str,
+    projection: str,
+    leaks: EmbeddingTable | None,
+    attention: Attention | None,
+    verification: dict | None,
+    notices: Sequence[str],
 ) -> None:
     """Write the page of an evaluated table, which was searched for what each query found and for all pairs' scores.
 

@@ -287,7 +287,7 @@ class Rows:
                 if first < last:
                     yield segment, block, segment.live[first:last] - block.start
 
-    def normalized_blocks(self, memory: int, after: int = -1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def normalized_blocks(self, memory: int, after: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (ids (m,), embeddings (m, D) float32 scaled to length one) of the items with ids above `after`."""
         for segment, block, live in self.blocks(memory):
             ids = segment.ids[block][live]
