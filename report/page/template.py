@@ -1,4 +1,4 @@
-"""A page in one file that needs nothing else: an html with its style, script and data put in.
+"""A page in one file that needs nothing else: frame.html with a body, its style, script and data put in.
 
 Whatever a list may hold reaches the page as data only. It stands in a block that is not executed, and the script makes
 text of it, never markup. Were there a mistake in that, the page's policy still runs no script but ours, known by its
@@ -19,15 +19,16 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Template:
-    """A kind of page: its html, and the files that make its style and its script, each in this order."""
+    """A kind of page: its title, its body, and the files that make its style and its script, each in this order."""
 
-    html: str
+    title: str
+    body: str
     styles: tuple[str, ...]
     scripts: tuple[str, ...]
 
 
-EVALUATION = Template("page.html", ("page.css",), ("elements.js", "page.js", "map.js"))
-DOCTOR = Template("doctor.html", ("page.css", "doctor.css"), ("elements.js", "doctor.js"))
+EVALUATION = Template("Retrieval report", "page.html", ("page.css",), ("elements.js", "page.js", "map.js"))
+DOCTOR = Template("Data doctor", "doctor.html", ("page.css", "doctor.css"), ("elements.js", "doctor.js"))
 
 
 def write_html(path: str | Path, data: dict, template: Template = EVALUATION) -> None:
@@ -44,8 +45,15 @@ def _fill_template(data: dict, template: Template) -> str:
         f"default-src 'none'; img-src data:; media-src data:; style-src {checksum(style)}; "
         f"script-src {checksum(script)}; base-uri 'none'; form-action 'none'"
     )
-    contents = {"policy": policy, "style": style, "script": script, "data": _json(data)}
-    return fill(_read(template.html), contents)
+    contents = {
+        "policy": policy,
+        "title": template.title,
+        "style": style,
+        "body": _read(template.body),
+        "data": _json(data),
+        "script": script,
+    }
+    return fill(_read("frame.html"), contents)
 
 
 def fill(template: str, contents: dict[str, str]) -> str:
