@@ -22,17 +22,18 @@ def main(argv: Sequence[str]) -> None:
     from data.notes import list_notes, singleton_notes
     from data.provenance import describe_lists
     from embeddings.features import open_features
-    from engine.assembly import begin_run, build_learner, open_tester, start_run
+    from engine.assembly import begin_run, build_learner, start_run
     from engine.averaging import build_averaging
     from engine.batches import open_batches
     from engine.checkpoint import Progress, resume
     from engine.class_vectors import fix_class_vectors
-    from engine.feature_lane import build_network, open_feature_loader, open_other_test_batches, open_test_batches
+    from engine.feature_lane import build_network, open_feature_loader
     from engine.freezing import build_first_steps
     from engine.neighbours import follow_neighbours
     from engine.objective import build_loss, tell_labels
     from engine.schedule import Schedule
     from engine.solved_layer import LayerInputs, first_solver, solve_last_layer
+    from engine.tested_lists import open_tester
     from engine.testing import Pictures
     from engine.trainer import Trainer, TrainerSettings
     from models import ModelSettings
@@ -77,12 +78,8 @@ def main(argv: Sequence[str]) -> None:
         batches = follow_neighbours(
             start, progress, learner, data.train, sampler, loader, settings, args["num_workers"], on_bad
         )
-    test_batches = open_test_batches(start, features, data.test, settings, args["num_workers"])
-    others = open_other_test_batches(start, data.more, settings, args["num_workers"])
     pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
-    tester = open_tester(
-        start, data.test, data.tested_on, test_batches, pictures, None, others, data.title, **args.testing
-    )
+    tester = open_tester(start, data, settings, args["num_workers"], pictures, **args.testing)
     begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
     schedule = Schedule(**args.schedule)
     trainer = Trainer(

@@ -36,11 +36,11 @@ def train(args: Args) -> None:
     from data.provenance import describe_lists
     from embeddings.features import open_features
     from embeddings.feedback import open_feedback
-    from engine.assembly import begin_run, build_learner, open_tester, start_run
+    from engine.assembly import begin_run, build_learner, start_run
     from engine.averaging import build_averaging
     from engine.batches import open_batches
     from engine.checkpoint import Progress, resume
-    from engine.feature_lane import build_network, open_feature_loader, open_other_test_batches, open_test_batches
+    from engine.feature_lane import build_network, open_feature_loader
     from engine.freezing import build_first_steps
     from engine.kept_classes import with_kept_classes
     from engine.lookalikes import build_lookalikes
@@ -50,6 +50,7 @@ def train(args: Args) -> None:
     from engine.objective import build_loss, tell_labels
     from engine.schedule import Schedule
     from engine.solved_layer import LayerInputs, first_solver, solve_last_layer
+    from engine.tested_lists import open_tester
     from engine.testing import FIXED_SEED, Pictures
     from engine.towers import keep_towers, learns_from_pairs, open_towers
     from engine.trainer import Trainer, TrainerSettings
@@ -116,15 +117,11 @@ def train(args: Args) -> None:
         batches = follow_neighbours(
             start, progress, learner, data.train, sampler, loader, settings, args["num_workers"], on_bad
         )
-    test_batches = open_test_batches(start, features, data.test, settings, args["num_workers"])
-    others = open_other_test_batches(start, data.more, settings, args["num_workers"])
     pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
     draw_batches = partial(
         open_batches, data.test, args["loss_name"], args.options("sampler"), FIXED_SEED, 0, **args.sampler
     )
-    tester = open_tester(
-        start, data.test, data.tested_on, test_batches, pictures, draw_batches, others, data.title, **args.testing
-    )
+    tester = open_tester(start, data, settings, args["num_workers"], pictures, draw_batches, **args.testing)
     if of_pairs:
         begin_run(start, progress, args.values, lists)
         keep_towers(start, settings)
@@ -149,11 +146,12 @@ def solve(args: Args) -> None:
     from data.provenance import describe_lists
     from embeddings.features import open_features
     from embeddings.feedback import open_feedback
-    from engine.assembly import begin_run, build_learner, open_tester, start_run
+    from engine.assembly import begin_run, build_learner, start_run
     from engine.checkpoint import Progress
-    from engine.feature_lane import build_network, open_other_test_batches, open_test_batches
+    from engine.feature_lane import build_network
     from engine.schedule import Schedule
     from engine.solved_layer import LayerInputs, refuse_unsolvable, settings_to_solve, solve_last_layer
+    from engine.tested_lists import open_tester
     from engine.testing import Pictures
     from engine.trainer import Trainer, TrainerSettings
     from models import ModelSettings
@@ -180,12 +178,8 @@ def solve(args: Args) -> None:
 
     # A run of no steps: it is tested, saved and exported as any other.
     learner = build_learner(start, model, nn.Module(), **args.optimiser)
-    test_batches = open_test_batches(start, features, data.test, settings, args["num_workers"])
-    others = open_other_test_batches(start, data.more, settings, args["num_workers"])
     pictures = Pictures(worst_queries_picture, scatter_picture, embedding_sample)
-    tester = open_tester(
-        start, data.test, data.tested_on, test_batches, pictures, None, others, data.title, **args.testing
-    )
+    tester = open_tester(start, data, settings, args["num_workers"], pictures, **args.testing)
     begin_run(start, progress, {**args.values, **settings.as_flags()}, lists)
     schedule = Schedule(**{**args.schedule, "total_iter_num": 0})
     trainer = Trainer(learner, schedule, data.train, (), 0, tester, start.run, progress, start.settings)

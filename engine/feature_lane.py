@@ -1,11 +1,9 @@
 """Training on features in place of images: a network of which the last layer alone runs, its batches, its test."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container
 
 import distributed
 from core.errors import InputError
-from data.loader import BatchLoader, open_test_loader
-from data.records import Records
 from data.samplers import BatchSampler, InOrder, NeighbourSampler, RankBatches
 from embeddings.features import FeatureBatches, FeatureData
 from embeddings.fingerprint import fingerprint
@@ -80,33 +78,6 @@ def build_network(
         return build_feature_model(start, features, settings, typed)
     model = build_first_model(start, settings, lists, train_batch_size, adds_layer, **build)
     return model, settings.of_network(model)
-
-
-def open_test_batches(
-    start: Start,
-    features: FeatureData | None,
-    records: Records,
-    settings: ModelSettings | TowerSettings,
-    num_workers: int | str,
-) -> FeatureBatches | BatchLoader:
-    """What a run is tested on, in order: features where there are any, else the images of `records`."""
-    if features is not None:
-        return open_feature_test_loader(features)
-    return open_test_loader(records, settings, start.settings.test_batch_size, num_workers, start.device)
-
-
-def open_other_test_batches(
-    start: Start,
-    more: Mapping[str, Records],
-    settings: ModelSettings | TowerSettings,
-    num_workers: int | str,
-) -> list[tuple[str, Records, BatchLoader]]:
-    """(title, list, its images in order) of the further lists {title: list} that a run is tested on."""
-    opened = []
-    for title, records in more.items():
-        batches = open_test_loader(records, settings, start.settings.test_batch_size, num_workers, start.device)
-        opened.append((title, records, batches))
-    return opened
 
 
 def open_feature_loader(data: FeatureData, sampler: BatchSampler) -> FeatureBatches:
