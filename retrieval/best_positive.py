@@ -9,7 +9,7 @@ import torch
 
 from core.slices import MEMORY, slices_of, step_within
 from core.threads import side_by_side, workers
-from retrieval.blocks import Block, block_side, each_product, products, true_float32
+from retrieval.blocks import Block, Products, block_side, true_float32
 from retrieval.candidates import SAMPLE, evenly
 from retrieval.product_type import LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS, fastest, in_order_, out_of_order
 from retrieval.query_gallery import QueryGallery
@@ -199,7 +199,7 @@ class _Counts:
             start = int(torch.searchsorted(self.sorted_labels, labels[0]))
             stop = int(torch.searchsorted(self.sorted_labels, labels[-1], right=True))
             strip = self.gallery[start:stop]
-            for block in products(self.scores, part, strip, dtype, memory):
+            for block in Products(self.scores, part, strip, dtype, memory):
                 asking = part[block.rows]
                 answering = strip[block.columns]
                 is_positive = self._is_positive(asking, answering)
@@ -325,7 +325,8 @@ class _Counts:
 
         lock = threading.Lock()
         # The other half is for the copies that each thread makes of what it counts.
-        each_product(look_at, self.scores, queries, self.gallery, dtype, self.memory // 2, is_symmetric, is_wanted)
+        blocks = Products(self.scores, queries, self.gallery, dtype, self.memory // 2, is_symmetric)
+        blocks.each(look_at, is_wanted)
         self.surely[queries] = self.all_reduce_sum(surely)
         maybe[maybe > MOST_IN_DOUBT] = UNKNOWN
         if is_exact:

@@ -42,129 +42,111 @@ class _Factors(NamedTuple):
     mirrored: bool
 
 
-def products(
-    scores: Scores,
-    queries: torch.Tensor,
-    gallery: torch.Tensor,
-    dtype: torch.dtype,
-    memory: int,
-    symmetric: bool = False,
-) -> Iterator[Block]:
-    """Yield every Block of the positions queries (Q,) against gallery (G,).
+@dataclass(frozen=True)
+class Products:
+    """The scores of the positions queries (Q,) against gallery (G,), to be gone through block by block.
 
     dtype: int8, bfloat16 or float32 for fast scores, in fast units (retrieval/scores.py), those of int8 whole ones in
     int32; float64 for exact ones, which come as float32. memory: bytes for scores and factors together, half of which
-    these blocks take. symmetric: queries and gallery are the same positions; then each pair of blocks is multiplied
-    once, and those on the diagonal come before others of their rows and columns.
+    the blocks take. symmetric: queries and gallery are the same positions; then each pair of blocks is multiplied once,
+    and those on the diagonal come before others of their rows and columns.
     """
-    side = block_side(scores.width, dtype, memory, gallery.device)
-    buffer = torch.empty(side * side, dtype=product_dtype(dtype), device=gallery.device)
-    for factors in _factors(scores, queries, gallery, dtype, memory, side, symmetric):
-        yield _block(scores, factors, buffer, dtype)
 
+    scores: Scores
+    queries: torch.Tensor
+    gallery: torch.Tensor
+    dtype: torch.dtype
+    memory: int
+    symmetric: bool = False
 
-def each_product(
-    function: Callable[[Block], None],
-    scores: Scores,
-    queries: torch.Tensor,
-    gallery: torch.Tensor,
-    dtype: torch.dtype,
-    memory: int,
-    symmetric: bool = False,
-    wanted: Callable[[slice, slice], bool] | None = None,
-) -> None:
-    """function(block) of each of `products`: on the CPU as many side by side as torch has threads. wanted(rows,
-    columns): whether a block is needed.
+    def __iter__(self) -> Iterator[Block]:
+        """Every Block, one after the other."""
+        side = self._side(self.memory)
+        buffer = self._buffer(side * side)
+        for factors in self._factors(side):
+            yield self._block(factors, buffer)
 
-    Threads that share a product and each small step after it wait for each other after each of them; here each has a
-    block of its own. What `function` changes it has to lock.
-    """
-    threads = workers(gallery.device)
-    shares = max(threads, FEWEST_SHARES) if threads > 1 else 1
-    side = block_side(scores.width, dtype, memory // shares, gallery.device)
-    # Some blocks for each thread, so that none is left without.
-    while side > LEAST_SHARED_SIDE and threads > 1 and SHARED_BLOCKS * threads * side**2 > len(queries) * len(gallery):
-        side //= 2
+    def each(self, function: Callable[[Block], None], wanted: Callable[[slice, slice], bool] | None = None) -> None:
+        """function(block) of every Block: on the CPU as many side by side as torch has threads. wanted(rows, columns):
+        whether a block is needed.
 
-    def work(pieces: Iterator[_Factors]) -> None:
-        buffer = torch.empty(side * side, dtype=product_dtype(dtype), device=gallery.device)
-        for factors in pieces:
-            function(_block(scores, factors, buffer, dtype))
+        Threads that share a product and each small step after it wait for each other after each of them; here each has
+        a block of its own. What `function` changes it has to lock.
+        """
+        threads = workers(self.gallery.device)
+        shares = max(threads, FEWEST_SHARES) if threads > 1 else 1
+        side = self._side(self.memory // shares)
+        # Some blocks for each thread, so that none is left without.
+        pairs = len(self.queries) * len(self.gallery)
+        while side > LEAST_SHARED_SIDE and threads > 1 and SHARED_BLOCKS * threads * side**2 > pairs:
+            side //= 2
 
-    # The switches are of all threads, so they are set before there are any, and set back when all have ended.
-    with true_float32():
-        pieces = _factors(scores, queries, gallery, dtype, memory, side, symmetric, wanted)
-        draw_side_by_side(work, pieces, gallery.device)
+        def work(pieces: Iterator[_Factors]) -> None:
+            buffer = self._buffer(side * side)
+            for factors in pieces:
+                function(self._block(factors, buffer))
 
+        # The switches are of all threads, so they are set before there are any, and set back when all have ended.
+        with true_float32():
+            draw_side_by_side(work, self._factors(side, wanted), self.gallery.device)
 
-def _factors(
-    scores: Scores,
-    queries: torch.Tensor,
-    gallery: torch.Tensor,
-    dtype: torch.dtype,
-    memory: int,
-    side: int,
-    symmetric: bool,
-    wanted: Callable[[slice, slice], bool] | None = None,
-) -> Iterator[_Factors]:
-    """The factors of all blocks of `products`, with `side` rows and columns at most."""
-    # The gallery's factor is made for a panel of several blocks, and kept while all queries pass by.
-    panel_step = side * step_within(side * scores.width * dtype.itemsize, memory // 16)
-    for panel in slices_of(len(gallery), panel_step):
-        panel_factor = None
-        for rows, columns in _panel_blocks(len(queries), panel, side, symmetric):
-            if wanted is not None:
-                columns = [column for column in columns if wanted(rows, column)]
-            if not columns:
-                continue
-            left = None  # the last one is given back before the next is made
-            if panel_factor is None:
-                panel_factor = whole_factor(scores, "gallery", gallery[panel], dtype)
-            # The rows of a symmetric block are in the panel already, as columns.
-            if symmetric and rows.start >= panel.start:
-                left = scores.other_side(panel_factor[rows.start - panel.start : rows.stop - panel.start])
-            else:
-                left = whole_factor(scores, "query", queries[rows], dtype)
-            for column in columns:
-                right = panel_factor[column.start - panel.start : column.stop - panel.start]
-                yield _Factors(left, right, rows, column, symmetric and column.start != rows.start)
+    def strips(self) -> Iterator[Block]:
+        """Blocks as wide as the gallery, or as memory allows: for who needs all scores of a query at once.
 
+        The queries come in the same slices for each part of the gallery; symmetry is not made use of.
+        """
+        scores, queries, gallery, dtype = self.scores, self.queries, self.gallery, self.dtype
+        columns = max(SMALLEST_SIDE, step_within(scores.width * dtype.itemsize, self.memory // 8))
+        columns = min(columns, len(gallery))
+        rows = max(SMALLEST_SIDE, step_within(columns * product_dtype(dtype).itemsize, self.memory // 4))
+        rows = min(rows, len(queries))
+        buffer = self._buffer(rows * columns)
+        for panel in slices_of(len(gallery), columns):
+            right = whole_factor(scores, "gallery", gallery[panel], dtype)
+            for part in slices_of(len(queries), rows):
+                left = whole_factor(scores, "query", queries[part], dtype)
+                yield self._block(_Factors(left, right, part, panel, mirrored=False), buffer)
 
-def _block(scores: Scores, factors: _Factors, buffer: torch.Tensor, dtype: torch.dtype) -> Block:
-    product = _product(scores, factors.left, factors.right, buffer, dtype)
-    return Block(product, factors.rows, factors.columns, factors.mirrored)
+    def _side(self, memory: int) -> int:
+        return block_side(self.scores.width, self.dtype, memory, self.gallery.device)
 
+    def _buffer(self, numbers: int) -> torch.Tensor:
+        return torch.empty(numbers, dtype=product_dtype(self.dtype), device=self.gallery.device)
 
-def strips(
-    scores: Scores, queries: torch.Tensor, gallery: torch.Tensor, dtype: torch.dtype, memory: int
-) -> Iterator[Block]:
-    """`products` in blocks as wide as the gallery, or as memory allows: for who needs all scores of a query at once.
+    def _factors(self, side: int, wanted: Callable[[slice, slice], bool] | None = None) -> Iterator[_Factors]:
+        """The factors of all blocks, with `side` rows and columns at most."""
+        scores, queries, gallery, dtype = self.scores, self.queries, self.gallery, self.dtype
+        # The gallery's factor is made for a panel of several blocks, and kept while all queries pass by.
+        panel_step = side * step_within(side * scores.width * dtype.itemsize, self.memory // 16)
+        for panel in slices_of(len(gallery), panel_step):
+            panel_factor = None
+            for rows, columns in _panel_blocks(len(queries), panel, side, self.symmetric):
+                if wanted is not None:
+                    columns = [column for column in columns if wanted(rows, column)]
+                if not columns:
+                    continue
+                left = None  # the last one is given back before the next is made
+                if panel_factor is None:
+                    panel_factor = whole_factor(scores, "gallery", gallery[panel], dtype)
+                # The rows of a symmetric block are in the panel already, as columns.
+                if self.symmetric and rows.start >= panel.start:
+                    left = scores.other_side(panel_factor[rows.start - panel.start : rows.stop - panel.start])
+                else:
+                    left = whole_factor(scores, "query", queries[rows], dtype)
+                for column in columns:
+                    right = panel_factor[column.start - panel.start : column.stop - panel.start]
+                    yield _Factors(left, right, rows, column, self.symmetric and column.start != rows.start)
 
-    The queries come in the same slices for each part of the gallery.
-    """
-    columns = max(SMALLEST_SIDE, step_within(scores.width * dtype.itemsize, memory // 8))
-    columns = min(columns, len(gallery))
-    rows = max(SMALLEST_SIDE, step_within(columns * product_dtype(dtype).itemsize, memory // 4))
-    rows = min(rows, len(queries))
-    buffer = torch.empty(rows * columns, dtype=product_dtype(dtype), device=gallery.device)
-    for panel in slices_of(len(gallery), columns):
-        right = whole_factor(scores, "gallery", gallery[panel], dtype)
-        for part in slices_of(len(queries), rows):
-            left = whole_factor(scores, "query", queries[part], dtype)
-            yield Block(_product(scores, left, right, buffer, dtype), part, panel, mirrored=False)
-
-
-def _product(
-    scores: Scores, left: torch.Tensor, right: torch.Tensor, buffer: torch.Tensor, dtype: torch.dtype
-) -> torch.Tensor:
-    """The scores (m, n) of two factors of `dtype`, in a buffer of m x n numbers or more."""
-    product = buffer[: len(left) * len(right)].view(len(left), len(right))
-    # Whatever precision the caller has chosen for a network, bounds hold for this one.
-    with true_float32(), torch.autocast(left.device.type, enabled=False):
-        multiply(left, right, product)
-    if dtype == torch.float64:
-        product = scores.from_grid(product)
-    return product
+    def _block(self, factors: _Factors, buffer: torch.Tensor) -> Block:
+        """The product of two factors, in a buffer of m x n numbers or more."""
+        left, right, rows, columns, mirrored = factors
+        product = buffer[: len(left) * len(right)].view(len(left), len(right))
+        # Whatever precision the caller has chosen for a network, bounds hold for this one.
+        with true_float32(), torch.autocast(left.device.type, enabled=False):
+            multiply(left, right, product)
+        if self.dtype == torch.float64:
+            product = self.scores.from_grid(product)
+        return Block(product, rows, columns, mirrored)
 
 
 def _panel_blocks(query_count: int, panel: slice, side: int, symmetric: bool) -> list[tuple[slice, list[slice]]]:

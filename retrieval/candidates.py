@@ -8,7 +8,7 @@ import torch
 
 from core.slices import slices_of, slices_within
 from core.threads import side_by_side
-from retrieval.blocks import Block, each_product, products, strips, true_float32
+from retrieval.blocks import Block, Products, true_float32
 from retrieval.product_type import in_order_, out_of_order
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import RUN, Scores
@@ -115,7 +115,7 @@ class Candidates:
         """Keep the best of all scores of a query, or of as many as there is memory for, at once."""
         gallery = torch.arange(len(self.query_gallery.gallery_rows), device=self.queries.device)
         numbers = torch.arange(len(self.queries), device=self.queries.device)
-        for block in strips(self.scores, self.queries, gallery, self.dtype, memory):
+        for block in Products(self.scores, self.queries, gallery, self.dtype, memory).strips():
             asking = numbers[block.rows]
             answering = gallery[block.columns]
             self._hide(block.scores, self.queries[asking], answering)
@@ -180,7 +180,7 @@ class Candidates:
             for direction in directions:
                 self._add(*direction)
 
-        each_product(look_at, self.scores, self.queries[numbers], gallery, self.dtype, memory, symmetric)
+        Products(self.scores, self.queries[numbers], gallery, self.dtype, memory, symmetric).each(look_at)
 
     def _hide(self, scores: torch.Tensor, queries: torch.Tensor, gallery: torch.Tensor) -> None:
         """Set to -infinity what a query must not find: itself, and items of its sequence."""
@@ -368,7 +368,7 @@ class Candidates:
         """Keys (n, k) from exact scores of all items: for queries with many equal or nearly equal candidates."""
         gallery = torch.arange(len(self.query_gallery.gallery_rows), device=queries.device)
         keys = torch.full((len(queries), self.k), EMPTY_KEY, device=queries.device)
-        for block in products(self.scores, queries, gallery, torch.float64, memory):
+        for block in Products(self.scores, queries, gallery, torch.float64, memory):
             answering = gallery[block.columns]
             self._hide(block.scores, queries[block.rows], answering)
             new = pack(block.scores, self._table_rows(answering).expand_as(block.scores))

@@ -9,7 +9,7 @@ from exact import DIGITS, dot, squared_distance, unit
 from tolerances import assert_within, cosine_error, likely_gamma
 
 from core.errors import InputError
-from retrieval.blocks import products
+from retrieval.blocks import Products
 from retrieval.product_type import multiplies_int8
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import DISTANCES, RUN, Scores
@@ -89,7 +89,7 @@ def test_exact_scores_do_not_depend_on_the_way(distance):
         torch.set_num_threads(count)
         try:
             scores, everyone = Scores(QueryGallery.of(rows), distance), torch.arange(50)
-            for block in products(scores, everyone, everyone, torch.float64, memory):
+            for block in Products(scores, everyone, everyone, torch.float64, memory):
                 assert torch.equal(block.scores, pairs[block.rows, block.columns])
         finally:
             torch.set_num_threads(threads)
@@ -104,7 +104,7 @@ def test_fast_scores_lie_in_their_band(kind, width, dtype, distance):
     exact = scores.to_fast_units(all_exact(scores, 50).double())
     errors = scores.rounding_errors("query", dtype)
     worst = scores.rounding_errors("gallery", dtype).max()
-    for block in products(scores, everyone, everyone, dtype, 2**14):
+    for block in Products(scores, everyone, everyone, dtype, 2**14):
         asked = errors[block.rows, None]
         low, high = scores.fast_range(exact[block.rows, block.columns], asked, worst, dtype)
         assert (low <= block.scores).all() and (block.scores <= high).all()
@@ -174,7 +174,7 @@ def test_the_callers_precision_is_left_as_it_was():
         rows = hard_rows("plain", 333)
         scores, everyone = Scores(QueryGallery.of(rows)), torch.arange(50)
         exact = all_exact(scores, 50)
-        for block in products(scores, everyone, everyone, torch.float32, 2**28):
+        for block in Products(scores, everyone, everyone, torch.float32, 2**28):
             assert_within(block.scores, exact[block.rows, block.columns], likely_gamma(333 + 8))  # bfloat16: 4e-4
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     finally:

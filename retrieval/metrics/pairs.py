@@ -14,7 +14,7 @@ import torch
 
 from core.errors import InputError
 from core.slices import MEMORY
-from retrieval.blocks import products, share_a_code
+from retrieval.blocks import Products, share_a_code
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import Scores
 
@@ -237,7 +237,7 @@ def pair_blocks(query_gallery: QueryGallery, scores: Scores, dtype: torch.dtype,
     queries = query_labels.argsort(stable=True)
     gallery = gallery_labels.argsort(stable=True)
     itself = query_gallery.self_positions()
-    for block in products(scores, queries, gallery, dtype, memory, query_gallery.one_against_rest):
+    for block in Products(scores, queries, gallery, dtype, memory, query_gallery.one_against_rest):
         asking = queries[block.rows]
         answering = gallery[block.columns]
         row_labels = query_labels[asking]
