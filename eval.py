@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from config.commands import EVAL
-from config.parse import parse
+from config.parse import Args, parse
 from config.script import run_script
 
 
@@ -26,12 +26,9 @@ def main(argv: Sequence[str]) -> None:
     from core.slices import search_memory
     from core.versions import versions
     from embeddings.attention import open_attention
-    from embeddings.encoder import open_encoder
     from embeddings.pair_distances import open_pair_distances
-    from embeddings.runtime import Job
     from embeddings.source import describe_source, embed_source, open_sources, refuse_photos, refuse_shards
     from embeddings.verification import open_verification
-    from models import ModelSettings
     from report.outputs import EvalOutputs, write_outputs
     from retrieval.metrics.evaluation import check_figures, evaluate
 
@@ -59,18 +56,11 @@ def main(argv: Sequence[str]) -> None:
     distributed.init(device)
     encoder = None
     if sources.needs_model:
-        settings = ModelSettings(**args.model)
-        runtime, workers = args["runtime"], args["num_workers"]
-        kinds = sources.modalities
-        # Attention is looked at in torch alone.
-        job = None if outputs.attention else Job(sources.tested, len(sources.tested))
-        encoder = open_encoder(settings, device, precision, runtime, workers, True, kinds, job, **args.encoder)
-        precision = encoder.precision
+        encoder = open_network(args, sources, device, precision, in_torch=bool(outputs.attention))
     attention = None
     if outputs.attention:
         attention = open_attention(encoder)
-    if encoder is None:
-        precision = choose_precision(precision, device)
+    precision = choose_precision(precision, device) if encoder is None else encoder.precision
     loading = (args["batch_size"], args["num_workers"])
     pair_distances = open_pair_distances(args["postprocess"], options, sources.tested, device, precision, *loading)
     facts = describe_source(sources, encoder)
@@ -81,11 +71,9 @@ def main(argv: Sequence[str]) -> None:
     began = time.perf_counter()
     table = embed_source(sources.tested, encoder, folder / "embeddings.npz", **args.embedding)
     leaks = None
-    if sources.leaks is not None and outputs.report:
+    if outputs.report:
         leaks = embed_source(sources.leaks, encoder, folder / "embeddings_leaks.npz", **args.embedding)
-    held = None
-    if sources.held_out is not None:
-        held = embed_source(sources.held_out, encoder, folder / "embeddings_held_out.npz", **args.embedding)
+    held = embed_source(sources.held_out, encoder, folder / "embeddings_held_out.npz", **args.embedding)
     if not (is_sharded or distributed.is_first()):
         return
     embedded = time.perf_counter()
@@ -131,6 +119,26 @@ def main(argv: Sequence[str]) -> None:
         print(line)
     print(f"written: {', '.join(str(path) for path in files.values())}")
     print(f"End test {len(table.records)}, test_recall {evaluation.figures['recall@1']:.5f}")
+
+
+def open_network(args: Args, sources, device, precision: str, in_torch: bool):
+    """The Encoder of what is evaluated. in_torch: whether its network is looked into, which other runtimes hide."""
+    from embeddings.encoder import open_encoder
+    from embeddings.runtime import Job
+    from models import ModelSettings
+
+    job = None if in_torch else Job(sources.tested, len(sources.tested))
+    return open_encoder(
+        ModelSettings(**args.model),
+        device,
+        precision,
+        args["runtime"],
+        args["num_workers"],
+        keeps_exact=True,
+        modalities=sources.modalities,
+        job=job,
+        **args.encoder,
+    )
 
 
 if __name__ == "__main__":

@@ -154,9 +154,12 @@ def describe_source(sources: Sources, encoder: Encoder | None) -> dict[str, obje
 
 
 def embed_source(
-    source: Records | EmbeddingTable, encoder: Encoder | None, cache_file: Path, **embedding: bool
+    source: Records | EmbeddingTable | None, encoder: Encoder | None, cache_file: Path, **embedding: bool
 ) -> EmbeddingTable | None:
-    """The table of a file, or that which the model makes of a list; embedding: keywords of `embed_list`."""
-    if isinstance(source, EmbeddingTable):
+    """The table of a file, or that which the model makes of a list; None of none.
+
+    embedding: keywords of `embed_list`.
+    """
+    if source is None or isinstance(source, EmbeddingTable):
         return source
     return embed_list(source, encoder, cache_file, **embedding)

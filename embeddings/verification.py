@@ -169,17 +169,7 @@ def open_verification(
     if templates:
         groups = read_templates(templates, records)
     if pairs_file:
-        pairs = read_pairs(pairs_file)
-        rows = _rows_of_pairs(pairs, records, groups)
-        _refuse_contradiction(pairs, rows, records, groups)
-        if pairs.folds is not None:
-            check_folds(pairs.is_same, pairs.folds)
-        if pairs.is_same.all() or not pairs.is_same.any():
-            kind = "same" if pairs.is_same.all() else "different"
-            raise InputError(
-                f"{pairs.source}: all {counted(len(rows[0]), 'pair')} {plural(len(rows[0]), 'is', 'are')} {kind}; it "
-                "takes pairs of both kinds"
-            )
+        pairs, rows = _open_pairs(pairs_file, records, groups)
         check_fars(far, int((~pairs.is_same).sum()))
     else:
         check_fars(far, 0 if templates else most_negatives(records))
@@ -230,6 +220,22 @@ def most_negatives(records: Records) -> int:
     if np.array_equal(records.is_query, records.is_gallery):
         return pairs // 2
     return pairs
+
+
+def _open_pairs(path: str, records: Records, templates: Templates | None) -> tuple[PairFile, np.ndarray]:
+    """The pairs of a file, and their rows as of `_rows_of_pairs`. Raises InputError for what they cannot be."""
+    pairs = read_pairs(path)
+    rows = _rows_of_pairs(pairs, records, templates)
+    _refuse_contradiction(pairs, rows, records, templates)
+    if pairs.folds is not None:
+        check_folds(pairs.is_same, pairs.folds)
+    if pairs.is_same.all() or not pairs.is_same.any():
+        kind = "same" if pairs.is_same.all() else "different"
+        raise InputError(
+            f"{pairs.source}: all {counted(len(rows[0]), 'pair')} {plural(len(rows[0]), 'is', 'are')} {kind}; it "
+            "takes pairs of both kinds"
+        )
+    return pairs, rows
 
 
 def _rows_of_pairs(pairs: PairFile, records: Records, templates: Templates | None) -> np.ndarray:

@@ -105,15 +105,17 @@ class Embedder(nn.Module):
         if modality == "audio" and row.preprocess.open_front is not None:
             self.front = row.preprocess.open_front()
 
-        frozen = [
-            part for stage in row.stages[:freeze_stages] for part in submodules_or_parameters(self.backbone, stage)
-        ]
+        self.frozen = self._freeze(row.stages[:freeze_stages], freeze_bn)
+        self._held: list[nn.Parameter] = []
+
+    def _freeze(self, stages: Sequence[Sequence[str]], freeze_bn: bool) -> list[nn.Module]:
+        """Leave these stages of the backbone, and with freeze_bn every BatchNorm, as they are; the modules of them."""
+        frozen = [part for stage in stages for part in submodules_or_parameters(self.backbone, stage)]
         if freeze_bn:
             frozen += [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
         for part in frozen:
             part.requires_grad_(False)
-        self.frozen = [part for part in frozen if isinstance(part, nn.Module)]
-        self._held: list[nn.Parameter] = []
+        return [part for part in frozen if isinstance(part, nn.Module)]
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
