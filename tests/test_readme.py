@@ -1,4 +1,7 @@
-"""The README's flags and files exist, and it shows every script. (Its commands run in test_snippets.py.)"""
+"""The flags named in README and docs/flags.md exist, so do the README's files, and it shows every script.
+
+Its commands run in test_snippets.py.
+"""
 
 import re
 from pathlib import Path
@@ -13,6 +16,7 @@ from retrieval.rerank._steps import POSTPROCESSORS
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
+FLAGS = (ROOT / "docs" / "flags.md").read_text()
 
 
 def test_every_script_is_shown():
@@ -42,7 +46,7 @@ def test_flags_named_in_the_readme_exist():
             known |= {f"--{flag.name}" for home in section.homes for flag in flags_of(home)}
     for registry in (LOSSES, BACKENDS, POSTPROCESSORS):
         known |= {f"--{option.name}" for name in registry.names() for option in registry.options(name)}
-    named = set(re.findall(r"(--[a-z]\w+)", TEXT)) - {"--logdir", "--help"}
+    named = set(re.findall(r"(--[a-z]\w+)", TEXT + FLAGS)) - {"--logdir", "--help"}
     assert named - known == set()
 
 
