@@ -33,7 +33,10 @@ class Subject:
     faults: list[Fault]
 
     def without(self, problems: dict[int, str]) -> "Subject":
-        """The list without those of its records, by their number, that turned out to have problems."""
+        """The list without those of its records, by their number, that turned out to have problems.
+
+        Raises InputError where nothing is left.
+        """
         kept = [row for row in range(len(self.records)) if row not in problems]
         if not kept:
             raise InputError(

@@ -33,7 +33,10 @@ class Registry:
         self._entries: dict[str, Entry] = {}
 
     def register(self, *names: str, **facts: object) -> Callable:
-        """Decorate a class or function to enter it under each of `names`; `facts` (such as stage="pair") are kept."""
+        """Decorate a class or function to enter it under each of `names`; `facts` (such as stage="pair") are kept.
+
+        Raises RuntimeError for a name that is taken.
+        """
 
         def enter(registered):
             for name in names:

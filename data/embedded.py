@@ -18,7 +18,7 @@ MOST_UNPACKED = 2**30  # bytes that an archive may become
 def embedded_data() -> Path:
     """The folder of the embedded emoji set, unpacked beside its archive the first time and when the archive changed.
 
-    The table of names, if there is one beside the archive, is unpacked with it.
+    The table of names, if there is one beside the archive, is unpacked with it. Raises InputError without the archive.
     """
     archive = EMBEDDED.with_suffix(".zip")
     names = EMBEDDED.with_name(f"{EMBEDDED.name}_names.csv")

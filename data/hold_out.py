@@ -13,7 +13,8 @@ def hold_out(records: Records, count: int, seed: int = 0) -> tuple[Records, Reco
     """Split a list by label: `count` random labels for validation. Returns (train, validation).
 
     Which labels depends on `count` and `seed` alone, so that two stages of any --seed hold out the same. Each image to
-    validate with stands once in its list.
+    validate with stands once in its list. Raises InputError for more labels than there are, and for an image to
+    validate with that stands under two labels.
     """
     is_held_out = held_out_mask(records, count, seed)
     problems = Problems()

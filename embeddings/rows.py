@@ -182,7 +182,10 @@ def _open_unbuffered(path: Path):
 
 @contextlib.contextmanager
 def temporary_rows(folder: str | Path | None, width: int) -> Iterator[RowFile]:
-    """A RowFile in `folder` (None: that of temporary files) that is gone with its context, or with its process."""
+    """A RowFile in `folder` (None: that of temporary files) that is gone with its context, or with its process.
+
+    Raises InputError where the folder cannot be written to.
+    """
     try:
         file = tempfile.TemporaryFile(dir=folder, buffering=0)
     except OSError as error:

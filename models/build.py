@@ -201,7 +201,8 @@ def _with_one_more_layer(settings: ModelSettings, source: str, **frozen: bool | 
 def add_last_layer(model: Embedder, settings: ModelSettings) -> None:
     """Put the last layer of the settings' head behind a network, drawn from torch's generator.
 
-    Where that head has several layers, the others have to be those of `model`, as in a run that is made again.
+    Where that head has several layers, the others have to be those of `model`, as in a run that is made again; else it
+    is an InputError.
     """
     *inner, last = settings.head.split(",")
     model.add_layer(last, settings.embedding_size or model.embedding_size)

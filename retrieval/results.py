@@ -131,7 +131,7 @@ class RetrievalResults:
     def from_query_gallery(
         cls, query_gallery: QueryGallery, k: int = 100, distance: str = "cosine", memory: int = MEMORY
     ) -> "RetrievalResults":
-        """Search for the k nearest of each query."""
+        """Search for the k nearest of each query. Raises InputError for k below 1."""
         if k < 1:
             raise InputError(f"k is {k}; at least one item has to be looked for")
         ids, scores = search(query_gallery, k, distance, memory)

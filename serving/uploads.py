@@ -36,7 +36,10 @@ class Uploads:
         return self.folder / f"{digest}{suffix}"
 
     def keep(self, content: bytes, suffix: str) -> tuple[str, bool]:
-        """(path, whether it was written now) of a file with this content, which is on the disk when this returns."""
+        """(path, whether it was written now) of a file with this content, which is on the disk when this returns.
+
+        Raises DiskRefuses where it cannot be written.
+        """
         path = self.path_of(content, suffix)
         if path.is_file():
             return str(path), False

@@ -71,7 +71,8 @@ def principal_axes(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 def centred(weight: torch.Tensor, spread: Spread) -> Affine:
     """W (x - mean), times the one number that makes the mean square length of the train embeddings 1.
 
-    No cosine sees that number; losses that compare lengths and a learning rate do.
+    No cosine sees that number; losses that compare lengths and a learning rate do. Raises InputError where all train
+    features are the same.
     """
     square_length = ((weight @ spread.total) * weight).sum()
     if not square_length > 0:

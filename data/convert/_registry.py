@@ -8,7 +8,8 @@ from core.errors import InputError
 from core.registry import Registry
 from core.text import counted
 
-# Functions (folder, protocol, with_boxes) -> rows. Facts of each: `facts`, a DataSet; `drops`, where a protocol leaves
+# Functions (folder, protocol, with_boxes) -> rows, which raise InputError, naming file and line, for what is not as the
+# data set's makers hand it out. Facts of each: `facts`, a DataSet; `drops`, where a protocol leaves
 # out rows that its published counts have, {protocol: rows -> rows}.
 CONVERTERS = Registry("data set")
 

@@ -146,7 +146,10 @@ class EncodedJpeg:
         return resize_fast(image, width, height)
 
     def decode(self, scale: int, rows: int) -> np.ndarray:
-        """Its first `rows` rows, or more, at 1/`scale` of the sides, rounded up: (H, W, 3) uint8 RGB, turned."""
+        """Its first `rows` rows, or more, at 1/`scale` of the sides, rounded up: (H, W, 3) uint8 RGB, turned.
+
+        Raises InputError for what cannot be decoded, and where the header told of other sides.
+        """
         image = None
         if self.decoder == "simplejpeg" and self.header.orientation == 1 and self.header.components in (1, 3):
             image = self._decode_simplejpeg(scale, rows)

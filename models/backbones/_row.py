@@ -181,7 +181,7 @@ class Wrapped(nn.Module):
         self.net = net
 
     def pool_as_trained(self, pools: bool) -> None:
-        """Whether to pool, once and before anything is computed; only networks of the pooling `trained` can."""
+        """Whether to pool, once and before anything is computed; InputError where the network has no own pooling."""
         if pools:
             raise InputError("this network has no pooling of its own; choose another than trained")
 

@@ -19,7 +19,7 @@ def be_quiet() -> None:
 
 
 def asked(source: str, read: Callable[..., Any], what: str) -> Any:
-    """What `read`, a from_pretrained of transformers, makes of `source`; whatever goes wrong is one sentence.
+    """What `read`, a from_pretrained of transformers, makes of `source`; whatever goes wrong is one InputError.
 
     what: that it is, in words.
     """

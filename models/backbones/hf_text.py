@@ -77,7 +77,10 @@ def text_backbone(source: str) -> Backbone:
 @BACKBONES.register_source(TOWER_PREFIX, modality="text", output="vector")
 @functools.cache
 def text_tower(name: str) -> Backbone:
-    """The text tower of a network such as CLIP or SigLIP: a vector in the space that it shares with images."""
+    """The text tower of a network such as CLIP or SigLIP: a vector in the space that it shares with images.
+
+    Raises InputError for a network that has none.
+    """
     source = name.removeprefix(TOWER_PREFIX)
     config = configuration(source)
     texts = getattr(config, "text_config", config)

@@ -29,7 +29,7 @@ FILTERS = {2: "bilinear", 3: "bicubic"}
 @functools.cache
 def hf_backbone(name: str) -> Backbone:
     """Any network for images that AutoModel makes, or the image tower of one that has two: maps, tokens or a vector; or
-    any for texts (hf_text.py) or sounds (hf_audio.py)."""
+    any for texts (hf_text.py) or sounds (hf_audio.py). Raises InputError for one that takes none of them."""
     source = name.removeprefix(PREFIX)
     config = asked(source, _transformers().AutoConfig.from_pretrained, "configuration")
     with on_meta():

@@ -125,7 +125,7 @@ def build_timm(
 ) -> nn.Module:
     """A model of timm without classifier, with random weights or those of its name.
 
-    head, channels_last, can_pool: as TimmFeatures has them.
+    head, channels_last, can_pool: as TimmFeatures has them. Raises InputError for weights that do not fit.
     """
     net = _create(title)
     if weights is not None:

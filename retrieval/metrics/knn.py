@@ -8,7 +8,10 @@ from retrieval.metrics.ranking import Ranked, register_metric
 
 @register_metric("knn@k", "{k}-NN accuracy", "Queries whose own label is the commonest among their {k} nearest.")
 def knn_accuracy(ranked: Ranked, k: int, definition: str) -> torch.Tensor:
-    """1 where most of the k nearest items bear the query's label; of equally many, the label with the nearest item."""
+    """1 where most of the k nearest items bear the query's label; of equally many, the label with the nearest item.
+
+    Raises InputError for results that do not hold labels.
+    """
     if ranked.labels is None:
         raise InputError("knn accuracy needs the items' labels, which these results do not hold")
     labels = ranked.labels[:, :k]
