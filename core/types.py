@@ -68,13 +68,15 @@ def rates(text: str) -> tuple[float, ...]:
 
 
 def number(
-    least: float, kind: type = float, above: bool = False, most: float = math.inf
+    least: float, kind: type = float, above: bool = False, most: float = math.inf, below: float = math.inf
 ) -> Callable[[str], float | int]:
-    """A flag's type: a finite `kind` of at least `least`, or above it, and of at most `most`."""
+    """A flag's type: a finite `kind` of at least `least`, or above it, of at most `most` and below `below`."""
     read = read_int if kind is int else read_float
     word = "an integer" if kind is int else "a number"
     if math.isfinite(most):
         bounds = f"from {least} to {most}"
+    elif math.isfinite(below):
+        bounds = f"of at least {least} and below {below}"
     elif above:
         bounds = f"above {least}"
     else:
@@ -86,8 +88,8 @@ def number(
         except ValueError:
             value = math.nan
         is_high_enough = value > least if above else value >= least
-        # NaN is neither, and infinity is no more than an infinite bound.
-        if not is_high_enough or value > most or math.isinf(value):
+        # NaN is neither, and infinity is below no bound.
+        if not is_high_enough or value > most or not value < below:
             raise ArgumentTypeError(f"{text!r} is not {word} {bounds}")
         return value
 
@@ -282,6 +284,7 @@ Width = Annotated[int, width]
 Seed = Annotated[int, seed]
 AtLeastZero = Annotated[float, number(0)]
 Share = Annotated[float, number(0, most=1)]
+ShareOfSome = Annotated[float, number(0, below=1)]
 Port = Annotated[int, number(0, int, most=65535)]
 AboveZero = Annotated[float, number(0, above=True)]
 Ranks = Annotated[int | tuple[int, int], ranks]

@@ -10,7 +10,7 @@ import torch
 
 from core.console import log
 from core.errors import InputError
-from core.types import Share
+from core.types import Share, ShareOfSome
 from engine.objective import Objective
 from models import Embedder
 
@@ -110,12 +110,12 @@ def _put_back(saved: State, held: State) -> State:
 
 
 def build_averaging(
-    objective: Objective, first_weights: str | None, *, ema: Share = 0.0, interpolate: Share = 1.0
+    objective: Objective, first_weights: str | None, *, ema: ShareOfSome = 0.0, interpolate: Share = 1.0
 ) -> Averaging | None:
     """What is to be handed on in place of the last step's weights; None where it is just these.
 
     Options:
-        ema: decay of a moving average of the weights, which is tested, saved and exported, as 0.99; 0: none
+        ema: decay of a moving average of the weights, below 1, which is tested, saved and exported, as 0.99; 0: none
         interpolate: share of the trained weights in the final network, the rest is as it began (WiSE-FT); 1: all
 
     first_weights: --pretrained_model. Raises InputError where the network begins with none, and for class weights of

@@ -9,7 +9,7 @@ from core.console import log
 from core.errors import InputError
 from core.files import make_folder, replace_json, run_folder
 from core.types import Folder, SomeOf, Words
-from engine.loggers import USUAL, Background, Logger, logger_files, open_loggers, refuse_unready
+from engine.loggers import USUAL, Background, Logger, has_curves, logger_files, open_loggers, refuse_unready
 from engine.provenance import of_this_launch
 
 OF_A_RUN = ("*.pt", "model.*", "result.json")  # without any of these a run has come to nothing
@@ -147,7 +147,7 @@ class Run:
         self.close_loggers()
         log(f"Recall@1 {100 * result['recall']['1']:.2f} % on {result['tested_on']}")
         curves = ""
-        if "tensorboard" in self.logger_names:
+        if "tensorboard" in self.logger_names and has_curves(self.folder):
             curves = f", curves: tensorboard --logdir {self.folder}"
         log(f"run: {self.folder}  (weights last.pt, figures result.json{curves})")
 

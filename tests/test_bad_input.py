@@ -86,6 +86,7 @@ MISTAKES = [
     ("all", {"image_shape": "3,99999999,99999999"}, "Tiny cannot embed 1 at a time of 99999999x99999999 pixels"),
     # training scripts
     ("train", {"train_list": "train.txt"}, "no list 'train.txt'"),
+    ("train", {"ema": 1}, "--ema: '1' is not a number of at least 0 and below 1"),
     ("train", {"loss_name": "softmx"}, "unknown loss 'softmx'", "Did you mean 'softmax'?"),
     ("train", {"loss_name": "tripelt"}, "unknown loss 'tripelt'", "Did you mean 'triplet'?"),
     (

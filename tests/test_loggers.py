@@ -15,6 +15,7 @@ from engine.loggers import (
     Logger,
     PngLogger,
     TensorBoardLogger,
+    has_curves,
     logger_files,
     open_loggers,
     refuse_unready,
@@ -105,6 +106,18 @@ def test_files_that_cannot_be_written(tmp_path, capsys, refused):
         logger.image("test/scatter", np.zeros((4, 4, 3), np.uint8), 1)
         logger.close()
     assert f"{refused}: " in capsys.readouterr().out
+
+
+def test_curves_are_there_once_a_figure_is(tmp_path):
+    """Not in a file that a full disk left empty, nor in one that has come no farther than its head."""
+    (tmp_path / "events.out.tfevents.0").touch()
+    assert not has_curves(tmp_path)
+    logger = TensorBoardLogger(tmp_path, 0, False)
+    logger.writer.flush()
+    assert not has_curves(tmp_path)
+    logger.log({"loss": 0.5}, 1, "train")
+    logger.close()
+    assert has_curves(tmp_path)
 
 
 def test_tensorboard_without_its_package(monkeypatch):

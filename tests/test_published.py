@@ -50,7 +50,7 @@ def two_steps(recipe, folder, **flags):
 
 
 @pytest.mark.parametrize("recipe", PUBLISHED, ids=lambda recipe: recipe.stem)
-def test_two_steps(recipe, tmp_path):
+def test_two_steps(recipe, tmp_path, record_property):
     first = ""
     if recipe.stem == "sop_roadmap_plus":
         first = tmp_path / "first"
@@ -58,6 +58,7 @@ def test_two_steps(recipe, tmp_path):
     result = two_steps(recipe, tmp_path / "run", pretrained_model=first)
     assert result["step"] == 2
     assert f"loss_name: {result['flags']['loss_name']}\n" in recipe.read_text()
+    record_property("steps that recipes took", result["step"])
 
 
 @pytest.mark.parametrize("recipe", PUBLISHED, ids=lambda recipe: recipe.stem)

@@ -19,7 +19,7 @@ from runs import read_json, run, train_flags
 
 from config.script import run_script
 from core.errors import InputError, first_line
-from engine.loggers import LOGGERS, Background, RunFacts, _background, refuse_unready
+from engine.loggers import LOGGERS, Background, RunFacts, WandbLogger, _background, refuse_unready
 from engine.loggers._names import flat, plain_name, revision
 from engine.loggers._protocol import Logger
 
@@ -283,6 +283,21 @@ def test_wandb_keeps_everything(tmp_path, monkeypatch):
         assert text in content, text
     assert list(folder.rglob("*.png"))
     assert (tmp_path / "run" / "wandb.id").read_text().strip() in record.name
+
+
+def test_wandb_is_torn_down_at_once_where_its_service_is_gone():
+    """Python's end would do so otherwise, and print a traceback; whose other runs are alive keeps them."""
+    torn = []
+
+    def finish():
+        raise ConnectionResetError("Connection lost")
+
+    package = SimpleNamespace(teardown=lambda: torn.append("down"))
+    WandbLogger(package, SimpleNamespace(finish=lambda: None)).close()
+    assert not torn
+    with pytest.raises(ConnectionResetError):
+        WandbLogger(package, SimpleNamespace(finish=finish)).close()
+    assert torn == ["down"]
 
 
 def test_clearml_keeps_everything(tmp_path, monkeypatch):

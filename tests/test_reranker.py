@@ -485,6 +485,7 @@ def test_more_items_than_there_are(train, finished_run, sop_tree, tmp_path):
         ({"scorer": "concat_siames"}, r"unknown pair scorer 'concat_siames'.*Did you mean 'concat_siamese'\?"),
         ({"scorer": "linear_siamese", "mlp_hidden": 4}, "unknown flag '--mlp_hidden=4'. It is an option of concat"),
         ({"mlp_hidden": "4,0"}, "'4,0' is not a list of widths from 1 on"),
+        ({"dropout": 1}, "--dropout: '1' is not a number of at least 0 and below 1"),
         ({"top_n": 1}, "top_n is 1; at least two items"),
         ({"test_metrics": "knn@3"}, "--test_metrics=knn@3 asks for embeddings"),
         ({"best": "fnmr@fmr=0.1"}, "--best=fnmr@fmr=0.1 asks for embeddings"),

@@ -13,7 +13,7 @@ from engine.loggers.jsonl import JsonlLogger
 from engine.loggers.mlflow import MlflowLogger
 from engine.loggers.neptune import NeptuneLogger
 from engine.loggers.png import PngLogger
-from engine.loggers.tensorboard import TensorBoardLogger
+from engine.loggers.tensorboard import TensorBoardLogger, has_curves
 from engine.loggers.wandb import WandbLogger
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "TensorBoardLogger",
     "USUAL",
     "WandbLogger",
+    "has_curves",
     "logger_files",
     "open_loggers",
     "refuse_unready",

@@ -12,6 +12,8 @@ from core.errors import InputError
 from engine.loggers._protocol import Logger, RunFacts
 from engine.loggers._registry import LOGGERS
 
+FILES = "events.out.tfevents.*"
+
 
 @LOGGERS.register("tensorboard")
 class TensorBoardLogger(Logger):
@@ -20,7 +22,7 @@ class TensorBoardLogger(Logger):
     What a resumed run had shown after step `start` is hidden.
     """
 
-    files = ("events.out.tfevents.*",)
+    files = (FILES,)
 
     @staticmethod
     def refuse_unready() -> None:
@@ -63,6 +65,17 @@ class TensorBoardLogger(Logger):
 
     def close(self) -> None:
         self.writer.close()
+
+
+def has_curves(folder: Path) -> bool:
+    """Whether event files in a folder hold more than what each begins with: its package may be broken, a disk full."""
+    for file in folder.glob(FILES):
+        with file.open("rb") as events:
+            length = events.read(8)
+        # A record is the length of its content, 8 bytes, 4 that check it, the content, and 4 more that check that.
+        if file.stat().st_size > 8 + 4 + int.from_bytes(length, "little") + 4:
+            return True
+    return False
 
 
 def _as_utf8(text: str) -> str:

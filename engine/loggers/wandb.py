@@ -78,4 +78,9 @@ class WandbLogger(Logger):
         self.run.log_artifact(artifact)
 
     def close(self) -> None:
-        self.run.finish()
+        try:
+            self.run.finish()
+        except Exception:
+            # Its service is gone, and with it all runs. Left to the end of Python, it would say so by a traceback.
+            self.package.teardown()
+            raise

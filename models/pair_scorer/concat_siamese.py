@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from core.errors import InputError
-from core.types import Layers, Share
+from core.types import Layers, ShareOfSome
 from models.pair_scorer._scorer import PAIR_SCORERS, PairScorer
 
 
@@ -18,10 +18,10 @@ class ConcatSiamese(PairScorer):
 
     Options:
         mlp_hidden: widths of the layers between the feature and the score, comma-separated; empty: none
-        dropout: share of what these layers give that is dropped in training
+        dropout: share, below 1, of what these layers give that is dropped in training
     """
 
-    def __init__(self, embedder: nn.Module, mlp_hidden: Layers = (192,), dropout: Share = 0.5) -> None:
+    def __init__(self, embedder: nn.Module, mlp_hidden: Layers = (192,), dropout: ShareOfSome = 0.5) -> None:
         super().__init__(embedder)
         if getattr(embedder, "modality", "image") != "image":
             raise InputError(
