@@ -50,7 +50,7 @@ def pairs_of(
     mined: Triplets, embeddings: torch.Tensor, reference: Reference | None, distance: Distance, unit: bool
 ) -> "OneByOne | OutOfTable":
     """Each anchor with its positive, then each with its negative: both at once, so that a table is made once."""
-    anchors = mined.anchors.repeat(2)
+    anchors = torch.cat([mined.anchors, mined.anchors])
     partners = torch.cat([mined.positives, mined.negatives])
     cosine = distance == "cosine"
     columns = len(embeddings) + (0 if reference is None else len(reference.labels))

@@ -60,6 +60,8 @@ def nearest(distances: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Te
 
 def concatenated(portions: list[tuple[torch.Tensor, ...]]) -> list[torch.Tensor]:
     """[(a, b), (c, d)] to [a and c, b and d]: what all blocks chose."""
+    if len(portions) == 1:
+        return list(portions[0])
     return [torch.cat(tensors) for tensors in zip(*portions, strict=True)]
 
 
