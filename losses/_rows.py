@@ -7,7 +7,7 @@ products: the scores, and slopes times columns (three where it is too large to b
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -19,6 +19,8 @@ from losses._unit_vectors import lengths, normalise, through_scaling
 
 HELD = 2**24  # scores, later slopes, that are held at once: 64 MB
 TILE = 256
+
+Made = TypeVar("Made")
 
 
 class Block(Protocol):
@@ -100,6 +102,20 @@ class Rows(ScoreTable, ABC):
         """Blocks of all rows, only to look at."""
         for band in self.bands():
             yield from self.blocks(band, self.scores(band))
+
+    def once_if_whole(self, make: Callable[[Block], Made]) -> Callable[[Block], Made]:
+        """`make`, a function of a block, for losses that go through the batch several times: where one block has all
+        rows, it is called once, and what it made is kept."""
+        made = []
+
+        def of(block: Block) -> Made:
+            if len(block.scores) < self.batch:
+                return make(block)
+            if not made:
+                made.append(make(block))
+            return made[0]
+
+        return of
 
     def sums(self, row_terms: Callable[[Block], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
         """(sum of the rows' values, with a gradient to the embeddings; the values (B,); further figures (B,) each).

@@ -48,9 +48,11 @@ class EmlLoss(nn.Module):
 
         Raises InputError without a positive or negative pair.
         """
-        if reference is not None:
-            reference = reference._replace(embeddings=self.feature_scale * reference.embeddings)
-        pairs = PairRows(self.feature_scale * embeddings, labels, reference, unit=False, distances=True)
+        if self.feature_scale != 1:
+            embeddings = self.feature_scale * embeddings
+            if reference is not None:
+                reference = reference._replace(embeddings=self.feature_scale * reference.embeddings)
+        pairs = PairRows(embeddings, labels, reference, unit=False, distances=True)
         total, _, paired, active = pairs.sums(self.row_terms)
         count = paired.sum()
         self.logs = {"active_share": active.sum() / count, **pairs.mean_scores()}

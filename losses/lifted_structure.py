@@ -1,5 +1,6 @@
 """Lifted structured loss (Oh Song et al., 2016, arXiv 1511.06452, equation 4)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -46,66 +47,64 @@ class LiftedStructureLoss(nn.Module):
     ) -> torch.Tensor:
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
         pairs = PairRows(embeddings, labels, reference, mined, distances=True)
-        sums, forces, looks = self.of_negatives(pairs)
-        total, _, active = pairs.sums(lambda block: self.row_terms(block, sums, forces, looks))
+
+        # The batch is gone through three times: a term needs the sums of both ends, and a slope the forces of all terms.
+        near = pairs.once_if_whole(near_negatives)
+        sums = pairs.columns.new_zeros(len(pairs.columns))
+        for block in pairs.all_blocks():
+            sums[block.rows] = near(block).nearness.sum(1)
+        violations = pairs.once_if_whole(lambda block: self.violations(block, near(block).distances, sums))
+        forces = forces_on_sums(pairs, violations, sums)
+        total, _, active = pairs.sums(lambda block: row_terms(block, near(block), violations(block), sums, forces))
+
         count = pairs.counts[0].clamp_min(1)
         self.logs = {"active_share": active.sum() / count, **pairs.mean_scores()}
         return total / count
 
-    @torch.no_grad()
-    def of_negatives(self, pairs: PairRows) -> tuple[torch.Tensor, torch.Tensor, "Looks | None"]:
-        """sum_n exp(-d_n) of each column (C,), 0 without a negative; slopes of the sum of all terms by the logarithms
-        of those of the rows (B,); and what was made of the scores, where one block has all."""
-        sums = pairs.columns.new_zeros(len(pairs.columns))
-        for block in pairs.all_blocks():
-            distances = euclidean(block.scores)
-            near = nearness(distances, block)
-            sums[block.rows] = near.sum(1)
-        is_whole = len(block.scores) == pairs.batch
-        forces = torch.zeros_like(sums)
-        for block in pairs.all_blocks():
-            if not is_whole:
-                distances = euclidean(block.scores)
-            both = sums[block.rows, None] + sums
-            violations = self.violations(distances, block, both)
-            # The row's own share of the sum in each term; NaN where neither end has a negative.
-            shares = torch.div(sums[block.rows, None], both).nan_to_num_(0).mul_(violations)
-            forces[block.rows] += shares.sum(1)
-            forces += (violations - shares).sum(0)
-        return sums, forces[: pairs.batch], Looks(distances, near, violations) if is_whole else None
-
-    def violations(self, distances: torch.Tensor, block: Block, both: torch.Tensor) -> torch.Tensor:
-        """What each term squares (m, C), of sums of exp(-d) over the negatives of both ends; 0 for no positive pair."""
-        logarithms = both.log().add_(self.neg_margin).nan_to_num_(neginf=0)  # neither end has a negative
+    def violations(self, block: Block, distances: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+        """What each term squares (m, C), of distances (m, C) and sums of exp(-d) over each column's negatives (C,); 0
+        for what is no positive pair."""
+        both = sums[block.rows, None] + sums
+        logarithms = both.log_().add_(self.neg_margin).nan_to_num_(neginf=0)  # neither end has a negative
         return logarithms.add_(distances).sub_(self.pos_margin).relu_().mul_(block.positives)
 
-    def row_terms(
-        self, block: Block, sums: torch.Tensor, forces: torch.Tensor, looks: "Looks | None" = None
-    ) -> tuple[torch.Tensor, ...]:
-        """Of a block's rows: sums over their positive pairs (m,); slopes; numbers of terms above zero (m,).
 
-        A row's negatives take part in the terms of its positives' rows, too: `forces` says how much in all.
-        """
-        if looks is None:
-            distances = euclidean(block.scores)
-            violations = self.violations(distances, block, sums[block.rows, None] + sums)
-            looks = Looks(distances, nearness(distances, block), violations)
-        distances, near, violations = looks
-        values = violations.square().sum(1) / 2
-        active = violations.sign().sum(1)
-        pushes = forces[block.rows] / torch.where(sums[block.rows] > 0, sums[block.rows], 1)
-        slopes = violations.sub_(near.mul_(pushes[:, None])).div_(2 * distances)
-        return values, slopes, active
-
-
-class Looks(NamedTuple):
-    """What a block's scores become, (m, C) each."""
+class Near(NamedTuple):
+    """How near the columns are to a block's rows, (m, C) each."""
 
     distances: torch.Tensor
-    near: torch.Tensor  # exp(-d) of negatives, else 0
-    violations: torch.Tensor
+    nearness: torch.Tensor  # exp(-d) of negatives, else 0: of unit vectors never so small that it needs a logarithm
 
 
-def nearness(distances: torch.Tensor, block: Block) -> torch.Tensor:
-    """exp(-d) (m, C) of a block's negatives, else 0: of unit vectors never so small that it needs a logarithm."""
-    return distances.neg().exp_().mul_(block.negatives)
+def near_negatives(block: Block) -> Near:
+    distances = euclidean(block.scores)
+    return Near(distances, distances.neg().exp_().mul_(block.negatives))
+
+
+def forces_on_sums(pairs: PairRows, violations: Callable[[Block], torch.Tensor], sums: torch.Tensor) -> torch.Tensor:
+    """Slopes (B,) of the sum of all terms by the logarithms of the rows' sums of exp(-d), of which each end has its
+    share in a term's; sums (C,)."""
+    forces = torch.zeros_like(sums)
+    for block in pairs.all_blocks():
+        violated = violations(block)
+        both = sums[block.rows, None] + sums
+        # NaN where neither end has a negative.
+        shares = torch.div(sums[block.rows, None], both, out=both).nan_to_num_(0).mul_(violated)
+        forces[block.rows] += shares.sum(1)
+        forces += torch.sub(violated, shares, out=shares).sum(0)
+    return forces[: pairs.batch]
+
+
+def row_terms(
+    block: Block, near: Near, violations: torch.Tensor, sums: torch.Tensor, forces: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Of a block's rows: sums over their positive pairs (m,); slopes; numbers of terms above zero (m,).
+
+    A row's negatives take part in the terms of its positives' rows, too: `forces` says how much in all. Writes over
+    what is near and over the violations.
+    """
+    values = violations.square().sum(1) / 2
+    active = violations.sign().sum(1)
+    pushes = forces[block.rows] / sums[block.rows].masked_fill(sums[block.rows] == 0, 1)
+    slopes = violations.sub_(near.nearness.mul_(pushes[:, None])).div_(near.distances.mul_(2))
+    return values, slopes, active

@@ -82,11 +82,16 @@ class RankedListLoss(nn.Module):
 
 def weighted_mean(violations: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (m,) of the numbers above zero of violations (m, C), weighted by exp(temperature violation); its slopes."""
+    constant = violations.shape[1] * EPSILON
+    if temperature == 0:
+        shares = violations.sign()
+        shares.div_(shares.sum(1, keepdim=True).add_(constant))
+        return torch.linalg.vecdot(shares, violations), shares
     # The greatest weight is made 1, whatever the temperature; the constant is scaled along.
     greatest = violations.amax(1, keepdim=True)
     weights = (violations - greatest).mul_(temperature).exp_().mul_(violations.sign())
     rest = (-temperature * greatest).exp_()
-    shares = weights.div_(weights.sum(1, keepdim=True).add_(rest, alpha=violations.shape[1] * EPSILON))
+    shares = weights.div_(weights.sum(1, keepdim=True).add_(rest, alpha=constant))
     parts = shares * violations
     means = parts.sum(1, keepdim=True)
     slopes = parts.mul_(temperature).addcmul_(shares, 1 - temperature * means)

@@ -1,6 +1,7 @@
 """Precision@k loss of Open Metric Learning, after the recall@k surrogate of Patel et al. (arXiv 2108.11179)."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from losses._checks import check_option
@@ -61,7 +62,7 @@ class SurrogatePrecisionLoss(nn.Module):
         own = block.own(scores)
         values, slopes = of_ranks(block, scores, own, self.missing_precision)
         # Of the square of a distance, which has no slope where it is 0.
-        slopes.div_(torch.where(distances > 0, distances, torch.inf)).mul_(-0.5 / self.temperature2)
+        slopes.div_(F.threshold(distances, 0, torch.inf)).mul_(-0.5 / self.temperature2)
         return values, slopes, block.is_active(scores, own)
 
     def missing_precision(self, own: torch.Tensor, ranks: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
