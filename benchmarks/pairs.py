@@ -5,8 +5,13 @@
     python benchmarks/pairs.py --sizes=160 --compiled=contrastive,triplet_margin    # through torch.compile, too
 
 512 dimensions, 4 images a label (triplets for the loss that takes them; 2 for npairs, of which its peer takes no more).
-The bare Gram matrix is X X^T and the two products that carry a gradient back through it. Operations are what torch
-dispatches in a loss and its gradient: each costs some microseconds, however small the batch is.
+The bare Gram matrix is X X^T and the two products that carry a gradient back through it, with all threads, and once
+more with one, which is what losses take for a small batch. Operations are what torch dispatches in a loss and its
+gradient: each costs some microseconds, however small the batch is.
+
+The least that a loss takes are the two products that it needs (its gradient is one of slopes, the same in both ends of a
+pair), one exponential of the table between them, and rows scaled to length one, by the means of losses/. A miner of other
+distances than the loss's needs a third. `× least` says how far from that a loss of ours is.
 """
 
 import argparse
@@ -26,10 +31,16 @@ from core.device import choose_device
 from engine.mining import build_miner
 from engine.objective import Objective
 from losses import LOSSES
+from losses._rows import ScoreTable, carried
+from losses._slopes import with_gradient
+from losses._threads import one_thread_if_small
+from losses._unit_vectors import through_scaling
 
 WIDTH = 512
 IMAGES = 4  # of a label
 MINED = ("hard", "semihard", "distance_weighted")  # miners that the triplet loss is run with
+# Whose distances are those of rows of length one, which triplet_margin's are not.
+OTHER_DISTANCES = ("semihard", "distance_weighted")
 CUBIC = ("OML TripletLossWithMiner + AllTripletsMiner", "PML SmoothAPLoss", "OML SurrogatePrecision")
 # Images of a batch of which those peers may list all triples: 0.9 GB, at 12 KB each. One of 512 has ten times as many.
 LARGEST_LIST = 160
@@ -101,6 +112,39 @@ def gram(rows: torch.Tensor) -> Callable[[], None]:
     return run
 
 
+def with_one_thread(function: Callable) -> Callable:
+    """The function, for which torch takes one thread."""
+
+    def run():
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return function()
+        finally:
+            torch.set_num_threads(before)
+
+    return run
+
+
+def least_loss(products: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Sum of exp(s_ij): what is left of a pair loss without its formula. 3 products: one table more, of which nothing
+    is made."""
+
+    def loss(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        everything = slice(0, len(rows))
+        with torch.no_grad(), one_thread_if_small(rows.device, len(rows) ** 2):
+            if products == 3:
+                ScoreTable(rows).scores(everything)
+            batch = ScoreTable(rows)
+            batch.symmetric = True
+            slopes = batch.scores(everything).exp_()
+            total = slopes.sum()
+            gradient = through_scaling(carried(slopes, batch), batch.directions, batch.lengths)
+        return with_gradient(total, rows, gradient)
+
+    return loss
+
+
 def peers() -> dict[str, Callable[[], Callable]]:
     """{name: function that makes the loss}; PML's and OML's names."""
 
@@ -168,6 +212,9 @@ def contenders(size: int, largest_list: int = LARGEST_LIST, compiled: tuple[str,
     couples = torch.arange(size) // 2
     batches["shuffled"] = couples  # an image and its text, row by row
     functions = {"bare Gram matrix": repeated(gram(rows))}
+    functions["bare Gram matrix, one thread"] = repeated(with_one_thread(gram(rows)))
+    for products in (2, 3):
+        functions[f"least: {products} products"] = repeated(gradient(least_loss(products), rows, batches["pk"]))
     for name in LOSSES.names(stage="pair"):
         labels = batches[LOSSES.fact(name, "batch")]
         if name == "npairs":  # its peer takes two images of a label
@@ -198,15 +245,22 @@ def contenders(size: int, largest_list: int = LARGEST_LIST, compiled: tuple[str,
 
 
 def lane_table(figures: dict[str, dict]) -> str:
-    """One size as Markdown: milliseconds, times the Gram matrix's, operations, memory."""
+    """One size as Markdown: milliseconds, times the Gram matrix's, times the least of a loss of ours, operations,
+    memory."""
     limit = figures["bare Gram matrix"]["seconds"]
     rows = []
     for name, figure in figures.items():
         spread = "–".join(f"{1000 * seconds:.1f}" for seconds in figure["spread"])
         milliseconds = f"{1000 * figure['seconds']:.1f}"
         times = f"{figure['seconds'] / limit:.2f}"
-        rows.append([name, milliseconds, spread, times, figure["operations"], f"{figure['peak_mb']:.0f}"])
-    return markdown(["", "ms", "least–most", "× Gram", "operations", "peak MB"], rows)
+        of_least = f"{figure['seconds'] / figures[least_of(name)]['seconds']:.2f}" if name.startswith("ours") else ""
+        rows.append([name, milliseconds, spread, times, of_least, figure["operations"], f"{figure['peak_mb']:.0f}"])
+    return markdown(["", "ms", "least–most", "× Gram", "× least", "operations", "peak MB"], rows)
+
+
+def least_of(name: str) -> str:
+    """Which line is the least that a loss of ours takes."""
+    return f"least: {3 if name.endswith(OTHER_DISTANCES) else 2} products"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from core.errors import InputError
@@ -102,17 +103,21 @@ class SameLabel(NamedTuple):
 
 
 def same_label_columns(labels: torch.Tensor, reference: Reference | None) -> SameLabel:
-    """SameLabel of labels (B,). On a GPU, K is read back: the one time that the miner waits for it."""
-    everyone = column_labels(labels, reference)
-    ordered, order = everyone.sort(stable=True)
-    first = torch.searchsorted(ordered, labels)
-    count = torch.searchsorted(ordered, labels, right=True) - first
-    steps = torch.arange(int(count.max()), device=labels.device)
+    """SameLabel of labels (B,). They are read on the host, where this takes a third of the time: on a GPU it is the one
+    thing that the miner waits for."""
+    everyone = column_labels(labels, reference).cpu().numpy()
+    own = everyone[: len(labels)]
+    order = everyone.argsort(kind="stable")
+    ordered = everyone[order]
+    first = np.searchsorted(ordered, own)
+    count = np.searchsorted(ordered, own, side="right") - first
+    steps = np.arange(count.max())
     distinct = steps < count[:, None]
     columns = order[first[:, None] + steps * distinct]
-    positive = distinct & (columns != torch.arange(len(labels), device=labels.device)[:, None])
+    positive = distinct & (columns != np.arange(len(own))[:, None])
     if reference is not None:
-        behind = columns - len(labels)
-        images = reference.images[behind.clamp_min(0)]
-        positive &= (behind < 0) | (images != reference.batch_images[:, None])
-    return SameLabel(columns, distinct, positive)
+        behind = columns - len(own)
+        images = reference.images.cpu().numpy()[behind.clip(min=0)]
+        positive &= (behind < 0) | (images != reference.batch_images.cpu().numpy()[:, None])
+    tables = (columns, distinct, positive)
+    return SameLabel(*(torch.from_numpy(table).to(labels.device, non_blocking=True) for table in tables))
