@@ -9,9 +9,9 @@ The bare Gram matrix is X X^T and the two products that carry a gradient back th
 more with one, which is what losses take for a small batch. Operations are what torch dispatches in a loss and its
 gradient: each costs some microseconds, however small the batch is.
 
-The least that a loss takes are the two products that it needs (its gradient is one of slopes, the same in both ends of a
-pair), one exponential of the table between them, and rows scaled to length one, by the means of losses/. A miner of other
-distances than the loss's needs a third. `× least` says how far from that a loss of ours is.
+The least that a loss takes are the two products that it needs (the slopes of a pair are the same at both ends), one
+exponential of the table between them, and rows scaled to length one, by the means of losses/. A miner of other
+distances than the loss's needs a third product. `× least` says how far from that a loss of ours is.
 """
 
 import argparse

@@ -48,7 +48,7 @@ class LiftedStructureLoss(nn.Module):
         """Scalar loss of embeddings (B, D) and labels (B,). Raises InputError without a positive or negative pair."""
         pairs = PairRows(embeddings, labels, reference, mined, distances=True)
 
-        # The batch is gone through three times: a term needs the sums of both ends, and a slope the forces of all terms.
+        # Three times through the batch: a term needs the sums of both ends, and a slope the forces of all terms.
         near = pairs.once_if_whole(near_negatives)
         sums = pairs.columns.new_zeros(len(pairs.columns))
         for block in pairs.all_blocks():
