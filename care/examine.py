@@ -105,35 +105,17 @@ class _Examiner:
         return Examination(ordered, doubts.share, self.notes)
 
     def _add(
-        self,
-        row: int,
-        kind: str,
-        evidence: str,
-        action: str,
-        confidence: float,
-        other: int | None = None,
-        others: bool = False,
-        peer: int | None = None,
+        self, row: int, kind: str, evidence: str, action: str, confidence: float, **beside: int | bool | None
     ) -> None:
-        raw = self.subject.rows[row]
-        self._add_raw(raw, kind, evidence, action, confidence, row, other, others, peer)
+        """A finding on a row of the records; beside: other, others and peer, as Finding has them."""
+        self._add_raw(self.subject.rows[row], kind, evidence, action, confidence, index=row, **beside)
 
     def _add_raw(
-        self,
-        raw: RawRow,
-        kind: str,
-        evidence: str,
-        action: str,
-        confidence: float,
-        index: int | None = None,
-        other: int | None = None,
-        others: bool = False,
-        peer: int | None = None,
+        self, raw: RawRow, kind: str, evidence: str, action: str, confidence: float, **beside: int | bool | None
     ) -> None:
         label = raw.cells.get("label", "")
         confidence = float(np.clip(confidence, 0, 1))
-        finding = Finding(raw.number, raw.path, label, kind, evidence, action, confidence, index, other, others, peer)
-        self.findings.append(finding)
+        self.findings.append(Finding(raw.number, raw.path, label, kind, evidence, action, confidence, **beside))
 
     def _name(self, row: int) -> str:
         """A row of the list as evidence names it."""
@@ -162,7 +144,7 @@ class _Examiner:
             for row, twin in ((left, right), (right, left)):
                 label = self.records.label_text(twin)
                 evidence = f"its box is nearly that of {self._name(twin)}, which has the label {label!r}"
-                self._add(row, "box", evidence, KEEP, 0.9, twin)
+                self._add(row, "box", evidence, KEEP, 0.9, other=twin)
 
     def _labels(self, pairs: Pairs, doubts: LabelDoubts) -> None:
         """Findings on labels: by the rows of the label, by copies that have another one, and by clicks."""
@@ -187,7 +169,7 @@ class _Examiner:
                 evidence = (
                     f"it shows what {self._name(copy)} shows, which has the label {label!r}: one of them is wrong"
                 )
-                self._add(row, "duplicate", evidence, KEEP, certainty, copy)
+                self._add(row, "duplicate", evidence, KEEP, certainty, other=copy)
 
         for row in np.flatnonzero(probability > HALF).tolist():
             clauses = []
@@ -204,12 +186,12 @@ class _Examiner:
             if guess[row] >= 0 and probability[row] * trust[row] >= TRUSTED:
                 action = self._label_action(guess[row])
             other = twins.get(row, self._example(guess[row], row))
-            self._add(row, "label", "; ".join(clauses), action, probability[row], other, peer=self._peer(row, doubts))
+            peer = self._peer(row, doubts)
+            self._add(row, "label", "; ".join(clauses), action, probability[row], other=other, peer=peer)
         for row, clicks in contradicted.items():
             if probability[row] <= HALF:
-                self._add(
-                    row, "label", self._click_evidence(clicks, row), KEEP, probability[row], _partner(clicks[0], row)
-                )
+                evidence = self._click_evidence(clicks, row)
+                self._add(row, "label", evidence, KEEP, probability[row], other=_partner(clicks[0], row))
         judged = int(np.isfinite(doubts.score).sum())
         if judged < FEWEST:
             self.notes.append(
@@ -265,12 +247,13 @@ class _Examiner:
             if is_test is not None and is_test[left] != is_test[right]:
                 trained, tested = (right, left) if is_test[left] else (left, right)
                 evidence = f"{_shows(certainty)} {self._name(tested)}, which is tested with"
-                self._add(trained, "leak", evidence, REMOVE, certainty, tested)
+                self._add(trained, "leak", evidence, REMOVE, certainty, other=tested)
             elif self.codes[left] == self.codes[right] and right not in first:
                 # Of three copies the second and the third go, whichever of them are pairs.
                 kept = first.get(left, left)
                 first[right] = kept
-                self._add(right, "duplicate", f"{_shows(certainty)} {self._name(kept)}", REMOVE, certainty, kept)
+                evidence = f"{_shows(certainty)} {self._name(kept)}"
+                self._add(right, "duplicate", evidence, REMOVE, certainty, other=kept)
 
     def _leaks(self) -> None:
         other = self.other
@@ -285,7 +268,7 @@ class _Examiner:
             seen.add(row)
             path, label = str(other.records.paths[leaked]), other.records.label_text(leaked)
             evidence = f"{_shows(certainty)} {other.records.location(leaked)}, {path!r}, label {label!r}"
-            self._add(row, "leak", evidence, REMOVE, certainty, leaked, True)
+            self._add(row, "leak", evidence, REMOVE, certainty, other=leaked, others=True)
         shared = set(map(str, self.records.vocabulary.labels)) & set(map(str, other.records.vocabulary.labels))
         if shared:
             count = len(self.records.vocabulary)
