@@ -78,6 +78,27 @@ def query_values(
     depth = max(k or 1 for _, k in parsed.values())
     if any(METRICS.fact(form, "needs_all_positives") for form in forms):
         depth = max(depth, int(positives.max()))
+    found = search(query_gallery, depth, distance, memory)
+    figures = _values_of_found(query_gallery, parsed, positives, definition, found)
+
+    # Where the first right item lies deeper than the search went, what comes before it is counted.
+    for name, (form, k) in parsed.items():
+        if METRICS.fact(form, "needs_exact_rank"):
+            missed = ((figures[name] == 0) & (positives > 0)).nonzero().flatten()
+            if len(missed):
+                ranks = rank(query_gallery.query_slice(missed), None, distance, memory)
+                figures[name][missed] = METRICS.fact(form, "of_rank")(ranks, k)
+    return figures
+
+
+def _values_of_found(
+    query_gallery: QueryGallery,
+    parsed: dict[str, tuple[str, int | None]],
+    positives: torch.Tensor,
+    definition: str,
+    found: Iterable[tuple[slice, torch.Tensor, torch.Tensor]],
+) -> dict[str, torch.Tensor]:
+    """The metrics, {name: (form, k)}, of what some queries at a time have found, as `search_in_parts` gives it."""
     # Some metrics divide by k, so a k beyond the gallery becomes its size before they are asked.
     gallery_size = len(query_gallery.gallery_rows)
     clipped = {name: _clipped(name, k, gallery_size) for name, (_, k) in parsed.items()}
@@ -85,7 +106,7 @@ def query_values(
     label_of_row = torch.zeros(len(query_gallery.gallery_table), dtype=torch.int64, device=query_gallery.device)
     label_of_row[query_gallery.gallery_rows] = query_gallery.gallery_labels
     columns = {name: [] for name in parsed}
-    for queries, rows, _ in search(query_gallery, depth, distance, memory):
+    for queries, rows, _ in found:
         labels = label_of_row[rows.clamp_min(0)].masked_fill(rows < 0, -1)
         ranked = Ranked(
             hits=labels == query_gallery.query_labels[queries, None],
@@ -96,16 +117,7 @@ def query_values(
         figures = values(ranked, dict.fromkeys(clipped.values()), definition)
         for name, clipped_name in clipped.items():
             columns[name].append(figures[clipped_name])
-    figures = {name: torch.cat(parts) for name, parts in columns.items()}
-
-    # Where the first right item lies deeper than the search went, what comes before it is counted.
-    for name, (form, k) in parsed.items():
-        if METRICS.fact(form, "needs_exact_rank"):
-            missed = ((figures[name] == 0) & (positives > 0)).nonzero().flatten()
-            if len(missed):
-                ranks = rank(query_gallery.query_slice(missed), None, distance, memory)
-                figures[name][missed] = METRICS.fact(form, "of_rank")(ranks, k)
-    return figures
+    return {name: torch.cat(parts) for name, parts in columns.items()}
 
 
 def _clipped(name: str, k: int | None, gallery_size: int) -> str:

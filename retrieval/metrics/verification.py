@@ -401,10 +401,35 @@ def _verification(
 ) -> Verification:
     """The figures of what was counted. directions: how often each pair was."""
     positives, negatives = _totals(histogram)
-    far_curves, tar_curves = resampled.curves()
-    levels = resampled.levels.cpu().numpy()
-    resamples = far_curves.shape[1]
+    curves = far_curves, tar_curves = resampled.curves()
+    error, eer_threshold = _where_errors_meet(meeting, positives, negatives)
+    errors = [equal_error(far[::-1], tar[::-1])[0] for far, tar in zip(far_curves.T, tar_curves.T)]
+    return Verification(
+        positives=positives // directions,
+        negatives=negatives // directions,
+        labels=resampled.labels,
+        points=_points(tallies, resampled, curves, positives, negatives, directions),
+        left_out=tuple(far for far in fars if far not in tallies),
+        eer=Rate(error, _interval(np.array(errors))),
+        eer_threshold=eer_threshold,
+        at=_at_thresholds(thresholds, resampled, curves, positives, negatives, directions),
+        histogram=histogram,
+        directions=directions,
+        resamples=far_curves.shape[1],
+    )
 
+
+def _points(
+    tallies: dict[float, Tally],
+    resampled: Resampled,
+    curves: tuple[np.ndarray, np.ndarray],
+    positives: int,
+    negatives: int,
+    directions: int,
+) -> tuple[Point, ...]:
+    """The threshold of each FAR, and the TAR there. curves: those of `resampled`."""
+    far_curves, tar_curves = curves
+    levels = resampled.levels.cpu().numpy()
     points = []
     for far, tally in tallies.items():
         # The negative pair behind those that may be accepted: just above its score the threshold lies.
@@ -422,16 +447,31 @@ def _verification(
                 tar=Rate(accepted / positives, _interval(_read_curves(far, far_curves, tar_curves))),
             )
         )
+    return tuple(points)
 
-    # The stretch of the ROC curve on which the errors meet, with the points before and behind it.
+
+def _where_errors_meet(meeting: Tally, positives: int, negatives: int) -> tuple[float, float]:
+    """(equal error rate, its threshold), from the stretch of the ROC curve on which the errors meet."""
     scores, negative, positive = (numbers[::-1] for numbers in meeting.inside())
     accepted_before = positives - meeting.positives_below - positive.sum()
+    # With the points before and behind it.
     far = np.append(0, np.cumsum(negative)) + meeting.negatives_above
     tar = np.append(0, np.cumsum(positive)) + accepted_before
     error, place = _meeting(far / negatives, _surplus(positives - tar, far, positives, negatives))
-    eer_threshold = float(scores[place - 1])
-    errors = [equal_error(far[::-1], tar[::-1])[0] for far, tar in zip(far_curves.T, tar_curves.T)]
+    return error, float(scores[place - 1])
 
+
+def _at_thresholds(
+    thresholds: Sequence[float],
+    resampled: Resampled,
+    curves: tuple[np.ndarray, np.ndarray],
+    positives: int,
+    negatives: int,
+    directions: int,
+) -> tuple[AtThreshold, ...]:
+    """FAR and TAR at thresholds that were chosen elsewhere. curves: those of `resampled`."""
+    far_curves, tar_curves = curves
+    levels = resampled.levels.cpu().numpy()
     at = []
     for threshold in thresholds:
         level = int(np.searchsorted(levels, threshold))
@@ -443,19 +483,7 @@ def _verification(
                 tar=Rate(float(resampled.positive_counts[level] / positives), _interval(tar_curves[level])),
             )
         )
-    return Verification(
-        positives=positives // directions,
-        negatives=negatives // directions,
-        labels=resampled.labels,
-        points=tuple(points),
-        left_out=tuple(far for far in fars if far not in tallies),
-        eer=Rate(error, _interval(np.array(errors))),
-        eer_threshold=eer_threshold,
-        at=tuple(at),
-        histogram=histogram,
-        directions=directions,
-        resamples=resamples,
-    )
+    return tuple(at)
 
 
 def _read_curves(far: float, far_curves: np.ndarray, values: np.ndarray) -> np.ndarray:
