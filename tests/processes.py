@@ -24,13 +24,15 @@ def start(script, line, **options):
 def torchrun(number, script, *line, restarts=0, **environment):
     """A script as torchrun starts it; returns the finished process with what all ranks printed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}"]
-    return subprocess.run(
-        [*command, f"--max_restarts={restarts}", str(LAUNCHED), script, *map(str, line)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,  # a hang, not a slow machine
-    )
+    # A room of their own, since torchrun leaves a folder of logs behind, and ranks that it ends what they had unpacked.
+    with tempfile.TemporaryDirectory() as room:
+        return subprocess.run(
+            [*command, f"--max_restarts={restarts}", str(LAUNCHED), script, *map(str, line)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": room, **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,  # a hang, not a slow machine
+        )
 
 
 def run_in_ranks(number, script, *line):

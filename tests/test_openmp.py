@@ -84,10 +84,11 @@ def test_what_the_user_sets_wins(program, name, value, stubs):
 
 
 @pytest.mark.slow
-def test_ranks_have_it(stubs):
+def test_ranks_have_it(stubs, tmp_path):
     """torchrun itself loads torch without us; the ranks that it starts are programs of ours."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
-    printed, _ = start(*torchrun, "env", f"PYTHONPATH={stubs}", sys.executable, "train_elem.py").communicate(timeout=60)
+    words = (*torchrun, "env", f"PYTHONPATH={stubs}", sys.executable, "train_elem.py")
+    printed, _ = start(*words, TMPDIR=str(tmp_path)).communicate(timeout=60)
     assert printed.count(f"found {POLICY}") == 2
 
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's package
@@ -11,7 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's package
 import numpy as np
 import pytest
 import torch
-from processes import LAUNCHED
+from processes import torchrun
 from runs import read_json, run, train_flags
 
 from core.errors import InputError
@@ -225,11 +223,9 @@ def test_three_and_three_steps_are_six(sop_tree, pairs, towers, tmp_path):
 @pytest.mark.slow
 def test_two_ranks_are_one(sop_tree, pairs, tmp_path):
     """Seven pairs, which two ranks do not share evenly."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", LAUNCHED]
     flags = {"train_batch_size": 7, "freeze_bn": True, "precision": "fp32", "optimiser": "momentum"}
     line = flags_of(sop_tree, pairs, tmp_path / "two", **flags)
-    words = [str(word) for word in (*command, "train_pair", *line)]
-    subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=120)
+    torchrun(2, "train_pair", *line).check_returncode()
     run("train_pair", flags_of(sop_tree, pairs, tmp_path / "one", **flags))
     for part in ("model", "loss"):
         ours, theirs = state_of(tmp_path / "two")[part], state_of(tmp_path / "one")[part]

@@ -135,7 +135,8 @@ def test_a_worker_is_killed(shards, finished_run, tmp_path):
     words = [sys.executable, LAUNCHED, "infer", *line_of(shards, output, finished_run, batch_size=1)]
 
     def start(rank):
-        environment = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"}
+        # Where a killed one leaves what it had unpacked.
+        environment = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "TMPDIR": str(tmp_path)}
         return subprocess.Popen([str(word) for word in words], env=environment, stdout=subprocess.PIPE, text=True)
 
     workers = [start(rank) for rank in range(2)]
