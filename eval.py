@@ -10,6 +10,7 @@ if __name__ == "__main__":  # before torch is loaded
     from core import openmp  # noqa: F401
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from config.commands import EVAL
 from config.parse import Args, parse
@@ -55,8 +56,9 @@ def main(argv: Sequence[str]) -> None:
     device, precision = open_device(**args.device)
     distributed.init(device)
     encoder = None
+    folder = outputs.result_folder(model)
     if sources.needs_model:
-        encoder = open_network(args, sources, device, precision, in_torch=bool(outputs.attention))
+        encoder = open_network(args, sources, device, precision, folder, in_torch=bool(outputs.attention))
     attention = None
     if outputs.attention:
         attention = open_attention(encoder)
@@ -65,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
     pair_distances = open_pair_distances(args["postprocess"], options, sources.tested, device, precision, *loading)
     facts = describe_source(sources, encoder)
     files = outputs.open_files()
-    folder = make_folder(outputs.result_folder(model))
+    make_folder(folder)
 
     # Every rank embeds its share. Of a gallery that stays in shards all make the figures, of a whole one the first.
     began = time.perf_counter()
@@ -121,8 +123,12 @@ def main(argv: Sequence[str]) -> None:
     print(f"End test {len(table.records)}, test_recall {evaluation.figures['recall@1']:.5f}")
 
 
-def open_network(args: Args, sources, device, precision: str, in_torch: bool):
-    """The Encoder of what is evaluated. in_torch: whether its network is looked into, which other runtimes hide."""
+def open_network(args: Args, sources, device, precision: str, folder: Path, in_torch: bool):
+    """The Encoder of what is evaluated.
+
+    folder: where results are kept, and what the network was. in_torch: whether it is looked into, which other runtimes
+    hide.
+    """
     from embeddings.encoder import open_encoder
     from embeddings.runtime import Job
     from models import ModelSettings
@@ -137,6 +143,7 @@ def open_network(args: Args, sources, device, precision: str, in_torch: bool):
         keeps_exact=True,
         modalities=sources.modalities,
         job=job,
+        known_in=folder,
         **args.encoder,
     )
 

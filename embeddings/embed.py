@@ -12,6 +12,7 @@ from data.loader import BatchLoader
 from data.records import Records
 from embeddings.cache import cache_key, put_into_cache, take_from_cache
 from embeddings.encoder import Encoder
+from embeddings.known_network import keep_fingerprint
 from embeddings.shard import open_shard
 from embeddings.table import EmbeddingTable
 
@@ -43,6 +44,8 @@ def embed_list(
         embeddings = embed(encoder.network, encoder.open_loader(records), encoder.device)
         if key is not None:
             put_into_cache(cache_file, key, embeddings)
+    if key is not None:
+        keep_fingerprint(cache_file.parent, encoder.origin, encoder.fingerprint)
     if not distributed.is_first():
         return None
     return EmbeddingTable(records, embeddings, encoder.fingerprint)

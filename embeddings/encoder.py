@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from data.image.transforms import TestTransform
 from data.loader import BatchLoader, open_test_loader
 from data.records import Records
 from embeddings.fingerprint import fingerprint
+from embeddings.known_network import known_fingerprint, opened_from
 from embeddings.runtime import AUTO, Job, Made, Way, fastest_model
 from models import (
     ModelSettings,
@@ -32,13 +35,12 @@ EXACT = Way("fp32", "torch")
 class Encoder:
     """A network on its device, and how images come to it.
 
-    network: takes uint8 images (B, 3, H, W), or what else its backbone does, to embeddings (B, D) and has
-    `embedding_size`. settings: of the model, or of its towers.
+    open_network: makes `network`, when it is first asked for. settings: of the model, or of its towers.
     fingerprint: plain JSON that tells models apart, whatever the precision and runtime. num_workers: processes that
-    load images, or "auto".
+    load images, or "auto". origin: what the network is `opened_from`, None where that is not told.
     """
 
-    network: nn.Module
+    open_network: Callable[[], nn.Module]
     settings: ModelSettings | TowerSettings
     device: torch.device
     fingerprint: dict
@@ -46,6 +48,13 @@ class Encoder:
     runtime: str
     num_workers: int | str
     batch_size: int
+    origin: str | None = None
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """Takes uint8 images (B, 3, H, W), or what else its backbone does, to embeddings (B, D), and has
+        `embedding_size`."""
+        return self.open_network()
 
     @property
     def facts(self) -> dict:
@@ -76,6 +85,7 @@ def open_encoder(
     keeps_exact: bool = False,
     modalities: Collection[str] = (),
     job: Job | None = None,
+    known_in: Path | None = None,
     *,
     batch_size: Positive,
 ) -> Encoder:
@@ -88,16 +98,27 @@ def open_encoder(
         batch_size: images in a batch
 
     keeps_exact: in fp32 on torch take the network itself, to the bit. job: what it is to embed, by which a runtime
-    `auto` is found; None, and that is torch, as it is for two towers. Raises InputError as open_model does, where a
-    package is missing, and for a size that cannot be, before anything is written.
+    `auto` is found; None, and that is torch, as it is for two towers. known_in: a folder that may tell what the network
+    is (embeddings/known_network.py); it is built when it is asked for then. Raises InputError as open_model does, where
+    a package is missing, and for a size that cannot be, before anything is written.
     """
     several = read_towers(settings.pretrained_model)
     beside = None
     if several is None and "text" in modalities:
         several = beside = with_text_tower(settings)
     if several is None:
-        made, identity = _open_network(settings, device, Way(precision, runtime), keeps_exact, job)
-        return Encoder(made.network, settings, device, identity, *made.way, num_workers, batch_size)
+        way, origin, identity = Way(precision, runtime), None, None
+        if known_in is not None and runtime == "torch":
+            origin = opened_from(settings)
+            identity = known_fingerprint(known_in, origin)
+        if identity is not None:
+
+            def open_network() -> nn.Module:
+                return _open_network(settings, device, way, keeps_exact)[0].network
+
+            return Encoder(open_network, settings, device, identity, *way, num_workers, batch_size, origin)
+        made, identity = _open_network(settings, device, way, keeps_exact, job)
+        return Encoder(lambda: made.network, settings, device, identity, *made.way, num_workers, batch_size, origin)
     if runtime == AUTO:
         precision, runtime = choose_precision(precision, device), "torch"
     way = Way(precision, runtime)
@@ -111,7 +132,7 @@ def open_encoder(
     # What its images became, and will become, without texts is of the same model.
     if beside is not None:
         identity = {**identities["image"], "texts": identities["text"]}
-    return Encoder(network, several, device, identity, *way, num_workers, batch_size)
+    return Encoder(lambda: network, several, device, identity, *way, num_workers, batch_size)
 
 
 def _open_network(

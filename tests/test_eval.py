@@ -12,6 +12,7 @@ import torch
 from runs import as_line, embedding_moves, read_json, run, train_flags
 from tolerances import assert_within, gamma, least_cosine
 
+import models
 from retrieval.metrics.per_query import query_values, summary
 from retrieval.query_gallery import QueryGallery
 from retrieval.rerank._steps import POSTPROCESSORS
@@ -182,6 +183,38 @@ def test_the_cache_is_used_for_the_same_and_for_nothing_else(sop_copy, finished_
     assert not again(cache=False) and again()
     (tmp_path / "out" / "embeddings.npz").write_bytes(b"torn")
     assert not again() and again()
+
+
+def test_a_network_whose_embeddings_are_kept_is_not_built(sop_copy, finished_run, tmp_path, monkeypatch):
+    """Unless its file, its settings or the list are others; what it is known as then is what it is."""
+    built = []
+
+    def open_model(settings):
+        built.append(settings)
+        return models.open_model(settings)
+
+    monkeypatch.setattr("embeddings.encoder.open_model", open_model)
+    shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
+
+    def builds(**changes):
+        built.clear()
+        flags = {"data_dir": sop_copy, "pretrained_model": tmp_path / "run", "save_embeddings": tmp_path / "x.npz"}
+        _, result = evaluate(tmp_path / "out", **flags, **CPU, **changes)
+        return len(built), result["metrics"], str(np.load(tmp_path / "x.npz")["model"])
+
+    times, *first = builds()
+    assert times == 1 and builds() == (0, *first)
+    assert builds(resize_short_size=40)[0] == 1 and builds()[0] == 1 and builds(precision="bf16")[0] == 1
+    shutil.copyfile(next(sop_copy.rglob("14_1.jpg")), next(sop_copy.rglob("15_1.jpg")))
+    assert builds()[0] == 1 and builds()[0] == 0
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    state["model"]["backbone.conv1.bias"] += 1e-3
+    torch.save(state, tmp_path / "run" / "last.pt")
+    times, _, model = builds()
+    assert times == 1 and model != first[1] and builds()[0] == 0
+    for torn in ("{", "[]", '{"opened_from": 5}'):
+        (tmp_path / "out" / "network.json").write_text(torn)
+        assert builds()[0] == 1 and builds()[0] == 0
 
 
 def test_other_ways_to_embed_give_nearly_the_same(sop_tree, finished_run, tmp_path):
