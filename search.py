@@ -92,8 +92,8 @@ def build(word: str, args: Args) -> None:
         return
     others = [name for name in ("input", "text") if args[name]]
     collection = open_collection(word, others, **args.collection)
-    if collection.inputs is None and not args["pretrained_model"]:
-        raise InputError("build needs --pretrained_model: nothing can be found again with random weights")
+    if collection.inputs is None:
+        refuse_random_weights(args)
     refuse_lone_continue(**args.outputs)
     backend_options = args.options("backend")
     make_backend(args["backend"], backend_options)[0].refuse_new()
@@ -124,6 +124,11 @@ def build(word: str, args: Args) -> None:
         print_lines(next_notes(index, collection.root))
 
 
+def refuse_random_weights(args: Args) -> None:
+    if not args["pretrained_model"]:
+        raise InputError("build needs --pretrained_model: nothing can be found again with random weights")
+
+
 def build_of_embeddings(folder: str, args: Args) -> None:
     """Make an index of what infer.py has embedded."""
     import distributed
@@ -135,8 +140,7 @@ def build_of_embeddings(folder: str, args: Args) -> None:
     from retrieval.index.folder import check_free
 
     refuse_others(args.values)
-    if not args["pretrained_model"]:
-        raise InputError("build needs --pretrained_model: nothing can be found again with random weights")
+    refuse_random_weights(args)
     files = find_ready(**args.ready)
     backend_options = args.options("backend")
     make_backend(args["backend"], backend_options)[0].refuse_new()
@@ -168,8 +172,7 @@ def open_collected(collection, args: Args):
             "--model=NAME --pretrained_model=published, or a run's folder (docs/search.md)"
         )
         args = args.with_words([f"--model={chosen.model}", f"--pretrained_model={chosen.weights}"])
-    if not args["pretrained_model"]:
-        raise InputError("build needs --pretrained_model: nothing can be found again with random weights")
+    refuse_random_weights(args)
     return records, open_network(args, device, precision, None, records), args
 
 
