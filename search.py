@@ -327,7 +327,7 @@ def find(folder: str, args: Args) -> None:
             which = " of these labels and categories"
         shown_all = plural(shown, "which is shown", "and all of them are shown")
         log(f"--k={args['k']}: {index.folder} holds {counted(shown, index.noun)}{which}, {shown_all}")
-    print_tables(answers)
+    print_tables(answers, written)
     print_lines(unknown_notes(answers))
     if len(answers.records) > DRAWN and any(path.suffix == ".png" for path in outputs):
         print(f"the picture shows {DRAWN} of {counted(len(answers.records), 'query')}")

@@ -113,8 +113,8 @@ def save_answers(answers: Answers, paths: Iterable[Path]) -> tuple[list[Path], I
     return written, failure
 
 
-def print_tables(answers: Answers) -> None:
-    """A table of its hits for each of the first queries."""
+def print_tables(answers: Answers, written: Iterable[Path] = ()) -> None:
+    """A table of its hits for each of the first queries; where those of others are, or would be. written: files."""
     records = answers.records
     hits = answers.hits
     texts = label_texts(hits.labels[:TABLES].ravel().tolist(), answers.item_names)
@@ -135,7 +135,9 @@ def print_tables(answers: Answers) -> None:
             print(f"{rank:>6} {score:>8.4f}{same} {label:>{width}}  {name}")
     more = len(records) - TABLES
     if more > 0:
-        print(f"tables of {more} more {plural(more, 'query')} are left out; --output=hits.json takes them all")
+        whole = [str(path) for path in written if path.suffix == ".json"]
+        where = f"{whole[0]} has them all" if whole else "--output=hits.json takes them all"
+        print(f"tables of {more} more {plural(more, 'query')} are left out; {where}")
 
 
 def _query_line(answers: Answers, query: int) -> str:

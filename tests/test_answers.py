@@ -286,6 +286,15 @@ def test_an_index_that_nobody_decided_for_answers_as_before(index, table, tmp_pa
     assert first["hits"][0].keys() == {"rank", "id", "score", "label", "path", "box"}
 
 
+def test_where_the_tables_that_are_not_shown_stand(index, table, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("report.hits.TABLES", QUERIES - 1)
+    answers = Answers.of(table.records, find_answers(index, table.as_queries(), k=2), {}, None)
+    print_tables(answers, [tmp_path / "hits.png"])
+    assert "tables of 1 more query are left out; --output=hits.json takes them all" in capsys.readouterr().out
+    print_tables(answers, [tmp_path / "hits.png", tmp_path / "answers.json"])
+    assert f"are left out; {tmp_path / 'answers.json'} has them all" in capsys.readouterr().out
+
+
 def test_photos_that_ask_together_are_named(index, tmp_path, capsys):
     table = table_of(*clouds(20, 3, labels=4))
     answers = Answers.of(table.records, find_answers(index, table.as_queries(), query_by="label"), {}, None)
