@@ -18,11 +18,12 @@ FOLDER = Path(__file__).resolve().parent
 # {lane: the words behind its file's name}; a lane that is another one's file with other flags begins with the file.
 LANES = {
     "search_speed": "search_speed.py --sizes=60502x512 --curve=15000",
+    "product_types": "product_types.py --sizes=5000x512,15000x512 --kinds=sphere,tight,hard,features,duplicates",
     "wide": "wide.py",
     "codes": "codes.py --rows=100000 --data=clustered --rounds=1",
     "images": "images.py --images=100 --rounds=2",
     "formats": "formats.py --images=10 --rounds=2",
-    "step": "step.py --rounds=1",
+    "step": "step.py --rounds=1 --operations",
     "head": "head.py --rounds=3 --sizes=11318x2048,100000x512",
     "head_losses": "head.py --losses=all --sizes=11318x512 --rounds=2",
     "pairs": "pairs.py --sizes=160,1024 --rounds=1",

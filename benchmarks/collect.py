@@ -30,6 +30,7 @@ each lane's ratios by commit. A peer that is not installed (`requirements/peers.
 """
 LANES = {
     "search_speed": "Exact evaluation",
+    "product_types": "Which product a search is made by",
     "wide": "Wider than memory",
     "codes": "Search by codes",
     "backends": "Backends of an index",

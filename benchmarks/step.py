@@ -9,6 +9,8 @@ settings of both. The whole step is our loop with everything in it: images of th
 displayed figures, the checkpoint's seconds spread over 1,000 steps. The limit is what the same step's convolutions,
 products and attention take alone, one after the other (_heavy_calls.py): all that is left to save stands between.
 With --compile the compiled network is a row more, and the seconds until its first step are told: minutes.
+--operations says what the rest is: the milliseconds of each kind of operation in a float32 step (_operations.py); with
+--rounds=0 that is all.
 """
 
 import argparse
@@ -29,6 +31,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
 import torch
 
 from benchmarks._heavy_calls import HeavyCalls, seconds_alone
+from benchmarks._operations import operation_table
 from benchmarks.contest import heading, markdown, seconds_text, timed, write
 from core.device import choose_device, choose_precision, has_bfloat16
 from core.openmp import POLICY
@@ -127,6 +130,12 @@ class Bench:
             return time.perf_counter() - began
 
 
+def random_batch(pixels, batch, classes):
+    """(uint8 images (B, 3, H, W) that lie pixel by pixel, as the loader's do; labels (B,))."""
+    pictures = torch.randint(256, (batch, pixels, pixels, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    return pictures, torch.randint(classes, (batch,))
+
+
 def contenders(network, pixels, batch, images, labels, plain, steps, compiled=False):
     """({name: function}, the whole loop's Bench): one step each, and the whole loop with its seconds for one step.
 
@@ -134,8 +143,7 @@ def contenders(network, pixels, batch, images, labels, plain, steps, compiled=Fa
     """
     classes = int(labels.max()) + 1
     own, frugal = Bench(network, classes), Bench(network, classes, recompute=True)
-    pictures = torch.randint(256, (batch, pixels, pixels, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    codes = torch.randint(classes, (batch,))
+    pictures, codes = random_batch(pixels, batch, classes)
     auto = choose_precision("auto", torch.device("cpu"))
     sampler = ShuffledSampler(labels, batch_size=batch)
     modality = ImageModality(TrainTransform(pixels, pixels, 0, ("crop", "flip"), (0.08, 1.0)))
@@ -213,6 +221,13 @@ def lane_table(figures, batch):
     return markdown(["", "seconds a step", "least–most", "images/s", "× plain", "peak MB"], rows)
 
 
+def operations(network, pixels, batch, images):
+    """The table of a float32 step's kinds of operations."""
+    classes = len(images.vocabulary)
+    pictures, codes = random_batch(int(pixels), int(batch), classes)
+    return operation_table(partial(Bench(network, classes).step, pictures, codes, "fp32"))
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=NETWORKS, help=f"name:pixels:batch (default: {NETWORKS})")
@@ -221,6 +236,7 @@ def main(argv=None):
     )
     parser.add_argument("--steps", type=int, default=10, help="of the whole loop in one run (default: 10)")
     parser.add_argument("--compile", action="store_true", help="also the compiled network")
+    parser.add_argument("--operations", action="store_true", help="also what each kind of operation takes")
     parser.add_argument("--output", default="output/benchmarks", help="folder of the figures")
     args = parser.parse_args(argv)
     choose_device(use_gpu=False)
@@ -229,6 +245,10 @@ def main(argv=None):
     result, parts = {"rounds": args.rounds, "networks": {}}, [heading(args.rounds)]
     for text in args.networks.split(","):
         network, pixels, batch = text.rsplit(":", 2)
+        if not args.rounds:
+            parts.append(f"### {network}, {pixels} px, batch {batch}\n\n{operations(network, pixels, batch, images)}")
+            print(parts[-1], flush=True)
+            continue
         with plain_loop(network, pixels, batch, len(images.vocabulary)) as plain:
             entrants, bench = contenders(
                 network, int(pixels), int(batch), images, labels, plain, args.steps, args.compile
@@ -243,6 +263,8 @@ def main(argv=None):
         for name, figure in figures.items():
             if "--compile" in name:
                 parts[-1] += f" The first step of the compiled network took {figure['first']:.0f} s."
+        if args.operations:
+            parts[-1] += f"\n\n{operations(network, pixels, batch, images)}"
         print(parts[-1], flush=True)
     write(args.output, "step", result, "\n\n".join(parts))
 

@@ -24,6 +24,8 @@ COUNTED_DEVICE_BYTES, STRIP_DEVICE_QUERIES = 128 * 2**20, 2048
 MOST_APART = 0.5  # where more than this share is undecided all are counted again, for the sake of the symmetry
 PRECISIONS = [torch.int8, torch.bfloat16, torch.float32, torch.float64]
 DOUBTED_PAIRS = 3000  # pairs of rows on whose products int8 saves as much as an item in doubt costs
+LOOKED_AT = 1 / 6  # of that is what an item costs that is in doubt where the query's rank is not
+MOST_DOUBTED = 4  # galleries on whose products it saves as much as counting a query again costs
 MOST_LISTED = 64  # items of a query that a count leaves in doubt and that are then scored one by one
 LISTED_BYTES = 16  # of each
 MOST_IN_DOUBT = 2048  # items after which a count is given up for a query, and left to a more precise one
@@ -69,7 +71,7 @@ def positive_ranks(
     else:
         scores = Scores(query_gallery, distance, shard.lengths, shard.frame)
     if dtype is None:
-        dtype = first_precision(query_gallery, scores)
+        dtype = first_precision(query_gallery, scores, ks)
     # Ranks may run on devices that prefer different types; all of them begin with the most precise of these.
     counts = _Counts(query_gallery, scores, ks, memory, shard)
     undecided = counts.by_label
@@ -87,23 +89,30 @@ def positive_ranks(
     return counts.ranks()
 
 
-def first_precision(query_gallery: QueryGallery, scores: Scores) -> torch.dtype:
-    """The type of the first count: what this device multiplies fastest, int8 only where it leaves little in doubt."""
+def first_precision(query_gallery: QueryGallery, scores: Scores, ks: Iterable[int] | None = None) -> torch.dtype:
+    """The type of the first count: what this device multiplies fastest, int8 only where it leaves little in doubt.
+
+    ks: as of positive_ranks.
+    """
     gallery_size = len(query_gallery.gallery_rows)
     pairs = len(query_gallery.query_rows) * gallery_size
     types = (torch.bfloat16, torch.float32)
     if not scores.euclidean and LEAST_INT8_COLUMNS <= scores.width <= MOST_INT8_COLUMNS:
         types = (torch.int8, *types)
     dtype = fastest(query_gallery.device, scores.width, pairs, types)
-    if dtype == torch.int8 and DOUBTED_PAIRS * in_doubt(query_gallery, scores) > gallery_size:
-        dtype = fastest(query_gallery.device, scores.width, pairs, types[1:])
+    if dtype == torch.int8:
+        doubted_pairs = DOUBTED_PAIRS * in_doubt(query_gallery, scores, ks)
+        if doubted_pairs.clamp_max(MOST_DOUBTED * gallery_size).mean() > gallery_size:
+            dtype = fastest(query_gallery.device, scores.width, pairs, types[1:])
     return dtype
 
 
-def in_doubt(query_gallery: QueryGallery, scores: Scores) -> float:
-    """How many items of the gallery a count of cosines in int8 leaves in doubt for a query, on average.
+def in_doubt(query_gallery: QueryGallery, scores: Scores, ks: Iterable[int] | None = None) -> torch.Tensor:
+    """How many items of the gallery a count of cosines in int8 leaves in doubt, (n,) float32 for some queries.
 
-    Some queries are scored against their positives and a sample of the gallery.
+    They are scored against their positives and a sample of the gallery. A query whose rank is on the same side of all
+    `ks`, wherever these items stand, is done with at the first item before it where k is 1; else it meets those in
+    doubt until the greatest k are, and counts them for less.
     """
     gallery_size = len(query_gallery.gallery_rows)
     queries, sample = (evenly(*sizes) for sizes in zip((len(query_gallery.query_rows), gallery_size), SAMPLE))
@@ -123,9 +132,16 @@ def in_doubt(query_gallery: QueryGallery, scores: Scores) -> float:
     errors = scores.rounding_errors("query", torch.int8)[queries, None]
     low, high = scores.fast_range(best, errors, scores.gallery_error(torch.int8), torch.int8)
     score, is_positive = sampled(sample)
-    score /= scores.int8_step() ** 2
-    is_within = (score >= low) & (score <= high) & ~is_positive & best.isfinite()
-    return is_within.sum().item() / len(queries) * gallery_size / len(sample)
+    score = (score / scores.int8_step() ** 2).masked_fill_(is_positive, -math.inf)
+    surely = (score > high).sum(1)
+    maybe = (score >= low).sum(1) - surely
+    scale = gallery_size / len(sample)
+    surely, maybe = surely * scale, maybe * scale
+    if ks is not None:
+        is_open = torch.stack([(surely < k) & (surely + maybe >= k) for k in ks]).any(0)
+        met = ((max(ks) - 1) / surely.clamp_min(1)).clamp_max(1)
+        maybe = torch.where(is_open, maybe, LOOKED_AT * met * maybe)
+    return maybe.masked_fill(best[:, 0].isinf(), 0.0)
 
 
 class _Counts:

@@ -15,15 +15,15 @@ import torch
 from core.device import multiplies_bfloat16
 
 TYPES = (torch.int8, torch.bfloat16, torch.float32)  # from coarse to fine
-TRIED_ROWS = (512, 512)  # of the products that are timed
+TRIED_ROWS = (256, 512)  # of the products that are timed
 TRIED_WIDTHS = (32, 1024)  # they are no narrower and no wider
-ROUNDS = 4  # the best of so many counts, after one that warms up
-WORTH_TRYING = 2**36  # multiplications of a search that takes longer than the trial
+ROUNDS = 3  # the best of so many counts, after one that warms up
+WORTH_TRYING = 2**23  # pairs of rows for each thread of a search that takes several times as long as the trial
 # A coarser type leaves more in doubt, so it may take at most so much of a finer one's time: int8 doubts one query in
 # five, and has half as much to do beside its products as for them (benchmarks/search_speed.py).
 WORTH = {torch.int8: 0.75, torch.bfloat16: 0.85}
 # Looking through what int8 leaves in doubt costs more than it saves for narrower rows; wider ones overflow int32.
-LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS = 256, 2**16
+LEAST_INT8_COLUMNS, MOST_INT8_COLUMNS = 128, 2**16
 
 
 def multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
@@ -66,7 +66,7 @@ def fastest(device: torch.device, width: int, pairs: int, types: tuple[torch.dty
     if device.type != "cpu":
         is_native = torch.bfloat16 in types and multiplies_bfloat16(device)
         return torch.bfloat16 if is_native else torch.float32
-    if pairs * width < WORTH_TRYING:
+    if pairs < WORTH_TRYING * torch.get_num_threads():
         return torch.float32
     # Widths of one power of 2 are alike.
     width = 2 ** math.ceil(math.log2(min(max(width, TRIED_WIDTHS[0]), TRIED_WIDTHS[1])))
