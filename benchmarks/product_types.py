@@ -6,9 +6,10 @@
     python benchmarks/product_types.py --sizes=15000x512 --ks=1,10,100
 
 Seconds are those of the CPU, all threads together, which other work on the machine moves little; the least of the
-rounds counts. A last run is left to choose, whose seconds are with what that took. Each type's answers have to be those of
-float32, or the run ends. What the choice knows: embeddings that fall apart into labels leave nothing in doubt for int8,
-others more or less; so there are several kinds, the embeddings of a trained network as well as of none.
+rounds counts. A last run is left to choose, whose seconds are with what that took. Each type's answers have to be
+those of float32, or the run ends. What the choice knows: embeddings that fall apart into labels leave nothing in
+doubt for int8, others more or less; so there are several kinds, the embeddings of a trained network as well as of
+none.
 """
 
 import argparse
