@@ -13,6 +13,7 @@ if __name__ == "__main__":  # numpy and OpenCV bring OpenMP in some builds
     from core import openmp  # noqa: F401
 import argparse
 import os
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,7 +215,7 @@ def make(folder: str, output: str, test_share: float, label_level: int, seed: in
     images = plural(counts["train"], "image")
     print(f"written: {written}, {counts['train']} {images} to train with, {counts['validation']} to test with")
 
-    command = ["python train_elem.py", f"--train_list={written}"]
+    command = ["python", "train_elem.py", f"--train_list={written}"]
     if counts["validation"]:
         command.append(f"--test_list={written}")
     else:
@@ -225,7 +226,7 @@ def make(folder: str, output: str, test_share: float, label_level: int, seed: in
     # Where the paths of the list start from its own folder, nothing has to be said.
     if list_root(folder, written) != Path(os.path.abspath(written)).parent:
         command.append(f"--data_dir={folder}")
-    print(" ".join(command))
+    print(shlex.join(command))
 
 
 def fix(list_file: str, data_dir: str | None, fixes: str, output: str, split: str, overwrite: bool) -> None:
@@ -277,11 +278,11 @@ def pack(list_file: str, data_dir: str | None, output: str, overwrite: bool) -> 
 
 def _print_training(file: Path, test_list: str, root: Path) -> None:
     """The command that trains with a list; root: the folder that its paths start from."""
-    command = ["python train_elem.py", f"--train_list={file}", f"--test_list={test_list}"]
+    command = ["python", "train_elem.py", f"--train_list={file}", f"--test_list={test_list}"]
     # Where they start from its own folder, nothing has to be said.
     if root != Path(os.path.abspath(file)).parent:
         command.append(f"--data_dir={root}")
-    print(" ".join(command))
+    print(shlex.join(command))
 
 
 def _share(text: str) -> float:

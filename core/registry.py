@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from core.errors import unknown
+from core import sources
+from core.errors import InputError, unknown
 from core.sources import option_texts
 
 
@@ -99,5 +100,16 @@ class Registry:
 
     def _entry(self, name: str) -> Entry:
         if name not in self._entries:
+            forgotten = self._never_imported(name)
+            if forgotten is not None:
+                raise InputError(f"the {self.kind} {name!r} of {forgotten}.py: nothing imports that file")
             raise unknown(self.kind, name, self.names())
         return self._entries[name]
+
+    def _never_imported(self, name: str) -> str | None:
+        """The module beside those of the entries whose source registers `name`, though it has not been run; or None."""
+        folders = {entry.registered.__module__.rpartition(".")[0] for entry in self._entries.values()}
+        for folder in filter(None, folders):
+            if name in (found := sources.registered(folder.replace(".", "/"))):
+                return found[name].home.partition(":")[0].replace(".", "/")
+        return None

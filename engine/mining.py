@@ -33,11 +33,16 @@ class Mining:
     ) -> tuple[torch.Tensor, torch.Tensor, Pairs | Triplets | TripletRule]:
         """(rows, labels, mined) for the loss: embeddings (B, D) and labels (B,) of all ranks, and what was chosen.
 
-        Rows are the embeddings, with those behind them that the miner adds. listed=False: a rule will do.
+        Rows are the embeddings, with those behind them that the miner adds. listed=False: a rule will do. Raises
+        InputError for a miner that gives something else.
         """
         if self.rule is not None and not listed:
             return embeddings, labels, self.rule
-        mined = self.in_form(self.miner(embeddings, labels, reference))
+        chosen = self.miner(embeddings, labels, reference)
+        if not isinstance(chosen, (Pairs, Triplets)):
+            place = f"{type(self.miner).__module__}.{type(self.miner).__name__}"
+            raise InputError(f"{place} gave a {type(chosen).__name__}; a miner gives losses._mined.Pairs or Triplets")
+        mined = self.in_form(chosen)
         if self.adds_rows:
             embeddings, labels = self.miner.extended(embeddings, labels)
         return embeddings, labels, mined

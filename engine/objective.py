@@ -87,7 +87,9 @@ class Objective(nn.Module):
             beside["mined"] = self.lookalikes(embeddings, labels, **beside)
         if getattr(self.loss, "reads_labels", False):
             labels = on_host
-        return self.loss(embeddings, labels, **beside)
+        value = self.loss(embeddings, labels, **beside)
+        check_value(value, self.loss, learns=embeddings.requires_grad and torch.is_grad_enabled())
+        return value
 
     def remember(self) -> None:
         """Let the last batch enter the memory: to be called where its step was taken, since it may be left out."""
@@ -101,6 +103,20 @@ class Objective(nn.Module):
         if self.batch_recall:
             figures["recall"] = recall_at_k(self.last_batch.embeddings, self.last_batch.labels, ks=(1,))[1]
         return figures
+
+
+def check_value(value: object, loss: nn.Module, learns: bool) -> None:
+    """Raise InputError, naming the loss, unless what it gave is one number, with a gradient where something learns."""
+    wrong = None
+    if not isinstance(value, torch.Tensor):
+        wrong = f"of type {type(value).__name__}"
+    elif value.numel() != 1:
+        wrong = f"of shape {tuple(value.shape)}; .mean() or .sum() makes one number of it"
+    elif learns and not value.requires_grad:
+        wrong = "without a gradient: the embeddings went through .detach(), torch.no_grad, numpy, or an integer"
+    if wrong is not None:
+        place = f"{type(loss).__module__}.{type(loss).__name__}.forward"
+        raise InputError(f"{place} gave a loss {wrong}; a loss is a tensor of one number, with its gradient")
 
 
 def build_objective(
@@ -139,7 +155,7 @@ def build_loss(
 
     options: those of the loss's own keywords, {name: value}. embedding_size, num_classes: what is compared and how many
     labels there are, for losses that ask. Raises InputError for another number of labels than `class_dim`, for what
-    does not go with `shard_classes`, and for a width that is no part of an embedding.
+    does not go with `shard_classes`, for a width that is no part of an embedding, and for a loss that asks for more.
     """
     if class_dim and class_dim != num_classes:
         raise InputError(f"class_dim is {class_dim}, but training uses {counted(num_classes, 'label')}")
@@ -159,7 +175,13 @@ def build_loss(
 
     def of_width(width: int) -> nn.Module:
         facts = {"embedding_size": width, "num_classes": num_classes}
-        required = {name: facts[name] for name in LOSSES.requirements(loss_name)}
+        required = {name: facts.get(name) for name in LOSSES.requirements(loss_name)}
+        more = [name for name in required if name not in facts]
+        if more:
+            raise InputError(
+                f"the loss {loss_name} has {', '.join(more)} without a default, which only {' and '.join(facts)} may "
+                "be; with one it is a flag"
+            )
         return sharded_classes.build_loss(LOSSES[loss_name], shard_classes and several, **required, **options)
 
     if matryoshka:

@@ -1,6 +1,7 @@
 """A run's folder: config.json, result.json, what its loggers write, and the lines on the console."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -122,9 +123,10 @@ class Run:
             return
         came_to_something = any(any(self.folder.glob(pattern)) for pattern in OF_A_RUN)
         if came_to_something and not self.overwrite:
+            going_on = shlex.quote(f"--checkpoint={self.folder}")
             raise InputError(
-                f"{str(self.folder)!r} already holds a run: go on with it by --checkpoint={self.folder}, choose "
-                "another --model_save_dir, or give --overwrite=True"
+                f"{str(self.folder)!r} already holds a run: go on with it by {going_on}, choose another "
+                "--model_save_dir, or give --overwrite=True"
             )
         make_folder(self.folder)
         self._remove([*OF_A_RUN, *OF_TOWERS, "*.tmp", *logger_files()])
@@ -148,7 +150,7 @@ class Run:
         log(f"Recall@1 {100 * result['recall']['1']:.2f} % on {result['tested_on']}")
         curves = ""
         if "tensorboard" in self.logger_names and has_curves(self.folder):
-            curves = f", curves: tensorboard --logdir {self.folder}"
+            curves = f", curves: tensorboard --logdir {shlex.quote(str(self.folder))}"
         log(f"run: {self.folder}  (weights last.pt, figures result.json{curves})")
 
     def _hand_on_weights(self, result: dict[str, object]) -> None:

@@ -4,7 +4,7 @@ python recipes/run_table.py emoji --seeds=0,1,2 --processes=2 --longer --differe
 python recipes/run_table.py sop --reference=ancestor
 python recipes/run_table.py emoji --only=arcmargin --root=output/precision/bf16 --flags=--precision=bf16
 
-Each run is a recipe, configs/SET_STAGE1[_STAGE2].yaml. One that has its result.json is skipped, one that was stopped
+Each run is a recipe, configs/SET_STAGE1[_STAGE2].yaml; a file of your own there is one more. One that has its result.json is skipped, one that was stopped
 goes on from its last checkpoint. Each process has one thread unless OMP_NUM_THREADS says otherwise.
 """
 
@@ -21,6 +21,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 from config.script import run_script  # noqa: E402
 from core.errors import InputError, unknown  # noqa: E402
+from core.sources import registered  # noqa: E402
 from core.types import words  # noqa: E402
 from recipes import table  # noqa: E402
 
@@ -49,13 +50,21 @@ def find_recipes(set_name: str) -> list[Recipe]:
     """All recipes of a set, stage 1 first. Raises InputError where there is none."""
     recipes = []
     for file in sorted((ROOT / "configs").glob(f"{set_name}_*.yaml")):
-        _, first, *second = file.stem.split("_", 2)
+        first, second = split_stages(file.stem.removeprefix(f"{set_name}_"))
         if first == "reranker":  # of what a run finds, and no run of its own
             continue
-        recipes.append(Recipe(file, first, second[0] if second else ""))
+        recipes.append(Recipe(file, first, second))
     if not recipes:
         raise InputError(f"no recipe configs/{set_name}_*.yaml")
     return sorted(recipes, key=lambda recipe: recipe.script)
+
+
+def split_stages(name: str) -> tuple[str, str]:
+    """Stage 1 and stage 2 of STAGE1[_STAGE2]: the longest loss of stage 1 that it begins with, else its first word."""
+    losses = [loss for loss, entry in registered("losses").items() if entry.facts.get("stage") == "elem"]
+    begins = [loss for loss in losses if f"{name}_".startswith(f"{loss}_")]
+    first = max(begins, key=len, default=name.partition("_")[0])
+    return first, name.removeprefix(first).removeprefix("_")
 
 
 def make_run(recipe: Recipe, seed: str, root: Path, flags: list[str], evaluates: bool) -> None:
@@ -86,7 +95,7 @@ def call(script: str, *line: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", help="emoji or sop: the recipes configs/SET_*.yaml")
+    parser.add_argument("set", help="emoji, sop, or what your own recipes begin with: configs/SET_*.yaml")
     parser.add_argument("--seeds", type=words, default=("0",), help="comma-separated (default: 0)")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--root", type=Path, help="folder of the runs (default: output/SET)")
@@ -98,6 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--flags", action="append", default=[], help="a further flag of every run; may come several times"
     )
+    parser.add_argument("--metric", help="of --evaluate another figure in the table, as map@r (default: Recall@1)")
     parser.add_argument("--reference", choices=["ancestor"], help="add PaddlePaddle's Recall@1 on SOP")
     parser.add_argument("--differences", action="store_true", help="add what each second stage gains, seed by seed")
     options = parser.parse_args(argv)
@@ -123,6 +133,7 @@ def main(argv: list[str] | None = None) -> None:
             job.result()
 
     line = [str(root)]
+    line += [f"--metric={options.metric}"] if options.metric else []
     line += [f"--reference={options.reference}"] if options.reference else []
     line += ["--differences"] if options.differences else []
     table.main(line)

@@ -1,9 +1,11 @@
-"""Print the 2x5 table of a folder of runs as Markdown: stage-1 losses across, stage-2 losses down.
+"""Print the table of a folder of runs as Markdown: stage-1 losses across, stage-2 losses down.
 
     python recipes/table.py output/sop [--reference=ancestor] [--k=10] [--differences]
+    python recipes/table.py output/mine --metric=map@r
 
 Runs lie at <root>/seed<S>/<elem> (stage 1 alone), <elem>+<pair> (both stages), <elem>+longer (stage 1 alone for as many
-seconds as both stages) and untrained; each holds result.json, or eval/result.json, which then is the one that counts.
+seconds as both stages) and untrained, whatever the names of <elem> and <pair> are; each holds result.json, or
+eval/result.json, which then is the one that counts and the one that has other figures than Recall@k.
 """
 
 import argparse
@@ -19,10 +21,11 @@ import numpy as np  # noqa: E402
 from config.script import run_script  # noqa: E402
 from core.errors import InputError  # noqa: E402
 
+# The order of columns and rows; what has another name stands behind them.
 ELEM = ("softmax", "arcmargin")
-PAIR = ("+triplet", "+quadruplet", "+eml", "+npairs", "+whitening")
+SECONDS = ("", "+longer", "+triplet", "+quadruplet", "+eml", "+npairs", "+whitening")
 BASES = {"": "stage 1", "+longer": "stage 1 longer"}
-TITLES = {"": "none", "+longer": "none, trained longer", **{pair: pair[1:] for pair in PAIR}}
+TITLES = {"": "none", "+longer": "none, trained longer"}
 # 0.975 quantiles of Student's t with 1, 2, 3, ... degrees of freedom; the last serves for more, a little too wide then.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 NOTHING = "–"  # a cell without a run
@@ -35,26 +38,29 @@ ANCESTOR = {
     "+npairs": (NOTHING, "79.81"),
 }
 
-SeedRecalls = dict[str, float]  # {seed folder: Recall@k in %} of one run
+SeedFigures = dict[str, float]  # {seed folder: the figure in %} of one run
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", help="folder that holds seed0, seed1, ...")
     parser.add_argument("--k", type=int, default=1, help="Recall@k (default: 1)")
+    parser.add_argument("--metric", help="another figure of eval.py, as map@r (default: Recall@k)")
     parser.add_argument("--reference", choices=["ancestor"], help="add PaddlePaddle's Recall@1 on SOP")
     parser.add_argument("--differences", action="store_true", help="add what each second stage gains, seed by seed")
     args = parser.parse_args(argv)
-    if args.reference and args.k != 1:
-        raise InputError(f"--reference={args.reference} has Recall@1 only, not --k={args.k}")
+    metric = args.metric or f"recall@{args.k}"
+    if args.reference and metric != "recall@1":
+        raise InputError(f"--reference={args.reference} has Recall@1 only, not {metric}")
 
-    runs = read_runs(args.root, args.k)
-    seeds = max(len(recalls) for recalls in runs.values())
+    runs = read_runs(args.root, metric)
+    seeds = max(len(figures) for figures in runs.values())
     spread = "one run a cell"
     if seeds > 1:
         spread = f"mean ± sample standard deviation over {seeds} seeds"
-    print(f"Recall@{args.k} in %, {spread}.\n\n{recall_table(runs, seeds, bool(args.reference))}")
-    if runs["untrained"]:
+    title = metric.replace("recall@", "Recall@")
+    print(f"{title} in %, {spread}.\n\n{figures_table(runs, seeds, bool(args.reference))}")
+    if "untrained" in runs:
         print(f"\nUntrained features: {cell(list(runs['untrained'].values()), seeds)}.")
     if args.reference:
         print("\n(PaddlePaddle): theirs, Recall@1 on SOP, one run a cell, from the README of its metric_learning.")
@@ -63,63 +69,85 @@ def main(argv: list[str] | None = None) -> None:
         print(differences_table(runs, seeds))
 
 
-def read_runs(root: str | Path, k: int) -> dict[str, SeedRecalls]:
-    """The recalls of all runs below `root`, by the run's name; empty ones for runs that are not there."""
-    seeds = sorted(Path(root).glob("seed*"))
-    names = ["untrained"]
-    for elem in ELEM:
-        names += [elem + second for second in TITLES]
-    runs = {}
-    for name in names:
-        runs[name] = {seed.name: read_recall(seed / name, k) for seed in seeds if (seed / name).is_dir()}
-    if not any(runs.values()):
+def read_runs(root: str | Path, metric: str) -> dict[str, SeedFigures]:
+    """The figures of all runs below `root`, by the run's name: each folder is one."""
+    runs: dict[str, SeedFigures] = {}
+    for seed in sorted(Path(root).glob("seed*")):
+        for run in sorted(folder for folder in seed.iterdir() if folder.is_dir()):
+            runs.setdefault(run.name, {})[seed.name] = read_figure(run, metric)
+    if not runs:
         raise InputError(f"no run in {root}: expected folders such as {Path(root, 'seed0', 'softmax+triplet')}")
     return runs
 
 
-def read_recall(run: Path, k: int) -> float:
-    """Recall@k in % of one run folder. Raises InputError, naming the file, where it is missing or unreadable."""
+def read_figure(run: Path, metric: str) -> float:
+    """The metric in % of one run folder. Raises InputError, naming the file, where it is missing or unreadable."""
     path = run / "result.json"
     if (run / "eval").is_dir():
         path = run / "eval" / "result.json"
+    place = ("metrics", metric)
+    if metric.startswith("recall@"):
+        place = ("recall", metric.removeprefix("recall@"))
     try:
-        return 100 * float(json.loads(path.read_text(encoding="utf-8"))["recall"][str(k)])
+        result = json.loads(path.read_text(encoding="utf-8"))
+        return 100 * float(result[place[0]][place[1]])
     except FileNotFoundError:
         raise InputError(f"{path} is missing: the run is not finished") from None
     except (OSError, ValueError, TypeError, KeyError) as problem:
-        raise InputError(f'{path} has no {{"recall": {{"{k}": fraction}}}}: {problem!r}') from None
+        raise InputError(f'{path} has no {{"{place[0]}": {{"{place[1]}": fraction}}}}: {problem!r}') from None
 
 
-def recall_table(runs: dict[str, SeedRecalls], seeds: int, with_ancestor: bool) -> str:
-    """Recall of each pair of stages; where asked for, the ancestor's figures in two more columns."""
-    head = ["second stage", *ELEM]
+def stages(runs: dict[str, SeedFigures]) -> tuple[list[str], list[str]]:
+    """The columns and the rows that `runs` need: names of stage 1, and of stage 2 with the `+` before them."""
+    names = [name.partition("+") for name in runs if name != "untrained"]
+    columns = _in_order({first for first, _, _ in names}, ELEM)
+    rows = _in_order({plus + second for _, plus, second in names}, SECONDS)
+    return columns, rows
+
+
+def _in_order(names: set[str], order: tuple[str, ...]) -> list[str]:
+    """Those that `order` knows, as it has them, then the others by name."""
+    return [name for name in order if name in names] + sorted(names.difference(order))
+
+
+def title_of(second: str) -> str:
+    """What the row of a second stage is called."""
+    return TITLES.get(second, second[1:])
+
+
+def figures_table(runs: dict[str, SeedFigures], seeds: int, with_ancestor: bool) -> str:
+    """The figure of each pair of stages; where asked for, the ancestor's in two more columns."""
+    columns, rows = stages(runs)
+    head = ["second stage", *columns]
     if with_ancestor:
         head += [f"{elem} (PaddlePaddle)" for elem in ELEM]
-    rows = []
-    for second, title in TITLES.items():
-        cells = [cell(list(runs[elem + second].values()), seeds) for elem in ELEM]
+        rows = _in_order({*rows, *ANCESTOR}, SECONDS)
+    lines = []
+    for second in rows:
+        cells = [cell(list(runs.get(elem + second, {}).values()), seeds) for elem in columns]
         if with_ancestor:
             cells += ANCESTOR.get(second, (NOTHING, NOTHING))
-        # Nobody has to run all of them.
-        if set(cells) != {NOTHING}:
-            rows.append([title, *cells])
-    return markdown(head, rows)
+        lines.append([title_of(second), *cells])
+    return markdown(head, lines)
 
 
-def differences_table(runs: dict[str, SeedRecalls], seeds: int) -> str:
+def differences_table(runs: dict[str, SeedFigures], seeds: int) -> str:
     """Each second stage minus stage 1 alone, and minus stage 1 trained longer: paired, seed by seed."""
-    columns = [(elem, base) for elem in ELEM for base in BASES]
-    rows = []
-    for pair in PAIR:
-        row = [TITLES[pair]]
+    elems, seconds = stages(runs)
+    columns = [(elem, base) for elem in elems for base in BASES]
+    lines = []
+    for pair in seconds:
+        if pair in BASES:
+            continue
+        line = [title_of(pair)]
         for elem, base in columns:
-            both_stages = runs[elem + pair]
-            alone = runs[elem + base]
+            both_stages = runs.get(elem + pair, {})
+            alone = runs.get(elem + base, {})
             gains = [both_stages[seed] - alone[seed] for seed in both_stages if seed in alone]
-            row.append(difference_cell(gains, seeds))
-        if set(row[1:]) != {NOTHING}:
-            rows.append(row)
-    return markdown(["second stage", *(f"{elem}: minus {BASES[base]}" for elem, base in columns)], rows)
+            line.append(difference_cell(gains, seeds))
+        if set(line[1:]) != {NOTHING}:
+            lines.append(line)
+    return markdown(["second stage", *(f"{elem}: minus {BASES[base]}" for elem, base in columns)], lines)
 
 
 def cell(values: list[float], seeds: int) -> str:

@@ -108,3 +108,11 @@ def test_samplers_share_a_signature(name):
     assert asked_for == facts[: len(asked_for)] and len(asked_for) >= 2
     for option in SAMPLERS.options(name):
         assert option.help, f"--{option.name} has no line in the docstring"
+
+
+def test_a_file_that_nothing_imports_is_named(monkeypatch):
+    monkeypatch.setattr(LOSSES, "_entries", {"triplet": LOSSES._entries["triplet"]})
+    with pytest.raises(InputError, match=r"the loss 'eml' of losses/eml\.py: nothing imports that file"):
+        LOSSES["eml"]
+    with pytest.raises(InputError, match="unknown loss 'triplett'; there are: triplet"):
+        LOSSES["triplett"]

@@ -9,7 +9,7 @@ import pytest
 
 from core.errors import InputError
 from recipes import table
-from recipes.run_table import find_recipes
+from recipes.run_table import find_recipes, split_stages
 
 SCRIPT = Path(table.__file__)
 
@@ -71,7 +71,7 @@ def test_every_second_stage_of_the_recipes_has_its_row(tmp_path, capsys):
         write(tmp_path, f"seed0/arcmargin+{second}" if second else "seed0/arcmargin", 0.6)
     table.main([str(tmp_path)])
     found = rows(capsys.readouterr().out)
-    assert {"none" if not second else table.TITLES[f"+{second}"] for second in seconds} <= found.keys()
+    assert {table.title_of(f"+{second}" if second else "") for second in seconds} <= found.keys()
     assert "whitening" in found
 
 
@@ -87,12 +87,12 @@ def test_reference_stands_beside_and_is_labelled(tmp_path, capsys):
     text = capsys.readouterr().out
     found = rows(text)
     assert "none, trained longer" not in found
-    assert found["second stage"] == ["softmax", "arcmargin", "softmax (PaddlePaddle)", "arcmargin (PaddlePaddle)"]
-    assert found["none"] == ["–", "–", "77.42", "78.11"]
-    assert found["triplet"] == ["–", "–", "78.37", "79.21"]
-    assert found["quadruplet"] == ["–", "–", "78.10", "79.59"]
-    assert found["eml"] == ["–", "80.00", "79.32", "80.11"]
-    assert found["npairs"] == ["–", "–", "–", "79.81"]
+    assert found["second stage"] == ["arcmargin", "softmax (PaddlePaddle)", "arcmargin (PaddlePaddle)"]
+    assert found["none"] == ["–", "77.42", "78.11"]
+    assert found["triplet"] == ["–", "78.37", "79.21"]
+    assert found["quadruplet"] == ["–", "78.10", "79.59"]
+    assert found["eml"] == ["80.00", "79.32", "80.11"]
+    assert found["npairs"] == ["–", "–", "79.81"]
     assert "one run a cell" in text.splitlines()[0] and "(PaddlePaddle): theirs" in text
 
 
@@ -101,7 +101,42 @@ def test_eval_folder_wins_and_k_chooses(tmp_path, capsys):
     write(tmp_path, "seed0/softmax/eval", 0.25, k="10")
     table.main([str(tmp_path), "--k=10"])
     text = capsys.readouterr().out
-    assert text.startswith("Recall@10") and rows(text)["none"] == ["25.00", "–"]
+    assert text.startswith("Recall@10") and rows(text)["none"] == ["25.00"]
+
+
+def test_losses_of_a_users_own_have_their_columns_and_rows(tmp_path, capsys):
+    for seed, alone, both in ((0, 0.4, 0.5), (1, 0.42, 0.54)):
+        write(tmp_path, f"seed{seed}/proxy_anchor", alone)
+        write(tmp_path, f"seed{seed}/proxy_anchor+mine", both)
+    write(tmp_path, "seed0/softmax", 0.3)
+    table.main([str(tmp_path), "--differences"])
+    text, differences = capsys.readouterr().out.split("Differences")
+    assert rows(text) == {
+        "second stage": ["softmax", "proxy_anchor"],
+        "---": ["---:", "---:"],
+        "none": ["30.00 (n=1)", "41.00 ± 1.41"],
+        "mine": ["–", "52.00 ± 2.83"],
+    }
+    assert rows(differences)["mine"] == ["–", "–", "+11.00 ± 12.71", "–"]  # 10, 12: 12.706 times 1.41 / sqrt(2)
+
+
+def test_another_figure_is_that_of_eval(tmp_path, capsys):
+    write(tmp_path, "seed0/softmax", 0.1)
+    evaluated = tmp_path / "seed0" / "softmax" / "eval" / "result.json"
+    evaluated.parent.mkdir()
+    evaluated.write_text('{"recall": {"1": 0.2}, "metrics": {"recall@1": 0.2, "map@r": 0.05}}')
+    table.main([str(tmp_path), "--metric=map@r"])
+    text = capsys.readouterr().out
+    assert text.startswith("map@r in %, one run") and rows(text)["none"] == ["5.00"]
+    with pytest.raises(InputError, match="has no .*mrr"):
+        table.main([str(tmp_path), "--metric=mrr"])
+
+
+def test_names_of_recipes_are_split_where_a_loss_ends():
+    assert split_stages("arcmargin_whitening") == ("arcmargin", "whitening")
+    assert split_stages("proxy_anchor") == ("proxy_anchor", "")
+    assert split_stages("proxy_anchor_multi_similarity") == ("proxy_anchor", "multi_similarity")
+    assert split_stages("mine_eml") == ("mine", "eml")
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"recall": {"5": 0.5}}', '{"recall": {"1": null}}'])
@@ -118,7 +153,7 @@ def test_broken_and_missing_results_are_named(root, content):
 def test_what_cannot_be_is_refused(root, tmp_path):
     with pytest.raises(InputError, match="no run in .*nowhere"):
         table.main([str(tmp_path / "nowhere")])
-    with pytest.raises(InputError, match="Recall@1 only, not --k=10"):
+    with pytest.raises(InputError, match="Recall@1 only, not recall@10"):
         table.main([str(root), "--reference=ancestor", "--k=10"])
 
 
