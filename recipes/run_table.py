@@ -4,8 +4,8 @@ python recipes/run_table.py emoji --seeds=0,1,2 --processes=2 --longer --differe
 python recipes/run_table.py sop --reference=ancestor
 python recipes/run_table.py emoji --only=arcmargin --root=output/precision/bf16 --flags=--precision=bf16
 
-Each run is a recipe, configs/SET_STAGE1[_STAGE2].yaml; a file of your own there is one more. One that has its result.json is skipped, one that was stopped
-goes on from its last checkpoint. Each process has one thread unless OMP_NUM_THREADS says otherwise.
+Each run is a recipe, configs/SET_STAGE1[_STAGE2].yaml, of yours, too. One that has its result.json is skipped, one that
+was stopped goes on from its last checkpoint. Each process has one thread unless OMP_NUM_THREADS says otherwise.
 """
 
 import argparse
