@@ -192,6 +192,12 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, state: Mapping[str, obj
     optimiser.load_state_dict(state)
     for group, asked_for in zip(optimiser.param_groups, settings):
         group.update(asked_for)
+    # torch's fused optimisers go through weight, gradient and momenta as they lie in memory, and mix up those of a file
+    # whose layout is another one.
+    for parameter, momenta in optimiser.state.items():
+        for name, value in momenta.items():
+            if isinstance(value, torch.Tensor) and value.dim() > 1 and value.shape == parameter.shape:
+                momenta[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _mapping(state: dict[str, object], name: str) -> Mapping:

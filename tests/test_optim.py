@@ -1,5 +1,6 @@
 """The learning rate in closed form, parameter groups, and one step of each optimiser by hand."""
 
+import copy
 import math
 from typing import get_args, get_type_hints
 
@@ -9,6 +10,7 @@ from tolerances import about
 from torch import nn
 
 from core.errors import InputError
+from engine.checkpoint import _restore_optimiser
 from engine.optimiser import OPTIMISERS, build_optimiser, set_rate
 from engine.schedule import Schedule, learning_rate
 
@@ -112,3 +114,31 @@ def test_momentum_sgd_by_hand(record_property):
 def test_adamw_by_hand():
     """Decay beside the gradient (arXiv 1711.05101): the first step is 0.1 sign(g) after w shrank by 0.1 * 0.01."""
     assert steps("adamw", (7.0,), weight_decay=0.01) == about([1 - 0.1 * 0.01 - 0.1], 12, torch.float32)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMISERS))
+def test_momenta_of_a_file_may_lie_in_memory_another_way(name):
+    def stepped(model, optimiser):
+        generator = torch.Generator().manual_seed(5)
+        for _ in range(2):
+            optimiser.zero_grad(set_to_none=True)
+            image = torch.rand(1, 3, 4, 4, generator=generator)
+            loss = model(image).square().sum()
+            loss.backward()
+            if name == "lbfgs":
+                model.weight.grad = model.weight.grad.contiguous()
+            optimiser.step(lambda: loss)
+        return model.weight.detach()
+
+    model = nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
+    optimiser = build_optimiser(model, nn.Identity(), optimiser=name, lr=0.01)
+    stepped(model, optimiser)
+    state = copy.deepcopy({"kind": type(optimiser).__name__, **optimiser.state_dict()})
+    for momenta in state["state"].values():
+        for key, value in momenta.items():
+            if isinstance(value, torch.Tensor):
+                momenta[key] = value.contiguous()
+    later = copy.deepcopy(model)
+    resumed = build_optimiser(later, nn.Identity(), optimiser=name, lr=0.01)
+    _restore_optimiser(resumed, state)
+    assert torch.equal(stepped(later, resumed), stepped(model, optimiser))
