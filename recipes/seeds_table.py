@@ -1,7 +1,7 @@
 """The last columns of docs/seeds.md and docs/oml.md: what the tests that a row names have found.
 
-python recipes/seeds_table.py [ROW ...]: the rows with these first cells (P5, "O1–O3"), or all of them. A row whose
-tests are not done within --limit, and one that names no test, keeps what it has. Tests that are named are run whether
+python recipes/seeds_table.py [ROW ...]: the rows with these first cells (P5, "O1–O3"), or all of them. A row with a
+test that is not done within --limit, or is only skipped, and one that names no test, keeps what it has. Tests that are named are run whether
 they are slow or not, those of a whole file without its slow ones; files tests/test_peer*.py in the environment of
 `make peers`, into which `make test_peers` brings pytest.
 
@@ -151,6 +151,11 @@ def cell_of(cases: Sequence[Case]) -> str:
     return ", ".join(parts) + (": " if recorded else "") + ", ".join(recorded)
 
 
+def has_run(cases: Sequence[Case]) -> bool:
+    """Whether there are cases, and not all of them were skipped, as where a page or a package is missing."""
+    return any(case.outcome != "skipped" for case in cases)
+
+
 def written(text: str, cells: dict[int, str]) -> str:
     """The page with other last cells: {place of the line: what it says}."""
     lines = text.splitlines()
@@ -198,8 +203,9 @@ def main(argv: Sequence[str]) -> int:
         cases = run_tests(python, file, names, args.limit)
         print(f"tests/{file}: {cell_of(cases) if cases else 'not done'}", flush=True)
         if cases:
-            found |= {Named(file, name): [case for case in cases if case.name == name] for name in names}
-            found |= {} if named else {Named(file): cases}
+            by_test = {Named(file, name): [case for case in cases if case.name == name] for name in names}
+            by_test |= {} if named else {Named(file): cases}
+            found |= {test: of_test for test, of_test in by_test.items() if has_run(of_test)}
         # After each file, so that what stops it costs no more than the rest.
         for page in PAGES:
             fill(page, args.row, found)

@@ -91,6 +91,14 @@ def test_a_row_whose_tests_are_not_done_keeps_what_it_has(page, capsys):
     assert "page.md, kept as they are: P2" in capsys.readouterr().out
 
 
+def test_a_row_whose_test_is_only_skipped_keeps_what_it_has(page, capsys, monkeypatch):
+    file, _, peers = page
+    skipped = Case("test_one", "skipped", "no page", [])
+    monkeypatch.setattr(seeds_table, "run_tests", lambda python, file, names, limit: [skipped])
+    assert seeds_table.main([peers, "P1"]) == 0 and file.read_text() == PAGE
+    assert "page.md, kept as they are: P1" in capsys.readouterr().out
+
+
 def test_rows_may_be_chosen(page, capsys):
     file, asked, peers = page
     assert seeds_table.main([peers, "P2"]) == 0 and [words[1] for words in asked] == ["test_c.py"]
