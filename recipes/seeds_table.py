@@ -1,9 +1,9 @@
 """The last columns of docs/seeds.md and docs/oml.md: what the tests that a row names have found.
 
 python recipes/seeds_table.py [ROW ...]: the rows with these first cells (P5, "O1–O3"), or all of them. A row with a
-test that is not done within --limit, or is only skipped, and one that names no test, keeps what it has. Tests that are named are run whether
-they are slow or not, those of a whole file without its slow ones; files tests/test_peer*.py in the environment of
-`make peers`, into which `make test_peers` brings pytest.
+test that is not done within --limit, or is only skipped, and one that names no test, keeps what it has. Tests that are
+named are run whether they are slow or not, those of a whole file without its slow ones; files tests/test_peer*.py in
+the environment of `make peers`, into which `make test_peers` brings pytest.
 
 A test says more than that it passed by pytest's `record_property(name, value)`. Over the cases of a row, names that
 begin with "largest" or "least" give their extreme and whole numbers are added up; of other values a test's first is
