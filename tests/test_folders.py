@@ -1,5 +1,7 @@
 """Folders: which files in them are images, a folder per label as a list, and the list that is written of one."""
 
+import cv2
+import shlex
 import os
 import re
 import shutil
@@ -262,3 +264,13 @@ def test_one_is_singular(photos, tmp_path, finished_run, capsys):
     printed += capsys.readouterr().out
     assert "1 image" in printed and "1 label" in printed and "1 fault" in printed
     assert not re.findall(r"(?<![\d.,])1 (?!has|is|was|as)[a-z]+s\b", printed)
+
+
+def test_the_command_of_a_list_with_blanks_can_be_pasted(tmp_path, capsys):
+    folder = tmp_path / "my photos & more"
+    for label in ("red shoe", "cup"):
+        (folder / label).mkdir(parents=True)
+        cv2.imwrite(str(folder / label / "a b.png"), np.zeros((8, 8, 3), np.uint8))
+    reader.main(["make", str(folder), f"--output={folder / 'list.csv'}", "--test_share=0.5"])
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[:3] == ["python", "train_elem.py", f"--train_list={folder / 'list.csv'}"]
