@@ -112,7 +112,9 @@ def main(argv: Sequence[str]) -> None:
         verdict = linter.judge(table.records, table.matrix, geometry, search, facts.get("list", {}))
         result["protocol"] = verdict.as_result()
     replace_json(files["result"], {**result, **facts, "seconds": seconds, "versions": versions()})
-    notices = () if verdict is None else verdict.lines()
+    notices = [f"note: {note}" for note in evaluation.notes]
+    if verdict is not None:
+        notices += verdict.lines()
     write_outputs(files, outputs, table, evaluation, model, leaks, attention, verification, notices)
     print(evaluation.as_text())
     if same_or_not is not None:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from core.errors import InputError
 from core.files import read_json, run_folder
 from losses import LOSSES
+from retrieval.metrics.spread import COLLAPSED, collapse_notes, spread_of
 
-COLLAPSED = 1e-5  # spread of a batch in which all embeddings are one
+ONE = 1e-5  # spread of a batch in which all embeddings are one, even where they were close from the first
 SHRUNK = 0.01  # share of the first spread that is as good as none
 SOLVED_DISPLAYS = 5  # displays in a row without an active pair
 NEAR = 1e-3  # of eml's fixed point
@@ -49,11 +49,13 @@ class Health:
             sentences["collapse"] = self._collapse(figures, embeddings)
         return self._new(sentences)
 
-    def after_test(self, recall: float, queries: int) -> list[str]:
-        """Sentences on Recall@1 of a test with so many queries."""
-        sentence = self._worse(recall, queries)
+    def after_test(self, recall: float, queries: int, embeddings: torch.Tensor) -> list[str]:
+        """Sentences on Recall@1 of a test of so many queries, and its embeddings (N, D), or distances (P,) of pairs."""
+        sentences = {"worse": self._worse(recall, queries)}
         self.recall_before = recall
-        return self._new({"worse": sentence})
+        if embeddings.ndim == 2:
+            sentences["collapse"] = next(iter(collapse_notes(embeddings)), None)
+        return self._new(sentences)
 
     def _new(self, sentences: dict[str, str | None]) -> list[str]:
         """Of what is wrong now, {kind: sentence}, what was not said before."""
@@ -84,13 +86,15 @@ class Health:
             self.first_spread = spread
         pair_loss = figures.get("pair_loss", figures["loss"])
         distance = figures.get("negative_distance", math.inf)
-        # All distances are 0 there; a loss that passes 1 on its way down has large ones.
-        if self.flags.get("loss_name") == "eml" and abs(pair_loss - 1) < NEAR and distance < 10 * NEAR:
+        # All distances are 0 there, by themselves or beside the length of features as wide as a network's; a loss that
+        # passes 1 on its way down has large ones.
+        is_one = distance < 10 * NEAR or spread < COLLAPSED
+        if self.flags.get("loss_name") == "eml" and abs(pair_loss - 1) < NEAR and is_one:
             return (
                 f"eml stands at {pair_loss:.4f}: 1 is where all embeddings are one point; try a --feature_scale by "
                 "which it starts near or below 1, or a smaller --lr"
             )
-        if spread < COLLAPSED or spread < SHRUNK * self.first_spread:
+        if spread < ONE or spread < SHRUNK * self.first_spread:
             return (
                 f"the embeddings of a batch are nearly one: they spread by {spread:.1e}, at first by "
                 f"{self.first_spread:.1e}; try a smaller --lr, or --warmup_steps"
@@ -122,14 +126,6 @@ class Health:
 
     def _is_on(self, flag: str) -> bool:
         return flag in SWITCHES and self.flags[flag] not in (None, 0, "none")
-
-
-def spread_of(embeddings: torch.Tensor) -> float:
-    """1 less the squared length of the mean direction of rows (B, D): 0 where all point one way, or all are zero."""
-    if not embeddings.any():
-        return 0.0
-    directions = F.normalize(embeddings.double(), dim=1, eps=1e-300)
-    return max(0.0, 1 - directions.mean(0).square().sum().item())
 
 
 def first_recall(source: str | None, tested_on: str, facts: dict[str, object]) -> FirstRecall | None:

@@ -272,7 +272,7 @@ class Trainer:
         words = [f"test_img_num {len(tester.records)}, trainbatch {step}, test_recall {recall_at_1:.5f}"]
         words += [f"{name} {value:.5f}" for name, value in further.items()]
         self.run.log(", ".join(words), step, {**figures, **further}, "test")
-        for sentence in self.health.after_test(recall_at_1, int(tester.records.is_query.sum())):
+        for sentence in self.health.after_test(recall_at_1, int(tester.records.is_query.sum()), embeddings[0]):
             log(f"note: {sentence}")
         if self.settings.report:
             caption = ", ".join([f"step {step}", *words[1:]])

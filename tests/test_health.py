@@ -9,8 +9,9 @@ import torch
 from runs import read_json, run, train_flags
 
 from data.provenance import list_facts
-from engine.health import FirstRecall, Health, first_recall, spread_of
+from engine.health import FirstRecall, Health, first_recall
 from reader import open_training
+from retrieval.metrics.spread import spread_of
 
 FLAGS = {"loss_name": "eml", "lr": 0.1, "train_batch_size": 6, "freeze_bn": False, "memory_size": 0}
 SPREAD = torch.eye(4)
@@ -18,17 +19,17 @@ SPREAD = torch.eye(4)
 
 def test_recall_below_the_start_is_said_once():
     health = Health({**FLAGS, "keep_classes": 0.0}, FirstRecall("output/arc", 0.5))
-    assert health.after_test(0.49, 1000) == []  # within two deviations of a share of 1,000: 0.032
-    (sentence,) = health.after_test(0.46, 1000)
+    assert health.after_test(0.49, 1000, SPREAD) == []  # within two deviations of a share of 1,000: 0.032
+    (sentence,) = health.after_test(0.46, 1000, SPREAD)
     expected = "Recall@1 is 46.00 %, below the 50.00 % of output/arc, from which it started; try a smaller --lr, "
     assert sentence == expected + "--keep_classes=0.1 or --freeze_bn=True"
-    assert health.after_test(0.1, 1000) == []
+    assert health.after_test(0.1, 1000, SPREAD) == []
 
 
 def test_recall_below_the_test_before_is_said_where_the_start_is_unknown():
     health = Health(FLAGS)
-    assert health.after_test(0.5, 1000) == [] and health.after_test(0.9, 1000) == []
-    (sentence,) = health.after_test(0.6, 1000)
+    assert health.after_test(0.5, 1000, SPREAD) == [] and health.after_test(0.9, 1000, SPREAD) == []
+    (sentence,) = health.after_test(0.6, 1000, SPREAD)
     assert sentence.startswith(
         "Recall@1 is 60.00 %, below the 90.00 % of the test before; try a smaller --lr or --free"
     )
@@ -54,10 +55,14 @@ def test_embeddings_that_are_close_from_the_first_are_no_collapse():
     assert health.after_display({"loss": 0.3}, SPREAD) == []
 
 
-def test_spread_by_hand():
-    assert spread_of(torch.tensor([[2.0, 0.0], [0.0, 3.0]])) == pytest.approx(0.5, abs=1e-15)
-    assert spread_of(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])) == 1.0
-    assert spread_of(torch.ones(3, 2)) == pytest.approx(0.0, abs=1e-15)
+def test_a_test_says_that_its_embeddings_are_nearly_one_vector():
+    health = Health(FLAGS)
+    close = SPREAD[:1] + 0.01 * SPREAD
+    assert health.after_test(0.5, 1000, SPREAD) == []
+    assert health.after_test(0.5, 1000, torch.zeros(9)) == []  # distances of pairs, which point nowhere
+    (sentence,) = health.after_test(0.5, 1000, close)
+    assert sentence.startswith("the embeddings are nearly one vector, their mean cosine is 0.9999")
+    assert health.after_test(0.5, 1000, close) == []
 
 
 def test_emls_fixed_point_is_said():
@@ -67,6 +72,11 @@ def test_emls_fixed_point_is_said():
     (sentence,) = Health(FLAGS).after_display(standing, SPREAD)
     assert sentence.startswith("eml stands at 1.0002: 1 is where all embeddings are one point; try a --feature_scale")
     assert Health({**FLAGS, "loss_name": "quadruplet"}).after_display(standing, SPREAD) == []
+    # Wide features far from the origin: apart by more than nothing, and still in one direction.
+    apart = {"loss": 1.00014, "negative_distance": 0.4}
+    (sentence,) = Health(FLAGS).after_display(apart, SPREAD[:1] + 0.01 * SPREAD)
+    assert sentence.startswith("eml stands at 1.0001")
+    assert Health(FLAGS).after_display(apart, SPREAD) == []
     # Beside a class loss it is the part of the pairs that counts.
     assert Health(FLAGS).after_display({**standing, "loss": 2.0, "pair_loss": 1.0}, SPREAD) != []
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from processes import run_in_ranks
 from runs import read_json, run, tiny_backbone
-from tolerances import assert_within, score_error
+from tolerances import assert_within, gamma, score_error
 
 import distributed
 from benchmarks import ranks as bench
@@ -20,6 +20,7 @@ from retrieval.best_positive import positive_ranks
 from retrieval.candidates import NOWHERE, pack, unpack
 from retrieval.metrics.per_query import query_values, summary
 from retrieval.metrics.ranking import METRICS
+from retrieval.metrics.spread import collapse_notes, spread_of
 from retrieval.query_gallery import QueryGallery
 from retrieval.scores import DISTANCES
 from retrieval.sharded import GalleryShard, merged_keys
@@ -102,6 +103,18 @@ def test_every_figure_is_that_of_one_process(seed, distance):
             for own, right in zip(found, expected.values()):
                 assert own.keys() == right.keys()
                 assert all(torch.equal(own[name], right[name]) for name in own)
+
+
+@pytest.mark.parametrize("close", [False, True])
+def test_all_ranks_say_where_embeddings_are_nearly_one(close):
+    embeddings, _ = made_up(1)
+    embeddings = embeddings.abs().mean() + 1e-4 * embeddings if close else embeddings
+    parts = dealt(len(embeddings), 3, 3)
+    said = Threads(3).run(embeddings, parts, collapse_notes)
+    assert said == [collapse_notes(embeddings)] * 3 and bool(said[0]) == close
+    # Of at most N directions, summed in another order.
+    error = 4 * gamma(len(embeddings), torch.float64)
+    assert_within(Threads(3).run(embeddings, parts, spread_of), [spread_of(embeddings)] * 3, error)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)

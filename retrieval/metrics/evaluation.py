@@ -18,6 +18,7 @@ from retrieval.metrics.pairs import PairHistogram, fnmr_at_fmr, pair_histogram
 from retrieval.metrics.per_query import Means, query_values, summary
 from retrieval.metrics.photos import curve_of_photos
 from retrieval.metrics.ranking import Ranked, describe, parse_metric, parse_metrics, values
+from retrieval.metrics.spread import collapse_notes
 from retrieval.query_gallery import QueryGallery
 from retrieval.rerank import PairDistances, chain_options, open_chain
 from retrieval.results import RetrievalResults
@@ -49,7 +50,8 @@ class Evaluation:
     metrics: names, recall@1 among them. figures: {name: figure} overall; categories: {category: {name: figure}};
     values: {metric: (Q,)}, a figure a query; queries, lone: how many there are, and how many without a positive.
     found: what each query found; results: the same after post-processing; links: {link of the chain: figures after it};
-    histogram: scores of all pairs; these are None or empty where nobody asked for them.
+    histogram: scores of all pairs; these are None or empty where nobody asked for them. notes: sentences on the
+    embeddings as a whole.
     """
 
     query_gallery: QueryGallery
@@ -70,6 +72,7 @@ class Evaluation:
     found: RetrievalResults | None
     results: RetrievalResults | None
     links: dict[str, Figures]
+    notes: tuple[str, ...]
 
     def as_result(self) -> dict[str, object]:
         """What result.json holds of it."""
@@ -93,6 +96,7 @@ class Evaluation:
             "queries": self.queries,
             "queries_without_positive": self.lone,
             "lone_queries_skipped": self.skip_lone,
+            "notes": list(self.notes),
         }
 
     def as_text(self) -> str:
@@ -249,6 +253,9 @@ def evaluate(
             results = reranker.process(results, query_gallery)
             links[name] = _figures_of(results, metrics, definition, skip_lone_queries)
 
+    # By squared distances, embeddings that all point one way may still lie apart.
+    notes = collapse_notes(embeddings) if distance == "cosine" else ()
+
     return Evaluation(
         query_gallery=query_gallery,
         records=records,
@@ -268,6 +275,7 @@ def evaluate(
         found=found,
         results=results,
         links=links,
+        notes=tuple(notes),
     )
 
 
