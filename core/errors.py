@@ -3,6 +3,7 @@
 import difflib
 import re
 import signal
+import traceback
 from collections.abc import Iterable
 
 
@@ -50,6 +51,15 @@ def _closest(word: str, options: Iterable[str]) -> str | None:
     if not matches:
         return None
     return originals[matches[0]]
+
+
+def raised(error: Exception) -> str:
+    """What an error of somebody's own code says, its kind and the line that it comes from, on one line."""
+    line = ""
+    if error.__traceback__ is not None:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        line = f" ({last.filename}:{last.lineno})"
+    return f"{type(error).__name__}: {first_line(error)}{line}"
 
 
 def first_line(error: Exception) -> str:

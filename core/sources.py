@@ -110,6 +110,23 @@ def registered(folder: str) -> dict[str, Registered]:
     return found
 
 
+def elsewhere(names: str, *folders: str) -> str:
+    """Say that a file in none of `folders` registers one of these names, comma-separated; an empty string where none
+    does."""
+    words = [re.escape(name.strip()) for name in names.split(",") if name.strip()]
+    if not words:
+        return ""
+    decorator = re.compile(rf"^@\w+\.register\([^)]*[\"']({'|'.join(words)})[\"']", re.MULTILINE)
+    for file in sorted(path for depth in ("*.py", "*/*.py", "*/*/*.py") for path in ROOT.glob(depth)):
+        place = file.relative_to(ROOT)
+        if place.parts[0] == "tests" or place.parent.as_posix() in folders:
+            continue
+        match = decorator.search(file.read_text(encoding="utf-8", errors="replace"))
+        if match:
+            return f" {place} registers {match[1]!r}, but it is looked for in {' and '.join(folders)}."
+    return ""
+
+
 def is_weights_name(source: object) -> bool:
     """Whether a --pretrained_model is the name of weights that some backbone comes with, such as imagenet."""
     return any(source in entry.facts.get("weights", ()) for entry in registered("models/backbones").values())

@@ -14,7 +14,7 @@ from core import pml
 from core.errors import InputError, near_match
 from core.formula import Formula
 from core.numerals import read_float, read_int
-from core.sources import registered, table_keys
+from core.sources import elsewhere, registered, table_keys
 
 BYTES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -354,7 +354,10 @@ class OneOf:
         names = [name for folder in self.folders for name in registered(folder)]
         if self.or_none:
             names.append("none")
-        return one_of(names)(text)
+        try:
+            return one_of(names)(text)
+        except ArgumentTypeError as error:
+            raise ArgumentTypeError(f"{error}{elsewhere(text, *self.folders)}") from None
 
 
 class ChainOf:
@@ -397,7 +400,14 @@ class SomeOf:
         if text == "none":
             return ()
         if ":" not in self.home:
-            return names(registered(self.home))(text)
+            try:
+                return names(registered(self.home))(text)
+            except ArgumentTypeError as error:
+                raise ArgumentTypeError(f"{error}{elsewhere(text, self.home)}") from None
         allowed = table_keys(self.home)
-        chosen = names(allowed)(text)
+        try:
+            chosen = names(allowed)(text)
+        except ArgumentTypeError as error:
+            module, _, table = self.home.partition(":")
+            raise ArgumentTypeError(f"{error} They are the rows of {table} in {module.replace('.', '/')}.py.") from None
         return tuple(name for name in allowed if name in chosen)

@@ -21,6 +21,8 @@ class Mining:
         self.miner = MINERS[name](**options)
         self.rule = getattr(self.miner, "rule", None) if takes_rule else None
         self.adds_rows = MINERS.fact(name, "adds_rows", False)
+        # What a miner chooses comes from the device, which one look waits for: at the first choice, and at no other.
+        self.has_looked = False
         self.in_form = {"pairs": as_pairs, "triplets": as_triplets, "either": lambda mined: mined}[form]
 
     def __call__(
@@ -39,13 +41,53 @@ class Mining:
         if self.rule is not None and not listed:
             return embeddings, labels, self.rule
         chosen = self.miner(embeddings, labels, reference)
-        if not isinstance(chosen, (Pairs, Triplets)):
-            place = f"{type(self.miner).__module__}.{type(self.miner).__name__}"
-            raise InputError(f"{place} gave a {type(chosen).__name__}; a miner gives losses._mined.Pairs or Triplets")
+        check_chosen(chosen, self.miner)
         mined = self.in_form(chosen)
         if self.adds_rows:
             embeddings, labels = self.miner.extended(embeddings, labels)
+        if not self.has_looked and any(map(len, chosen)):
+            check_numbers(chosen, self.miner, len(embeddings), 0 if reference is None else len(reference.labels))
+            self.has_looked = True
         return embeddings, labels, mined
+
+
+# Columns of what a miner gives that belong together, and are of one length.
+TOGETHER = {Triplets: (Triplets._fields,), Pairs: (Pairs._fields[:2], Pairs._fields[2:])}
+
+
+def check_chosen(chosen: object, miner: object) -> None:
+    """Raise InputError, naming the miner, unless it gave Pairs or Triplets of int64 (n,), without a look at numbers."""
+    place = f"{type(miner).__module__}.{type(miner).__name__}"
+    kind = type(chosen)
+    if kind not in TOGETHER:
+        raise InputError(f"{place} gave a {kind.__name__}; a miner gives losses._mined.Pairs or Triplets")
+    for name, rows in chosen._asdict().items():
+        found = type(rows).__name__
+        if isinstance(rows, torch.Tensor):
+            found = f"{str(rows.dtype).removeprefix('torch.')} {tuple(rows.shape)}"
+            if rows.dtype == torch.int64 and rows.dim() == 1:
+                continue
+        # A mask would be taken for numbers 0 and 1.
+        hint = "; mask.nonzero()[:, 0] makes numbers of a mask" if "bool" in found else ""
+        raise InputError(f"{place} gave {name} as {found}; a miner gives numbers of rows, int64 (n,){hint}")
+    for names in TOGETHER[kind]:
+        lengths = [len(getattr(chosen, name)) for name in names]
+        if len(set(lengths)) > 1:
+            told = ", ".join(f"{length} {name}" for name, length in zip(names, lengths, strict=True))
+            raise InputError(f"{place} gave {told}; a miner gives as many of one as of the other")
+
+
+def check_numbers(chosen: Pairs | Triplets, miner: object, rows: int, of_memory: int) -> None:
+    """Raise InputError, naming the miner, where it gave a number of no row: anchors are below `rows`, the others below
+    that and the memory's rows together. It waits for the device."""
+    for name, numbers in chosen._asdict().items():
+        if not len(numbers):
+            continue
+        most = rows if name.endswith("anchors") else rows + of_memory
+        low, high = (int(number) for number in numbers.aminmax())
+        if low < 0 or high >= most:
+            place = f"{type(miner).__module__}.{type(miner).__name__}"
+            raise InputError(f"{place} gave {name} from {low} to {high}; here they are numbers from 0 to {most - 1}")
 
 
 def build_miner(

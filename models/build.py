@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
+from torch import nn
 
 import distributed
 from core.console import log
 from core.errors import InputError, first_line
 from core.types import AboveZero, ChainOf, Count, Scales, Shape, Width
 from distributed.sync_batchnorm import synchronise
-from models.backbones import BACKBONES, AudioInput
+from models.backbones import BACKBONES, OUTPUTS, AudioInput
 from models.batchnorm import statistics_left_alone
 from models.embedder import Embedder
 from models.recompute import recompute_stages
@@ -242,13 +244,32 @@ def check_forward(model: Embedder, settings: ModelSettings, images: int, trainin
 
 def _refusal(model: Embedder, settings: ModelSettings, images: int, scale: float) -> str | None:
     """Why a network does not take so many images at a scale; None where it does."""
+    looking = model.backbone.register_forward_hook(partial(_refuse_other_output, model))
     try:
         with model.at_scales(scale):
             # Not by a call, which would compile a network that is to be compiled.
             model.forward(example_input(settings, images))
     except (RuntimeError, ValueError, AssertionError) as error:
         return first_line(error)
+    finally:
+        looking.remove()
     return None
+
+
+def _refuse_other_output(model: Embedder, backbone: nn.Module, _inputs: tuple, output: object) -> None:
+    """Raise InputError unless a backbone gives what its row says, by output and width: a pooling takes anything."""
+    name = model.facts["model"]
+    width = BACKBONES[name](name).width
+    form = "vector" if model.facts["pooling"] == "trained" else BACKBONES.fact(name, "output")
+    asked = OUTPUTS[form].replace("width", str(width))
+    sizes = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
+    place = {"maps": 1, "tokens": 2, "vector": 1}[form]
+    if len(sizes) != len(asked.split(",")) or sizes[place] != width:
+        found = sizes or f"a {type(output).__name__}"
+        raise InputError(
+            f"{type(backbone).__module__}.{type(backbone).__name__} gives {found}, but its row says width={width} and "
+            f"output={form!r}, which is {asked}"
+        )
 
 
 def example_input(settings: ModelSettings, count: int) -> torch.Tensor:

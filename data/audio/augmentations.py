@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from core.errors import InputError, raised
 from core.mel import htk_mels
 
 GAIN_DB = 6.0
@@ -70,6 +71,36 @@ AUGMENTATIONS = {
     "silence": Augmentation("silence in two stretches of up to a tenth of the clip (arXiv 1904.08779)", random_silence),
     "bands": Augmentation("two bands of up to 12 % of the mel scale taken out (arXiv 1904.08779)", random_bands),
 }
+
+
+# So often an augmentation is tried: many leave a clip as it is half of the time.
+TRIES = 8
+
+
+def try_augmentations(names: Collection[str], rate: int, count: int) -> None:
+    """Raise InputError, naming it, for an augmentation that makes no clip of a clip, before any is loaded.
+
+    NaN is refused since it stands for what is behind a clip's end.
+    """
+    draws = np.random.default_rng(0)
+    samples = draws.uniform(-0.1, 0.1, count).astype(np.float32)
+    for name in names:
+        function = AUGMENTATIONS[name].function
+        for _ in range(TRIES if function is not None else 0):
+            try:
+                changed = function(samples.copy(), rate, draws)
+            except Exception as error:
+                raise InputError(f"the augmentation {name!r} raised {raised(error)}") from error
+            given = type(changed).__name__
+            if isinstance(changed, np.ndarray):
+                given = f"{changed.dtype} {changed.shape}"
+                if changed.dtype.kind == "f" and changed.shape == samples.shape:
+                    if np.isfinite(changed).all():
+                        continue
+                    given += " with NaN or infinite samples"
+            raise InputError(
+                f"the augmentation {name!r} gave {given} of a clip; the same shape is asked, float32 {samples.shape}"
+            )
 
 
 def augmentation_functions(

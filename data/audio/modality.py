@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from core.errors import InputError
 from core.items import file_of, start_of
-from data.audio.augmentations import augmentation_functions
+from data.audio.augmentations import augmentation_functions, try_augmentations
 from data.audio.files import Sound, first_frame
 from data.audio.picture import draw_sound_picture
 from data.audio.resample import Resampler
@@ -49,6 +49,7 @@ class AudioModality(Modality):
         self.most = max(1, round(seconds * rate))
         self.fills = fills
         self.draws_window = "window" in augment
+        try_augmentations(augment, rate, self.most)
         self.functions = augmentation_functions(augment)
 
     def load(self, records: Records, index: int) -> Clip:

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import torch
 
+from core.errors import InputError, raised
+
 Change = Callable[[np.ndarray], np.ndarray]
 
 WHITE, GREY = 255, 128
@@ -154,6 +156,30 @@ TOGETHER = {
     # What the second draws follows what the first has drawn.
     ("randaugment", "erasing"): functools.partial(draw_of_torchvision, names=("randaugment", "erasing")),
 }
+
+
+# So often an augmentation is tried: many leave an image as it is half of the time.
+TRIES = 8
+
+
+def try_augmentations(names: Collection[str], height: int, width: int) -> None:
+    """Raise InputError, naming it, for an augmentation that makes no image of an image, before any is loaded."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy()
+    for name in names:
+        function = AUGMENTATIONS[name].function
+        for _ in range(TRIES if function is not None else 0):
+            try:
+                changed = function(generator)(image.copy())
+            except Exception as error:
+                raise InputError(f"the augmentation {name!r} raised {raised(error)}") from error
+            given = type(changed).__name__
+            if isinstance(changed, np.ndarray):
+                given = f"{changed.dtype} {changed.shape}"
+            if given != f"uint8 {image.shape}":
+                raise InputError(
+                    f"the augmentation {name!r} gave {given} of an image; the same shape is asked, uint8 {image.shape}"
+                )
 
 
 def augmentation_functions(names: Collection[str]) -> list[Callable[[torch.Generator], Change]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 import torch
 
-from data.image.augmentations import augmentation_functions
+from data.image.augmentations import augmentation_functions, try_augmentations
 from data.image.decode import Crop, EncodedJpeg, resized_crop
 from data.image.geometry import TestGeometry
 
@@ -49,6 +49,7 @@ class TrainTransform:
         self.crop_scale = crop_scale
         self.draws_crop = "crop" in augment
         self.centre_crop = TestGeometry(height, width, short_side, resize_filter, resize_mode)
+        try_augmentations(augment, height, width)
         self.augmentations = augmentation_functions(augment)
 
     def __call__(self, image: np.ndarray | EncodedJpeg) -> torch.Tensor:

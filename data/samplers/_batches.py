@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from core.errors import InputError
 from core.registry import Registry
+from core.text import counted
 from data.vocabulary import Vocabulary
 
 # A sampler's options are its keywords with a default; the arguments without one are facts of the list and the flags:
@@ -71,11 +73,30 @@ class BatchSampler:
     def __iter__(self) -> Iterator[list[Sample]]:
         step = self.start_step
         while True:
+            first = step
             for indices in self._rest_of_epoch(step // self.steps, step % self.steps):
+                self._refuse_other_rows(indices)
                 # The 1 keeps augmentations apart from the order of an epoch, whose generator has two numbers.
                 seeds = np.random.SeedSequence([self.seed, step, 1]).generate_state(len(indices), np.uint32)
                 yield [Sample(int(index), int(seed)) for index, seed in zip(indices, seeds)]
                 step += 1
+            if step == first:
+                raise InputError(f"{self._place} gave no batch of epoch {step // self.steps}, which has {self.steps}")
+
+    @property
+    def _place(self) -> str:
+        return f"{type(self).__module__}.{type(self).__name__}"
+
+    def _refuse_other_rows(self, indices: np.ndarray) -> None:
+        """Raise InputError, naming the sampler, unless these are a batch of numbers of rows of the list."""
+        indices, rows = np.asarray(indices), len(self.vocabulary.codes)
+        asked = f"a batch is {counted(self.batch_size, 'row')} of the train list, numbers from 0 to {rows - 1}"
+        if indices.shape != (self.batch_size,) or indices.dtype.kind not in "iu":
+            raise InputError(f"{self._place} gave a batch of {indices.dtype} {indices.shape}; {asked}")
+        # A number below 0 would be a row counted from the end.
+        low, high = indices.min(), indices.max()
+        if low < 0 or high >= rows:
+            raise InputError(f"{self._place} gave a batch with row {low if low < 0 else high}; {asked}")
 
 
 class SteppedSampler(BatchSampler):

@@ -26,8 +26,9 @@ from typing import Any
 
 from torch import nn
 
-from core.errors import InputError, near_match
+from core.errors import InputError, near_match, unknown
 from core.registry import Entry, Registry
+from core.sources import elsewhere
 
 # What a backbone may take: uint8 pixels (B, 3, h, w) of which its own mean and deviation are taken off before; numbers
 # of tokens (B, N) int64, below 0 behind a text's end; waves (B, N) float32, or what a front makes of them, NaN behind a
@@ -35,6 +36,8 @@ from core.registry import Entry, Registry
 MODALITIES = ("image", "text", "audio")
 # Shapes that a backbone may give. An Embedder pools maps and tokens, and takes a vector as it is.
 OUTPUTS = {"maps": "(B, width, h, w)", "tokens": "(B, N, width)", "vector": "(B, width)"}
+# Facts that the rest of the code goes by, with what each may be.
+FACTS = {"modality": MODALITIES, "output": tuple(OUTPUTS)}
 # The name of weights that every row of a source understands: those that are published under its name.
 PUBLISHED = "published"
 
@@ -46,8 +49,21 @@ class Backbones(Registry):
         super().__init__(kind)
         self.sources: dict[str, Entry] = {}
 
+    def register(self, *names: str, **facts: object) -> Callable:
+        """As Registry.register. Raises InputError for a modality or an output that there is not."""
+        for fact, allowed in FACTS.items():
+            if facts.get(fact) not in allowed:
+                raise unknown(f"{fact} of the {self.kind} {', '.join(names)}:", facts.get(fact), allowed)
+        return super().register(*names, **facts)
+
     def register_source(self, prefix: str, **facts: object) -> Callable:
-        """Decorate a function that makes the row of any name behind `prefix`, which ends with a colon."""
+        """Decorate a function that makes the row of any name behind `prefix`, which ends with a colon.
+
+        Raises InputError as `register`, but for facts that are left to the rows.
+        """
+        for fact, allowed in FACTS.items():
+            if fact in facts and facts[fact] not in allowed:
+                raise unknown(f"{fact} of the {self.kind}s {prefix}NAME:", facts[fact], allowed)
 
         def enter(registered):
             self.sources[prefix] = Entry(registered, facts)
@@ -71,11 +87,14 @@ class Backbones(Registry):
         source = source_of(name)
         if source in self.sources:
             return self.sources[source]
+        forgotten = self._never_imported(name)
+        if forgotten is not None:
+            raise InputError(f"the {self.kind} {name!r} of {forgotten}.py: nothing imports that file")
         everything = [*self.names(), *(f"{prefix}NAME" for prefix in self.sources)]
         text = f"unknown {self.kind} {name!r}; there are: {', '.join(everything)}."
         if source is not None:
             raise InputError(text + near_match(source, self.sources))
-        raise InputError(text + near_match(name, self.names()))
+        raise InputError(text + near_match(name, self.names()) + elsewhere(name, "models/backbones"))
 
 
 def source_of(name: object) -> str | None:
