@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.contest import markdown
+from benchmarks._contest import markdown
 
 STEPS = 3  # that are looked at, after two that warm up
 # Kinds by how torch names an operation, without "aten::"; what an operation calls in its turn belongs to it.

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torchvision import transforms as plain
 
-from benchmarks.contest import heading, markdown, write
+from benchmarks._contest import heading, markdown, write
 from benchmarks.head import SCALE, oml_loss, pml_loss
 from core.device import choose_device, choose_precision
 from data.image.modality import ImageModality

@@ -26,7 +26,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 import numpy as np
 
-from benchmarks.contest import machine, markdown, versions, write
+from benchmarks._contest import machine, markdown, versions, write
 from core.errors import InputError
 from retrieval.index.backends import make_backend
 from retrieval.index.index import Index

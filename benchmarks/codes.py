@@ -24,7 +24,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
 import numpy as np
 import torch
 
-from benchmarks.contest import contest, heading, machine, markdown, scaled, seconds_text, versions, write
+from benchmarks._contest import contest, heading, machine, markdown, scaled, seconds_text, versions, write
 from core.slices import slices_of
 from retrieval.coded_search import Part, left_open, search_by_codes, search_in_float32
 from retrieval.codes import KINDS, Codes, on_grid

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.contest import machine, markdown, write
+from benchmarks._contest import machine, markdown, write
 from core.files import read_json
 from core.registry import Entry
 from data.records import Records

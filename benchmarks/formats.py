@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.contest import contest, heading, machine, markdown, versions, write
-from benchmarks.jpegs import dense, make_set, product
+from benchmarks._contest import contest, heading, machine, markdown, versions, write
+from benchmarks._jpegs import dense, make_set, product
 from core.device import choose_device
 from data.image.decode import decode_whole
 from data.image.files import read_image

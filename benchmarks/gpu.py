@@ -22,7 +22,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 import torch
 
-from benchmarks.contest import machine, markdown, versions, write
+from benchmarks._contest import machine, markdown, versions, write
 from benchmarks.head import BATCH, products, step
 from benchmarks.pairs import IMAGES
 from benchmarks.search_speed import clusters

@@ -29,10 +29,10 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.contest import heading, markdown, write
+from benchmarks._contest import heading, markdown, write
 from benchmarks.head import step as head_step
 from benchmarks.images import list_of
-from benchmarks.jpegs import texture
+from benchmarks._jpegs import texture
 from benchmarks.pairs import IMAGES, gradient
 from benchmarks.search_speed import clusters, ours_recall, ours_top
 from config.script import look_for_garbage_seldom

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.contest import contest, heading, markdown, scaled, seconds_text, write
+from benchmarks._contest import contest, heading, markdown, scaled, seconds_text, write
 from core.device import choose_device, has_bfloat16
 from losses import LOSSES, ArcMarginLoss
 

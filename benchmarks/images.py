@@ -32,8 +32,8 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.contest import contest, heading, machine, markdown, versions, write
-from benchmarks.jpegs import dense, make_set, product
+from benchmarks._contest import contest, heading, machine, markdown, versions, write
+from benchmarks._jpegs import dense, make_set, product
 from core.device import choose_device
 from data.image.decode import Crop, choose_decoder, open_image, scale_of_crop
 from data.image.files import read_bytes, read_image

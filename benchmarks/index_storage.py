@@ -26,7 +26,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 import numpy as np
 
-from benchmarks.contest import heading, machine, markdown, versions, write
+from benchmarks._contest import heading, machine, markdown, versions, write
 from core.slices import slices_of
 
 PACKAGES = ("torch", "numpy", "qdrant-edge-py", "lancedb")

@@ -24,8 +24,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
-from benchmarks.contest import PACKAGES as BASE_PACKAGES
-from benchmarks.contest import contest, machine, markdown, versions, write
+from benchmarks._contest import PACKAGES as BASE_PACKAGES
+from benchmarks._contest import contest, machine, markdown, versions, write
 from core.device import autocast, choose_device
 from core.errors import InputError
 from models import BACKBONES, Embedder, fast_model

@@ -23,7 +23,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     from core import openmp  # noqa: F401
 import numpy as np
 
-from benchmarks.contest import contest, heading, markdown, seconds_text, write
+from benchmarks._contest import contest, heading, markdown, seconds_text, write
 from core.slices import slices_of
 from data.formats.archives import archives_of
 from data.image.files import read_bytes

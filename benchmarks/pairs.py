@@ -26,7 +26,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.contest import contest, heading, markdown, write
+from benchmarks._contest import contest, heading, markdown, write
 from core.device import choose_device
 from engine.mining import build_miner
 from engine.objective import Objective

@@ -24,7 +24,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
 import torch
 from torch.nn.functional import normalize
 
-from benchmarks.contest import heading, markdown, seconds_text, write
+from benchmarks._contest import heading, markdown, seconds_text, write
 from core.device import keep_freed_memory
 from retrieval.best_positive import first_precision, in_doubt, positive_ranks
 from retrieval.product_type import TYPES, multiplies_int8

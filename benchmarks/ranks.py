@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 import distributed
-from benchmarks.contest import machine, markdown, timed, write
+from benchmarks._contest import machine, markdown, timed, write
 from data.samplers import SAMPLERS, InOrder, RankBatches
 from distributed import group
 from distributed.sharded_classes import build_loss

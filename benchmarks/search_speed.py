@@ -22,7 +22,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
 import numpy as np
 import torch
 
-from benchmarks.contest import PACKAGES, contest, heading, machine, markdown, scaled, seconds_text, versions, write
+from benchmarks._contest import PACKAGES, contest, heading, machine, markdown, scaled, seconds_text, versions, write
 from retrieval.best_positive import first_precision, positive_ranks
 from retrieval.product_type import TYPES, multiplies_int8, multiply, product_dtype
 from retrieval.query_gallery import QueryGallery

@@ -29,7 +29,7 @@ import httpx
 import numpy as np
 import torch
 
-from benchmarks.contest import heading, markdown, write
+from benchmarks._contest import heading, markdown, write
 from benchmarks.search_speed import clusters
 from data.image.transforms import TestTransform
 from retrieval.index.index import Index

@@ -32,7 +32,7 @@ import torch
 
 from benchmarks._heavy_calls import HeavyCalls, seconds_alone
 from benchmarks._operations import operation_table
-from benchmarks.contest import heading, markdown, seconds_text, timed, write
+from benchmarks._contest import heading, markdown, seconds_text, timed, write
 from core.device import choose_device, choose_precision, has_bfloat16
 from core.openmp import POLICY
 from data.image.modality import ImageModality

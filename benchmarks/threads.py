@@ -40,7 +40,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.against_peers import BATCH, FROZEN, NETWORK, PIXELS
-from benchmarks.contest import machine, markdown, seconds_text, versions, write
+from benchmarks._contest import machine, markdown, seconds_text, versions, write
 from benchmarks.head import BATCH as HEAD_BATCH
 from benchmarks.head import MARGIN, SCALE
 from benchmarks.head import step as head_step

@@ -29,7 +29,7 @@ if __name__ == "__main__":  # a script's own folder is searched for modules, the
     sys.path.insert(0, str(ROOT))
     from core import openmp  # noqa: F401
 from benchmarks._memory import memory
-from benchmarks.contest import heading, markdown, seconds_text, write
+from benchmarks._contest import heading, markdown, seconds_text, write
 from benchmarks.search_speed import clusters
 from core.types import boolean
 from data.embedded import embedded_data

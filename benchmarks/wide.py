@@ -26,7 +26,7 @@ import torch
 
 from benchmarks._memory import memory
 from benchmarks.codes import CLUSTER, RowMaker
-from benchmarks.contest import heading, markdown, seconds_text, write
+from benchmarks._contest import heading, markdown, seconds_text, write
 from core import arrays
 from core.slices import slices_of
 from embeddings.files import load_table

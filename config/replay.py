@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core.console import log
 from core.errors import InputError
-from core.files import read_flags, run_folder
+from core.files import near_file, read_flags, run_folder
 from core.lists import split_lists
 from core.recipe import Recipe, read_recipe
 from core.sources import is_weights_name, registered
@@ -40,7 +40,8 @@ def replayed(checkpoint: str | None, *, config: str | None = None, allow_changed
     path = Path(config or checkpoint)
     if not path.exists():
         flag = "config" if config else "checkpoint"
-        raise InputError(f"--{flag}: {str(path)!r} is no run, nor a file of one")
+        kind = "file" if path.suffix else "run"
+        raise InputError(f"--{flag}: there is no {kind} {str(path)!r}.{near_file(path)}")
     if config and path.suffix in (".yaml", ".yml"):
         recipe = read_recipe(path)
     elif config and path.is_file():

@@ -28,29 +28,32 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {name!r}; there are: {', '.join(allowed)}.{near_match(name, allowed)}")
 
 
-def near_match(name: object, allowed: Iterable[str]) -> str:
-    """Say which of `allowed` (strings) the user may have meant by `name`: ` Did you mean 'x'?` or an empty string."""
-    close = _closest(str(name), allowed)
-    if close is None:
+def near_match(name: object, allowed: Iterable[str], most: int = 1) -> str:
+    """Say which of `allowed` (strings) the user may have meant by `name`: ` Did you mean 'x'?` or an empty string.
+
+    most: so many of them, the nearest first.
+    """
+    close = _closest(str(name), allowed, most)
+    if not close:
         return ""
-    return f" Did you mean {close!r}?"
+    *others, last = map(repr, close)
+    meant = f"{', '.join(others)} or {last}" if others else last
+    return f" Did you mean {meant}?"
 
 
 def meant_by(name: str, given: Iterable[str]) -> str:
     """Say which of what the user gave (strings) may stand for the known `name`: its near match, or an empty string."""
-    close = _closest(name, given)
-    if close is None:
+    close = _closest(name, given, 1)
+    if not close:
         return ""
-    return f" Rename {close!r} if it is meant."
+    return f" Rename {close[0]!r} if it is meant."
 
 
-def _closest(word: str, options: Iterable[str]) -> str | None:
-    """That of `options` which is most like `word`, whatever their cases; None where none is much like it."""
+def _closest(word: str, options: Iterable[str], most: int) -> list[str]:
+    """Those of `options` which are most like `word`, whatever their cases, so many; none that is not much like it."""
     originals = {option.lower(): option for option in options}
-    matches = difflib.get_close_matches(word.lower(), list(originals), n=1, cutoff=0.5)
-    if not matches:
-        return None
-    return originals[matches[0]]
+    matches = difflib.get_close_matches(word.lower(), list(originals), n=most, cutoff=0.5)
+    return [originals[match] for match in matches]
 
 
 def raised(error: Exception) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from core.errors import InputError, first_line
+from core.errors import InputError, first_line, near_match
 
 
 def run_folder(source: str | Path) -> Path:
@@ -17,6 +17,15 @@ def run_folder(source: str | Path) -> Path:
     if path.is_dir():
         return path
     return path.parent
+
+
+def near_file(missing: Path) -> str:
+    """Say which file or folder beside one that is not there may be meant, as core.errors.near_match does."""
+    folder = next(folder for folder in missing.parents if folder.is_dir())
+    if folder != missing.parent:
+        return f" There is no folder {str(missing.parent)!r}."
+    beside = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    return near_match(missing.name, sorted(beside))
 
 
 def make_folder(path: str | Path) -> Path:

@@ -158,7 +158,9 @@ def load_pretrained(embedder: Embedder, source: str | Path, is_final: bool = Fal
     if "model" in content and "facts" in content:
         _refuse_other_model(embedder, content, file)
         notes = _other_facts(embedder.facts, content["facts"], file, is_final)
-        unused += [f"loss.{name}" for name in content["loss"]]
+        # What is used as it is has no use for any loss.
+        if not is_final:
+            unused += [f"loss.{name}" for name in content["loss"]]
         state = tensors_of(content["model"])
     else:
         if content.keys() and file.suffix == ".safetensors" and not is_of_transformers(file.parent):

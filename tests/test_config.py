@@ -357,3 +357,20 @@ def test_list_names_all_that_can_be_chosen(script, capsys):
             assert lines and all(len(line.split(maxsplit=1)[1]) > 20 for line in lines), (
                 f"{name} says nothing of itself"
             )
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--config=nixt.yaml", r"--config: there is no file 'nixt\.yaml'\. Did you mean 'nine\.yaml'\?"),
+        ("--config=a/b.yaml", r"--config: there is no file 'a/b\.yaml'\. There is no folder 'a'\."),
+        ("--checkpoint=outptu", r"--checkpoint: there is no run 'outptu'\. Did you mean 'output'\?"),
+        ("--checkpoint=qq", r"--checkpoint: there is no run 'qq'\.$"),
+    ],
+)
+def test_what_is_replayed_is_there(tmp_path, monkeypatch, flag, sentence):
+    (tmp_path / "nine.yaml").touch()
+    (tmp_path / "output").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=sentence):
+        parse([flag], COMMANDS["train_pair"], "")

@@ -25,7 +25,7 @@ from config.parse import parse
 from config.signatures import flags_of
 from data.embedded import embedded_data
 from losses import LOSSES
-from recipes.docs_site import nav_titles, site_links
+from recipes._docs_site import nav_titles, site_links
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(path.name for path in (ROOT / "docs").glob("*.md"))

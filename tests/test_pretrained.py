@@ -50,6 +50,7 @@ def assert_equal(state, expected):
 def test_a_run_hands_its_model_over_and_keeps_its_loss(run_dir, stored, part):
     embedder = fresh()
     assert load_pretrained(embedder, str(run_dir / part)) == ["not used: loss.weight, loss.bias"]
+    assert load_pretrained(embedder, str(run_dir / part), is_final=True) == []
     assert_equal(embedder.state_dict(), stored)
 
 

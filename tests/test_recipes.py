@@ -122,16 +122,16 @@ def test_every_loss_has_its_recipes():
         assert {recipe.script for recipe in recipes} == {"train_elem.py", "train_pair.py"}
 
 
-# What mkdocs calls, and what is imported.
-WITHOUT_FLAGS = ("docs_site.py", "__init__.py")
-
-
-@pytest.mark.parametrize(
-    "path", [path for path in sorted((ROOT / "recipes").glob("*.py")) if path.name not in WITHOUT_FLAGS], ids=str
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("[!_]*.py")), ids=str)
 def test_recipes_end_as_scripts_do(path):
     """Ctrl-C and a mistake end in a sentence: what is called last goes through `run_script`."""
     assert path.read_text().rpartition('if __name__ == "__main__":')[2].strip().startswith("run_script(")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_what_is_no_program_has_no_name_of_one(path):
+    """A file without an underscore can be started; the others are there to be imported, or started by one of them."""
+    assert path.name.startswith("_") or 'if __name__ == "__main__":' in path.read_text()
 
 
 def test_ctrl_c_in_a_recipe_is_no_traceback():

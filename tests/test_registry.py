@@ -54,6 +54,13 @@ def test_the_signature_is_the_list_of_options(dishes):
     assert dishes.requirements("cake") == dishes.options("cake") == []
 
 
+def test_several_near_matches_come_the_nearest_first():
+    names = ["resnet101", "resnet10t", "resnet18", "vgg11"]
+    assert near_match("resnet10x", names) == " Did you mean 'resnet10t'?"
+    assert near_match("resnet10x", names, 3) == " Did you mean 'resnet10t', 'resnet101' or 'resnet18'?"
+    assert near_match("qq", names, 3) == ""
+
+
 @pytest.mark.parametrize("ask", [lambda r: r["suop"], lambda r: r.fact("suop", "hot"), lambda r: r.options("suop")])
 def test_an_unknown_name_meets_what_there_is_and_the_nearest(dishes, ask):
     with pytest.raises(InputError, match="unknown dish 'suop'; there are: soup, cake. Did you mean 'soup'?"):

@@ -196,10 +196,11 @@ def _refuse_unknown(title: str) -> None:
             f"unknown model {PREFIX + title!r}: timm has {architecture} with weights as {', '.join(known) or 'none'}."
             f"{near_match(title, known)}"
         )
-    names = timm.list_models() + timm.list_pretrained()
+    # With their weights the names of one network would be the nearest three.
+    names = timm.list_pretrained() if tag else timm.list_models()
     raise InputError(
         f"unknown model {PREFIX + title!r}; timm {timm.__version__} has {len(names)} names, --list_models=WORD prints "
-        f"those with a word in them.{near_match(title, names)}"
+        f"those with a word in them.{near_match(title, names, 3)}"
     )
 
 
