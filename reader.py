@@ -257,6 +257,8 @@ def convert(**flags: object) -> None:
     if done.counts.queries != test[0]:
         line += f" ({counted(done.counts.queries, 'query', ',')}, {done.counts.gallery:,} in the gallery)"
     print(f"written: {done.file}, {done.facts.title}, {published}: {line}")
+    if done.names is not None:
+        print(f"written: {done.names}, what its labels are called")
     if done.dropped:
         images = "image to train with is" if done.dropped == 1 else "images to train with are"
         print(f"note: {done.dropped} {images} the only one of their label, and left out")

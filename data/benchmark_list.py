@@ -20,6 +20,7 @@ from data.convert import CONVERTERS, Archive, Counts, DataSet, Row
 from data.formats.csv import CSV_BOX
 from data.formats.tars import is_compressed, refuse_cut
 from data.make_list import encoded_list, list_root
+from data.names import NAMES_COLUMNS
 
 ENDS = (".zip", ".tar", ".tar.gz", ".tgz")
 ZIP_START = b"PK"
@@ -28,13 +29,17 @@ OF_MACS = "__MACOSX"
 
 
 class Converted(NamedTuple):
-    """The list, of which set, what is in it, how many rows were dropped, and the folder that its paths start from."""
+    """The list, of which set, what is in it, how many rows were dropped, and the folder that its paths start from.
+
+    names: the file that says what its labels are called, where the set does.
+    """
 
     file: Path
     facts: DataSet
     counts: Counts
     dropped: int
     root: Path
+    names: Path | None
 
 
 def write_benchmark_list(
@@ -79,11 +84,19 @@ def write_benchmark_list(
     if protocol in CONVERTERS.fact(name, "drops", {}):
         kept = CONVERTERS.fact(name, "drops")[protocol](rows)
     root = list_root(folder, output)
+    files = {output: _csv_text(kept, os.path.relpath(folder, root))}
+    names = {row.label: row.label_name for row in kept if row.label_name is not None}
+    names_file = output.with_name(f"{output.stem}.names.csv") if names else None
+    if names_file is not None:
+        if names_file.exists() and not overwrite:
+            raise InputError(f"{str(names_file)!r} is there already; give --overwrite to replace it")
+        files[names_file] = _names_text(names)
+    encoded = {file: encoded_list(text) for file, text in files.items()}
     make_folder(output.parent)
-    text = encoded_list(_csv_text(kept, os.path.relpath(folder, root)))
-    with replacing(output) as file:
-        file.write(text)
-    return Converted(output, facts, Counts.of(kept), len(rows) - len(kept), root)
+    for file, content in encoded.items():
+        with replacing(file) as opened:
+            opened.write(content)
+    return Converted(output, facts, Counts.of(kept), len(rows) - len(kept), root, names_file)
 
 
 def unpack_source(source: Path, facts: DataSet, download: bool, partial: bool) -> Path:
@@ -281,6 +294,15 @@ def _refuse_other_counts(counts: Counts, facts: DataSet, protocol: str) -> None:
                 f"{counted(getattr(counts, part), 'image', ',')} {plural(getattr(counts, part), 'is', 'are')} {part}; "
                 f"{facts.title} has {expected:,}: another version, or a part of it (--partial takes it all the same)"
             )
+
+
+def _names_text(names: dict[str, str]) -> str:
+    """The text of a table of names, as data.names reads it, of labels {id: name}."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(NAMES_COLUMNS)
+    writer.writerows(("label", key, name) for key, name in names.items())
+    return text.getvalue()
 
 
 def _csv_text(rows: list[Row], prefix: str) -> str:

@@ -48,7 +48,8 @@ class Row:
 class Plan:
     """What a folder holds beside what the index knows of it.
 
-    new, changed: rows to embed. moved: rows whose content the index holds, with the id of an item that does. gone: ids
+    new, changed: rows to embed. moved: rows whose content the index holds, with the id of an item that does; copied_over: those
+    of them whose names it holds, with other content. gone: ids
     of items whose files are not there any more; forgotten: those of them whose content is nowhere else, either.
     kept: how many items stay. settling: files that may still be written. unseen: files that the disk refuses to show.
     states, digests: of the files that are there, and the hashes of those that were read.
@@ -57,6 +58,7 @@ class Plan:
     new: list[Row] = field(default_factory=list)
     changed: list[Row] = field(default_factory=list)
     moved: list[tuple[Row, int]] = field(default_factory=list)
+    copied_over: list[Row] = field(default_factory=list)
     gone: list[int] = field(default_factory=list)
     forgotten: list[int] = field(default_factory=list)
     kept: int = 0
@@ -68,6 +70,11 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         return not (self.new or self.changed or self.moved or self.gone)
+
+    @property
+    def moves(self) -> int:
+        """How many of the new names stand in the place of one that is gone; the others have copies of what is kept."""
+        return min(len(self.moved) - len(self.copied_over), len(self.gone) - len(self.forgotten))
 
 
 @dataclass(frozen=True)
@@ -140,12 +147,17 @@ def look(
             _compare(plan, index, contents, path, ids_of.get(path, []), holders, root, level)
 
     moved = {(plan.digests[row.path], row.box) for row, _ in plan.moved}
+    of_gone = set()
     for path in gone_files:
         numbers = ids_of.get(path, [])
         plan.gone += numbers
         for number, box in zip(numbers, index.rows.boxes(np.array(numbers, np.int64))):
             if number not in contents.known or (contents.known[number][1], _box_of(box)) not in moved:
                 plan.forgotten.append(number)
+            else:
+                of_gone.add((contents.known[number][1], _box_of(box)))
+    # Copies of what is kept come behind what is moved.
+    plan.moved.sort(key=lambda move: (plan.digests[move[0].path], move[0].box) not in of_gone)
     return plan
 
 
@@ -188,11 +200,10 @@ def apply(index: Index, plan: Plan, encoder: Callable[[], Encoder], root: str, s
         written = _write(index, copies, copied, plan.gone, None)
     _learn(index, plan, [*embedded, *copied])
     done = {(row.path, row.box) for row in embedded}
-    moved = min(written.new, len(plan.gone) - len(plan.forgotten))
     return Synced(
-        added=written.new - moved,
+        added=written.new - plan.moves,
         replaced=written.replaced,
-        moved=moved,
+        moved=plan.moves,
         forgotten=len(plan.forgotten),
         kept=plan.kept + written.skipped,
         unreadable=tuple(item_name(row.path, row.box) for row in rows if (row.path, row.box) not in done),
@@ -240,10 +251,11 @@ def watch(
 def plan_lines(plan: Plan, index: Index) -> list[str]:
     """What a plan would do, in sentences, with the first names of each kind."""
     names_of_gone = index.rows.paths(np.array(plan.forgotten, np.int64))
+    renamed = [row.path for row, _ in plan.moved if row not in plan.copied_over]
     kinds = {
-        "add": [row.path for row in plan.new],
-        "replace": [item_name(row.path, row.box) for row in plan.changed],
-        "move or copy, without embedding, to": [row.path for row, _ in plan.moved],
+        "add": [*(row.path for row in plan.new), *renamed[plan.moves :]],
+        "replace": [item_name(row.path, row.box) for row in [*plan.changed, *plan.copied_over]],
+        "move": renamed[: plan.moves],
         "forget": names_of_gone,
     }
     lines = []
@@ -354,7 +366,10 @@ def _embed_or_move(
     category = row.category
     if category is None:
         category = index.rows.categories(np.array([number]))[0]
-    plan.moved.append((replace(row, label=label, category=category), number))
+    copy = replace(row, label=label, category=category)
+    plan.moved.append((copy, number))
+    if to_embed is plan.changed:
+        plan.copied_over.append(copy)
 
 
 def _records_of(rows: Sequence[Row], root: str) -> Records:

@@ -27,6 +27,7 @@ from core.registry import Entry
 from data.benchmark_list import write_benchmark_list
 from data.convert import CONVERTERS, Counts
 from data.lists import open_lists
+from data.names import read_names
 
 ROOT = Path(__file__).parents[1]
 SIDE = 16
@@ -79,7 +80,7 @@ def sop_files():
 def cub_files():
     files, images, labels, halves, boxes = {}, [], [], [], []
     for number, label in enumerate((1, 1, 100, 100, 101, 101, 200, 200), start=1):
-        path = f"{label:03d}.Bird/Bird_{number}.jpg"
+        path = f"{label:03d}.Bird_of_{label}/Bird_{number}.jpg"
         images.append(f"{number} {path}")
         labels.append(f"{number} {label}")
         halves.append(f"{number} {number % 2}")
@@ -213,10 +214,32 @@ def test_cub(tmp_path, protocol, train, record_property):
     record_property("of CUB", len(rows))
     numbers = [int(row["path"].rpartition("_")[2].removesuffix(".jpg")) for row in rows if row["split"] == "train"]
     assert numbers == train and len(rows) == 8 and "x_1" not in rows[0]
-    assert rows[0]["path"] == "CUB_200_2011/images/001.Bird/Bird_1.jpg" and rows[0]["label"] == "1"
+    assert rows[0]["path"] == "CUB_200_2011/images/001.Bird_of_1/Bird_1.jpg" and rows[0]["label"] == "1"
     _, rows = converted("cub", tmp_path, tmp_path / "boxes.csv", protocol=protocol, boxes=True)
     assert [rows[3][side] for side in ("x_1", "y_1", "x_2", "y_2")] == ["1", "2", "5", "7"]
     assert_opens(tmp_path / "boxes.csv")
+
+
+def test_names_of_labels_are_kept_where_a_data_set_has_them(tmp_path, capsys):
+    """Where pages look for them, beside the list."""
+    scipy_io = pytest.importorskip("scipy.io")
+    cub = tarred(tmp_path / "CUB_200_2011.tgz", cub_files())
+    converted("cub", cub, tmp_path / "cub.csv")
+    assert read_names(tmp_path / "cub.csv").label == {str(label): f"Bird of {label}" for label in (1, 100, 101, 200)}
+    # A table that somebody has written stays.
+    (tmp_path / "own.names.csv").write_text("kind,id,name\n")
+    with pytest.raises(InputError, match="own.names.csv' is there already; give --overwrite"):
+        converted("cub", tmp_path, tmp_path / "own.csv")
+    assert not (tmp_path / "own.csv").exists()
+
+    folder = cars_folder(tmp_path / "cars", False)
+    classes = np.array([[f"Car {number}" for number in range(1, 197)]], object)
+    scipy_io.savemat(folder / "devkit" / "cars_meta.mat", {"class_names": classes})
+    converted("cars", folder, tmp_path / "cars.csv")
+    assert read_names(tmp_path / "cars.csv").of_label(99) == "Car 99"
+
+    done, _ = converted("sop", zipped(tmp_path / "Stanford_Online_Products.zip", sop_files()), tmp_path / "sop.csv")
+    assert done.names is None and not (tmp_path / "sop.names.csv").exists()
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -166,6 +166,18 @@ def test_images_outside_of_label_folders_are_told(photos):
         open_list(flat, None, "train")
 
 
+def test_folders_of_labels_without_an_image_are_told(photos, tmp_path, capsys):
+    (photos / "nothing").mkdir()
+    (photos / ".hidden").mkdir()
+    (photos / "linked").symlink_to(photos / "label_1")
+    _, note = label_folders(photos)
+    assert "1 folder of a label (nothing) holds no image and is left out" in note
+    (photos / "empty").mkdir()
+    assert "; 2 folders of a label (empty, for one) hold" in make(capsys, photos, f"--output={tmp_path / 'l.csv'}")
+    (photos / "label_1" / "deep").mkdir()
+    assert "3 folders" not in label_folders(photos)[1]
+
+
 def test_a_folder_that_is_not_there_is_not_called_empty(photos):
     with pytest.raises(InputError, match="there is no folder .*fotos"):
         label_folders(photos.with_name("fotos"))

@@ -163,8 +163,9 @@ def test_what_a_sync_does(photos, index, embedded):
     write("photos/15/12.jpg", turned)
     write("photos/15/more.jpg", 255 - turned)
     dry = search("sync", photos, index=index, dry_run=True)
-    assert "would add 1: photos/15/more.jpg" in dry and "would replace 1: photos/15/12.jpg" in dry
-    assert "without embedding, to 4" in dry and "would forget 1: photos/13/6.jpg" in dry
+    assert "would add 2: photos/15/more.jpg, photos/11/0.jpg.jpg\n" in dry
+    assert "would replace 1: photos/15/12.jpg" in dry and "would forget 1: photos/13/6.jpg" in dry
+    assert "would move 3: photos/new_name/3.jpg, " in dry
     assert held(index).keys() != on_the_disk() and not embedded
     printed = search("sync", photos, index=index)
     assert printed.startswith("2 added, 1 replaced, 3 moved, 1 forgotten, 10 as they were; photos.index now holds 16")

@@ -21,7 +21,7 @@ class Row(NamedTuple):
     """One image of a data set, as a line of a list.
 
     path: from the folder that the data set lies in. is_query, is_gallery: of images to test with. box: left, top,
-    right, bottom in pixels.
+    right, bottom in pixels. label_name: what the label is called, where the data set says so.
     """
 
     label: str
@@ -32,6 +32,7 @@ class Row(NamedTuple):
     category: str | None = None
     sequence: str | None = None
     box: tuple[int, int, int, int] | None = None
+    label_name: str | None = None
 
 
 @dataclass(frozen=True)

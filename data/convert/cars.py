@@ -23,6 +23,7 @@ from data.convert._registry import (
 TRAIN_CLASSES = 98
 WHOLE = "cars_annos.mat"
 HALVES = {"devkit/cars_train_annos.mat": ("cars_train", TRAIN), "cars_test_annos_withlabels.mat": ("cars_test", TEST)}
+NAMES_OF_HALVES = "devkit/cars_meta.mat"
 BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 # Krause et al., 2013. `standard`: the first 98 classes to train with, the others to test with (Song et al., CVPR 2016).
 # `oml`: the makers' own halves of each class's images, which are for classification, as OML's list has them. Its server
@@ -54,6 +55,7 @@ def cars(folder: Path, protocol: str, with_boxes: bool) -> list[Row]:
         comes_in = "car_devkit.tgz, cars_train.tgz, cars_test.tgz and cars_test_annos_withlabels.mat, or car_ims.tgz "
         find_root(folder, tuple(marks), (), f"{comes_in}and {WHOLE}")
         tables = HALVES
+    names = _class_names(folder / (WHOLE if WHOLE in tables else NAMES_OF_HALVES))
     rows = []
     for name, (below, half) in tables.items():
         table, images = folder / name, _images_folder(folder, below)
@@ -68,8 +70,17 @@ def cars(folder: Path, protocol: str, with_boxes: bool) -> list[Row]:
             box = None
             if with_boxes:
                 box = tuple(read_whole(table, number, entry[side]) for side in BOX)
-            rows.append(Row(str(label), path, TEST if is_test else TRAIN, is_test, is_test, box=box))
+            split = TEST if is_test else TRAIN
+            rows.append(Row(str(label), path, split, is_test, is_test, box=box, label_name=names.get(label)))
     return rows
+
+
+def _class_names(file: Path) -> dict[int, str]:
+    """What the classes are called, from 1 on; nothing where there is no such file, or no names in it."""
+    if not file.is_file():
+        return {}
+    names = np.atleast_1d(_read(file).get("class_names", ()))
+    return {number: str(name) for number, name in enumerate(names.tolist(), start=1)}
 
 
 def _images_folder(folder: Path, name: str) -> Path:
@@ -80,11 +91,20 @@ def _images_folder(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _entries(file: Path) -> list[dict[str, Any]]:
-    """The entries of a table, {field: value} each. Raises InputError where they are not those of this data set."""
+def _read(file: Path) -> dict[str, Any]:
+    """The arrays of a MATLAB file by name. Raises InputError where it cannot be read."""
     io = needed("scipy.io", f"{str(file)!r}", "convert")
     try:
-        table = np.atleast_1d(io.loadmat(str(file), squeeze_me=True)["annotations"])
+        return io.loadmat(str(file), squeeze_me=True)
+    except Exception as error:  # a stranger's file, in which anything may be wrong
+        raise InputError(f"cannot read {str(file)!r}: {first_line(error)}") from None
+
+
+def _entries(file: Path) -> list[dict[str, Any]]:
+    """The entries of a table, {field: value} each. Raises InputError where they are not those of this data set."""
+    content = _read(file)
+    try:
+        table = np.atleast_1d(content["annotations"])
         fields = table.dtype.names or ()
         entries = [dict(zip(fields, entry, strict=True)) for entry in table.tolist() if fields]
     except Exception as error:  # a stranger's file, in which anything may be wrong

@@ -1,6 +1,6 @@
 """CUB-200-2011: tables of ids, a line an image, beside a folder `images`."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from core.errors import InputError
 from data.convert._registry import (
@@ -60,7 +60,10 @@ def cub(folder: Path, protocol: str, with_boxes: bool) -> list[Row]:
             left, top, width, height = (float(word) for word in boxes[image])
             box = (int(left), int(top), int(left + width), int(top + height))
         file = path_of_image(folder, root / "images", path, root / "images.txt")
-        rows.append(Row(str(label), file, TEST if is_test else TRAIN, is_test, is_test, box=box))
+        # An image's folder is 001.Black_footed_Albatross, as classes.txt has it.
+        name = PurePosixPath(path).parts[0].partition(".")[2].replace("_", " ") or None
+        split = TEST if is_test else TRAIN
+        rows.append(Row(str(label), file, split, is_test, is_test, box=box, label_name=name))
     return rows
 
 

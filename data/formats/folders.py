@@ -168,7 +168,24 @@ def label_folders(folder: str | Path, level: int = 1) -> tuple[dict[str, list[st
             notes.append(f"1 image ({example}) lies in no folder of a label and is left out")
         else:
             notes.append(f"{len(shallow)} images ({example}, for one) lie in no folder of a label and are left out")
+    if empty := sorted(_folders_at(folder, level) - set(columns["labels"])):
+        example = empty[0] if len(empty) == 1 else f"{empty[0]}, for one"
+        hold, are = plural(len(empty), "holds", "hold"), plural(len(empty), "is", "are")
+        notes.append(f"{counted(len(empty), 'folder')} of a label ({example}) {hold} no image and {are} left out")
     return columns, "; ".join(notes) or None
+
+
+def _folders_at(folder: Path, level: int) -> set[str]:
+    """Paths from `folder` of the folders so many levels below it, links and hidden ones left out."""
+    found = {""}
+    for _ in range(level):
+        below = set()
+        for parent in found:
+            with os.scandir(folder / parent) as entries:
+                names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            below |= {f"{parent}/{name}".lstrip("/") for name in names if not name.startswith(".")}
+        found = below
+    return found
 
 
 def parse_folder(folder: Path, problems: Problems) -> dict[str, list] | None:
