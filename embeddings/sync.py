@@ -48,8 +48,8 @@ class Row:
 class Plan:
     """What a folder holds beside what the index knows of it.
 
-    new, changed: rows to embed. moved: rows whose content the index holds, with the id of an item that does; copied_over: those
-    of them whose names it holds, with other content. gone: ids
+    new, changed: rows to embed. moved: rows whose content the index holds, with the id of an item that does;
+    copied_over: those of them whose names it holds, with other content. gone: ids
     of items whose files are not there any more; forgotten: those of them whose content is nowhere else, either.
     kept: how many items stay. settling: files that may still be written. unseen: files that the disk refuses to show.
     states, digests: of the files that are there, and the hashes of those that were read.

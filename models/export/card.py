@@ -67,7 +67,8 @@ network.run(None, {{"images": image.transpose(2, 0, 1)[None]}})[0]
     "openvino": """```python
 import openvino
 
-network = openvino.compile_model("{file}", "CPU")  # uint8 images (B, 3, H, W) of any one size, resized inside
+# uint8 images (B, 3, H, W) of any one size, resized inside; without the hint in bf16 where the processor can.
+network = openvino.compile_model("{file}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
 ```
 
 `embed.py` embeds files.""",

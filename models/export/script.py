@@ -1,6 +1,8 @@
 """The script that stands beside an exported file, and uses it without torch and without this repository."""
 
 SCRIPT = "embed.py"
+# They decode a file's bytes, as training does: cv2.imread refuses a TIFF that has to be turned on its side. OpenVINO left
+# to itself computes in bf16 where the processor can, which is not what the export was held against.
 # The first words of what an export writes: only over these it writes.
 MARK = '"""Embeddings of image files'
 
@@ -11,11 +13,12 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import onnxruntime
 
 network = onnxruntime.InferenceSession(str(Path(__file__).with_name("FILE")))
 for path in sys.argv[1:]:
-    pixels = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
     print(path, *network.run(None, {"images": pixels.transpose(2, 0, 1)[None]})[0][0].tolist())
 '''
 )
@@ -26,11 +29,12 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import openvino
 
-network = openvino.compile_model(str(Path(__file__).with_name("FILE")), "CPU")
+network = openvino.compile_model(str(Path(__file__).with_name("FILE")), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 for path in sys.argv[1:]:
-    pixels = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
     print(path, *network(pixels.transpose(2, 0, 1)[None].copy())[0][0].tolist())
 '''
 )
