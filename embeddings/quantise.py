@@ -54,7 +54,8 @@ def calibration_batches(records: Records, encoder: Encoder) -> Iterator[np.ndarr
 
 def recalls(records: Records, encoder: Encoder, before: nn.Module, after: nn.Module) -> Recalls:
     """Recall@1 of the whole list by two networks. Raises InputError for a list that has no labels to be found."""
-    figures = [_recall(records, replace(encoder, network=network, batch_size=BATCH)) for network in (before, after)]
+    opened = [replace(encoder, open_network=lambda net=net: net, batch_size=BATCH) for net in (before, after)]
+    figures = [_recall(records, each) for each in opened]
     return Recalls(records.source, len(records), *figures)
 
 

@@ -1,8 +1,8 @@
 """The script that stands beside an exported file, and uses it without torch and without this repository."""
 
 SCRIPT = "embed.py"
-# They decode a file's bytes, as training does: cv2.imread refuses a TIFF that has to be turned on its side. OpenVINO left
-# to itself computes in bf16 where the processor can, which is not what the export was held against.
+# They decode a file's bytes, as training does: cv2.imread refuses a TIFF that has to be turned on its side. OpenVINO
+# left to itself computes in bf16 where the processor can, which is not what the export was held against.
 # The first words of what an export writes: only over these it writes.
 MARK = '"""Embeddings of image files'
 
