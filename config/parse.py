@@ -19,7 +19,7 @@ from core.errors import InputError, near_match
 from core.lists import split_lists
 from core.pml import PREFIX, loss_class
 from core.recipe import Recipe
-from core.sources import registered
+from core.sources import elsewhere, registered
 from core.types import MANY, SWITCH, plain
 from core.types import folder as folder_name
 
@@ -226,7 +226,8 @@ def _why_not(text: str, choice: Choice, allowed: tuple[str, ...]) -> str:
         # It is there, but belongs elsewhere: a loss of the other stage.
         stage, other = choice.facts["stage"], found[text].facts["stage"]
         return f"{text} is a {choice.kind} of train_{other}.py; train_{stage}.py has {', '.join(allowed)}"
-    return f"unknown {choice.kind} {text!r}; there are: {', '.join(found)}.{near_match(text, found)}"
+    hint = near_match(text, found) + elsewhere(text, choice.folder)
+    return f"unknown {choice.kind} {text!r}; there are: {', '.join(found)}.{hint}"
 
 
 def _build_parser(

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from config import parse as parsing
+from config.commands import COMMANDS
 from core import sources, types
 from core.errors import InputError
 from core.types import OneOf, SomeOf
@@ -222,6 +224,12 @@ def test_whoever_names_it_is_told(monkeypatch, kind):
     monkeypatch.setattr(types, "elsewhere", lambda *asked: f" Asked for {asked}.")
     with pytest.raises(ArgumentTypeError, match=r"'mine' is not one of .* Asked for \('mine', '\w+"):
         kind("mine")
+
+
+def test_a_command_line_is_told_too(monkeypatch):
+    monkeypatch.setattr(parsing, "elsewhere", lambda *asked: f" Asked for {asked}.")
+    with pytest.raises(InputError, match=r"unknown miner 'mine'; .* Asked for \('mine', 'miners'\)\.$"):
+        parsing.parse(["--miner=mine"], COMMANDS["train_pair"], "")
 
 
 def test_an_augmentation_stands_in_its_table():
