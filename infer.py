@@ -51,16 +51,24 @@ def embed_images(args: Args) -> None:
     from embeddings.encoder import open_encoder
     from embeddings.export import open_export
     from embeddings.runtime import Job, way_of_rows
-    from embeddings.streaming import embed_stream, open_kept_files, refuse_lone_continue, stopped_rows
+    from embeddings.streaming import check_kept_files, embed_stream, open_kept_files, stopped_rows
     from models import ModelSettings
     from reader import open_records, refuse_broken_images
-    from report.embeddings import print_embeddings
+    from report.embeddings import print_features, print_scores
 
-    refuse_lone_continue(**args.outputs)
+    check_kept_files(**args.outputs)
     open_export(args["output"], args["continue"], args["pretrained_model"], **args.export)
     device, precision = open_device(**args.device)
     distributed.init(device)
+    classifier = open_classifier(args["pretrained_model"], **args.classifier)
     records = open_records(args["data_dir"], args["test_list"], **args.input)
+    if not args["output"] and len(records) > PRINTED:
+        count = counted(len(records), records.noun)
+        log(f"the first {PRINTED} of {count} are embedded and printed; --output keeps those of all")
+        records = records.take(slice(PRINTED))
+    skips = skips_unreadable(args)
+    if not skips:
+        refuse_broken_images([records])
     encoder = open_encoder(
         ModelSettings(**args.model),
         device,
@@ -71,15 +79,6 @@ def embed_images(args: Args) -> None:
         job=Job(records, len(records), way_of_rows(stopped_rows(**args.outputs))),
         **args.encoder,
     )
-    classifier = open_classifier(args["pretrained_model"], **args.classifier)
-
-    if not args["output"] and len(records) > PRINTED:
-        count = counted(len(records), records.noun)
-        log(f"the first {PRINTED} of {count} are embedded and printed; --output keeps those of all")
-        records = records.take(slice(PRINTED))
-    skips = skips_unreadable(args)
-    if not skips:
-        refuse_broken_images([records])
     outputs = open_kept_files(**args.outputs)
 
     with embed_stream(records, encoder, outputs.rows_file, None, outputs.goes_on, skips) as table:
@@ -87,7 +86,11 @@ def embed_images(args: Args) -> None:
             return
         for path in outputs.paths:
             table.save(path)
-        print_embeddings(table, PRINTED, classifier)
+        # Whoever has them in a file need not read them here, too.
+        if not outputs.paths:
+            print_features(table, PRINTED)
+        if classifier is not None:
+            print_scores(table, PRINTED, classifier)
         written = ""
         if outputs.paths:
             written = f", written: {', '.join(map(str, outputs.paths))}"

@@ -80,7 +80,7 @@ def build(word: str, args: Args) -> None:
     from embeddings.collection import label_sentence, labels_of, open_collection, refuse_taken, with_folder_columns
     from embeddings.index import build_index
     from embeddings.own_network import keep_network
-    from embeddings.streaming import open_kept_files, refuse_lone_continue
+    from embeddings.streaming import check_kept_files, open_kept_files
     from report.index_notes import built_notes, left_out_notes, next_notes
     from retrieval.index.backends import make_backend
     from retrieval.index.contents import keep_contents, states_of
@@ -94,7 +94,7 @@ def build(word: str, args: Args) -> None:
     collection = open_collection(word, others, **args.collection)
     if collection.inputs is None:
         refuse_random_weights(args)
-    refuse_lone_continue(**args.outputs)
+    check_kept_files(**args.outputs)
     backend_options = args.options("backend")
     make_backend(args["backend"], backend_options)[0].refuse_new()
     folder = collection.index
@@ -243,7 +243,7 @@ def add(folder: str, args: Args) -> None:
     """Add images to an index."""
     import distributed
     from embeddings.index import add_to_index
-    from embeddings.streaming import open_kept_files, refuse_lone_continue
+    from embeddings.streaming import check_kept_files, open_kept_files
     from report.index_notes import added_notes
     from retrieval.index.contents import keep_contents, states_of
     from retrieval.index.index import Index
@@ -252,7 +252,7 @@ def add(folder: str, args: Args) -> None:
     if args["embeddings"]:
         add_embeddings(folder, args)
         return
-    refuse_lone_continue(**args.outputs)
+    check_kept_files(**args.outputs)
     index = Index.open(folder)
     records, encoder = open_images(args, index)
     outputs = open_kept_files(**args.outputs)
@@ -297,10 +297,19 @@ def find(folder: str, args: Args) -> None:
     from embeddings.answers import find_answers, query_rows
     from embeddings.queries import open_queries
     from reader import open_records
-    from report.hits import DRAWN, Answers, open_answer_files, print_tables, save_answers, unknown_notes
+    from report.hits import (
+        DRAWN,
+        Answers,
+        check_answer_files,
+        open_answer_files,
+        print_tables,
+        save_answers,
+        unknown_notes,
+    )
     from report.index_fitness import fitness_notes
     from retrieval.index.index import Index
 
+    check_answer_files(**args.outputs)
     index = Index.open(folder)
     index.refuse_empty()
     queries = open_queries(index, args["input"] or args["text"], **args.asked)

@@ -9,7 +9,7 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -51,18 +51,23 @@ def read_npy(path: str | Path, mmap_mode: str | None = None) -> np.ndarray:
 def write_npz(path: str | Path, arrays: Mapping[str, Any]) -> None:
     """Write named arrays as numpy.savez does, each where it can be mapped. Raises InputError if that fails.
 
-    A RowFile, or what has its length, width and blocks, stands for an array and is written block by block.
+    What stands for an array, see `write_array`.
     """
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(_aligned_member(f"{name}.npy", file.tell()), "w", force_zip64=True) as member:
-                if hasattr(array, "blocks"):
-                    header = {"descr": "<f4", "fortran_order": False, "shape": (len(array), array.width)}
-                    np.lib.format.write_array_header_1_0(member, header)
-                    for block in array.blocks():
-                        member.write(block.tobytes())
-                else:
-                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+                write_array(member, array)
+
+
+def write_array(file: IO[bytes], array: Any) -> None:
+    """Write an array to an open file as .npy; a RowFile, or what has its length, width and blocks, block by block."""
+    if hasattr(array, "blocks"):
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(array), array.width)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in array.blocks():
+            file.write(block.tobytes())
+    else:
+        np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
 
 
 def _aligned_member(name: str, start: int) -> zipfile.ZipInfo:

@@ -40,20 +40,36 @@ def make_folder(path: str | Path) -> Path:
     return folder
 
 
-def open_output(path: str | Path | None, suffixes: str | Sequence[str]) -> Path | None:
-    """A path to write a file to, its folder made; None for None. Raises InputError when that cannot be.
+def check_folder(path: str | Path) -> None:
+    """Raise InputError where a folder to write into cannot be made; nothing is made yet."""
+    place = os.path.abspath(path)
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise InputError(f"cannot write to folder {str(path)!r}: {place!r} is a file")
+    if not os.access(place, os.W_OK):
+        raise InputError(f"cannot write to folder {str(path)!r}: permission denied")
+
+
+def check_output(path: str | Path, suffixes: str | Sequence[str]) -> None:
+    """Raise InputError where a file cannot be written, or may not be called so; nothing is made yet.
 
     suffixes: what the path may end in, one or several.
     """
-    if path is None:
-        return None
     if isinstance(suffixes, str):
         suffixes = (suffixes,)
-    path = Path(path)
-    if path.suffix not in suffixes:
+    if Path(path).suffix not in suffixes:
         raise InputError(f"cannot write {str(path)!r}: it has to end in {' or '.join(suffixes)}")
-    make_folder(path.parent)
-    return path
+    check_folder(Path(path).parent)
+
+
+def open_output(path: str | Path | None, suffixes: str | Sequence[str]) -> Path | None:
+    """A path to write a file to, its folder made; None for None. Raises InputError as `check_output`."""
+    if path is None:
+        return None
+    check_output(path, suffixes)
+    make_folder(Path(path).parent)
+    return Path(path)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from data.soundness import refuse_broken_images
 from embeddings.encoder import Encoder
 from embeddings.runtime import Job, Way, keep_way, way_of_folder
 from embeddings.streaming import embed_stream
+from embeddings.table import SUFFIXES
 
 DONE = ".done"
 
@@ -44,7 +45,7 @@ class Embedded(NamedTuple):
 
 def open_shard_folder(output: Sequence[str] | None) -> Path:
     """The folder for a file of embeddings a shard, made. Raises InputError for what is no folder."""
-    if not output or len(output) != 1 or Path(output[0]).is_file() or output[0].endswith((".npz", ".json")):
+    if not output or len(output) != 1 or Path(output[0]).is_file() or output[0].endswith(SUFFIXES):
         raise InputError("--shards needs --output=FOLDER, in which each shard has a file")
     make_folder(Path(output[0]))
     return Path(output[0])

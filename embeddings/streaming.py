@@ -12,7 +12,8 @@ import distributed
 from core.arrays import RowFile
 from core.console import log
 from core.errors import InputError
-from core.files import open_output
+from core.files import check_output, open_output
+from core.packages import needed
 from core.text import counted
 from core.types import Paths, Switch
 from core.versions import package_versions
@@ -20,7 +21,7 @@ from data.records import Records
 from embeddings.embed import embed_batches
 from embeddings.encoder import Encoder
 from embeddings.rows import KeyedRows, OrderedRows, image_keys, resumable_rows, temporary_rows
-from embeddings.table import EmbeddingTable
+from embeddings.table import SUFFIXES, EmbeddingTable
 
 
 class NothingReadable(InputError):
@@ -45,12 +46,13 @@ def open_kept_files(*, output: Paths | None = None, continue_: Switch = False) -
     """The files to write embeddings to; their folders are made.
 
     Options:
-        output: files to write: embeddings with their list and model as .npz, {path: embedding} as .json
+        output: files to write: embeddings with their list and model as .npz, alone as .npy, {path: embedding} as .json,
+            a row an image of path, label and embedding as .parquet
         continue: go on with the --output of a run that was stopped
 
     Raises InputError for what cannot be written.
     """
-    return KeptFiles([open_output(path, (".npz", ".json")) for path in output or ()], continue_)
+    return KeptFiles([open_output(path, SUFFIXES) for path in output or ()], continue_)
 
 
 def stopped_rows(output: Paths | None, continue_: bool) -> str | None:
@@ -60,10 +62,15 @@ def stopped_rows(output: Paths | None, continue_: bool) -> str | None:
     return KeptFiles(output, continue_).rows_file
 
 
-def refuse_lone_continue(output: Paths | None, continue_: bool) -> None:
-    """Raise InputError where there is nothing to go on with."""
+def check_kept_files(output: Paths | None, continue_: bool) -> None:
+    """Raise InputError, before any work, for files that cannot be written, or whose package is missing, and where there
+    is nothing to go on with."""
     if continue_ and not output:
         raise InputError("--continue goes with --output of embeddings, beside which a stopped run keeps what it has")
+    for path in output or ():
+        check_output(path, SUFFIXES)
+        if path.endswith(".parquet"):
+            needed("pyarrow.parquet", f"--output={path}", "shards")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """A table of embeddings: a list, the numbers of each of its images, and the model that made them."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.arrays import RowFile, write_npz
+from core.arrays import RowFile, write_array, write_npz
 from core.device import search_device
 from core.files import replacing
+from core.packages import needed
 from core.slices import slices_within
 from data.records import Records
 from embeddings.npz import COLUMNS
@@ -21,7 +23,9 @@ from retrieval.query_gallery import QueryGallery
 from retrieval.sharded import GalleryShard
 
 FORMAT = 2  # of our .npz; before it an unknown label was -1
+SUFFIXES = (".npz", ".npy", ".json", ".parquet")  # of the files that a table is saved to
 JSON_BLOCK = 2**18  # bytes of embeddings that are turned into text at a time
+PARQUET_BLOCK = 2**26  # bytes of embeddings in a group of rows
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,18 @@ class EmbeddingTable:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write all of it as .npz, or {path: embedding} as .json, as the path ends.
+        """Write it as the path ends: all of it as .npz, the embeddings alone as .npy, {path: embedding} as .json, a
+        row an image as .parquet.
 
         Raises InputError where that cannot be. Rows on the disk are copied block by block.
         """
-        if Path(path).suffix == ".json":
-            self._save_json(path)
-        else:
-            self._save_npz(path)
+        writers = {
+            ".npz": self._save_npz,
+            ".npy": self._save_npy,
+            ".json": self._save_json,
+            ".parquet": self._save_parquet,
+        }
+        writers[Path(path).suffix](path)
 
     def _save_npz(self, path: str | Path) -> None:
         """The list's columns (no labels where nobody knows them), the embeddings, names and the fingerprint."""
@@ -117,6 +125,33 @@ class EmbeddingTable:
         arrays["model"] = np.array(json.dumps(self.fingerprint))
         arrays["format"] = np.array(FORMAT)
         write_npz(path, arrays)
+
+    def _save_npy(self, path: str | Path) -> None:
+        """The embeddings (N, D) alone."""
+        with replacing(path) as file:
+            write_array(file, self.matrix.numpy() if isinstance(self.matrix, torch.Tensor) else self.matrix)
+
+    def _save_parquet(self, path: str | Path) -> None:
+        """Columns path, label (left out where nobody knows them) and embedding, as lists of fixed size."""
+        pyarrow = needed("pyarrow", f"--output={path}", "shards")
+        parquet = needed("pyarrow.parquet", f"--output={path}", "shards")
+        # A file's name may be no UTF-8, which all texts of a parquet file are; it has \xNN for such bytes.
+        paths = [os.fsencode(path).decode(errors="backslashreplace") for path in self.records.paths.tolist()]
+        columns = {"path": pyarrow.array(paths, pyarrow.string())}
+        if self.records.labels is not None:
+            columns["label"] = pyarrow.array(self.records.labels.tolist())
+        embedding = pyarrow.list_(pyarrow.float32(), self.width)
+        fields = {name: column.type for name, column in columns.items()}
+        schema = pyarrow.schema({**fields, "embedding": embedding})
+        first = 0
+        # Numbers hardly repeat, nor do paths: a dictionary of them would only be large.
+        with replacing(path) as file, parquet.ParquetWriter(file, schema, use_dictionary=False) as writer:
+            for block in self._blocks(PARQUET_BLOCK):
+                arrays = [column.slice(first, len(block)) for column in columns.values()]
+                numbers = pyarrow.array(block.reshape(-1), pyarrow.float32())
+                arrays.append(pyarrow.FixedSizeListArray.from_arrays(numbers, type=embedding))
+                writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+                first += len(block)
 
     def _save_json(self, path: str | Path) -> None:
         """{item_name: embedding}; an image that comes twice stands once."""

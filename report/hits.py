@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import InputError
-from core.files import open_output, replacing
+from core.files import check_output, open_output, replacing
 from core.items import file_of, is_text, noun_of
 from core.text import counted, plural, printable, shown_path
 from core.types import Paths
@@ -24,6 +24,7 @@ from retrieval.decision import Decision
 from retrieval.index.index import Hits
 from retrieval.index.items import absolute_paths, item_name
 
+SUFFIXES = (".json", ".png")  # of the files that answers are written to
 TABLES = 100  # queries that have a table
 DRAWN, DRAWN_HITS = 50, 20  # queries in the picture, and items that it has of each
 LONGEST_NAME = 40  # characters of a label's name in a table
@@ -91,7 +92,13 @@ def open_answer_files(*, output: Paths | None = None) -> list[Path]:
     Options:
         output: files to write: all hits as .json, a picture of the first as .png
     """
-    return [open_output(path, (".json", ".png")) for path in output or ()]
+    return [open_output(path, SUFFIXES) for path in output or ()]
+
+
+def check_answer_files(output: Paths | None) -> None:
+    """Raise InputError, before any work, for a file that answers cannot be written to."""
+    for path in output or ():
+        check_output(path, SUFFIXES)
 
 
 def save_answers(answers: Answers, paths: Iterable[Path]) -> tuple[list[Path], InputError | None]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.files import open_output, replace_json
+from core.files import check_folder, check_output, open_output, replace_json
 from core.types import Positive
 from data.records import Records
 from embeddings.attention import Attention
@@ -53,6 +53,13 @@ class EvalOutputs:
     report: str | None = None
     projection: Literal["pca", "umap"] = "pca"
     leaks_from: str | None = None
+
+    def check(self, pretrained_model: str | None) -> None:
+        """Raise InputError, before any work, for a file or folder that cannot be written."""
+        check_folder(self.result_folder(pretrained_model))
+        for flag, suffixes in SUFFIXES.items():
+            if getattr(self, flag) is not None:
+                check_output(getattr(self, flag), suffixes)
 
     def open_files(self) -> dict[str, Path]:
         """The files that are asked for, {flag: path}; their folders are made.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SCRIPTS, as_line, run, train_flags
+from runs import PROGRAMS, SCRIPTS, as_line, run, train_flags
 
 from config.script import run_script
 
@@ -29,13 +29,23 @@ def finished_pair_run(sop_tree, tmp_path_factory):
 
 
 @pytest.fixture
+def no_network(monkeypatch):
+    """Nothing may be built: what the flags alone tell is refused before."""
+
+    def refuse(*args):
+        raise AssertionError("a network is built")
+
+    monkeypatch.setattr("embeddings.encoder.open_model", refuse)
+
+
+@pytest.fixture
 def sentence(monkeypatch, capsys):
     """Call a script with a mistaken line; returns its sentence, of `lines` lines, once status and form are right."""
 
     def call(script, line, lines=1):
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, line)])
         with pytest.raises(SystemExit) as end:
-            run_script(SCRIPTS[script].main)
+            run_script(PROGRAMS[script].main)
         assert end.value.code == 2
         return one_sentence(script, capsys.readouterr().err, lines)
 
@@ -315,7 +325,7 @@ def test_loss_that_is_not_finite(sentence, sop_tree, tmp_path):
         ("infer", "output"),
     ],
 )
-def test_unwritable_output(sentence, sop_tree, tmp_path, script, flag):
+def test_unwritable_output(sentence, no_network, sop_tree, tmp_path, script, flag):
     """A folder cannot be made below a file, not even by root; found before the work, so nothing else is written."""
     (tmp_path / "file").write_text("a file")
     path = tmp_path / "file" / {"save_embeddings": "x.npz", "picture": "x.png", "output": "x.npz"}.get(flag, "run")
@@ -328,10 +338,22 @@ def test_unwritable_output(sentence, sop_tree, tmp_path, script, flag):
     "script, flag, name",
     [("infer", "output", "x.csv"), ("eval", "save_embeddings", "x.npy"), ("eval", "picture", "x.pdf")],
 )
-def test_output_of_another_kind(sentence, sop_tree, tmp_path, script, flag, name):
+def test_output_of_another_kind(sentence, no_network, sop_tree, tmp_path, script, flag, name):
     said = sentence(script, line_of(script, sop_tree, tmp_path / "out", **{flag: tmp_path / "out" / name}))
     assert name in said and {"picture": ".png"}.get(flag, ".npz") in said
     assert not (tmp_path / "out").exists()
+
+
+def test_find_refuses_an_answer_file_before_it_opens_the_index(sentence, tmp_path):
+    line = ["find", tmp_path / "none.index", "--input", tmp_path, f"--output={tmp_path / 'hits.csv'}"]
+    assert "hits.csv': it has to end in .json or .png" in sentence("search", line)
+
+
+def test_parquet_without_its_package_says_what_to_install(sentence, no_network, sop_tree, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    said = sentence("infer", line_of("infer", sop_tree, tmp_path, output=tmp_path / "x.parquet"))
+    assert said.endswith("x.parquet needs the package pyarrow: pip install -r requirements/shards.txt")
 
 
 def test_folder_without_images(sentence, sop_tree, tmp_path):
@@ -486,7 +508,7 @@ def test_config_with_an_impossible_value(sentence, sop_tree, finished_run, tmp_p
 
 
 @pytest.mark.parametrize("source", ["nothing", "a stage 2 run", "a weights file"])
-def test_scores_need_a_stage_1_run(sentence, sop_tree, finished_pair_run, tmp_path, source):
+def test_scores_need_a_stage_1_run(sentence, no_network, sop_tree, finished_pair_run, tmp_path, source):
     shutil.copy(finished_pair_run / "last.pt", tmp_path / "weights.pt")
     sources = {"nothing": None, "a stage 2 run": finished_pair_run, "a weights file": tmp_path / "weights.pt"}
     line = line_of("infer", sop_tree, tmp_path / "out", pretrained_model=sources[source])

@@ -1,5 +1,6 @@
 """Embeddings that go to the disk as they come: as NumPy would write them, in bounded memory, and after a kill."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -87,6 +88,34 @@ def test_json_of_rows_is_the_one_of_a_dictionary(tmp_path, monkeypatch):
     monkeypatch.setattr(RowFile, "blocks", lambda rows, memory, every=RowFile.blocks: every(rows, 100))
     EmbeddingTable(images, rows_of(table, tmp_path)).save(tmp_path / "x.json")
     assert (tmp_path / "x.json").read_text() == json.dumps(dict(zip(images.paths.tolist(), table.tolist())))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_npy_holds_the_embeddings_alone(tmp_path, on_disk):
+    table = numbers(7)
+    matrix = rows_of(table, tmp_path) if on_disk else torch.from_numpy(table)
+    EmbeddingTable(listed(7), matrix).save(tmp_path / "x.npy")
+    read = np.load(tmp_path / "x.npy", allow_pickle=False)
+    assert read.dtype == np.float32 and np.array_equal(read, table)
+
+
+@pytest.mark.parametrize("labels", [None, [7, 7, 8, 8, 9, 9, 9], list("aabbccc")])
+@pytest.mark.parametrize("memory", [1, 2**26])
+def test_parquet_has_a_row_an_image(tmp_path, monkeypatch, labels, memory):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="parquet files need pyarrow")
+    monkeypatch.setattr("embeddings.table.PARQUET_BLOCK", memory)
+    table, images = numbers(7), listed(7)
+    images = dataclasses.replace(images, labels=None, paths=np.array(["a \udce9", *"bcdefg"]))
+    if labels is not None:
+        images = dataclasses.replace(images, labels=np.array(labels))
+    EmbeddingTable(images, rows_of(table, tmp_path)).save(tmp_path / "x.parquet")
+    read = parquet.read_table(tmp_path / "x.parquet")
+    assert str(read.schema.field("embedding").type) == "fixed_size_list<element: float>[3]"
+    assert read.column("path").to_pylist() == ["a \\xe9", *"bcdefg"]
+    assert np.array_equal(read.column("embedding").to_pylist(), table)
+    assert read.column_names == ["path", *(["label"] if labels else []), "embedding"]
+    assert labels is None or read.column("label").to_pylist() == labels
+    assert parquet.ParquetFile(tmp_path / "x.parquet").num_row_groups == (7 if memory == 1 else 1)
 
 
 def keys(rows):

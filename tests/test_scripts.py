@@ -290,7 +290,9 @@ def test_infer_folder_and_files(pair_runs, sop_tree, tmp_path):
 
 def test_infer_prints_five_numbers_and_writes_json(pair_runs, sop_tree, tmp_path, record_property):
     line = as_line({"data_dir": sop_tree, "pretrained_model": pair_runs["quadruplet"][0], **CPU})
-    printed = run("infer", [*line, f"--output={tmp_path / 'x.json'}"])
+    said = run("infer", [*line, f"--output={tmp_path / 'x.json'}"])
+    assert "-feature" not in said and said.endswith(f"30 images, 8 numbers each, written: {tmp_path / 'x.json'}\n")
+    printed = run("infer", line)
     table = read_json(tmp_path / "x.json")
     assert len(table) == 30
     for i, embedding in enumerate(table.values()):
