@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
 
     # What is evaluated, and that all that is asked for can be done, before any work begins.
     outputs = EvalOutputs(**args.outputs)
-    outputs.check(args["pretrained_model"])
+    outputs.check(args["pretrained_model"], args["runtime"])
     options = args.options("postprocess")
     check_figures(args["metrics"], args["postprocess"], args["distance"], options, args["top"])
     is_sharded = args["shard_gallery"] and distributed.world_size() > 1

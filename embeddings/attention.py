@@ -90,10 +90,15 @@ def open_attention(encoder: Encoder | None) -> Attention:
     return Attention(encoder)
 
 
+def check_attention(runtime: str) -> None:
+    """Raise InputError for a runtime whose network cannot be looked into; `auto` is torch there."""
+    if runtime not in ("auto", "torch"):
+        raise InputError(f"--attention looks into the network, which --runtime={runtime} hides: leave it out")
+
+
 def _network_for_images(encoder: Encoder) -> tuple[Embedder, ModelSettings]:
     """The network, or of several towers the one for images, with its settings."""
-    if encoder.runtime != "torch":
-        raise InputError(f"--attention looks into the network, which --runtime={encoder.runtime} hides: leave it out")
+    check_attention(encoder.runtime)
     network: nn.Module = encoder.network
     if not isinstance(network, TwoTowers):
         return network, encoder.settings

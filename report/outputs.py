@@ -8,10 +8,11 @@ from typing import Literal
 from core.files import check_folder, check_output, open_output, replace_json
 from core.types import Positive
 from data.records import Records
-from embeddings.attention import Attention
+from embeddings.attention import Attention, check_attention
 from embeddings.table import EmbeddingTable
 from report.attention import draw_attention
 from report.page import write_page
+from report.page.projection import open_umap
 from report.queries import draw_queries, evenly_spaced
 from retrieval.metrics.evaluation import Evaluation
 from retrieval.query_gallery import QueryGallery
@@ -54,12 +55,16 @@ class EvalOutputs:
     projection: Literal["pca", "umap"] = "pca"
     leaks_from: str | None = None
 
-    def check(self, pretrained_model: str | None) -> None:
-        """Raise InputError, before any work, for a file or folder that cannot be written."""
+    def check(self, pretrained_model: str | None, runtime: str) -> None:
+        """Raise InputError, before any work, for what cannot be written, and for a picture that cannot be made."""
         check_folder(self.result_folder(pretrained_model))
         for flag, suffixes in SUFFIXES.items():
             if getattr(self, flag) is not None:
                 check_output(getattr(self, flag), suffixes)
+        if self.attention:
+            check_attention(runtime)
+        if self.report and self.projection == "umap":
+            open_umap()
 
     def open_files(self) -> dict[str, Path]:
         """The files that are asked for, {flag: path}; their folders are made.

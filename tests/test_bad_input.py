@@ -344,6 +344,23 @@ def test_output_of_another_kind(sentence, no_network, sop_tree, tmp_path, script
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "flags, package, expected",
+    [
+        ({"report": "r.html", "projection": "umap"}, "umap", "pip install umap-learn"),
+        ({"runtime": "openvino"}, "openvino", "pip install -r requirements/openvino.txt"),
+        ({"attention": "a.png", "runtime": "openvino"}, "none", "which --runtime=openvino hides"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_a_network_is_built(
+    sentence, no_network, sop_tree, tmp_path, monkeypatch, flags, package, expected
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.chdir(tmp_path)
+    assert expected in sentence("eval", line_of("eval", sop_tree, tmp_path / "out", **flags))
+    assert not list(tmp_path.iterdir())
+
+
 def test_find_refuses_an_answer_file_before_it_opens_the_index(sentence, tmp_path):
     line = ["find", tmp_path / "none.index", "--input", tmp_path, f"--output={tmp_path / 'hits.csv'}"]
     assert "hits.csv': it has to end in .json or .png" in sentence("search", line)

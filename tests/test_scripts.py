@@ -110,7 +110,6 @@ def test_process_lines(user_runs):
     assert "arc: not used: loss.weight\n" in user_runs["train_pair"].stdout
     assert "--model=ResNet18 taken from" in user_runs["train_pair"].stdout
     assert re.search(r"^End test 30, test_recall [01]\.\d{5}\n\Z", user_runs["eval"].stdout, re.M)
-    assert len(re.findall(r"^Test-\d+-feature: \[", user_runs["infer"].stdout, re.M)) == 30
     assert len(re.findall(r"^Test-\d+-scores: ", user_runs["infer"].stdout, re.M)) == 30
 
 

@@ -57,9 +57,14 @@ def _pca(table: np.ndarray) -> tuple[np.ndarray, str]:
     return points, f"PCA: the two directions in which the embeddings differ most, {share:.0%} of their variance"
 
 
-def _umap(table: np.ndarray) -> np.ndarray:
+def open_umap() -> type:
+    """umap-learn's UMAP. Raises InputError without the package."""
     try:
         from umap import UMAP
     except ImportError:
         raise InputError("a map by UMAP needs the package umap-learn: pip install umap-learn") from None
-    return UMAP(n_neighbors=UMAP_NEIGHBOURS, random_state=0, n_jobs=1).fit_transform(table).astype(np.float64)
+    return UMAP
+
+
+def _umap(table: np.ndarray) -> np.ndarray:
+    return open_umap()(n_neighbors=UMAP_NEIGHBOURS, random_state=0, n_jobs=1).fit_transform(table).astype(np.float64)
