@@ -70,12 +70,18 @@ def taken_over(values: dict[str, object], typed: frozenset[str]) -> dict[str, ob
         return {}
     if not source or is_weights_name(source):
         return _row_flags(values, typed)
-    taken = _model_flags(source, values, typed)
-    taken |= _row_flags({**values, **taken}, typed | taken.keys())
+    of_model = _model_flags(source, values, typed)
+    of_row = _row_flags({**values, **of_model}, typed | of_model.keys())
+    of_data = {}
     # Features are no list of images.
     if not values.get("features"):
-        taken |= _data_flags(source, values, typed)
-    return taken
+        of_data = _data_flags(source, values, typed)
+    # Lists that are those of the defaults are not worth a word.
+    told = {**of_model, **{name: value for name, value in of_data.items() if value != values[name]}}
+    if told:
+        flags = " ".join(f"--{name}={plain(value)}" for name, value in told.items())
+        log(f"{flags} taken from {source}")
+    return {**of_model, **of_row, **of_data}
 
 
 def _row_flags(values: dict[str, object], typed: frozenset[str]) -> dict[str, object]:
@@ -105,12 +111,9 @@ def _model_flags(source: str, values: dict[str, object], typed: frozenset[str]) 
     from models.trained import trained_settings
 
     trained = trained_settings(source, values["model"])
-    taken = {}
+    taken = {name: value for name, value in trained.items() if name not in typed}
     for name, value in trained.items():
-        if name not in typed:
-            log(f"--{name}={plain(value)} taken from {source}")
-            taken[name] = value
-        elif name in GEOMETRY and value != values[name]:
+        if name in typed and name in GEOMETRY and value != values[name]:
             log(f"note: --{name}={plain(values[name])}, but {source} was trained with {plain(value)}")
     return taken
 
@@ -138,9 +141,6 @@ def _data_flags(source: str, values: dict[str, object], typed: frozenset[str]) -
     if "train_batch_size" not in values and isinstance(taken.get("test_list"), str):
         # What trains nothing tests on one list.
         taken["test_list"] = split_lists(taken["test_list"], taken.get("data_dir"))[0]
-    differing = [f"--{name}={value}" for name, value in taken.items() if value != values[name]]
-    if differing:
-        log(f"{' '.join(differing)} taken from {source}")
     return taken
 
 

@@ -59,7 +59,9 @@ def check_output(path: str | Path, suffixes: str | Sequence[str]) -> None:
     if isinstance(suffixes, str):
         suffixes = (suffixes,)
     if Path(path).suffix not in suffixes:
-        raise InputError(f"cannot write {str(path)!r}: it has to end in {' or '.join(suffixes)}")
+        *others, last = suffixes
+        allowed = f"{', '.join(others)} or {last}" if others else last
+        raise InputError(f"cannot write {str(path)!r}: it has to end in {allowed}")
     check_folder(Path(path).parent)
 
 
