@@ -8,11 +8,8 @@ from typing import Literal
 import torch
 
 from core.errors import InputError
-from core.packages import needed
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-# {runtime: the package it needs, the file in requirements/ that lists it}
-RUNTIME_PACKAGES = {"openvino": ("openvino", "openvino"), "onnx": ("onnx", "export")}
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
@@ -37,8 +34,6 @@ def open_device(
         if use_gpu:
             raise InputError(f"--runtime={runtime} embeds on the CPU; leave --use_gpu out, or take --runtime=torch")
         use_gpu = False  # whatever accelerator there is
-        package, requirements = RUNTIME_PACKAGES[runtime]
-        needed(package, f"--runtime={runtime}", requirements)
     if runtime == "onnx":
         if precision not in ("auto", "fp32"):
             raise InputError(

@@ -348,7 +348,6 @@ def test_output_of_another_kind(sentence, no_network, sop_tree, tmp_path, script
     "flags, package, expected",
     [
         ({"report": "r.html", "projection": "umap"}, "umap", "pip install umap-learn"),
-        ({"runtime": "openvino"}, "openvino", "pip install -r requirements/openvino.txt"),
         ({"attention": "a.png", "runtime": "openvino"}, "none", "which --runtime=openvino hides"),
     ],
 )
