@@ -19,7 +19,7 @@ def spread_of(embeddings: torch.Tensor | GalleryShard) -> float:
     That mean is the squared length of the mean of the rows at length 1, so it takes one pass and no pair. A row of
     zeros points nowhere; 0 where all rows do. Of shards the ranks have to ask together.
     """
-    rows = embeddings.embeddings if isinstance(embeddings, GalleryShard) else embeddings
+    rows = embeddings.embeddings if isinstance(embeddings, GalleryShard) else torch.as_tensor(embeddings)
     # The sum of directions, and behind it how many rows point anywhere and how many there are.
     sums = torch.zeros(rows.shape[1] + 2, dtype=torch.float64, device=rows.device)
     for part in slices_within(*rows.shape, numbers_at_once(rows.device.type)):
