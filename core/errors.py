@@ -6,6 +6,8 @@ import signal
 import traceback
 from collections.abc import Iterable
 
+from core.text import one_of_several
+
 
 class InputError(ValueError):
     """Something the user gave cannot work: the message names the value, the place and what is allowed.
@@ -36,9 +38,7 @@ def near_match(name: object, allowed: Iterable[str], most: int = 1) -> str:
     close = _closest(str(name), allowed, most)
     if not close:
         return ""
-    *others, last = map(repr, close)
-    meant = f"{', '.join(others)} or {last}" if others else last
-    return f" Did you mean {meant}?"
+    return f" Did you mean {one_of_several(map(repr, close))}?"
 
 
 def meant_by(name: str, given: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from core.errors import InputError, first_line, near_match
+from core.text import one_of_several
 
 
 def run_folder(source: str | Path) -> Path:
@@ -59,9 +60,7 @@ def check_output(path: str | Path, suffixes: str | Sequence[str]) -> None:
     if isinstance(suffixes, str):
         suffixes = (suffixes,)
     if Path(path).suffix not in suffixes:
-        *others, last = suffixes
-        allowed = f"{', '.join(others)} or {last}" if others else last
-        raise InputError(f"cannot write {str(path)!r}: it has to end in {allowed}")
+        raise InputError(f"cannot write {str(path)!r}: it has to end in {one_of_several(suffixes)}")
     check_folder(Path(path).parent)
 
 

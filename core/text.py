@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from collections.abc import Iterable
 
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # kinds of characters: control, surrogate, line and paragraph ends
 
@@ -29,6 +30,17 @@ def plural(count: int, word: str, of_more: str | None = None) -> str:
 def counted(count: int, noun: str, form: str = "") -> str:
     """A number and its noun: `1 image`, `3 images`; form: of the number, as f-strings have it (`,`: `3,000 images`)."""
     return f"{count:{form}} {plural(count, noun)}"
+
+
+def one_of_several(words: Iterable[str]) -> str:
+    """Words between which there is a choice: `a`, `a or b`, `a, b or c`."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def class_name(kind: type) -> str:
+    """A class with the module that it stands in, such as losses.eml.EmlLoss."""
+    return f"{kind.__module__}.{kind.__name__}"
 
 
 def printable(text: str) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated
 import torch
 
 from core.errors import InputError
+from core.text import class_name
 from core.types import OneOf
 from losses import LOSSES
 from losses._mined import Pairs, Reference, TripletRule, Triplets
@@ -57,7 +58,7 @@ TOGETHER = {Triplets: (Triplets._fields,), Pairs: (Pairs._fields[:2], Pairs._fie
 
 def check_chosen(chosen: object, miner: object) -> None:
     """Raise InputError, naming the miner, unless it gave Pairs or Triplets of int64 (n,), without a look at numbers."""
-    place = f"{type(miner).__module__}.{type(miner).__name__}"
+    place = class_name(type(miner))
     kind = type(chosen)
     if kind not in TOGETHER:
         raise InputError(f"{place} gave a {kind.__name__}; a miner gives losses._mined.Pairs or Triplets")
@@ -86,7 +87,7 @@ def check_numbers(chosen: Pairs | Triplets, miner: object, rows: int, of_memory:
         most = rows if name.endswith("anchors") else rows + of_memory
         low, high = (int(number) for number in numbers.aminmax())
         if low < 0 or high >= most:
-            place = f"{type(miner).__module__}.{type(miner).__name__}"
+            place = class_name(type(miner))
             raise InputError(f"{place} gave {name} from {low} to {high}; here they are numbers from 0 to {most - 1}")
 
 

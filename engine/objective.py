@@ -9,7 +9,7 @@ import distributed
 from core.errors import InputError
 from core.pml import PREFIX
 from core.types import Count, LossName, Widths, plain
-from core.text import counted
+from core.text import class_name, counted
 from data.categories import label_categories
 from data.records import Records
 from distributed import sharded_classes
@@ -115,8 +115,8 @@ def check_value(value: object, loss: nn.Module, learns: bool) -> None:
     elif learns and not value.requires_grad:
         wrong = "without a gradient: the embeddings went through .detach(), torch.no_grad, numpy, or an integer"
     if wrong is not None:
-        place = f"{type(loss).__module__}.{type(loss).__name__}.forward"
-        raise InputError(f"{place} gave a loss {wrong}; a loss is a tensor of one number, with its gradient")
+        place = class_name(type(loss))
+        raise InputError(f"{place}.forward gave a loss {wrong}; a loss is a tensor of one number, with its gradient")
 
 
 def build_objective(

@@ -94,6 +94,11 @@ class Run:
         """Whether its result is there."""
         return (self.folder / "result.json").exists()
 
+    @property
+    def going_on(self) -> str:
+        """The flag that goes on with this run, as it can be pasted into a line."""
+        return shlex.quote(f"--checkpoint={self.folder}")
+
     def begin(self, config: dict[str, object], start: int = 0, retested: bool = False) -> None:
         """Write config.json and open the loggers, when nothing that a user may have given wrongly is left to be found.
 
@@ -123,9 +128,8 @@ class Run:
             return
         came_to_something = any(any(self.folder.glob(pattern)) for pattern in OF_A_RUN)
         if came_to_something and not self.overwrite:
-            going_on = shlex.quote(f"--checkpoint={self.folder}")
             raise InputError(
-                f"{str(self.folder)!r} already holds a run: go on with it by {going_on}, choose another "
+                f"{str(self.folder)!r} already holds a run: go on with it by {self.going_on}, choose another "
                 "--model_save_dir, or give --overwrite=True"
             )
         make_folder(self.folder)

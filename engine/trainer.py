@@ -1,6 +1,5 @@
 """One training run: steps, and when to display, test, save and stop."""
 
-import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -245,7 +244,7 @@ class Trainer:
         except Stopped as stopped:
             if self.progress.saved != step:
                 self._save(step, needed=True)
-            sentence = f"after step {step}, which is saved; go on by {shlex.quote(f'--checkpoint={self.run.folder}')}"
+            sentence = f"after step {step}, which is saved; go on by {self.run.going_on}"
             raise Stopped(stopped.signal, sentence) from None
 
     def _judge(self, step: int, embeddings: list[torch.Tensor]) -> bool:
@@ -367,9 +366,7 @@ class Trainer:
         self._save(progress.step)
         if progress.saved != progress.step:
             return error
-        return InputError(
-            f"{error}\nstep {progress.step} is saved; go on by {shlex.quote(f'--checkpoint={self.run.folder}')}"
-        )
+        return InputError(f"{error}\nstep {progress.step} is saved; go on by {self.run.going_on}")
 
     def _result(self) -> dict[str, object]:
         progress = self.progress

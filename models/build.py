@@ -11,6 +11,7 @@ from torch import nn
 import distributed
 from core.console import log
 from core.errors import InputError, first_line
+from core.text import class_name
 from core.types import AboveZero, ChainOf, Count, Scales, Shape, Width
 from distributed.sync_batchnorm import synchronise
 from models.backbones import BACKBONES, OUTPUTS, AudioInput
@@ -267,7 +268,7 @@ def _refuse_other_output(model: Embedder, backbone: nn.Module, _inputs: tuple, o
     if len(sizes) != len(asked.split(",")) or sizes[place] != width:
         found = sizes or f"a {type(output).__name__}"
         raise InputError(
-            f"{type(backbone).__module__}.{type(backbone).__name__} gives {found}, but its row says width={width} and "
+            f"{class_name(type(backbone))} gives {found}, but its row says width={width} and "
             f"output={form!r}, which is {asked}"
         )
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from core.errors import InputError
 from core.registry import Registry
-from core.text import counted
+from core.text import class_name, counted
 from data.vocabulary import Vocabulary
 
 # A sampler's options are its keywords with a default; the arguments without one are facts of the list and the flags:
@@ -85,7 +85,7 @@ class BatchSampler:
 
     @property
     def _place(self) -> str:
-        return f"{type(self).__module__}.{type(self).__name__}"
+        return class_name(type(self))
 
     def _refuse_other_rows(self, indices: np.ndarray) -> None:
         """Raise InputError, naming the sampler, unless these are a batch of numbers of rows of the list."""

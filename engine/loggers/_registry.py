@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from core.errors import InputError
 from core.registry import Registry
+from core.text import class_name
 from engine.loggers._protocol import Logger
 
 
@@ -19,7 +20,7 @@ class Loggers(Registry):
         enter = super().register(*names, **facts)
 
         def check(registered):
-            place = f"the logger {', '.join(names)}, {registered.__module__}.{registered.__name__},"
+            place = f"the logger {', '.join(names)}, {class_name(registered)},"
             if not (isinstance(registered, type) and issubclass(registered, Logger)):
                 raise InputError(f"{place} is no class of engine.loggers.Logger, whose methods a run calls")
             if not callable(getattr(registered, "open", None)):
